@@ -1,0 +1,29 @@
+//! The way down: what happens in rooms, from the bus to the hub's shards.
+
+use async_trait::async_trait;
+use im_proto::v1::BusEvent;
+use im_wire::ids::RoomId;
+use tokio::sync::mpsc;
+
+/// What a bus tells the node.
+#[derive(Debug)]
+pub enum Tidings {
+    /// Something was published to a room the node hears. Per room in the order of publishing; may be lost, may be repeated.
+    Event(BusEvent),
+    /// The subscription to this room stands: whatever is published from now on comes.
+    Subscribed(RoomId),
+    /// Events may have been lost (the connection was away): compare heads of every room.
+    Disturbed,
+}
+
+/// Hears the rooms that somebody on this node is in. Implementations: redis sharded pub/sub; standalone's own process.
+#[async_trait]
+pub trait Bus: Send + Sync + 'static {
+    /// Begins to listen; what comes is sent to `into` (bounded: a full queue makes the bus drop events, count them and
+    /// say [`Tidings::Disturbed`]). Called once.
+    async fn run(&self, into: mpsc::Sender<Tidings>);
+    /// Begins hearing a room; idempotent; [`Tidings::Subscribed`] follows once it stands.
+    fn subscribe(&self, room: RoomId);
+    /// Stops hearing a room; idempotent.
+    fn unsubscribe(&self, room: &RoomId);
+}

@@ -1,0 +1,357 @@
+//! Where rooms live. One trait, two implementations (`redis`, `embedded`), one test suite that both pass.
+//!
+//! What every implementation promises:
+//! - [`Store::append`] returns after the entry is stored (redis: and confirmed by the configured replicas; embedded: and
+//!   committed to disk). `seq` is contiguous from 1 within a room and given atomically with dedupe and entry.
+//! - The same (room, sender, client id) within the dedupe window returns the first entry's position and publishes again.
+//! - Whatever is appended is published to the room's channel after it is stored; publishing may be lost, storing not.
+//! - Appends of one room that were called in some order (first polls) from one task are stored in that order.
+//! - A room's own state (log, dedupe, members, read positions) is atomic. A user's index of rooms and presence are
+//!   derived, may lag, and are repaired from the rooms.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use im_proto::v1::{Entry, LogEntry, Signal};
+use im_wire::ids::{ClientId, Epoch, RoomId, Seq, UserId};
+
+/// What a room is; never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Exactly the two users that the id names. Exists from the first append on.
+    Direct,
+    /// Stored membership.
+    Group,
+    /// Whoever may enter by token; membership is the connection.
+    Open,
+}
+
+/// What a member may do in a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// Speak, hear, leave.
+    Member,
+    /// And add and remove members.
+    Admin,
+    /// And everything else; the creator.
+    Owner,
+}
+
+/// Under which right something is appended. Checked by the store in the same atomic step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// Who; must be a member where the room is a group.
+    pub user: UserId,
+    /// The caller has checked that the user is one of the two of this direct room: it may be created.
+    pub direct: bool,
+    /// The user's token covers this id as an open room: it may be created, and spoken in without membership.
+    pub open: bool,
+    /// An administrator or a backend: no membership needed; still no such room where none exists.
+    pub system: bool,
+}
+
+/// A message to be stored.
+#[derive(Debug, Clone)]
+pub struct Append {
+    /// Where.
+    pub room: RoomId,
+    /// By what right.
+    pub access: Access,
+    /// What makes a retry recognisable.
+    pub client_id: ClientId,
+    /// What; `entry.id` is used if it is new.
+    pub entry: Entry,
+}
+
+/// Where a message came to stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    /// Of the first time, where it is a duplicate.
+    pub id: String,
+    /// In force in the room.
+    pub epoch: Epoch,
+    /// Its place.
+    pub seq: Seq,
+    /// Of the first time, where it is a duplicate; unix milliseconds.
+    pub time_ms: u64,
+    /// Stored before under the same client id.
+    pub duplicate: bool,
+    /// The room came into being with this append.
+    pub created: bool,
+}
+
+/// A change of membership: stored as an entry of the log (`im.join`, `im.leave`) in the same atomic step.
+#[derive(Debug, Clone)]
+pub struct Membership {
+    /// Which group.
+    pub room: RoomId,
+    /// Whose membership changes.
+    pub user: UserId,
+    /// `Some`: becomes a member with this role (a member's role changes); `None`: is one no longer.
+    pub role: Option<Role>,
+    /// The right under which: who does it, see [`Access`]. One who is not `system` may leave by themselves, and needs
+    /// the role `Admin` or `Owner` for anyone else.
+    pub access: Access,
+    /// The entry that tells the room.
+    pub entry: Entry,
+}
+
+/// A room to be created.
+#[derive(Debug, Clone)]
+pub struct Create {
+    /// Its id.
+    pub room: RoomId,
+    /// What it is to be.
+    pub kind: Kind,
+    /// Group: who is in it, with roles. Empty for the other kinds.
+    pub members: Vec<(UserId, Role)>,
+    /// Unix milliseconds.
+    pub time_ms: u64,
+}
+
+/// What a user sees of a room before entering it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// What it is.
+    pub kind: Kind,
+    /// In force.
+    pub epoch: Epoch,
+    /// The log's last seq.
+    pub head: Seq,
+    /// The oldest seq that retention has left (1 where nothing was removed; head + 1 where nothing is left).
+    pub first: Seq,
+    /// The user's membership where it is a group.
+    pub role: Option<Role>,
+    /// The user's read position.
+    pub read: Seq,
+    /// The seq of the log when the user joined: what stood before does not count as unread.
+    pub joined: Seq,
+    /// When it was created, unix milliseconds.
+    pub created_ms: u64,
+}
+
+/// One member of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Who.
+    pub user: UserId,
+    /// With what rights.
+    pub role: Role,
+    /// See [`View::joined`].
+    pub joined: Seq,
+}
+
+/// The log after a position; see `Fetched` in `logic.proto`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tail {
+    /// In force.
+    pub epoch: Epoch,
+    /// The log's last seq.
+    pub head: Seq,
+    /// Whoever has more than this must forget it.
+    pub reset_to: Option<Seq>,
+    /// Gone, both inclusive.
+    pub truncated: Option<(Seq, Seq)>,
+    /// Contiguous; empty where nothing follows.
+    pub entries: Vec<LogEntry>,
+}
+
+/// Which part of the log to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slice {
+    /// The oldest with a greater seq.
+    After(Seq),
+    /// The newest with a smaller seq.
+    Before(Seq),
+    /// The newest.
+    Latest,
+}
+
+/// A part of the log, ascending by seq.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    /// In force.
+    pub epoch: Epoch,
+    /// The log's last seq.
+    pub head: Seq,
+    /// Gone of what was asked for, both inclusive.
+    pub truncated: Option<(Seq, Seq)>,
+    /// Contiguous.
+    pub entries: Vec<LogEntry>,
+}
+
+/// A user's read position in a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadPosition {
+    /// Never moves backwards, never beyond head.
+    pub read: Seq,
+    /// See [`View::joined`].
+    pub joined: Seq,
+    /// The log's last seq.
+    pub head: Seq,
+    /// Whether this call moved it.
+    pub moved: bool,
+}
+
+/// One connection of one device, as presence knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presence {
+    /// Which user.
+    pub user: UserId,
+    /// Which of their devices.
+    pub device: String,
+    /// The connection's id.
+    pub conn: String,
+    /// The connect process that holds it.
+    pub node: String,
+    /// Since when, unix milliseconds.
+    pub since_ms: u64,
+}
+
+/// Why the store did not do it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// There is no such room, and the access does not allow to create it.
+    #[error("no room {0}")]
+    NoSuchRoom(RoomId),
+    /// The room is a group and the user is not in it.
+    #[error("{user} is not a member of {room}")]
+    NotAMember {
+        /// Which group.
+        room: RoomId,
+        /// Who.
+        user: UserId,
+    },
+    /// The access does not cover this room, or the role is too small.
+    #[error("{user} may not do this in {room}: {why}")]
+    Forbidden {
+        /// Where.
+        room: RoomId,
+        /// Who.
+        user: UserId,
+        /// What would be needed.
+        why: &'static str,
+    },
+    /// The id is taken by a room of another kind, or by a group with other members.
+    #[error("{room} exists and is {what}")]
+    Conflict {
+        /// Which.
+        room: RoomId,
+        /// What it is.
+        what: &'static str,
+    },
+    /// A group would get more members than the limit.
+    #[error("{room} has {limit} members: no more")]
+    TooManyMembers {
+        /// Which.
+        room: RoomId,
+        /// How many may be.
+        limit: usize,
+    },
+    /// Not confirmed by `wanted` replicas within the time: it is stored on the master, and may be lost by a failover.
+    #[error("confirmed by {confirmed} of {wanted} replicas in time: retry with the same client id")]
+    NotReplicated {
+        /// By how many.
+        confirmed: u64,
+        /// By how many it should have been.
+        wanted: u64,
+    },
+    /// The store refuses writes: read-only, out of memory, disk full.
+    #[error("the store takes no writes: {0}")]
+    Full(String),
+    /// The store cannot be reached, or did not answer in time; a write may or may not have happened.
+    #[error("the store cannot be reached: {0}")]
+    Unavailable(String),
+    /// What the store holds cannot be understood.
+    #[error("the store holds something unreadable: {0}")]
+    Corrupt(String),
+}
+
+/// The result of a store's call.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// See the module's top for what every implementation promises.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Stores and publishes a message.
+    async fn append(&self, append: Append) -> Result<Appended>;
+    /// Creates a room. Asked again with the same kind and (group) the same members: `false`, nothing changes.
+    async fn create(&self, create: Create) -> Result<bool>;
+    /// Changes a membership and tells the room. Returns `None` where it was so already.
+    async fn change_membership(&self, change: Membership) -> Result<Option<Appended>>;
+    /// A group's members in order of user id, from behind `after`, at most `limit`.
+    async fn members(&self, room: &RoomId, after: Option<&UserId>, limit: usize) -> Result<Vec<Member>>;
+    /// What `user` sees of these rooms, in their order; `None` where there is no such room.
+    async fn views(&self, rooms: &[RoomId], user: &UserId) -> Result<Vec<Option<View>>>;
+    /// The log after (epoch, seq), with the verdict on what that position still is worth. No such room: an empty log.
+    async fn tail(&self, room: &RoomId, epoch: Epoch, seq: Seq, limit: usize, max_bytes: usize) -> Result<Tail>;
+    /// A part of the log, at most `limit` entries.
+    async fn page(&self, room: &RoomId, slice: Slice, limit: usize) -> Result<Page>;
+    /// (epoch, head) of these rooms, in their order; (0, 0) where there is no such room.
+    async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<(Epoch, Seq)>>;
+    /// Moves a read position forward.
+    async fn mark_read(&self, room: &RoomId, user: &UserId, seq: Seq) -> Result<ReadPosition>;
+    /// Publishes to the room's channel without storing.
+    async fn signal(&self, room: &RoomId, signal: Signal) -> Result<()>;
+
+    /// The user's index of rooms (groups and direct rooms), in order of id, from behind `after`, at most `limit`.
+    async fn user_rooms(&self, user: &UserId, after: Option<&RoomId>, limit: usize) -> Result<Vec<RoomId>>;
+    /// Puts a room into users' indexes. Idempotent.
+    async fn index_room(&self, users: &[UserId], room: &RoomId) -> Result<()>;
+    /// Takes a room out of a user's index. Idempotent.
+    async fn unindex_room(&self, user: &UserId, room: &RoomId) -> Result<()>;
+
+    /// A node lives for `lease` more, with so many connections and so many online per room.
+    async fn node_beat(&self, node: &str, lease: Duration, connections: u64, online: Vec<(RoomId, u64)>) -> Result<()>;
+    /// A node has ended: its presence is void at once.
+    async fn node_gone(&self, node: &str) -> Result<()>;
+    /// The nodes whose lease runs, with their connections.
+    async fn nodes(&self) -> Result<Vec<(String, u64)>>;
+    /// How many are online in these rooms over all living nodes, in their order.
+    async fn online(&self, rooms: &[RoomId]) -> Result<Vec<u64>>;
+    /// Every room some living node counts, with how many are online in it.
+    async fn online_rooms(&self) -> Result<Vec<(RoomId, u64)>>;
+    /// A connection has begun.
+    async fn connected(&self, presence: Presence) -> Result<()>;
+    /// A connection has ended; the time is kept as the user's last seen.
+    async fn disconnected(&self, user: &UserId, conn: &str, now_ms: u64) -> Result<()>;
+    /// The users' connections on living nodes, and when they were last seen (unix milliseconds, 0: never), in order.
+    async fn presence(&self, users: &[UserId]) -> Result<Vec<(Vec<Presence>, u64)>>;
+
+    /// Whether the store answers: for metrics and start-up, never for readiness.
+    async fn ping(&self) -> Result<()>;
+    /// Ends background work after everything accepted has been stored.
+    async fn close(&self);
+}
+
+/// Where an embedded store publishes: the process's own bus.
+pub trait Publish: Send + Sync + 'static {
+    /// A new entry (or a repeated one, see dedupe), in order of seq per room.
+    fn logged(&self, room: &RoomId, epoch: Epoch, seq: Seq, entry: &Entry);
+    /// A signal.
+    fn signal(&self, room: &RoomId, signal: &Signal);
+}
+
+/// How much of a log is kept, how long a retry is recognised.
+#[derive(Debug, Clone)]
+pub struct Retention {
+    /// Entries per room at most.
+    pub max_entries: u64,
+    /// Entries older than this may be removed; zero: never by age.
+    pub max_age: Duration,
+    /// A retry with the same client id within this is stored once.
+    pub dedupe_window: Duration,
+    /// Members of a group at most.
+    pub max_members: usize,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            max_entries: 10_000,
+            max_age: Duration::from_secs(30 * 24 * 3600),
+            dedupe_window: Duration::from_secs(30 * 60),
+            max_members: 10_000,
+        }
+    }
+}

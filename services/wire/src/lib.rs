@@ -1,0 +1,6 @@
+//! Client bytes to frames and back: the TLV frame, the three dialects, error and close codes, limits. No I/O, no clock,
+//! no panic on any input, no allocation beyond the limit.
+
+pub mod code;
+pub mod ids;
+pub mod native;
