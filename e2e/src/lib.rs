@@ -1,1 +1,8 @@
-//! Placeholder.
+//! Plays real clients against real processes, real redis and real etcd, breaks what can break, and judges what every
+//! client saw by what the log says in the end.
+
+pub mod audit;
+pub mod backing;
+pub mod cluster;
+pub mod http;
+pub mod process;

@@ -1,0 +1,234 @@
+//! The real stores that a cluster stands on: redis (a master, replicas, Sentinels) and etcd, from the machine's own
+//! programs, on free ports, with their data in the test's folder.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::process::{Process, free_port, until};
+
+/// How long Sentinels wait before they call a master down.
+const DOWN_AFTER: Duration = Duration::from_millis(1500);
+/// The account that replicas and Sentinels' failovers copy under: switched off, it cuts the replicas off.
+const REPLICATION_USER: &str = "copier";
+const SERVICE: &str = "im";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One redis server.
+#[derive(Debug)]
+pub struct RedisServer {
+    /// Where it listens on loopback.
+    pub port: u16,
+    process: Process,
+}
+
+impl RedisServer {
+    /// A client of this one server, wherever it stands in the replication.
+    async fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> redis::RedisResult<T> {
+        ask(self.port, command).await
+    }
+}
+
+async fn ask<T: redis::FromRedisValue>(port: u16, command: &redis::Cmd) -> redis::RedisResult<T> {
+    let client = redis::Client::open(format!("redis://127.0.0.1:{port}/"))?;
+    let mut connection = client.get_multiplexed_async_connection().await?;
+    command.query_async(&mut connection).await
+}
+
+/// A master with two replicas, watched by three Sentinels.
+#[derive(Debug)]
+pub struct RedisSet {
+    servers: Vec<RedisServer>,
+    sentinels: Vec<(u16, Process)>,
+}
+
+impl RedisSet {
+    /// Starts everything and waits until both replicas are in step and every Sentinel knows the others.
+    pub async fn start(folder: &Path) -> Result<Self> {
+        let mut servers = Vec::new();
+        for number in 0..3 {
+            let master = servers.first().map(|server: &RedisServer| server.port);
+            servers.push(start_server(folder, number, master)?);
+        }
+        for server in &servers {
+            until("redis answers", PATIENCE, async || server.ask::<String>(&redis::cmd("PING")).await.ok()).await?;
+        }
+        let mut sentinels = Vec::new();
+        for number in 0..3 {
+            sentinels.push(start_sentinel(folder, number, servers[0].port)?);
+        }
+        let set = Self { servers, sentinels };
+        until("replicas in step and Sentinels complete", PATIENCE, async || set.settled().await.then_some(())).await?;
+        Ok(set)
+    }
+
+    async fn settled(&self) -> bool {
+        let Some(master) = self.master_port().await else { return false };
+        let info: String = ask(master, redis::cmd("INFO").arg("replication")).await.unwrap_or_default();
+        let in_step = info.matches("state=online").count() == self.servers.len() - 1;
+        let mut complete = true;
+        for (port, _) in &self.sentinels {
+            let said: String = ask(*port, redis::cmd("INFO").arg("sentinel")).await.unwrap_or_default();
+            complete &= said.contains("slaves=2,sentinels=3");
+        }
+        in_step && complete
+    }
+
+    /// What im's processes are given.
+    pub fn url(&self) -> String {
+        let hosts: Vec<String> = self.sentinels.iter().map(|(port, _)| format!("127.0.0.1:{port}")).collect();
+        format!("redis+sentinel://{}/{SERVICE}", hosts.join(","))
+    }
+
+    /// The port of the master that the Sentinels agree on first.
+    pub async fn master_port(&self) -> Option<u16> {
+        for (port, _) in &self.sentinels {
+            let mut question = redis::cmd("SENTINEL");
+            question.arg("get-master-addr-by-name").arg(SERVICE);
+            if let Ok((_, master)) = ask::<(String, u16)>(*port, &question).await {
+                return Some(master);
+            }
+        }
+        None
+    }
+
+    /// Cuts the replicas off: nothing that is written from now on reaches them.
+    pub async fn cut_replicas_off(&self) -> Result<()> {
+        let master = self.master_port().await.context("no master")?;
+        ask::<()>(master, redis::cmd("ACL").arg("SETUSER").arg(REPLICATION_USER).arg("off")).await?;
+        let killed: u32 = ask(master, redis::cmd("CLIENT").arg("KILL").arg("USER").arg(REPLICATION_USER)).await?;
+        ensure!(killed >= 2, "{killed} replicas were connected");
+        Ok(())
+    }
+
+    /// Kills the master and waits until the Sentinels name another that takes writes. Returns its port.
+    pub async fn fail_over(&mut self) -> Result<u16> {
+        let old = self.master_port().await.context("no master")?;
+        let place = self.servers.iter().position(|server| server.port == old).context("an unknown master")?;
+        self.servers.remove(place).process.kill()?;
+        until("another master", PATIENCE, async || {
+            let port = self.master_port().await.filter(|port| *port != old)?;
+            let role: redis::Value = ask(port, &redis::cmd("ROLE")).await.ok()?;
+            format!("{role:?}").contains("master").then_some(port)
+        })
+        .await
+    }
+
+    /// Starts a new, empty server that joins as a replica, in the place of one that was killed.
+    pub async fn replace_lost(&mut self, folder: &Path) -> Result<()> {
+        let master = self.master_port().await.context("no master")?;
+        let number = self.servers.iter().map(|server| usize::from(server.port)).sum();
+        self.servers.push(start_server(folder, number, Some(master))?);
+        until("the new replica in step", PATIENCE, async || {
+            let info: String = ask(master, redis::cmd("INFO").arg("replication")).await.ok()?;
+            (info.matches("state=online").count() == self.servers.len() - 1).then_some(())
+        })
+        .await
+    }
+}
+
+fn start_server(folder: &Path, number: usize, master: Option<u16>) -> Result<RedisServer> {
+    let port = free_port()?;
+    let name = format!("redis-{number}");
+    let data = folder.join(&name);
+    std::fs::create_dir_all(&data)?;
+    let mut command = Command::new("redis-server");
+    command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--appendonly", "yes", "--save", ""]);
+    command.args([
+        "--dir",
+        &data.to_string_lossy(),
+        "--repl-diskless-sync-delay",
+        "0",
+        "--repl-diskless-load",
+        "swapdb",
+    ]);
+    command.args(["--masteruser", REPLICATION_USER, "--masterauth", "copy"]);
+    command.args(["--user", REPLICATION_USER, "on", ">copy", "~*", "&*", "+@all"]);
+    if let Some(master) = master {
+        command.args(["--replicaof", "127.0.0.1", &master.to_string()]);
+    }
+    Ok(RedisServer { port, process: Process::start(&name, command, folder)? })
+}
+
+fn start_sentinel(folder: &Path, number: usize, master: u16) -> Result<(u16, Process)> {
+    let port = free_port()?;
+    let name = format!("sentinel-{number}");
+    let file: PathBuf = folder.join(format!("{name}.conf"));
+    let down_after = DOWN_AFTER.as_millis();
+    std::fs::write(
+        &file,
+        format!(
+            "bind 127.0.0.1\nport {port}\ndir {}\nsentinel monitor {SERVICE} 127.0.0.1 {master} 2\n\
+             sentinel down-after-milliseconds {SERVICE} {down_after}\nsentinel failover-timeout {SERVICE} 10000\n\
+             sentinel parallel-syncs {SERVICE} 2\n",
+            folder.display()
+        ),
+    )?;
+    let mut command = Command::new("redis-sentinel");
+    command.arg(&file);
+    Ok((port, Process::start(&name, command, folder)?))
+}
+
+/// One etcd server.
+#[derive(Debug)]
+pub struct Etcd {
+    client: u16,
+    peer: u16,
+    data: PathBuf,
+    process: Process,
+}
+
+impl Etcd {
+    /// Starts it and waits until it is healthy.
+    pub async fn start(folder: &Path) -> Result<Self> {
+        let (client, peer, data) = (free_port()?, free_port()?, folder.join("etcd"));
+        let process = start_etcd(folder, client, peer, &data)?;
+        let etcd = Self { client, peer, data, process };
+        etcd.healthy().await?;
+        Ok(etcd)
+    }
+
+    /// What im's processes are given.
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.client)
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Starts it again on its data.
+    pub async fn restart(&mut self, folder: &Path) -> Result<()> {
+        self.process = start_etcd(folder, self.client, self.peer, &self.data)?;
+        self.healthy().await
+    }
+
+    async fn healthy(&self) -> Result<()> {
+        let address = format!("127.0.0.1:{}", self.client);
+        until("etcd is healthy", PATIENCE, async || {
+            let (status, body) = crate::http::get(&address, "/health").await.ok()?;
+            (status == 200 && body.contains("true")).then_some(())
+        })
+        .await
+    }
+}
+
+fn start_etcd(folder: &Path, client: u16, peer: u16, data: &Path) -> Result<Process> {
+    let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+    let mut command = Command::new("etcd");
+    command.args(["--name", "one", "--data-dir", &data.to_string_lossy()]);
+    command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+    command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+    command.args([
+        "--initial-cluster",
+        &format!("one={peer}"),
+        "--heartbeat-interval",
+        "50",
+        "--election-timeout",
+        "500",
+    ]);
+    Process::start("etcd", command, folder)
+}

@@ -1,0 +1,3 @@
+//! End-to-end tests: real processes, real redis with Sentinels, real etcd.
+
+mod backing;
