@@ -2,5 +2,10 @@
 //! no panic on any input, no allocation beyond the limit.
 
 pub mod code;
+pub mod dialect;
+pub mod frame;
+pub mod goim;
+pub mod golang_im;
 pub mod ids;
 pub mod native;
+pub mod websocket;

@@ -2,6 +2,18 @@
 //! frames, and goim's TLV frame with a protobuf body (WebSocket binary frames and TCP). `docs/protocol.md` is the
 //! description for people who write a client.
 
+pub mod binary;
+pub mod body;
+pub(crate) mod fields;
+pub mod json;
+
+/// Generated from `proto/imcluster/client/v1/client.proto`; a test compares.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+#[rustfmt::skip]
+pub mod generated {
+    include!("native/generated.rs");
+}
+
 use bytes::Bytes;
 
 use crate::code::{CloseCode, ErrorCode};

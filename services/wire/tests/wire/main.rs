@@ -1,0 +1,3 @@
+//! im-wire against its files: generated code, golden vectors, tables in the documents; and against arbitrary bytes.
+
+mod generated;
