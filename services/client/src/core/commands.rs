@@ -1,0 +1,38 @@
+//! What the application asks, on its way to the server.
+
+use im_wire::native::ClientOp;
+use tokio::time::Instant;
+
+use super::{Command, Core};
+use crate::client::RequestError;
+use crate::event::End;
+
+impl Core {
+    /// The application asks for something.
+    pub(crate) fn command(&mut self, command: Command, now: Instant) {
+        match command {
+            Command::Send { parcel, deadline, reply } => {
+                let client_id = parcel.client_id.clone();
+                self.outbox.push(parcel, deadline, (reply, client_id));
+            }
+            Command::Request { op, deadline, reply } => {
+                let connected = self.active.is_some_and(|lane| self.is_up(lane));
+                if matches!(op, ClientOp::Signal { .. }) && !connected {
+                    let _ = reply.send(Err(RequestError::NotConnected));
+                } else {
+                    self.requests.wait(op, deadline, reply);
+                }
+            }
+            Command::Subscribe { positions, all, deadline, reply } => self.subscribe(positions, all, deadline, reply),
+            Command::Unsubscribe { rooms, reply } => {
+                self.unsubscribe(&rooms);
+                let _ = reply.send(Ok(()));
+            }
+            Command::Close { reply } => {
+                self.closers.push(reply);
+                return self.end(End::Closed);
+            }
+        }
+        self.pump(now);
+    }
+}

@@ -1,0 +1,260 @@
+//! The one task of a client: carries bytes and time to the core, and the core's wishes to sockets and the application.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::future::BoxFuture;
+use im_wire::native::Response;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+use crate::builder::Encoding;
+use crate::client::State;
+use crate::core::{Action, Command, Core, Loss};
+use crate::dial::dial;
+use crate::event::{End, Event};
+use crate::link::Link;
+use crate::options::Options;
+use crate::rooms::Lane;
+use crate::token::TokenSource;
+
+type Dialling = BoxFuture<'static, Result<(Link, String), String>>;
+type Fetching = BoxFuture<'static, Result<String, String>>;
+
+pub(crate) struct Driver {
+    core: Core,
+    options: Arc<Options>,
+    tokens: Arc<dyn TokenSource>,
+    encoding: Encoding,
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Sender<Event>,
+    state: watch::Sender<State>,
+    links: [Option<Link>; 2],
+    dialling: [Option<Dialling>; 2],
+    fetching: Option<(Lane, Fetching)>,
+    hanging_up: JoinSet<()>,
+}
+
+enum Step {
+    Command(Option<Command>),
+    Room,
+    Incoming(Lane, Result<Vec<Response>, Loss>),
+    Dialled(Lane, Result<(Link, String), String>),
+    Token(Lane, Result<String, String>),
+    Time,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        core: Core,
+        options: Arc<Options>,
+        tokens: Arc<dyn TokenSource>,
+        encoding: Encoding,
+        commands: mpsc::Receiver<Command>,
+        events: mpsc::Sender<Event>,
+        state: watch::Sender<State>,
+    ) -> Self {
+        let (links, dialling, fetching, hanging_up) = ([None, None], [None, None], None, JoinSet::new());
+        Self { core, options, tokens, encoding, commands, events, state, links, dialling, fetching, hanging_up }
+    }
+
+    pub(crate) fn run(self) -> BoxFuture<'static, ()> {
+        Box::pin(self.drive())
+    }
+
+    async fn drive(mut self) {
+        self.core.start();
+        let mut sleep = Box::pin(sleep_until(Instant::now()));
+        loop {
+            self.perform();
+            self.hand_over();
+            self.tell_state();
+            if self.core.has_ended() {
+                return self.finish().await;
+            }
+            let step = self.step(&mut sleep).await;
+            self.take(step);
+        }
+    }
+
+    /// Does what the core wishes.
+    fn perform(&mut self) {
+        while let Some(action) = self.core.action() {
+            match action {
+                Action::Dial { lane, address } => {
+                    let dialling = dial(address, Arc::clone(&self.tokens), self.encoding, Arc::clone(&self.options));
+                    self.dialling[lane.index()] = Some(Box::pin(dialling));
+                }
+                Action::Write { lane, request } => {
+                    if let Some(link) = &mut self.links[lane.index()] {
+                        link.write(&request);
+                    }
+                }
+                Action::Hangup { lane } => {
+                    self.dialling[lane.index()] = None;
+                    if let Some(link) = self.links[lane.index()].take() {
+                        self.hanging_up.spawn(link.close());
+                    }
+                }
+                Action::FetchToken { lane } => {
+                    let (token, within) = (self.tokens.token(), self.options.token_timeout);
+                    let fetching = async move {
+                        timeout(within, token)
+                            .await
+                            .map_err(|_| "the token source did not answer in time".to_owned())?
+                            .map_err(|error| error.to_string())
+                    };
+                    self.fetching = Some((lane, Box::pin(fetching)));
+                }
+            }
+        }
+        while self.hanging_up.try_join_next().is_some() {}
+        let most = self.links.iter().flatten().map(Link::backlog).max().unwrap_or(0);
+        let congested = most > self.options.write_buffer;
+        if congested || most <= self.options.write_buffer / 2 {
+            self.core.set_congested(congested, Instant::now());
+        }
+    }
+
+    /// Hands events over as long as there is room for them.
+    fn hand_over(&mut self) {
+        while self.core.has_events() {
+            match self.events.try_reserve() {
+                Ok(place) => {
+                    if let Some(event) = self.core.event() {
+                        place.send(event);
+                    }
+                }
+                Err(mpsc::error::TrySendError::Full(())) => return,
+                // The application does not care.
+                Err(mpsc::error::TrySendError::Closed(())) => drop(self.core.event()),
+            }
+        }
+    }
+
+    fn tell_state(&mut self) {
+        let now = self.core.state();
+        self.state.send_if_modified(|state| {
+            let changed = state != now;
+            if changed {
+                state.clone_from(now);
+            }
+            changed
+        });
+    }
+
+    async fn step(&mut self, sleep: &mut std::pin::Pin<Box<Sleep>>) -> Step {
+        let timer = self.core.timer();
+        if let Some(at) = timer
+            && sleep.deadline() != at
+        {
+            sleep.as_mut().reset(at);
+        }
+        let full = self.core.has_events();
+        let Self { commands, events, links, dialling, fetching, .. } = self;
+        tokio::select! {
+            biased;
+            _ = events.reserve(), if full => Step::Room,
+            () = sleep, if timer.is_some() => Step::Time,
+            (lane, dialled) = poll_fn(|context| poll_dialling(dialling, context)) => Step::Dialled(lane, dialled),
+            (lane, token) = poll_fn(|context| poll_fetching(fetching, context)) => Step::Token(lane, token),
+            command = commands.recv() => Step::Command(command),
+            (lane, incoming) = poll_fn(|context| poll_links(links, !full, context)) => Step::Incoming(lane, incoming),
+        }
+    }
+
+    fn take(&mut self, step: Step) {
+        let now = Instant::now();
+        match step {
+            Step::Room => {}
+            Step::Command(Some(command)) => self.core.command(command, now),
+            Step::Command(None) => self.core.end(End::Closed),
+            Step::Incoming(lane, Ok(frames)) => {
+                frames.into_iter().for_each(|frame| self.core.frame(lane, frame, now));
+            }
+            Step::Incoming(lane, Err(loss)) => {
+                self.links[lane.index()] = None;
+                self.core.lost(lane, loss, now);
+            }
+            Step::Dialled(lane, Ok((link, token))) => {
+                self.links[lane.index()] = Some(link);
+                self.core.dialled(lane, token, now);
+            }
+            Step::Dialled(lane, Err(reason)) => self.core.lost(lane, Loss { code: None, reason }, now),
+            Step::Token(lane, token) => self.core.token(lane, token, now),
+            Step::Time => {
+                // What cannot be heard because the application does not read says nothing about the connection.
+                if self.core.has_events() {
+                    Lane::BOTH.into_iter().for_each(|lane| self.core.heard(lane, now));
+                }
+                self.core.tick(now);
+            }
+        }
+    }
+
+    /// Says good-bye: connections first, then whoever waits for the end, then what the application has not read yet.
+    async fn finish(mut self) {
+        self.dialling = [None, None];
+        while self.hanging_up.join_next().await.is_some() {}
+        for closer in self.core.closers() {
+            let _ = closer.send(());
+        }
+        self.commands.close();
+        while let Ok(command) = self.commands.try_recv() {
+            if let Command::Close { reply } = command {
+                let _ = reply.send(());
+            }
+        }
+        while let Some(event) = self.core.event() {
+            if self.events.send(event).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn poll_dialling(
+    dialling: &mut [Option<Dialling>; 2],
+    context: &mut Context<'_>,
+) -> Poll<(Lane, Result<(Link, String), String>)> {
+    for lane in Lane::BOTH {
+        if let Some(attempt) = &mut dialling[lane.index()]
+            && let Poll::Ready(dialled) = attempt.as_mut().poll(context)
+        {
+            dialling[lane.index()] = None;
+            return Poll::Ready((lane, dialled));
+        }
+    }
+    Poll::Pending
+}
+
+fn poll_fetching(
+    fetching: &mut Option<(Lane, Fetching)>,
+    context: &mut Context<'_>,
+) -> Poll<(Lane, Result<String, String>)> {
+    if let Some((lane, attempt)) = fetching
+        && let Poll::Ready(token) = attempt.as_mut().poll(context)
+    {
+        let lane = *lane;
+        *fetching = None;
+        return Poll::Ready((lane, token));
+    }
+    Poll::Pending
+}
+
+fn poll_links(
+    links: &mut [Option<Link>; 2],
+    read: bool,
+    context: &mut Context<'_>,
+) -> Poll<(Lane, Result<Vec<Response>, Loss>)> {
+    for lane in Lane::BOTH {
+        if let Some(link) = &mut links[lane.index()]
+            && let Poll::Ready(incoming) = link.poll(read, context)
+        {
+            return Poll::Ready((lane, incoming));
+        }
+    }
+    Poll::Pending
+}

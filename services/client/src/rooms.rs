@@ -1,0 +1,343 @@
+//! How far each room has come: what makes delivery ordered and once, whichever connection a message arrives on.
+//!
+//! While a client moves, two connections deliver the same rooms. Each is contiguous from the position it was resumed at;
+//! together they are merged by (epoch, seq). A connection whose node has not heard yet that the store lost its tail may
+//! still deliver what was taken back, so what it says counts only once it has reached the newer epoch.
+
+use std::collections::{HashMap, HashSet};
+
+use im_wire::ids::{Epoch, RoomId, Seq};
+use im_wire::native::{Message, Position};
+
+/// One of the two places a connection can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Lane {
+    A,
+    B,
+}
+
+impl Lane {
+    pub(crate) const BOTH: [Self; 2] = [Self::A, Self::B];
+
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+
+    pub(crate) fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// What is to be done with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Hand it to the application.
+    Deliver,
+    /// The log beyond `keep` was taken back without a word: say so, then hand the message over.
+    DeliverAfterReset { keep: Seq },
+    /// It has been handed over before.
+    Repeat,
+    /// From a connection that lives in a past that another one has left.
+    Stale,
+    /// Of a room that is not heard (any more).
+    NotHeard,
+    /// Something before it is missing: ask for the room again.
+    Gap,
+    /// It was asked again and is still missing.
+    GapAgain,
+    /// Something before it is missing and has been asked for: wait.
+    Repairing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Repair {
+    None,
+    Asked(Lane),
+    Answered(Lane),
+}
+
+#[derive(Debug)]
+struct Room {
+    /// The last seq handed over; `None`: from now on, and the head is not known yet.
+    seq: Option<Seq>,
+    /// The epoch of what was handed over.
+    epoch: Epoch,
+    /// Per lane: whether the room was asked for on it.
+    asked: [bool; 2],
+    /// Per lane: the epoch its node is known to be in.
+    seen: [Epoch; 2],
+    /// Per lane: the epoch of the position it started from, and of what it delivered since.
+    content: [Epoch; 2],
+    repair: Repair,
+}
+
+impl Room {
+    fn new(seq: Option<Seq>, epoch: Epoch) -> Self {
+        Self { seq, epoch, asked: [false; 2], seen: [0; 2], content: [0; 2], repair: Repair::None }
+    }
+
+    fn advance(&mut self, lane: Lane, alone: bool, seq: Seq) {
+        let seen = self.seen[lane.index()];
+        self.content[lane.index()] = seen;
+        self.epoch = if alone { seen } else { self.epoch.max(seen) };
+        self.seq = Some(seq);
+        self.repair = Repair::None;
+    }
+
+    fn gap(&mut self, lane: Lane) -> Verdict {
+        match self.repair {
+            Repair::Answered(asked) if asked == lane => Verdict::GapAgain,
+            Repair::Asked(asked) if asked == lane => Verdict::Repairing,
+            _ => {
+                self.repair = Repair::Asked(lane);
+                Verdict::Gap
+            }
+        }
+    }
+}
+
+/// What the answer to a subscription means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Heard {
+    /// The room is heard after this seq.
+    pub(crate) after: Seq,
+    /// It was not known to be heard before.
+    pub(crate) new: bool,
+    /// Ask for it again from `after`: it is new, and what happened in it while the client was away is wanted as well.
+    pub(crate) fetch: bool,
+    /// It is not wanted: unsubscribe.
+    pub(crate) unwanted: bool,
+}
+
+/// Every room that is heard.
+#[derive(Debug, Default)]
+pub(crate) struct Rooms {
+    rooms: HashMap<RoomId, Room>,
+    /// Every room of the user is heard, also those that are not in `rooms` yet.
+    all: bool,
+    /// Under `all`: rooms that the application does not want to hear.
+    unwanted: HashSet<RoomId>,
+    /// Under `all`: rooms that the user has left; late messages from a lane behind must not revive them.
+    left: HashSet<RoomId>,
+}
+
+impl Rooms {
+    pub(crate) fn new(positions: Vec<Position>, all: bool) -> Self {
+        let mut rooms = Self { all, ..Self::default() };
+        positions.into_iter().for_each(|position| rooms.want(position));
+        rooms
+    }
+
+    pub(crate) fn all(&self) -> bool {
+        self.all
+    }
+
+    /// The application asks for a room. A room that is heard already keeps its place and is asked for again.
+    pub(crate) fn want(&mut self, position: Position) {
+        self.unwanted.remove(&position.room);
+        self.left.remove(&position.room);
+        let room = self.rooms.entry(position.room).or_insert_with(|| Room::new(position.seq, position.epoch));
+        room.asked = [false; 2];
+    }
+
+    /// The application asks for every room of the user.
+    pub(crate) fn want_all(&mut self) {
+        self.all = true;
+        self.unwanted.clear();
+    }
+
+    /// The application no longer wants a room.
+    pub(crate) fn unwant(&mut self, room: &RoomId) {
+        self.rooms.remove(room);
+        if self.all {
+            self.unwanted.insert(room.clone());
+        }
+    }
+
+    /// The server says that the room is not heard any more.
+    pub(crate) fn leave(&mut self, room: &RoomId) -> bool {
+        if self.all {
+            self.left.insert(room.clone());
+        }
+        self.rooms.remove(room).is_some()
+    }
+
+    /// The server says that the user is a member of the room now.
+    pub(crate) fn join(&mut self, room: &RoomId) {
+        self.left.remove(room);
+    }
+
+    /// A connection takes a lane anew: nothing is known of its node. `alone`: there is no other.
+    pub(crate) fn open(&mut self, lane: Lane, alone: bool) {
+        for room in self.rooms.values_mut() {
+            room.asked[lane.index()] = false;
+            room.seen[lane.index()] = 0;
+            room.content[lane.index()] = 0;
+            if matches!(room.repair, Repair::Asked(asked) | Repair::Answered(asked) if asked == lane) {
+                room.repair = Repair::None;
+            }
+        }
+        if alone {
+            self.left.clear();
+        }
+    }
+
+    /// The positions to ask for on a lane: of rooms that were not asked for on it yet. They count as asked from now on.
+    pub(crate) fn ask(&mut self, lane: Lane) -> Vec<Position> {
+        let not_asked = self.rooms.iter_mut().filter(|(_, room)| !room.asked[lane.index()]);
+        not_asked
+            .map(|(id, room)| {
+                room.asked[lane.index()] = true;
+                room.content[lane.index()] = room.epoch;
+                Position { room: id.clone(), epoch: room.epoch, seq: room.seq }
+            })
+            .collect()
+    }
+
+    /// These were not asked for on a lane after all.
+    pub(crate) fn not_asked<'a>(&mut self, lane: Lane, rooms: impl Iterator<Item = &'a RoomId>) {
+        for id in rooms {
+            if let Some(room) = self.rooms.get_mut(id) {
+                room.asked[lane.index()] = false;
+            }
+        }
+    }
+
+    /// The position of one room, to ask for it again on a lane.
+    pub(crate) fn ask_again(&mut self, lane: Lane, id: &RoomId) -> Option<Position> {
+        let room = self.rooms.get_mut(id)?;
+        room.asked[lane.index()] = true;
+        room.content[lane.index()] = room.epoch;
+        Some(Position { room: id.clone(), epoch: room.epoch, seq: room.seq })
+    }
+
+    /// Where a room stands: its epoch and the last seq handed over.
+    #[cfg(test)]
+    pub(crate) fn place(&self, room: &RoomId) -> Option<(Epoch, Seq)> {
+        let room = self.rooms.get(room)?;
+        Some((room.epoch, room.seq?))
+    }
+
+    /// A subscription was accepted. `late`: the client has been connected before, so a room that turns up now was joined
+    /// while it was away, and everything since `joined` is wanted.
+    pub(crate) fn subscribed(
+        &mut self,
+        lane: Lane,
+        late: bool,
+        id: &RoomId,
+        epoch: Epoch,
+        head: Seq,
+        joined: Seq,
+    ) -> Heard {
+        if self.unwanted.contains(id) || !(self.all || self.rooms.contains_key(id)) {
+            return Heard { after: head, new: false, fetch: false, unwanted: true };
+        }
+        self.left.remove(id);
+        let start = if late { joined.min(head) } else { head };
+        let mut new = false;
+        let room = self.rooms.entry(id.clone()).or_insert_with(|| {
+            new = true;
+            Room::new(Some(start), epoch)
+        });
+        room.asked[lane.index()] = true;
+        room.seen[lane.index()] = room.seen[lane.index()].max(epoch);
+        if let Repair::Asked(asked) = room.repair
+            && asked == lane
+        {
+            room.repair = Repair::Answered(lane);
+        }
+        if room.seq.is_none() {
+            room.seq = Some(head);
+            room.epoch = epoch;
+        }
+        let after = room.seq.unwrap_or(head);
+        Heard { after, new, fetch: new && after < head, unwanted: false }
+    }
+
+    /// A message arrived on a lane; `alone`: the other lane has no connection. The place moves with what is delivered.
+    pub(crate) fn message(&mut self, lane: Lane, alone: bool, message: &Message) -> Verdict {
+        if !self.rooms.contains_key(&message.room) {
+            if !self.all || self.unwanted.contains(&message.room) || self.left.contains(&message.room) {
+                return Verdict::NotHeard;
+            }
+            self.rooms.insert(message.room.clone(), Room::new(None, message.epoch));
+        }
+        let Some(room) = self.rooms.get_mut(&message.room) else { return Verdict::NotHeard };
+        let seen = &mut room.seen[lane.index()];
+        *seen = (*seen).max(message.epoch);
+        if !alone && *seen < room.epoch {
+            return Verdict::Stale;
+        }
+        match room.seq {
+            Some(had) if message.seq <= had && message.epoch > room.epoch && room.epoch != 0 => {
+                let keep = message.seq.saturating_sub(1);
+                room.advance(lane, alone, message.seq);
+                Verdict::DeliverAfterReset { keep }
+            }
+            Some(had) if message.seq <= had => Verdict::Repeat,
+            Some(had) if message.seq > had + 1 => room.gap(lane),
+            _ => {
+                room.advance(lane, alone, message.seq);
+                Verdict::Deliver
+            }
+        }
+    }
+
+    /// The server says that the log ends at `seq` now. True: the application had more and must be told.
+    pub(crate) fn reset(&mut self, lane: Lane, alone: bool, id: &RoomId, epoch: Epoch, seq: Seq) -> bool {
+        let Some(room) = self.rooms.get_mut(id) else { return false };
+        let content = std::mem::replace(&mut room.content[lane.index()], epoch);
+        let seen = &mut room.seen[lane.index()];
+        *seen = if alone { epoch } else { (*seen).max(epoch) };
+        if !alone && epoch < room.epoch {
+            return false;
+        }
+        // The other lane brought this news before and has gone on since: this lane will repeat what came after.
+        let old_news = !alone && epoch == room.epoch && content < epoch;
+        match room.seq {
+            Some(had) if seq < had && !old_news => {
+                room.seq = Some(seq);
+                room.epoch = epoch;
+                room.repair = Repair::None;
+                true
+            }
+            Some(had) => {
+                if seq >= had {
+                    room.epoch = epoch;
+                }
+                false
+            }
+            None => {
+                room.seq = Some(seq);
+                room.epoch = epoch;
+                false
+            }
+        }
+    }
+
+    /// The server says that `from..=to` is gone. What of it the application had not yet is returned.
+    pub(crate) fn truncated(&mut self, lane: Lane, alone: bool, id: &RoomId, from: Seq, to: Seq) -> Option<(Seq, Seq)> {
+        let room = self.rooms.get_mut(id)?;
+        let seen = room.seen[lane.index()];
+        if !alone && seen < room.epoch {
+            return None;
+        }
+        match room.seq {
+            Some(had) if to <= had || from > had + 1 => None,
+            Some(had) => {
+                room.advance(lane, alone, to);
+                Some((had + 1, to))
+            }
+            None => {
+                room.advance(lane, alone, to);
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
