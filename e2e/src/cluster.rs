@@ -112,13 +112,19 @@ impl Cluster {
 
     /// Starts one more connect; wait with [`Cluster::ready`].
     pub fn add_connect(&mut self) -> Result<()> {
+        let [tcp, ws, ..] = addresses()?;
+        self.add_connect_at(&tcp, &ws)
+    }
+
+    /// Starts one more connect that clients find at these addresses.
+    pub fn add_connect_at(&mut self, tcp: &str, ws: &str) -> Result<()> {
         let name = self.name("connect");
-        let [tcp, ws, grpc, admin] = addresses()?;
+        let [grpc, admin, ..] = addresses()?;
         let mut command = self.command("im-connect", &name, &grpc, &admin)?;
-        command.env("IM_TCP_LISTEN", &tcp).env("IM_WS_LISTEN", &ws);
+        command.env("IM_TCP_LISTEN", tcp).env("IM_WS_LISTEN", ws);
         command.envs(self.plan.connect_env.iter().map(|(key, value)| (key, value)));
         let process = Process::start(&name, command, self.folder.path())?;
-        self.connects.push(Connect { tcp, ws, admin, process });
+        self.connects.push(Connect { tcp: tcp.to_owned(), ws: ws.to_owned(), admin, process });
         Ok(())
     }
 

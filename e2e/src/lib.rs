@@ -4,5 +4,10 @@
 pub mod audit;
 pub mod backing;
 pub mod cluster;
+pub mod crowd;
+pub mod faults;
 pub mod http;
 pub mod process;
+pub mod report;
+pub mod stranger;
+pub mod token;

@@ -1,3 +1,5 @@
 //! End-to-end tests: real processes, real redis with Sentinels, real etcd.
 
 mod backing;
+mod dialects;
+mod faults;

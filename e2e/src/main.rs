@@ -1,0 +1,72 @@
+//! `im-e2e faults`: a cluster on loopback, a crowd of clients, one fault after the other, an audit of each.
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+use im_e2e::cluster::{Cluster, Plan};
+use im_e2e::crowd::Size;
+use im_e2e::faults::{Fault, Stage};
+use im_e2e::report;
+
+#[derive(Parser)]
+#[command(version, about)]
+enum Arguments {
+    /// Breaks one thing after the other under a speaking crowd and judges what everybody saw.
+    Faults(Faults),
+}
+
+#[derive(clap::Args)]
+struct Faults {
+    /// Clients, spread over the rooms and the connect processes.
+    #[arg(long, default_value_t = 5000)]
+    connections: usize,
+    /// Rooms.
+    #[arg(long, default_value_t = 250)]
+    rooms: usize,
+    /// Messages per second over all rooms.
+    #[arg(long, default_value_t = 200)]
+    rate: u32,
+    /// connect processes.
+    #[arg(long, default_value_t = 2)]
+    connect: usize,
+    /// logic processes.
+    #[arg(long, default_value_t = 2)]
+    logic: usize,
+    /// What to break, in this order. Default: everything.
+    #[arg(value_enum)]
+    faults: Vec<Fault>,
+    /// One JSON object per fault instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    tracing_subscriber::fmt().with_env_filter("warn").with_writer(std::io::stderr).init();
+    let Arguments::Faults(arguments) = Arguments::parse();
+    faults(arguments).await
+}
+
+#[allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
+async fn faults(arguments: Faults) -> Result<()> {
+    let plan = Plan { connect: arguments.connect, logic: arguments.logic, ..Plan::default() };
+    let size = Size { connections: arguments.connections, rooms: arguments.rooms, rate: arguments.rate };
+    let mut stage = Stage::set(Cluster::start(plan).await?, size).await?;
+    let mut reports = Vec::new();
+    for fault in if arguments.faults.is_empty() { Fault::ALL.to_vec() } else { arguments.faults } {
+        eprintln!("{fault:?} …");
+        let report = stage.play(fault).await?;
+        if arguments.json {
+            println!("{}", serde_json::to_string(&report)?);
+        }
+        for example in &report.verdict.examples {
+            eprintln!("  {example}");
+        }
+        reports.push(report);
+    }
+    if !arguments.json {
+        println!("{}", report::table(&reports));
+    }
+    let dirty = reports.iter().filter(|report| !report.verdict.is_clean() || !report.ended.is_empty()).count();
+    ensure!(dirty == 0, "{dirty} of {} audits are not clean", reports.len());
+    Ok(())
+}

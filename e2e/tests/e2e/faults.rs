@@ -1,0 +1,28 @@
+//! A small crowd through every fault; `im-e2e faults` is the same with a large one.
+
+use anyhow::Result;
+use im_e2e::cluster::{Cluster, Plan};
+use im_e2e::crowd::Size;
+use im_e2e::faults::{Fault, Stage};
+use im_e2e::report;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_repeated_or_reordered_through_any_fault() -> Result<()> {
+    let size = Size { connections: 300, rooms: 30, rate: 60 };
+    let mut stage = Stage::set(Cluster::start(Plan::default()).await?, size).await?;
+    for fault in Fault::ALL {
+        let report = stage.play(fault).await?;
+        let table = report::table(std::slice::from_ref(&report));
+        assert!(report.verdict.is_clean(), "{fault:?}\n{table}\n{:#?}", report.verdict);
+        assert!(report.ended.is_empty(), "{fault:?}: clients gave up: {:?}", report.ended);
+        assert!(report.verdict.acknowledged > 0 && report.verdict.delivered > report.verdict.acknowledged, "{table}");
+        match fault {
+            Fault::None => assert_eq!(report.away_ms.count, 0, "{table}"),
+            Fault::ConnectDrain => assert!(report.moves > 0, "nobody moved\n{table}"),
+            Fault::ConnectKill => assert!(report.away_ms.count > 0, "nobody was away\n{table}"),
+            Fault::FailoverCutOff => assert!(report.verdict.taken_back > 0, "nothing was taken back\n{table}"),
+            Fault::LogicDrain | Fault::LogicKill | Fault::EtcdLoss | Fault::Failover => {}
+        }
+    }
+    Ok(())
+}
