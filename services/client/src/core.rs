@@ -53,11 +53,12 @@ pub(crate) enum Command {
     Send { parcel: Parcel, deadline: Instant, reply: SendReply },
     Request { op: ClientOp, deadline: Instant, reply: RequestReply },
     Subscribe { positions: Vec<Position>, all: bool, deadline: Instant, reply: SubscribeReply },
-    Unsubscribe { rooms: Vec<RoomId>, reply: oneshot::Sender<Result<(), RequestError>> },
+    Unsubscribe { rooms: Vec<RoomId>, reply: UnsubscribeReply },
     Close { reply: oneshot::Sender<()> },
 }
 
 type RequestReply = oneshot::Sender<Result<ServerOp, RequestError>>;
+type UnsubscribeReply = oneshot::Sender<Result<(), RequestError>>;
 type SubscribeReply = oneshot::Sender<Result<Vec<SubscribedRoom>, RequestError>>;
 
 /// What the driver is to do.
@@ -187,6 +188,8 @@ pub(crate) struct Core {
     outbox: Outbox<(SendReply, String)>,
     requests: Requests<RequestReply>,
     waiters: Vec<Waiter>,
+    /// Who waits for an unsubscription on the connection in charge, by request number.
+    leaving: HashMap<u32, UnsubscribeReply>,
     lanes: [Option<Connection>; 2],
     /// The lane that is written to.
     active: Option<Lane>,
@@ -229,6 +232,7 @@ impl Core {
             outbox: Outbox::new(limits),
             requests: Requests::new(),
             waiters: Vec::new(),
+            leaving: HashMap::new(),
             lanes: [None, None],
             active: None,
             moving: None,
@@ -428,9 +432,10 @@ impl Core {
         }
     }
 
-    /// The connection is gone: what must not be asked twice has failed.
-    fn fail_signals(&mut self) {
+    /// The connection in charge is gone: what must not be asked twice has failed, and rooms that were being given up are.
+    fn forget_requests(&mut self) {
         self.requests.disconnected().into_iter().for_each(|reply| drop(reply.send(Err(RequestError::NotConnected))));
+        self.leaving.drain().for_each(|(_, reply)| drop(reply.send(Ok(()))));
     }
 
     fn acked(&mut self, req: u32, sent: Sent) {
@@ -458,6 +463,7 @@ impl Core {
                 Unanswered::Unknown => reply.answer(Err(SendError::Unknown { client_id })),
             }
         }
+        self.leaving.drain().for_each(|(_, reply)| drop(reply.send(Ok(()))));
         self.requests.end().into_iter().for_each(|reply| drop(reply.send(Err(RequestError::Ended))));
         self.waiters.drain(..).for_each(|waiter| drop(waiter.reply.send(Err(RequestError::Ended))));
         self.events.push_back(Event::Ended(end.clone()));

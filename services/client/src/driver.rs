@@ -20,8 +20,13 @@ use crate::options::Options;
 use crate::rooms::Lane;
 use crate::token::TokenSource;
 
-type Dialling = BoxFuture<'static, Result<(Link, String), String>>;
-type Fetching = BoxFuture<'static, Result<String, String>>;
+/// A socket and the token to present on it, or a sentence for people.
+type Dialled = Result<(Link, String), String>;
+type Dialling = BoxFuture<'static, Dialled>;
+type Fetched = Result<String, String>;
+type Fetching = BoxFuture<'static, Fetched>;
+/// Frames that have arrived, or why no more will.
+type Incoming = Result<Vec<Response>, Loss>;
 
 pub(crate) struct Driver {
     core: Core,
@@ -40,9 +45,9 @@ pub(crate) struct Driver {
 enum Step {
     Command(Option<Command>),
     Room,
-    Incoming(Lane, Result<Vec<Response>, Loss>),
-    Dialled(Lane, Result<(Link, String), String>),
-    Token(Lane, Result<String, String>),
+    Incoming(Lane, Incoming),
+    Dialled(Lane, Dialled),
+    Token(Lane, Fetched),
     Time,
 }
 
@@ -215,10 +220,7 @@ impl Driver {
     }
 }
 
-fn poll_dialling(
-    dialling: &mut [Option<Dialling>; 2],
-    context: &mut Context<'_>,
-) -> Poll<(Lane, Result<(Link, String), String>)> {
+fn poll_dialling(dialling: &mut [Option<Dialling>; 2], context: &mut Context<'_>) -> Poll<(Lane, Dialled)> {
     for lane in Lane::BOTH {
         if let Some(attempt) = &mut dialling[lane.index()]
             && let Poll::Ready(dialled) = attempt.as_mut().poll(context)
@@ -230,10 +232,7 @@ fn poll_dialling(
     Poll::Pending
 }
 
-fn poll_fetching(
-    fetching: &mut Option<(Lane, Fetching)>,
-    context: &mut Context<'_>,
-) -> Poll<(Lane, Result<String, String>)> {
+fn poll_fetching(fetching: &mut Option<(Lane, Fetching)>, context: &mut Context<'_>) -> Poll<(Lane, Fetched)> {
     if let Some((lane, attempt)) = fetching
         && let Poll::Ready(token) = attempt.as_mut().poll(context)
     {
@@ -244,11 +243,7 @@ fn poll_fetching(
     Poll::Pending
 }
 
-fn poll_links(
-    links: &mut [Option<Link>; 2],
-    read: bool,
-    context: &mut Context<'_>,
-) -> Poll<(Lane, Result<Vec<Response>, Loss>)> {
+fn poll_links(links: &mut [Option<Link>; 2], read: bool, context: &mut Context<'_>) -> Poll<(Lane, Incoming)> {
     for lane in Lane::BOTH {
         if let Some(link) = &mut links[lane.index()]
             && let Poll::Ready(incoming) = link.poll(read, context)

@@ -228,7 +228,7 @@ impl Core {
         self.active = None;
         self.moving = None;
         self.outbox.disconnected();
-        self.fail_signals();
+        self.forget_requests();
         let under_way = self.lanes[lane.other().index()].is_some();
         let retry_in = (!under_way).then(|| {
             let wait = self.delay(self.failures);

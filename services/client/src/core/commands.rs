@@ -24,10 +24,10 @@ impl Core {
                 }
             }
             Command::Subscribe { positions, all, deadline, reply } => self.subscribe(positions, all, deadline, reply),
-            Command::Unsubscribe { rooms, reply } => {
-                self.unsubscribe(&rooms);
-                let _ = reply.send(Ok(()));
-            }
+            Command::Unsubscribe { rooms, reply } => match self.unsubscribe(&rooms) {
+                Some(req) => drop(self.leaving.insert(req, reply)),
+                None => drop(reply.send(Ok(()))),
+            },
             Command::Close { reply } => {
                 self.closers.push(reply);
                 return self.end(End::Closed);

@@ -75,7 +75,9 @@ impl Core {
                 }
             }
             ServerOp::History { .. } | ServerOp::Done => {
-                if let Some(asked) = self.requests.answered(req) {
+                if let Some(reply) = self.leaving.remove(&req) {
+                    let _ = reply.send(Ok(()));
+                } else if let Some(asked) = self.requests.answered(req) {
                     let _ = asked.reply.send(Ok(op));
                 }
             }
@@ -196,6 +198,10 @@ impl Core {
         }
         if self.up(lane).is_some_and(|up| up.refreshing.take_if(|asked| *asked == req).is_some()) {
             return self.refresh_failed(lane, &format!("{}: {}", error.code, error.text), now);
+        }
+        if let Some(reply) = self.leaving.remove(&req) {
+            let _ = reply.send(Err(RequestError::Refused(error)));
+            return;
         }
         if let Some(asked) = self.requests.answered(req) {
             let _ = asked.reply.send(Err(RequestError::Refused(error)));

@@ -84,7 +84,7 @@ impl Core {
     /// The other connection becomes the one that is written to.
     pub(super) fn take_over(&mut self, lane: Lane, now: Instant) {
         self.outbox.disconnected();
-        self.fail_signals();
+        self.forget_requests();
         self.active = Some(lane);
         self.moving = None;
         self.places.forget_hints();

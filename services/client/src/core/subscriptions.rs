@@ -93,8 +93,9 @@ impl Core {
         Lane::BOTH.into_iter().for_each(|lane| self.subscribe_rest(lane));
     }
 
-    /// The application no longer wants rooms.
-    pub(super) fn unsubscribe(&mut self, rooms: &[RoomId]) {
+    /// The application no longer wants rooms; the number of the request to the connection in charge, where there is one.
+    pub(super) fn unsubscribe(&mut self, rooms: &[RoomId]) -> Option<u32> {
+        let mut asked = None;
         for room in rooms {
             self.rooms.unwant(room);
             self.ask_again.remove(room);
@@ -105,11 +106,15 @@ impl Core {
                 Some(connection) if !connection.is_up() => connection.given_up.extend(rooms.iter().cloned()),
                 Some(connection) => {
                     connection.up().into_iter().for_each(|up| up.behind.retain(|room, _| !rooms.contains(room)));
-                    self.write(lane, ClientOp::Unsubscribe { rooms: rooms.to_vec() });
+                    let req = self.write(lane, ClientOp::Unsubscribe { rooms: rooms.to_vec() });
+                    if self.active == Some(lane) {
+                        asked = Some(req);
+                    }
                 }
                 None => {}
             }
         }
+        asked
     }
 
     /// An answer to a subscription, or to the auth that carried one.

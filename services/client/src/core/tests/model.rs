@@ -105,7 +105,7 @@ struct World {
     dialling: [bool; 2],
     copies: HashMap<RoomId, BTreeMap<Seq, Entry>>,
     last: HashMap<RoomId, Seq>,
-    tickets: Vec<(RoomId, String, oneshot::Receiver<Result<Sent, SendError>>)>,
+    tickets: Vec<(String, oneshot::Receiver<Result<Sent, SendError>>)>,
     sent: u32,
 }
 
@@ -196,7 +196,7 @@ impl World {
                 self.sent += 1;
                 let client_id = format!("mine-{:06}", self.sent);
                 let answer = self.play.send(&name(*number), &client_id);
-                self.tickets.push((room(&name(*number)), client_id, answer));
+                self.tickets.push((client_id, answer));
             }
             Happening::Serve(which, answer) => self.serve(Self::lane(*which), *answer),
             Happening::Arrive(which) => self.arrive(Self::lane(*which), false),
@@ -364,7 +364,7 @@ impl World {
     /// `in_order`: nothing happened that may let a send overtake another.
     fn judge(&mut self, in_order: bool) -> Result<(), TestCaseError> {
         let mut acknowledged = HashSet::new();
-        for (_, client_id, answer) in &mut self.tickets {
+        for (client_id, answer) in &mut self.tickets {
             match answer.try_recv() {
                 Ok(Ok(_)) => drop(acknowledged.insert(client_id.clone())),
                 Ok(Err(SendError::Unknown { .. } | SendError::NotStored { .. })) => {}
