@@ -1,1 +1,18 @@
-//! Placeholder.
+//! What every main needs: settings, logs and traces, the admin server with readiness latches, signals and drain.
+//!
+//! A main is [`run`]: settings are read and checked, logs begin, the admin server is bound, then the program's own body
+//! builds, serves, waits for [`Shutdown`] and drains.
+
+pub mod admin;
+pub mod logs;
+pub mod metrics;
+mod panics;
+mod process;
+pub mod settings;
+pub mod shutdown;
+pub mod tasks;
+pub mod version;
+
+pub use process::{Options, Process, run};
+pub use shutdown::Shutdown;
+pub use tasks::Tasks;

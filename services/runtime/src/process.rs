@@ -1,0 +1,205 @@
+//! The skeleton of every main: settings, logs, admin server, signals, then the program's own body.
+
+use std::error::Error as StdError;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::admin::Admin;
+use crate::settings::{Program, Reader, Stop};
+use crate::{Shutdown, Tasks, logs, metrics, panics, settings, version};
+
+/// The settings that every program has.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The process's name among its kind.
+    pub node: String,
+    /// Where health, readiness and metrics are served.
+    pub admin_listen: SocketAddr,
+    /// The log and traces.
+    pub logs: logs::Options,
+    /// How long the drain may take.
+    pub drain: Duration,
+    /// Threads that serve everything that is not bound to a shard.
+    pub threads: usize,
+}
+
+impl Options {
+    /// Reads them. `drain` is the program's own default.
+    pub fn read(from: &mut Reader<'_>, drain: Duration) -> Self {
+        const FORMATS: &[(&str, logs::Format)] =
+            &[("auto", logs::Format::Auto), ("text", logs::Format::Text), ("json", logs::Format::Json)];
+        let default = logs::Options::default();
+        from.group("Process");
+        Self {
+            node: from
+                .text("node", "The process's name in logs, discovery and `imctl node`. A random suffix is added to it, so that a process that is started again is another node. Default: the host's name.")
+                .optional()
+                .unwrap_or_else(host_name),
+            admin_listen: from
+                .address("admin_listen", "Where `/healthz`, `/readyz` and `/metrics` are served.")
+                .or(SocketAddr::from(([0, 0, 0, 0], 9100))),
+            drain: from
+                .duration("drain_deadline", "How long the process may take to hand over its work after SIGTERM before it ends anyway.")
+                .within(Duration::ZERO..=Duration::from_secs(3600))
+                .or(drain),
+            threads: from
+                .integer("threads", "Threads for everything that is not bound to a shard.")
+                .within(1..=1024)
+                .or(std::thread::available_parallelism().map_or(2, usize::from)),
+            logs: logs::Options {
+                filter: from
+                    .text("log", "What is logged: a level (error, warn, info, debug, trace), also per module: `info,im_connect=debug`.")
+                    .check(|filter| logs::check_filter(filter))
+                    .or(default.filter),
+                format: from
+                    .choice("log_format", FORMATS, "How log lines are written; auto: text at a terminal, JSON otherwise.")
+                    .or(default.format),
+                otlp_endpoint: from
+                    .url("otlp_endpoint", &["http", "https"], "Where traces are sent over OTLP/gRPC. Not given: nowhere.")
+                    .environment("OTEL_EXPORTER_OTLP_ENDPOINT")
+                    .optional(),
+                otlp_timeout: default.otlp_timeout,
+            },
+        }
+    }
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// What a program's body is given.
+#[derive(Debug)]
+pub struct Process {
+    /// Unique: the configured name and a random suffix, so that a process that is started again is another node.
+    pub node: String,
+    /// Runs already.
+    pub admin: Admin,
+    /// Listens to signals already.
+    pub shutdown: Shutdown,
+    /// For work without which the process is of no use: its early end ends the process.
+    pub tasks: Tasks,
+}
+
+/// A program's main. `read` names its settings; `body` builds, serves, waits for the drain, drains and returns.
+///
+/// The exit code is 0 where the body returned without error, 2 where the settings have mistakes, and 1 otherwise.
+pub fn run<T, F, E>(
+    program: Program,
+    drain: Duration,
+    read: impl Fn(&mut Reader<'_>) -> T,
+    body: impl FnOnce(T, Process) -> F,
+) -> ExitCode
+where
+    F: Future<Output = Result<(), E>>,
+    E: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let read_all = |from: &mut Reader<'_>| (read(from), Options::read(from, drain));
+    let (settings, options) = match settings::load(program, read_all, std::env::args_os().skip(1), std::env::vars_os())
+    {
+        Ok(loaded) => loaded,
+        Err(stop) => return stopped(&stop),
+    };
+    let ended = start(program, &options, |process| body(settings, process));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let causes: Vec<String> =
+                std::iter::successors(error.source(), |cause| (*cause).source()).map(ToString::to_string).collect();
+            let _ = writeln!(
+                std::io::stderr(),
+                "{}: {error}{}",
+                program.name,
+                causes.iter().map(|c| format!(": {c}")).collect::<String>()
+            );
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn stopped(stop: &Stop) -> ExitCode {
+    match stop {
+        Stop::Print(text) => {
+            let _ = writeln!(std::io::stdout(), "{text}");
+            ExitCode::SUCCESS
+        }
+        Stop::Mistakes(mistakes) => {
+            let _ = writeln!(std::io::stderr(), "{mistakes}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn start<F, E>(
+    program: Program,
+    options: &Options,
+    body: impl FnOnce(Process) -> F,
+) -> Result<(), Box<dyn StdError + Send + Sync>>
+where
+    F: Future<Output = Result<(), E>>,
+    E: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(options.threads)
+        .thread_name(program.name)
+        .enable_all()
+        .build()?;
+    let node = format!("{}.{:05x}", options.node, rand::random_range(0..0x10_0000));
+    let ended = runtime.block_on(async {
+        let logs = logs::start(&options.logs, program.name, &node)?;
+        let ended = serve(program, options, node, body).await;
+        if let Err(error) = &ended {
+            tracing::error!(%error, "ending");
+        }
+        // Waits for the exporter's thread: not on a thread that the exporter needs.
+        let _ = tokio::task::spawn_blocking(|| logs.flush()).await;
+        ended
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
+}
+
+async fn serve<F, E>(
+    program: Program,
+    options: &Options,
+    node: String,
+    body: impl FnOnce(Process) -> F,
+) -> Result<(), Box<dyn StdError + Send + Sync>>
+where
+    F: Future<Output = Result<(), E>>,
+    E: Into<Box<dyn StdError + Send + Sync>>,
+{
+    panics::install();
+    metrics::announce(program.name);
+    let descriptors = raise_descriptor_limit();
+    let shutdown = Shutdown::new(options.drain);
+    shutdown.on_signals()?;
+    let tasks = Tasks::new(shutdown.clone());
+    let admin = Admin::start(options.admin_listen, &tasks).await?;
+    tracing::info!(node, version = version::VERSION, commit = version::COMMIT, descriptors, admin = %admin.address(), "{} starts", program.name);
+    let process = Process { node, admin, shutdown, tasks: tasks.clone() };
+    tokio::select! {
+        ended = Box::pin(body(process)) => ended.map_err(Into::into)?,
+        ended = tasks.ended() => return Err(ended.into()),
+    }
+    tracing::info!("{} has ended", program.name);
+    Ok(())
+}
+
+/// Lets the process have as many descriptors as the system allows it; returns how many.
+fn raise_descriptor_limit() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    if now.current == now.maximum {
+        return now.current;
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum }) {
+        Ok(()) => now.maximum,
+        Err(error) => {
+            tracing::warn!(%error, limit = now.current, "the limit of descriptors cannot be raised");
+            now.current
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What is wrong with a configuration, said so that it can be put right in one go.
+
+use std::fmt;
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// The setting, as the TOML file would name it; or the unknown name itself.
+    pub field: String,
+    /// Where it stands, for people.
+    pub source: String,
+    /// What is wrong and what to write.
+    pub text: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}): {}", self.field, self.source, self.text)
+    }
+}
+
+/// Everything that is wrong with a program's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistakes {
+    pub(super) program: &'static str,
+    pub(super) mistakes: Vec<Mistake>,
+}
+
+impl Mistakes {
+    /// One by one, in the order of flags, environment, file, values.
+    pub fn iter(&self) -> impl Iterator<Item = &Mistake> {
+        self.mistakes.iter()
+    }
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = match self.mistakes.len() {
+            1 => "1 mistake".to_owned(),
+            more => format!("{more} mistakes"),
+        };
+        writeln!(f, "{}: {count} in the configuration", self.program)?;
+        for mistake in &self.mistakes {
+            writeln!(f, "  - {mistake}")?;
+        }
+        write!(f, "`{} --help` lists all settings", self.program)
+    }
+}
+
+impl std::error::Error for Mistakes {}

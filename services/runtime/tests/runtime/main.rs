@@ -1,0 +1,4 @@
+//! The runtime as programs use it.
+
+mod admin;
+mod settings;
