@@ -1,0 +1,236 @@
+//! Calls: each goes to the master of its slot, those of one master in one pipeline; what certainly did not happen is tried
+//! once more on the right server, what may have happened only where the caller says that a repeat does no harm.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::ConnectionLike;
+use redis::{Cmd, Pipeline, Value};
+use tokio::time::Instant;
+
+use super::error::checked;
+use super::topology::{Lane, Master};
+use super::{Client, Error};
+use crate::scripts::Script;
+use crate::slot::Slot;
+
+/// How long a call that met the wrong server waits for the right one to be found.
+const CHANGEOVER: Duration = Duration::from_millis(300);
+
+/// One command for one slot.
+#[derive(Debug, Clone)]
+pub struct Call {
+    slot: Slot,
+    command: Cmd,
+    script: Option<&'static Script>,
+    wait: Option<(usize, u64)>,
+    repeatable: bool,
+}
+
+impl Call {
+    /// A command on keys of this slot.
+    pub fn new(slot: Slot, command: Cmd) -> Self {
+        Self { slot, command, script: None, wait: None, repeatable: false }
+    }
+
+    /// A script's call, begun with [`Script::call`].
+    pub fn script(slot: Slot, script: &'static Script, command: Cmd) -> Self {
+        Self { script: Some(script), ..Self::new(slot, command) }
+    }
+
+    /// Done twice it does no harm: it is tried again also where it may have happened.
+    pub fn repeatable(self) -> Self {
+        Self { repeatable: true, ..self }
+    }
+
+    /// Followed by `WAIT replicas milliseconds` on the same connection: the reply becomes `[reply, confirmed]`. To be sent
+    /// over [`Lane::Blocking`].
+    pub fn wait(self, replicas: usize, milliseconds: u64) -> Self {
+        Self { wait: Some((replicas, milliseconds)), ..self }
+    }
+}
+
+type Outcome = Result<Value, Error>;
+
+impl Client {
+    /// One call.
+    ///
+    /// # Errors
+    /// [`Error`] tells whether it may have happened.
+    pub async fn call(&self, lane: Lane, call: Call) -> Outcome {
+        let mut outcomes = self.calls(lane, vec![call]).await;
+        outcomes.pop().unwrap_or_else(|| Err(Error::Down("no call was made".to_owned())))
+    }
+
+    /// Several calls; outcomes in their order. Calls to one slot happen in their order.
+    pub async fn calls(&self, lane: Lane, calls: Vec<Call>) -> Vec<Outcome> {
+        let deadline = Instant::now() + self.options().command_timeout;
+        let mut outcomes: Vec<Option<Outcome>> = calls.iter().map(|_| None).collect();
+        self.attempt(lane, &calls, &mut outcomes, deadline).await;
+        let again = |outcome: &Option<Outcome>, call: &Call| match outcome {
+            Some(Err(Error::Lost(_))) => call.repeatable,
+            Some(Err(error)) => error.is_safe_to_repeat(),
+            _ => false,
+        };
+        // A call that comes after one that is tried again, in the same slot, has passed it already: that cannot be helped.
+        let mut topology = self.topology();
+        let (mut any, mut elsewhere) = (false, false);
+        for (outcome, call) in outcomes.iter_mut().zip(&calls) {
+            if again(outcome, call) && Instant::now() < deadline {
+                elsewhere |= matches!(outcome, Some(Err(Error::Elsewhere(_))));
+                *outcome = None;
+                any = true;
+            }
+        }
+        if elsewhere {
+            // The server was the wrong one, or is not ready: a moment for the keeper to find out who is.
+            topology.mark_unchanged();
+            let _ = tokio::time::timeout_at(deadline.min(Instant::now() + CHANGEOVER), topology.changed()).await;
+        }
+        if any {
+            self.attempt(lane, &calls, &mut outcomes, deadline).await;
+        }
+        let unanswered = || Err(Error::Down("no call was made".to_owned()));
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(unanswered).map_err(outward)).collect()
+    }
+
+    /// Makes every call that has no outcome yet.
+    async fn attempt(&self, lane: Lane, calls: &[Call], outcomes: &mut [Option<Outcome>], deadline: Instant) {
+        let mut groups: HashMap<*const Master, (Arc<Master>, Vec<usize>)> = HashMap::new();
+        for (number, call) in
+            calls.iter().enumerate().filter(|(number, _)| outcomes[*number].is_none()).collect::<Vec<_>>()
+        {
+            match self.owner(call.slot, deadline).await {
+                Ok(master) => groups.entry(Arc::as_ptr(&master)).or_insert_with(|| (master, Vec::new())).1.push(number),
+                Err(error) => outcomes[number] = Some(Err(error.counted())),
+            }
+        }
+        let exchanges = groups.into_values().map(async |(master, numbers)| {
+            let group: Vec<&Call> = numbers.iter().map(|number| &calls[*number]).collect();
+            let replies = self.exchange(&master, lane, &group).await;
+            numbers.into_iter().zip(replies).collect::<Vec<_>>()
+        });
+        for (number, outcome) in futures::future::join_all(exchanges).await.into_iter().flatten() {
+            outcomes[number] = Some(outcome);
+        }
+    }
+
+    /// Who owns the slot. While nobody does, waits a little; fails at once where that has lasted.
+    async fn owner(&self, slot: Slot, deadline: Instant) -> Result<Arc<Master>, Error> {
+        let mut topology = self.topology();
+        loop {
+            let until = {
+                let now = topology.borrow_and_update();
+                match now.owner(slot) {
+                    Some(master) if !master.is_broken() => return Ok(Arc::clone(master)),
+                    Some(master) => master.broken_at().unwrap_or(now.since()),
+                    None => now.since(),
+                }
+            };
+            let until = deadline.min(until + self.options().command_timeout);
+            let waited = tokio::time::timeout_at(until, topology.changed()).await;
+            if !matches!(waited, Ok(Ok(()))) {
+                return Err(Error::Down(self.shared.topology.borrow().trouble()));
+            }
+        }
+    }
+
+    async fn exchange(&self, master: &Master, lane: Lane, calls: &[&Call]) -> Vec<Outcome> {
+        let mut outcomes = self.send(master, lane, calls).await;
+        for (outcome, call) in outcomes.iter_mut().zip(calls) {
+            match (&outcome, call.script) {
+                (Err(Error::NoScript), Some(script)) => *outcome = self.load_and_send(master, lane, script, call).await,
+                (Err(Error::Ask(host)), _) => {
+                    let host = host.clone();
+                    *outcome = self.ask(&host, lane, call).await;
+                }
+                _ => {}
+            }
+        }
+        let suspicious =
+            outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).find(|error| error.is_suspicious());
+        if let Some(error) = suspicious {
+            tracing::debug!(master = %master.host, %error, "redis is looked at again");
+            self.look_again();
+        }
+        outcomes.into_iter().map(|outcome| outcome.map_err(Error::counted)).collect()
+    }
+
+    async fn load_and_send(&self, master: &Master, lane: Lane, script: &Script, call: &Call) -> Outcome {
+        let loaded = master.connection(lane).req_packed_command(&script.load()).await;
+        loaded.map_err(|error| Error::of_connection(&error)).and_then(checked)?;
+        self.send(master, lane, &[call]).await.pop().unwrap_or(Err(Error::NoScript))
+    }
+
+    /// The slot is on its way to another master, which answers for what has arrived there if it is told so.
+    async fn ask(&self, host: &str, lane: Lane, call: &Call) -> Outcome {
+        let topology = Arc::clone(&self.shared.topology.borrow());
+        let Some(master) = topology.by_name(host) else {
+            self.look_again();
+            return Err(Error::Elsewhere(format!("the slot moves to {host}")));
+        };
+        if let Some(script) = call.script {
+            let loaded = master.connection(lane).req_packed_command(&script.load()).await;
+            loaded.map_err(|error| Error::of_connection(&error)).and_then(checked)?;
+        }
+        let mut pipeline = Pipeline::with_capacity(3);
+        pipeline.add_command(redis::cmd("ASKING"));
+        add(&mut pipeline, call);
+        let mut replies = run(master, lane, &pipeline).await?.into_iter();
+        replies.next();
+        take(call, &mut replies)
+    }
+
+    async fn send(&self, master: &Master, lane: Lane, calls: &[&Call]) -> Vec<Outcome> {
+        let mut pipeline = Pipeline::with_capacity(calls.len());
+        for call in calls {
+            add(&mut pipeline, call);
+        }
+        match run(master, lane, &pipeline).await {
+            Ok(replies) => {
+                let mut replies = replies.into_iter();
+                calls.iter().map(|call| take(call, &mut replies)).collect()
+            }
+            Err(error) => {
+                if matches!(error, Error::Lost(_)) {
+                    master.give_up();
+                }
+                calls.iter().map(|_| Err(error.clone())).collect()
+            }
+        }
+    }
+}
+
+async fn run(master: &Master, lane: Lane, pipeline: &Pipeline) -> Result<Vec<Value>, Error> {
+    let mut connection = master.connection(lane);
+    connection.req_packed_commands(pipeline, 0, pipeline.len()).await.map_err(|error| Error::of_connection(&error))
+}
+
+fn add(pipeline: &mut Pipeline, call: &Call) {
+    pipeline.add_command(call.command.clone());
+    if let Some((replicas, milliseconds)) = call.wait {
+        pipeline.cmd("WAIT").arg(replicas).arg(milliseconds);
+    }
+}
+
+fn take(call: &Call, replies: &mut impl Iterator<Item = Value>) -> Outcome {
+    let mut next = || replies.next().ok_or_else(|| Error::Lost("too few replies".to_owned())).and_then(checked);
+    match call.wait {
+        None => next(),
+        Some(_) => {
+            let (reply, confirmed) = (next(), next());
+            // What was refused was not written, whatever WAIT said.
+            let reply = reply?;
+            Ok(Value::Array(vec![reply, confirmed?]))
+        }
+    }
+}
+
+/// What is an instruction to this module is "elsewhere" to everyone else.
+fn outward(error: Error) -> Error {
+    match error {
+        Error::NoScript | Error::Ask(_) => Error::Elsewhere(error.to_string()),
+        error => error,
+    }
+}

@@ -1,0 +1,227 @@
+//! Keeps a client connected: asks who the masters are, opens connections, checks them, and begins again when they are lost.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{join_all, try_join_all};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, ConnectionInfo, ProtocolVersion, Value};
+
+use super::topology::{Master, Topology};
+use super::{Options, Shared};
+use crate::address::{Host, Layout};
+use crate::backoff::Backoff;
+use crate::metrics;
+
+/// How many requests may wait in front of a connection's socket before the next one waits for a place.
+const CONNECTION_BUFFER: usize = 256;
+/// Between two rounds at least, however much is wrong.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Which masters should be there, with their slots.
+type Wanted = Vec<(Host, Vec<(u16, u16)>)>;
+
+/// Runs until the last client is gone.
+pub(super) async fn keep(shared: Arc<Shared>) {
+    let mut backoff = Backoff::new(PAUSE, Duration::from_secs(1));
+    loop {
+        match round(&shared).await {
+            Ok(topology) => {
+                let complete = topology.is_complete();
+                publish(&shared, topology);
+                if complete {
+                    backoff.reset();
+                    let _ = tokio::time::timeout(shared.options.check_interval, shared.look_again.notified()).await;
+                    continue;
+                }
+            }
+            Err(trouble) => publish(&shared, Topology::none(Some(trouble))),
+        }
+        tokio::time::sleep(backoff.next()).await;
+    }
+}
+
+fn publish(shared: &Shared, topology: Topology) {
+    let before = Arc::clone(&shared.topology.borrow());
+    let lost = topology.masters().is_empty();
+    if before.is_same(&topology) && !(lost && before.trouble() != topology.trouble()) {
+        return;
+    }
+    metrics::MASTERS.set(i64::try_from(topology.masters().len()).unwrap_or(i64::MAX));
+    if lost && !before.masters().is_empty() {
+        tracing::warn!(redis = %shared.address, trouble = topology.trouble(), "redis is lost");
+    } else if lost {
+        tracing::debug!(redis = %shared.address, trouble = topology.trouble(), "redis is not there");
+    } else {
+        let masters: Vec<String> = topology.masters().iter().map(|master| master.host.to_string()).collect();
+        tracing::info!(redis = %shared.address, ?masters, complete = topology.is_complete(), "redis is there");
+    }
+    // While redis stays away, only the reason changes, not since when it is away.
+    match lost && before.masters().is_empty() {
+        true => shared.topology.send_replace(Arc::new(topology.away_since(&before))),
+        false => shared.topology.send_replace(Arc::new(topology)),
+    };
+}
+
+async fn round(shared: &Shared) -> Result<Topology, String> {
+    let wanted = find(shared).await?;
+    let before = Arc::clone(&shared.topology.borrow());
+    let known: HashMap<&Host, &Arc<Master>> = before.masters().iter().map(|master| (&master.host, master)).collect();
+    let masters = wanted.iter().map(async |(host, ranges)| {
+        let master = match known.get(host) {
+            Some(master) if still_good(shared, master).await => Ok(Arc::clone(master)),
+            _ => open(shared, host).await.map(Arc::new).map_err(|error| format!("{host}: {error}")),
+        };
+        (master, ranges.clone())
+    });
+    let mut trouble = None;
+    let mut found = Vec::new();
+    for (master, ranges) in join_all(masters).await {
+        match master {
+            Ok(master) => found.push((master, ranges)),
+            Err(error) => trouble = Some(error),
+        }
+    }
+    match (shared.address.is_cluster(), found.pop()) {
+        (_, None) => Err(trouble.unwrap_or_else(|| "no master is named".to_owned())),
+        (false, Some((master, _))) => Ok(Topology::one(master)),
+        (true, Some(last)) => {
+            found.push(last);
+            Ok(Topology::many(found, trouble))
+        }
+    }
+}
+
+async fn find(shared: &Shared) -> Result<Wanted, String> {
+    match &shared.address.layout {
+        Layout::Single => Ok(shared.address.hosts.iter().map(|host| (host.clone(), Vec::new())).collect()),
+        Layout::Sentinel(service) => Ok(vec![(ask_sentinels(shared, service).await?, Vec::new())]),
+        Layout::Cluster => ask_cluster(shared).await,
+    }
+}
+
+/// The first answer counts: a Sentinel that has not heard of a failover yet is found out by `ROLE`.
+async fn ask_sentinels(shared: &Shared, service: &str) -> Result<Host, String> {
+    let questions = shared.address.hosts.iter().map(|host| Box::pin(ask_sentinel(shared, host, service)));
+    let answer = futures::future::select_ok(questions).await;
+    answer.map(|(host, _)| host).map_err(|error| format!("no Sentinel knows the master of {service}: {error}"))
+}
+
+async fn ask_sentinel(shared: &Shared, host: &Host, service: &str) -> Result<Host, String> {
+    let answer = async {
+        let mut connection = dial(shared.address.sentinel(host)?, &shared.options, Duration::ZERO, None).await?;
+        let mut question = redis::cmd("SENTINEL");
+        question.arg("get-master-addr-by-name").arg(service);
+        question.query_async::<Option<(String, u16)>>(&mut connection).await
+    };
+    match answer.await {
+        Ok(Some((name, port))) => Ok(Host { name, port }),
+        Ok(None) => Err(format!("{host} watches no service of this name")),
+        Err(error) => Err(format!("{host}: {error}")),
+    }
+}
+
+/// Any node knows the slots; those in use are asked before those of the URL.
+async fn ask_cluster(shared: &Shared) -> Result<Wanted, String> {
+    let before = Arc::clone(&shared.topology.borrow());
+    for master in before.masters().iter().filter(|master| !master.is_broken()) {
+        let slots = redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut master.shared()[0].clone()).await;
+        if let Ok(wanted) = slots.map_err(|error| error.to_string()).and_then(|slots| read_slots(slots, &master.host)) {
+            return Ok(wanted);
+        }
+    }
+    let seeds = shared.address.hosts.iter().chain(before.masters().iter().map(|master| &master.host));
+    let questions = seeds.map(|host| {
+        Box::pin(async move {
+            let slots = async {
+                let info = shared.address.server(host, ProtocolVersion::RESP2)?;
+                let mut connection = dial(info, &shared.options, Duration::ZERO, None).await?;
+                redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await
+            };
+            let slots = slots.await.map_err(|error: redis::RedisError| format!("{host}: {error}"))?;
+            read_slots(slots, host)
+        })
+    });
+    let answer = futures::future::select_ok(questions).await;
+    answer.map(|(wanted, _)| wanted).map_err(|error| format!("no node of the cluster answers: {error}"))
+}
+
+/// `CLUSTER SLOTS`: [from, to, [name, port, …] of the master, replicas…]. No name: the one that was asked.
+fn read_slots(slots: Value, asked: &Host) -> Result<Wanted, String> {
+    let rows: Vec<Vec<Value>> = redis::from_redis_value(slots).map_err(|error| error.to_string())?;
+    let mut wanted: Wanted = Vec::new();
+    for row in rows {
+        let [from, to, master, ..] = row.as_slice() else { return Err("CLUSTER SLOTS is not understood".to_owned()) };
+        let number = |value: &Value| redis::from_redis_value::<u16>(value.clone()).map_err(|error| error.to_string());
+        let range = (number(from)?, number(to)?);
+        let node: Vec<Value> = redis::from_redis_value(master.clone()).map_err(|error| error.to_string())?;
+        let [name, port, ..] = node.as_slice() else { return Err("CLUSTER SLOTS names no master".to_owned()) };
+        let name: Option<String> = redis::from_redis_value(name.clone()).map_err(|error| error.to_string())?;
+        let name = name.filter(|name| !name.is_empty() && name != "?").unwrap_or_else(|| asked.name.clone());
+        let host = Host { name, port: number(port)? };
+        match wanted.iter_mut().find(|(known, _)| *known == host) {
+            Some((_, ranges)) => ranges.push(range),
+            None => wanted.push((host, vec![range])),
+        }
+    }
+    match wanted.is_empty() {
+        true => Err(format!("{asked} knows of no slots: is the cluster created?")),
+        false => Ok(wanted),
+    }
+}
+
+/// Opens a connection that gives up on a command after the time limit and `extra`.
+pub(crate) async fn dial(
+    info: ConnectionInfo,
+    options: &Options,
+    extra: Duration,
+    push: Option<Box<dyn redis::aio::AsyncPushSender>>,
+) -> redis::RedisResult<MultiplexedConnection> {
+    let mut config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(options.connect_timeout))
+        .set_response_timeout(Some(options.command_timeout + extra))
+        .set_pipeline_buffer_size(CONNECTION_BUFFER);
+    if let Some(push) = push {
+        config = config.set_push_sender(move |info| push.send(info));
+    }
+    redis::Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await
+}
+
+async fn open(shared: &Shared, host: &Host) -> Result<Master, String> {
+    let options = &shared.options;
+    let info = shared.address.server(host, ProtocolVersion::RESP2).map_err(|error| error.to_string())?;
+    let several = |count: usize, extra: Duration| {
+        let info = &info;
+        try_join_all((0..count).map(move |_| dial(info.clone(), options, extra, None)))
+    };
+    let (connections, blocking) = (options.connections.max(1), options.blocking);
+    let dialled = tokio::try_join!(several(connections, Duration::ZERO), several(blocking, options.blocking_timeout));
+    let (answering, blocking) = dialled.map_err(|error| error.to_string())?;
+    is_master(answering[0].clone()).await?;
+    metrics::RECONNECTS.inc();
+    Ok(Master::new(host.clone(), answering, blocking))
+}
+
+async fn is_master(mut connection: MultiplexedConnection) -> Result<(), String> {
+    match redis::cmd("ROLE").query_async::<Vec<Value>>(&mut connection).await {
+        Ok(role) => match role.first().map(|role| redis::from_redis_value::<String>(role.clone())) {
+            Some(Ok(role)) if role == "master" => Ok(()),
+            _ => Err("it is a replica: name its master, or Sentinels".to_owned()),
+        },
+        // Whoever may not ask is not kept from writing.
+        Err(error) if error.code() == Some("NOPERM") => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn still_good(shared: &Shared, master: &Arc<Master>) -> bool {
+    if master.is_broken() {
+        return false;
+    }
+    let checks = join_all(master.shared().iter().cloned().map(is_master)).await;
+    let Some(trouble) = checks.into_iter().find_map(Result::err) else { return true };
+    tracing::warn!(redis = %shared.address, master = %master.host, trouble, "a redis master is given up");
+    master.give_up();
+    false
+}

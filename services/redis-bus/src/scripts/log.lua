@@ -1,0 +1,40 @@
+-- Reads a part of a room's log and, in the same step, what is needed to judge a position in it.
+--
+-- KEYS  meta, log
+-- ARGV  1 'after' | 'before' | 'latest'   2 seq   3 entries at most   4 bytes at most (one entry is always given)
+-- Reply {} where there is no such room, or {head, first, epoch, transitions, seq, entry, seq, entry, ...}: ascending
+--       after, descending before and latest
+local meta, log = unpack(KEYS)
+local way, seq, limit, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local PIECE = 64
+
+local m = redis.call('HMGET', meta, 'k', 'h', 'f', 'e', 'p')
+if not m[1] then return {} end
+local reply = { m[2] or '0', m[3] or '1', m[4] or '0', m[5] or '' }
+
+local function piece_after(last, count)
+  return redis.call('XRANGE', log, string.format('%.0f-0', last + 1), '+', 'COUNT', count)
+end
+
+local function piece_before(last, count)
+  if last <= 1 then return {} end
+  return redis.call('XREVRANGE', log, string.format('%.0f-0', last - 1), '-', 'COUNT', count)
+end
+
+local read = way == 'after' and piece_after or piece_before
+local last = way == 'latest' and tonumber(reply[1]) + 1 or seq
+local taken, bytes = 0, 0
+while taken < limit do
+  local wanted = math.min(PIECE, limit - taken)
+  local piece = read(last, wanted)
+  for _, entry in ipairs(piece) do
+    bytes = bytes + #entry[2][4]
+    if taken > 0 and bytes > max_bytes then return reply end
+    last = tonumber(string.match(entry[1], '^%d+'))
+    reply[#reply + 1] = string.format('%.0f', last)
+    reply[#reply + 1] = entry[2][4]
+    taken = taken + 1
+  end
+  if #piece < wanted then break end
+end
+return reply
