@@ -1,0 +1,205 @@
+// How far each room has come: what makes delivery ordered and once, whichever connection a message arrives on.
+//
+// While a client moves, two connections ("lanes" 0 and 1) deliver the same rooms. Each is contiguous from the position it
+// was resumed at; together they are merged by (epoch, seq). A connection whose node has not heard yet that the store lost
+// its tail may still deliver what was taken back, so what it says counts only once it has reached the newer epoch.
+
+/** @typedef {0 | 1} Lane */
+/** @typedef {{room: string, epoch?: number, seq?: number | null}} Position `seq` left out: from now on; 0: from the beginning */
+/** @typedef {{verdict: "deliver" | "repeat" | "stale" | "not_heard" | "gap" | "gap_again" | "repairing", keep?: number}} Judged */
+
+class Room {
+  constructor(seq, epoch) {
+    /** The last seq handed over; null: from now on, and the head is not known yet. */
+    this.seq = seq;
+    /** The epoch of what was handed over. */
+    this.epoch = epoch;
+    /** Per lane: whether the room was asked for on it. */
+    this.asked = [false, false];
+    /** Per lane: the epoch its node is known to be in. */
+    this.seen = [0, 0];
+    /** Per lane: the epoch of the position it started from, and of what it delivered since. */
+    this.content = [0, 0];
+    /** Asked for again because something was missing: on which lane, and whether that was answered. */
+    this.repair = null;
+  }
+
+  advance(lane, alone, seq) {
+    const seen = this.seen[lane];
+    this.content[lane] = seen;
+    this.epoch = alone ? seen : Math.max(this.epoch, seen);
+    this.seq = seq;
+    this.repair = null;
+  }
+
+  gap(lane) {
+    if (this.repair?.lane === lane) return this.repair.answered ? "gap_again" : "repairing";
+    this.repair = { lane, answered: false };
+    return "gap";
+  }
+}
+
+export class Rooms {
+  /** @param {Position[]} positions @param {boolean} all every room of the user is heard, also those not named here */
+  constructor(positions, all) {
+    /** @type {Map<string, Room>} */
+    this.rooms = new Map();
+    this.all = all;
+    /** Under `all`: rooms that the application does not want to hear. */
+    this.unwanted = new Set();
+    /** Under `all`: rooms that the user has left; late messages from a lane behind must not revive them. */
+    this.left = new Set();
+    for (const position of positions) this.want(position);
+  }
+
+  /** The application asks for a room. A room that is heard already keeps its place and is asked for again. */
+  want({ room: id, epoch = 0, seq = null }) {
+    this.unwanted.delete(id);
+    this.left.delete(id);
+    const room = this.rooms.get(id) ?? new Room(seq, epoch);
+    room.asked = [false, false];
+    this.rooms.set(id, room);
+  }
+
+  wantAll() {
+    this.all = true;
+    this.unwanted.clear();
+  }
+
+  /** The application no longer wants a room. */
+  unwant(id) {
+    this.rooms.delete(id);
+    if (this.all) this.unwanted.add(id);
+  }
+
+  /** The server says that the room is not heard any more. */
+  leave(id) {
+    if (this.all) this.left.add(id);
+    return this.rooms.delete(id);
+  }
+
+  /** The server says that the user is a member of the room now. */
+  join(id) {
+    this.left.delete(id);
+  }
+
+  /** A connection takes a lane anew: nothing is known of its node. `alone`: there is no other. */
+  open(lane, alone) {
+    for (const room of this.rooms.values()) {
+      room.asked[lane] = false;
+      room.seen[lane] = 0;
+      room.content[lane] = 0;
+      if (room.repair?.lane === lane) room.repair = null;
+    }
+    if (alone) this.left.clear();
+  }
+
+  /** The positions of rooms that were not asked for on a lane yet. They count as asked from now on. */
+  ask(lane) {
+    return [...this.rooms].filter(([, room]) => !room.asked[lane]).map(([id]) => this.askAgain(lane, id));
+  }
+
+  /** These were not asked for on a lane after all. */
+  notAsked(lane, ids) {
+    for (const id of ids) {
+      const room = this.rooms.get(id);
+      if (room) room.asked[lane] = false;
+    }
+  }
+
+  /** The position of one room, to ask for it (again) on a lane. */
+  askAgain(lane, id) {
+    const room = this.rooms.get(id);
+    if (!room) return null;
+    room.asked[lane] = true;
+    room.content[lane] = room.epoch;
+    return room.seq === null ? { room: id } : { room: id, epoch: room.epoch, seq: room.seq };
+  }
+
+  /** Where every room stands that has a place, to resume from after a restart. */
+  positions() {
+    return [...this.rooms]
+      .filter(([, room]) => room.seq !== null)
+      .map(([id, room]) => ({ room: id, epoch: room.epoch, seq: room.seq }));
+  }
+
+  /**
+   * A subscription was accepted. `late`: the client has been connected before, so a room that turns up now was joined
+   * while it was away, and everything since `joined` is wanted.
+   * @returns {{after: number, fetch: boolean, unwanted: boolean}} messages after `after` follow; `fetch`: ask for the room
+   *   again from there; `unwanted`: unsubscribe
+   */
+  subscribed(lane, late, id, epoch, head, joined) {
+    let room = this.rooms.get(id);
+    if (this.unwanted.has(id) || !(this.all || room)) return { after: head, fetch: false, unwanted: true };
+    this.left.delete(id);
+    const isNew = !room;
+    if (!room) {
+      room = new Room(late ? Math.min(joined, head) : head, epoch);
+      this.rooms.set(id, room);
+    }
+    room.asked[lane] = true;
+    room.seen[lane] = Math.max(room.seen[lane], epoch);
+    if (room.repair?.lane === lane) room.repair.answered = true;
+    if (room.seq === null) {
+      room.seq = head;
+      room.epoch = epoch;
+    }
+    return { after: room.seq, fetch: isNew && room.seq < head, unwanted: false };
+  }
+
+  /**
+   * A message arrived on a lane; `alone`: the other lane has no connection. The place moves with what is delivered.
+   * `keep`: the log beyond it was taken back without a word; say so first.
+   * @returns {Judged}
+   */
+  message(lane, alone, message) {
+    let room = this.rooms.get(message.room);
+    if (!room) {
+      if (!this.all || this.unwanted.has(message.room) || this.left.has(message.room)) return { verdict: "not_heard" };
+      room = new Room(null, message.epoch);
+      this.rooms.set(message.room, room);
+    }
+    room.seen[lane] = Math.max(room.seen[lane], message.epoch);
+    if (!alone && room.seen[lane] < room.epoch) return { verdict: "stale" };
+    const had = room.seq;
+    if (had !== null && message.seq <= had) {
+      if (message.epoch <= room.epoch || room.epoch === 0) return { verdict: "repeat" };
+      room.advance(lane, alone, message.seq);
+      return { verdict: "deliver", keep: message.seq - 1 };
+    }
+    if (had !== null && message.seq > had + 1) return { verdict: room.gap(lane) };
+    room.advance(lane, alone, message.seq);
+    return { verdict: "deliver" };
+  }
+
+  /** The server says that the log ends at `seq` now. True: the application had more and must be told. */
+  reset(lane, alone, id, epoch, seq) {
+    const room = this.rooms.get(id);
+    if (!room) return false;
+    const content = room.content[lane];
+    room.content[lane] = epoch;
+    room.seen[lane] = alone ? epoch : Math.max(room.seen[lane], epoch);
+    if (!alone && epoch < room.epoch) return false;
+    // The other lane brought this news before and has gone on since: this lane will repeat what came after.
+    const oldNews = !alone && epoch === room.epoch && content < epoch;
+    const had = room.seq;
+    if (had !== null && seq < had) {
+      if (oldNews) return false;
+      room.repair = null;
+    }
+    room.epoch = epoch;
+    if (had === null || seq < had) room.seq = seq;
+    return had !== null && seq < had;
+  }
+
+  /** The server says that `from..to` is gone. What of it the application had not yet is returned, else null. */
+  truncated(lane, alone, id, from, to) {
+    const room = this.rooms.get(id);
+    if (!room || (!alone && room.seen[lane] < room.epoch)) return null;
+    const had = room.seq;
+    if (had !== null && (to <= had || from > had + 1)) return null;
+    room.advance(lane, alone, to);
+    return had === null ? null : { from: had + 1, to };
+  }
+}
