@@ -141,8 +141,7 @@ async fn serve(stream: TcpStream, router: Router) {
     http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(64 * 1024);
     let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     // A connection that is kept open for a minute has been useful enough.
-    match tokio::time::timeout(6 * PATIENCE, served).await {
-        Ok(Err(error)) => tracing::debug!(%error, "an admin connection broke"),
-        Ok(Ok(())) | Err(_) => {}
+    if let Ok(Err(error)) = tokio::time::timeout(6 * PATIENCE, served).await {
+        tracing::debug!(%error, "an admin connection broke");
     }
 }

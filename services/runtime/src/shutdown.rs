@@ -76,6 +76,11 @@ impl Shutdown {
         self.begun.clone()
     }
 
+    /// How long a drain may take in all.
+    pub fn grace(&self) -> Duration {
+        self.grace
+    }
+
     /// When the drain must be over; were it to begin now, if it has not.
     pub fn deadline(&self) -> Instant {
         self.deadline.get().copied().unwrap_or_else(|| Instant::now() + self.grace)
