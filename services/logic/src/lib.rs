@@ -1,3 +1,27 @@
 //! Decides who may say what where, stores it, publishes it.
+//!
+//! A call's path: `serve` (gRPC for connect, HTTP for backends) → `auth` → `message`, `room`, `history`, `presence` →
+//! [`store`] (which also publishes) and, for what is addressed to somebody, [`nodes`]. The domain modules do no I/O of
+//! their own: everything they touch is behind the traits [`store::Store`] and [`nodes::Nodes`].
 
+pub mod auth;
+mod clock;
+mod conversation;
+pub mod error;
+mod history;
+mod index;
+mod message;
+pub mod nodes;
+pub mod options;
+mod presence;
+mod push;
+mod room;
+mod serve;
+mod service;
 pub mod store;
+
+pub use error::Error;
+pub use nodes::Nodes;
+pub use options::Options;
+pub use serve::grpc::Uplink;
+pub use service::{Handle, Service};

@@ -1,0 +1,132 @@
+//! Who is believed: a signed token becomes a [`grant::Grant`], which every later call carries. Nothing here asks anybody:
+//! the keys are there from the start.
+
+pub mod grant;
+pub mod key;
+pub mod pattern;
+pub mod token;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Who is believed.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Secrets of HS256 tokens; several while one replaces another. 32 random bytes or more each.
+    pub hs256_secrets: Vec<Secret>,
+    /// Files with public keys in PEM (ES256: P-256, EdDSA: Ed25519, RS256: RSA), one or several per file. A key's kind
+    /// alone says which algorithm it may check.
+    pub public_key_files: Vec<PathBuf>,
+    /// The `iss` that a token must carry; empty: any or none.
+    pub issuer: String,
+    /// The `aud` that a token must carry; empty: a token must carry none.
+    pub audience: String,
+    /// How far the clock of who signs may be from this one's, for `exp` and `nbf`.
+    pub leeway: Duration,
+    /// Whether a token without `exp` is accepted: it is valid for ever.
+    pub allow_no_expiry: bool,
+    /// Believe what clients without a token say of themselves. For development only: anybody is anybody.
+    pub allow_unsigned: bool,
+    /// The open rooms that an unsigned identity may enter.
+    pub unsigned_rooms: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            hs256_secrets: Vec::new(),
+            public_key_files: Vec::new(),
+            issuer: String::new(),
+            audience: String::new(),
+            leeway: Duration::from_secs(5),
+            allow_no_expiry: false,
+            allow_unsigned: false,
+            unsigned_rooms: vec!["*".to_owned()],
+        }
+    }
+}
+
+/// Text that no log shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Keeps it.
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+
+    /// The secret itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// Why somebody is not believed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No token where one is needed.
+    #[error("there is no token: give one signed by your backend")]
+    Missing,
+    /// Not three base64url parts with JSON in them.
+    #[error("the token is not a JWT: {0}")]
+    Malformed(&'static str),
+    /// The signature is not one of the configured keys'.
+    #[error("the token's signature is not by a key that is accepted here")]
+    Forged,
+    /// Signed by an algorithm for which no key is configured, `none` among them.
+    #[error("tokens of algorithm {0:?} are not accepted here")]
+    WrongAlgorithm(String),
+    /// `exp` has passed.
+    #[error("the token has expired: get a new one")]
+    Expired,
+    /// `nbf` has not come.
+    #[error("the token is not valid yet")]
+    NotYetValid,
+    /// A claim is missing or of the wrong kind.
+    #[error("the token's claim {0:?} is missing or not what is wanted here")]
+    BadClaim(String),
+    /// The token is for another device than the client names.
+    #[error("the token is for another device")]
+    OtherDevice,
+    /// A newer token must be for the same user.
+    #[error("the token is for another user than the connection's")]
+    OtherUser,
+    /// The call carries no grant, or one that cannot be read.
+    #[error("the connection is not authenticated")]
+    NoGrant,
+}
+
+impl Error {
+    /// The name in metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Malformed(_) => "malformed",
+            Self::Forged => "forged",
+            Self::WrongAlgorithm(_) => "wrong_algorithm",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::BadClaim(_) => "bad_claim",
+            Self::OtherDevice => "other_device",
+            Self::OtherUser => "other_user",
+            Self::NoGrant => "no_grant",
+        }
+    }
+
+    /// The field of the request that is at fault.
+    pub fn field(&self) -> &'static str {
+        match self {
+            Self::OtherDevice => "device",
+            Self::NoGrant => "",
+            _ => "token",
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What a connection was granted: written by logic when it authenticates, opaque to connect, read by logic with every
+//! later call. It is not signed: it travels only between the cluster's own processes.
+
+use bytes::Bytes;
+use im_wire::ids::{RoomId, UserId};
+use prost::Message;
+
+use super::{Error, pattern};
+use crate::clock;
+
+/// Identity and rights of a connection, or of an HTTP request.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Grant {
+    /// Of this layout; another one is not read.
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// Who.
+    #[prost(string, tag = "2")]
+    pub user: String,
+    /// On which device; empty: none, over HTTP.
+    #[prost(string, tag = "3")]
+    pub device: String,
+    /// Whether it may do everything.
+    #[prost(bool, tag = "4")]
+    pub admin: bool,
+    /// Patterns of the open rooms that it covers.
+    #[prost(string, repeated, tag = "5")]
+    pub rooms: Vec<String>,
+    /// Its end, unix milliseconds; 0: never.
+    #[prost(uint64, tag = "6")]
+    pub expires_ms: u64,
+    /// Nobody has signed for it.
+    #[prost(bool, tag = "7")]
+    pub unsigned: bool,
+}
+
+impl Grant {
+    /// The layout written now.
+    pub const VERSION: u32 = 1;
+
+    /// As connect keeps it.
+    pub fn seal(&self) -> Bytes {
+        self.encode_to_vec().into()
+    }
+
+    /// As a call brings it back.
+    ///
+    /// # Errors
+    /// [`Error::NoGrant`] where there is none or one that is not understood.
+    pub fn open(sealed: &[u8]) -> Result<Self, Error> {
+        let grant = Self::decode(sealed).map_err(|_| Error::NoGrant)?;
+        let understood = grant.version == Self::VERSION && !grant.user.is_empty();
+        understood.then_some(grant).ok_or(Error::NoGrant)
+    }
+
+    /// The same, unless its time is over.
+    ///
+    /// # Errors
+    /// [`Error::Expired`].
+    pub fn alive(self) -> Result<Self, Error> {
+        if self.expires_ms != 0 && self.expires_ms < clock::now_ms() {
+            return Err(Error::Expired);
+        }
+        Ok(self)
+    }
+
+    /// Who.
+    ///
+    /// # Errors
+    /// [`Error::NoGrant`] where the name cannot be one.
+    pub fn user(&self) -> Result<UserId, Error> {
+        UserId::new(&self.user).map_err(|_| Error::NoGrant)
+    }
+
+    /// Whether the token covers this id as an open room. Never a direct room's id.
+    pub fn opens(&self, room: &RoomId) -> bool {
+        !room.is_direct() && self.rooms.iter().any(|pattern| pattern::covers(pattern, room.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grant() -> Grant {
+        let rooms = vec!["live://*".to_owned()];
+        Grant { version: Grant::VERSION, user: "ann".to_owned(), device: "phone".to_owned(), rooms, ..Grant::default() }
+    }
+
+    #[test]
+    fn a_grant_comes_back_as_it_was() {
+        assert_eq!(Grant::open(&grant().seal()), Ok(grant()));
+    }
+
+    #[test]
+    fn what_is_no_grant_is_refused() {
+        let newer = Grant { version: 2, ..grant() };
+        for sealed in [Bytes::new(), Bytes::from_static(b"\xff\xff"), newer.seal()] {
+            assert_eq!(Grant::open(&sealed), Err(Error::NoGrant), "{sealed:?}");
+        }
+    }
+
+    #[test]
+    fn a_grant_ends_with_its_token() {
+        let now = clock::now_ms();
+        assert_eq!(Grant { expires_ms: now - 1, ..grant() }.alive(), Err(Error::Expired));
+        assert!(Grant { expires_ms: now + 60_000, ..grant() }.alive().is_ok());
+        assert!(grant().alive().is_ok(), "no end");
+    }
+
+    #[test]
+    fn a_direct_room_is_never_opened_by_a_pattern() {
+        let all = Grant { rooms: vec!["*".to_owned()], ..grant() };
+        let (ann, bob) = (UserId::new("ann").unwrap(), UserId::new("bob").unwrap());
+        assert!(!all.opens(&RoomId::direct(&ann, &bob).unwrap()));
+        assert!(all.opens(&RoomId::new("live://1").unwrap()));
+    }
+}

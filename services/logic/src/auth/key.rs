@@ -1,0 +1,95 @@
+//! The keys that tokens are checked with. A key's kind fixes its one algorithm, so that no token can choose another.
+
+use std::path::{Path, PathBuf};
+
+use jsonwebtoken::{Algorithm, DecodingKey};
+
+/// How a public key begins; a private one has no business here.
+const PUBLIC: [&[u8]; 2] = [b"-----BEGIN PUBLIC KEY", b"-----BEGIN RSA PUBLIC KEY"];
+const ED25519_BYTES: usize = 32;
+
+/// Why a key cannot be used; found at the start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing to check tokens with.
+    #[error("no key to check tokens with: give an HS256 secret or a public key file")]
+    None,
+    /// The secret is empty.
+    #[error("an HS256 secret is empty")]
+    EmptySecret,
+    /// The file cannot be read.
+    #[error("{}: {error}", path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// The file holds something else.
+    #[error("{}: key {number} is no public key in PEM of kind P-256, Ed25519 or RSA", path.display())]
+    NotAKey {
+        /// Which.
+        path: PathBuf,
+        /// Which one in the file, from 1; 0: there is none at all.
+        number: usize,
+    },
+}
+
+/// A key and the algorithm that it checks.
+#[derive(Clone)]
+pub struct Key {
+    pub(crate) algorithm: Algorithm,
+    pub(crate) key: DecodingKey,
+}
+
+impl Key {
+    /// Of HS256.
+    ///
+    /// # Errors
+    /// An empty secret.
+    pub fn secret(secret: &str) -> Result<Self, Error> {
+        if secret.is_empty() {
+            return Err(Error::EmptySecret);
+        }
+        Ok(Self { algorithm: Algorithm::HS256, key: DecodingKey::from_secret(secret.as_bytes()) })
+    }
+
+    /// Of a public key in PEM: its kind says the algorithm.
+    pub fn public(pem: &[u8]) -> Option<Self> {
+        if !PUBLIC.iter().any(|begin| pem.starts_with(begin)) {
+            return None;
+        }
+        let kinds = [
+            (Algorithm::ES256, DecodingKey::from_ec_pem(pem)),
+            (Algorithm::EdDSA, DecodingKey::from_ed_pem(pem)),
+            (Algorithm::RS256, DecodingKey::from_rsa_pem(pem)),
+        ];
+        let (algorithm, key) = kinds.into_iter().find_map(|(algorithm, key)| Some((algorithm, key.ok()?)))?;
+        if algorithm == Algorithm::EdDSA && key.try_get_as_bytes().ok()?.len() != ED25519_BYTES {
+            return None;
+        }
+        // A curve other than P-256 shows itself only when the key is used.
+        let usable = jsonwebtoken::crypto::verify("AA", b"", &key, algorithm).is_ok();
+        usable.then_some(Self { algorithm, key })
+    }
+}
+
+/// The public keys of a file.
+///
+/// # Errors
+/// The file cannot be read, holds none, or holds something else beside.
+pub fn read(path: &Path) -> Result<Vec<Key>, Error> {
+    let text = std::fs::read_to_string(path).map_err(|error| Error::Unreadable { path: path.to_owned(), error })?;
+    let not_a_key = |number| Error::NotAKey { path: path.to_owned(), number };
+    let blocks: Vec<_> = text.match_indices("-----BEGIN ").map(|(at, _)| &text[at..]).collect();
+    if blocks.is_empty() {
+        return Err(not_a_key(0));
+    }
+    let keys = blocks.iter().enumerate();
+    keys.map(|(at, pem)| Key::public(first_block(pem)).ok_or_else(|| not_a_key(at + 1))).collect()
+}
+
+fn first_block(pem: &str) -> &[u8] {
+    let end = pem[1..].find("-----BEGIN ").map_or(pem.len(), |at| at + 1);
+    pem[..end].trim().as_bytes()
+}

@@ -1,0 +1,115 @@
+//! Saying something: a message that is stored, a signal that is not.
+
+use std::sync::Arc;
+
+use im_proto::v1::{Encoding, Entry, Send, SendSignal, Signal, Stored};
+use im_wire::ids::{ClientId, RoomId};
+use uuid::Uuid;
+
+use crate::auth::grant::Grant;
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::room::access;
+use crate::service::Core;
+use crate::store::{Access, Append};
+
+/// What the types of the server's own entries and signals begin with.
+const OURS: &str = "im.";
+/// What a message is whose sender does not say.
+const TEXT: &str = "text";
+
+/// A message before it is checked.
+pub(crate) struct Draft {
+    pub(crate) room: RoomId,
+    pub(crate) client_id: String,
+    pub(crate) kind: String,
+    pub(crate) body: bytes::Bytes,
+    pub(crate) encoding: i32,
+}
+
+impl Core {
+    /// Stores a message. Awaits nothing before the store has it: see [`crate::Handle::call`].
+    pub(crate) async fn send(self: &Arc<Self>, who: Grant, send: Send) -> Result<Stored> {
+        let room = RoomId::new(&send.room)?;
+        let access = access::of(&who, &room)?;
+        let Send { client_id, r#type: kind, body, encoding, .. } = send;
+        self.store_message(access, who.device, Draft { room, client_id, kind, body, encoding }).await
+    }
+
+    /// The same with an access of the caller's choice.
+    pub(crate) async fn store_message(
+        self: &Arc<Self>,
+        access: Access,
+        device: String,
+        draft: Draft,
+    ) -> Result<Stored> {
+        self.check(&draft.kind, &draft.body, draft.encoding)?;
+        let client_id = match draft.client_id.as_str() {
+            "" => ClientId::new(Uuid::new_v4().to_string())?,
+            given => ClientId::new(given)?,
+        };
+        let entry = Entry {
+            id: Uuid::now_v7().to_string(),
+            from: access.user.as_str().to_owned(),
+            client_id: client_id.as_str().to_owned(),
+            r#type: if draft.kind.is_empty() { TEXT.to_owned() } else { draft.kind },
+            body: draft.body,
+            encoding: draft.encoding,
+            time_ms: clock::now_ms(),
+            device,
+        };
+        let room = draft.room;
+        let stored = self.store.append(Append { room: room.clone(), access, client_id, entry }).await?;
+        self.index_direct(&room, stored.created || stored.duplicate).await;
+        Ok(Stored {
+            id: stored.id,
+            epoch: stored.epoch,
+            seq: stored.seq,
+            time_ms: stored.time_ms,
+            duplicate: stored.duplicate,
+        })
+    }
+
+    /// Publishes a signal of a user to a room that the user may hear.
+    pub(crate) async fn signal(&self, who: &Grant, ask: SendSignal) -> Result<()> {
+        let room = RoomId::new(&ask.room)?;
+        if ask.r#type.is_empty() {
+            return Err(Error::bad("type", "is empty: say what the signal is, e.g. \"typing\""));
+        }
+        self.check(&ask.r#type, &ask.body, ask.encoding)?;
+        self.view(who, &room).await?;
+        let SendSignal { r#type, body, encoding, .. } = ask;
+        let signal = Signal { from: who.user.clone(), r#type, body, encoding, ..Signal::default() };
+        Ok(self.store.signal(&room, signal).await?)
+    }
+
+    fn check(&self, kind: &str, body: &[u8], encoding: i32) -> Result<()> {
+        let limits = &self.options.limits;
+        if kind.starts_with(OURS) {
+            return Err(Error::bad("type", "begins with \"im.\", which is the server's: choose another"));
+        }
+        if kind.len() > limits.max_type_bytes {
+            let problem = format!("has {} bytes: {} at most", kind.len(), limits.max_type_bytes);
+            return Err(Error::bad("type", problem));
+        }
+        if kind.chars().any(char::is_control) {
+            return Err(Error::bad("type", "has control characters: use none"));
+        }
+        self.check_body(body, encoding)
+    }
+
+    /// Whether a body has a length and a form that clients can be given.
+    pub(crate) fn check_body(&self, body: &[u8], encoding: i32) -> Result<()> {
+        let limit = self.options.limits.max_body_bytes;
+        if body.len() > limit {
+            return Err(Error::TooLarge { field: "body", bytes: body.len(), limit });
+        }
+        let sound = match Encoding::try_from(encoding) {
+            Ok(Encoding::Text) => std::str::from_utf8(body).is_ok(),
+            Ok(Encoding::Json) => serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok(),
+            Ok(Encoding::Binary) => true,
+            Err(_) => return Err(Error::bad("encoding", "is not known: use text, JSON or binary")),
+        };
+        sound.then_some(()).ok_or_else(|| Error::bad("body", "is not of the encoding that it is said to be"))
+    }
+}

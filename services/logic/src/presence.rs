@@ -1,0 +1,163 @@
+//! Who is there: connections begin and end, nodes say that they live.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use im_proto::v1::{Authenticate, Authenticated, NodeBeat, NodeBeaten, Refresh, Refreshed};
+use im_wire::ids::{DeviceId, RoomId, UserId};
+use prometheus::{IntCounter, IntCounterVec, register_int_counter, register_int_counter_vec};
+use uuid::Uuid;
+
+use crate::auth::grant::Grant;
+use crate::auth::{self, token::Claims};
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::service::Core;
+use crate::store::Presence;
+
+const ONCE: &str = "each metric is registered once, under a name of its own";
+
+static REFUSED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!("im_logic_auth_failures_total", "Tokens that were not accepted, by reason.", &["reason"])
+        .expect(ONCE)
+});
+
+static UNSIGNED: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "im_logic_unsigned_identities_total",
+        "Connections that were believed without a token because the development switch is on."
+    )
+    .expect(ONCE)
+});
+
+/// A node's lease is at least and at most this, whatever it asks.
+const LEASE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+
+/// A user's presence as the API shows it.
+pub(crate) struct Present {
+    pub(crate) user: UserId,
+    pub(crate) connections: Vec<Presence>,
+    pub(crate) last_seen_ms: u64,
+}
+
+impl Core {
+    /// What a token says, counted where it is not to be believed.
+    pub(crate) fn verify(&self, token: &str) -> Result<Claims> {
+        let claims = self.verifier.verify(token);
+        if let Err(error) = &claims {
+            REFUSED.with_label_values(&[error.reason()]).inc();
+        }
+        Ok(claims?)
+    }
+
+    /// A connection presents itself; its presence begins.
+    pub(crate) async fn authenticate(&self, conn: &str, ask: Authenticate) -> Result<Authenticated> {
+        let grant = self.identify(&ask)?;
+        if !conn.is_empty() {
+            let presence = Presence {
+                user: grant.user()?,
+                device: grant.device.clone(),
+                conn: conn.to_owned(),
+                node: ask.node,
+                since_ms: clock::now_ms(),
+            };
+            // A connection that nobody could find would miss pushes, kicks and changes of its rooms: better none.
+            self.store.connected(presence).await?;
+        }
+        Ok(Authenticated { grant: grant.seal(), expires_ms: grant.expires_ms, user: grant.user, device: grant.device })
+    }
+
+    fn identify(&self, ask: &Authenticate) -> Result<Grant> {
+        let named = match ask.device.as_str() {
+            "" => None,
+            device => Some(DeviceId::new(device)?),
+        };
+        if ask.token.is_empty() && self.options.auth.allow_unsigned && !ask.unsigned_user.is_empty() {
+            UNSIGNED.inc();
+            return self.unsigned(&UserId::new(&ask.unsigned_user)?, named);
+        }
+        let claims = self.verify(&ask.token)?;
+        let device = match (claims.device.clone(), named) {
+            (Some(claimed), Some(named)) if claimed != named => {
+                REFUSED.with_label_values(&[auth::Error::OtherDevice.reason()]).inc();
+                return Err(auth::Error::OtherDevice.into());
+            }
+            (Some(device), _) | (None, Some(device)) => device,
+            (None, None) => generated_device()?,
+        };
+        Ok(claims.grant(&device))
+    }
+
+    fn unsigned(&self, user: &UserId, device: Option<DeviceId>) -> Result<Grant> {
+        let device = match device {
+            Some(device) => device,
+            None => generated_device()?,
+        };
+        Ok(Grant {
+            version: Grant::VERSION,
+            user: user.as_str().to_owned(),
+            device: device.as_str().to_owned(),
+            rooms: self.options.auth.unsigned_rooms.clone(),
+            unsigned: true,
+            ..Grant::default()
+        })
+    }
+
+    /// A newer token for the same user and device. The grant's own time may be over: that is what the token is for.
+    pub(crate) fn refresh(&self, grant: &Grant, ask: &Refresh) -> Result<Refreshed> {
+        let claims = self.verify(&ask.token)?;
+        if claims.user.as_str() != grant.user {
+            REFUSED.with_label_values(&[auth::Error::OtherUser.reason()]).inc();
+            return Err(auth::Error::OtherUser.into());
+        }
+        let device = DeviceId::new(&grant.device)?;
+        if claims.device.as_ref().is_some_and(|claimed| *claimed != device) {
+            REFUSED.with_label_values(&[auth::Error::OtherDevice.reason()]).inc();
+            return Err(auth::Error::OtherDevice.into());
+        }
+        let renewed = claims.grant(&device);
+        Ok(Refreshed { grant: renewed.seal(), expires_ms: renewed.expires_ms })
+    }
+
+    /// A connection has ended; so has its presence.
+    pub(crate) async fn disconnected(&self, grant: &Grant, conn: &str) -> Result<()> {
+        if conn.is_empty() {
+            return Err(Error::bad("conn", "is empty: say which connection has ended"));
+        }
+        Ok(self.store.disconnected(&grant.user()?, conn, clock::now_ms()).await?)
+    }
+
+    /// A node lives, or is about to end.
+    pub(crate) async fn node_beat(&self, beat: NodeBeat) -> Result<NodeBeaten> {
+        if beat.node.is_empty() {
+            return Err(Error::bad("node", "is empty: say which node it is"));
+        }
+        if beat.leaving {
+            self.store.node_gone(&beat.node).await?;
+            return Ok(NodeBeaten::default());
+        }
+        let lease = Duration::from_millis(beat.lease_ms).clamp(*LEASE.start(), *LEASE.end());
+        let counts = beat.online.into_iter().map(|(room, count)| Ok((RoomId::new(room)?, count)));
+        let counts = counts.collect::<Result<Vec<_>>>()?;
+        let rooms: Vec<_> = counts.iter().map(|(room, _)| room.clone()).collect();
+        self.store.node_beat(&beat.node, lease, beat.connections, counts).await?;
+        let online = if rooms.is_empty() { Vec::new() } else { self.store.online(&rooms).await? };
+        let online = rooms.into_iter().map(|room| room.as_str().to_owned()).zip(online).collect();
+        Ok(NodeBeaten { online })
+    }
+
+    /// Whether these users are there.
+    pub(crate) async fn presence(&self, users: Vec<UserId>) -> Result<Vec<Present>> {
+        let limit = self.options.limits.max_users_per_call;
+        if users.len() > limit {
+            return Err(Error::LimitReached { what: "users in one question", limit });
+        }
+        let presence = self.store.presence(&users).await?;
+        let of = |(user, (connections, last_seen_ms))| Present { user, connections, last_seen_ms };
+        Ok(users.into_iter().zip(presence).map(of).collect())
+    }
+}
+
+fn generated_device() -> Result<DeviceId> {
+    Ok(DeviceId::new(Uuid::new_v4().to_string())?)
+}

@@ -1,0 +1,138 @@
+//! Who is in a group: joining, leaving, being added and removed, roles. Every change is an entry of the room's log, stored
+//! in the same atomic step.
+
+use std::sync::Arc;
+
+use im_proto::v1::{Encoding, Entry};
+use im_wire::ids::{RoomId, UserId};
+use uuid::Uuid;
+
+use super::{access, role_name};
+use crate::auth::grant::Grant;
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::service::Core;
+use crate::store::{Kind, Member, Membership, Role};
+
+/// The type of the entry that tells of a new member or role.
+pub(crate) const JOIN: &str = "im.join";
+/// The type of the entry that tells that a member is none any more.
+pub(crate) const LEAVE: &str = "im.leave";
+
+impl Core {
+    /// Makes a user a member of a group with a role, or gives a member another role. `false`: it was so already.
+    pub(crate) async fn set_member(
+        self: &Arc<Self>,
+        who: &Grant,
+        room: &RoomId,
+        user: &UserId,
+        role: Role,
+    ) -> Result<bool> {
+        self.may_change(who, room, user, Some(role)).await?;
+        // Before and after: see the module `index`.
+        self.store.index_room(std::slice::from_ref(user), room).await?;
+        let changed = self.change(who, room, user, Some(role)).await?;
+        self.store.index_room(std::slice::from_ref(user), room).await?;
+        if changed {
+            self.tell_later(user, room, true).await;
+        }
+        Ok(changed)
+    }
+
+    /// Ends a membership: one's own, or another's. `false`: there was none.
+    pub(crate) async fn end_member(self: &Arc<Self>, who: &Grant, room: &RoomId, user: &UserId) -> Result<bool> {
+        self.may_change(who, room, user, None).await?;
+        let changed = self.change(who, room, user, None).await?;
+        self.store.unindex_room(user, room).await?;
+        if changed {
+            self.tell_later(user, room, false).await;
+        }
+        Ok(changed)
+    }
+
+    /// The members of a room that the caller may hear, in order of user id.
+    pub(crate) async fn members(
+        &self,
+        who: &Grant,
+        room: &RoomId,
+        after: Option<&UserId>,
+        limit: usize,
+    ) -> Result<Vec<Member>> {
+        let view = self.view(who, room).await?;
+        match view.kind {
+            Kind::Group => Ok(self.store.members(room, after, limit).await?),
+            Kind::Open => Err(Error::Conflict(format!("{room} is open: whoever is connected to it is in it"))),
+            Kind::Direct => {
+                let (one, other) = access::pair(room)?.ok_or(Error::Internal("a direct room without members"))?;
+                let member = |user| Member { user, role: Role::Member, joined: 0 };
+                let behind = |member: &Member| after.is_none_or(|after| member.user > *after);
+                Ok([one, other].into_iter().map(member).filter(behind).take(limit).collect())
+            }
+        }
+    }
+
+    /// What the store's rule (a member leaves alone; administrators and owners change others) leaves open: only owners
+    /// make and unmake administrators and owners. The roles may change between this look and the change; a role that is
+    /// taken away at that very moment counts as still held.
+    async fn may_change(&self, who: &Grant, room: &RoomId, user: &UserId, role: Option<Role>) -> Result<()> {
+        if room.is_direct() {
+            return Err(Error::Conflict(format!("{room} is direct: its members are its two users, for ever")));
+        }
+        let view = self.view(who, room).await?;
+        if view.kind != Kind::Group {
+            return Err(Error::Conflict(format!("{room} is open: nobody is made a member of it")));
+        }
+        let caller = who.user()?;
+        let leaves = caller == *user && role.is_none();
+        if who.admin || view.role == Some(Role::Owner) || leaves {
+            return Ok(());
+        }
+        if view.role == Some(Role::Member) && !(caller == *user && role == view.role) {
+            return Err(Error::Forbidden("only administrators and owners of a group change who is in it"));
+        }
+        let now = self.store.views(std::slice::from_ref(room), user).await?;
+        let now = now.into_iter().next().flatten().and_then(|view| view.role);
+        if role.max(now) > Some(Role::Member) && role != now {
+            return Err(Error::Forbidden("only owners of a group make and unmake its administrators and owners"));
+        }
+        Ok(())
+    }
+
+    async fn change(&self, who: &Grant, room: &RoomId, user: &UserId, role: Option<Role>) -> Result<bool> {
+        let change = Membership {
+            room: room.clone(),
+            user: user.clone(),
+            role,
+            access: access::of(who, room)?,
+            entry: entry(who, user, role),
+        };
+        Ok(self.store.change_membership(change).await?.is_some())
+    }
+
+    async fn tell_later(self: &Arc<Self>, user: &UserId, room: &RoomId, added: bool) {
+        let (user, room) = (user.clone(), room.clone());
+        self.follow_up(async move |core: Arc<Self>| {
+            let (added, removed) = if added { (Some(&room), None) } else { (None, Some(&room)) };
+            core.tell_rooms_changed(std::slice::from_ref(&user), added, removed).await;
+        })
+        .await;
+    }
+}
+
+fn entry(who: &Grant, user: &UserId, role: Option<Role>) -> Entry {
+    let id = Uuid::now_v7().to_string();
+    let (kind, body) = match role {
+        Some(role) => (JOIN, serde_json::json!({"user": user, "by": who.user, "role": role_name(role)})),
+        None => (LEAVE, serde_json::json!({"user": user, "by": who.user})),
+    };
+    Entry {
+        client_id: id.clone(),
+        id,
+        from: who.user.clone(),
+        r#type: kind.to_owned(),
+        body: body.to_string().into(),
+        encoding: Encoding::Json.into(),
+        time_ms: clock::now_ms(),
+        device: who.device.clone(),
+    }
+}

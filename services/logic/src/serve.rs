@@ -1,0 +1,6 @@
+//! How logic is reached: gRPC by connect processes, HTTP by backends, the routes that goim's and golang-im's backends know.
+
+pub(crate) mod compat;
+pub(crate) mod grpc;
+pub(crate) mod http;
+pub(crate) mod limit;

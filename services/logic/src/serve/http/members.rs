@@ -1,0 +1,115 @@
+//! Who is in a group.
+
+use axum::Json;
+use axum::extract::State;
+use im_wire::ids::UserId;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Failure;
+use super::ask::{Caller, Name, Object, Params, Room};
+use crate::error::Result;
+use crate::room::{role_name, role_of};
+use crate::service::Handle;
+use crate::store::{Kind, Role};
+
+/// Members in one answer where the request does not say how many, and at most.
+const USUAL: usize = 100;
+const MOST: usize = 1000;
+
+#[derive(Deserialize)]
+pub(super) struct NewMember {
+    user: UserId,
+    role: Option<String>,
+}
+
+/// `GET /v1/rooms/{room}/members`
+pub(super) async fn list(
+    State(handle): State<Handle>,
+    Caller(who): Caller,
+    Room(room): Room,
+    params: Params,
+) -> std::result::Result<Json<Value>, Failure> {
+    let limit = params.number("limit")?.unwrap_or(USUAL).clamp(1, MOST);
+    let after = params.text("after").map(UserId::new).transpose()?;
+    let members = handle.core.members(&who, &room, after.as_ref(), limit).await?;
+    let mut answer = json!({});
+    if members.len() == limit {
+        answer["next"] = json!(members.last().map(|member| &member.user));
+    }
+    let shown = members
+        .iter()
+        .map(|member| json!({"user": member.user, "role": role_name(member.role), "joined": member.joined}));
+    answer["members"] = shown.collect();
+    Ok(Json(answer))
+}
+
+/// `POST /v1/rooms/{room}/members`
+pub(super) async fn add(
+    State(handle): State<Handle>,
+    Caller(who): Caller,
+    Room(room): Room,
+    Object(member): Object<NewMember>,
+) -> std::result::Result<Json<Value>, Failure> {
+    let role = member.role.as_deref().map(role_of).transpose()?.unwrap_or(Role::Member);
+    let changed = handle.core.set_member(&who, &room, &member.user, role).await?;
+    Ok(Json(json!({"user": member.user, "role": role_name(role), "changed": changed})))
+}
+
+/// `DELETE /v1/rooms/{room}/members/{user}`
+pub(super) async fn remove(
+    State(handle): State<Handle>,
+    Caller(who): Caller,
+    Room(room): Room,
+    Name(user): Name,
+) -> std::result::Result<Json<Value>, Failure> {
+    let user = UserId::new(user)?;
+    let changed = handle.core.end_member(&who, &room, &user).await?;
+    Ok(Json(json!({"user": user, "changed": changed})))
+}
+
+/// `POST /v1/rooms/{room}/join`
+pub(super) async fn join(
+    State(handle): State<Handle>,
+    Caller(who): Caller,
+    Room(room): Room,
+) -> std::result::Result<Json<Value>, Failure> {
+    Ok(Json(json!({"changed": handle.core.join(&who, &room).await?})))
+}
+
+/// `POST /v1/rooms/{room}/leave`
+pub(super) async fn leave(
+    State(handle): State<Handle>,
+    Caller(who): Caller,
+    Room(room): Room,
+) -> std::result::Result<Json<Value>, Failure> {
+    Ok(Json(json!({"changed": handle.core.leave(&who, &room).await?})))
+}
+
+impl crate::service::Core {
+    /// Enters a room: a group as a member (only an administrator may bring themselves in), an open room by its token.
+    async fn join(
+        self: &std::sync::Arc<Self>,
+        who: &crate::auth::grant::Grant,
+        room: &im_wire::ids::RoomId,
+    ) -> Result<bool> {
+        let view = self.view(who, room).await?;
+        if view.kind != Kind::Group || view.role.is_some() {
+            return Ok(false);
+        }
+        self.set_member(who, room, &who.user()?, Role::Member).await
+    }
+
+    /// Leaves a group; of an open or direct room nobody is a member in store.
+    async fn leave(
+        self: &std::sync::Arc<Self>,
+        who: &crate::auth::grant::Grant,
+        room: &im_wire::ids::RoomId,
+    ) -> Result<bool> {
+        let view = self.view(who, room).await?;
+        if view.kind == Kind::Open {
+            return Ok(false);
+        }
+        self.end_member(who, room, &who.user()?).await
+    }
+}

@@ -1,0 +1,91 @@
+//! Creating and looking at rooms.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use im_wire::ids::{RoomId, UserId};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Failure;
+use super::ask::{Caller, Object, Room};
+use crate::error::{Error, Result};
+use crate::room::create::Wanted;
+use crate::room::{kind_name, role_name, role_of, unread};
+use crate::service::Handle;
+use crate::store::{Kind, Role, View};
+
+#[derive(Deserialize)]
+pub(super) struct NewRoom {
+    id: Option<RoomId>,
+    kind: String,
+    #[serde(default)]
+    members: Vec<NewMember>,
+}
+
+/// A user, or a user with a role.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a user is a string, or an object {\"user\", \"role\"?}")]
+enum NewMember {
+    User(UserId),
+    WithRole { user: UserId, role: Option<String> },
+}
+
+impl NewMember {
+    fn read(self) -> Result<(UserId, Role)> {
+        match self {
+            Self::User(user) | Self::WithRole { user, role: None } => Ok((user, Role::Member)),
+            Self::WithRole { user, role: Some(role) } => Ok((user, role_of(&role)?)),
+        }
+    }
+}
+
+/// `POST /v1/rooms`
+pub(super) async fn create(
+    State(handle): State<Handle>,
+    Caller(who): Caller,
+    Object(room): Object<NewRoom>,
+) -> std::result::Result<(StatusCode, Json<Value>), Failure> {
+    let kind = match room.kind.as_str() {
+        "direct" => Kind::Direct,
+        "group" => Kind::Group,
+        "open" => Kind::Open,
+        _ => return Err(Error::bad("kind", "is none: use \"direct\", \"group\" or \"open\"").into()),
+    };
+    let members = room.members.into_iter().map(NewMember::read).collect::<Result<_>>()?;
+    let made = handle.core.create_room(&who, Wanted { id: room.id, kind, members }).await?;
+    let status = if made.created { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(json!({"id": made.room, "kind": kind_name(made.kind), "created": made.created}))))
+}
+
+/// `GET /v1/rooms/{room}`
+pub(super) async fn show(
+    State(handle): State<Handle>,
+    Caller(who): Caller,
+    Room(room): Room,
+) -> std::result::Result<Json<Value>, Failure> {
+    let view = handle.core.view(&who, &room).await?;
+    let online = handle.core.store.online(std::slice::from_ref(&room)).await.map_err(Error::from)?;
+    let mut shown = shown(&room, &view);
+    shown["first"] = view.first.into();
+    shown["created"] = view.created_ms.into();
+    shown["online"] = online.first().copied().unwrap_or_default().into();
+    Ok(Json(shown))
+}
+
+/// What every description of a room has.
+pub(super) fn shown(room: &RoomId, view: &View) -> Value {
+    let mut shown = json!({
+        "id": room,
+        "kind": kind_name(view.kind),
+        "epoch": view.epoch,
+        "head": view.head,
+        "read": view.read,
+        "joined": view.joined,
+        "unread": unread(view.head, view.read, view.joined),
+    });
+    if let Some(role) = view.role {
+        shown["role"] = role_name(role).into();
+    }
+    shown
+}

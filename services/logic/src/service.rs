@@ -1,0 +1,238 @@
+//! Logic as a whole: made from options, a store and a way to the nodes; called through its [`Handle`].
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use im_proto::v1::{Done, Fault, call, reply};
+use im_wire::ids::RoomId;
+use tokio::runtime;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::auth::grant::Grant;
+use crate::auth::token::Verifier;
+use crate::auth::{self, key};
+use crate::error::{Error, Result};
+use crate::index::Indexed;
+use crate::nodes::Nodes;
+use crate::options::Options;
+use crate::serve::limit::Limiter;
+use crate::store::Store;
+
+mod metrics;
+
+/// How far logic has come on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Not leaving.
+    Serving,
+    /// Leaving: everything is answered, and whoever can go elsewhere is told so.
+    Leaving,
+    /// What has nothing in flight ends.
+    Ending,
+}
+
+/// Everything that the domain modules share.
+pub(crate) struct Core {
+    pub(crate) options: Options,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) nodes: Arc<dyn Nodes>,
+    pub(crate) verifier: Verifier,
+    pub(crate) indexed: Indexed,
+    pub(crate) limiter: Limiter,
+    pub(crate) phase: watch::Sender<Phase>,
+    /// Streams, connections and follow-ups under way.
+    pub(crate) under_way: TaskTracker,
+    /// Bounds the HTTP requests under way.
+    pub(crate) http_places: Arc<Semaphore>,
+    follow_ups: Semaphore,
+    runtime: runtime::Handle,
+}
+
+/// Why logic cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The keys.
+    #[error(transparent)]
+    Key(#[from] key::Error),
+    /// Work in the background needs one.
+    #[error("logic must be made inside a tokio runtime")]
+    NoRuntime,
+}
+
+/// Logic. Its owner serves its two listeners ([`Service::serve_grpc`], [`Service::serve_http`]) or calls its
+/// [`Handle`] directly, and ends it with [`Service::drain`].
+pub struct Service {
+    core: Arc<Core>,
+}
+
+/// Calls logic; cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) core: Arc<Core>,
+}
+
+impl Service {
+    /// Reads the keys; serves nothing yet. Work in the background runs on the runtime that this is called in.
+    ///
+    /// # Errors
+    /// Keys that cannot be used, or no runtime.
+    pub fn new(
+        options: Options,
+        store: Arc<dyn Store>,
+        nodes: Arc<dyn Nodes>,
+    ) -> std::result::Result<Self, StartError> {
+        let verifier = Verifier::new(&options.auth)?;
+        warn_about(&options.auth);
+        let core = Core {
+            verifier,
+            store,
+            nodes,
+            indexed: Indexed::default(),
+            limiter: Limiter::new(options.http.user_rate, options.http.user_burst),
+            phase: watch::Sender::new(Phase::Serving),
+            under_way: TaskTracker::new(),
+            http_places: Arc::new(Semaphore::new(options.http.max_requests)),
+            follow_ups: Semaphore::new(options.limits.max_follow_ups),
+            runtime: runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?,
+            options,
+        };
+        Ok(Self { core: Arc::new(core) })
+    }
+
+    /// For whoever calls without a wire between.
+    pub fn handle(&self) -> Handle {
+        Handle { core: Arc::clone(&self.core) }
+    }
+
+    /// Leaves: goes on for `drain.at_least`, then ends every stream and connection that has nothing in flight, and
+    /// returns when none is left or `drain.at_most` is over: `false` then, and what is left is to be cut.
+    pub async fn drain(&self) -> bool {
+        let options = &self.core.options.drain;
+        self.core.phase.send_replace(Phase::Leaving);
+        tokio::time::sleep(options.at_least).await;
+        self.core.phase.send_replace(Phase::Ending);
+        self.core.under_way.close();
+        let rest = options.at_most.saturating_sub(options.at_least);
+        tokio::time::timeout(rest, self.core.under_way.wait()).await.is_ok()
+    }
+}
+
+fn warn_about(options: &auth::Options) {
+    if options.allow_unsigned {
+        tracing::warn!(
+            "UNSIGNED IDENTITIES ARE BELIEVED: anybody can be anybody. This is a development switch; turn it off where \
+             anyone else can connect"
+        );
+    }
+    for secret in &options.hs256_secrets {
+        if secret.expose().len() < 32 {
+            tracing::warn!(
+                bytes = secret.expose().len(),
+                "an HS256 secret is shorter than 32 bytes: it may be guessed (RFC 7518, 3.2)"
+            );
+        }
+    }
+}
+
+impl Handle {
+    /// One call of connect's: `grant` is what Authenticate or Refresh returned, `conn` the connection it is made for;
+    /// both empty for calls of the node itself.
+    ///
+    /// Sends to one room whose futures are first polled in some order by one task are stored in that order: nothing is
+    /// awaited before the store has the message.
+    ///
+    /// # Errors
+    /// A fault with one of the documented codes, at the latest after `uplink.call_timeout`.
+    pub async fn call(&self, grant: Bytes, conn: &str, op: call::Op) -> std::result::Result<reply::Result, Fault> {
+        let observed = metrics::Call::begin(metrics::name(&op));
+        let limit = self.core.options.uplink.call_timeout;
+        let answer = match tokio::time::timeout(limit, self.core.dispatch(&grant, conn, op)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Error::Timeout(limit)),
+        };
+        observed.end(answer.as_ref().err());
+        answer.map_err(|error| error.fault())
+    }
+}
+
+impl Core {
+    fn dispatch<'a>(
+        self: &'a Arc<Self>,
+        grant: &'a [u8],
+        conn: &'a str,
+        op: call::Op,
+    ) -> BoxFuture<'a, Result<reply::Result>> {
+        use call::Op;
+        use reply::Result as Answer;
+        // One box, so that the future of a call has the size of its own operation and not of the largest.
+        match op {
+            Op::Send(send) => Box::pin(async move { Ok(Answer::Stored(self.send(self.who(grant)?, send).await?)) }),
+            Op::Authenticate(ask) => {
+                Box::pin(async move { Ok(Answer::Authenticated(self.authenticate(conn, ask).await?)) })
+            }
+            Op::Refresh(ask) => {
+                Box::pin(async move { Ok(Answer::Refreshed(self.refresh(&Grant::open(grant)?, &ask)?)) })
+            }
+            Op::Disconnected(_) => Box::pin(async move {
+                self.disconnected(&Grant::open(grant)?, conn).await?;
+                Ok(Answer::Done(Done {}))
+            }),
+            Op::Subscribe(ask) => {
+                Box::pin(async move { Ok(Answer::Subscribed(self.subscribe(&self.who(grant)?, ask).await?)) })
+            }
+            Op::Fetch(ask) => Box::pin(async move { Ok(Answer::Fetched(self.fetch(ask).await?)) }),
+            Op::Heads(ask) => Box::pin(async move { Ok(Answer::Heads(self.heads(ask).await?)) }),
+            Op::Signal(ask) => Box::pin(async move {
+                self.signal(&self.who(grant)?, ask).await?;
+                Ok(Answer::Done(Done {}))
+            }),
+            Op::History(ask) => {
+                Box::pin(async move { Ok(Answer::History(self.history(&self.who(grant)?, ask).await?)) })
+            }
+            Op::Read(ask) => Box::pin(async move {
+                let room = RoomId::new(&ask.room)?;
+                Ok(Answer::Read(self.read(&self.who(grant)?, &room, ask.seq).await?))
+            }),
+            Op::NodeBeat(beat) => Box::pin(async move { Ok(Answer::NodeBeaten(self.node_beat(beat).await?)) }),
+        }
+    }
+
+    /// Who makes the call.
+    fn who(&self, grant: &[u8]) -> Result<Grant> {
+        Ok(Grant::open(grant)?.alive()?)
+    }
+
+    /// Does what follows an answer without delaying it. Where too much of that is under way already, the answer waits.
+    pub(crate) async fn follow_up<F>(self: &Arc<Self>, work: impl FnOnce(Arc<Self>) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let limit = self.options.uplink.call_timeout;
+        let Ok(place) = self.follow_ups.try_acquire() else {
+            metrics::FOLLOW_UPS_WAITED.inc();
+            return work(Arc::clone(self)).await;
+        };
+        place.forget();
+        let core = Arc::clone(self);
+        let work = async move {
+            let _under_way = metrics::FollowUp::begin();
+            if tokio::time::timeout(limit, work(Arc::clone(&core))).await.is_err() {
+                tracing::warn!("work after an answer was not done within {limit:?}");
+            }
+            core.follow_ups.add_permits(1);
+        };
+        self.under_way.spawn_on(work, &self.runtime);
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+}
+
+/// Waits until logic has come so far.
+pub(crate) async fn reached(phase: &mut watch::Receiver<Phase>, wanted: Phase) {
+    // The sender lives as long as the core that the waiting task holds.
+    let _ = phase.wait_for(|phase| *phase >= wanted).await;
+}
