@@ -1,0 +1,309 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong command line; 3 nobody answers; 4 the server refused; \
+5 a message may be stored or not.";
+
+/// Talks to an ImCluster: makes tokens, chats, sends, follows and reads rooms, looks at nodes.
+#[derive(Debug, Parser)]
+#[command(name = "imctl", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Imctl {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a token and print it.
+    Token(TokenArgs),
+    /// Chat in the terminal.
+    Chat(ChatArgs),
+    /// Send one message (or one per line) and wait until it is stored.
+    Send(SendArgs),
+    /// Print messages as they are said.
+    Tail(TailArgs),
+    /// Print what was said.
+    History(HistoryArgs),
+    /// List the user's rooms.
+    Rooms(ListArgs),
+    /// List the user's conversations, the latest first, with unread counts.
+    Conversations(ListArgs),
+    /// List the connect nodes, or look at one process.
+    Node(NodeArgs),
+}
+
+/// With what a token is signed.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct KeyArgs {
+    /// HS256 secret. Other users of this machine may see it in the process list: prefer --secret-file.
+    #[arg(long, value_name = "SECRET", conflicts_with_all = ["secret_file", "key_file"])]
+    pub(crate) secret: Option<String>,
+    /// File with the HS256 secret. `-`: standard input.
+    #[arg(long, value_name = "FILE", conflicts_with = "key_file")]
+    pub(crate) secret_file: Option<PathBuf>,
+    /// Private key in PEM, to sign with --alg.
+    #[arg(long, value_name = "PEM")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// Algorithm of --key-file.
+    #[arg(long, value_enum, requires = "key_file")]
+    pub(crate) alg: Option<Alg>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Alg {
+    #[value(name = "ES256")]
+    Es256,
+    #[value(name = "EdDSA")]
+    EdDsa,
+    #[value(name = "RS256")]
+    Rs256,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
+    /// Who the token is for.
+    #[arg(long, short)]
+    pub(crate) user: String,
+    /// The only device that may use it.
+    #[arg(long)]
+    pub(crate) device: Option<String>,
+    /// How long it is good for: 90s, 15m, 1h, 7d, or several added up (1h30m).
+    #[arg(long, default_value = "1h", value_parser = duration)]
+    pub(crate) ttl: Duration,
+    /// May do everything.
+    #[arg(long)]
+    pub(crate) admin: bool,
+    /// Open rooms it may enter: patterns in which * stands for anything.
+    #[arg(long, value_name = "PATTERN", num_args = 1..)]
+    pub(crate) rooms: Vec<String>,
+    /// The `iss` claim, where the server wants one.
+    #[arg(long)]
+    pub(crate) issuer: Option<String>,
+    /// The `aud` claim, where the server wants one.
+    #[arg(long)]
+    pub(crate) audience: Option<String>,
+    /// Print an object with the token and its claims.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Where to connect, and as whom.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ConnectArgs {
+    /// tcp://host:3101 or ws://host:3102/ws; may be given several times.
+    #[arg(long, short, env = "IM_ADDRESS", value_delimiter = ',', default_value = "tcp://localhost:3101")]
+    pub(crate) address: Vec<String>,
+    /// The HTTP API; without, port 3111 of the first address's host.
+    #[arg(long, env = "IM_HTTP", value_name = "URL")]
+    pub(crate) http: Option<String>,
+    /// Token; also from IM_TOKEN. Other users of this machine may see the flag in the process list.
+    #[arg(long, conflicts_with_all = ["token_file", "secret", "secret_file", "key_file"])]
+    pub(crate) token: Option<String>,
+    /// File with the token, read again whenever a new one is needed; also from IM_TOKEN_FILE.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["secret", "secret_file", "key_file"])]
+    pub(crate) token_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
+    /// Who to be, where a secret or key is given.
+    #[arg(long, short)]
+    pub(crate) user: Option<String>,
+    /// The device to be; without, the token's, or one of this process.
+    #[arg(long)]
+    pub(crate) device: Option<String>,
+    /// With a secret or key: sign a token that may do everything.
+    #[arg(long)]
+    pub(crate) admin: bool,
+    /// JSON instead of binary frames; needs ws://.
+    #[arg(long)]
+    pub(crate) json_frames: bool,
+    /// How long to wait for a connection or an answer.
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// Print one JSON object per line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which room.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct RoomArgs {
+    /// The room's id.
+    #[arg(long, short, conflicts_with = "with")]
+    pub(crate) room: Option<String>,
+    /// The direct room with this user.
+    #[arg(long, value_name = "USER")]
+    pub(crate) with: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+    /// Rooms to enter; the last one is where you begin.
+    #[arg(long, short)]
+    pub(crate) room: Vec<String>,
+    /// Users to chat with directly.
+    #[arg(long, value_name = "USER")]
+    pub(crate) with: Vec<String>,
+    /// When to use colours.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) color: Color,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SendArgs {
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+    #[command(flatten)]
+    pub(crate) room: RoomArgs,
+    /// The text; without, standard input.
+    pub(crate) text: Vec<String>,
+    /// The message's type.
+    #[arg(long = "type", default_value = "text")]
+    pub(crate) kind: String,
+    /// The text is JSON, to be sent as the value it is.
+    #[arg(long, conflicts_with = "binary")]
+    pub(crate) json_body: bool,
+    /// Standard input is any bytes.
+    #[arg(long, conflicts_with_all = ["text", "lines"])]
+    pub(crate) binary: bool,
+    /// Each line of standard input is a message.
+    #[arg(long, conflicts_with_all = ["text", "client_id"])]
+    pub(crate) lines: bool,
+    /// The sender's id for it: sent again with the same one, it is stored once.
+    #[arg(long)]
+    pub(crate) client_id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TailArgs {
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+    /// Rooms to follow.
+    #[arg(long, short)]
+    pub(crate) room: Vec<String>,
+    /// Users whose direct rooms to follow.
+    #[arg(long, value_name = "USER")]
+    pub(crate) with: Vec<String>,
+    /// Follow every room of the user, now and later.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Begin after this seq; 0: from the beginning.
+    #[arg(long, value_name = "SEQ", conflicts_with = "last")]
+    pub(crate) after: Option<u64>,
+    /// Begin with so many of the latest.
+    #[arg(long, value_name = "N")]
+    pub(crate) last: Option<u32>,
+    /// End after so many messages.
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// Show signals (typing, pushes) too.
+    #[arg(long)]
+    pub(crate) signals: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArgs {
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+    #[command(flatten)]
+    pub(crate) room: RoomArgs,
+    /// Messages with a greater seq, the oldest of them.
+    #[arg(long, value_name = "SEQ", conflicts_with = "before")]
+    pub(crate) after: Option<u64>,
+    /// Messages with a smaller seq, the newest of them.
+    #[arg(long, value_name = "SEQ")]
+    pub(crate) before: Option<u64>,
+    /// At most so many.
+    #[arg(long, short = 'n', default_value_t = 50)]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeArgs {
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+    /// The admin address of one process, like http://localhost:9100: its readiness and figures. Needs no token.
+    #[arg(long, value_name = "URL")]
+    pub(crate) at: Option<String>,
+}
+
+/// `90s`, `15m`, `1h`, `7d`, `1h30m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a time: write 90s, 15m, 1h, 7d or 1h30m");
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
+        let after = &rest[digits..];
+        let (unit, length) = match after.as_bytes() {
+            [b'm', b's', ..] => (Duration::from_millis(1), 2),
+            [b's', ..] => (Duration::from_secs(1), 1),
+            [b'm', ..] => (Duration::from_secs(60), 1),
+            [b'h', ..] => (Duration::from_secs(3600), 1),
+            [b'd', ..] => (Duration::from_secs(86_400), 1),
+            _ => return Err(wrong()),
+        };
+        let count = u32::try_from(number).map_err(|_| wrong())?;
+        total = unit.checked_mul(count).and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
+        rest = &after[length..];
+    }
+    if total.is_zero() { Err(wrong()) } else { Ok(total) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Imctl::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_read_and_nonsense_is_not() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(604_800)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        for wrong in ["", "1", "h", "0s", "-1s", "1y", "99999999999999999999s", "1h x"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_documented_token_line_is_understood() {
+        let line = "imctl token --secret S --user U --device D --ttl 1h --admin --rooms live://* news";
+        let Command::Token(token) = Imctl::try_parse_from(line.split(' ')).unwrap().command else { panic!() };
+        assert_eq!((token.user.as_str(), token.rooms.len(), token.admin), ("U", 2, true));
+    }
+
+    #[test]
+    fn credentials_exclude_each_other() {
+        let line = "imctl chat --token T --secret S";
+        assert!(Imctl::try_parse_from(line.split(' ')).is_err());
+    }
+}
