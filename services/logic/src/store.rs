@@ -9,6 +9,9 @@
 //! - A room's own state (log, dedupe, members, read positions) is atomic. A user's index of rooms and presence are
 //!   derived, may lag, and are repaired from the rooms.
 
+#[cfg(feature = "cluster")]
+pub mod redis;
+
 use std::time::Duration;
 
 use async_trait::async_trait;

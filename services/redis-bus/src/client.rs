@@ -144,6 +144,18 @@ impl Client {
         Err(Error::Down(self.shared.topology.borrow().trouble()))
     }
 
+    /// Whether every master answers.
+    ///
+    /// # Errors
+    /// The first master's error.
+    pub async fn ping(&self, topology: &Topology) -> Result<(), Error> {
+        let pings = topology.masters().iter().map(async |master| {
+            let answer = redis::cmd("PING").exec_async(&mut master.connection(Lane::Any)).await;
+            answer.map_err(|error| Error::of_connection(&error))
+        });
+        futures::future::try_join_all(pings).await.map(drop)
+    }
+
     /// Something is wrong with the topology in use: look again, now.
     pub(crate) fn look_again(&self) {
         self.shared.look_again.notify_one();

@@ -82,4 +82,6 @@ scripts! {
     beat = "scripts/beat.lua";
     /// Lists nodes.
     nodes = "scripts/nodes.lua";
+    /// Notes when a user was seen.
+    seen = "scripts/seen.lua";
 }

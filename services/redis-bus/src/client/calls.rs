@@ -1,7 +1,6 @@
 //! Calls: each goes to the master of its slot, those of one master in one pipeline; what certainly did not happen is tried
 //! once more on the right server, what may have happened only where the caller says that a repeat does no harm.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,16 +96,20 @@ impl Client {
 
     /// Makes every call that has no outcome yet.
     async fn attempt(&self, lane: Lane, calls: &[Call], outcomes: &mut [Option<Outcome>], deadline: Instant) {
-        let mut groups: HashMap<*const Master, (Arc<Master>, Vec<usize>)> = HashMap::new();
-        for (number, call) in
-            calls.iter().enumerate().filter(|(number, _)| outcomes[*number].is_none()).collect::<Vec<_>>()
-        {
+        let mut groups: Vec<(Arc<Master>, Vec<usize>)> = Vec::new();
+        for (number, call) in calls.iter().enumerate() {
+            if outcomes[number].is_some() {
+                continue;
+            }
             match self.owner(call.slot, deadline).await {
-                Ok(master) => groups.entry(Arc::as_ptr(&master)).or_insert_with(|| (master, Vec::new())).1.push(number),
                 Err(error) => outcomes[number] = Some(Err(error.counted())),
+                Ok(master) => match groups.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &master)) {
+                    Some((_, numbers)) => numbers.push(number),
+                    None => groups.push((master, vec![number])),
+                },
             }
         }
-        let exchanges = groups.into_values().map(async |(master, numbers)| {
+        let exchanges = groups.into_iter().map(async |(master, numbers)| {
             let group: Vec<&Call> = numbers.iter().map(|number| &calls[*number]).collect();
             let replies = self.exchange(&master, lane, &group).await;
             numbers.into_iter().zip(replies).collect::<Vec<_>>()

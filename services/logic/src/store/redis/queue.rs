@@ -1,0 +1,108 @@
+//! Where appends wait for their turn: a few bounded queues, each with a worker that takes all that waits (up to a batch)
+//! and has one batch on its way at a time. A room always uses the same queue, so its appends keep their order, whatever
+//! becomes of a batch; batches form by themselves while the one before is on its way.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use im_wire::ids::RoomId;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use super::batch::{Batcher, Confirmed};
+use super::{Shared, metrics};
+use crate::store::{Append, Appended, Error, Membership, Result};
+
+/// Where an answer goes.
+pub(super) type Answer<T> = oneshot::Sender<Result<T>>;
+
+/// What waits.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// A message.
+    Append(Append, Answer<Appended>),
+    /// A change of membership, which is an entry of the log too.
+    Membership(Membership, Answer<Option<Appended>>),
+}
+
+/// The queues. Dropping it ends the workers once they have done all that waits.
+#[derive(Debug)]
+pub(super) struct Queue {
+    workers: Mutex<Vec<mpsc::Sender<Job>>>,
+    count: usize,
+    tasks: tokio::sync::Mutex<JoinSet<()>>,
+}
+
+/// A place for an answer, and the wait for it.
+pub(super) fn answer<T: Send>() -> (Answer<T>, impl Future<Output = Result<T>> + Send) {
+    let (answer, answered) = oneshot::channel();
+    let ended = || Error::Unavailable("the store has been closed".to_owned());
+    (answer, async move { answered.await.unwrap_or_else(|_| Err(ended())) })
+}
+
+/// A number that is the same for the same room.
+pub(super) fn place(room: &RoomId) -> usize {
+    let mut hasher = DefaultHasher::new();
+    room.hash(&mut hasher);
+    // Cut to what fits: any part of a hash is a hash.
+    hasher.finish() as usize
+}
+
+impl Queue {
+    /// Starts the workers in the current tokio runtime.
+    pub(super) fn start(shared: &Arc<Shared>, count: usize) -> Self {
+        let mut tasks = JoinSet::new();
+        let workers = (0..count).map(|number| {
+            let (sender, receiver) = mpsc::channel(shared.options.queue.max(1));
+            tasks.spawn(work(Batcher::new(Arc::clone(shared), number), receiver, shared.options.batch.max(1)));
+            sender
+        });
+        let workers = Mutex::new(workers.collect());
+        Self { workers, count, tasks: tokio::sync::Mutex::new(tasks) }
+    }
+
+    /// Puts a job into its room's queue.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] at once where the queue is full or closed.
+    pub(super) fn put(&self, room: &RoomId, job: Job) -> Result<()> {
+        let workers = self.workers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Some(worker) = workers.get(place(room) % self.count) else {
+            return Err(Error::Unavailable("the store has been closed".to_owned()));
+        };
+        match worker.try_send(job) {
+            Ok(()) => {
+                metrics::QUEUED.inc();
+                Ok(())
+            }
+            Err(_) => {
+                metrics::QUEUE_FULL.inc();
+                Err(Error::Unavailable("too many messages wait to be stored".to_owned()))
+            }
+        }
+    }
+
+    /// Takes no more and waits until all that waits is done.
+    pub(super) async fn close(&self) {
+        self.workers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        let mut tasks = self.tasks.lock().await;
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+async fn work(batcher: Batcher, mut queue: mpsc::Receiver<Job>, batch: usize) {
+    // What is stored and confirmed is published while the next batch is on its way already.
+    let mut confirmed = Confirmed::default();
+    loop {
+        let next = async {
+            let mut jobs = Vec::with_capacity(batch);
+            let taken = queue.recv_many(&mut jobs, batch).await;
+            metrics::QUEUED.sub(i64::try_from(taken).unwrap_or(i64::MAX));
+            if taken == 0 { None } else { Some(batcher.store(jobs).await) }
+        };
+        let ((), next) = tokio::join!(batcher.publish(confirmed), next);
+        let Some(next) = next else { return };
+        confirmed = next;
+    }
+}

@@ -1,0 +1,158 @@
+//! Rooms as such: created, seen, their members listed, their read positions moved.
+
+use im_redis_bus::{Call, Lane, script};
+use im_wire::ids::{Epoch, RoomId, Seq, UserId};
+use redis::Value;
+
+use super::Shared;
+use super::batch::role_letter;
+use super::reply::{self, Fields};
+use crate::store::{Create, Error, Kind, Member, ReadPosition, Result, Role, View};
+
+impl Shared {
+    pub(super) async fn create(&self, create: Create) -> Result<bool> {
+        let Create { room, kind, members, time_ms } = create;
+        let keys = self.client.keys().room(&room);
+        let limit = self.options.retention.max_members;
+        let mut command = script::create().call(3);
+        command.arg(keys.meta()).arg(keys.members()).arg(keys.order()).arg(kind_letter(kind)).arg(time_ms).arg(limit);
+        for (user, role) in &members {
+            command.arg(user.as_str()).arg(role_letter(*role));
+        }
+        let call = Call::script(keys.slot(), script::create(), command);
+        let (lane, call) = match self.options.wait_replicas {
+            0 => (Lane::Any, call),
+            // The append queues have the blocking connections before this one.
+            _ => (Lane::Blocking(self.options.append_workers.max(1)), self.waiting(call)),
+        };
+        let (reply, replicated) = self.replicated(self.client.call(lane, call).await)?;
+        let created = match reply::parsed::<i64>(reply)? {
+            0 => false,
+            1 => true,
+            im_redis_bus::answer::FULL => return Err(Error::TooManyMembers { room, limit }),
+            im_redis_bus::answer::FORBIDDEN => {
+                return Err(Error::Conflict { room, what: "a group with other members" });
+            }
+            _ => return Err(Error::Conflict { room, what: "of another kind" }),
+        };
+        replicated.map(|()| created)
+    }
+
+    pub(super) async fn members(&self, room: &RoomId, after: Option<&UserId>, limit: usize) -> Result<Vec<Member>> {
+        let keys = self.client.keys().room(room);
+        let mut command = script::members().call(3);
+        command.arg(keys.meta()).arg(keys.members()).arg(keys.order()).arg(after.map_or("", UserId::as_str)).arg(limit);
+        let call = Call::script(keys.slot(), script::members(), command).repeatable();
+        let mut fields = Fields::of(reply::value(self.client.call(Lane::Any, call).await)?)?;
+        if fields.take::<String>()?.is_empty() {
+            return Err(Error::NoSuchRoom(room.clone()));
+        }
+        let mut members = Vec::new();
+        while !fields.is_empty() {
+            let user: String = fields.take()?;
+            let (role, joined) = membership(&fields.take::<String>()?)?;
+            let user = UserId::new(user).map_err(|bad| Error::Corrupt(bad.to_string()))?;
+            members.push(Member { user, role, joined });
+        }
+        Ok(members)
+    }
+
+    pub(super) async fn views(&self, rooms: &[RoomId], user: &UserId) -> Result<Vec<Option<View>>> {
+        let calls = rooms.iter().flat_map(|room| {
+            let keys = self.client.keys().room(room);
+            let (mut meta, mut member, mut read) = (redis::cmd("HMGET"), redis::cmd("HGET"), redis::cmd("HGET"));
+            meta.arg(keys.meta()).arg(&["k", "e", "h", "f", "c"]);
+            member.arg(keys.members()).arg(user.as_str());
+            read.arg(keys.read()).arg(user.as_str());
+            [meta, member, read].map(|command| Call::new(keys.slot(), command).repeatable())
+        });
+        let mut replies = self.client.calls(Lane::Any, calls.collect()).await.into_iter().map(reply::value);
+        let mut next = || replies.next().unwrap_or_else(|| Err(Error::Corrupt("too few replies".to_owned())));
+        rooms.iter().map(|_| view(next()?, next()?, next()?)).collect()
+    }
+
+    pub(super) async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<(Epoch, Seq)>> {
+        let calls = rooms.iter().map(|room| {
+            let keys = self.client.keys().room(room);
+            let mut meta = redis::cmd("HMGET");
+            meta.arg(keys.meta()).arg(&["e", "h"]);
+            Call::new(keys.slot(), meta).repeatable()
+        });
+        let replies = self.client.calls(Lane::Any, calls.collect()).await;
+        replies
+            .into_iter()
+            .map(|reply| {
+                let (epoch, head): (Option<Epoch>, Option<Seq>) = reply::read(reply)?;
+                Ok((epoch.unwrap_or(0), head.unwrap_or(0)))
+            })
+            .collect()
+    }
+
+    pub(super) async fn mark_read(&self, room: &RoomId, user: &UserId, seq: Seq) -> Result<ReadPosition> {
+        let keys = self.client.keys().room(room);
+        let mut command = script::read().call(3);
+        command.arg(keys.meta()).arg(keys.members()).arg(keys.read()).arg(user.as_str()).arg(seq);
+        let call = Call::script(keys.slot(), script::read(), command).repeatable();
+        let mut fields = Fields::of(reply::value(self.client.call(Lane::Any, call).await)?)?;
+        match fields.take::<String>()?.as_str() {
+            "none" => Err(Error::NoSuchRoom(room.clone())),
+            "stranger" => Err(Error::NotAMember { room: room.clone(), user: user.clone() }),
+            _ => {
+                let (read, joined, head) = (fields.take()?, fields.take()?, fields.take()?);
+                Ok(ReadPosition { read, joined, head, moved: fields.take::<i64>()? == 1 })
+            }
+        }
+    }
+
+    pub(super) async fn ping(&self) -> Result<()> {
+        let topology = self.client.ready(self.options.command_timeout).await.map_err(reply::error)?;
+        self.client.ping(&topology).await.map_err(reply::error)
+    }
+}
+
+fn view(meta: Value, member: Value, read: Value) -> Result<Option<View>> {
+    let mut meta = Fields::of(meta)?;
+    let Some(kind) = meta.take::<Option<String>>()? else { return Ok(None) };
+    let mut number = || Ok::<_, Error>(meta.take::<Option<u64>>()?);
+    let (epoch, head, first) = (number()?.unwrap_or(0), number()?.unwrap_or(0), number()?.unwrap_or(1));
+    let created_ms = number()?.unwrap_or(0);
+    let member = reply::parsed::<Option<String>>(member)?;
+    let (role, joined) = match member.as_deref().map(membership).transpose()? {
+        Some((role, joined)) => (Some(role), joined),
+        None => (None, 0),
+    };
+    // The three replies are not one moment: a position read after the head may be beyond it.
+    let read = reply::parsed::<Option<u64>>(read)?.unwrap_or(0).min(head);
+    Ok(Some(View { kind: kind_of(&kind)?, epoch, head, first, role, read, joined: joined.min(head), created_ms }))
+}
+
+/// "role:joined".
+fn membership(text: &str) -> Result<(Role, Seq)> {
+    let parts = text.split_once(':').and_then(|(role, joined)| {
+        let role = match role {
+            "m" => Role::Member,
+            "a" => Role::Admin,
+            "o" => Role::Owner,
+            _ => return None,
+        };
+        Some((role, joined.parse().ok()?))
+    });
+    parts.ok_or_else(|| Error::Corrupt(format!("the membership {text:?}")))
+}
+
+fn kind_letter(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Direct => "d",
+        Kind::Group => "g",
+        Kind::Open => "o",
+    }
+}
+
+fn kind_of(letter: &str) -> Result<Kind> {
+    match letter {
+        "d" => Ok(Kind::Direct),
+        "g" => Ok(Kind::Group),
+        "o" => Ok(Kind::Open),
+        other => Err(Error::Corrupt(format!("a room of the kind {other:?}"))),
+    }
+}
