@@ -1,5 +1,9 @@
 //! The way down: what happens in rooms, from the bus to the hub's shards.
 
+#[cfg(feature = "cluster")]
+pub mod redis;
+pub(crate) mod router;
+
 use async_trait::async_trait;
 use im_proto::v1::BusEvent;
 use im_wire::ids::RoomId;

@@ -1,4 +1,19 @@
 //! Holds client sockets: accept, authenticate through logic, forward up, fan out down, drain.
+//!
+//! The folders follow the path: `accept` → `session` → `uplink` to logic; `downlink` from the bus → `hub` → the sockets.
+//! A shard is one thread with its own listeners, connections and part of the hub.
 
+mod accept;
 pub mod downlink;
+pub mod drain;
+mod hub;
+mod metrics;
+pub mod options;
+pub mod serve;
+pub mod service;
+mod session;
+mod shard;
 pub mod uplink;
+
+pub use options::Options;
+pub use service::{Error, Handle, Parts, Service};

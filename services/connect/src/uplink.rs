@@ -1,5 +1,10 @@
 //! The way up: what connect asks of logic, over gRPC in a cluster and by a call in standalone.
 
+#[cfg(feature = "cluster")]
+pub mod grpc;
+pub(crate) mod shared;
+pub(crate) mod translate;
+
 use async_trait::async_trait;
 use im_proto::v1::{Fault, call, reply};
 

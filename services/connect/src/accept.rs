@@ -1,0 +1,93 @@
+//! The door: every shard listens on the same ports (SO_REUSEPORT), counts who comes, and starts a session for each.
+
+pub(crate) mod admission;
+pub(crate) mod rate;
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::metrics;
+use crate::session;
+use crate::shard::Shard;
+use rate::Bucket;
+
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: i32 = 4096;
+/// Data that is not acknowledged for so long ends a connection, in the kernel.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Binds `shards` listeners to one address; port 0: the first picks, the others follow.
+pub(crate) fn bind(address: SocketAddr, shards: usize) -> io::Result<(SocketAddr, Vec<std::net::TcpListener>)> {
+    let first = listen(address)?;
+    let bound = first.local_addr()?;
+    let mut listeners = vec![first];
+    for _ in 1..shards {
+        listeners.push(listen(bound)?);
+    }
+    Ok((bound, listeners))
+}
+
+fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accepts until the shard stops accepting.
+pub(crate) async fn accept(shard: Rc<Shard>, listener: TcpListener, tcp: bool) {
+    let rate = shard.options.accepts_per_second;
+    let mut bucket = Bucket::full(rate, Instant::now());
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shard.accepting.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                while !bucket.take(rate, Instant::now()) {
+                    metrics::REFUSED.with_label_values(&["accept_rate_delayed"]).inc();
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                enter(&shard, stream, peer, tcp);
+            }
+            Err(error) => {
+                // Out of descriptors or memory: those that leave make room. Nothing is gained by asking at once.
+                metrics::REFUSED.with_label_values(&["accept_failed"]).inc();
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+fn enter(shard: &Rc<Shard>, stream: TcpStream, peer: SocketAddr, tcp: bool) {
+    let place = match shard.admission.enter(peer.ip().to_canonical()) {
+        Ok(place) => place,
+        Err(refusal) => {
+            metrics::REFUSED.with_label_values(&[refusal.name()]).inc();
+            return;
+        }
+    };
+    if let Err(error) = tune(&stream) {
+        tracing::debug!(%error, "socket options");
+    }
+    tokio::task::spawn_local(session::serve(Rc::clone(shard), stream, peer.ip().to_canonical(), tcp, place));
+}
+
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)),
+    )
+}

@@ -1,0 +1,46 @@
+//! The bus of a cluster: redis pub/sub, as `im-redis-bus` hears it.
+
+use async_trait::async_trait;
+use im_redis_bus::{Client, Subscriber, Tiding};
+use im_wire::ids::RoomId;
+use tokio::sync::mpsc;
+
+use super::{Bus, Tidings};
+
+/// Hears rooms over redis.
+#[derive(Debug)]
+pub struct RedisBus {
+    subscriber: Subscriber,
+}
+
+impl RedisBus {
+    /// A bus over this client's connections; hears nothing before it runs.
+    pub fn new(client: &Client) -> Self {
+        Self { subscriber: Subscriber::new(client) }
+    }
+}
+
+impl From<Tiding> for Tidings {
+    fn from(tiding: Tiding) -> Self {
+        match tiding {
+            Tiding::Event(event) => Self::Event(event),
+            Tiding::Subscribed(room) => Self::Subscribed(room),
+            Tiding::Disturbed => Self::Disturbed,
+        }
+    }
+}
+
+#[async_trait]
+impl Bus for RedisBus {
+    async fn run(&self, into: mpsc::Sender<Tidings>) {
+        self.subscriber.run(into).await;
+    }
+
+    fn subscribe(&self, room: RoomId) {
+        self.subscriber.subscribe(room);
+    }
+
+    fn unsubscribe(&self, room: &RoomId) {
+        self.subscriber.unsubscribe(room);
+    }
+}

@@ -1,0 +1,175 @@
+//! Which shards have which rooms: what the bus brings crosses to a shard once, and only where somebody hears it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use im_proto::v1::{BusEvent, bus_event};
+use im_wire::ids::RoomId;
+use tokio::sync::mpsc;
+
+use super::{Bus, Tidings};
+use crate::metrics;
+use crate::shard::Order;
+use crate::uplink::translate;
+
+/// One shard's queue, seen from outside.
+pub(crate) struct Door {
+    pub(crate) orders: mpsc::Sender<Order>,
+    pub(crate) disturbed: Arc<AtomicBool>,
+}
+
+impl Door {
+    /// Events are dropped where the queue is full; the shard compares its rooms then.
+    fn event(&self, order: Order) {
+        if self.orders.try_send(order).is_err() {
+            metrics::SHARD_QUEUE_FULL.inc();
+            self.disturbed.store(true, Ordering::Release);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Route {
+    /// One bit per shard.
+    shards: u64,
+    confirmed: bool,
+}
+
+/// See the module's top.
+pub(crate) struct Router {
+    bus: Arc<dyn Bus>,
+    doors: Vec<Door>,
+    routes: Mutex<HashMap<RoomId, Route>>,
+    /// Of rooms with goim or golang-im clients: how many are here, and how many everywhere when last asked.
+    online: Mutex<HashMap<RoomId, (u64, u64)>>,
+}
+
+impl Router {
+    pub(crate) fn new(bus: Arc<dyn Bus>, doors: Vec<Door>) -> Self {
+        Self { bus, doors, routes: Mutex::default(), online: Mutex::default() }
+    }
+
+    pub(crate) fn doors(&self) -> &[Door] {
+        &self.doors
+    }
+
+    /// A shard begins to hear a room; it is told when the bus carries it.
+    pub(crate) fn hear(&self, shard: usize, room: RoomId) {
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = routes.contains_key(&room);
+        let route = routes.entry(room.clone()).or_default();
+        route.shards |= 1 << shard;
+        if route.confirmed {
+            self.doors[shard].event(Order::Heard(room));
+        } else if !known {
+            self.bus.subscribe(room);
+        }
+    }
+
+    /// A shard no longer hears a room.
+    pub(crate) fn forget(&self, shard: usize, room: &RoomId) {
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(route) = routes.get_mut(room) {
+            route.shards &= !(1 << shard);
+            if route.shards == 0 {
+                routes.remove(room);
+                self.bus.unsubscribe(room);
+            }
+        }
+    }
+
+    /// Takes what the bus brings until it ends.
+    pub(crate) async fn run(&self, mut tidings: mpsc::Receiver<Tidings>) {
+        while let Some(one) = tidings.recv().await {
+            match one {
+                Tidings::Event(event) => self.event(event),
+                Tidings::Subscribed(room) => self.confirmed(room),
+                Tidings::Disturbed => {
+                    metrics::DISTURBED.inc();
+                    self.compare_all().await;
+                }
+            }
+        }
+    }
+
+    /// Every shard compares its rooms with the log.
+    pub(crate) async fn compare_all(&self) {
+        for door in &self.doors {
+            // A shard that has ended has no rooms.
+            let _ended = door.orders.send(Order::Compare).await;
+        }
+    }
+
+    fn confirmed(&self, room: RoomId) {
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(route) = routes.get_mut(&room) {
+            route.confirmed = true;
+            self.each(route.shards, || Order::Heard(room.clone()));
+        }
+    }
+
+    fn each(&self, shards: u64, order: impl Fn() -> Order) {
+        for (number, door) in self.doors.iter().enumerate() {
+            if shards & (1 << number) != 0 {
+                door.event(order());
+            }
+        }
+    }
+
+    fn event(&self, event: BusEvent) {
+        let Ok(room) = RoomId::new(&event.room) else { return };
+        let shards =
+            self.routes.lock().unwrap_or_else(PoisonError::into_inner).get(&room).map_or(0, |route| route.shards);
+        if shards == 0 {
+            return;
+        }
+        match event.event {
+            Some(bus_event::Event::Logged(logged)) => {
+                let Some(entry) = logged.entry else { return };
+                let message = Arc::new(translate::message(&room, logged.epoch, logged.seq, entry));
+                self.each(shards, || Order::Logged(Arc::clone(&message)));
+            }
+            Some(bus_event::Event::Signal(signal)) => {
+                let to_user = signal.to_user.clone();
+                let signal = Arc::new(translate::signal(room.as_str(), signal));
+                self.each(shards, || Order::Signal {
+                    room: room.clone(),
+                    signal: Arc::clone(&signal),
+                    to_user: to_user.clone(),
+                });
+            }
+            None => {}
+        }
+    }
+
+    /// A goim or golang-im client enters or leaves a room.
+    pub(crate) fn count_online(&self, room: &RoomId, joins: bool) {
+        let mut online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = online.entry(room.clone()).or_default();
+        counts.0 = if joins { counts.0 + 1 } else { counts.0.saturating_sub(1) };
+        if counts.0 == 0 {
+            online.remove(room);
+        }
+    }
+
+    /// How many are online in a room, as far as this node knows.
+    pub(crate) fn online(&self, room: &RoomId) -> u64 {
+        let online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
+        online.get(room).map_or(0, |(here, everywhere)| *here.max(everywhere))
+    }
+
+    /// This node's counts.
+    pub(crate) fn counts(&self) -> HashMap<String, u64> {
+        let online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
+        online.iter().map(|(room, (here, _))| (room.to_string(), *here)).collect()
+    }
+
+    /// What all nodes together count.
+    pub(crate) fn learn(&self, everywhere: &HashMap<String, u64>) {
+        let mut online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
+        for (room, counts) in online.iter_mut() {
+            counts.1 = everywhere.get(room.as_str()).copied().unwrap_or(0);
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! What a node counts. Deliveries are counted per fan-out, not per receiver, so that the counters cost nothing there.
+
+use std::sync::LazyLock;
+
+use prometheus::{
+    Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_histogram, register_int_counter,
+    register_int_counter_vec, register_int_gauge, register_int_gauge_vec,
+};
+
+macro_rules! metrics {
+    ($($name:ident: $kind:ty = $register:ident($metric:literal, $help:literal $(, $more:expr)?);)*) => {
+        $(
+            #[doc = $help]
+            pub(crate) static $name: LazyLock<$kind> = LazyLock::new(|| {
+                // Names are unique and valid: the test below registers them all.
+                $register!($metric, $help $(, $more)?).expect(concat!($metric, " registers"))
+            });
+        )*
+
+        /// Registers everything, so that a scrape shows zeros instead of nothing.
+        pub(crate) fn register() {
+            $(LazyLock::force(&$name);)*
+        }
+    };
+}
+
+metrics! {
+    CONNECTIONS: IntGaugeVec = register_int_gauge_vec("im_connect_connections", "Authenticated connections, by dialect.", &["dialect"]);
+    SOCKETS: IntGauge = register_int_gauge("im_connect_sockets", "Accepted sockets, authenticated or not.");
+    REFUSED: IntCounterVec = register_int_counter_vec("im_connect_refused_total", "Sockets refused at the door, by reason.", &["reason"]);
+    CLOSED: IntCounterVec = register_int_counter_vec("im_connect_closed_total", "Connections ended, by close code.", &["code"]);
+    MALFORMED: IntCounterVec = register_int_counter_vec("im_connect_malformed_total", "Frames that are not of the protocol, by close code.", &["code"]);
+    REQUESTS: IntCounterVec = register_int_counter_vec("im_connect_requests_total", "Requests of clients, by operation.", &["op"]);
+    RATE_LIMITED: IntCounterVec = register_int_counter_vec("im_connect_rate_limited_total", "Requests refused by rate, by whose limit.", &["limit"]);
+    HANDSHAKE: Histogram = register_histogram("im_connect_handshake_seconds", "From accept until a client is authenticated.");
+    DELIVERIES: IntCounter = register_int_counter("im_connect_deliveries_total", "Messages handed to connections.");
+    FAN_OUTS: IntCounter = register_int_counter("im_connect_fan_outs_total", "Batches written to a room's members.");
+    SLOW_READERS: IntCounter = register_int_counter("im_connect_slow_readers_total", "Connections ended because their outbox was full.");
+    SIGNALS_DROPPED: IntCounter = register_int_counter("im_connect_signals_dropped_total", "Signals not delivered because an outbox was half full.");
+    OUTBOX_BYTES: IntGaugeVec = register_int_gauge_vec("im_connect_outbox_bytes", "Bytes that wait for slow readers, by shard.", &["shard"]);
+    ROOMS: IntGaugeVec = register_int_gauge_vec("im_connect_rooms", "Rooms that somebody is in or has just left, by shard.", &["shard"]);
+    REPEATS: IntCounter = register_int_counter("im_connect_repeats_dropped_total", "Messages that came again from the bus and were dropped.");
+    GAPS: IntCounter = register_int_counter("im_connect_gaps_total", "Jumps in seq or changes of epoch seen on the bus.");
+    REPAIRS: IntCounter = register_int_counter("im_connect_repairs_total", "Rooms whose log was asked because something was or might be missing.");
+    RESETS: IntCounter = register_int_counter("im_connect_resets_total", "Rooms whose delivered tail the store had lost.");
+    PENDING_OVERFLOWS: IntCounter = register_int_counter("im_connect_room_pending_overflows_total", "Events dropped because too many waited for a room's repair.");
+    FETCHES: IntCounterVec = register_int_counter_vec("im_connect_fetches_total", "Questions to the log, by outcome.", &["outcome"]);
+    COMPARED: IntCounter = register_int_counter("im_connect_heads_compared_total", "Rooms whose head was compared with the log's.");
+    SHARD_QUEUE: IntGaugeVec = register_int_gauge_vec("im_connect_shard_queue", "Events that wait for a shard.", &["shard"]);
+    SHARD_QUEUE_FULL: IntCounter = register_int_counter("im_connect_shard_queue_full_total", "Events dropped because a shard's queue was full; its rooms are compared then.");
+    DISTURBED: IntCounter = register_int_counter("im_connect_bus_disturbed_total", "Times that the bus may have lost events.");
+    MOVED: IntCounter = register_int_counter("im_connect_drain_moved_total", "Clients told to move.");
+    DRAINING: IntGauge = register_int_gauge("im_connect_draining", "1 while the node drains.");
+}

@@ -1,0 +1,98 @@
+//! What a node runs with.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+/// Addresses, limits and times of one connect process. The defaults suit a node of two cores.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The node's name: unique among the living, shown to clients, part of presence.
+    pub node: String,
+    /// Where TCP clients connect. Default `0.0.0.0:3101`.
+    pub tcp_listen: SocketAddr,
+    /// Where WebSocket clients connect, on `/sub` and `/ws`. Default `0.0.0.0:3102`.
+    pub ws_listen: SocketAddr,
+    /// Threads, each with its own listeners, connections and part of the hub. Default: one per core.
+    pub shards: usize,
+    /// Connections at once, in all. Default 100,000.
+    pub max_connections: usize,
+    /// Connections at once from one address. Default 20,000.
+    pub max_connections_per_ip: usize,
+    /// Connections accepted per second and shard. Default 5,000.
+    pub accepts_per_second: u32,
+    /// From accept until auth is complete. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// A client that is not heard for so long is closed. Default 90 s.
+    pub heartbeat_timeout: Duration,
+    /// Body of a frame, in bytes; the header comes on top. Default 64 KiB.
+    pub max_body: usize,
+    /// Bytes that may wait for a slow reader before it is closed. Default 1 MiB.
+    pub outbox_bytes: usize,
+    /// Rooms that one connection may hear. Default 1,000.
+    pub max_rooms: usize,
+    /// Calls to logic that one connection may have under way; beyond it its socket is not read. Default 64.
+    pub max_in_flight: u32,
+    /// Requests per second of one connection, with twice as many at once. Default 100.
+    pub requests_per_second: u32,
+    /// Requests per second of one user over their connections on a shard, with twice as many at once. Default 200.
+    pub user_requests_per_second: u32,
+    /// Requests per second of one address on a shard, with twice as many at once. Default 20,000.
+    pub ip_requests_per_second: u32,
+    /// Refusals by rate within ten seconds after which a connection is closed as a flood. Default 1,000.
+    pub flood_refusals: u32,
+    /// Events that may wait for a shard; beyond it they are dropped and every room is compared. Default 16,384.
+    pub shard_queue: usize,
+    /// Events that may wait while a room is repaired; beyond it they are dropped and fetched. Default 1,024.
+    pub room_pending: usize,
+    /// How long a room nobody is in any more stays subscribed. Default 30 s.
+    pub room_linger: Duration,
+    /// Every room's head is compared with the log once in so long. Default 30 s.
+    pub head_compare: Duration,
+    /// Entries asked for at once when catching up. Default 200.
+    pub fetch_entries: u32,
+    /// Bytes asked for at once when catching up. Default 256 KiB.
+    pub fetch_bytes: u32,
+    /// The presence of the node's connections is void so long after its last sign of life. Default 15 s.
+    pub lease: Duration,
+    /// How long a drain goes on accepting, to answer "move". Default 2 s.
+    pub drain_accept: Duration,
+    /// From the beginning of a drain until the last client is closed. Default 60 s.
+    pub drain_deadline: Duration,
+    /// Clients told to move per second, at least. Default 100.
+    pub drain_floor: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+        Self {
+            node: "connect".to_owned(),
+            tcp_listen: any(3101),
+            ws_listen: any(3102),
+            shards: std::thread::available_parallelism().map_or(1, usize::from),
+            max_connections: 100_000,
+            max_connections_per_ip: 20_000,
+            accepts_per_second: 5_000,
+            handshake_timeout: Duration::from_secs(10),
+            heartbeat_timeout: Duration::from_secs(90),
+            max_body: 64 << 10,
+            outbox_bytes: 1 << 20,
+            max_rooms: 1_000,
+            max_in_flight: 64,
+            requests_per_second: 100,
+            user_requests_per_second: 200,
+            ip_requests_per_second: 20_000,
+            flood_refusals: 1_000,
+            shard_queue: 16_384,
+            room_pending: 1_024,
+            room_linger: Duration::from_secs(30),
+            head_compare: Duration::from_secs(30),
+            fetch_entries: 200,
+            fetch_bytes: 256 << 10,
+            lease: Duration::from_secs(15),
+            drain_accept: Duration::from_secs(2),
+            drain_deadline: Duration::from_secs(60),
+            drain_floor: 100,
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! The node as one thing: bound first, serving nothing; spawned, it runs on threads of its own; its handle is how the rest
+//! of the process reaches it.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use im_proto::v1::{KickRequest, NodeBeat, PushRequest, RoomsChangedRequest, call, push_request, reply};
+use im_wire::code::CloseCode;
+use im_wire::ids::RoomId;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::accept::{self, admission::Admission};
+use crate::downlink::Bus;
+use crate::downlink::router::{Door, Router};
+use crate::drain::{Drained, Pace, Status};
+use crate::metrics;
+use crate::options::Options;
+use crate::shard::{Inbox, Match, Order, Shard, Target};
+use crate::uplink::{Logic, shared::Shared, translate};
+
+/// Events that may wait between the bus and the router.
+const BUS_QUEUE: usize = 16_384;
+/// How long a shard may take to answer a push, a kick or a count.
+const SHARD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a node cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A port cannot be listened on.
+    #[error("{field} {address}: {error}: name another address, or end what listens there")]
+    Bind {
+        /// The setting.
+        field: &'static str,
+        /// Its value.
+        address: SocketAddr,
+        /// The system's answer.
+        error: std::io::Error,
+    },
+    /// More shards than the router can name.
+    #[error("shards {0}: give 1 to 64")]
+    Shards(usize),
+    /// A thread cannot be started.
+    #[error("a shard's thread cannot be started: {0}")]
+    Thread(std::io::Error),
+}
+
+/// What the node works with.
+pub struct Parts {
+    /// The way up.
+    pub logic: Arc<dyn Logic>,
+    /// The way down.
+    pub bus: Arc<dyn Bus>,
+    /// Counts up when a logic process was lost: what it published may have been lost with it, so heads are compared.
+    pub logic_losses: Option<watch::Receiver<u64>>,
+}
+
+/// A node that is bound and does not serve yet.
+pub struct Service {
+    options: Arc<Options>,
+    parts: Parts,
+    tcp: (SocketAddr, Vec<TcpListener>),
+    ws: (SocketAddr, Vec<TcpListener>),
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").field("tcp", &self.tcp.0).field("ws", &self.ws.0).finish_non_exhaustive()
+    }
+}
+
+impl Service {
+    /// Binds both ports.
+    ///
+    /// # Errors
+    /// [`Error`] names the setting.
+    pub fn bind(options: Options, parts: Parts) -> Result<Self, Error> {
+        if !(1..=64).contains(&options.shards) {
+            return Err(Error::Shards(options.shards));
+        }
+        let bind = |field, address| {
+            accept::bind(address, options.shards).map_err(|error| Error::Bind { field, address, error })
+        };
+        let (tcp, ws) = (bind("tcp_listen", options.tcp_listen)?, bind("ws_listen", options.ws_listen)?);
+        metrics::register();
+        Ok(Self { options: Arc::new(options), parts, tcp, ws })
+    }
+
+    /// Starts the shards' threads and, on the current runtime, what feeds them.
+    ///
+    /// # Errors
+    /// [`Error::Thread`].
+    pub fn spawn(self) -> Result<Handle, Error> {
+        let Self { options, parts, tcp, ws } = self;
+        let logic = Shared::new(Arc::clone(&parts.logic), &options);
+        let admission = Admission::new(options.max_connections, options.max_connections_per_ip);
+        let accepting = CancellationToken::new();
+        let (doors, inboxes): (Vec<_>, Vec<_>) = (0..options.shards).map(|_| queue(options.shard_queue)).unzip();
+        let router = Arc::new(Router::new(Arc::clone(&parts.bus), doors));
+        for (number, ((inbox, tcp), ws)) in inboxes.into_iter().zip(tcp.1).zip(ws.1).enumerate() {
+            let (options, logic) = (Arc::clone(&options), Arc::clone(&logic));
+            let (admission, router, accepting) = (Arc::clone(&admission), Arc::clone(&router), accepting.clone());
+            let run = move || {
+                run_shard(inbox, tcp, ws, &move || {
+                    let (options, logic, admission) =
+                        (Arc::clone(&options), Arc::clone(&logic), Arc::clone(&admission));
+                    Shard::new(number, options, logic, admission, Arc::clone(&router), accepting.clone())
+                })
+            };
+            std::thread::Builder::new().name(format!("shard-{number}")).spawn(run).map_err(Error::Thread)?;
+        }
+        let (into, tidings) = mpsc::channel(BUS_QUEUE);
+        let bus = parts.bus;
+        tokio::spawn(async move { bus.run(into).await });
+        let routing = Arc::clone(&router);
+        tokio::spawn(async move { routing.run(tidings).await });
+        if let Some(losses) = parts.logic_losses {
+            tokio::spawn(compare_after_losses(Arc::clone(&router), losses));
+        }
+        let handle = Handle(Arc::new(Node {
+            tcp: tcp.0,
+            ws: ws.0,
+            options,
+            logic: parts.logic,
+            admission,
+            router,
+            draining: Mutex::default(),
+            beating: CancellationToken::new(),
+        }));
+        tokio::spawn(beat(handle.clone()));
+        Ok(handle)
+    }
+}
+
+fn queue(bound: usize) -> (Door, Inbox) {
+    let (sender, orders) = mpsc::channel(bound);
+    let disturbed = Arc::new(AtomicBool::new(false));
+    (Door { orders: sender, disturbed: Arc::clone(&disturbed) }, Inbox { orders, disturbed })
+}
+
+fn run_shard(inbox: Inbox, tcp: TcpListener, ws: TcpListener, make: &dyn Fn() -> std::rc::Rc<Shard>) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            // Half a node is none: without this thread its share of clients would hang at the door.
+            tracing::error!(%error, "a shard cannot run");
+            std::process::abort();
+        }
+    };
+    let local = LocalSet::new();
+    local.block_on(&runtime, async move {
+        let shard = make();
+        let listeners = (tokio::net::TcpListener::from_std(tcp), tokio::net::TcpListener::from_std(ws));
+        let (Ok(tcp), Ok(ws)) = listeners else {
+            tracing::error!("a shard's listeners cannot be used");
+            std::process::abort();
+        };
+        tokio::task::spawn_local(accept::accept(std::rc::Rc::clone(&shard), tcp, true));
+        tokio::task::spawn_local(accept::accept(std::rc::Rc::clone(&shard), ws, false));
+        tokio::task::spawn_local(std::rc::Rc::clone(&shard).upkeep());
+        inbox.run(shard).await;
+    });
+}
+
+async fn compare_after_losses(router: Arc<Router>, mut losses: watch::Receiver<u64>) {
+    while losses.changed().await.is_ok() {
+        router.compare_all().await;
+    }
+}
+
+/// Says that the node lives, three times per lease.
+async fn beat(handle: Handle) {
+    let node = &handle.0;
+    let mut every = tokio::time::interval(node.options.lease / 3);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = every.tick() => {}
+            () = node.beating.cancelled() => return,
+        }
+        node.say_alive(false).await;
+    }
+}
+
+struct Node {
+    tcp: SocketAddr,
+    ws: SocketAddr,
+    options: Arc<Options>,
+    logic: Arc<dyn Logic>,
+    admission: Arc<Admission>,
+    router: Arc<Router>,
+    draining: Mutex<Option<Status>>,
+    beating: CancellationToken,
+}
+
+impl Node {
+    async fn say_alive(&self, leaving: bool) {
+        let beat = NodeBeat {
+            node: self.options.node.clone(),
+            lease_ms: u64::try_from(self.options.lease.as_millis()).unwrap_or(u64::MAX),
+            connections: self.admission.count() as u64,
+            online: self.router.counts(),
+            leaving,
+        };
+        match self.logic.call(bytes::Bytes::new(), "", call::Op::NodeBeat(beat)).await {
+            Ok(reply::Result::NodeBeaten(beaten)) => self.router.learn(&beaten.online),
+            Ok(_) => {}
+            Err(fault) => tracing::debug!(code = fault.code, "sign of life not taken; the next one follows"),
+        }
+    }
+}
+
+/// The running node; clones are the same node.
+#[derive(Clone)]
+pub struct Handle(Arc<Node>);
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").field("node", &self.0.options.node).finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    /// Where TCP clients connect.
+    pub fn tcp_address(&self) -> SocketAddr {
+        self.0.tcp
+    }
+
+    /// Where WebSocket clients connect.
+    pub fn ws_address(&self) -> SocketAddr {
+        self.0.ws
+    }
+
+    /// Sockets that are open now.
+    pub fn connections(&self) -> usize {
+        self.0.admission.count()
+    }
+
+    /// Delivers to the connections that are meant; how many took it. `speed` spreads a broadcast over time.
+    pub async fn push(&self, request: PushRequest) -> u64 {
+        let Some(signal) = request.signal else { return 0 };
+        let target = match request.target {
+            Some(push_request::Target::Users(users)) => Target::Users(Arc::new(users.names)),
+            Some(push_request::Target::Devices(devices)) => Target::Devices(Arc::new(devices.names)),
+            Some(push_request::Target::Everyone(true)) => Target::Everyone,
+            Some(push_request::Target::Everyone(false)) | None => return 0,
+        };
+        let signal = Arc::new(translate::signal("", signal));
+        self.ask_all(|done| Order::Push { target: target.clone(), signal: Arc::clone(&signal), done }).await
+    }
+
+    /// Ends the connections that are meant; how many.
+    pub async fn kick(&self, request: KickRequest) -> u64 {
+        let KickRequest { user, device, conn, code, text } = request;
+        let code = u16::try_from(code).ok().and_then(CloseCode::from_number).unwrap_or(CloseCode::Kicked);
+        let which = Match { user, device, conn };
+        self.ask_all(|done| Order::Kick { which: which.clone(), code, text: text.clone(), done }).await
+    }
+
+    /// A user's rooms have changed; how many of their connections are here.
+    pub async fn rooms_changed(&self, request: RoomsChangedRequest) -> u64 {
+        let rooms = |names: Vec<String>| names.iter().filter_map(|name| RoomId::new(name).ok()).collect::<Vec<_>>();
+        let (user, added, removed) = (request.user, rooms(request.added), rooms(request.removed));
+        let order =
+            |done| Order::RoomsChanged { user: user.clone(), added: added.clone(), removed: removed.clone(), done };
+        self.ask_all(order).await
+    }
+
+    async fn ask_all(&self, order: impl Fn(oneshot::Sender<u64>) -> Order) -> u64 {
+        let asked = self.0.router.doors().iter().map(|door| {
+            let (done, answer) = oneshot::channel();
+            let order = order(done);
+            async move {
+                door.orders.send(order).await.ok()?;
+                answer.await.ok()
+            }
+        });
+        let all = tokio::time::timeout(SHARD_TIMEOUT, futures::future::join_all(asked)).await;
+        all.map_or(0, |answers| answers.into_iter().flatten().sum())
+    }
+
+    /// Begins or continues to leave, see [`crate::drain`]; returns when the last client has gone or the deadline is
+    /// over. `to`: addresses for clients to move to.
+    pub async fn drain(&self, deadline: Duration, to: Vec<String>) -> Drained {
+        let status = self.begin_drain(deadline, to).await;
+        let ended = status.deadline + Duration::from_secs(3);
+        let mut forced = 0;
+        while self.connections() > 0 && Instant::now() < ended {
+            if Instant::now() < status.deadline {
+                forced = self.connections();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        if self.connections() == 0 && Instant::now() < status.deadline {
+            forced = 0;
+        }
+        self.0.beating.cancel();
+        self.0.say_alive(true).await;
+        Drained { initial: status.initial, forced }
+    }
+
+    async fn begin_drain(&self, deadline: Duration, to: Vec<String>) -> Status {
+        let now = Instant::now();
+        let initial = self.connections();
+        let options = &self.0.options;
+        // The last clients shall have as long as a reconnect takes before the deadline.
+        let telling = (deadline.saturating_sub(options.drain_accept)).as_secs_f64().max(1.0) * 0.75;
+        let per_second = (initial as f64 / telling).max(f64::from(options.drain_floor));
+        let status = Status { initial, current: initial, per_second, since: now, deadline: now + deadline };
+        {
+            let mut draining = self.0.draining.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(status) = &*draining {
+                return status.clone();
+            }
+            *draining = Some(status.clone());
+        }
+        metrics::DRAINING.set(1);
+        let (doors, to) = (self.0.router.doors(), Arc::new(to));
+        for door in doors {
+            let pace = Pace {
+                per_second: per_second / doors.len() as f64,
+                accept: options.drain_accept,
+                deadline: status.deadline,
+                to: Arc::clone(&to),
+            };
+            let _ended = door.orders.send(Order::Drain(pace)).await;
+        }
+        status
+    }
+
+    /// The drain under way, where there is one.
+    pub fn draining(&self) -> Option<Status> {
+        let status = self.0.draining.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        Some(Status { current: self.connections(), ..status })
+    }
+}

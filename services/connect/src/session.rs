@@ -1,0 +1,77 @@
+//! One client from accept to close. Before auth a session is an [`handshake::Unidentified`], afterwards an
+//! [`established::Established`]; the first cannot do what the second can.
+
+pub(crate) mod connection;
+pub(crate) mod encode;
+mod established;
+mod foreign;
+mod handshake;
+mod intake;
+mod native;
+pub(crate) mod outbox;
+pub(crate) mod subscribe;
+mod wire;
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use im_proto::v1::{Disconnected, call};
+use im_wire::dialect::Entrance;
+use tokio::net::TcpStream;
+
+use crate::accept::admission::Place;
+use crate::metrics;
+use crate::shard::Shard;
+use connection::Connection;
+use handshake::Unidentified;
+use wire::Wire;
+
+/// How long the last words may take to leave.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Serves one socket until its end.
+pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool, place: Place) {
+    let entrance = if tcp { Entrance::Tcp } else { Entrance::Ws };
+    let bound = shard.options.outbox_bytes;
+    let id = uuid::Uuid::now_v7().simple().to_string();
+    let connection = shard.enter(|key| Connection::new(key, id, entrance, address, stream, bound));
+    let mut wire = Wire::new(Rc::clone(&shard), Rc::clone(&connection), tcp);
+    if let Some(mut established) = Box::pin(Unidentified::new(&mut wire).identify()).await {
+        established.run(&mut wire).await;
+    }
+    shard.exit(&connection);
+    if connection.user().is_some() {
+        let gone = call::Op::Disconnected(Disconnected { node: shard.options.node.clone() });
+        let (grant, logic) = (connection.grant.borrow().clone(), std::sync::Arc::clone(&shard.logic));
+        let id = connection.id.clone();
+        // Presence also ends with the node's lease: a failure here is not worth a retry.
+        tokio::task::spawn_local(async move { logic.call(grant, &id, gone).await.map(drop) });
+    }
+    Box::pin(close(&connection, &wire)).await;
+    drop(place);
+}
+
+/// Says why, gives the words time to leave, and closes.
+async fn close(connection: &Connection, wire: &Wire) {
+    let ending = connection.ending();
+    let code = ending.as_ref().map_or("client_left", |ending| ending.code.name());
+    metrics::CLOSED.with_label_values(&[code]).inc();
+    if let Some(ending) = ending
+        && !wire.is_upgrading()
+        && !connection.is_broken()
+    {
+        connection.write_last(connection.encoding.get().close(&ending));
+    }
+    let leaving = async {
+        while connection.has_waiting() && !connection.is_broken() {
+            if connection.stream().writable().await.is_err() {
+                return;
+            }
+            connection.flush();
+        }
+        wire.until_closed().await;
+    };
+    // Past the time the socket is dropped with whatever waits.
+    let _late = tokio::time::timeout(LINGER, leaving).await;
+}

@@ -1,0 +1,211 @@
+//! One client's connection as the shard sees it: its socket, its outbox, who it is, what it hears.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use bytes::Bytes;
+use im_wire::code::CloseCode;
+use im_wire::dialect::Entrance;
+use im_wire::ids::{RoomId, Seq, UserId};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use super::encode::Encoding;
+use super::outbox::Outbox;
+use crate::metrics;
+
+/// What logic said of the client.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) user: UserId,
+    pub(crate) device: String,
+}
+
+/// A room that the connection hears.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hearing {
+    /// The log's head when logic said that the user may: older entries about the user's membership say nothing.
+    pub(crate) checked_at: Seq,
+}
+
+/// How a connection ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ending {
+    pub(crate) code: CloseCode,
+    pub(crate) text: String,
+    pub(crate) after_ms: u32,
+}
+
+/// See the module's top. Lives on one shard's thread.
+pub(crate) struct Connection {
+    pub(crate) key: u32,
+    pub(crate) id: String,
+    pub(crate) entrance: Entrance,
+    pub(crate) address: IpAddr,
+    pub(crate) since: Instant,
+    pub(crate) encoding: Cell<Encoding>,
+    pub(crate) identity: OnceCell<Identity>,
+    pub(crate) grant: RefCell<Bytes>,
+    pub(crate) expires_ms: Cell<u64>,
+    pub(crate) last_heard: Cell<Instant>,
+    pub(crate) rooms: RefCell<HashMap<RoomId, Hearing>>,
+    pub(crate) follows_all: Cell<bool>,
+    /// goim: the operations it wants of pushes; empty: all.
+    pub(crate) accepts: RefCell<Vec<i32>>,
+    /// goim and golang-im: the room it is in.
+    pub(crate) room: RefCell<Option<RoomId>>,
+    pub(crate) moved: Cell<bool>,
+    pub(crate) in_flight: Cell<u32>,
+    stream: TcpStream,
+    outbox: RefCell<Outbox>,
+    bound: usize,
+    ending: RefCell<Option<Ending>>,
+    broken: Cell<bool>,
+    wake: Notify,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        key: u32,
+        id: String,
+        entrance: Entrance,
+        address: IpAddr,
+        stream: TcpStream,
+        bound: usize,
+    ) -> Self {
+        let now = Instant::now();
+        let encoding = if entrance == Entrance::Tcp { Encoding::NativeTcp } else { Encoding::NativeText };
+        Self {
+            key,
+            id,
+            entrance,
+            address,
+            since: now,
+            encoding: Cell::new(encoding),
+            identity: OnceCell::new(),
+            grant: RefCell::default(),
+            expires_ms: Cell::new(0),
+            last_heard: Cell::new(now),
+            rooms: RefCell::default(),
+            follows_all: Cell::new(false),
+            accepts: RefCell::default(),
+            room: RefCell::default(),
+            moved: Cell::new(false),
+            in_flight: Cell::new(0),
+            stream,
+            outbox: RefCell::default(),
+            bound,
+            ending: RefCell::default(),
+            broken: Cell::new(false),
+            wake: Notify::new(),
+        }
+    }
+
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Writes, or queues what the socket does not take. Past the bound the connection ends as a slow reader.
+    pub(crate) fn write(&self, bytes: Bytes) {
+        if self.broken.get() || self.ending.borrow().is_some() {
+            return;
+        }
+        let mut outbox = self.outbox.borrow_mut();
+        let was_empty = outbox.is_empty();
+        if !was_empty && outbox.len() + bytes.len() > self.bound {
+            drop(outbox);
+            metrics::SLOW_READERS.inc();
+            self.end(CloseCode::SlowReader, "the outbox is full: read faster, and resume");
+            return;
+        }
+        outbox.push(bytes);
+        if was_empty {
+            self.flush_into(&mut outbox);
+        }
+    }
+
+    /// Writes a signal: dropped where half the outbox is taken.
+    pub(crate) fn write_signal(&self, bytes: Bytes) -> bool {
+        let room = self.outbox.borrow().len() < self.bound / 2;
+        if room {
+            self.write(bytes);
+        } else {
+            metrics::SIGNALS_DROPPED.inc();
+        }
+        room
+    }
+
+    fn flush_into(&self, outbox: &mut Outbox) {
+        match outbox.flush(|bytes| self.stream.try_write(bytes)) {
+            Ok(true) => {}
+            Ok(false) => self.wake.notify_one(),
+            Err(_) => {
+                outbox.clear();
+                self.broken.set(true);
+                self.wake.notify_one();
+            }
+        }
+    }
+
+    /// Writes what waits, as far as the socket takes it.
+    pub(crate) fn flush(&self) {
+        self.flush_into(&mut self.outbox.borrow_mut());
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.outbox.borrow().len()
+    }
+
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.outbox.borrow().is_empty()
+    }
+
+    /// Whether the outbox has room for another page of history.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.outbox.borrow().len() < self.bound / 4
+    }
+
+    /// The connection is to end; the session says so to the client and closes. The first reason stands.
+    pub(crate) fn end(&self, code: CloseCode, text: impl Into<String>) {
+        self.end_after(code, text, 0);
+    }
+
+    pub(crate) fn end_after(&self, code: CloseCode, text: impl Into<String>, after_ms: u32) {
+        self.ending.borrow_mut().get_or_insert_with(|| Ending { code, text: text.into(), after_ms });
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn ending(&self) -> Option<Ending> {
+        self.ending.borrow().clone()
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.get()
+    }
+
+    pub(crate) fn set_broken(&self) {
+        self.broken.set(true);
+    }
+
+    /// Writes the last frames: what waited before them is dropped where the reader was too slow for it.
+    pub(crate) fn write_last(&self, bytes: Bytes) {
+        let mut outbox = self.outbox.borrow_mut();
+        outbox.push(bytes);
+        self.flush_into(&mut outbox);
+    }
+
+    /// Something changed that the session's task must look at.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    pub(crate) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    pub(crate) fn user(&self) -> Option<&UserId> {
+        self.identity.get().map(|identity| &identity.user)
+    }
+}

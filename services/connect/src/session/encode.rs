@@ -1,0 +1,182 @@
+//! What the server says, as bytes for the ways in which clients hear: built once per way and shared among receivers.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use im_wire::code::CloseCode;
+use im_wire::native::{Body, Message, Response, ServerOp, binary, json};
+use im_wire::{frame, goim, golang_im, websocket};
+
+use super::connection::Ending;
+use crate::hub::Item;
+use im_wire::ids::RoomId;
+
+/// The ways in which clients hear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Encoding {
+    NativeText,
+    NativeWs,
+    NativeTcp,
+    GoimWs,
+    GoimTcp,
+    GolangImWs,
+    GolangImTcp,
+}
+
+impl Encoding {
+    pub(crate) const COUNT: usize = 7;
+
+    pub(crate) fn is_native(self) -> bool {
+        matches!(self, Self::NativeText | Self::NativeWs | Self::NativeTcp)
+    }
+
+    pub(crate) fn is_goim(self) -> bool {
+        matches!(self, Self::GoimWs | Self::GoimTcp)
+    }
+
+    pub(crate) fn dialect(self) -> &'static str {
+        match self {
+            Self::NativeText => "native_json",
+            Self::NativeWs | Self::NativeTcp => "native",
+            Self::GoimWs | Self::GoimTcp => "goim",
+            Self::GolangImWs | Self::GolangImTcp => "golang_im",
+        }
+    }
+
+    fn over_tcp(self) -> bool {
+        matches!(self, Self::NativeTcp | Self::GoimTcp | Self::GolangImTcp)
+    }
+
+    /// Appends a TLV frame, in a WebSocket frame where that is the way.
+    pub(crate) fn put_frame(self, out: &mut BytesMut, operation: i32, seq: u32, body: &[u8]) {
+        if !self.over_tcp() {
+            websocket::put_header(out, websocket::Kind::Binary, frame::HEADER + body.len());
+        }
+        let version =
+            if matches!(self, Self::GolangImWs | Self::GolangImTcp) { golang_im::VERSION } else { goim::VERSION };
+        frame::encode(out, version, operation, seq, body);
+    }
+
+    /// A single TLV frame.
+    pub(crate) fn frame(self, operation: i32, seq: u32, body: &[u8]) -> Bytes {
+        let mut out = BytesMut::new();
+        self.put_frame(&mut out, operation, seq, body);
+        out.freeze()
+    }
+
+    /// Appends a native response; the foreign dialects have none of these.
+    pub(crate) fn put_response(self, out: &mut BytesMut, response: &Response) {
+        match self {
+            Self::NativeText => {
+                let text = json::encode_response(response);
+                websocket::put_header(out, websocket::Kind::Text, text.len());
+                out.put(text);
+            }
+            Self::NativeTcp => binary::encode_response(response, out),
+            Self::NativeWs => {
+                let mut body = BytesMut::new();
+                binary::encode_response(response, &mut body);
+                websocket::put_header(out, websocket::Kind::Binary, body.len());
+                out.put(body);
+            }
+            Self::GoimWs | Self::GoimTcp | Self::GolangImWs | Self::GolangImTcp => {}
+        }
+    }
+
+    /// A native response.
+    pub(crate) fn response(self, req: u32, op: ServerOp) -> Bytes {
+        let mut out = BytesMut::new();
+        self.put_response(&mut out, &Response { req, op });
+        out.freeze()
+    }
+
+    fn put_message(self, out: &mut BytesMut, message: &Message) {
+        match self {
+            Self::NativeText | Self::NativeWs | Self::NativeTcp => {
+                self.put_response(out, &Response { req: 0, op: ServerOp::Message(message.clone()) });
+            }
+            Self::GoimWs | Self::GoimTcp => self.put_frame(out, goim::MESSAGE, 0, message.body.bytes()),
+            Self::GolangImWs | Self::GolangImTcp => {
+                self.put_frame(out, goim::MESSAGE, 0, &golang_im::message(message));
+            }
+        }
+    }
+
+    /// What happened in a room. Membership entries are the server's own words: foreign clients do not know them.
+    pub(crate) fn items(self, room: &RoomId, items: &[Item]) -> Bytes {
+        let mut out = BytesMut::new();
+        for item in items {
+            match item {
+                Item::Message(message) if self.is_native() || !message.kind.starts_with("im.") => {
+                    self.put_message(&mut out, message);
+                }
+                Item::Message(_) => {}
+                Item::Reset(place) => {
+                    let op = ServerOp::Reset { room: room.clone(), epoch: place.epoch, seq: place.seq };
+                    self.put_response(&mut out, &Response { req: 0, op });
+                }
+                Item::Truncated { from, to } => {
+                    let op = ServerOp::Truncated { room: room.clone(), from: *from, to: *to };
+                    self.put_response(&mut out, &Response { req: 0, op });
+                }
+            }
+        }
+        out.freeze()
+    }
+
+    /// A signal. golang-im has no word for one; goim hears what names an operation.
+    pub(crate) fn signal(self, signal: &Signal) -> Bytes {
+        let mut out = BytesMut::new();
+        match self {
+            Self::NativeText | Self::NativeWs | Self::NativeTcp => {
+                let Signal { room, from, kind, body, operation } = signal.clone();
+                self.put_response(
+                    &mut out,
+                    &Response { req: 0, op: ServerOp::Signal { room, from, kind, body, operation } },
+                );
+            }
+            Self::GoimWs | Self::GoimTcp if signal.operation != 0 => {
+                self.put_frame(&mut out, signal.operation, 0, signal.body.bytes());
+            }
+            Self::GoimWs | Self::GoimTcp | Self::GolangImWs | Self::GolangImTcp => {}
+        }
+        out.freeze()
+    }
+
+    /// The last words: every dialect's own, and WebSocket's close frame.
+    pub(crate) fn close(self, ending: &Ending) -> Bytes {
+        let mut out = BytesMut::new();
+        let Ending { code, text, after_ms } = ending;
+        if self.is_native() {
+            let (text, reconnect) = (text.clone(), code.reconnect());
+            let op = ServerOp::Close { code: *code, text, reconnect, after_ms: *after_ms };
+            self.put_response(&mut out, &Response { req: 0, op });
+        } else {
+            self.put_frame(&mut out, goim::DISCONNECT, 0, format!("{}: {text}", code.name()).as_bytes());
+        }
+        if !self.over_tcp() {
+            put_close(&mut out, *code, text);
+        }
+        out.freeze()
+    }
+}
+
+/// WebSocket's close frame: code and reason of 123 bytes at most (RFC 6455, section 5.5).
+fn put_close(out: &mut BytesMut, code: CloseCode, text: &str) {
+    let mut end = text.len().min(123);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    out.put_u8(0x88);
+    out.put_u8(2 + end as u8);
+    out.put_u16(code.number());
+    out.put_slice(&text.as_bytes()[..end]);
+}
+
+/// A signal as the bus or a push brings it.
+#[derive(Debug, Clone)]
+pub(crate) struct Signal {
+    pub(crate) room: String,
+    pub(crate) from: String,
+    pub(crate) kind: String,
+    pub(crate) body: Body,
+    pub(crate) operation: i32,
+}

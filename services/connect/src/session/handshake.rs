@@ -1,0 +1,220 @@
+//! Before auth: the first frame tells the dialect and must be auth. Nothing else can be done here.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use im_proto::v1::{Authenticate, Authenticated, Dialect, Fault, call, reply};
+use im_wire::code::{CloseCode, ErrorCode};
+use im_wire::dialect::{Entrance, First, tell};
+use im_wire::ids::UserId;
+use im_wire::native::{ClientOp, Position, Request, ServerOp, json};
+use im_wire::{goim, golang_im};
+
+use super::connection::Identity;
+use super::encode::Encoding;
+use super::established::{Established, Kind};
+use super::intake::Inbound;
+use super::subscribe;
+use super::wire::Wire;
+use crate::shard::upkeep_unix_ms;
+use crate::uplink::translate;
+
+/// A connection nobody has put a name to.
+pub(crate) struct Unidentified<'a> {
+    wire: &'a mut Wire,
+}
+
+/// Auth in whichever dialect.
+enum Hello {
+    Native { req: u32, token: String, device: Option<String>, resume: Vec<Position>, all: bool, agent: Option<String> },
+    Goim(u32, goim::Auth),
+    GolangIm(u32, golang_im::Auth),
+}
+
+impl<'a> Unidentified<'a> {
+    pub(crate) fn new(wire: &'a mut Wire) -> Self {
+        Self { wire }
+    }
+
+    /// Waits for auth and asks logic. `None`: the session is over before it began.
+    pub(crate) async fn identify(self) -> Option<Established> {
+        let mut entrance = self.wire.connection.entrance;
+        loop {
+            let hello = match self.wire.next().await? {
+                Inbound::Upgraded(path) => {
+                    entrance = path;
+                    continue;
+                }
+                Inbound::Text(text) => self.native_text(text.as_bytes()),
+                Inbound::Frame(frame) => match tell(entrance, &frame) {
+                    Ok(First::Native(request)) => self.native_binary(request),
+                    Ok(First::Goim(auth)) => Some(Hello::Goim(frame.seq, auth)),
+                    Ok(First::GolangIm(auth)) => Some(Hello::GolangIm(frame.seq, auth)),
+                    Err(error) => {
+                        self.wire.connection.end(CloseCode::WrongState, error.to_string());
+                        None
+                    }
+                },
+                Inbound::Close => return None,
+            };
+            return self.authenticate(hello?).await;
+        }
+    }
+
+    fn native_text(&self, text: &[u8]) -> Option<Hello> {
+        self.wire.connection.encoding.set(Encoding::NativeText);
+        match json::decode_request(text) {
+            Ok(request) => self.hello(request),
+            Err(rejected) => {
+                self.wire.connection.end(CloseCode::ProtocolError, rejected.error.text);
+                None
+            }
+        }
+    }
+
+    fn native_binary(&self, request: Request) -> Option<Hello> {
+        let tcp = self.wire.connection.entrance == Entrance::Tcp;
+        self.wire.connection.encoding.set(if tcp { Encoding::NativeTcp } else { Encoding::NativeWs });
+        self.hello(request)
+    }
+
+    fn hello(&self, request: Request) -> Option<Hello> {
+        let req = request.req;
+        let ClientOp::Auth { token, device, resume, all, agent } = request.op else {
+            self.wire.connection.end(CloseCode::WrongState, "auth must come first");
+            return None;
+        };
+        Some(Hello::Native { req, token, device, resume, all, agent })
+    }
+
+    async fn authenticate(self, hello: Hello) -> Option<Established> {
+        let (shard, connection) = (Rc::clone(&self.wire.shard), Rc::clone(&self.wire.connection));
+        self.set_encoding(&hello);
+        let op = call::Op::Authenticate(self.question(&hello));
+        let asked = shard.logic.call(Bytes::new(), &connection.id, op);
+        let answer = match asked.await {
+            Ok(reply::Result::Authenticated(answer)) => answer,
+            Ok(_) => return self.refuse(&hello, translate::unexpected()),
+            Err(fault) => return self.refuse(&hello, fault),
+        };
+        let Authenticated { grant, user, device, expires_ms } = answer;
+        let Ok(user) = UserId::new(user) else { return self.refuse(&hello, translate::unexpected()) };
+        *connection.grant.borrow_mut() = grant;
+        connection.expires_ms.set(expires_ms);
+        let _first_time = connection.identity.set(Identity { user, device });
+        if connection.ending().is_some() {
+            // The handshake took too long; presence is taken back by the caller.
+            return None;
+        }
+        shard.identified(&connection);
+        Some(self.welcome(hello).await)
+    }
+
+    fn set_encoding(&self, hello: &Hello) {
+        let tcp = self.wire.connection.entrance == Entrance::Tcp;
+        match hello {
+            Hello::Native { .. } => {}
+            Hello::Goim(..) => {
+                self.wire.connection.encoding.set(if tcp { Encoding::GoimTcp } else { Encoding::GoimWs })
+            }
+            Hello::GolangIm(..) => {
+                self.wire.connection.encoding.set(if tcp { Encoding::GolangImTcp } else { Encoding::GolangImWs });
+            }
+        }
+    }
+
+    fn question(&self, hello: &Hello) -> Authenticate {
+        let remote_ip = self.wire.connection.address.to_string();
+        let node = self.wire.shard.options.node.clone();
+        let common = Authenticate { remote_ip, node, ..Default::default() };
+        match hello {
+            Hello::Native { token, device, agent, .. } => Authenticate {
+                token: token.clone(),
+                device: device.clone().unwrap_or_default(),
+                platform: agent.clone().unwrap_or_default(),
+                dialect: Dialect::Native.into(),
+                ..common
+            },
+            Hello::Goim(_, auth) => Authenticate {
+                token: auth.token.clone(),
+                device: auth.key.clone(),
+                unsigned_user: auth.mid.clone().unwrap_or_default(),
+                platform: auth.platform.clone(),
+                dialect: Dialect::Goim.into(),
+                ..common
+            },
+            Hello::GolangIm(_, auth) => Authenticate {
+                token: auth.token.clone(),
+                device: auth.device_id.clone(),
+                unsigned_user: auth.user_id.clone().unwrap_or_default(),
+                platform: auth.platform.clone(),
+                dialect: Dialect::GolangIm.into(),
+                ..common
+            },
+        }
+    }
+
+    /// Says why, in the dialect's way, and ends: nobody stays unidentified.
+    fn refuse<T>(&self, hello: &Hello, fault: Fault) -> Option<T> {
+        let connection = &self.wire.connection;
+        let error = translate::error(fault);
+        let code = match error.code {
+            ErrorCode::TokenExpired => CloseCode::TokenExpired,
+            _ if error.retryable => CloseCode::Unavailable,
+            _ => CloseCode::Unauthenticated,
+        };
+        let text = error.text.clone();
+        match hello {
+            Hello::Native { req, .. } => {
+                connection.write(connection.encoding.get().response(*req, ServerOp::Error(error)));
+            }
+            Hello::Goim(..) => {}
+            Hello::GolangIm(seq, _) => {
+                connection.write(connection.encoding.get().frame(goim::MESSAGE, *seq, text.as_bytes()));
+            }
+        }
+        connection.end(code, text);
+        None
+    }
+
+    async fn welcome(self, hello: Hello) -> Established {
+        let (shard, connection) = (Rc::clone(&self.wire.shard), Rc::clone(&self.wire.connection));
+        let encoding = connection.encoding.get();
+        let kind = match hello {
+            Hello::Native { req, resume, all, .. } => {
+                let identity = connection.identity.get();
+                if let Some(identity) = identity {
+                    let op = ServerOp::AuthOk {
+                        user: identity.user.clone(),
+                        device: identity.device.clone(),
+                        conn: connection.id.clone(),
+                        node: shard.options.node.clone(),
+                        heartbeat_ms: u32::try_from(shard.options.heartbeat_timeout.as_millis()).unwrap_or(u32::MAX),
+                        time_ms: upkeep_unix_ms(),
+                        expires_ms: connection.expires_ms.get(),
+                    };
+                    connection.write(encoding.response(req, op));
+                }
+                if all || !resume.is_empty() {
+                    let subscribing = subscribe::subscribe(Rc::clone(&shard), Rc::clone(&connection), req, resume, all);
+                    tokio::task::spawn_local(subscribing);
+                }
+                Kind::Native
+            }
+            Hello::Goim(seq, auth) => {
+                *connection.accepts.borrow_mut() = auth.accepts;
+                if let Some(room) = auth.room {
+                    subscribe::enter(&shard, &connection, &room).await;
+                }
+                connection.write(encoding.frame(goim::AUTH_REPLY, seq, b""));
+                Kind::Goim
+            }
+            Hello::GolangIm(seq, _) => {
+                connection.write(encoding.frame(goim::AUTH_REPLY, seq, golang_im::AUTH_OK));
+                Kind::GolangIm
+            }
+        };
+        shard.greet_while_draining(&connection);
+        Established::new(kind, &shard.options)
+    }
+}

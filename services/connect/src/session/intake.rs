@@ -1,0 +1,192 @@
+//! A client's bytes to what it said: the WebSocket upgrade and frames by the library, TLV frames by im-wire. Holds bytes
+//! only while something is incomplete.
+
+use std::io::{self, Read, Write};
+
+use bytes::{Buf, Bytes, BytesMut};
+use im_wire::code::CloseCode;
+use im_wire::dialect::Entrance;
+use im_wire::frame::{self, Frame, Malformed};
+use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
+use tokio_tungstenite::tungstenite::handshake::server::{Request, create_response, write_response};
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
+
+/// The longest request that upgrades to WebSocket, in bytes.
+const MAX_UPGRADE: usize = 8 << 10;
+/// The library's own read buffer, kept per WebSocket connection.
+const READ_BUFFER: usize = 512;
+
+/// Something that a client said.
+#[derive(Debug)]
+pub(crate) enum Inbound {
+    /// The upgrade succeeded; the path tells more.
+    Upgraded(Entrance),
+    /// A TLV frame.
+    Frame(Frame),
+    /// A text frame.
+    Text(Utf8Bytes),
+    /// The client says goodbye.
+    Close,
+}
+
+/// What a client sent is not of the protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Broken {
+    #[error("{0}")]
+    Frame(#[from] Malformed),
+    #[error("{0}")]
+    WebSocket(String),
+    #[error("text that is not UTF-8")]
+    Utf8,
+    #[error("a message of more than {0} bytes")]
+    TooLarge(usize),
+    /// The answer has been written; there is no WebSocket to close.
+    #[error("no WebSocket upgrade: {0}")]
+    Upgrade(String),
+}
+
+impl Broken {
+    pub(crate) fn code(&self) -> CloseCode {
+        match self {
+            Self::Frame(Malformed::TooLarge { .. }) | Self::TooLarge(_) => CloseCode::TooLarge,
+            Self::Utf8 => CloseCode::InvalidText,
+            Self::Frame(_) | Self::WebSocket(_) | Self::Upgrade(_) => CloseCode::ProtocolError,
+        }
+    }
+}
+
+enum State {
+    Tcp,
+    Upgrade,
+    WebSocket(Box<WebSocketContext>),
+}
+
+/// See the module's top.
+pub(crate) struct Intake {
+    state: State,
+    rest: BytesMut,
+    limit: usize,
+}
+
+/// What the library reads from and writes to.
+struct Pipe<'a> {
+    input: &'a mut BytesMut,
+    output: &'a mut Vec<u8>,
+}
+
+impl Read for Pipe<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.input.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let n = into.len().min(self.input.len());
+        self.input.split_to(n).copy_to_slice(&mut into[..n]);
+        Ok(n)
+    }
+}
+
+impl Write for Pipe<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.output.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Intake {
+    /// For a connection that came in on the TCP or the WebSocket port; `limit` is the longest body.
+    pub(crate) fn new(tcp: bool, limit: usize) -> Self {
+        Self { state: if tcp { State::Tcp } else { State::Upgrade }, rest: BytesMut::new(), limit }
+    }
+
+    /// Whether there is a WebSocket to close.
+    pub(crate) fn is_upgrading(&self) -> bool {
+        matches!(self.state, State::Upgrade)
+    }
+
+    /// Takes bytes from the socket.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        self.rest.extend_from_slice(bytes);
+    }
+
+    /// The next whole thing, and what is to be written because of it (pongs, the upgrade's answer).
+    pub(crate) fn next(&mut self, output: &mut Vec<u8>) -> Result<Option<Inbound>, Broken> {
+        let next = match &mut self.state {
+            State::Tcp => frame::decode(&mut self.rest, self.limit)?.map(Inbound::Frame),
+            State::Upgrade => self.upgrade(output)?,
+            State::WebSocket(context) => {
+                let pipe = Pipe { input: &mut self.rest, output };
+                read_websocket(context, pipe, self.limit)?
+            }
+        };
+        if next.is_none() && self.rest.is_empty() {
+            self.rest = BytesMut::new();
+        }
+        Ok(next)
+    }
+
+    fn upgrade(&mut self, output: &mut Vec<u8>) -> Result<Option<Inbound>, Broken> {
+        let refuse = |output: &mut Vec<u8>, status: &str, why: String| {
+            let text = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{why}", why.len());
+            output.extend_from_slice(text.as_bytes());
+            Err(Broken::Upgrade(why))
+        };
+        let request = match Request::try_parse(&self.rest) {
+            Ok(None) if self.rest.len() > MAX_UPGRADE => {
+                return refuse(output, "431 Request Header Fields Too Large", format!("more than {MAX_UPGRADE} bytes"));
+            }
+            Ok(None) => return Ok(None),
+            Ok(Some((length, request))) => {
+                self.rest.advance(length);
+                request
+            }
+            Err(error) => return refuse(output, "400 Bad Request", error.to_string()),
+        };
+        let entrance = match request.uri().path() {
+            "/sub" => Entrance::Sub,
+            "/ws" => Entrance::Ws,
+            _ => return refuse(output, "404 Not Found", "use /ws or /sub".to_owned()),
+        };
+        let response = match create_response(&request) {
+            Ok(response) => response,
+            Err(error) => return refuse(output, "400 Bad Request", error.to_string()),
+        };
+        if let Err(error) = write_response(&mut *output, &response) {
+            return Err(Broken::Upgrade(error.to_string()));
+        }
+        let longest = Some(self.limit + frame::HEADER + 4096);
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER)
+            .write_buffer_size(0)
+            .max_message_size(longest)
+            .max_frame_size(longest);
+        self.state = State::WebSocket(Box::new(WebSocketContext::new(Role::Server, Some(config))));
+        Ok(Some(Inbound::Upgraded(entrance)))
+    }
+}
+
+fn read_websocket(context: &mut WebSocketContext, mut pipe: Pipe<'_>, limit: usize) -> Result<Option<Inbound>, Broken> {
+    loop {
+        match context.read(&mut pipe) {
+            Ok(Message::Binary(bytes)) => {
+                return Ok(Some(Inbound::Frame(frame::decode_exact(Bytes::from(bytes), limit)?)));
+            }
+            Ok(Message::Text(text)) => return Ok(Some(Inbound::Text(text))),
+            Ok(Message::Close(_)) => return Ok(Some(Inbound::Close)),
+            Ok(Message::Ping(_)) => {
+                // The library has queued the pong: it leaves with the rest.
+                let _flushed = context.flush(&mut pipe);
+            }
+            Ok(Message::Pong(_) | Message::Frame(_)) => {}
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(Error::ConnectionClosed | Error::AlreadyClosed) => return Ok(Some(Inbound::Close)),
+            Err(Error::Utf8(_)) => return Err(Broken::Utf8),
+            Err(Error::Capacity(_)) => return Err(Broken::TooLarge(limit)),
+            Err(error) => return Err(Broken::WebSocket(error.to_string())),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The native dialect's requests, one function each: a call to logic, and its answer in the client's encoding.
+
+use std::rc::Rc;
+
+use im_proto::v1::{self as pb, call, reply};
+use im_wire::code::ErrorCode;
+use im_wire::ids::{RoomId, Seq};
+use im_wire::native::{Body, ClientOp, Error, Request, ServerOp};
+
+use super::connection::Connection;
+use super::subscribe;
+use crate::metrics;
+use crate::shard::{Shard, upkeep_unix_ms};
+use crate::uplink::translate;
+
+/// Takes one request of an established session. Never waits: what needs logic goes on by itself.
+pub(crate) fn take(shard: &Rc<Shard>, connection: &Rc<Connection>, request: Request) {
+    let req = request.req;
+    metrics::REQUESTS.with_label_values(&[name(&request.op)]).inc();
+    match request.op {
+        ClientOp::Auth { .. } => {
+            let text = "this connection is authenticated: use refresh for a newer token".to_owned();
+            let error = Error { code: ErrorCode::WrongState, text, retryable: false, field: None };
+            answer(connection, req, ServerOp::Error(error));
+        }
+        ClientOp::Ping => answer(connection, req, ServerOp::Pong { time_ms: upkeep_unix_ms() }),
+        ClientOp::Subscribe { rooms, all } => {
+            let (shard, connection) = (Rc::clone(shard), Rc::clone(connection));
+            in_flight(Rc::clone(&connection), subscribe::subscribe(shard, connection, req, rooms, all));
+        }
+        ClientOp::Unsubscribe { rooms } => {
+            for room in &rooms {
+                shard.leave(connection, room);
+            }
+            answer(connection, req, ServerOp::Done);
+        }
+        ClientOp::Send { room, client_id, kind, body } => send(shard, connection, req, room, client_id, kind, body),
+        ClientOp::Signal { room, kind, body } => signal(shard, connection, req, &room, kind, body),
+        ClientOp::History { room, after, before, limit } => {
+            history(shard, connection, req, room, (after, before), limit)
+        }
+        ClientOp::Read { room, seq } => read(shard, connection, req, room, seq),
+        ClientOp::Refresh { token } => refresh(shard, connection, req, token),
+    }
+}
+
+fn name(op: &ClientOp) -> &'static str {
+    match op {
+        ClientOp::Auth { .. } => "auth",
+        ClientOp::Subscribe { .. } => "subscribe",
+        ClientOp::Unsubscribe { .. } => "unsubscribe",
+        ClientOp::Send { .. } => "send",
+        ClientOp::Signal { .. } => "signal",
+        ClientOp::History { .. } => "history",
+        ClientOp::Read { .. } => "read",
+        ClientOp::Refresh { .. } => "refresh",
+        ClientOp::Ping => "ping",
+    }
+}
+
+fn answer(connection: &Connection, req: u32, op: ServerOp) {
+    connection.write(connection.encoding.get().response(req, op));
+}
+
+/// Runs beside the session and counts against its bound.
+fn in_flight(connection: Rc<Connection>, work: impl Future<Output = ()> + 'static) {
+    connection.in_flight.set(connection.in_flight.get() + 1);
+    tokio::task::spawn_local(async move {
+        work.await;
+        connection.in_flight.set(connection.in_flight.get() - 1);
+        connection.wake();
+    });
+}
+
+/// One call, and what becomes of its answer; `None` from `read`: an answer of another kind.
+fn ask(
+    shard: &Rc<Shard>,
+    connection: &Rc<Connection>,
+    req: u32,
+    op: call::Op,
+    read: impl FnOnce(&Connection, reply::Result) -> Option<ServerOp> + 'static,
+) {
+    let (logic, asker) = (std::sync::Arc::clone(&shard.logic), Rc::clone(connection));
+    in_flight(Rc::clone(connection), async move {
+        let grant = asker.grant.borrow().clone();
+        let op = match logic.call(grant, &asker.id, op).await {
+            Ok(result) => read(&asker, result).ok_or_else(translate::unexpected),
+            Err(fault) => Err(fault),
+        };
+        answer(&asker, req, op.unwrap_or_else(|fault| ServerOp::Error(translate::error(fault))));
+    });
+}
+
+fn send(
+    shard: &Rc<Shard>,
+    connection: &Rc<Connection>,
+    req: u32,
+    room: RoomId,
+    client_id: String,
+    kind: String,
+    body: Body,
+) {
+    let (body, encoding) = translate::parts(body);
+    let client_id = if client_id.is_empty() { uuid::Uuid::now_v7().to_string() } else { client_id };
+    let op = pb::Send { room: room.to_string(), client_id: client_id.clone(), r#type: kind, body, encoding };
+    ask(shard, connection, req, call::Op::Send(op), move |_, result| match result {
+        reply::Result::Stored(pb::Stored { id, epoch, seq, time_ms, duplicate }) => {
+            Some(ServerOp::Ack { room, client_id, id, epoch, seq, time_ms, duplicate })
+        }
+        _ => None,
+    });
+}
+
+fn signal(shard: &Rc<Shard>, connection: &Rc<Connection>, req: u32, room: &RoomId, kind: String, body: Body) {
+    let (body, encoding) = translate::parts(body);
+    let op = pb::SendSignal { room: room.to_string(), r#type: kind, body, encoding };
+    ask(shard, connection, req, call::Op::Signal(op), |_, result| {
+        matches!(result, reply::Result::Done(_)).then_some(ServerOp::Done)
+    });
+}
+
+fn history(
+    shard: &Rc<Shard>,
+    connection: &Rc<Connection>,
+    req: u32,
+    room: RoomId,
+    (after, before): (Option<Seq>, Option<Seq>),
+    limit: u32,
+) {
+    let op = pb::History { room: room.to_string(), after, before, limit };
+    ask(shard, connection, req, call::Op::History(op), move |_, result| match result {
+        reply::Result::History(page) => {
+            let entry = |logged: pb::LogEntry| Some(translate::message(&room, page.epoch, logged.seq, logged.entry?));
+            let messages = page.entries.into_iter().filter_map(entry).collect();
+            let truncated = page.truncated.map(|range| (range.from, range.to));
+            Some(ServerOp::History { room, epoch: page.epoch, head: page.head, truncated, messages })
+        }
+        _ => None,
+    });
+}
+
+fn read(shard: &Rc<Shard>, connection: &Rc<Connection>, req: u32, room: RoomId, seq: Seq) {
+    let op = pb::Read { room: room.to_string(), seq };
+    ask(shard, connection, req, call::Op::Read(op), move |_, result| match result {
+        reply::Result::Read(state) => {
+            Some(ServerOp::ReadState { room, read: state.read, head: state.head, unread: state.unread })
+        }
+        _ => None,
+    });
+}
+
+fn refresh(shard: &Rc<Shard>, connection: &Rc<Connection>, req: u32, token: String) {
+    ask(shard, connection, req, call::Op::Refresh(pb::Refresh { token }), |connection, result| match result {
+        reply::Result::Refreshed(pb::Refreshed { grant, expires_ms }) => {
+            *connection.grant.borrow_mut() = grant;
+            connection.expires_ms.set(expires_ms);
+            Some(ServerOp::Refreshed { expires_ms })
+        }
+        _ => None,
+    });
+}

@@ -1,0 +1,122 @@
+//! From a room's new items to its members' sockets: one encoding per way of hearing, shared, written at once where the
+//! socket takes it.
+
+use std::rc::Rc;
+
+use im_wire::ids::{RoomId, Seq};
+use im_wire::native::ServerOp;
+use serde_json::Value;
+
+use super::{PerEncoding, Shard};
+use crate::hub::{Item, Member};
+use crate::metrics;
+use crate::session::encode::Signal;
+
+/// A member that the log says has left.
+struct Departure {
+    room: RoomId,
+    user: String,
+    seq: Seq,
+    reason: &'static str,
+}
+
+impl Shard {
+    /// Writes everything the hub has put in order to the rooms' live members.
+    pub(crate) fn deliver(&self) {
+        let mut departures = Vec::new();
+        self.hub.borrow_mut().deliver(|room, members, items| {
+            self.write_items(room, members, items);
+            departures.extend(items.iter().filter_map(|item| departure(room, item)));
+        });
+        for departure in departures {
+            self.evict(&departure);
+        }
+    }
+
+    fn write_items(&self, room: &RoomId, members: &[Member], items: &[Item]) {
+        let connections = self.connections.borrow();
+        let mut encoded = PerEncoding::default();
+        for member in members {
+            let Some(connection) = connections.get(*member as usize) else { continue };
+            let encoding = connection.encoding.get();
+            let bytes = encoded[encoding as usize].get_or_insert_with(|| encoding.items(room, items));
+            connection.write(bytes.clone());
+        }
+        metrics::FAN_OUTS.inc();
+        metrics::DELIVERIES.inc_by((members.len() * items.len()) as u64);
+    }
+
+    /// Tells one member that catches up.
+    pub(super) fn tell(&self, room: &RoomId, member: Member, items: &[Item]) {
+        if let Some(connection) = self.connection(member) {
+            connection.write(connection.encoding.get().items(room, items));
+            metrics::DELIVERIES.inc_by(items.len() as u64);
+        }
+    }
+
+    /// A signal to a room's live members, or to one user's among them.
+    pub(super) fn signal(&self, room: &RoomId, signal: &Signal, to_user: &str) {
+        let hub = self.hub.borrow();
+        let connections = self.connections.borrow();
+        let mut encoded = PerEncoding::default();
+        for connection in hub.live(room).iter().filter_map(|member| connections.get(*member as usize)) {
+            if !to_user.is_empty() && connection.user().is_none_or(|user| user.as_str() != to_user) {
+                continue;
+            }
+            let encoding = connection.encoding.get();
+            if let Some(op) = read_state(signal, to_user).filter(|_| encoding.is_native()) {
+                connection.write_signal(encoding.response(0, op));
+                continue;
+            }
+            let bytes = encoded[encoding as usize].get_or_insert_with(|| encoding.signal(signal));
+            connection.write_signal(bytes.clone());
+        }
+    }
+
+    fn evict(&self, departure: &Departure) {
+        let Departure { room, user, seq, reason } = departure;
+        for connection in self.of_user(user) {
+            if Self::is_news(&connection, room, *seq) {
+                self.drop_room(&connection, room, reason);
+            }
+        }
+    }
+
+    /// The connection stops hearing a room that its user is no longer in, and is told.
+    pub(crate) fn drop_room(
+        &self,
+        connection: &Rc<crate::session::connection::Connection>,
+        room: &RoomId,
+        reason: &str,
+    ) {
+        if connection.rooms.borrow_mut().remove(room).is_some() {
+            self.hub.borrow_mut().leave(room, connection.key, std::time::Instant::now());
+            self.count_online(connection, room, false);
+            let op = ServerOp::RoomChanged { room: room.clone(), subscribed: false, reason: reason.to_owned() };
+            connection.write(connection.encoding.get().response(0, op));
+        }
+    }
+}
+
+/// Reads `im.leave` entries; their body is `{"user", "by"}`.
+fn departure(room: &RoomId, item: &Item) -> Option<Departure> {
+    let Item::Message(message) = item else { return None };
+    if message.kind != "im.leave" {
+        return None;
+    }
+    let body: Value = serde_json::from_slice(message.body.bytes()).ok()?;
+    let user = body.get("user")?.as_str()?.to_owned();
+    let reason = if body.get("by").and_then(Value::as_str) == Some(&user) { "left" } else { "kicked" };
+    Some(Departure { room: room.clone(), user, seq: message.seq, reason })
+}
+
+/// A read position that moved on another device, which logic sends as a signal to the user.
+fn read_state(signal: &Signal, to_user: &str) -> Option<ServerOp> {
+    if signal.kind != "read" || to_user.is_empty() || !signal.from.is_empty() {
+        return None;
+    }
+    let body: Value = serde_json::from_slice(signal.body.bytes()).ok()?;
+    let number = |name: &str| body.get(name).and_then(Value::as_u64);
+    let room = RoomId::new(&signal.room).ok()?;
+    Some(ServerOp::ReadState { room, read: number("read")?, head: number("head")?, unread: number("unread")? })
+}

@@ -1,0 +1,115 @@
+//! What a shard does by the clock: retries, heartbeats, expired tokens, handshakes that take too long, heads compared a
+//! few at a time. One coarse tick per shard; no timer per connection.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use im_wire::code::CloseCode;
+use im_wire::ids::RoomId;
+use tokio::time::MissedTickBehavior;
+
+use super::Shard;
+use crate::hub::{Asker, Effect, Place};
+use crate::metrics;
+use crate::session::connection::Connection;
+
+/// How often retries and held pages are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// How many ticks pass between looks at every connection.
+const SLOW: u64 = 10;
+
+/// Unix milliseconds.
+pub(crate) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+impl Shard {
+    /// Runs as long as the shard.
+    pub(crate) async fn upkeep(self: Rc<Self>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for count in 0_u64.. {
+            tick.tick().await;
+            self.retry();
+            if count % SLOW == 0 {
+                self.look_at_connections();
+                self.compare_some();
+                self.forget_full_buckets();
+                self.publish_figures();
+            }
+        }
+    }
+
+    fn retry(self: &Rc<Self>) {
+        self.deliver();
+        let mut effects = Vec::new();
+        self.hub.borrow_mut().tick(Instant::now(), &mut effects);
+        let held = self.held.take().into_iter();
+        effects.extend(held.map(|(room, member, after)| Effect::Fetch { room, asker: Asker::Member(member), after }));
+        self.carry_out(effects);
+    }
+
+    fn look_at_connections(&self) {
+        let (now, now_ms) = (Instant::now(), unix_ms());
+        for (_, connection) in self.connections.borrow().iter() {
+            self.look_at(connection, now, now_ms);
+        }
+    }
+
+    fn look_at(&self, connection: &Connection, now: Instant, now_ms: u64) {
+        let silent = now.saturating_duration_since(connection.last_heard.get());
+        if connection.identity.get().is_none() {
+            if now.saturating_duration_since(connection.since) > self.options.handshake_timeout {
+                connection.end(CloseCode::HandshakeTimeout, "no auth in time");
+            }
+        } else if silent > self.options.heartbeat_timeout {
+            connection.end(CloseCode::HeartbeatTimeout, "nothing heard in time: send a ping more often");
+        } else if matches!(connection.expires_ms.get(), 1.. if connection.expires_ms.get() <= now_ms) {
+            connection.end(CloseCode::TokenExpired, "the token's time is over: connect with a newer one");
+        }
+    }
+
+    /// A part of the rooms each second, so that every room's turn comes once in `head_compare`.
+    fn compare_some(self: &Rc<Self>) {
+        let parts = self.options.head_compare.as_secs().max(1);
+        let part = self.compare_step.get() % parts;
+        self.compare_step.set(part + 1);
+        let hub = self.hub.borrow();
+        let due: Vec<(RoomId, Place)> = hub
+            .heads()
+            .filter(|(room, _)| part_of(room, parts) == part)
+            .map(|(room, place)| (room.clone(), place))
+            .collect();
+        drop(hub);
+        if !due.is_empty() {
+            self.compare(due);
+        }
+    }
+
+    fn forget_full_buckets(&self) {
+        let now = Instant::now();
+        let (user, ip) = (self.options.user_requests_per_second, self.options.ip_requests_per_second);
+        self.user_rates.borrow_mut().retain(|_, bucket| !bucket.is_full(user, now));
+        self.ip_rates.borrow_mut().retain(|_, bucket| !bucket.is_full(ip, now));
+    }
+
+    fn publish_figures(&self) {
+        let shard = self.number.to_string();
+        metrics::OUTBOX_BYTES.with_label_values(&[&shard]).set(self.outbox_bytes() as i64);
+        let mut hub = self.hub.borrow_mut();
+        metrics::ROOMS.with_label_values(&[&shard]).set(hub.len() as i64);
+        let counts = std::mem::take(&mut hub.counts);
+        metrics::REPEATS.inc_by(counts.repeats);
+        metrics::GAPS.inc_by(counts.gaps);
+        metrics::RESETS.inc_by(counts.resets);
+        metrics::REPAIRS.inc_by(counts.repairs);
+        metrics::PENDING_OVERFLOWS.inc_by(counts.overflows);
+    }
+}
+
+fn part_of(room: &RoomId, parts: u64) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    room.as_str().hash(&mut hasher);
+    hasher.finish() % parts
+}
