@@ -184,7 +184,8 @@ pub enum State {
 /// A client. Clones share one connection; when the last is dropped, or one is closed, the connection ends.
 #[derive(Debug, Clone)]
 pub struct Client {
-    commands: mpsc::Sender<Command>,
+    // Boxed: a channel keeps room for 32 items from the start, and there may be thousands of clients in a process.
+    commands: mpsc::Sender<Box<Command>>,
     permits: Arc<Semaphore>,
     options: Arc<Options>,
     counters: Arc<Counters>,
@@ -194,7 +195,7 @@ pub struct Client {
 
 impl Client {
     pub(crate) fn new(
-        commands: mpsc::Sender<Command>,
+        commands: mpsc::Sender<Box<Command>>,
         permits: Arc<Semaphore>,
         options: Arc<Options>,
         counters: Arc<Counters>,
@@ -233,7 +234,7 @@ impl Client {
         let handed_over = tokio::time::timeout_at(deadline, async {
             let permit = self.permit().await.ok_or(SendError::Ended)?;
             let command = Command::Send { parcel, deadline, reply: SendReply::new(reply, permit) };
-            self.commands.send(command).await.map_err(|_| SendError::Ended)
+            self.commands.send(Box::new(command)).await.map_err(|_| SendError::Ended)
         });
         handed_over.await.unwrap_or(Err(SendError::NotStored { last: None }))?;
         Ok(Ticket(answer))
@@ -320,7 +321,7 @@ impl Client {
     async fn command<T>(&self, command: Command, deadline: Instant, answer: Answer<T>) -> Result<T, RequestError> {
         let answered = tokio::time::timeout_at(deadline, async {
             let _permit = self.permit().await.ok_or(RequestError::Ended)?;
-            self.commands.send(command).await.map_err(|_| RequestError::Ended)?;
+            self.commands.send(Box::new(command)).await.map_err(|_| RequestError::Ended)?;
             answer.await.unwrap_or(Err(RequestError::Ended))
         });
         answered.await.unwrap_or(Err(RequestError::TimedOut))
@@ -364,7 +365,7 @@ impl Client {
     /// Ends the client and waits until it has. Sends under way end with [`SendError`].
     pub async fn close(&self) {
         let (reply, closed) = oneshot::channel();
-        if self.commands.send(Command::Close { reply }).await.is_ok() {
+        if self.commands.send(Box::new(Command::Close { reply })).await.is_ok() {
             let _ = closed.await;
         }
     }

@@ -33,8 +33,8 @@ pub(crate) struct Driver {
     options: Arc<Options>,
     tokens: Arc<dyn TokenSource>,
     encoding: Encoding,
-    commands: mpsc::Receiver<Command>,
-    events: mpsc::Sender<Event>,
+    commands: mpsc::Receiver<Box<Command>>,
+    events: mpsc::Sender<Box<Event>>,
     state: watch::Sender<State>,
     links: [Option<Link>; 2],
     dialling: [Option<Dialling>; 2],
@@ -43,7 +43,7 @@ pub(crate) struct Driver {
 }
 
 enum Step {
-    Command(Option<Command>),
+    Command(Option<Box<Command>>),
     Room,
     Incoming(Lane, Incoming),
     Dialled(Lane, Dialled),
@@ -57,8 +57,8 @@ impl Driver {
         options: Arc<Options>,
         tokens: Arc<dyn TokenSource>,
         encoding: Encoding,
-        commands: mpsc::Receiver<Command>,
-        events: mpsc::Sender<Event>,
+        commands: mpsc::Receiver<Box<Command>>,
+        events: mpsc::Sender<Box<Event>>,
         state: watch::Sender<State>,
     ) -> Self {
         let (links, dialling, fetching, hanging_up) = ([None, None], [None, None], None, JoinSet::new());
@@ -129,7 +129,7 @@ impl Driver {
             match self.events.try_reserve() {
                 Ok(place) => {
                     if let Some(event) = self.core.event() {
-                        place.send(event);
+                        place.send(Box::new(event));
                     }
                 }
                 Err(mpsc::error::TrySendError::Full(())) => return,
@@ -174,7 +174,7 @@ impl Driver {
         let now = Instant::now();
         match step {
             Step::Room => {}
-            Step::Command(Some(command)) => self.core.command(command, now),
+            Step::Command(Some(command)) => self.core.command(*command, now),
             Step::Command(None) => self.core.end(End::Closed),
             Step::Incoming(lane, Ok(frames)) => {
                 frames.into_iter().for_each(|frame| self.core.frame(lane, frame, now));
@@ -208,12 +208,12 @@ impl Driver {
         }
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
-            if let Command::Close { reply } = command {
+            if let Command::Close { reply } = *command {
                 let _ = reply.send(());
             }
         }
         while let Some(event) = self.core.event() {
-            if self.events.send(event).await.is_err() {
+            if self.events.send(Box::new(event)).await.is_err() {
                 return;
             }
         }

@@ -226,12 +226,12 @@ impl Heard {
 /// that the application does not care: events are discarded.
 #[derive(Debug)]
 pub struct Events {
-    queue: mpsc::Receiver<Event>,
+    queue: mpsc::Receiver<Box<Event>>,
     heard: Arc<Heard>,
 }
 
 impl Events {
-    pub(crate) fn new(queue: mpsc::Receiver<Event>, heard: Arc<Heard>) -> Self {
+    pub(crate) fn new(queue: mpsc::Receiver<Box<Event>>, heard: Arc<Heard>) -> Self {
         Self { queue, heard }
     }
 
@@ -239,14 +239,14 @@ impl Events {
     pub async fn next(&mut self) -> Option<Event> {
         let event = self.queue.recv().await?;
         self.heard.note(&event);
-        Some(event)
+        Some(*event)
     }
 
     /// An event that is there already.
     pub fn try_next(&mut self) -> Option<Event> {
         let event = self.queue.try_recv().ok()?;
         self.heard.note(&event);
-        Some(event)
+        Some(*event)
     }
 }
 
@@ -254,10 +254,10 @@ impl Stream for Events {
     type Item = Event;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event>> {
-        let next = self.queue.poll_recv(context);
-        if let Poll::Ready(Some(event)) = &next {
-            self.heard.note(event);
-        }
-        next
+        self.queue.poll_recv(context).map(|event| {
+            let event = *event?;
+            self.heard.note(&event);
+            Some(event)
+        })
     }
 }

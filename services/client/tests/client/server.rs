@@ -45,6 +45,8 @@ struct Log {
     epoch: Epoch,
     bases: Vec<(Epoch, Seq)>,
     messages: Vec<Message>,
+    /// By sender and client id.
+    stored: HashMap<(String, String), Seq>,
 }
 
 impl Log {
@@ -177,6 +179,7 @@ impl Server {
         let mut world = self.world();
         let log = world.log(&RoomId::new(room).unwrap());
         log.messages.truncate(keep);
+        log.stored.retain(|_, seq| *seq <= keep as Seq);
         log.epoch += 1;
         let base = (log.epoch, log.head());
         log.bases.push(base);
@@ -320,10 +323,11 @@ impl World {
     fn append(&mut self, room: &RoomId, from: &str, client_id: &str, kind: &str, body: Body) -> (Seq, Epoch, bool) {
         let log = self.log(room);
         let (epoch, seq) = (log.epoch, log.head() + 1);
-        let same = |message: &&Message| message.from == from && message.client_id == client_id;
-        if let Some(first) = log.messages.iter().find(same) {
-            return (first.seq, epoch, true);
+        let key = (from.to_owned(), client_id.to_owned());
+        if let Some(first) = log.stored.get(&key) {
+            return (*first, epoch, true);
         }
+        log.stored.insert(key, seq);
         log.messages.push(Message {
             room: room.clone(),
             epoch,

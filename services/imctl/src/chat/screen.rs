@@ -36,13 +36,15 @@ impl Room {
 pub(crate) struct Screen {
     style: Style,
     me: Option<UserId>,
+    /// The node of the connection, once there was one.
+    node: Option<String>,
     pub(crate) rooms: BTreeMap<RoomId, Room>,
     pub(crate) current: Option<RoomId>,
 }
 
 impl Screen {
     pub(crate) fn new(style: Style, me: Option<UserId>) -> Self {
-        Self { style, me, rooms: BTreeMap::new(), current: None }
+        Self { style, me, node: None, rooms: BTreeMap::new(), current: None }
     }
 
     /// `@bob` for a direct room, the id for others.
@@ -81,10 +83,16 @@ impl Screen {
             Event::Signal { room, from, kind, body, .. } => self.signal(room, from, kind, body),
             Event::Connected { node, user, .. } => {
                 self.me = Some(user.clone());
-                vec![self.remark(&format!("connected to {} as {user}", printable(node)))]
+                let node = printable(node);
+                let first = self.node.is_none();
+                let line = self.remark(&format!("connected to {node} as {user}"));
+                self.node = Some(node);
+                // Of a reconnect, the end of the catching up is told.
+                if first { vec![line] } else { Vec::new() }
             }
             Event::Resumed { away: Some(away) } => {
-                vec![self.remark(&format!("back after {}; nothing was missed", seconds(*away)))]
+                let node = self.node.as_deref().unwrap_or_default();
+                vec![self.remark(&format!("back on {node} after {}; nothing was missed", seconds(*away)))]
             }
             Event::Disconnected { reason, retry_in, .. } => {
                 let again = retry_in
@@ -247,10 +255,10 @@ fn membership(body: &Body, from: &str, alone: &str, by_other: &str) -> String {
 }
 
 pub(crate) fn seconds(time: Duration) -> String {
-    if time < Duration::from_millis(950) {
-        format!("{:.1} s", time.as_secs_f64())
-    } else {
-        format!("{:.0} s", time.as_secs_f64())
+    match time.as_millis() {
+        0..50 => "a moment".to_owned(),
+        50..950 => format!("{:.1} s", time.as_secs_f64()),
+        _ => format!("{:.0} s", time.as_secs_f64()),
     }
 }
 
@@ -316,8 +324,9 @@ mod tests {
         let retry_in = Some(Duration::from_millis(300));
         let lost = screen.show(&Event::Disconnected { code: None, reason: "gone".to_owned(), retry_in });
         assert_eq!(lost, ["! connection lost (gone), trying again in 0.3 s"]);
+        screen.node = Some("node-2".to_owned());
         let back = screen.show(&Event::Resumed { away: Some(Duration::from_secs(2)) });
-        assert_eq!(back, ["· back after 2 s; nothing was missed"]);
+        assert_eq!(back, ["· back on node-2 after 2 s; nothing was missed"]);
         assert!(screen.show(&Event::Resumed { away: None }).is_empty());
     }
 
