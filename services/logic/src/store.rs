@@ -9,8 +9,11 @@
 //! - A room's own state (log, dedupe, members, read positions) is atomic. A user's index of rooms and presence are
 //!   derived, may lag, and are repaired from the rooms.
 
+pub mod embedded;
 #[cfg(feature = "cluster")]
 pub mod redis;
+#[doc(hidden)]
+pub mod suite;
 
 use std::time::Duration;
 

@@ -1,0 +1,85 @@
+//! Reading what rooms are, who is in them, and users' indexes.
+
+use im_wire::ids::{Epoch, RoomId, Seq, UserId};
+use redb::ReadTransaction;
+
+use super::Reading;
+use super::tables::{MEMBERS, READS, ROOMS, Room, USER_ROOMS, role};
+use crate::store::{Member, View};
+
+/// Sorts behind every character that an id may have.
+const LAST: &str = "\u{10ffff}";
+
+fn checked<T>(made: Result<T, im_wire::ids::BadId>) -> Reading<T> {
+    made.map_err(|bad| redb::Error::Corrupted(bad.to_string()))
+}
+
+pub(super) fn view(snapshot: &ReadTransaction, id: &RoomId, user: &UserId, epoch: Epoch) -> Reading<Option<View>> {
+    let Some(room) = snapshot.open_table(ROOMS)?.get(id.as_str())?.map(|row| Room::from(row.value())) else {
+        return Ok(None);
+    };
+    let key = (id.as_str(), user.as_str());
+    let member = snapshot.open_table(MEMBERS)?.get(key)?.map(|row| row.value());
+    let read = snapshot.open_table(READS)?.get(key)?.map_or(0, |row| row.value());
+    Ok(Some(View {
+        kind: room.kind,
+        epoch,
+        head: room.head,
+        first: room.first,
+        role: member.map(|(number, _)| role(number)),
+        read,
+        joined: member.map_or(0, |(_, joined)| joined),
+        created_ms: room.created_ms,
+    }))
+}
+
+pub(super) fn head(snapshot: &ReadTransaction, id: &RoomId, epoch: Epoch) -> Reading<(Epoch, Seq)> {
+    let row = snapshot.open_table(ROOMS)?.get(id.as_str())?.map(|row| Room::from(row.value()));
+    Ok(row.map_or((0, 0), |room| (epoch, room.head)))
+}
+
+pub(super) fn members(
+    snapshot: &ReadTransaction,
+    id: &RoomId,
+    after: Option<&UserId>,
+    limit: usize,
+) -> Reading<Vec<Member>> {
+    let table = snapshot.open_table(MEMBERS)?;
+    let from = after.map_or("", UserId::as_str);
+    let rows = table.range((id.as_str(), from)..=(id.as_str(), LAST))?;
+    let mut members = Vec::new();
+    for row in rows {
+        if members.len() >= limit {
+            break;
+        }
+        let (key, value) = row?;
+        let user = key.value().1;
+        if Some(user) != after.map(UserId::as_str) {
+            let (number, joined) = value.value();
+            members.push(Member { user: checked(UserId::new(user))?, role: role(number), joined });
+        }
+    }
+    Ok(members)
+}
+
+pub(super) fn user_rooms(
+    snapshot: &ReadTransaction,
+    user: &UserId,
+    after: Option<&RoomId>,
+    limit: usize,
+) -> Reading<Vec<RoomId>> {
+    let table = snapshot.open_table(USER_ROOMS)?;
+    let from = after.map_or("", RoomId::as_str);
+    let mut rooms = Vec::new();
+    for row in table.range((user.as_str(), from)..=(user.as_str(), LAST))? {
+        if rooms.len() >= limit {
+            break;
+        }
+        let room = row?.0;
+        let room = room.value().1;
+        if Some(room) != after.map(RoomId::as_str) {
+            rooms.push(checked(RoomId::new(room))?);
+        }
+    }
+    Ok(rooms)
+}
