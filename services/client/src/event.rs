@@ -201,7 +201,8 @@ impl Heard {
             Event::Reset { room, epoch, seq } => self.set(room, |_| *epoch, *seq),
             Event::Truncated { room, to, .. } => self.set(room, |epoch| epoch, *to),
             Event::Refused { room, error } if !error.retryable => self.forget(room),
-            Event::RoomChanged { room, subscribed: false, .. } | Event::Unsubscribed { room } => self.forget(room),
+            Event::RoomChanged { room, subscribed: false, reason } if !is_joining(reason) => self.forget(room),
+            Event::Unsubscribed { room } => self.forget(room),
             _ => {}
         }
     }
@@ -219,6 +220,11 @@ impl Heard {
     fn forget(&self, room: &RoomId) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(room);
     }
+}
+
+/// Whether the user became a member, even if the room is not heard.
+pub(crate) fn is_joining(reason: &str) -> bool {
+    matches!(reason, "joined" | "created")
 }
 
 /// The queue of events. It is bounded: while it is full the client does not read its socket, and a server closes the

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::attempt::Welcome;
 use super::{Action, Core, Farewell, Loss, Phase};
 use crate::client::{RequestError, Sent};
-use crate::event::Event;
+use crate::event::{Event, is_joining};
 use crate::rooms::{Lane, Verdict};
 use crate::stats::count;
 
@@ -176,7 +176,8 @@ impl Core {
     }
 
     fn room_changed(&mut self, lane: Lane, room: RoomId, subscribed: bool, reason: String, now: Instant) {
-        if subscribed {
+        // "joined" and not subscribed: the user became a member of a room that this connection was not asked to hear.
+        if subscribed || is_joining(&reason) {
             self.rooms.join(&room);
         } else {
             self.rooms.leave(&room);

@@ -73,9 +73,10 @@ impl Core {
         }
     }
 
-    /// Asks for one room again from where it stands.
+    /// Asks for one room again from where it stands. A subscription that stands already would go on as it is.
     pub(super) fn repair(&mut self, lane: Lane, room: &RoomId) {
         if let Some(position) = self.rooms.ask_again(lane, room) {
+            self.write(lane, ClientOp::Unsubscribe { rooms: vec![room.clone()] });
             self.subscribe_chunk(lane, Chunk { positions: vec![position], all: false });
         }
     }

@@ -1,11 +1,11 @@
 //! The core against a scripted counterpart, and against a model of a server that fails in every way it may.
 
 mod model;
+mod play;
 
 use im_wire::code::ErrorCode;
-use im_wire::native::{Body, Message, Response};
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use im_wire::native::{Body, Message};
+use play::Play;
 
 use super::*;
 use crate::backoff::Backoff;
@@ -59,137 +59,6 @@ fn message(name: &str, epoch: Epoch, seq: Seq) -> Message {
 
 fn heard(name: &str, epoch: Epoch, head: Seq) -> SubscribedRoom {
     SubscribedRoom::Ok { room: room(name), kind: "group".to_owned(), epoch, head, read: 0, joined: 0 }
-}
-
-/// The core with its clock and both of its counterparts played by the test.
-struct Play {
-    core: Core,
-    now: Instant,
-    permits: Arc<Semaphore>,
-}
-
-impl Play {
-    fn new(setup: Setup) -> Self {
-        let mut core = Core::new(setup);
-        core.start();
-        Self { core, now: Instant::now(), permits: Arc::new(Semaphore::new(1000)) }
-    }
-
-    /// Connected on lane A, with everything asked answered and nothing to catch up with.
-    fn connected(positions: Vec<Position>) -> Self {
-        let mut play = Self::new(setup(options(), positions, false, false));
-        play.connect(Lane::A);
-        play.events();
-        play
-    }
-
-    fn writes(&mut self) -> Vec<(Lane, Request)> {
-        let actions = std::iter::from_fn(|| self.core.action());
-        let writes = actions.filter_map(|action| match action {
-            Action::Write { lane, request } => Some((lane, request)),
-            _ => None,
-        });
-        writes.collect()
-    }
-
-    fn actions(&mut self) -> Vec<String> {
-        let actions = std::iter::from_fn(|| self.core.action());
-        actions
-            .map(|action| match action {
-                Action::Dial { lane, address } => format!("dial {lane:?} {address}"),
-                Action::Write { lane, request } => format!("write {lane:?} {}", op_name(&request.op)),
-                Action::Hangup { lane } => format!("hang up {lane:?}"),
-                Action::FetchToken { lane } => format!("token {lane:?}"),
-            })
-            .collect()
-    }
-
-    fn events(&mut self) -> Vec<Event> {
-        std::iter::from_fn(|| self.core.event()).collect()
-    }
-
-    /// Dials, authenticates and answers subscriptions at their positions.
-    fn connect(&mut self, lane: Lane) {
-        let auth = self.authenticate(lane);
-        let ClientOp::Auth { resume, all, .. } = auth.op else { panic!("{auth:?}") };
-        if !resume.is_empty() || all {
-            let rooms =
-                resume.iter().map(|position| heard(position.room.as_str(), 1, position.seq.unwrap_or(0))).collect();
-            self.say(lane, auth.req, ServerOp::Subscribed { rooms });
-        }
-    }
-
-    /// Dials and authenticates; the auth request.
-    fn authenticate(&mut self, lane: Lane) -> Request {
-        self.core.dialled(lane, "token".to_owned(), self.now);
-        let (_, auth) = self.writes().pop().expect("an auth");
-        self.say(lane, auth.req, self.welcome(0));
-        auth
-    }
-
-    fn welcome(&self, expires_ms: u64) -> ServerOp {
-        let text = |text: &str| text.to_owned();
-        let user = im_wire::ids::UserId::new("u").unwrap();
-        let (device, conn, node) = (text("d"), text("c1"), text("n1"));
-        ServerOp::AuthOk { user, device, conn, node, heartbeat_ms: 30_000, time_ms: 1_000_000, expires_ms }
-    }
-
-    fn say(&mut self, lane: Lane, req: u32, op: ServerOp) {
-        self.core.frame(lane, Response { req, op }, self.now);
-    }
-
-    fn pass(&mut self, time: Duration) {
-        self.now += time;
-        self.core.tick(self.now);
-    }
-
-    /// Goes to the next timer.
-    fn wait(&mut self) -> Duration {
-        let at = self.core.timer().expect("a timer");
-        let waited = at.saturating_duration_since(self.now);
-        self.now = self.now.max(at);
-        self.core.tick(self.now);
-        waited
-    }
-
-    /// Lets time pass on a connection that is well, until the core wishes this.
-    fn wait_for(&mut self, action: &str) {
-        while !self.actions().contains(&action.to_owned()) {
-            self.wait();
-            Lane::BOTH.into_iter().for_each(|lane| self.core.heard(lane, self.now));
-        }
-    }
-
-    fn send(&mut self, name: &str, client_id: &str) -> oneshot::Receiver<Result<Sent, SendError>> {
-        let permit = Arc::clone(&self.permits).try_acquire_owned().unwrap();
-        let (reply, answer) = oneshot::channel();
-        let parcel = Parcel {
-            room: room(name),
-            client_id: client_id.to_owned(),
-            kind: "text".to_owned(),
-            body: Body::Text(bytes::Bytes::new()),
-        };
-        let deadline = self.now + Duration::from_secs(30);
-        self.core.command(Command::Send { parcel, deadline, reply: SendReply::new(reply, permit) }, self.now);
-        answer
-    }
-
-    fn ask(&mut self, op: ClientOp) -> oneshot::Receiver<Result<ServerOp, RequestError>> {
-        let (reply, answer) = oneshot::channel();
-        let deadline = self.now + Duration::from_secs(10);
-        self.core.command(Command::Request { op, deadline, reply }, self.now);
-        answer
-    }
-
-    fn close(&mut self, lane: Lane, code: CloseCode) {
-        let op = ServerOp::Close { code, text: String::new(), reconnect: code.reconnect(), after_ms: 0 };
-        self.say(lane, 0, op);
-    }
-
-    fn ask_to_move(&mut self, lane: Lane, after_ms: u32, to: &[&str]) {
-        let to = to.iter().map(|&address| address.to_owned()).collect();
-        self.say(lane, 0, ServerOp::Move { after_ms, deadline_ms: 10_000, to, reason: "draining".to_owned() });
-    }
 }
 
 fn op_name(op: &ClientOp) -> &'static str {
@@ -483,7 +352,13 @@ async fn a_gap_is_repaired_by_asking_again_and_a_server_that_cannot_is_left() {
     let mut play = Play::connected(vec![position("r", Some(5))]);
     play.say(Lane::A, 0, ServerOp::Message(message("r", 1, 7)));
     let writes = play.writes();
-    let [(Lane::A, Request { req, op: ClientOp::Subscribe { rooms, .. } })] = &writes[..] else { panic!("{writes:?}") };
+    let [
+        (_, Request { op: ClientOp::Unsubscribe { .. }, .. }),
+        (_, Request { req, op: ClientOp::Subscribe { rooms, .. } }),
+    ] = &writes[..]
+    else {
+        panic!("{writes:?}")
+    };
     assert_eq!(*rooms, [position("r", Some(5))]);
     play.say(Lane::A, *req, ServerOp::Subscribed { rooms: vec![heard("r", 1, 7)] });
     play.say(Lane::A, 0, ServerOp::Message(message("r", 1, 7)));
@@ -545,6 +420,35 @@ async fn a_room_refused_for_the_moment_is_asked_for_again() {
         matches!(&writes[..], [(_, Request { op: ClientOp::Subscribe { rooms, .. }, .. })] if rooms[..] == [position("r", Some(2))]),
         "{writes:?}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn becoming_a_member_of_a_room_that_is_being_asked_for_does_not_end_it() {
+    let mut play = Play::connected(vec![position("r", Some(2))]);
+    for (reason, heard) in [("joined", true), ("created", true), ("kicked", false)] {
+        let reason = reason.to_owned();
+        play.say(Lane::A, 0, ServerOp::RoomChanged { room: room("r"), subscribed: false, reason });
+        play.say(Lane::A, 0, ServerOp::Message(message("r", 1, if heard { 3 } else { 4 })));
+        assert_eq!(play.core.rooms.place(&room("r")).is_some(), heard);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_room_joined_while_away_is_begun_at_the_joining() {
+    let mut play = Play::new(setup(options(), Vec::new(), true, false));
+    play.connect(Lane::A);
+    play.core.lost(Lane::A, Loss::default(), play.now);
+    play.wait();
+    play.actions();
+    let auth = play.authenticate(Lane::A);
+    play.events();
+    let (new, kind) = (room("new"), "group".to_owned());
+    let rooms = vec![SubscribedRoom::Ok { room: new.clone(), kind, epoch: 1, head: 9, read: 0, joined: 7 }];
+    play.say(Lane::A, auth.req, ServerOp::Subscribed { rooms });
+    let writes: Vec<_> = play.writes().into_iter().map(|(_, request)| request.op).collect();
+    let position = Position { room: new.clone(), epoch: 1, seq: Some(7) };
+    let subscribe = ClientOp::Subscribe { rooms: vec![position], all: false };
+    assert_eq!(writes, [ClientOp::Unsubscribe { rooms: vec![new] }, subscribe]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
+use im_wire::native::Response;
 use proptest::prelude::*;
 
 use super::*;
@@ -296,6 +297,10 @@ impl World {
                     _ => ServerOp::Ack { room, client_id, id: String::new(), epoch, seq, time_ms: 0, duplicate },
                 });
                 self.publish();
+            }
+            ClientOp::Unsubscribe { rooms } => {
+                say(ServerOp::Done);
+                conn.heard.retain(|room, _| !rooms.contains(room));
             }
             ClientOp::Ping => say(ServerOp::Pong { time_ms: 0 }),
             other => panic!("not asked for here: {other:?}"),
