@@ -94,7 +94,9 @@ export class Conversation {
       retry.remove();
       again();
     });
+    const following = this.#atEnd();
     entry.append(retry);
+    if (following) this.#toEnd();
   }
 
   /** The room's log ends at `seq` now. @param {number} seq */

@@ -1,0 +1,148 @@
+//! What can be set, and what holds otherwise: everything on loopback, the data in `./data`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use im_logic::auth;
+use im_logic::store::Retention;
+use im_runtime::settings::Reader;
+
+use crate::page;
+
+/// Where rooms are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Store {
+    /// In the data directory: survives the process and the machine.
+    Disk,
+    /// In memory: gone with the process. For tests.
+    Memory,
+}
+
+/// Everything that can be set.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) connect: im_connect::Options,
+    pub(crate) logic: im_logic::Options,
+    pub(crate) http_listen: SocketAddr,
+    pub(crate) page: page::Options,
+    pub(crate) store: Store,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) retention: Retention,
+    pub(crate) ports_file: Option<PathBuf>,
+}
+
+fn here(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+fn text(item: &str) -> Result<String, String> {
+    Ok(item.to_owned())
+}
+
+impl Settings {
+    /// Asks for all of them.
+    pub(crate) fn read(from: &mut Reader<'_>) -> Self {
+        Self {
+            connect: connect(from),
+            http_listen: http_listen(from),
+            logic: logic(from),
+            page: page(from),
+            store: store(from),
+            data_dir: from
+                .path("data_dir", "The directory for rooms and, where none is configured, the secret. Made where it is missing.")
+                .or(PathBuf::from("./data")),
+            retention: retention(from),
+            ports_file: from
+                .path("ports_file", "A file into which the addresses in use are written, as JSON, once everything answers. For scripts that let the system choose ports (`:0`).")
+                .optional(),
+        }
+    }
+}
+
+fn http_listen(from: &mut Reader<'_>) -> SocketAddr {
+    from.group("HTTP API");
+    from.address("http_listen", "Where the HTTP API is served.").or(here(3111))
+}
+
+fn page(from: &mut Reader<'_>) -> page::Options {
+    let default = page::Options::default();
+    from.group("Page");
+    page::Options {
+        listen: from.address("page_listen", "Where the page is served.").or(default.listen),
+        ws_url: from
+            .url("page_ws_url", &["ws", "wss"], "The WebSocket address that browsers dial. Not given: the page's own host and the port of `ws_listen`.")
+            .optional(),
+        room: from.text("page_room", "The room that the page proposes.").or(default.room),
+        guests: from
+            .boolean("guests", "Whether the page gives browsers on this machine a token for the name they type. Switch it off where a proxy on this machine makes everybody look local.")
+            .or(default.guests),
+        guest_rooms: from
+            .list("guest_rooms", "patterns", text, String::clone, "The open rooms that such a token covers; `*` stands for any run of characters.")
+            .or(default.guest_rooms),
+        guest_ttl: from
+            .duration("guest_ttl", "How long such a token is valid. The page gets a new one by itself.")
+            .within(Duration::from_secs(30)..=Duration::from_secs(86_400))
+            .or(default.guest_ttl),
+    }
+}
+
+fn store(from: &mut Reader<'_>) -> Store {
+    from.group("Store");
+    from.choice(
+        "store",
+        &[("disk", Store::Disk), ("memory", Store::Memory)],
+        "Where rooms are kept; memory: until the process ends.",
+    )
+    .or(Store::Disk)
+}
+
+fn connect(from: &mut Reader<'_>) -> im_connect::Options {
+    let default = im_connect::Options::default();
+    from.group("Clients");
+    im_connect::Options {
+        tcp_listen: from.address("tcp_listen", "Where TCP clients connect.").or(here(3101)),
+        ws_listen: from.address("ws_listen", "Where WebSocket clients connect, on `/ws` and `/sub`.").or(here(3102)),
+        ..default
+    }
+}
+
+fn logic(from: &mut Reader<'_>) -> im_logic::Options {
+    let default = auth::Options::default();
+    from.group("Identity");
+    let auth = auth::Options {
+        hs256_secrets: from
+            .secret("auth_hs256_secret", "The secret that HS256 tokens are signed with, 32 bytes or more. Without it and without a public key, one is made and kept in the data directory.")
+            .optional()
+            .map(|secret| auth::Secret::new(secret.reveal()))
+            .into_iter()
+            .collect(),
+        public_key_files: from
+            .path("auth_public_key_file", "A file with public keys in PEM (ES256, EdDSA, RS256) that tokens are checked with.")
+            .optional()
+            .into_iter()
+            .collect(),
+        issuer: from.text("auth_issuer", "The `iss` that tokens must carry.").optional().unwrap_or_default(),
+        audience: from.text("auth_audience", "The `aud` that tokens must carry.").optional().unwrap_or_default(),
+        allow_unsigned: from
+            .boolean("auth_allow_unsigned", "Believe what clients without a token say of themselves. For development only: anybody is anybody.")
+            .or(default.allow_unsigned),
+        ..default
+    };
+    im_logic::Options { auth, ..im_logic::Options::default() }
+}
+
+fn retention(from: &mut Reader<'_>) -> Retention {
+    let default = Retention::default();
+    from.group("Retention");
+    Retention {
+        max_entries: from
+            .integer("retention_entries", "Messages kept per room.")
+            .within(1..=u64::MAX)
+            .or(default.max_entries),
+        max_age: from
+            .duration("retention_age", "Messages older than this may be removed; 0s: never by age.")
+            .or(default.max_age),
+        ..default
+    }
+}
