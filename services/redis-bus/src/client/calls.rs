@@ -43,8 +43,8 @@ impl Call {
         Self { repeatable: true, ..self }
     }
 
-    /// Followed by `WAIT replicas milliseconds` on the same connection: the reply becomes `[reply, confirmed]`. To be sent
-    /// over [`Lane::Blocking`].
+    /// Followed by `WAIT replicas milliseconds` on the same connection (one for all calls made together): the reply becomes
+    /// `[reply, confirmed]`. To be sent over [`Lane::Blocking`].
     pub fn wait(self, replicas: usize, milliseconds: u64) -> Self {
         Self { wait: Some((replicas, milliseconds)), ..self }
     }
@@ -141,14 +141,11 @@ impl Client {
 
     async fn exchange(&self, master: &Master, lane: Lane, calls: &[&Call]) -> Vec<Outcome> {
         let mut outcomes = self.send(master, lane, calls).await;
+        self.load_scripts(master, lane, calls, &mut outcomes).await;
         for (outcome, call) in outcomes.iter_mut().zip(calls) {
-            match (&outcome, call.script) {
-                (Err(Error::NoScript), Some(script)) => *outcome = self.load_and_send(master, lane, script, call).await,
-                (Err(Error::Ask(host)), _) => {
-                    let host = host.clone();
-                    *outcome = self.ask(&host, lane, call).await;
-                }
-                _ => {}
+            if let Err(Error::Ask(host)) = &outcome {
+                let host = host.clone();
+                *outcome = self.ask(&host, lane, call).await;
             }
         }
         let suspicious =
@@ -160,10 +157,26 @@ impl Client {
         outcomes.into_iter().map(|outcome| outcome.map_err(Error::counted)).collect()
     }
 
-    async fn load_and_send(&self, master: &Master, lane: Lane, script: &Script, call: &Call) -> Outcome {
-        let loaded = master.connection(lane).req_packed_command(&script.load()).await;
-        loaded.map_err(|error| Error::of_connection(&error)).and_then(checked)?;
-        self.send(master, lane, &[call]).await.pop().unwrap_or(Err(Error::NoScript))
+    /// Makes the master know the scripts it did not know, and calls them again, in their order.
+    async fn load_scripts(&self, master: &Master, lane: Lane, calls: &[&Call], outcomes: &mut [Outcome]) {
+        let unknown = |number: &usize| matches!(outcomes[*number], Err(Error::NoScript));
+        let again: Vec<usize> = (0..calls.len()).filter(unknown).collect();
+        let mut scripts: Vec<&Script> = Vec::new();
+        for script in again.iter().filter_map(|number| calls[*number].script) {
+            if !scripts.iter().any(|other| std::ptr::eq(*other, script)) {
+                scripts.push(script);
+            }
+        }
+        for script in scripts {
+            // Where this fails, so will the call.
+            let _ = master.connection(lane).req_packed_command(&script.load()).await;
+        }
+        if !again.is_empty() {
+            let group: Vec<&Call> = again.iter().map(|number| calls[*number]).collect();
+            for (number, outcome) in again.into_iter().zip(self.send(master, lane, &group).await) {
+                outcomes[number] = outcome;
+            }
+        }
     }
 
     /// The slot is on its way to another master, which answers for what has arrived there if it is told so.
@@ -179,22 +192,17 @@ impl Client {
         }
         let mut pipeline = Pipeline::with_capacity(3);
         pipeline.add_command(redis::cmd("ASKING"));
-        add(&mut pipeline, call);
-        let mut replies = run(master, lane, &pipeline).await?.into_iter();
-        replies.next();
-        take(call, &mut replies)
+        add(&mut pipeline, &[call]);
+        let mut replies = run(master, lane, &pipeline).await?;
+        replies.remove(0);
+        take(&[call], replies).pop().unwrap_or_else(|| Err(Error::Lost("no reply".to_owned())))
     }
 
     async fn send(&self, master: &Master, lane: Lane, calls: &[&Call]) -> Vec<Outcome> {
-        let mut pipeline = Pipeline::with_capacity(calls.len());
-        for call in calls {
-            add(&mut pipeline, call);
-        }
+        let mut pipeline = Pipeline::with_capacity(calls.len() + 1);
+        add(&mut pipeline, calls);
         match run(master, lane, &pipeline).await {
-            Ok(replies) => {
-                let mut replies = replies.into_iter();
-                calls.iter().map(|call| take(call, &mut replies)).collect()
-            }
+            Ok(replies) => take(calls, replies),
             Err(error) => {
                 if matches!(error, Error::Lost(_)) {
                     master.give_up();
@@ -210,24 +218,29 @@ async fn run(master: &Master, lane: Lane, pipeline: &Pipeline) -> Result<Vec<Val
     connection.req_packed_commands(pipeline, 0, pipeline.len()).await.map_err(|error| Error::of_connection(&error))
 }
 
-fn add(pipeline: &mut Pipeline, call: &Call) {
-    pipeline.add_command(call.command.clone());
-    if let Some((replicas, milliseconds)) = call.wait {
+/// One `WAIT` behind all of them: it counts for everything that was written before it.
+fn add(pipeline: &mut Pipeline, calls: &[&Call]) {
+    for call in calls {
+        pipeline.add_command(call.command.clone());
+    }
+    if let Some((replicas, milliseconds)) = calls.iter().find_map(|call| call.wait) {
         pipeline.cmd("WAIT").arg(replicas).arg(milliseconds);
     }
 }
 
-fn take(call: &Call, replies: &mut impl Iterator<Item = Value>) -> Outcome {
-    let mut next = || replies.next().ok_or_else(|| Error::Lost("too few replies".to_owned())).and_then(checked);
-    match call.wait {
-        None => next(),
-        Some(_) => {
-            let (reply, confirmed) = (next(), next());
-            // What was refused was not written, whatever WAIT said.
-            let reply = reply?;
-            Ok(Value::Array(vec![reply, confirmed?]))
-        }
+fn take(calls: &[&Call], mut replies: Vec<Value>) -> Vec<Outcome> {
+    let wanted = calls.len() + usize::from(calls.iter().any(|call| call.wait.is_some()));
+    if replies.len() != wanted {
+        let error = Error::Lost(format!("{} replies to {wanted} commands", replies.len()));
+        return calls.iter().map(|_| Err(error.clone())).collect();
     }
+    let confirmed = if wanted > calls.len() { replies.pop().map(checked) } else { None };
+    let outcome = |(call, reply): (&&Call, Value)| match (&confirmed, call.wait) {
+        // What was refused was not written, whatever WAIT said.
+        (Some(confirmed), Some(_)) => Ok(Value::Array(vec![checked(reply)?, confirmed.clone()?])),
+        _ => checked(reply),
+    };
+    calls.iter().zip(replies).map(outcome).collect()
 }
 
 /// What is an instruction to this module is "elsewhere" to everyone else.

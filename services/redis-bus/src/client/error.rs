@@ -47,6 +47,11 @@ impl Error {
     fn of_code(code: &str, details: &str) -> Self {
         let text = format!("{code} {details}");
         match code {
+            // What a command inside a script met comes with a general code in front of its own.
+            "ERR" if begins_with_code(details) => {
+                let (code, details) = details.split_once(' ').unwrap_or((details, ""));
+                Self::of_code(code, details)
+            }
             "NOSCRIPT" => Self::NoScript,
             "ASK" => Self::Ask(details.split_ascii_whitespace().nth(1).unwrap_or_default().to_owned()),
             "MOVED" | "TRYAGAIN" | "CLUSTERDOWN" | "READONLY" | "LOADING" | "MASTERDOWN" | "BUSY" => {
@@ -86,6 +91,11 @@ impl Error {
     }
 }
 
+fn begins_with_code(details: &str) -> bool {
+    let first = details.split(' ').next().unwrap_or_default();
+    first.len() > 2 && first != "ERR" && first.bytes().all(|byte| byte.is_ascii_uppercase())
+}
+
 /// Takes a server's error out of a reply.
 pub(crate) fn checked(value: Value) -> Result<Value, Error> {
     match value {
@@ -104,6 +114,8 @@ mod tests {
         assert!(matches!(Error::of_code("OOM", "x"), Error::Refused(_)));
         assert!(matches!(Error::of_code("NOREPLICAS", "x"), Error::Refused(_)));
         assert!(matches!(Error::of_code("WRONGTYPE", "x"), Error::Failed(_)));
+        assert!(matches!(Error::of_code("ERR", "OOM command not allowed"), Error::Refused(_)));
+        assert!(matches!(Error::of_code("ERR", "ERR ERR"), Error::Failed(_)));
         assert_eq!(Error::of_code("ASK", "7 10.0.0.1:7000"), Error::Ask("10.0.0.1:7000".into()));
         let moving = "Script attempted to access a non local key in a cluster node";
         assert!(matches!(Error::of_code("ERR", moving), Error::Elsewhere(_)));

@@ -44,7 +44,7 @@ impl Shared {
                 from = wanted;
                 continue;
             }
-            let truncated = gone_after(from, &excerpt);
+            let truncated = gone_after(from, limit, &excerpt);
             let Excerpt { head, epoch, entries, .. } = excerpt;
             return Ok(Tail { epoch, head, reset_to, truncated, entries });
         }
@@ -54,7 +54,7 @@ impl Shared {
     pub(super) async fn page(&self, room: &RoomId, slice: Slice, limit: usize) -> Result<Page> {
         let mut excerpt = self.excerpt(room, slice, limit, PAGE_BYTES).await?;
         let truncated = match slice {
-            Slice::After(seq) => gone_after(seq, &excerpt),
+            Slice::After(seq) => gone_after(seq, limit, &excerpt),
             Slice::Before(seq) => gone_before(seq.min(excerpt.head + 1), limit, &excerpt),
             Slice::Latest => gone_before(excerpt.head + 1, limit, &excerpt),
         };
@@ -93,11 +93,11 @@ impl Shared {
 }
 
 /// What is missing between `seq` and the first entry read after it: what stands in the log counts, not what should.
-fn gone_after(seq: Seq, excerpt: &Excerpt) -> Option<(Seq, Seq)> {
+fn gone_after(seq: Seq, limit: usize, excerpt: &Excerpt) -> Option<(Seq, Seq)> {
     let next = match excerpt.entries.first() {
         Some(entry) => entry.seq,
-        None if excerpt.first > seq => excerpt.first.min(excerpt.head + 1),
-        None => return None,
+        None if limit > 0 => excerpt.head + 1,
+        None => excerpt.first,
     };
     (next > seq + 1).then(|| (seq + 1, next - 1))
 }

@@ -1,0 +1,10 @@
+//! The redis store and the bus against real servers, which the tests start and end themselves on free ports.
+
+mod bus;
+mod cluster;
+mod failover;
+mod rate;
+mod replicas;
+mod servers;
+mod single;
+mod stage;
