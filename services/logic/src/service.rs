@@ -9,6 +9,7 @@ use im_wire::ids::RoomId;
 use tokio::runtime;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use crate::auth::grant::Grant;
 use crate::auth::token::Verifier;
@@ -148,7 +149,9 @@ impl Handle {
     pub async fn call(&self, grant: Bytes, conn: &str, op: call::Op) -> std::result::Result<reply::Result, Fault> {
         let observed = metrics::Call::begin(metrics::name(&op));
         let limit = self.core.options.uplink.call_timeout;
-        let answer = match tokio::time::timeout(limit, self.core.dispatch(&grant, conn, op)).await {
+        let span = tracing::debug_span!("call", op = metrics::name(&op), conn);
+        let dispatched = self.core.dispatch(&grant, conn, op).instrument(span);
+        let answer = match tokio::time::timeout(limit, dispatched).await {
             Ok(answer) => answer,
             Err(_) => Err(Error::Timeout(limit)),
         };
@@ -201,7 +204,7 @@ impl Core {
 
     /// Who makes the call.
     fn who(&self, grant: &[u8]) -> Result<Grant> {
-        Ok(Grant::open(grant)?.alive()?)
+        Ok(Grant::open(grant)?.alive(self.options.auth.leeway)?)
     }
 
     /// Does what follows an answer without delaying it. Where too much of that is under way already, the answer waits.

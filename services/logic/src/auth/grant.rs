@@ -1,6 +1,8 @@
 //! What a connection was granted: written by logic when it authenticates, opaque to connect, read by logic with every
 //! later call. It is not signed: it travels only between the cluster's own processes.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use im_wire::ids::{RoomId, UserId};
 use prost::Message;
@@ -53,12 +55,13 @@ impl Grant {
         understood.then_some(grant).ok_or(Error::NoGrant)
     }
 
-    /// The same, unless its time is over.
+    /// The same, unless its time is over by more than the leeway that its token had.
     ///
     /// # Errors
     /// [`Error::Expired`].
-    pub fn alive(self) -> Result<Self, Error> {
-        if self.expires_ms != 0 && self.expires_ms < clock::now_ms() {
+    pub fn alive(self, leeway: Duration) -> Result<Self, Error> {
+        let leeway = u64::try_from(leeway.as_millis()).unwrap_or(u64::MAX);
+        if self.expires_ms != 0 && self.expires_ms.saturating_add(leeway) < clock::now_ms() {
             return Err(Error::Expired);
         }
         Ok(self)
@@ -103,9 +106,11 @@ mod tests {
     #[test]
     fn a_grant_ends_with_its_token() {
         let now = clock::now_ms();
-        assert_eq!(Grant { expires_ms: now - 1, ..grant() }.alive(), Err(Error::Expired));
-        assert!(Grant { expires_ms: now + 60_000, ..grant() }.alive().is_ok());
-        assert!(grant().alive().is_ok(), "no end");
+        let (none, some) = (Duration::ZERO, Duration::from_secs(60));
+        assert_eq!(Grant { expires_ms: now - 10, ..grant() }.alive(none), Err(Error::Expired));
+        assert!(Grant { expires_ms: now - 10, ..grant() }.alive(some).is_ok());
+        assert!(Grant { expires_ms: now + 60_000, ..grant() }.alive(none).is_ok());
+        assert!(grant().alive(none).is_ok(), "no end");
     }
 
     #[test]

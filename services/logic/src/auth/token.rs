@@ -211,3 +211,6 @@ fn patterns(rooms: Option<&Value>) -> Option<Vec<String>> {
     let read = |pattern: &Value| pattern.as_str().filter(fits).map(str::to_owned);
     (rooms.len() <= MAX_PATTERNS).then(|| rooms.iter().map(read).collect())?
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,6 +50,24 @@ impl Core {
         Ok(changed)
     }
 
+    /// Enters a room: a group as a member (only an administrator may bring themselves in), an open room by its token.
+    pub(crate) async fn join(self: &Arc<Self>, who: &Grant, room: &RoomId) -> Result<bool> {
+        let view = self.view(who, room).await?;
+        if view.kind != Kind::Group || view.role.is_some() {
+            return Ok(false);
+        }
+        self.set_member(who, room, &who.user()?, Role::Member).await
+    }
+
+    /// Leaves a group. Nobody is a stored member of an open room.
+    pub(crate) async fn leave(self: &Arc<Self>, who: &Grant, room: &RoomId) -> Result<bool> {
+        let view = self.view(who, room).await?;
+        if view.kind == Kind::Open {
+            return Ok(false);
+        }
+        self.end_member(who, room, &who.user()?).await
+    }
+
     /// The members of a room that the caller may hear, in order of user id.
     pub(crate) async fn members(
         &self,

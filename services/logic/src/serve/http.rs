@@ -28,7 +28,7 @@ impl Handle {
         let limit = self.core.options.http.max_request_bytes;
         let native = Router::new()
             .route("/v1/me", get(people::me))
-            .route("/v1/rooms", post(rooms::create))
+            .route("/v1/rooms", get(rooms::mine).post(rooms::create))
             .route("/v1/rooms/{room}", get(rooms::show))
             .route("/v1/rooms/{room}/messages", get(messages::list).post(messages::send))
             .route("/v1/rooms/{room}/signals", post(messages::signal))

@@ -185,6 +185,10 @@ impl<T: DeserializeOwned> FromRequest<Handle> for Object<T> {
 /// Reads a JSON object; an empty body is one without fields.
 fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     let body = if body.is_empty() { b"{}" } else { body };
+    // Without this an array would do: serde takes one for a struct's fields in their order.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Error::bad("", "the body must be a JSON object"));
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let field = error.path().to_string();

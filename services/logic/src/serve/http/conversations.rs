@@ -27,7 +27,7 @@ pub(super) async fn list(
     let (conversations, next) = handle.core.conversations(&who, after.as_ref(), limit).await?;
     let mut shown = Vec::with_capacity(conversations.len());
     for one in conversations {
-        let mut room = rooms::shown(&one.room, &one.view);
+        let mut room = rooms::shown("room", &one.room, &one.view);
         let mut time = one.view.created_ms;
         if let Some(last) = one.last {
             let last = message(&one.room, one.view.epoch, last);

@@ -8,10 +8,9 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::ask::{Caller, Name, Object, Params, Room};
-use crate::error::Result;
 use crate::room::{role_name, role_of};
 use crate::service::Handle;
-use crate::store::{Kind, Role};
+use crate::store::Role;
 
 /// Members in one answer where the request does not say how many, and at most.
 const USUAL: usize = 100;
@@ -29,7 +28,7 @@ pub(super) async fn list(
     Caller(who): Caller,
     Room(room): Room,
     params: Params,
-) -> std::result::Result<Json<Value>, Failure> {
+) -> Result<Json<Value>, Failure> {
     let limit = params.number("limit")?.unwrap_or(USUAL).clamp(1, MOST);
     let after = params.text("after").map(UserId::new).transpose()?;
     let members = handle.core.members(&who, &room, after.as_ref(), limit).await?;
@@ -50,7 +49,7 @@ pub(super) async fn add(
     Caller(who): Caller,
     Room(room): Room,
     Object(member): Object<NewMember>,
-) -> std::result::Result<Json<Value>, Failure> {
+) -> Result<Json<Value>, Failure> {
     let role = member.role.as_deref().map(role_of).transpose()?.unwrap_or(Role::Member);
     let changed = handle.core.set_member(&who, &room, &member.user, role).await?;
     Ok(Json(json!({"user": member.user, "role": role_name(role), "changed": changed})))
@@ -62,7 +61,7 @@ pub(super) async fn remove(
     Caller(who): Caller,
     Room(room): Room,
     Name(user): Name,
-) -> std::result::Result<Json<Value>, Failure> {
+) -> Result<Json<Value>, Failure> {
     let user = UserId::new(user)?;
     let changed = handle.core.end_member(&who, &room, &user).await?;
     Ok(Json(json!({"user": user, "changed": changed})))
@@ -73,7 +72,7 @@ pub(super) async fn join(
     State(handle): State<Handle>,
     Caller(who): Caller,
     Room(room): Room,
-) -> std::result::Result<Json<Value>, Failure> {
+) -> Result<Json<Value>, Failure> {
     Ok(Json(json!({"changed": handle.core.join(&who, &room).await?})))
 }
 
@@ -82,34 +81,6 @@ pub(super) async fn leave(
     State(handle): State<Handle>,
     Caller(who): Caller,
     Room(room): Room,
-) -> std::result::Result<Json<Value>, Failure> {
+) -> Result<Json<Value>, Failure> {
     Ok(Json(json!({"changed": handle.core.leave(&who, &room).await?})))
-}
-
-impl crate::service::Core {
-    /// Enters a room: a group as a member (only an administrator may bring themselves in), an open room by its token.
-    async fn join(
-        self: &std::sync::Arc<Self>,
-        who: &crate::auth::grant::Grant,
-        room: &im_wire::ids::RoomId,
-    ) -> Result<bool> {
-        let view = self.view(who, room).await?;
-        if view.kind != Kind::Group || view.role.is_some() {
-            return Ok(false);
-        }
-        self.set_member(who, room, &who.user()?, Role::Member).await
-    }
-
-    /// Leaves a group; of an open or direct room nobody is a member in store.
-    async fn leave(
-        self: &std::sync::Arc<Self>,
-        who: &crate::auth::grant::Grant,
-        room: &im_wire::ids::RoomId,
-    ) -> Result<bool> {
-        let view = self.view(who, room).await?;
-        if view.kind == Kind::Open {
-            return Ok(false);
-        }
-        self.end_member(who, room, &who.user()?).await
-    }
 }

@@ -8,12 +8,16 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::ask::{Caller, Object, Room};
+use super::ask::{Caller, Object, Params, Room};
 use crate::error::{Error, Result};
 use crate::room::create::Wanted;
 use crate::room::{kind_name, role_name, role_of, unread};
 use crate::service::Handle;
 use crate::store::{Kind, Role, View};
+
+/// Rooms in one answer where the request does not say how many, and at most.
+const USUAL: usize = 100;
+const MOST: usize = 1000;
 
 #[derive(Deserialize)]
 pub(super) struct NewRoom {
@@ -66,17 +70,34 @@ pub(super) async fn show(
 ) -> std::result::Result<Json<Value>, Failure> {
     let view = handle.core.view(&who, &room).await?;
     let online = handle.core.store.online(std::slice::from_ref(&room)).await.map_err(Error::from)?;
-    let mut shown = shown(&room, &view);
+    let mut shown = shown("id", &room, &view);
     shown["first"] = view.first.into();
     shown["created"] = view.created_ms.into();
     shown["online"] = online.first().copied().unwrap_or_default().into();
     Ok(Json(shown))
 }
 
-/// What every description of a room has.
-pub(super) fn shown(room: &RoomId, view: &View) -> Value {
+/// `GET /v1/rooms`
+pub(super) async fn mine(
+    State(handle): State<Handle>,
+    Caller(who): Caller,
+    params: Params,
+) -> std::result::Result<Json<Value>, Failure> {
+    let limit = params.number("limit")?.unwrap_or(USUAL).clamp(1, MOST);
+    let after = params.text("after").map(RoomId::new).transpose()?;
+    let (rooms, next) = handle.core.rooms_of(&who.user()?, after.as_ref(), limit).await?;
+    let rooms: Vec<_> = rooms.iter().map(|(room, view)| shown("id", room, view)).collect();
+    let mut answer = json!({ "rooms": rooms });
+    if let Some(next) = next {
+        answer["next"] = json!(next);
+    }
+    Ok(Json(answer))
+}
+
+/// What every description of a room has; `name` is what its id is called there.
+pub(super) fn shown(name: &str, room: &RoomId, view: &View) -> Value {
     let mut shown = json!({
-        "id": room,
+        name: room,
         "kind": kind_name(view.kind),
         "epoch": view.epoch,
         "head": view.head,

@@ -1,0 +1,115 @@
+//! A store whose appends wait at a gate, and that remembers in which order they came.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use im_logic::store::{
+    Append, Appended, Create, Member, Membership, Page, Presence, ReadPosition, Result, Slice, Store, Tail, View,
+};
+use im_proto::v1::Signal;
+use im_wire::ids::{Epoch, RoomId, Seq, UserId};
+use tokio::sync::Semaphore;
+
+pub(crate) struct Gated {
+    inner: Arc<dyn Store>,
+    /// One permit lets one append through.
+    pub(crate) gate: Semaphore,
+    /// The bodies of the appends, in the order of their first polls.
+    pub(crate) begun: Mutex<Vec<String>>,
+    /// Appends that are in this call now, and the most there ever were.
+    now: AtomicUsize,
+    pub(crate) most: AtomicUsize,
+}
+
+impl Gated {
+    pub(crate) fn new(inner: Arc<dyn Store>, open: usize) -> Arc<Self> {
+        let (begun, now, most) = (Mutex::default(), AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { inner, gate: Semaphore::new(open), begun, now, most })
+    }
+
+    pub(crate) fn begun(&self) -> Vec<String> {
+        self.begun.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Store for Gated {
+    async fn append(&self, append: Append) -> Result<Appended> {
+        self.begun.lock().unwrap().push(String::from_utf8_lossy(&append.entry.body).into_owned());
+        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        self.gate.acquire().await.expect("the gate is never closed").forget();
+        let appended = self.inner.append(append).await;
+        self.now.fetch_sub(1, Ordering::SeqCst);
+        appended
+    }
+
+    async fn create(&self, create: Create) -> Result<bool> {
+        self.inner.create(create).await
+    }
+    async fn change_membership(&self, change: Membership) -> Result<Option<Appended>> {
+        self.inner.change_membership(change).await
+    }
+    async fn members(&self, room: &RoomId, after: Option<&UserId>, limit: usize) -> Result<Vec<Member>> {
+        self.inner.members(room, after, limit).await
+    }
+    async fn views(&self, rooms: &[RoomId], user: &UserId) -> Result<Vec<Option<View>>> {
+        self.inner.views(rooms, user).await
+    }
+    async fn tail(&self, room: &RoomId, epoch: Epoch, seq: Seq, limit: usize, max_bytes: usize) -> Result<Tail> {
+        self.inner.tail(room, epoch, seq, limit, max_bytes).await
+    }
+    async fn page(&self, room: &RoomId, slice: Slice, limit: usize) -> Result<Page> {
+        self.inner.page(room, slice, limit).await
+    }
+    async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<(Epoch, Seq)>> {
+        self.inner.heads(rooms).await
+    }
+    async fn mark_read(&self, room: &RoomId, user: &UserId, seq: Seq) -> Result<ReadPosition> {
+        self.inner.mark_read(room, user, seq).await
+    }
+    async fn signal(&self, room: &RoomId, signal: Signal) -> Result<()> {
+        self.inner.signal(room, signal).await
+    }
+    async fn user_rooms(&self, user: &UserId, after: Option<&RoomId>, limit: usize) -> Result<Vec<RoomId>> {
+        self.inner.user_rooms(user, after, limit).await
+    }
+    async fn index_room(&self, users: &[UserId], room: &RoomId) -> Result<()> {
+        self.inner.index_room(users, room).await
+    }
+    async fn unindex_room(&self, user: &UserId, room: &RoomId) -> Result<()> {
+        self.inner.unindex_room(user, room).await
+    }
+    async fn node_beat(&self, node: &str, lease: Duration, connections: u64, online: Vec<(RoomId, u64)>) -> Result<()> {
+        self.inner.node_beat(node, lease, connections, online).await
+    }
+    async fn node_gone(&self, node: &str) -> Result<()> {
+        self.inner.node_gone(node).await
+    }
+    async fn nodes(&self) -> Result<Vec<(String, u64)>> {
+        self.inner.nodes().await
+    }
+    async fn online(&self, rooms: &[RoomId]) -> Result<Vec<u64>> {
+        self.inner.online(rooms).await
+    }
+    async fn online_rooms(&self) -> Result<Vec<(RoomId, u64)>> {
+        self.inner.online_rooms().await
+    }
+    async fn connected(&self, presence: Presence) -> Result<()> {
+        self.inner.connected(presence).await
+    }
+    async fn disconnected(&self, user: &UserId, conn: &str, now_ms: u64) -> Result<()> {
+        self.inner.disconnected(user, conn, now_ms).await
+    }
+    async fn presence(&self, users: &[UserId]) -> Result<Vec<(Vec<Presence>, u64)>> {
+        self.inner.presence(users).await
+    }
+    async fn ping(&self) -> Result<()> {
+        self.inner.ping().await
+    }
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}

@@ -1,0 +1,13 @@
+//! Logic in one process: the real service over the real embedded store in memory, reached through real sockets.
+
+mod access;
+mod compat;
+mod drain;
+mod gated;
+mod groups;
+mod messages;
+mod mistakes;
+mod people;
+mod presence;
+mod site;
+mod uplink;
