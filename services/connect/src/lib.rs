@@ -12,6 +12,7 @@ pub mod options;
 pub mod serve;
 pub mod service;
 mod session;
+pub mod settings;
 mod shard;
 pub mod uplink;
 

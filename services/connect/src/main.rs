@@ -1,2 +1,153 @@
-//! Placeholder.
-fn main() {}
+//! A cluster's connect process: bound, found by the others, then serving until it is told to leave.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use im_connect::downlink::redis::RedisBus;
+use im_connect::settings::cluster::{DRAIN, PROGRAM, Settings};
+use im_connect::uplink::grpc::GrpcLogic;
+use im_connect::{Handle, Options, Parts, Service, serve};
+use im_discovery::{Kind, Node, Registration, Watch};
+use im_runtime::settings::Secret;
+use im_runtime::{Process, Shutdown, version};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Status};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How long a first start waits for logic before it counts as ready all the same.
+const LOGIC_PATIENCE: Duration = Duration::from_secs(30);
+/// How often the number of connections is written to etcd.
+const LOAD_INTERVAL: Duration = Duration::from_secs(10);
+
+fn main() -> ExitCode {
+    im_runtime::run(PROGRAM, DRAIN, Settings::read, run)
+}
+
+async fn run(settings: Settings, process: Process) -> Result<()> {
+    let Process { node, admin, shutdown, tasks } = process;
+    if settings.peer_secret.is_none() {
+        tracing::warn!("no peer_secret: whoever reaches the internal gRPC port is believed");
+    }
+    let serving = admin.readiness().latch("not draining");
+    let found = admin.readiness().latch("logic has been found");
+
+    let logic_nodes = Watch::start(settings.etcd.clone(), Kind::Logic);
+    let logic = Arc::new(GrpcLogic::start(settings.uplink.clone(), logic_nodes));
+    let redis = im_redis_bus::Client::start(settings.redis.clone())?;
+    let parts = Parts {
+        logic: Arc::clone(&logic) as _,
+        bus: Arc::new(RedisBus::new(&redis)),
+        logic_losses: Some(logic.losses()),
+    };
+    let options = Options { node: node.clone(), drain_deadline: shutdown.grace(), ..settings.node.clone() };
+    let service = Service::bind(options, parts)?;
+    let grpc = TcpListener::bind(settings.grpc_listen).await;
+    let grpc = grpc.with_context(|| format!("grpc_listen {}", settings.grpc_listen))?;
+    let grpc_port = grpc.local_addr()?.port();
+
+    let handle = service.spawn()?;
+    let end = CancellationToken::new();
+    tasks.spawn("gRPC server", serve_grpc(handle.clone(), grpc, settings.peer_secret.clone(), end.clone()));
+    let drain_page = handle.clone();
+    admin.add_json("/drain", move || drain_status(&drain_page));
+    let entry = entry(&settings, &node, grpc_port);
+    let registration = Arc::new(Registration::start(settings.etcd.clone(), Kind::Connect, entry));
+    serving.set();
+    tasks.spawn("load report", report_load(Arc::downgrade(&registration), handle.clone(), shutdown.clone()));
+    tokio::spawn(async move {
+        if tokio::time::timeout(LOGIC_PATIENCE, logic.reached()).await.is_err() {
+            tracing::warn!("no logic process found yet: ready all the same, clients are told to come again");
+        }
+        found.set();
+    });
+    tracing::info!(tcp = %handle.tcp_address(), ws = %handle.ws_address(), grpc_port, "serving");
+
+    shutdown.begun().await;
+    serving.clear();
+    registration.update(|entry| entry.draining = true);
+    let drained = handle.drain(shutdown.remaining(), Vec::new()).await;
+    tracing::info!(initial = drained.initial, forced = drained.forced, "drained");
+    end.cancel();
+    if let Some(registration) = Arc::into_inner(registration) {
+        registration.revoke().await;
+    }
+    Ok(())
+}
+
+fn entry(settings: &Settings, node: &str, grpc_port: u16) -> Node {
+    let address = settings.advertise.clone();
+    let address = address.unwrap_or_else(|| im_runtime::own_address(settings.grpc_listen.ip(), grpc_port));
+    let clients = [("tcp", &settings.advertise_tcp), ("ws", &settings.advertise_ws)];
+    let clients = clients.into_iter().filter_map(|(port, address)| Some((port.to_owned(), address.clone()?)));
+    Node { zone: settings.zone.clone(), clients: clients.collect(), ..Node::new(node, address, version::VERSION) }
+}
+
+async fn report_load(
+    registration: std::sync::Weak<Registration>,
+    handle: Handle,
+    shutdown: Shutdown,
+) -> Result<(), std::convert::Infallible> {
+    let mut every = tokio::time::interval(LOAD_INTERVAL);
+    loop {
+        tokio::select! {
+            _ = every.tick() => {}
+            () = shutdown.begun() => return Ok(()),
+        }
+        let Some(registration) = registration.upgrade() else { return Ok(()) };
+        registration.update(|entry| entry.load = handle.connections() as u64);
+    }
+}
+
+async fn serve_grpc(
+    handle: Handle,
+    listener: TcpListener,
+    secret: Option<Secret>,
+    end: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let wanted = secret.map(|secret| format!("Bearer {}", secret.reveal()));
+    let admit = move |request: Request<()>| match (&wanted, request.metadata().get("authorization")) {
+        (None, _) => Ok(request),
+        (Some(wanted), Some(shown)) if same(wanted.as_bytes(), shown.as_bytes()) => Ok(request),
+        _ => Err(Status::unauthenticated("the call shows no secret of this cluster")),
+    };
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .add_service(InterceptedService::new(serve::server(handle), admit))
+        .serve_with_incoming_shutdown(incoming, end.cancelled_owned())
+        .await
+}
+
+/// Compares in a time that does not depend on where the two differ.
+fn same(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
+}
+
+/// What `GET /drain` answers; fields are only added within a version.
+fn drain_status(handle: &Handle) -> serde_json::Value {
+    let Some(drain) = handle.draining() else {
+        return json!({"version": 1, "phase": "serving", "connections": handle.connections()});
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = now.saturating_sub(drain.since.elapsed());
+    let deadline = since + drain.deadline.saturating_duration_since(drain.since);
+    json!({
+        "version": 1,
+        "phase": "draining",
+        "connections": drain.current,
+        "initial": drain.initial,
+        "current": drain.current,
+        "rate": drain.per_second,
+        "since_ms": since.as_millis() as u64,
+        "deadline_ms": deadline.as_millis() as u64,
+    })
+}

@@ -5,6 +5,8 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use etcd_client::{Client, ConnectOptions};
 
+use im_runtime::settings::Reader;
+
 use crate::Kind;
 
 /// Where etcd is and how patiently it is asked.
@@ -58,6 +60,29 @@ pub enum Error {
 const PING_INTERVAL: Duration = Duration::from_secs(6);
 
 impl Options {
+    /// Asks for them.
+    pub fn read(from: &mut Reader<'_>) -> Self {
+        let default = Self::default();
+        let known = |text: &str| text.starts_with("http://") || text.starts_with("https://");
+        let parse = move |text: &str| match known(text) {
+            true => Ok(text.to_owned()),
+            false => Err("write http://HOST:PORT".to_owned()),
+        };
+        let help = "The members of the etcd in which processes find each other.";
+        Self {
+            endpoints: from
+                .list("etcd_endpoints", "URL: http://host:port", parse, String::clone, help)
+                .check(|all| if all.is_empty() { Err("name one member at least".to_owned()) } else { Ok(()) })
+                .required(default.endpoints),
+            prefix: from.text("etcd_prefix", "What all keys in etcd begin with.").or(default.prefix),
+            lease: from
+                .duration("etcd_lease", "How long the entry of a process that died stays.")
+                .within(Duration::from_secs(2)..=Duration::from_secs(600))
+                .or(default.lease),
+            ..default
+        }
+    }
+
     pub(crate) async fn client(&self) -> Result<Client, Error> {
         let connect = ConnectOptions::new()
             .with_connect_timeout(self.timeout)

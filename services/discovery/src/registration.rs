@@ -88,7 +88,7 @@ impl Keeper {
     async fn run(mut self) {
         let mut pauses = self.options.pauses();
         while !self.end.is_cancelled() {
-            let ended = self.session().await;
+            let ended = Box::pin(self.session()).await;
             let stood = self.stands.send_replace(false);
             REGISTERED.set(0);
             let Err(error) = ended else { break };

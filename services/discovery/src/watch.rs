@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use etcd_client::{Client, Event, EventType, GetOptions, WatchOptions};
 use tokio::sync::watch;
@@ -45,6 +44,13 @@ impl Watch {
             }
         });
         Self { kind, seen, _end: Arc::new(end.drop_guard()) }
+    }
+
+    /// A list that never changes, for whoever knows the processes without etcd.
+    pub fn fixed(kind: Kind, nodes: impl IntoIterator<Item = Node>) -> Self {
+        let nodes = nodes.into_iter().map(|node| (node.id.clone(), node)).collect();
+        let (_, seen) = watch::channel(Seen { nodes: Arc::new(nodes), once: true });
+        Self { kind, seen, _end: Arc::new(CancellationToken::new().drop_guard()) }
     }
 
     /// Which kind.
@@ -91,7 +97,7 @@ impl Follower {
     async fn run(mut self) {
         let mut pauses = self.options.pauses();
         loop {
-            let (watched, error) = match self.session().await {
+            let (watched, error) = match Box::pin(self.session()).await {
                 (watched, Err(error)) => (watched, error),
                 (_, Ok(never)) => match never {},
             };
@@ -103,12 +109,8 @@ impl Follower {
             } else {
                 tracing::debug!(%error, kind = %self.kind, "etcd is still away");
             }
-            self.pause(pauses.next().unwrap_or(self.options.pause_max)).await;
+            tokio::time::sleep(pauses.next().unwrap_or(self.options.pause_max)).await;
         }
-    }
-
-    async fn pause(&mut self, pause: Duration) {
-        tokio::time::sleep(pause).await;
     }
 
     /// Whether the watch stood, and why it ended.

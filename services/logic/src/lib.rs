@@ -13,11 +13,14 @@ mod index;
 mod message;
 pub mod nodes;
 pub mod options;
+#[cfg(feature = "cluster")]
+pub mod peers;
 mod presence;
 mod push;
 mod room;
 mod serve;
 mod service;
+pub mod settings;
 pub mod store;
 
 pub use error::Error;

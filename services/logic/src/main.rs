@@ -1,2 +1,70 @@
-//! Placeholder.
-fn main() {}
+//! A cluster's logic process: bound, found by the others, then serving until it is told to leave.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use im_discovery::{Kind, Node, Registration, Watch};
+use im_logic::options::Drain;
+use im_logic::peers::Peers;
+use im_logic::settings::cluster::{DRAIN, PROGRAM, Settings};
+use im_logic::store::redis::RedisStore;
+use im_logic::store::Store;
+use im_logic::{Options, Service};
+use im_runtime::{Process, version};
+use tokio::net::TcpListener;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    im_runtime::run(PROGRAM, DRAIN, Settings::read, run)
+}
+
+async fn run(settings: Settings, process: Process) -> Result<()> {
+    let Process { node, admin, shutdown, tasks } = process;
+    if settings.logic.uplink.secret.is_none() {
+        tracing::warn!("no peer_secret: whoever reaches the internal gRPC port is believed");
+    }
+    let serving = admin.readiness().latch("not draining");
+    let store = Arc::new(RedisStore::start(settings.store.clone())?);
+    let peers = Peers::start(settings.peers.clone(), Watch::start(settings.etcd.clone(), Kind::Connect))?;
+    let drain = Drain { at_least: settings.drain_at_least.min(shutdown.grace()), at_most: shutdown.grace() };
+    let options = Options { drain, ..settings.logic.clone() };
+    let service = Arc::new(Service::new(options, Arc::clone(&store) as _, Arc::new(peers))?);
+    let bind = async |field: &str, address| TcpListener::bind(address).await.with_context(|| format!("{field} {address}"));
+    let http = bind("http_listen", settings.http_listen).await?;
+    let grpc = bind("grpc_listen", settings.grpc_listen).await?;
+    let (http_address, grpc_address) = (http.local_addr()?, grpc.local_addr()?);
+
+    let (over_http, over_grpc) = (Arc::clone(&service), Arc::clone(&service));
+    tasks.spawn("HTTP server", async move {
+        over_http.serve_http(http).await;
+        Ok::<_, std::convert::Infallible>(())
+    });
+    tasks.spawn("gRPC server", async move { over_grpc.serve_grpc(grpc).await });
+    let entry = entry(&settings, &node, grpc_address.port());
+    let registration = Registration::start(settings.etcd.clone(), Kind::Logic, entry);
+    serving.set();
+    tracing::info!(http = %http_address, grpc = %grpc_address, "serving");
+
+    shutdown.begun().await;
+    serving.clear();
+    registration.update(|entry| entry.draining = true);
+    let ended = service.drain().await;
+    tracing::info!(cut = !ended, "drained");
+    registration.revoke().await;
+    store.close().await;
+    Ok(())
+}
+
+fn entry(settings: &Settings, node: &str, grpc_port: u16) -> Node {
+    let address = settings.advertise.clone();
+    let address = address.unwrap_or_else(|| im_runtime::own_address(settings.grpc_listen.ip(), grpc_port));
+    let clients = settings.advertise_http.clone().map(|address| ("http".to_owned(), address));
+    Node {
+        zone: settings.zone.clone(),
+        clients: clients.into_iter().collect(),
+        ..Node::new(node, address, version::VERSION)
+    }
+}

@@ -4,6 +4,7 @@
 //! builds, serves, waits for [`Shutdown`] and drains.
 
 pub mod admin;
+pub mod documentation;
 pub mod logs;
 pub mod metrics;
 mod panics;
@@ -13,6 +14,6 @@ pub mod shutdown;
 pub mod tasks;
 pub mod version;
 
-pub use process::{Options, Process, run};
+pub use process::{Defaults, Options, Process, own_address, run};
 pub use shutdown::Shutdown;
 pub use tasks::Tasks;

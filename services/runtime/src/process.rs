@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -25,9 +25,25 @@ pub struct Options {
     pub threads: usize,
 }
 
+/// What holds for a program where nothing else is said.
+#[derive(Debug, Clone, Copy)]
+pub struct Defaults {
+    /// See [`Options::drain`].
+    pub drain: Duration,
+    /// See [`Options::admin_listen`].
+    pub admin_listen: SocketAddr,
+}
+
+/// A program with this time to drain, whose admin server listens on port 9100 of every address.
+impl From<Duration> for Defaults {
+    fn from(drain: Duration) -> Self {
+        Self { drain, admin_listen: SocketAddr::from(([0, 0, 0, 0], 9100)) }
+    }
+}
+
 impl Options {
-    /// Reads them. `drain` is the program's own default.
-    pub fn read(from: &mut Reader<'_>, drain: Duration) -> Self {
+    /// Reads them.
+    pub fn read(from: &mut Reader<'_>, defaults: Defaults) -> Self {
         const FORMATS: &[(&str, logs::Format)] =
             &[("auto", logs::Format::Auto), ("text", logs::Format::Text), ("json", logs::Format::Json)];
         let default = logs::Options::default();
@@ -39,11 +55,11 @@ impl Options {
                 .unwrap_or_else(host_name),
             admin_listen: from
                 .address("admin_listen", "Where `/healthz`, `/readyz` and `/metrics` are served.")
-                .or(SocketAddr::from(([0, 0, 0, 0], 9100))),
+                .or(defaults.admin_listen),
             drain: from
                 .duration("drain_deadline", "How long the process may take to hand over its work after SIGTERM before it ends anyway.")
                 .within(Duration::ZERO..=Duration::from_secs(3600))
-                .or(drain),
+                .or(defaults.drain),
             threads: from
                 .integer("threads", "Threads for everything that is not bound to a shard.")
                 .within(1..=1024)
@@ -70,6 +86,12 @@ fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
+/// What others dial to reach a port of this process where nothing else is said: the address it listens on, or else the
+/// host's name.
+pub fn own_address(listening: IpAddr, port: u16) -> String {
+    if listening.is_unspecified() { format!("{}:{port}", host_name()) } else { SocketAddr::new(listening, port).to_string() }
+}
+
 /// What a program's body is given.
 #[derive(Debug)]
 pub struct Process {
@@ -88,7 +110,7 @@ pub struct Process {
 /// The exit code is 0 where the body returned without error, 2 where the settings have mistakes, and 1 otherwise.
 pub fn run<T, F, E>(
     program: Program,
-    drain: Duration,
+    defaults: impl Into<Defaults>,
     read: impl Fn(&mut Reader<'_>) -> T,
     body: impl FnOnce(T, Process) -> F,
 ) -> ExitCode
@@ -96,7 +118,8 @@ where
     F: Future<Output = Result<(), E>>,
     E: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let read_all = |from: &mut Reader<'_>| (read(from), Options::read(from, drain));
+    let defaults = defaults.into();
+    let read_all = |from: &mut Reader<'_>| (read(from), Options::read(from, defaults));
     let (settings, options) = match settings::load(program, read_all, std::env::args_os().skip(1), std::env::vars_os())
     {
         Ok(loaded) => loaded,

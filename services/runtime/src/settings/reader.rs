@@ -78,6 +78,12 @@ impl<'s> Reader<'s> {
         self.mistakes.push(Mistake { field: key.to_owned(), source, text: text.into() });
     }
 
+    /// Whether everything was read: false while settings are only declared, or a source could not be understood. What is
+    /// not given is then no mistake.
+    pub fn is_complete(&self) -> bool {
+        self.sources.complete
+    }
+
     /// Whether a setting that was asked for before is given anywhere (a default is not).
     pub fn given(&self, key: &str) -> bool {
         let declared = self.declared.iter().find(|declared| declared.key == key);

@@ -152,7 +152,7 @@ impl Environment {
                     let text = "is not UTF-8: write it in UTF-8".to_owned();
                     mistakes.push(Mistake { field: key.clone(), source: origin.to_string(), text });
                 }
-                (None, value) if name.starts_with("IM_") && !service_link(&name, value.as_deref().unwrap_or("")) => {
+                (None, value) if is_ours(&name, value.as_deref().unwrap_or_default()) => {
                     let names = known.keys().map(String::as_str).chain(["IM_CONFIG"]);
                     mistakes.push(unknown(&name, "environment", suggest::nearest(&name, names), "unset it"));
                 }
@@ -161,6 +161,13 @@ impl Environment {
         }
         read
     }
+}
+
+/// What `imctl` reads: a person may have set them for the shell in which a server is started too.
+const OF_IMCTL: [&str; 4] = ["IM_ADDRESS", "IM_HTTP", "IM_TOKEN", "IM_TOKEN_FILE"];
+
+fn is_ours(name: &str, value: &str) -> bool {
+    name.starts_with("IM_") && !OF_IMCTL.contains(&name) && !service_link(name, value)
 }
 
 /// Kubernetes gives every pod variables for every Service of its namespace; that of a Service `im-connect` begin with `IM_`.

@@ -263,7 +263,7 @@ fn all_mistakes_come_at_once() {
 }
 
 #[test]
-fn what_kubernetes_tells_of_services_is_no_mistake() {
+fn what_kubernetes_tells_of_services_and_imctl_reads_is_no_mistake() {
     let links = [
         ("IM_CONNECT_SERVICE_HOST", "10.0.0.1"),
         ("IM_CONNECT_SERVICE_PORT", "3101"),
@@ -271,6 +271,7 @@ fn what_kubernetes_tells_of_services_is_no_mistake() {
         ("IM_CONNECT_PORT", "tcp://10.0.0.1:3101"),
         ("IM_CONNECT_PORT_3101_TCP", "tcp://10.0.0.1:3101"),
         ("IM_CONNECT_PORT_3101_TCP_ADDR", "10.0.0.1"),
+        ("IM_TOKEN", "imctl's"),
         REDIS,
     ];
     assert!(try_load(&[], &links).is_ok());

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,8 +14,8 @@ use im_proto::v1::{
     reply,
 };
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
@@ -37,7 +36,16 @@ struct Script {
 struct Process {
     script: Script,
     address: SocketAddr,
-    server: JoinHandle<()>,
+    /// Its own, so that killing it ends every connection at once.
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -89,15 +97,27 @@ impl Process {
     }
 
     async fn start_with(number: u64, secret: Option<&'static str>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0".parse().unwrap(), number, secret).await
+    }
+
+    async fn start_at(address: SocketAddr, number: u64, secret: Option<&'static str>) -> Self {
+        // Whoever had the address before may not be quite gone.
+        let listener = loop {
+            match std::net::TcpListener::bind(address) {
+                Ok(listener) => break listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let script = Script { number, heard: Arc::default(), silent: watch::Sender::new(false), secret };
         let service = LogicServer::new(script.clone());
-        let server = tokio::spawn(async move {
-            let incoming = TcpIncoming::from(listener);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.spawn(async move {
+            let incoming = TcpIncoming::from(TcpListener::from_std(listener).unwrap());
             tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
         });
-        Self { script, address, server }
+        Self { script, address, runtime: Some(runtime) }
     }
 
     fn node(&self) -> Node {
@@ -225,7 +245,7 @@ async fn calls_of_a_lost_process_are_done_by_another_in_their_order_and_signals_
     eventually("all are written", || two.heard() + three.heard() == 31).await;
     let (dead, alive) = if two.heard() == 0 { (three, two) } else { (two, three) };
     let mut losses = uplink.losses();
-    dead.server.abort();
+    drop(dead);
     // Calls made meanwhile stand behind those that are moved.
     let mut later: Vec<_> = (30..40).map(|i| Box::pin(ask(&uplink, "c", send("r", i.to_string())))).collect();
     for call in &mut later {
@@ -246,21 +266,15 @@ async fn calls_of_a_lost_process_are_done_by_another_in_their_order_and_signals_
 #[tokio::test]
 async fn with_no_logic_at_all_calls_fail_at_once_and_work_when_it_is_there() {
     let one = Process::start(1).await;
-    let node = one.node();
-    one.server.abort();
-    let _ = one.server.await;
-    let uplink = Arc::new(GrpcLogic::start(options(), Watch::fixed(Kind::Logic, [node.clone()])));
+    let (node, address) = (one.node(), one.address);
+    drop(one);
+    let uplink = Arc::new(GrpcLogic::start(options(), Watch::fixed(Kind::Logic, [node])));
     let began = std::time::Instant::now();
     let fault = ask(&uplink, "c", send("r", "1")).await.unwrap_err();
     assert_eq!((fault.code.as_str(), fault.retryable), ("unavailable", true));
     assert!(began.elapsed() < Duration::from_secs(1));
 
-    let listener = TcpListener::bind(&node.address).await.unwrap();
-    let service = LogicServer::new(one.script.clone());
-    tokio::spawn(async move {
-        let server = tonic::transport::Server::builder().add_service(service);
-        server.serve_with_incoming(TcpIncoming::from(listener)).await.unwrap();
-    });
+    let _one = Process::start_at(address, 1, None).await;
     tokio::time::timeout(Duration::from_secs(20), uplink.reached()).await.unwrap();
     assert_eq!(stored(ask(&uplink, "c", send("r", "2")).await).1, "2");
 }
@@ -288,18 +302,19 @@ async fn a_process_that_stands_still_is_found_by_unanswered_pings() {
     let still = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let node = Node::new("still", still.local_addr().unwrap().to_string(), "0.1.0");
     let one = Process::start(1).await;
-    let frozen = Arc::new(AtomicBool::new(false));
+    let frozen = Arc::new(watch::Sender::new(false));
     let (target, freeze) = (one.address, Arc::clone(&frozen));
     tokio::spawn(async move {
         loop {
             let (mut inner, _) = still.accept().await.unwrap();
             let mut outer = tokio::net::TcpStream::connect(target).await.unwrap();
-            let freeze = Arc::clone(&freeze);
+            let mut freeze = freeze.subscribe();
             tokio::spawn(async move {
                 tokio::select! {
                     _ = tokio::io::copy_bidirectional(&mut inner, &mut outer) => {}
-                    () = async { while !freeze.load(Ordering::Relaxed) { tokio::time::sleep(Duration::from_millis(5)).await } } => {}
+                    _ = freeze.changed() => {}
                 }
+                drop(freeze);
                 // Both sockets stay open.
                 std::future::pending::<()>().await;
             });
@@ -313,7 +328,8 @@ async fn a_process_that_stands_still_is_found_by_unanswered_pings() {
     let uplink = Arc::new(GrpcLogic::start(Options { pool: quick, ..options() }, Watch::fixed(Kind::Logic, [node])));
     all_up(&uplink, 1).await;
     assert_eq!(stored(ask(&uplink, "c", send("r", "1")).await).1, "1");
-    frozen.store(true, Ordering::Relaxed);
+    frozen.send_replace(true);
+    frozen.closed().await;
     let began = std::time::Instant::now();
     let fault = ask(&uplink, "c", send("r", "2")).await.unwrap_err();
     assert_eq!(fault.code, "unavailable");

@@ -1,0 +1,137 @@
+//! A node's settings, mapped to [`Options`]. Those of a cluster's process are in [`cluster`].
+
+#[cfg(feature = "cluster")]
+pub mod cluster;
+
+use std::time::Duration;
+
+use im_runtime::settings::Reader;
+
+use crate::Options;
+
+/// Asks for everything in [`Options`] but `node` and `drain_deadline`, which the process as a whole has.
+pub fn options(from: &mut Reader<'_>) -> Options {
+    let options = clients(from, Options::default());
+    let options = limits(from, options);
+    hub(from, options)
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn clients(from: &mut Reader<'_>, default: Options) -> Options {
+    from.group("Clients");
+    Options {
+        tcp_listen: from.address("tcp_listen", "Where TCP clients connect.").or(default.tcp_listen),
+        ws_listen: from
+            .address("ws_listen", "Where WebSocket clients connect, on `/sub` and `/ws`.")
+            .or(default.ws_listen),
+        shards: from
+            .integer("shards", "Threads, each with its own listeners, connections and part of the hub. Default: one per core.")
+            .within(1..=64)
+            .or(default.shards),
+        handshake_timeout: from
+            .duration("handshake_timeout", "How long a new connection may take until its authentication is complete.")
+            .within(SECOND..=HOUR)
+            .or(default.handshake_timeout),
+        heartbeat_timeout: from
+            .duration("heartbeat_timeout", "A client that is not heard for so long is closed (`heartbeat_timeout`).")
+            .within(SECOND..=24 * HOUR)
+            .or(default.heartbeat_timeout),
+        drain_accept: from
+            .duration("drain_accept", "How long a node that leaves goes on accepting, only to answer \"move\".")
+            .within(Duration::ZERO..=HOUR)
+            .or(default.drain_accept),
+        drain_floor: from
+            .integer("drain_floor", "Clients told to move per second, at least.")
+            .within(1..=1_000_000)
+            .or(default.drain_floor),
+        ..default
+    }
+}
+
+fn limits(from: &mut Reader<'_>, default: Options) -> Options {
+    from.group("Limits on clients");
+    Options {
+        max_connections: from
+            .integer("max_connections", "Connections at once; further ones are refused (`too_many_connections`).")
+            .within(1..=10_000_000)
+            .or(default.max_connections),
+        max_connections_per_ip: from
+            .integer("max_connections_per_ip", "Connections at once from one address.")
+            .within(1..=10_000_000)
+            .or(default.max_connections_per_ip),
+        accepts_per_second: from
+            .integer("accepts_per_second", "Connections accepted per second and shard; more wait in the system's queue.")
+            .within(1..=1_000_000)
+            .or(default.accepts_per_second),
+        max_body: from
+            .bytes("max_body", "The longest body of a frame; a longer one ends the connection (`too_large`).")
+            .within(1024..=16 << 20)
+            .or(default.max_body),
+        outbox_bytes: from
+            .bytes("outbox_bytes", "What may wait for a slow reader before it is closed (`slow_reader`).")
+            .within(16 << 10..=1 << 30)
+            .or(default.outbox_bytes),
+        max_rooms: from
+            .integer("max_rooms", "Rooms that one connection may hear.")
+            .within(1..=1_000_000)
+            .or(default.max_rooms),
+        max_in_flight: from
+            .integer("max_in_flight", "Requests of one connection under way; beyond it its socket is not read.")
+            .within(1..=65_536)
+            .or(default.max_in_flight),
+        requests_per_second: from
+            .integer("requests_per_second", "Requests per second of one connection, twice as many at once; more are refused (`rate_limited`).")
+            .within(1..=1_000_000)
+            .or(default.requests_per_second),
+        user_requests_per_second: from
+            .integer("user_requests_per_second", "The same for one user over their connections on a shard.")
+            .within(1..=1_000_000)
+            .or(default.user_requests_per_second),
+        ip_requests_per_second: from
+            .integer("ip_requests_per_second", "The same for one address on a shard.")
+            .within(1..=10_000_000)
+            .or(default.ip_requests_per_second),
+        flood_refusals: from
+            .integer("flood_refusals", "Refusals by rate within ten seconds after which a connection is closed (`flood`).")
+            .within(1..=1_000_000)
+            .or(default.flood_refusals),
+        ..default
+    }
+}
+
+fn hub(from: &mut Reader<'_>, default: Options) -> Options {
+    from.group("Rooms on a node");
+    Options {
+        shard_queue: from
+            .integer("shard_queue", "Events that may wait for a shard; beyond it they are dropped, and every room is compared with its log.")
+            .within(64..=1 << 24)
+            .or(default.shard_queue),
+        room_pending: from
+            .integer("room_pending", "Events that may wait while a room is repaired; beyond it they are fetched later.")
+            .within(1..=1 << 20)
+            .or(default.room_pending),
+        room_linger: from
+            .duration("room_linger", "How long a room nobody is in any more stays subscribed.")
+            .within(Duration::ZERO..=HOUR)
+            .or(default.room_linger),
+        head_compare: from
+            .duration("head_compare", "Once in so long every room's head is compared with its log, so that a lost last message is found.")
+            .within(SECOND..=HOUR)
+            .or(default.head_compare),
+        fetch_entries: from
+            .integer("fetch_entries", "Messages asked for at once when catching up.")
+            .within(1..=10_000)
+            .or(default.fetch_entries),
+        fetch_bytes: from
+            .bytes("fetch_bytes", "Bytes asked for at once when catching up.")
+            .within(1 << 10..=16 << 20)
+            .or(default.fetch_bytes),
+        lease: from
+            .duration("presence_lease", "The presence of a node's connections is void so long after its last sign of life.")
+            .within(3 * SECOND..=HOUR)
+            .or(default.lease),
+        ..default
+    }
+}

@@ -1,0 +1,185 @@
+//! Logic's settings, mapped to [`Options`]. Those of a cluster's process are in [`cluster`].
+
+#[cfg(feature = "cluster")]
+pub mod cluster;
+
+use std::time::Duration;
+
+use im_runtime::settings::Reader;
+
+use crate::auth::{self, Secret};
+use crate::options::{Compat, Http, Limits};
+use crate::store::Retention;
+use crate::Options;
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Asks for everything in [`Options`] but what only a cluster has, and how logic drains.
+pub fn options(from: &mut Reader<'_>) -> Options {
+    let default = Options::default();
+    Options {
+        auth: auth(from, default.auth),
+        limits: limits(from, default.limits),
+        http: http(from, default.http),
+        compat: compat(from, default.compat),
+        ..default
+    }
+}
+
+fn auth(from: &mut Reader<'_>, default: auth::Options) -> auth::Options {
+    from.group("Who is believed");
+    let path = |text: &str| Ok(std::path::PathBuf::from(text));
+    let any = |text: &str| Ok(text.to_owned());
+    auth::Options {
+        hs256_secrets: [
+            from.secret("auth_hs256_secret", "The secret that HS256 tokens are signed with; 32 random bytes or more.")
+                .optional(),
+            from.secret("auth_hs256_secret_old", "A second secret that is accepted while the first takes its place.")
+                .optional(),
+        ]
+        .into_iter()
+        .flatten()
+        .map(|secret| Secret::new(secret.reveal()))
+        .collect(),
+        public_key_files: from
+            .list("auth_public_key_file", "path", path, |path| path.display().to_string(), "PEM files with the public keys of ES256, EdDSA or RS256 tokens.")
+            .or(default.public_key_files),
+        issuer: from
+            .text("auth_issuer", "The `iss` that a token must carry. Not given: any or none.")
+            .optional()
+            .unwrap_or(default.issuer),
+        audience: from
+            .text("auth_audience", "The `aud` that a token must carry. Not given: a token must carry none.")
+            .optional()
+            .unwrap_or(default.audience),
+        leeway: from
+            .duration("auth_leeway", "How far the clock of who signs tokens may be from this one's.")
+            .within(Duration::ZERO..=HOUR)
+            .or(default.leeway),
+        allow_no_expiry: from
+            .boolean("auth_allow_no_expiry", "Accepts tokens without `exp`: they are valid for ever.")
+            .or(default.allow_no_expiry),
+        allow_unsigned: from
+            .boolean("auth_allow_unsigned", "DEVELOPMENT ONLY: believes what clients without a token say of themselves. Anybody is anybody.")
+            .or(default.allow_unsigned),
+        unsigned_rooms: from
+            .list("auth_unsigned_rooms", "pattern", any, String::clone, "The open rooms that an unsigned identity may enter.")
+            .or(default.unsigned_rooms),
+    }
+}
+
+fn limits(from: &mut Reader<'_>, default: Limits) -> Limits {
+    from.group("Limits");
+    Limits {
+        max_body_bytes: from
+            .bytes("max_message", "The longest body of a message or signal; a longer one is refused (`too_large`).")
+            .within(1..=16 << 20)
+            .or(default.max_body_bytes),
+        max_history_limit: from
+            .integer("max_history_limit", "Messages in a page of history at most.")
+            .within(1..=10_000)
+            .or(default.max_history_limit),
+        max_history_bytes: from
+            .bytes("max_history_bytes", "About so many bytes in a page of history at most.")
+            .within(1 << 10..=16 << 20)
+            .or(default.max_history_bytes),
+        max_rooms_per_call: from
+            .integer("max_rooms_per_call", "Rooms named in one subscription at most.")
+            .within(1..=100_000)
+            .or(default.max_rooms_per_call),
+        max_rooms_per_user: from
+            .integer("max_rooms_per_user", "A user's rooms that a subscription to all of them covers at most.")
+            .within(1..=1_000_000)
+            .or(default.max_rooms_per_user),
+        max_members_per_call: from
+            .integer("max_members_per_call", "Members named when a group is created at most.")
+            .within(1..=100_000)
+            .or(default.max_members_per_call),
+        max_users_per_call: from
+            .integer("max_users_per_call", "Users asked about, or addressed by one push, at most.")
+            .within(1..=100_000)
+            .or(default.max_users_per_call),
+        ..default
+    }
+}
+
+fn http(from: &mut Reader<'_>, default: Http) -> Http {
+    from.group("HTTP API");
+    Http {
+        max_request_bytes: from
+            .bytes("http_max_request", "The largest request body; a larger one is answered with 413.")
+            .within(1 << 10..=64 << 20)
+            .or(default.max_request_bytes),
+        request_timeout: from
+            .duration("http_request_timeout", "A request is answered within this, at worst with 503.")
+            .within(SECOND..=HOUR)
+            .or(default.request_timeout),
+        header_timeout: from
+            .duration("http_header_timeout", "A connection that has sent no whole request header for so long is closed.")
+            .within(SECOND..=HOUR)
+            .or(default.header_timeout),
+        max_requests: from
+            .integer("http_max_requests", "Requests under way at most; more are answered with 503 at once.")
+            .within(1..=1_000_000)
+            .or(default.max_requests),
+        max_connections: from
+            .integer("http_max_connections", "Open connections at most; more wait to be accepted.")
+            .within(1..=1_000_000)
+            .or(default.max_connections),
+        user_rate: from
+            .number("http_user_rate", "Requests per second that one user may make in the long run; 0: no limit. Admin tokens have none.")
+            .within(0.0..=1e6)
+            .or(default.user_rate),
+        user_burst: from
+            .number("http_user_burst", "Requests that one user may make at once after a pause.")
+            .within(1.0..=1e6)
+            .or(default.user_burst),
+    }
+}
+
+fn compat(from: &mut Reader<'_>, default: Compat) -> Compat {
+    from.group("What goim's clients are told");
+    Compat {
+        domain: from
+            .text("goim_domain", "The name under which clients reach some node, in `/goim/nodes/weighted`. Not given: a node's address.")
+            .optional()
+            .unwrap_or(default.domain),
+        tcp_port: from.integer("goim_tcp_port", "The TCP port that goes with it.").or(default.tcp_port),
+        ws_port: from.integer("goim_ws_port", "The WebSocket port that goes with it.").or(default.ws_port),
+        wss_port: from.integer("goim_wss_port", "The port of WebSocket over TLS; 0: none.").or(default.wss_port),
+        heartbeat: from
+            .duration("goim_heartbeat", "How often a client is to send a heartbeat.")
+            .within(SECOND..=HOUR)
+            .or(default.heartbeat),
+        heartbeat_max: from
+            .integer("goim_heartbeat_max", "After how many missed heartbeats a client gives up.")
+            .within(1..=1000)
+            .or(default.heartbeat_max),
+    }
+}
+
+/// Asks how long the store keeps what.
+pub fn retention(from: &mut Reader<'_>) -> Retention {
+    let default = Retention::default();
+    from.group("What is kept");
+    Retention {
+        max_entries: from
+            .integer("history_max_entries", "Messages kept per room at most; older ones go, and clients are told `truncated`.")
+            .within(1..=100_000_000)
+            .or(default.max_entries),
+        max_age: from
+            .duration("history_max_age", "Messages older than this may go; 0s: never by age.")
+            .within(Duration::ZERO..=3650 * DAY)
+            .or(default.max_age),
+        dedupe_window: from
+            .duration("dedupe_window", "A send repeated with the same client id within this is stored once.")
+            .within(SECOND..=DAY)
+            .or(default.dedupe_window),
+        max_members: from
+            .integer("max_members", "Members of a group at most.")
+            .within(1..=1_000_000)
+            .or(default.max_members),
+    }
+}

@@ -1,0 +1,171 @@
+//! The settings of a cluster's logic process: logic's own, where it stores, and how it finds and reaches the others.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use im_runtime::settings::{Program, Reader};
+
+use crate::auth::Secret;
+use crate::store::redis;
+use crate::{Options, peers};
+
+/// The process.
+pub const PROGRAM: Program =
+    Program { name: "im-logic", about: "Decides, stores and publishes what an ImCluster's clients and backends say." };
+
+/// How long a drain may take where nothing else is said.
+pub const DRAIN: Duration = Duration::from_secs(30);
+
+/// Everything a logic process is told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Logic's own.
+    pub logic: Options,
+    /// Where rooms live.
+    pub store: redis::Options,
+    /// How the others are found.
+    pub etcd: im_discovery::Options,
+    /// How connect processes are called.
+    pub peers: peers::Options,
+    /// Where backends call the HTTP API.
+    pub http_listen: SocketAddr,
+    /// What backends dial for that, told in lists of processes; `None`: not told.
+    pub advertise_http: Option<String>,
+    /// Where connect processes call this one.
+    pub grpc_listen: SocketAddr,
+    /// What connect dials for that; `None`: the port of `grpc_listen` at this host's name.
+    pub advertise: Option<String>,
+    /// Where the process runs.
+    pub zone: String,
+    /// How long it goes on as before when it is to end.
+    pub drain_at_least: Duration,
+}
+
+impl Settings {
+    /// Asks for them.
+    pub fn read(from: &mut Reader<'_>) -> Self {
+        from.group("Addresses");
+        let http_listen = from
+            .address("http_listen", "Where backends call the HTTP API.")
+            .or(SocketAddr::from(([0, 0, 0, 0], 3111)));
+        let grpc_listen = from
+            .address("grpc_listen", "Where connect processes call this one.")
+            .or(SocketAddr::from(([0, 0, 0, 0], 3119)));
+        let advertise = from
+            .authority("advertise", "What connect processes dial to call this one. Default: the host's name and the port of `grpc_listen`.")
+            .optional();
+        let advertise_http = from
+            .authority("advertise_http", "What backends dial to reach this very process, for lists of processes. Not given: it is not told.")
+            .optional();
+        let mut logic = crate::settings::options(from);
+        check_keys(from, &logic);
+        let store = store(from);
+        from.group("Cluster");
+        let etcd = im_discovery::Options::read(from);
+        let secret = peer_secret(from);
+        logic.uplink.secret.clone_from(&secret);
+        logic.uplink.max_in_flight = from
+            .integer("uplink_max_in_flight", "Calls of one connect process under way; beyond it its stream is not read.")
+            .within(1..=1 << 20)
+            .or(logic.uplink.max_in_flight);
+        Self {
+            logic,
+            store,
+            etcd,
+            peers: peers(from, secret),
+            http_listen,
+            advertise_http,
+            grpc_listen,
+            advertise,
+            zone: from
+                .text("zone", "Where the process runs; shown in lists of processes.")
+                .optional()
+                .unwrap_or_default(),
+            drain_at_least: from
+                .duration("drain_at_least", "How long the process goes on as before when it is to end, so that connect processes and load balancers go elsewhere by themselves.")
+                .within(Duration::ZERO..=Duration::from_secs(300))
+                .or(Duration::from_secs(3)),
+        }
+    }
+}
+
+/// Nobody could be believed without one.
+fn check_keys(from: &mut Reader<'_>, logic: &Options) {
+    let auth = &logic.auth;
+    if auth.hs256_secrets.is_empty() && auth.public_key_files.is_empty() && !auth.allow_unsigned && from.is_complete() {
+        let text = "there is nothing to check tokens with: give IM_AUTH_HS256_SECRET (or IM_AUTH_HS256_SECRET_FILE) or \
+            IM_AUTH_PUBLIC_KEY_FILE";
+        from.mistake("auth_hs256_secret", text);
+    }
+}
+
+fn store(from: &mut Reader<'_>) -> redis::Options {
+    let default = redis::Options::default();
+    let retention = crate::settings::retention(from);
+    from.group("Redis");
+    let parse = |text: &str| match im_redis_bus::Address::parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    let form = "URL: redis://, rediss://, redis+sentinel://host:port,host:port/service, redis+cluster://";
+    redis::Options {
+        url: from
+            .parsed("redis_url", form, parse, String::clone, "The redis in which rooms live.")
+            .with_credentials()
+            .required(default.url),
+        prefix: from
+            .text("redis_prefix", "What every key and channel begins with; the same for all processes of a cluster.")
+            .or(default.prefix),
+        connections: from
+            .integer("redis_connections", "Connections to each master that all calls share.")
+            .within(1..=64)
+            .or(default.connections),
+        append_workers: from
+            .integer("redis_append_workers", "Batches of messages on their way at the same time.")
+            .within(1..=64)
+            .or(default.append_workers),
+        wait_replicas: from
+            .integer("redis_wait_replicas", "Replicas that must confirm a message before it is published and acknowledged; 0: none.")
+            .within(0..=16)
+            .or(default.wait_replicas),
+        wait_timeout: from
+            .duration("redis_wait_timeout", "How long they have; then the send fails as `not_replicated`, retryable.")
+            .within(Duration::from_millis(10)..=Duration::from_secs(60))
+            .or(default.wait_timeout),
+        command_timeout: from
+            .duration("redis_timeout", "How long redis may take to answer.")
+            .within(Duration::from_millis(50)..=Duration::from_secs(60))
+            .or(default.command_timeout),
+        connect_timeout: from
+            .duration("redis_connect_timeout", "How long opening a connection to redis may take.")
+            .within(Duration::from_millis(50)..=Duration::from_secs(60))
+            .or(default.connect_timeout),
+        queue: from
+            .integer("redis_queue", "Messages that may wait in each append queue; more fail at once as `unavailable`.")
+            .within(1..=1 << 20)
+            .or(default.queue),
+        batch: from
+            .integer("redis_batch", "Messages in one script call at most.")
+            .within(1..=1024)
+            .or(default.batch),
+        retention,
+    }
+}
+
+fn peer_secret(from: &mut Reader<'_>) -> Option<Secret> {
+    let help = "A secret that connect and logic show each other on internal calls; the same for all. Not given: whoever reaches the \
+        internal ports is believed, so no one else may.";
+    from.secret("peer_secret", help).optional().map(|secret| Secret::new(secret.reveal()))
+}
+
+fn peers(from: &mut Reader<'_>, secret: Option<Secret>) -> peers::Options {
+    let default = peers::Options::default();
+    peers::Options {
+        timeout: from
+            .duration("peer_timeout", "How long a connect process may take to deliver a push or end a connection.")
+            .within(Duration::from_millis(100)..=Duration::from_secs(60))
+            .or(default.timeout),
+        secret,
+        ..default
+    }
+}
