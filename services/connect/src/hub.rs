@@ -7,6 +7,8 @@
 
 mod catch_up;
 mod room;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
