@@ -9,9 +9,10 @@ use im_runtime::settings::Reader;
 
 use crate::Options;
 
-/// Asks for everything in [`Options`] but `node` and `drain_deadline`, which the process as a whole has.
-pub fn options(from: &mut Reader<'_>) -> Options {
-    let options = clients(from, Options::default());
+/// Asks for everything in [`Options`] but `node` and `drain_deadline`, which the process as a whole has. `default` holds
+/// where nothing is given.
+pub fn options(from: &mut Reader<'_>, default: Options) -> Options {
+    let options = clients(from, default);
     let options = limits(from, options);
     hub(from, options)
 }

@@ -12,9 +12,11 @@ mod secret;
 mod settings;
 mod start;
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use im_runtime::Defaults;
 use im_runtime::settings::Program;
 
 #[global_allocator]
@@ -25,9 +27,26 @@ const PROGRAM: Program = Program {
     about: "ImCluster in one process: TCP, WebSocket, HTTP API, a durable store in a directory, and a page to try it.",
 };
 
-/// For the clients to go: there is no other node that they could go to, so it is short.
-const DRAIN: Duration = Duration::from_secs(3);
+/// There is no other node that clients could go to, so they have little time; and nobody else need ask about health.
+const DEFAULTS: Defaults =
+    Defaults { drain: Duration::from_secs(3), admin_listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9100) };
 
 fn main() -> ExitCode {
-    im_runtime::run(PROGRAM, DRAIN, settings::Settings::read, start::run)
+    im_runtime::run(PROGRAM, DEFAULTS, settings::Settings::read, start::run)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use im_runtime::documentation;
+
+    use super::*;
+
+    #[test]
+    fn the_documentation_names_every_setting() {
+        let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
+        let wanted = documentation::settings(PROGRAM, DEFAULTS, settings::Settings::read);
+        documentation::check(&document, PROGRAM.name, &wanted).unwrap();
+    }
 }

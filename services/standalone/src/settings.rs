@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use im_logic::auth;
 use im_logic::store::Retention;
 use im_runtime::settings::Reader;
 
@@ -44,20 +43,39 @@ impl Settings {
     /// Asks for all of them.
     pub(crate) fn read(from: &mut Reader<'_>) -> Self {
         Self {
-            connect: connect(from),
+            connect: im_connect::settings::options(from, connect_default()),
+            logic: im_logic::settings::options(from),
             http_listen: http_listen(from),
-            logic: logic(from),
             page: page(from),
             store: store(from),
             data_dir: from
-                .path("data_dir", "The directory for rooms and, where none is configured, the secret. Made where it is missing.")
+                .path(
+                    "data_dir",
+                    "The directory for rooms and, where none is configured, the secret. Made where it is missing.",
+                )
                 .or(PathBuf::from("./data")),
-            retention: retention(from),
-            ports_file: from
-                .path("ports_file", "A file into which the addresses in use are written, as JSON, once everything answers. For scripts that let the system choose ports (`:0`).")
-                .optional(),
+            retention: im_logic::settings::retention(from),
+            ports_file: ports_file(from),
         }
     }
+}
+
+/// As on any node, but on loopback; and there is no other node to move to: whoever comes while this one ends is better
+/// told "no" than "move".
+fn connect_default() -> im_connect::Options {
+    im_connect::Options {
+        tcp_listen: here(3101),
+        ws_listen: here(3102),
+        drain_accept: Duration::ZERO,
+        ..Default::default()
+    }
+}
+
+fn ports_file(from: &mut Reader<'_>) -> Option<PathBuf> {
+    from.group("Start");
+    from
+        .path("ports_file", "A file into which the addresses in use are written, as JSON, once everything answers. For scripts that let the system choose ports (`:0`).")
+        .optional()
 }
 
 fn http_listen(from: &mut Reader<'_>) -> SocketAddr {
@@ -95,54 +113,4 @@ fn store(from: &mut Reader<'_>) -> Store {
         "Where rooms are kept; memory: until the process ends.",
     )
     .or(Store::Disk)
-}
-
-fn connect(from: &mut Reader<'_>) -> im_connect::Options {
-    let default = im_connect::Options::default();
-    from.group("Clients");
-    im_connect::Options {
-        tcp_listen: from.address("tcp_listen", "Where TCP clients connect.").or(here(3101)),
-        ws_listen: from.address("ws_listen", "Where WebSocket clients connect, on `/ws` and `/sub`.").or(here(3102)),
-        ..default
-    }
-}
-
-fn logic(from: &mut Reader<'_>) -> im_logic::Options {
-    let default = auth::Options::default();
-    from.group("Identity");
-    let auth = auth::Options {
-        hs256_secrets: from
-            .secret("auth_hs256_secret", "The secret that HS256 tokens are signed with, 32 bytes or more. Without it and without a public key, one is made and kept in the data directory.")
-            .optional()
-            .map(|secret| auth::Secret::new(secret.reveal()))
-            .into_iter()
-            .collect(),
-        public_key_files: from
-            .path("auth_public_key_file", "A file with public keys in PEM (ES256, EdDSA, RS256) that tokens are checked with.")
-            .optional()
-            .into_iter()
-            .collect(),
-        issuer: from.text("auth_issuer", "The `iss` that tokens must carry.").optional().unwrap_or_default(),
-        audience: from.text("auth_audience", "The `aud` that tokens must carry.").optional().unwrap_or_default(),
-        allow_unsigned: from
-            .boolean("auth_allow_unsigned", "Believe what clients without a token say of themselves. For development only: anybody is anybody.")
-            .or(default.allow_unsigned),
-        ..default
-    };
-    im_logic::Options { auth, ..im_logic::Options::default() }
-}
-
-fn retention(from: &mut Reader<'_>) -> Retention {
-    let default = Retention::default();
-    from.group("Retention");
-    Retention {
-        max_entries: from
-            .integer("retention_entries", "Messages kept per room.")
-            .within(1..=u64::MAX)
-            .or(default.max_entries),
-        max_age: from
-            .duration("retention_age", "Messages older than this may be removed; 0s: never by age.")
-            .or(default.max_age),
-        ..default
-    }
 }

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use im_connect::Parts;
 use im_logic::auth;
 use im_logic::nodes::Node;
+use im_logic::options::Drain;
 use im_logic::store::Store;
 use im_logic::store::embedded::{self, EmbeddedStore};
 use im_runtime::{Process, version};
@@ -31,12 +32,12 @@ pub(crate) async fn run(mut settings: Settings, process: Process) -> anyhow::Res
     // Only now, when the store's lock says that nobody else uses the directory.
     let made = own_secret(&mut settings)?;
 
+    // By then the clients have gone, and nobody else needs to learn of it.
+    settings.logic.drain = Drain { at_least: Duration::ZERO, at_most: process.shutdown.remaining() };
     let nodes = OneNode::default();
     let logic = im_logic::Service::new(settings.logic.clone(), Arc::clone(&store), Arc::new(nodes.clone()))?;
     let (http, page) = bind(&settings).await?;
     settings.connect.node.clone_from(&process.node);
-    // There is no other node to move to: whoever comes while this one ends is better told "no" than "move".
-    settings.connect.drain_accept = Duration::ZERO;
     let parts = Parts { logic: Arc::new(LocalLogic(logic.handle())), bus: Arc::new(bus), logic_losses: None };
     let connect = im_connect::Service::bind(settings.connect.clone(), parts)?.spawn()?;
 

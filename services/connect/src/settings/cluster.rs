@@ -43,7 +43,7 @@ pub struct Settings {
 impl Settings {
     /// Asks for them.
     pub fn read(from: &mut Reader<'_>) -> Self {
-        let node = crate::settings::options(from);
+        let node = crate::settings::options(from, crate::Options::default());
         let redis = redis(from);
         from.group("Cluster");
         let etcd = im_discovery::Options::read(from);
