@@ -1,6 +1,7 @@
 //! The streams that connect processes hold open: batches of calls in, each answered when it is done.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -188,7 +189,11 @@ impl Serving {
 async fn answer(handle: Handle, call: Call) -> Reply {
     let Call { id, grant, conn, op } = call;
     let result = match op {
-        Some(op) => handle.call(grant, &conn, op).await.unwrap_or_else(reply::Result::Fault),
+        // A defect in one call is not to take the stream's other calls with it.
+        Some(op) => match AssertUnwindSafe(handle.call(grant, &conn, op)).catch_unwind().await {
+            Ok(answer) => answer.unwrap_or_else(reply::Result::Fault),
+            Err(_) => reply::Result::Fault(Error::Internal("a call ended in a defect of ours").fault()),
+        },
         // A newer node may ask for what this process does not know yet.
         None => reply::Result::Fault(Error::bad("op", "is none that is known here").fault()),
     };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use im_logic::store::{
-    Append, Appended, Create, Member, Membership, Page, Presence, ReadPosition, Result, Slice, Store, Tail, View,
+    Append, Appended, Create, Error, Member, Membership, Page, Presence, ReadPosition, Result, Slice, Store, Tail, View,
 };
 use im_proto::v1::Signal;
 use im_wire::ids::{Epoch, RoomId, Seq, UserId};
@@ -21,12 +21,17 @@ pub(crate) struct Gated {
     /// Appends that are in this call now, and the most there ever were.
     now: AtomicUsize,
     pub(crate) most: AtomicUsize,
+    /// What every append fails with.
+    pub(crate) failing: Mutex<Option<Error>>,
 }
+
+/// A message of this body ends in a panic.
+pub(crate) const PANIC: &str = "panic";
 
 impl Gated {
     pub(crate) fn new(inner: Arc<dyn Store>, open: usize) -> Arc<Self> {
         let (begun, now, most) = (Mutex::default(), AtomicUsize::new(0), AtomicUsize::new(0));
-        Arc::new(Self { inner, gate: Semaphore::new(open), begun, now, most })
+        Arc::new(Self { inner, gate: Semaphore::new(open), begun, now, most, failing: Mutex::default() })
     }
 
     pub(crate) fn begun(&self) -> Vec<String> {
@@ -37,6 +42,10 @@ impl Gated {
 #[async_trait]
 impl Store for Gated {
     async fn append(&self, append: Append) -> Result<Appended> {
+        assert_ne!(append.entry.body, PANIC, "as the test wants it");
+        if let Some(error) = self.failing.lock().unwrap().clone() {
+            return Err(error);
+        }
         self.begun.lock().unwrap().push(String::from_utf8_lossy(&append.entry.body).into_owned());
         let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(now, Ordering::SeqCst);

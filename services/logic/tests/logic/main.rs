@@ -3,6 +3,7 @@
 mod access;
 mod compat;
 mod drain;
+mod failures;
 mod gated;
 mod groups;
 mod messages;
