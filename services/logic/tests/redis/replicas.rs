@@ -1,5 +1,7 @@
 //! Appends that replicas must confirm.
 
+use std::time::Duration;
+
 use im_logic::store::redis::Options;
 use im_logic::store::{Create, Error, Kind, Store};
 use im_redis_bus::Tiding;
@@ -7,8 +9,9 @@ use im_redis_bus::Tiding;
 use crate::servers::Server;
 use crate::stage::{Ear, insist, log, message, now_ms, options, room, say, store};
 
+/// Patient: a busy machine is no lost replica.
 fn waiting(url: String) -> Options {
-    Options { wait_replicas: 1, ..options(url) }
+    Options { wait_replicas: 1, wait_timeout: Duration::from_secs(5), ..options(url) }
 }
 
 #[tokio::test]
@@ -28,10 +31,11 @@ async fn a_confirmed_append_is_published() {
 async fn what_no_replica_confirms_is_not_acknowledged_and_a_retry_finds_it_stored() {
     let master = Server::start(&[]).await;
     let replica = Server::start_replica(&master).await;
-    let (one, other) = (store(waiting(master.url())).await, store(waiting(master.url())).await);
+    let impatient = Options { wait_timeout: Duration::from_millis(300), ..waiting(master.url()) };
+    let (one, other) = (store(impatient.clone()).await, store(impatient).await);
     let mut ear = Ear::new(&one, 64);
     ear.hear("lobby").await;
-    say(&one, "lobby", "before").await;
+    insist(&one, message("lobby", "before")).await;
     assert_eq!(ear.logged().await.1.seq, 1);
     master.cut_replicas_off().await;
     let first = message("lobby", "one");

@@ -8,8 +8,8 @@ use futures::future::{join_all, try_join_all};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ConnectionInfo, ProtocolVersion, Value};
 
-use super::topology::{Master, Topology};
-use super::{Options, Shared};
+use super::topology::{Master, Range, Topology};
+use super::{Options, Shared, checks, sentinels};
 use crate::address::{Host, Layout};
 use crate::backoff::Backoff;
 use crate::metrics;
@@ -20,7 +20,7 @@ const CONNECTION_BUFFER: usize = 256;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Which masters should be there, with their slots.
-type Wanted = Vec<(Host, Vec<(u16, u16)>)>;
+type Wanted = Vec<(Host, Vec<Range>)>;
 
 /// Runs until the last client is gone.
 pub(super) async fn keep(shared: Arc<Shared>) {
@@ -33,6 +33,8 @@ pub(super) async fn keep(shared: Arc<Shared>) {
                 if complete {
                     backoff.reset();
                     let _ = tokio::time::timeout(shared.options.check_interval, shared.look_again.notified()).await;
+                    // Calls that fail one after the other must not make round follow round.
+                    tokio::time::sleep(PAUSE).await;
                     continue;
                 }
             }
@@ -96,29 +98,8 @@ async fn round(shared: &Shared) -> Result<Topology, String> {
 async fn find(shared: &Shared) -> Result<Wanted, String> {
     match &shared.address.layout {
         Layout::Single => Ok(shared.address.hosts.iter().map(|host| (host.clone(), Vec::new())).collect()),
-        Layout::Sentinel(service) => Ok(vec![(ask_sentinels(shared, service).await?, Vec::new())]),
+        Layout::Sentinel(service) => Ok(vec![(sentinels::master_of(shared, service).await?, Vec::new())]),
         Layout::Cluster => ask_cluster(shared).await,
-    }
-}
-
-/// The first answer counts: a Sentinel that has not heard of a failover yet is found out by `ROLE`.
-async fn ask_sentinels(shared: &Shared, service: &str) -> Result<Host, String> {
-    let questions = shared.address.hosts.iter().map(|host| Box::pin(ask_sentinel(shared, host, service)));
-    let answer = futures::future::select_ok(questions).await;
-    answer.map(|(host, _)| host).map_err(|error| format!("no Sentinel knows the master of {service}: {error}"))
-}
-
-async fn ask_sentinel(shared: &Shared, host: &Host, service: &str) -> Result<Host, String> {
-    let answer = async {
-        let mut connection = dial(shared.address.sentinel(host)?, &shared.options, Duration::ZERO, None).await?;
-        let mut question = redis::cmd("SENTINEL");
-        question.arg("get-master-addr-by-name").arg(service);
-        question.query_async::<Option<(String, u16)>>(&mut connection).await
-    };
-    match answer.await {
-        Ok(Some((name, port))) => Ok(Host { name, port }),
-        Ok(None) => Err(format!("{host} watches no service of this name")),
-        Err(error) => Err(format!("{host}: {error}")),
     }
 }
 
@@ -198,28 +179,17 @@ async fn open(shared: &Shared, host: &Host) -> Result<Master, String> {
     let (connections, blocking) = (options.connections.max(1), options.blocking);
     let dialled = tokio::try_join!(several(connections, Duration::ZERO), several(blocking, options.blocking_timeout));
     let (answering, blocking) = dialled.map_err(|error| error.to_string())?;
-    is_master(answering[0].clone()).await?;
+    checks::is_master(answering[0].clone()).await?;
+    checks::is_fit(answering[0].clone(), host).await?;
     metrics::RECONNECTS.inc();
     Ok(Master::new(host.clone(), answering, blocking))
-}
-
-async fn is_master(mut connection: MultiplexedConnection) -> Result<(), String> {
-    match redis::cmd("ROLE").query_async::<Vec<Value>>(&mut connection).await {
-        Ok(role) => match role.first().map(|role| redis::from_redis_value::<String>(role.clone())) {
-            Some(Ok(role)) if role == "master" => Ok(()),
-            _ => Err("it is a replica: name its master, or Sentinels".to_owned()),
-        },
-        // Whoever may not ask is not kept from writing.
-        Err(error) if error.code() == Some("NOPERM") => Ok(()),
-        Err(error) => Err(error.to_string()),
-    }
 }
 
 async fn still_good(shared: &Shared, master: &Arc<Master>) -> bool {
     if master.is_broken() {
         return false;
     }
-    let checks = join_all(master.shared().iter().cloned().map(is_master)).await;
+    let checks = join_all(master.shared().iter().cloned().map(checks::is_master)).await;
     let Some(trouble) = checks.into_iter().find_map(Result::err) else { return true };
     tracing::warn!(redis = %shared.address, master = %master.host, trouble, "a redis master is given up");
     master.give_up();

@@ -70,6 +70,9 @@ impl Master {
     }
 }
 
+/// Slots from the one to the other, both inclusive.
+pub(crate) type Range = (u16, u16);
+
 /// A state of affairs: which masters there are and what each owns.
 #[derive(Debug)]
 pub struct Topology {
@@ -92,7 +95,7 @@ impl Topology {
     }
 
     /// Masters with ranges of slots (both ends inclusive).
-    pub(crate) fn many(masters: Vec<(Arc<Master>, Vec<(u16, u16)>)>, trouble: Option<String>) -> Self {
+    pub(crate) fn many(masters: Vec<(Arc<Master>, Vec<Range>)>, trouble: Option<String>) -> Self {
         let mut owners = vec![NOBODY; usize::from(SLOTS)].into_boxed_slice();
         let mut list = Vec::with_capacity(masters.len());
         for (master, ranges) in masters {

@@ -39,6 +39,14 @@ impl Hearing {
     pub(super) fn leaves(&self, rooms: usize) {
         self.leaving.fetch_add(i64::try_from(rooms).unwrap_or(i64::MAX), Ordering::AcqRel);
     }
+
+    /// A subscription has ended. Not asked for, it means that the slot has moved to another master, and that replies no
+    /// longer match their commands.
+    fn left(&self) {
+        if self.leaving.fetch_sub(1, Ordering::AcqRel) <= 0 {
+            self.lost.notify_one();
+        }
+    }
 }
 
 impl<T: From<Tiding> + Send + 'static> Mouth<T> {
@@ -56,12 +64,7 @@ impl<T: From<Tiding> + Send + 'static> Mouth<T> {
                     self.subscribed(room);
                 }
             }
-            PushKind::SUnsubscribe => {
-                // Not asked for: the slot has moved to another master, and replies no longer match their commands.
-                if hearing.leaving.fetch_sub(1, Ordering::AcqRel) <= 0 {
-                    hearing.lost.notify_one();
-                }
-            }
+            PushKind::SUnsubscribe => hearing.left(),
             PushKind::Disconnection => hearing.lost.notify_one(),
             _ => {}
         }

@@ -1,0 +1,36 @@
+//! What a server must be: a master, of a release that has sharded channels, and better not one that evicts.
+
+use redis::aio::MultiplexedConnection;
+use redis::{InfoDict, Value};
+
+use crate::address::Host;
+
+/// The first release with sharded channels.
+const LEAST_MAJOR: u64 = 7;
+
+pub(super) async fn is_master(mut connection: MultiplexedConnection) -> Result<(), String> {
+    match redis::cmd("ROLE").query_async::<Vec<Value>>(&mut connection).await {
+        Ok(role) => match role.first().map(|role| redis::from_redis_value::<String>(role.clone())) {
+            Some(Ok(role)) if role == "master" => Ok(()),
+            _ => Err("it is a replica: name its master, or Sentinels".to_owned()),
+        },
+        // Whoever may not ask is not kept from writing.
+        Err(error) if error.code() == Some("NOPERM") => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Asked once for each server that is connected to.
+pub(super) async fn is_fit(mut connection: MultiplexedConnection, host: &Host) -> Result<(), String> {
+    let info = redis::cmd("INFO").arg("server").arg("memory").query_async::<InfoDict>(&mut connection).await;
+    let Ok(info) = info else { return Ok(()) };
+    let release: String = info.get("redis_version").unwrap_or_default();
+    if release.split('.').next().and_then(|major| major.parse::<u64>().ok()).is_some_and(|major| major < LEAST_MAJOR) {
+        return Err(format!("it is redis {release}: {LEAST_MAJOR}.0 or newer is needed, for sharded channels"));
+    }
+    let policy: String = info.get("maxmemory_policy").unwrap_or_default();
+    if info.get::<u64>("maxmemory").is_some_and(|bytes| bytes > 0) && policy != "noeviction" {
+        tracing::warn!(master = %host, policy, "redis may evict rooms: set maxmemory-policy noeviction");
+    }
+    Ok(())
+}
