@@ -30,7 +30,7 @@ use crate::rooms::{Lane, Rooms};
 use crate::stats::{Counters, count};
 
 /// A connection that has stood so long is no sign of trouble when it ends: the next wait is the shortest again.
-const STABLE: Duration = Duration::from_secs(10);
+const STABLE: Duration = Duration::from_secs(2);
 /// Refused credentials are tried again so often, where the source can give others.
 const TOKENS_TRIED: u32 = 3;
 

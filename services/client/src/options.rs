@@ -13,7 +13,7 @@ pub struct Options {
     pub token_timeout: Duration,
     /// For the server to answer the auth. Default 10 s.
     pub auth_timeout: Duration,
-    /// Between attempts to connect. Default 200 ms to 30 s.
+    /// Between attempts to connect. Default 200 ms to 15 s.
     pub reconnect: Backoff,
     /// Between attempts of a send that was answered with a retryable error. Default 100 ms to 5 s.
     pub resend: Backoff,
@@ -26,8 +26,8 @@ pub struct Options {
     pub request_timeout: Duration,
     /// Sends written and not answered, in all. Default 256.
     pub in_flight: usize,
-    /// The same per room. A send that is refused for the moment may be overtaken by those already in flight behind it;
-    /// 1 rules that out. Default 64.
+    /// The same per room. A send that is refused for the moment may be overtaken by those already in flight behind it (the
+    /// room then gets one at a time until it has caught up); 1 rules that out. Default 64.
     pub in_flight_per_room: usize,
     /// Sends and requests taken and not ended; beyond it, callers wait. Default 1024.
     pub max_pending: usize,
@@ -54,7 +54,7 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(5),
             token_timeout: Duration::from_secs(10),
             auth_timeout: Duration::from_secs(10),
-            reconnect: Backoff { base: Duration::from_millis(200), max: Duration::from_secs(30) },
+            reconnect: Backoff { base: Duration::from_millis(200), max: Duration::from_secs(15) },
             resend: Backoff { base: Duration::from_millis(100), max: Duration::from_secs(5) },
             attempt_timeout: Duration::from_secs(10),
             send_deadline: Duration::from_secs(30),

@@ -1,7 +1,7 @@
 //! Sends on their way: in order per room, several in flight, and written again under the same client id until they are
 //! acknowledged, refused or out of time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use im_wire::code::ErrorCode;
@@ -87,6 +87,8 @@ pub(crate) struct Outbox<R> {
     /// Rooms in which an attempt failed: nothing is written to them before this time and before everything in flight
     /// there is answered, so that order survives the retry.
     held: HashMap<RoomId, Instant>,
+    /// Rooms in which an attempt failed and that have not caught up since: one send at a time, so that none overtakes.
+    careful: HashSet<RoomId>,
     /// Not later than the first deadline or lost attempt.
     check_at: Option<Instant>,
     retries: u64,
@@ -101,6 +103,7 @@ impl<R> Outbox<R> {
             flights: HashMap::new(),
             per_room: HashMap::new(),
             held: HashMap::new(),
+            careful: HashSet::new(),
             check_at: None,
             retries: 0,
         }
@@ -148,8 +151,9 @@ impl<R> Outbox<R> {
 
     fn first_writable(&mut self, now: Instant) -> Option<u64> {
         self.release(now);
-        let Self { waiting, held, per_room, limits, .. } = self;
-        let full = |room| per_room.get(room).is_some_and(|count| *count >= limits.in_flight_per_room);
+        let Self { waiting, held, careful, per_room, limits, .. } = self;
+        let limit = |room: &RoomId| if careful.contains(room) { 1 } else { limits.in_flight_per_room };
+        let full = |room: &RoomId| per_room.get(room).is_some_and(|count| *count >= limit(room));
         let mut writable =
             waiting.iter().filter(|(_, entry)| !held.contains_key(&entry.parcel.room) && !full(&entry.parcel.room));
         writable.next().map(|(order, _)| *order)
@@ -184,6 +188,7 @@ impl<R> Outbox<R> {
         let until = now + self.limits.backoff.delay(entry.attempts.saturating_sub(1), random);
         let hold = self.held.entry(entry.parcel.room.clone()).or_insert(until);
         *hold = (*hold).max(until);
+        self.careful.insert(entry.parcel.room.clone());
         self.waiting.insert(order, entry);
     }
 
@@ -192,7 +197,11 @@ impl<R> Outbox<R> {
         if let Some(count) = self.per_room.get_mut(&flight.entry.parcel.room) {
             *count -= 1;
             if *count == 0 {
-                self.per_room.remove(&flight.entry.parcel.room);
+                let room = &flight.entry.parcel.room;
+                self.per_room.remove(room);
+                if self.careful.contains(room) && !self.waiting.values().any(|entry| entry.parcel.room == *room) {
+                    self.careful.remove(room);
+                }
             }
         }
         Some(flight)

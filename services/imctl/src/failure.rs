@@ -54,7 +54,9 @@ fn advice(code: ErrorCode) -> Option<&'static str> {
             "the token must be signed with the server's secret or key: see `imctl token --help`"
         }
         ErrorCode::TokenExpired => "make a new one with `imctl token`, or give --secret-file and --user",
-        ErrorCode::Forbidden => "the token lacks the right: `imctl token` gives it with --admin or --rooms",
+        ErrorCode::Forbidden => {
+            "this needs somebody else's token, or one with more rights: see --admin and --rooms of `imctl token`"
+        }
         ErrorCode::NoSuchRoom => "create the room first, or get a token whose --rooms pattern covers it",
         ErrorCode::NotAMember => "ask a member to add you",
         ErrorCode::RateLimited | ErrorCode::Unavailable | ErrorCode::NotReplicated => "try again in a moment",

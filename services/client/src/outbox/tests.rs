@@ -112,7 +112,14 @@ async fn a_retryable_error_holds_the_room_until_what_is_in_flight_there_is_answe
     assert_eq!(desk.names(), [""; 0], "the wait goes on");
     assert_eq!(desk.outbox.timer(), Some(desk.now + Duration::from_millis(100)));
     desk.pass(Duration::from_millis(100));
-    assert_eq!(desk.names(), ["1", "2", "4"]);
+    for name in ["1", "2", "4"] {
+        let written = desk.write();
+        assert_eq!(written.len(), 1, "one at a time, until the room has caught up");
+        assert_eq!(written[0].1, name);
+        desk.outbox.acked(written[0].0, name);
+    }
+    ["5", "6"].into_iter().for_each(|name| desk.push("a", name));
+    assert_eq!(desk.names(), ["5", "6"]);
 }
 
 #[tokio::test(start_paused = true)]
