@@ -35,6 +35,11 @@ export class Outbox {
      * is answered, so that order survives the retry. @type {Map<string, number>}
      */
     this.held = new Map();
+    /**
+     * Rooms in which a send was refused or lost and others wait: one at a time there, so that none overtakes another.
+     * @type {Set<string>}
+     */
+    this.careful = new Set();
   }
 
   get size() {
@@ -54,8 +59,8 @@ export class Outbox {
   next(now, number) {
     if (this.flights.size >= this.limits.inFlight) return null;
     this.#release(now);
-    const writable = (entry) =>
-      !this.held.has(entry.room) && (this.perRoom.get(entry.room) ?? 0) < this.limits.inFlightPerRoom;
+    const limit = (room) => (this.careful.has(room) ? 1 : this.limits.inFlightPerRoom);
+    const writable = ({ room }) => !this.held.has(room) && (this.perRoom.get(room) ?? 0) < limit(room);
     const at = this.waiting.findIndex(writable);
     if (at < 0) return null;
     const [entry] = this.waiting.splice(at, 1);
@@ -150,6 +155,7 @@ export class Outbox {
   }
 
   #hold(entry, now, random) {
+    this.careful.add(entry.room);
     const until = now + this.limits.backoff.delay(entry.attempts - 1, random);
     this.held.set(entry.room, Math.max(this.held.get(entry.room) ?? 0, until));
     this.#wait(entry);
@@ -167,6 +173,7 @@ export class Outbox {
     const left = (this.perRoom.get(entry.room) ?? 1) - 1;
     if (left > 0) this.perRoom.set(entry.room, left);
     else this.perRoom.delete(entry.room);
+    if (left === 0 && !this.waiting.some(({ room }) => room === entry.room)) this.careful.delete(entry.room);
     return entry;
   }
 }

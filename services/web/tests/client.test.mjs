@@ -133,6 +133,31 @@ test("retries what may succeed later and gives up what may not", async () => {
   assert.equal((await kept).seq, 1);
 });
 
+test("after a refusal, sends go one at a time until none waits, so that none overtakes another", async () => {
+  const { stage, client } = await inRoom(0);
+  const ids = ["A", "B", "C"];
+  const sends = ids.map((clientId) => client.send("r", clientId, { clientId }));
+  await settle();
+  for (const id of ids) {
+    const { req, client_id: clientId } = stage.socket.take("send");
+    assert.equal(clientId, id);
+    stage.socket.say({ op: "error", req, code: "rate_limited", text: "slower", retryable: true });
+  }
+  await stage.pass(5_000);
+  for (const [at, id] of ids.entries()) {
+    const { req, client_id: clientId } = stage.socket.take("send");
+    assert.equal(clientId, id);
+    assert.equal(stage.socket.written.filter(({ op }) => op === "send").length, 0);
+    stage.socket.say({ op: "ack", req, room: "r", client_id: id, id, epoch: 1, seq: at + 1, time: 1, duplicate: false });
+  }
+  assert.deepEqual((await Promise.all(sends)).map(({ seq }) => seq), [1, 2, 3]);
+  const more = ["D", "E"].map((clientId) => client.send("r", clientId, { clientId }));
+  await settle();
+  assert.equal(stage.socket.written.filter(({ op }) => op === "send").length, 2);
+  client.close();
+  await Promise.allSettled(more);
+});
+
 test("a send that is out of time says whether it may be stored", async () => {
   const stage = new Stage();
   const { client } = await stage.client();
