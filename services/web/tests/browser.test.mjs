@@ -20,9 +20,9 @@ after(async () => {
   await server?.stop();
 });
 
-async function enter(page, name) {
+async function enter(page, name, room = "lobby") {
   await page.type("#name", name);
-  await page.type("#room", "lobby");
+  await page.type("#room", room);
   await page.click("#start");
   await connected(page);
 }
@@ -100,4 +100,53 @@ test("two pages talk, and find each other again after the server was killed, wit
   assert.deepEqual(await shown(late), story, "who comes later sees what was said before");
   await pictures({ late }, "late");
   for (const page of [ann, bob, late]) assert.deepEqual(page.complaints, []);
+});
+
+test("a server that is told to end is waited for, and found again", async () => {
+  const page = await browser.open(server.url);
+  await enter(page, "Ann", "leaving");
+  await say(page, "before");
+  await shows(page, "before");
+  assert.equal(await server.terminate(), 0);
+  await page.until("document.querySelector('#status').dataset.state === 'waiting'");
+  await server.restart();
+  await connected(page);
+  await say(page, "after");
+  await shows(page, "after");
+  assert.deepEqual(await shown(page), [[1, "Ann", "before"], [2, "Ann", "after"]]);
+});
+
+test("who comes late sees the latest, and what was before on request", async () => {
+  const token = await server.token({ sub: "backend", rooms: ["*"] });
+  for (let number = 1; number <= 60; number += 1) {
+    const answer = await fetch(`http://${server.addresses.http}/v1/rooms/busy/messages`, {
+      method: "POST",
+      headers: { authorization: `Bearer ${token}`, "content-type": "application/json" },
+      body: JSON.stringify({ client_id: `c${number}`, type: "text", body: `message ${number}` }),
+    });
+    assert.equal(answer.ok, true);
+  }
+  const page = await browser.open(server.url);
+  await enter(page, "Ann", "busy");
+  await shows(page, "message 60");
+  assert.deepEqual((await shown(page)).map(([seq]) => seq), Array.from({ length: 50 }, (_, at) => at + 11));
+  await page.evaluate("document.querySelector('#scroller').scrollTop = 0");
+  await page.click("#older");
+  await shows(page, "message 1");
+  assert.deepEqual((await shown(page)).map(([seq]) => seq), Array.from({ length: 60 }, (_, at) => at + 1));
+  assert.equal(await page.evaluate("document.querySelector('#older').hidden"), true);
+});
+
+test("a room that is not open says so, and a token takes the place of a name", async () => {
+  const guest = await browser.open(server.url);
+  await enter(guest, "Ann", "direct:3:bob:cleo");
+  await guest.until("!document.querySelector('#problem').hidden");
+  const bob = await browser.open(server.url);
+  await bob.click("#credentials summary");
+  await bob.type("#token", await server.token({ sub: "bob" }));
+  await enter(bob, "anything", "direct:3:bob:cleo");
+  await say(bob, "hello Cleo");
+  await shows(bob, "hello Cleo");
+  assert.deepEqual(await shown(bob), [[1, "bob", "hello Cleo"]]);
+  assert.deepEqual([...guest.complaints, ...bob.complaints], []);
 });

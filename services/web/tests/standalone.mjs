@@ -1,6 +1,7 @@
 // A real server, on ports that the system chooses, with its data in a directory of its own.
 
 import { execFile, spawn } from "node:child_process";
+import { createHmac } from "node:crypto";
 import { mkdtemp, open, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -66,6 +67,21 @@ export class Standalone {
   async kill() {
     this.process.kill("SIGKILL");
     await this.ended;
+  }
+
+  /** As an operator ends it. Resolves with the exit code. */
+  async terminate() {
+    this.process.kill("SIGTERM");
+    return this.ended;
+  }
+
+  /** A token of an hour, signed with the secret that the server made. */
+  async token(claims) {
+    const secret = (await readFile(join(this.folder, "data", "auth.secret"), "utf8")).trim();
+    const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
+    const exp = Math.floor(Date.now() / 1_000) + 3_600;
+    const signed = `${part({ alg: "HS256", typ: "JWT" })}.${part({ exp, ...claims })}`;
+    return `${signed}.${createHmac("sha256", secret).update(signed).digest("base64url")}`;
   }
 
   async restart() {
