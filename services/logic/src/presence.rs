@@ -30,6 +30,12 @@ static UNSIGNED: LazyLock<IntCounter> = LazyLock::new(|| {
     .expect(ONCE)
 });
 
+/// Makes the metrics here visible from the start, with nothing counted yet.
+pub(crate) fn declare_metrics() {
+    LazyLock::force(&REFUSED);
+    LazyLock::force(&UNSIGNED);
+}
+
 /// A node's lease is at least and at most this, whatever it asks.
 const LEASE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 

@@ -50,24 +50,12 @@ impl Core {
         Ok(self.store.signal(room, signal).await?)
     }
 
-    /// Ends connections: of a user on the nodes where they are, else on every node.
+    /// Ends connections. Every node is asked, also about a user: presence may lag, and who is sent away must go.
     pub(crate) async fn kick(&self, request: KickRequest) -> Result<Tally> {
         if request.user.is_empty() && request.device.is_empty() && request.conn.is_empty() {
             return Err(Error::bad("user", "is missing, and so are \"device\" and \"conn\": name one of the three"));
         }
-        let to = match request.user.as_str() {
-            "" => To::All,
-            user => {
-                let users = [UserId::new(user)?];
-                let presence = self.store.presence(&users).await?;
-                let connections: Vec<_> = presence.into_iter().flat_map(|(connections, _)| connections).collect();
-                match nodes_of(&connections) {
-                    Some(to) => to,
-                    None => return Ok(Tally::default()),
-                }
-            }
-        };
-        Ok(self.nodes.kick(to, request).await)
+        Ok(self.nodes.kick(To::All, request).await)
     }
 
     fn check_pushed(&self, receivers: usize, signal: &Signal) -> Result<()> {

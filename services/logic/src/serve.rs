@@ -4,3 +4,9 @@ pub(crate) mod compat;
 pub(crate) mod grpc;
 pub(crate) mod http;
 pub(crate) mod limit;
+
+/// Makes the metrics of every way in visible from the start.
+pub(crate) fn declare_metrics() {
+    grpc::declare_metrics();
+    http::declare_metrics();
+}

@@ -86,6 +86,9 @@ impl Service {
     ) -> std::result::Result<Self, StartError> {
         let verifier = Verifier::new(&options.auth)?;
         warn_about(&options.auth);
+        metrics::declare();
+        crate::presence::declare_metrics();
+        crate::serve::declare_metrics();
         let core = Core {
             verifier,
             store,

@@ -95,7 +95,8 @@ mod tests {
         let group = room("g-1");
         let live = room("live://1");
         let none = None;
-        let table: &[(Grant, &RoomId, Option<View>, std::result::Result<Kind, ErrorCode>)] = &[
+        type Row<'a> = (Grant, &'a RoomId, Option<View>, std::result::Result<Kind, ErrorCode>);
+        let table: &[Row<'_>] = &[
             (grant("ann", false, &[]), &direct(), none.clone(), Ok(Kind::Direct)),
             (grant("bob", false, &[]), &direct(), view(Kind::Direct, None), Ok(Kind::Direct)),
             (grant("eve", false, &["*"]), &direct(), view(Kind::Direct, None), Err(ErrorCode::Forbidden)),

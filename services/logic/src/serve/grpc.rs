@@ -21,6 +21,8 @@ use crate::service::{Handle, Phase, Service, reached};
 
 mod metrics;
 
+pub(super) use metrics::declare as declare_metrics;
+
 /// Batches of replies that wait for the transport. Small: what does not fit holds the stream's calls back.
 const WAITING_BATCHES: usize = 8;
 /// The largest batch of calls that is read, in bytes.

@@ -13,6 +13,7 @@ mod server;
 
 pub(crate) use answer::{Failure, message};
 pub(crate) use ask::{Params, Raw, bearer};
+pub(super) use metrics::declare as declare_metrics;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;

@@ -104,3 +104,11 @@ impl Drop for FollowUp {
         FOLLOW_UPS.dec();
     }
 }
+
+/// Makes every metric here visible from the start, with nothing counted yet.
+pub(super) fn declare() {
+    LazyLock::force(&CALLS);
+    LazyLock::force(&SECONDS);
+    LazyLock::force(&FOLLOW_UPS);
+    LazyLock::force(&FOLLOW_UPS_WAITED);
+}

@@ -125,6 +125,22 @@ async fn sends_reach_the_store_in_the_order_of_the_stream() {
 }
 
 #[tokio::test]
+async fn a_batch_larger_than_a_tasks_budget_is_stored_in_its_order() {
+    let mut options = options();
+    options.uplink.max_in_flight = 700;
+    let site = Site::with(options).await;
+    let mut stream = Stream::open(&site, None).await.unwrap();
+    let grant = stream.authenticate("ann").await;
+    for batch in 0..3 {
+        stream.send((1..=1000).map(|n| say(batch * 1000 + n, &grant, "direct:3:ann:bob")).collect()).await;
+    }
+    for reply in stream.replies(3000).await {
+        let Some(reply::Result::Stored(stored)) = reply.result else { panic!("{reply:?}") };
+        assert_eq!(stored.seq, reply.id);
+    }
+}
+
+#[tokio::test]
 async fn a_slow_call_delays_no_other() {
     let (site, store) = gated(options(), 0).await;
     let mut stream = Stream::open(&site, None).await.unwrap();

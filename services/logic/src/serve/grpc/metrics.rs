@@ -57,3 +57,11 @@ impl Drop for Stream {
         IN_FLIGHT.sub(self.in_flight);
     }
 }
+
+/// Makes every metric here visible from the start, with nothing counted yet.
+pub(in crate::serve) fn declare() {
+    LazyLock::force(&STREAMS);
+    LazyLock::force(&IN_FLIGHT);
+    LazyLock::force(&FULL);
+    LazyLock::force(&REFUSED);
+}

@@ -288,7 +288,8 @@ mod tests {
 
     #[test]
     fn a_body_is_what_it_was_given_as() {
-        let table: [(&str, Option<(&[u8], Encoding)>); 6] = [
+        type Row<'a> = (&'a str, Option<(&'a [u8], Encoding)>);
+        let table: [Row<'_>; 6] = [
             (r#"{"body": "hi"}"#, Some((b"hi", Encoding::Text))),
             (r#"{"body": {"a": [1]}}"#, Some((br#"{"a":[1]}"#, Encoding::Json))),
             (r#"{"body": null}"#, Some((b"null", Encoding::Json))),

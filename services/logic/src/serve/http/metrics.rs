@@ -73,3 +73,13 @@ impl Drop for Asked {
         UNDER_WAY.dec();
     }
 }
+
+/// Makes every metric here visible from the start, with nothing counted yet.
+pub(in crate::serve) fn declare() {
+    LazyLock::force(&REQUESTS);
+    LazyLock::force(&SECONDS);
+    LazyLock::force(&UNDER_WAY);
+    LazyLock::force(&CONNECTIONS);
+    LazyLock::force(&SHED);
+    LazyLock::force(&RATE_LIMITED);
+}
