@@ -67,11 +67,10 @@ until_true() {
   local patience=$1 what=$2 deadline; shift 2
   deadline=$((SECONDS + patience))
   until "$@" >/dev/null 2>&1; do
-    if [ $SECONDS -ge $deadline ]; then
-      echo "local-cluster: not in ${patience}s: $what; the logs are in $folder" >&2
-      for name in $(names); do alive "$name" || { echo "--- $name has ended:"; tail -5 "$folder/$name.log"; } >&2; done
-      exit 1
-    fi
+    for name in $(names); do
+      alive "$name" || { tail -5 "$folder/$name.log" >&2; fail "$name has ended; the logs are in $folder"; }
+    done
+    [ $SECONDS -lt $deadline ] || fail "not in ${patience}s: $what; the logs are in $folder"
     sleep 0.1
   done
 }
@@ -116,7 +115,8 @@ start_etcd() {
 # begin_im NAME BINARY FIRST_PORTS… : the ports and addresses of one of our processes come as NAME=VALUE.
 begin_im() {
   local name=$1 binary=$2; shift 2
-  begin "$name" env IM_NODE="$name" IM_REDIS_URL="$redis_url" IM_ETCD_ENDPOINTS="http://127.0.0.1:$(port 2401)" \
+  # What this shell has set for imctl or another server is not for them.
+  begin "$name" env $(compgen -e IM_ | sed 's/^/-u /') IM_NODE="$name" IM_REDIS_URL="$redis_url" IM_ETCD_ENDPOINTS="http://127.0.0.1:$(port 2401)" \
     IM_PEER_SECRET="local cluster peers" "$@" "$programs/$binary"
 }
 
@@ -125,14 +125,14 @@ start() {
   for program in redis-server redis-sentinel redis-cli etcd etcdctl curl setsid; do
     command -v $program >/dev/null || fail "$program is missing (Debian: redis-server redis-sentinel redis-tools etcd-server etcd-client curl util-linux)"
   done
-  if [ -n "${IM_PROGRAMS:-}" ]; then
-    programs=$IM_PROGRAMS
+  if [ -n "${PROGRAMS:-}" ]; then
+    programs=$PROGRAMS
   else
     (cd "$root" && cargo build $([ $profile = release ] && echo --release) -p im-connect -p im-logic -p imctl)
     programs=$(cd "$root" && cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/$profile
   fi
   rm -rf "$folder"; mkdir -m 700 "$folder"
-  trap 'stop_all' ERR INT
+  trap stop_all EXIT
   start_redis; start_etcd
   redis_url=redis://127.0.0.1:$(port 6401)/
   [ "$redis" = sentinel ] && redis_url=redis+sentinel://127.0.0.1:$(port 6501),127.0.0.1:$(port 6502),127.0.0.1:$(port 6503)/im
@@ -150,7 +150,7 @@ start() {
   for number in 9101 9102 9111 9112; do
     until_true 40 "the process with admin port $(port $number) is ready" curl -fsS "http://127.0.0.1:$(port $number)/readyz"
   done
-  trap - ERR INT
+  trap - EXIT
   cat <<READY
 The cluster is ready; logs and data are in $folder
 
@@ -164,10 +164,10 @@ The cluster is ready; logs and data are in $folder
 Two people on different nodes, in two terminals:
 
   export IM_AUTH_HS256_SECRET='$secret'
-  $programs/imctl chat --address tcp://127.0.0.1:$(port 3101) --user ada   --rooms 'open:*' open:hall
-  $programs/imctl chat --address ws://127.0.0.1:$(port 3202)/ws --user grace --rooms 'open:*' open:hall
+  $programs/imctl chat --address tcp://127.0.0.1:$(port 3101) --user ada --with grace
+  $programs/imctl chat --address ws://127.0.0.1:$(port 3202)/ws --user grace --with ada
 
-A token: $programs/imctl token --user ada --rooms 'open:*'
+A token: $programs/imctl token --user ada --rooms 'hall*'
 The end: $0 stop$([ "$offset" = 0 ] || echo " --offset $offset")
 READY
 }
@@ -185,11 +185,12 @@ stop_one() {
 
 stop_all() {
   [ -d "$folder" ] || { echo "local-cluster: nothing was started here"; return 0; }
-  local kind name
+  local kind name stopping
   # Those who use something end before it does.
   for kind in connect logic etcd sentinel redis; do
-    for name in $(names); do case $name in "$kind"*) stop_one "$name" & ;; esac; done
-    wait
+    stopping=()
+    for name in $(names); do case $name in "$kind"*) stop_one "$name" & stopping+=($!) ;; esac; done
+    [ ${#stopping[@]} = 0 ] || wait "${stopping[@]}"
   done
 }
 

@@ -36,19 +36,21 @@ enum Link {
 pub struct Stranger {
     link: Link,
     next: i32,
+    /// Frames that came while another was waited for.
+    kept: Vec<Frame>,
 }
 
 impl Stranger {
     /// Over TCP, as goim's clients do.
     pub async fn tcp(address: &str) -> Result<Self> {
         let stream = TcpStream::connect(address).await?;
-        Ok(Self { link: Link::Tcp(stream, BytesMut::new()), next: 0 })
+        Ok(Self { link: Link::Tcp(stream, BytesMut::new()), next: 0, kept: Vec::new() })
     }
 
     /// Over WebSocket: `path` is `/sub` for goim, `/ws` for golang-im.
     pub async fn websocket(address: &str, path: &str) -> Result<Self> {
         let (stream, _) = tokio_tungstenite::connect_async(format!("ws://{address}{path}")).await?;
-        Ok(Self { link: Link::WebSocket(Box::new(stream), BytesMut::new()), next: 0 })
+        Ok(Self { link: Link::WebSocket(Box::new(stream), BytesMut::new()), next: 0, kept: Vec::new() })
     }
 
     /// Sends a frame and returns the number it carries.
@@ -70,17 +72,24 @@ impl Stranger {
 
     /// The next frame; frames that come together, also those inside operation 9, are taken apart.
     pub async fn next(&mut self) -> Result<Frame> {
+        if !self.kept.is_empty() {
+            return Ok(self.kept.remove(0));
+        }
         tokio::time::timeout(PATIENCE, self.receive()).await.context("no frame in time")?
     }
 
-    /// The next frame of this operation; others are passed over.
+    /// The next frame of this operation; others are kept for later.
     pub async fn next_of(&mut self, operation: i32) -> Result<Frame> {
+        if let Some(place) = self.kept.iter().position(|frame| frame.operation == operation) {
+            return Ok(self.kept.remove(place));
+        }
         let search = async {
             loop {
                 let frame = self.receive().await?;
                 if frame.operation == operation {
                     return Ok(frame);
                 }
+                self.kept.push(frame);
             }
         };
         tokio::time::timeout(PATIENCE, search).await.with_context(|| format!("no operation {operation} in time"))?

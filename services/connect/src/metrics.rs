@@ -31,7 +31,7 @@ metrics! {
     CLOSED: IntCounterVec = register_int_counter_vec("im_connect_closed_total", "Connections ended, by close code.", &["code"]);
     MALFORMED: IntCounterVec = register_int_counter_vec("im_connect_malformed_total", "Frames that are not of the protocol, by close code.", &["code"]);
     REQUESTS: IntCounterVec = register_int_counter_vec("im_connect_requests_total", "Requests of clients, by operation.", &["op"]);
-    RATE_LIMITED: IntCounterVec = register_int_counter_vec("im_connect_rate_limited_total", "Requests refused by rate, by whose limit.", &["limit"]);
+    RATE_LIMITED: IntCounterVec = register_int_counter_vec("im_connect_rate_limited_total", "Times that a connection over its rate was not read for a moment, by whose limit.", &["limit"]);
     HANDSHAKE: Histogram = register_histogram("im_connect_handshake_seconds", "From accept until a client is authenticated.");
     DELIVERIES: IntCounter = register_int_counter("im_connect_deliveries_total", "Messages handed to connections.");
     FAN_OUTS: IntCounter = register_int_counter("im_connect_fan_outs_total", "Batches written to a room's members.");

@@ -32,14 +32,15 @@ pub struct Options {
     pub max_rooms: usize,
     /// Calls to logic that one connection may have under way; beyond it its socket is not read. Default 64.
     pub max_in_flight: u32,
-    /// Requests per second of one connection, with twice as many at once. Default 100.
+    /// Requests per second of one connection, with twice as many at once; beyond it the connection is read more slowly.
+    /// Default 100.
     pub requests_per_second: u32,
     /// Requests per second of one user over their connections on a shard, with twice as many at once. Default 200.
     pub user_requests_per_second: u32,
     /// Requests per second of one address on a shard, with twice as many at once. Default 20,000.
     pub ip_requests_per_second: u32,
-    /// Refusals by rate within ten seconds after which a connection is closed as a flood. Default 1,000.
-    pub flood_refusals: u32,
+    /// A connection that is over its rate without a pause for so long is closed as a flood. Default 30 s.
+    pub flood_after: Duration,
     /// Events that may wait for a shard; beyond it they are dropped and every room is compared. Default 16,384.
     pub shard_queue: usize,
     /// Events that may wait while a room is repaired; beyond it they are dropped and fetched. Default 1,024.
@@ -82,7 +83,7 @@ impl Default for Options {
             requests_per_second: 100,
             user_requests_per_second: 200,
             ip_requests_per_second: 20_000,
-            flood_refusals: 1_000,
+            flood_after: Duration::from_secs(30),
             shard_queue: 16_384,
             room_pending: 1_024,
             room_linger: Duration::from_secs(30),

@@ -94,10 +94,10 @@ fn limits(from: &mut Reader<'_>, default: Options) -> Options {
             .integer("ip_requests_per_second", "The same for one address on a shard.")
             .within(1..=10_000_000)
             .or(default.ip_requests_per_second),
-        flood_refusals: from
-            .integer("flood_refusals", "Refusals by rate within ten seconds after which a connection is closed (`flood`).")
-            .within(1..=1_000_000)
-            .or(default.flood_refusals),
+        flood_after: from
+            .duration("flood_after", "A connection over its rate without a pause for so long is closed (`flood`).")
+            .within(SECOND..=HOUR)
+            .or(default.flood_after),
         ..default
     }
 }

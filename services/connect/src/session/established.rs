@@ -1,10 +1,10 @@
 //! After auth: every frame is a request of somebody known. Rates are checked here, then the dialect takes over.
 
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use im_wire::code::{CloseCode, ErrorCode};
-use im_wire::native::{Error, Request, ServerOp, binary, json};
+use im_wire::code::CloseCode;
+use im_wire::frame::Frame;
+use im_wire::native::{Error, ServerOp, binary, json};
 
 use super::foreign;
 use super::intake::Inbound;
@@ -14,8 +14,8 @@ use crate::accept::rate::Bucket;
 use crate::metrics;
 use crate::options::Options;
 
-/// Refusals by rate are counted over so long before they become a flood.
-const FLOOD_WINDOW: Duration = Duration::from_secs(10);
+/// How long a client over its rate is not read before it is looked at again.
+const SLOWED: Duration = Duration::from_millis(20);
 
 /// Which dialect the session speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,40 +29,29 @@ pub(crate) enum Kind {
 pub(crate) struct Established {
     kind: Kind,
     rate: Bucket,
-    refusals: u32,
-    window: Instant,
+    /// Since when every request has had to wait.
+    slowed_since: Option<Instant>,
+    /// Whether the one at hand has.
+    slowed: bool,
 }
 
 impl Established {
     pub(crate) fn new(kind: Kind, options: &Options) -> Self {
-        let now = Instant::now();
-        Self { kind, rate: Bucket::full(options.requests_per_second, now), refusals: 0, window: now }
+        let rate = Bucket::full(options.requests_per_second, Instant::now());
+        Self { kind, rate, slowed_since: None, slowed: false }
     }
 
     /// Takes requests until the session is over.
     pub(crate) async fn run(&mut self, wire: &mut Wire) {
         while let Some(inbound) = wire.next().await {
+            if !self.admit(wire).await {
+                return;
+            }
             match (self.kind, inbound) {
-                (Kind::Native, Inbound::Text(text)) => self.text(wire, text.as_bytes()),
-                (Kind::Native, Inbound::Frame(frame)) => match binary::decode_request(&frame) {
-                    Ok(request) => self.native(wire, request),
-                    Err(binary::Refusal::Rejected { req, error }) => self.reject(wire, req, error),
-                    Err(binary::Refusal::Broken { operation }) => {
-                        let text = format!("the body of operation {operation} cannot be read");
-                        metrics::MALFORMED.with_label_values(&[CloseCode::ProtocolError.name()]).inc();
-                        wire.connection.end(CloseCode::ProtocolError, text);
-                    }
-                },
+                (Kind::Native, Inbound::Text(text)) => text_frame(wire, text.as_bytes()),
+                (Kind::Native, Inbound::Frame(frame)) => binary_frame(wire, &frame),
                 (kind, Inbound::Frame(frame)) => {
-                    if self.allow(wire) {
-                        wire.busy(foreign::take(&wire.shard, &wire.connection, kind, frame)).await;
-                    } else {
-                        wire.connection.write(wire.connection.encoding.get().frame(
-                            im_wire::goim::MESSAGE,
-                            frame.seq,
-                            ErrorCode::RateLimited.name().as_bytes(),
-                        ));
-                    }
+                    wire.busy(foreign::take(&wire.shard, &wire.connection, kind, frame)).await;
                 }
                 (_, Inbound::Text(_)) => {
                     wire.connection.end(CloseCode::ProtocolError, "text frames are the native dialect's");
@@ -72,54 +61,58 @@ impl Established {
         }
     }
 
-    fn text(&mut self, wire: &Wire, text: &[u8]) {
-        match json::decode_request(text) {
-            Ok(request) => self.native(wire, request),
-            Err(rejected) if rejected.fatal => {
-                metrics::MALFORMED.with_label_values(&[CloseCode::ProtocolError.name()]).inc();
-                wire.connection.end(CloseCode::ProtocolError, rejected.error.text);
-            }
-            Err(rejected) => self.reject(wire, rejected.req, rejected.error),
-        }
-    }
-
-    fn reject(&mut self, wire: &Wire, req: u32, error: Error) {
-        // What is refused counts as a request too: nonsense is not free.
-        let _counted = self.allow(wire);
-        wire.connection.write(wire.connection.encoding.get().response(req, ServerOp::Error(error)));
-    }
-
-    fn native(&mut self, wire: &Wire, request: Request) {
-        if self.allow(wire) {
-            native::take(&wire.shard, &wire.connection, request);
-            return;
-        }
-        let error = Error {
-            code: ErrorCode::RateLimited,
-            text: "too many requests: wait a little and send it again".to_owned(),
-            retryable: true,
-            field: None,
-        };
-        wire.connection.write(wire.connection.encoding.get().response(request.req, ServerOp::Error(error)));
-    }
-
-    fn allow(&mut self, wire: &Wire) -> bool {
-        let now = Instant::now();
+    /// Waits until connection, user and address have a request to spare. A client over its rate is read more slowly and
+    /// answered in order: a refusal would let its next message overtake the refused one. `false`: the session is over.
+    async fn admit(&mut self, wire: &Wire) -> bool {
         let options = &wire.shard.options;
-        let refused = if self.rate.take(options.requests_per_second, now) {
-            wire.shard.allow(&wire.connection, now).err()
-        } else {
-            Some("connection")
-        };
-        let Some(limit) = refused else { return true };
-        metrics::RATE_LIMITED.with_label_values(&[limit]).inc();
-        if now.saturating_duration_since(self.window) > FLOOD_WINDOW {
-            (self.window, self.refusals) = (now, 0);
+        let mut own = false;
+        loop {
+            let now = Instant::now();
+            own = own || self.rate.take(options.requests_per_second, now);
+            let limit = if own { wire.shard.allow(&wire.connection, now).err() } else { Some("connection") };
+            let Some(limit) = limit else { break };
+            let since = *self.slowed_since.get_or_insert(now);
+            self.slowed = true;
+            metrics::RATE_LIMITED.with_label_values(&[limit]).inc();
+            if now.saturating_duration_since(since) > options.flood_after {
+                wire.connection.end_after(CloseCode::Flood, "far too many requests for too long", 5_000);
+                return false;
+            }
+            wire.busy(tokio::time::sleep(SLOWED)).await;
+            if wire.connection.ending().is_some() || wire.connection.is_broken() {
+                return false;
+            }
         }
-        self.refusals += 1;
-        if self.refusals > options.flood_refusals {
-            Rc::clone(&wire.connection).end_after(CloseCode::Flood, "far too many requests", 5_000);
+        if !std::mem::take(&mut self.slowed) {
+            self.slowed_since = None;
         }
-        false
+        true
     }
+}
+
+fn text_frame(wire: &Wire, text: &[u8]) {
+    match json::decode_request(text) {
+        Ok(request) => native::take(&wire.shard, &wire.connection, request),
+        Err(rejected) if rejected.fatal => malformed(wire, rejected.error.text),
+        Err(rejected) => reject(wire, rejected.req, rejected.error),
+    }
+}
+
+fn binary_frame(wire: &Wire, frame: &Frame) {
+    match binary::decode_request(frame) {
+        Ok(request) => native::take(&wire.shard, &wire.connection, request),
+        Err(binary::Refusal::Rejected { req, error }) => reject(wire, req, error),
+        Err(binary::Refusal::Broken { operation }) => {
+            malformed(wire, format!("the body of operation {operation} cannot be read"));
+        }
+    }
+}
+
+fn reject(wire: &Wire, req: u32, error: Error) {
+    wire.connection.write(wire.connection.encoding.get().response(req, ServerOp::Error(error)));
+}
+
+fn malformed(wire: &Wire, why: String) {
+    metrics::MALFORMED.with_label_values(&[CloseCode::ProtocolError.name()]).inc();
+    wire.connection.end(CloseCode::ProtocolError, why);
 }

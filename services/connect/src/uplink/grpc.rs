@@ -169,7 +169,7 @@ impl Shared {
     fn enqueue(self: &Arc<Self>, waiting: Waiting) -> Result<Option<places::Ticket>, Fault> {
         if waiting.call.conn.is_empty() {
             let endpoint = self.choose(None).ok_or_else(no_logic)?;
-            give(&endpoint, waiting).map_err(|(fault, _)| fault)?;
+            give(&endpoint, waiting).map_err(Refused::fault)?;
             return Ok(None);
         }
         places::Ticket::take(self, waiting).map(Some)
@@ -182,16 +182,36 @@ impl Shared {
 }
 
 /// Puts a call into a process's queue, or says why not.
-fn give(endpoint: &LogicEndpoint, mut waiting: Waiting) -> Result<(), (Fault, Waiting)> {
+fn give(endpoint: &LogicEndpoint, mut waiting: Waiting) -> Result<(), Refused> {
     waiting._flight = Some(endpoint.fly());
     metrics::QUEUED.inc();
     endpoint.link().queue.try_send(waiting).map_err(|refused| {
         metrics::QUEUED.dec();
         match refused {
-            mpsc::error::TrySendError::Full(waiting) => (queue_full(), waiting),
-            mpsc::error::TrySendError::Closed(waiting) => (no_logic(), waiting),
+            mpsc::error::TrySendError::Full(waiting) => Refused::new(queue_full(), waiting),
+            mpsc::error::TrySendError::Closed(waiting) => Refused::new(no_logic(), waiting),
         }
     })
+}
+
+/// A call that no queue took, and what to answer it.
+struct Refused(Box<(Fault, Waiting)>);
+
+impl Refused {
+    fn new(fault: Fault, waiting: Waiting) -> Self {
+        Self(Box::new((fault, waiting)))
+    }
+
+    /// For whoever makes the call and has not begun to wait.
+    fn fault(self) -> Fault {
+        self.0.0
+    }
+
+    /// For whoever waits for the answer already, and may have gone meanwhile.
+    fn answer(self) {
+        let (fault, waiting) = *self.0;
+        let _ = waiting.answer.send(Err(fault));
+    }
 }
 
 fn unavailable(why: &str, text: &str) -> Fault {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use im_proto::v1::Fault;
 use tokio::sync::mpsc;
 
-use super::{LogicEndpoint, Shared, Waiting, give, lost, metrics, no_logic};
+use super::{LogicEndpoint, Refused, Shared, Waiting, give, lost, metrics, no_logic};
 
 const PARTS: usize = 16;
 
@@ -42,12 +42,12 @@ impl Ticket {
         let mut part = shared.places.part(&conn);
         match part.entry(conn.clone()) {
             Entry::Occupied(mut place) => {
-                give(&place.get().endpoint, waiting).map_err(|(fault, _)| fault)?;
+                give(&place.get().endpoint, waiting).map_err(Refused::fault)?;
                 place.get_mut().calls += 1;
             }
             Entry::Vacant(vacant) => {
                 let endpoint = shared.choose(None).ok_or_else(no_logic)?;
-                give(&endpoint, waiting).map_err(|(fault, _)| fault)?;
+                give(&endpoint, waiting).map_err(Refused::fault)?;
                 vacant.insert(Place { endpoint, calls: 1 });
             }
         }
@@ -138,13 +138,10 @@ fn move_one(
     }
     let given = match endpoint {
         Some(endpoint) => give(&endpoint, waiting),
-        None => Err((no_logic(), waiting)),
+        None => Err(Refused::new(no_logic(), waiting)),
     };
     match given {
         Ok(()) => metrics::MOVED.inc(),
-        Err((fault, waiting)) => {
-            // The caller may have gone meanwhile.
-            let _ = waiting.answer.send(Err(fault));
-        }
+        Err(refused) => refused.answer(),
     }
 }
