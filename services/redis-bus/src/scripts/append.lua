@@ -43,36 +43,28 @@ local function turn_dedupe(room)
   if room.turned then room.before = room.turn == room.generation + 1 end
 end
 
-local function keep_marks(room)
-  if room.turned then
-    -- What has the names of the new generations is two windows old or older.
-    redis.call('UNLINK', room.current)
-    if not room.before then redis.call('UNLINK', room.previous) end
-    set(room, 'g', digits(room.turn))
-    set(room, 'q', room.before and '1' or '0')
-  end
-  redis.call('HSET', room.current, unpack(room.marks))
-  if room.turned then redis.call('PEXPIRE', room.current, 2 * window) end
+-- Before the first mark of a new generation: what still has its name is two windows old or older.
+local function begin_generation(room)
+  redis.call('UNLINK', room.current)
+  if not room.before then redis.call('UNLINK', room.previous) end
+  set(room, 'g', digits(room.turn))
+  set(room, 'q', room.before and '1' or '0')
+  room.turned = false
+  room.expires = true
 end
 
 local rooms = {}
 local function room_of(number)
   local room = rooms[number]
   if room then return room end
-  local key = (number - 1) * ROOM_KEYS
+  local place = tonumber(number)
+  local key = (place - 1) * ROOM_KEYS
   room = load_room(KEYS[key + 1])
   room.log, room.members = KEYS[key + 2], KEYS[key + 3]
   room.dedupe = { KEYS[key + 4], KEYS[key + 5] }
-  room.channel = ARGV[HEADER + number]
-  room.fresh, room.marks = {}, {}
+  room.channel = ARGV[HEADER + place]
   rooms[number] = room
   return room
-end
-
-local function known(room, field)
-  return room.fresh[field]
-    or (not room.turned and redis.call('HGET', room.current, field))
-    or (room.before and redis.call('HGET', room.previous, field))
 end
 
 local function repeated(room, mark)
@@ -82,48 +74,51 @@ local function repeated(room, mark)
   local entry = found and found[2][4] or ''
   if publishing then
     if found then publish(room.channel, room.epoch, tonumber(seq), entry) end
-    return { REPEATED, digits(room.epoch), seq, id, time, '' }
+    return { REPEATED, room.epoch, seq, id, time, '' }
   end
   -- WAIT counts from this connection's own last write: without one it would confirm what it has not seen.
   room.touched = true
-  return { REPEATED, digits(room.epoch), seq, id, time, entry }
+  return { REPEATED, room.epoch, seq, id, time, entry }
 end
 
 local function store(number, access, user, field, id, time, entry)
   local room = room_of(number)
-  local refused = refusal(room, access, user, time)
+  local refused = refusal(room, tonumber(access), user, time)
   if refused then return { refused } end
   if not room.current then turn_dedupe(room) end
-  local mark = known(room, field)
+  local mark = room.before and redis.call('HGET', room.previous, field)
   if mark then return repeated(room, mark) end
-  local seq = append(room, room.log, entry, time)
-  mark = digits(seq) .. ' ' .. time .. ' ' .. id
-  room.fresh[field] = mark
-  room.marks[#room.marks + 1] = field
-  room.marks[#room.marks + 1] = mark
+  if room.turned then begin_generation(room) end
+  mark = digits(room.head + 1) .. ' ' .. time .. ' ' .. id
+  if redis.call('HSETNX', room.current, field, mark) == 0 then
+    return repeated(room, redis.call('HGET', room.current, field))
+  end
+  local done, seq, place = pcall(append, room, room.log, entry, time)
+  if not done then
+    -- The mark must not outlive what it stands for.
+    redis.call('HDEL', room.current, field)
+    error(seq, 0)
+  end
+  room.newest = time
   if publishing then publish(room.channel, room.epoch, seq, entry) end
   local created = room.created and 1 or 0
   room.created = nil
-  return { NEW, digits(room.epoch), digits(seq), created }
+  return { NEW, room.epoch, place, created }
 end
 
 local replies = {}
-local newest = 0
 for at = HEADER + room_count + 1, #ARGV, MESSAGE_ARGS do
-  local time = ARGV[at + 5]
-  newest = math.max(newest, tonumber(time))
-  local done, reply = pcall(store, tonumber(ARGV[at]), tonumber(ARGV[at + 1]), ARGV[at + 2], ARGV[at + 3],
-    ARGV[at + 4], time, ARGV[at + 6])
+  local done, reply = pcall(store, ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5],
+    ARGV[at + 6])
   if not done then
     reply = type(reply) == 'table' and reply or redis.error_reply('ERR ' .. tostring(reply))
   end
   replies[#replies + 1] = reply
 end
 for _, room in pairs(rooms) do
-  if #room.marks > 0 then
-    keep_marks(room)
-    trim(room, room.log, max_entries, slack, max_age, newest)
-  end
+  if room.expires then redis.call('PEXPIRE', room.current, 2 * window) end
+  if room.newest then trim(room, room.log, max_entries, slack, max_age, tonumber(room.newest)) end
   write_back(room)
 end
+say()
 return replies

@@ -52,5 +52,8 @@ else
 end
 trim(room, log, max_entries, slack, max_age, tonumber(time))
 write_back(room)
-if publishing then publish(channel, room.epoch, seq, entry) end
-return { NEW, digits(room.epoch), digits(seq), 0 }
+if publishing then
+  publish(channel, room.epoch, seq, entry)
+  say()
+end
+return { NEW, room.epoch, digits(seq), 0 }

@@ -94,23 +94,36 @@ local function trim(room, log, max_entries, slack, max_age, time)
   set(room, 'o', digits(room.oldest))
 end
 
--- Gives the next seq. `t` stands first in the entry: see trim.
+-- Gives the next seq, as the number and as its digits. `t` stands first in the entry: see trim.
 local function append(room, log, entry, time)
   settle_epoch(room)
   local seq = room.head + 1
-  redis.call('XADD', log, digits(seq) .. '-0', 't', time, 'e', entry)
+  local place = digits(seq)
+  redis.call('XADD', log, place .. '-0', 't', time, 'e', entry)
   room.head = seq
   room.touched = true
   if room.oldest == 0 then
     room.oldest = tonumber(time)
     set(room, 'o', time)
   end
-  return seq
+  return seq, place
 end
 
--- What goes over the channel: see envelope.rs.
+-- What goes over the channels: see envelope.rs. Said last, when everything is written, and to this server's subscribers
+-- only: replicas have the entries themselves, and nobody listens there.
+local sayings = {}
 local function publish(channel, epoch, seq, entry)
-  redis.call('SPUBLISH', channel, struct.pack('>BBI8I8', 1, 1, epoch, seq) .. entry)
+  sayings[#sayings + 1] = channel
+  sayings[#sayings + 1] = struct.pack('>BBI8I8', 1, 1, epoch, seq) .. entry
+end
+
+local function say()
+  if #sayings == 0 then return end
+  redis.set_repl(redis.REPL_NONE)
+  for at = 1, #sayings, 2 do
+    redis.call('SPUBLISH', sayings[at], sayings[at + 1])
+  end
+  redis.set_repl(redis.REPL_ALL)
 end
 
 -- Always called, also when an operation failed half way: the log and its head must agree.
