@@ -286,15 +286,17 @@ impl Handle {
     /// over. `to`: addresses for clients to move to.
     pub async fn drain(&self, deadline: Duration, to: Vec<String>) -> Drained {
         let status = self.begin_drain(deadline, to).await;
+        let accepting = status.since + self.0.options.drain_accept.min(deadline);
         let ended = status.deadline + Duration::from_secs(3);
         let mut forced = 0;
-        while self.connections() > 0 && Instant::now() < ended {
+        // Even an empty node goes on accepting for a moment: clients that are just coming are told where to go.
+        while self.connections() > 0 && Instant::now() < ended || Instant::now() < accepting {
             if Instant::now() < status.deadline {
                 forced = self.connections();
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        if self.connections() == 0 && Instant::now() < status.deadline {
+        if Instant::now() < status.deadline {
             forced = 0;
         }
         self.0.beating.cancel();
