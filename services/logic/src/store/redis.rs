@@ -1,7 +1,7 @@
 //! The store of a cluster: a room is a stream and a few hashes in one slot of redis, every change of it one script
 //! (see `im_redis_bus` for keys, scripts, order and loss).
 //!
-//! Appends go through [`queue`] (bounded, batched, in order per room) and [`batch`]; everything else goes straight to redis.
+//! Appends go through `queue` (bounded, batched, in order per room) and `batch`; everything else goes straight to redis.
 
 mod batch;
 mod index;

@@ -1,4 +1,5 @@
--- Changes one membership of a group and stores the entry that tells the room, in one step.
+-- Changes one membership of a group and stores the entry that tells the room, in one step. The last owner may leave:
+-- the group lives on, and whoever has the right of a backend can make another.
 --
 -- KEYS  meta, log, members (user -> "role:joined"), order (the users, sorted by bytes), read positions
 -- ARGV  1 entries kept   2 how many more before a trim   3 age kept ms   4 members at most

@@ -30,6 +30,8 @@ pub(super) struct Ear<T> {
     rooms: HashMap<RoomId, bool>,
     /// Rooms to be left.
     leaving: Vec<RoomId>,
+    /// The connection stood since the last time it was lost.
+    heard: bool,
     /// Events may have been lost: to be said once everything is subscribed.
     disturbed: bool,
     backoff: Backoff,
@@ -47,14 +49,28 @@ enum Lost {
 impl<T: From<Tiding> + Send + 'static> Ear<T> {
     pub(super) fn new(client: Client, host: Host, wishes: Arc<Wishes>, mouth: Arc<Mouth<T>>, disturbed: bool) -> Self {
         let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        Self { client, host, wishes, mouth, rooms: HashMap::new(), leaving: Vec::new(), disturbed, backoff }
+        Self {
+            client,
+            host,
+            wishes,
+            mouth,
+            rooms: HashMap::new(),
+            leaving: Vec::new(),
+            heard: false,
+            disturbed,
+            backoff,
+        }
     }
 
     /// Until the task is ended.
     pub(super) async fn listen(mut self) {
         loop {
             let Err(lost) = self.connected().await;
-            tracing::warn!(master = %self.host, %lost, rooms = self.rooms.len(), "a bus connection is lost");
+            if std::mem::take(&mut self.heard) {
+                tracing::warn!(master = %self.host, %lost, rooms = self.rooms.len(), "a bus connection is lost");
+            } else {
+                tracing::debug!(master = %self.host, %lost, "no bus connection");
+            }
             self.client.look_again();
             self.disturbed = true;
             tokio::time::sleep(self.backoff.next()).await;
@@ -65,6 +81,7 @@ impl<T: From<Tiding> + Send + 'static> Ear<T> {
         let hearing = Arc::new(Hearing::default());
         let mut connection = self.dial(&hearing).await?;
         metrics::BUS_CONNECTS.inc();
+        self.heard = true;
         self.rooms.values_mut().for_each(|asked| *asked = false);
         self.leaving.clear();
         let interval = self.client.options().check_interval;

@@ -26,7 +26,7 @@ pub(super) enum Job {
     Membership(Membership, Answer<Option<Appended>>),
 }
 
-/// The queues. Dropping it ends the workers once they have done all that waits.
+/// The queues. Dropping it ends the workers at once; [`Queue::close`] lets them finish.
 #[derive(Debug)]
 pub(super) struct Queue {
     workers: Mutex<Vec<mpsc::Sender<Job>>>,

@@ -113,7 +113,7 @@ impl Shared {
 fn view(meta: Value, member: Value, read: Value) -> Result<Option<View>> {
     let mut meta = Fields::of(meta)?;
     let Some(kind) = meta.take::<Option<String>>()? else { return Ok(None) };
-    let mut number = || Ok::<_, Error>(meta.take::<Option<u64>>()?);
+    let mut number = || meta.take::<Option<u64>>();
     let (epoch, head, first) = (number()?.unwrap_or(0), number()?.unwrap_or(0), number()?.unwrap_or(1));
     let created_ms = number()?.unwrap_or(0);
     let member = reply::parsed::<Option<String>>(member)?;
