@@ -94,6 +94,22 @@ impl RedisSet {
         None
     }
 
+    /// Changes a setting of the master while it runs.
+    pub async fn configure_master(&self, key: &str, value: &str) -> Result<()> {
+        let master = self.master_port().await.context("no master")?;
+        Ok(ask(master, redis::cmd("CONFIG").arg("SET").arg(key).arg(value)).await?)
+    }
+
+    /// Stops every redis server for the moment, as a frozen machine would; they keep their data.
+    pub fn freeze(&self) -> Result<()> {
+        self.servers.iter().try_for_each(|server| server.process.signal(libc::SIGSTOP))
+    }
+
+    /// Lets frozen servers go on.
+    pub fn thaw(&self) -> Result<()> {
+        self.servers.iter().try_for_each(|server| server.process.signal(libc::SIGCONT))
+    }
+
     /// Cuts the replicas off: nothing that is written from now on reaches them.
     pub async fn cut_replicas_off(&self) -> Result<()> {
         let master = self.master_port().await.context("no master")?;

@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod backing;
 pub mod cluster;
+pub mod console;
 pub mod crowd;
 pub mod faults;
 pub mod http;

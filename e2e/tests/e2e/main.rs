@@ -3,3 +3,4 @@
 mod backing;
 mod dialects;
 mod faults;
+mod parts;
