@@ -248,7 +248,7 @@ fn judge_record(log: &[Logged], record: &Record, verdict: &mut Verdict) {
     }
     for (seq, id) in kept {
         let stands = usize::try_from(seq).ok().and_then(|seq| log.get(seq.checked_sub(1)?));
-        if !stands.is_some_and(|logged| logged.id == id) {
+        if stands.is_none_or(|logged| logged.id != id) {
             verdict.phantoms += 1;
             verdict.example(|| format!("{} keeps {id} as {seq} of {}: {stands:?}", record.receiver, record.room));
         }

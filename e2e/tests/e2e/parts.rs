@@ -13,8 +13,10 @@ const ROOM: &str = "lobby";
 const FAST: Duration = Duration::from_secs(7);
 const HEALS: Duration = Duration::from_secs(30);
 
+/// A connection that is let in; as any client does, it comes again where it is told "later".
 async fn console(cluster: &Cluster) -> Result<Console> {
-    Console::open(&cluster.connects[0].ws, &token("alice", "", &[ROOM])?).await
+    let token = token("alice", "", &[ROOM])?;
+    until("a connection is let in", HEALS, async || Console::open(&cluster.connects[0].ws, &token).await.ok()).await
 }
 
 /// A send is refused in time, with a code that says "later".

@@ -28,9 +28,9 @@ fn clients(from: &mut Reader<'_>, default: Options) -> Options {
             .address("ws_listen", "Where WebSocket clients connect, on `/sub` and `/ws`.")
             .or(default.ws_listen),
         shards: from
-            .integer("shards", "Threads, each with its own listeners, connections and part of the hub. Default: one per core.")
+            .integer("shards", "Threads, each with its own listeners, connections and part of the hub.")
             .within(1..=64)
-            .or(default.shards),
+            .or_computed(default.shards, "one per core"),
         handshake_timeout: from
             .duration("handshake_timeout", "How long a new connection may take until its authentication is complete.")
             .within(SECOND..=HOUR)
@@ -63,7 +63,10 @@ fn limits(from: &mut Reader<'_>, default: Options) -> Options {
             .within(1..=10_000_000)
             .or(default.max_connections_per_ip),
         accepts_per_second: from
-            .integer("accepts_per_second", "Connections accepted per second and shard; more wait in the system's queue.")
+            .integer(
+                "accepts_per_second",
+                "Connections accepted per second and shard; more wait in the system's queue.",
+            )
             .within(1..=1_000_000)
             .or(default.accepts_per_second),
         max_body: from
@@ -83,7 +86,10 @@ fn limits(from: &mut Reader<'_>, default: Options) -> Options {
             .within(1..=65_536)
             .or(default.max_in_flight),
         requests_per_second: from
-            .integer("requests_per_second", "Requests per second of one connection, twice as many at once; more are refused (`rate_limited`).")
+            .integer(
+                "requests_per_second",
+                "Requests per second of one connection, twice as many at once; beyond it its socket is not read for a moment.",
+            )
             .within(1..=1_000_000)
             .or(default.requests_per_second),
         user_requests_per_second: from

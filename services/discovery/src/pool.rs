@@ -33,7 +33,7 @@ impl Default for PoolOptions {
         Self {
             connect_timeout: Duration::from_secs(2),
             ping_interval: Duration::from_secs(1),
-            ping_timeout: Duration::from_millis(1500),
+            ping_timeout: Duration::from_millis(2500),
             aside_min: Duration::from_millis(500),
             aside_max: Duration::from_secs(10),
         }

@@ -1,7 +1,8 @@
-//! Who is believed: a signed token becomes a [`grant::Grant`], which every later call carries. Nothing here asks anybody:
-//! the keys are there from the start.
+//! Who is believed: a signed token becomes a [`grant::Grant`], which every later call carries. Checking asks nobody: the
+//! keys are there from the start, or [`jwks`] fetches them in the background.
 
 pub mod grant;
+pub mod jwks;
 pub mod key;
 pub mod pattern;
 pub mod token;
@@ -18,6 +19,11 @@ pub struct Options {
     /// Files with public keys in PEM (ES256: P-256, EdDSA: Ed25519, RS256: RSA), one or several per file. A key's kind
     /// alone says which algorithm it may check.
     pub public_key_files: Vec<PathBuf>,
+    /// Where the public keys of tokens are fetched from, as a JSON Web Key Set (RFC 7517): `https://…`, or `http://…` inside
+    /// a network that is trusted; empty: nowhere.
+    pub jwks_url: String,
+    /// How often they are fetched again. A token that names an unknown key has them fetched sooner.
+    pub jwks_refresh: Duration,
     /// The `iss` that a token must carry; empty: any or none.
     pub issuer: String,
     /// The `aud` that a token must carry; empty: a token must carry none.
@@ -37,6 +43,8 @@ impl Default for Options {
         Self {
             hs256_secrets: Vec::new(),
             public_key_files: Vec::new(),
+            jwks_url: String::new(),
+            jwks_refresh: Duration::from_secs(300),
             issuer: String::new(),
             audience: String::new(),
             leeway: Duration::from_secs(5),
@@ -84,6 +92,12 @@ pub enum Error {
     /// Signed by an algorithm for which no key is configured, `none` among them.
     #[error("tokens of algorithm {0:?} are not accepted here")]
     WrongAlgorithm(String),
+    /// Signed by a key that the key set does not have (any more, or yet).
+    #[error("the token is signed by a key that is not known here")]
+    UnknownKey,
+    /// The key set has not been fetched yet.
+    #[error("the keys of tokens have not been fetched yet: retry soon")]
+    NoKeysYet,
     /// `exp` has passed.
     #[error("the token has expired: get a new one")]
     Expired,
@@ -112,6 +126,8 @@ impl Error {
             Self::Malformed(_) => "malformed",
             Self::Forged => "forged",
             Self::WrongAlgorithm(_) => "wrong_algorithm",
+            Self::UnknownKey => "unknown_key",
+            Self::NoKeysYet => "no_keys_yet",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
             Self::BadClaim(_) => "bad_claim",
@@ -125,7 +141,7 @@ impl Error {
     pub fn field(&self) -> &'static str {
         match self {
             Self::OtherDevice => "device",
-            Self::NoGrant => "",
+            Self::NoGrant | Self::NoKeysYet => "",
             _ => "token",
         }
     }

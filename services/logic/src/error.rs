@@ -85,6 +85,7 @@ impl Error {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Auth(auth::Error::Expired) => ErrorCode::TokenExpired,
+            Self::Auth(auth::Error::NoKeysYet) => ErrorCode::Unavailable,
             Self::Auth(_) => ErrorCode::Unauthenticated,
             Self::Store(error) => store_code(error),
             Self::BadId(_) | Self::BadField { .. } => ErrorCode::BadRequest,

@@ -8,8 +8,8 @@ use im_discovery::{Kind, Node, Registration, Watch};
 use im_logic::options::Drain;
 use im_logic::peers::Peers;
 use im_logic::settings::cluster::{DRAIN, PROGRAM, Settings};
-use im_logic::store::redis::RedisStore;
 use im_logic::store::Store;
+use im_logic::store::redis::RedisStore;
 use im_logic::{Options, Service};
 use im_runtime::{Process, version};
 use tokio::net::TcpListener;
@@ -32,7 +32,8 @@ async fn run(settings: Settings, process: Process) -> Result<()> {
     let drain = Drain { at_least: settings.drain_at_least.min(shutdown.grace()), at_most: shutdown.grace() };
     let options = Options { drain, ..settings.logic.clone() };
     let service = Arc::new(Service::new(options, Arc::clone(&store) as _, Arc::new(peers))?);
-    let bind = async |field: &str, address| TcpListener::bind(address).await.with_context(|| format!("{field} {address}"));
+    let bind =
+        async |field: &str, address| TcpListener::bind(address).await.with_context(|| format!("{field} {address}"));
     let http = bind("http_listen", settings.http_listen).await?;
     let grpc = bind("grpc_listen", settings.grpc_listen).await?;
     let (http_address, grpc_address) = (http.local_addr()?, grpc.local_addr()?);

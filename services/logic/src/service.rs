@@ -13,7 +13,7 @@ use tracing::Instrument;
 
 use crate::auth::grant::Grant;
 use crate::auth::token::Verifier;
-use crate::auth::{self, key};
+use crate::auth::{self, jwks, key};
 use crate::error::{Error, Result};
 use crate::index::Indexed;
 use crate::nodes::Nodes;
@@ -39,7 +39,7 @@ pub(crate) struct Core {
     pub(crate) options: Options,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) nodes: Arc<dyn Nodes>,
-    pub(crate) verifier: Verifier,
+    pub(crate) verifier: Arc<Verifier>,
     pub(crate) indexed: Indexed,
     pub(crate) limiter: Limiter,
     pub(crate) phase: watch::Sender<Phase>,
@@ -84,7 +84,7 @@ impl Service {
         store: Arc<dyn Store>,
         nodes: Arc<dyn Nodes>,
     ) -> std::result::Result<Self, StartError> {
-        let verifier = Verifier::new(&options.auth)?;
+        let verifier = Arc::new(Verifier::new(&options.auth)?);
         warn_about(&options.auth);
         metrics::declare();
         crate::presence::declare_metrics();
@@ -102,7 +102,12 @@ impl Service {
             runtime: runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?,
             options,
         };
-        Ok(Self { core: Arc::new(core) })
+        let core = Arc::new(core);
+        if let Some(source) = jwks::Source::new(&core.options.auth)? {
+            let (verifier, refresh) = (Arc::clone(&core.verifier), core.options.auth.jwks_refresh);
+            core.runtime.spawn(jwks::keep_fetching(source, verifier, refresh, core.phase.subscribe()));
+        }
+        Ok(Self { core })
     }
 
     /// For whoever calls without a wire between.

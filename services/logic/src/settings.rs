@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use im_runtime::settings::Reader;
 
+use crate::Options;
 use crate::auth::{self, Secret};
 use crate::options::{Compat, Http, Limits};
 use crate::store::Retention;
-use crate::Options;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -44,8 +44,22 @@ fn auth(from: &mut Reader<'_>, default: auth::Options) -> auth::Options {
         .map(|secret| Secret::new(secret.reveal()))
         .collect(),
         public_key_files: from
-            .list("auth_public_key_file", "path", path, |path| path.display().to_string(), "PEM files with the public keys of ES256, EdDSA or RS256 tokens.")
+            .list(
+                "auth_public_key_file",
+                "path",
+                path,
+                |path| path.display().to_string(),
+                "PEM files with the public keys of ES256, EdDSA or RS256 tokens.",
+            )
             .or(default.public_key_files),
+        jwks_url: from
+            .text("auth_jwks_url", "The URL of a JSON Web Key Set with the public keys of tokens, `https://…`.")
+            .optional()
+            .unwrap_or(default.jwks_url),
+        jwks_refresh: from
+            .duration("auth_jwks_refresh", "How often the key set is fetched again.")
+            .within(Duration::from_secs(10)..=DAY)
+            .or(default.jwks_refresh),
         issuer: from
             .text("auth_issuer", "The `iss` that a token must carry. Not given: any or none.")
             .optional()
@@ -62,10 +76,19 @@ fn auth(from: &mut Reader<'_>, default: auth::Options) -> auth::Options {
             .boolean("auth_allow_no_expiry", "Accepts tokens without `exp`: they are valid for ever.")
             .or(default.allow_no_expiry),
         allow_unsigned: from
-            .boolean("auth_allow_unsigned", "DEVELOPMENT ONLY: believes what clients without a token say of themselves. Anybody is anybody.")
+            .boolean(
+                "auth_allow_unsigned",
+                "DEVELOPMENT ONLY: believes what clients without a token say of themselves. Anybody is anybody.",
+            )
             .or(default.allow_unsigned),
         unsigned_rooms: from
-            .list("auth_unsigned_rooms", "pattern", any, String::clone, "The open rooms that an unsigned identity may enter.")
+            .list(
+                "auth_unsigned_rooms",
+                "pattern",
+                any,
+                String::clone,
+                "The open rooms that an unsigned identity may enter.",
+            )
             .or(default.unsigned_rooms),
     }
 }
@@ -117,7 +140,10 @@ fn http(from: &mut Reader<'_>, default: Http) -> Http {
             .within(SECOND..=HOUR)
             .or(default.request_timeout),
         header_timeout: from
-            .duration("http_header_timeout", "A connection that has sent no whole request header for so long is closed.")
+            .duration(
+                "http_header_timeout",
+                "A connection that has sent no whole request header for so long is closed.",
+            )
             .within(SECOND..=HOUR)
             .or(default.header_timeout),
         max_requests: from
@@ -129,7 +155,10 @@ fn http(from: &mut Reader<'_>, default: Http) -> Http {
             .within(1..=1_000_000)
             .or(default.max_connections),
         user_rate: from
-            .number("http_user_rate", "Requests per second that one user may make in the long run; 0: no limit. Admin tokens have none.")
+            .number(
+                "http_user_rate",
+                "Requests per second that one user may make in the long run; 0: no limit. Admin tokens have none.",
+            )
             .within(0.0..=1e6)
             .or(default.user_rate),
         user_burst: from
@@ -143,7 +172,10 @@ fn compat(from: &mut Reader<'_>, default: Compat) -> Compat {
     from.group("What goim's clients are told");
     Compat {
         domain: from
-            .text("goim_domain", "The name under which clients reach some node, in `/goim/nodes/weighted`. Not given: a node's address.")
+            .text(
+                "goim_domain",
+                "The name under which clients reach some node, in `/goim/nodes/weighted`. Not given: a node's address.",
+            )
             .optional()
             .unwrap_or(default.domain),
         tcp_port: from.integer("goim_tcp_port", "The TCP port that goes with it.").or(default.tcp_port),
@@ -166,7 +198,10 @@ pub fn retention(from: &mut Reader<'_>) -> Retention {
     from.group("What is kept");
     Retention {
         max_entries: from
-            .integer("history_max_entries", "Messages kept per room at most; older ones go, and clients are told `truncated`.")
+            .integer(
+                "history_max_entries",
+                "Messages kept per room at most; older ones go, and clients are told `truncated`.",
+            )
             .within(1..=100_000_000)
             .or(default.max_entries),
         max_age: from

@@ -22,7 +22,10 @@ pub fn check(document: &Path, name: &str, wanted: &str) -> Result<(), String> {
         return Ok(());
     }
     if std::env::var_os("REGENERATE").is_none() {
-        return Err(format!("{}: the section {name} is not what the code says: run with REGENERATE=1", document.display()));
+        return Err(format!(
+            "{}: the section {name} is not what the code says: run with REGENERATE=1",
+            document.display()
+        ));
     }
     let (before, after) = match found {
         Some((before, _, after)) => (before, after),

@@ -50,9 +50,8 @@ impl Options {
         from.group("Process");
         Self {
             node: from
-                .text("node", "The process's name in logs, discovery and `imctl node`. A random suffix is added to it, so that a process that is started again is another node. Default: the host's name.")
-                .optional()
-                .unwrap_or_else(host_name),
+                .text("node", "The process's name in logs, discovery and `imctl node`. A random suffix is added to it, so that a process that is started again is another node.")
+                .or_computed(host_name(), "the host's name"),
             admin_listen: from
                 .address("admin_listen", "Where `/healthz`, `/readyz` and `/metrics` are served.")
                 .or(defaults.admin_listen),
@@ -63,7 +62,7 @@ impl Options {
             threads: from
                 .integer("threads", "Threads for everything that is not bound to a shard.")
                 .within(1..=1024)
-                .or(std::thread::available_parallelism().map_or(2, usize::from)),
+                .or_computed(std::thread::available_parallelism().map_or(2, usize::from), "one per core"),
             logs: logs::Options {
                 filter: from
                     .text("log", "What is logged: a level (error, warn, info, debug, trace), also per module: `info,im_connect=debug`.")
@@ -89,7 +88,11 @@ fn host_name() -> String {
 /// What others dial to reach a port of this process where nothing else is said: the address it listens on, or else the
 /// host's name.
 pub fn own_address(listening: IpAddr, port: u16) -> String {
-    if listening.is_unspecified() { format!("{}:{port}", host_name()) } else { SocketAddr::new(listening, port).to_string() }
+    if listening.is_unspecified() {
+        format!("{}:{port}", host_name())
+    } else {
+        SocketAddr::new(listening, port).to_string()
+    }
 }
 
 /// What a program's body is given.

@@ -20,6 +20,8 @@ class Room {
     this.seen = [0, 0];
     /** Per lane: the epoch of the position it started from, and of what it delivered since. */
     this.content = [0, 0];
+    /** Per lane: how far it has come by itself; null: not known. What it leaves out, the other must not hide. */
+    this.reached = [null, null];
     /** Asked for again because something was missing: on which lane, and whether that was answered. */
     this.repair = null;
   }
@@ -89,6 +91,7 @@ export class Rooms {
       room.asked[lane] = false;
       room.seen[lane] = 0;
       room.content[lane] = 0;
+      room.reached[lane] = null;
       if (room.repair?.lane === lane) room.repair = null;
     }
     if (alone) this.left.clear();
@@ -113,6 +116,7 @@ export class Rooms {
     if (!room) return null;
     room.asked[lane] = true;
     room.content[lane] = room.epoch;
+    room.reached[lane] = room.seq;
     return room.seq === null ? { room: id } : { room: id, epoch: room.epoch, seq: room.seq };
   }
 
@@ -162,6 +166,9 @@ export class Rooms {
     }
     room.seen[lane] = Math.max(room.seen[lane], message.epoch);
     if (!alone && room.seen[lane] < room.epoch) return { verdict: "stale" };
+    const reached = room.reached[lane];
+    if (reached !== null && message.seq > reached + 1) return { verdict: room.gap(lane) };
+    room.reached[lane] = Math.max(reached ?? 0, message.seq);
     const had = room.seq;
     if (had !== null && message.seq <= had) {
       if (message.epoch <= room.epoch || room.epoch === 0) return { verdict: "repeat" };
@@ -179,6 +186,7 @@ export class Rooms {
     if (!room) return false;
     const content = room.content[lane];
     room.content[lane] = epoch;
+    room.reached[lane] = seq;
     room.seen[lane] = alone ? epoch : Math.max(room.seen[lane], epoch);
     if (!alone && epoch < room.epoch) return false;
     // The other lane brought this news before and has gone on since: this lane will repeat what came after.
@@ -197,6 +205,7 @@ export class Rooms {
   truncated(lane, alone, id, from, to) {
     const room = this.rooms.get(id);
     if (!room || (!alone && room.seen[lane] < room.epoch)) return null;
+    room.reached[lane] = Math.max(room.reached[lane] ?? 0, to);
     const had = room.seq;
     if (had !== null && (to <= had || from > had + 1)) return null;
     room.advance(lane, alone, to);

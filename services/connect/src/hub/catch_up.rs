@@ -86,6 +86,10 @@ impl Room {
             }
         }
         let (reached, stalled) = (*place, *place == asked);
+        if !items.is_empty() {
+            // Before the next page is asked for: whether the client can take one shows after this.
+            effects.push(Effect::Tell { room: id.clone(), member, items });
+        }
         if reached == head {
             self.behind().remove(&member);
             self.make_live(member);
@@ -97,9 +101,6 @@ impl Room {
             if !stalled {
                 effects.push(Effect::Fetch { room: id.clone(), asker: Asker::Member(member), after: reached });
             }
-        }
-        if !items.is_empty() {
-            effects.push(Effect::Tell { room: id.clone(), member, items });
         }
         if answer.head.seq > head.seq {
             self.suspect(now, limits);

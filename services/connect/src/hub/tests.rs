@@ -15,14 +15,19 @@ use super::{Answer, Asker, Effect, Hub, Item, Limits, Member, Place};
 #[derive(Debug, Clone)]
 enum Step {
     /// Somebody speaks; whether the bus carries it.
-    Append { carried: bool },
+    Append {
+        carried: bool,
+    },
     /// The bus brings the nth of what is on its way.
     Bring(usize),
     /// The bus brings it and will bring it again.
     BringTwice(usize),
     /// The store loses its last entries.
     LoseTail(u64),
-    Join { member: Member, seq: Seq },
+    Join {
+        member: Member,
+        seq: Seq,
+    },
     Leave(Member),
     /// The nth fetch under way is answered.
     Answered(usize),

@@ -3,7 +3,7 @@
 
 use std::io::{self, Read, Write};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use im_wire::code::CloseCode;
 use im_wire::dialect::Entrance;
 use im_wire::frame::{self, Frame, Malformed};
@@ -173,7 +173,7 @@ fn read_websocket(context: &mut WebSocketContext, mut pipe: Pipe<'_>, limit: usi
     loop {
         match context.read(&mut pipe) {
             Ok(Message::Binary(bytes)) => {
-                return Ok(Some(Inbound::Frame(frame::decode_exact(Bytes::from(bytes), limit)?)));
+                return Ok(Some(Inbound::Frame(frame::decode_exact(bytes, limit)?)));
             }
             Ok(Message::Text(text)) => return Ok(Some(Inbound::Text(text))),
             Ok(Message::Close(_)) => return Ok(Some(Inbound::Close)),

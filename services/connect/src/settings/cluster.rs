@@ -81,7 +81,13 @@ fn redis(from: &mut Reader<'_>) -> im_redis_bus::Options {
     let form = "URL: redis://, rediss://, redis+sentinel://host:port,host:port/service, redis+cluster://";
     im_redis_bus::Options {
         url: from
-            .parsed("redis_url", form, parse, String::clone, "The redis that rooms are heard from; the same as logic's.")
+            .parsed(
+                "redis_url",
+                form,
+                parse,
+                String::clone,
+                "The redis that rooms are heard from; the same as logic's.",
+            )
             .with_credentials()
             .required(default.url),
         prefix: from
@@ -110,14 +116,56 @@ fn uplink(from: &mut Reader<'_>, secret: Option<&Secret>) -> grpc::Options {
     let default = grpc::Options::default();
     grpc::Options {
         call_timeout: from
-            .duration("call_timeout", "How long logic may take to answer a call; then it fails as `unavailable`, retryable.")
+            .duration(
+                "call_timeout",
+                "How long logic may take to answer a call; then it fails as `unavailable`, retryable.",
+            )
             .within(Duration::from_millis(100)..=Duration::from_secs(60))
             .or(default.call_timeout),
         queue: from
-            .integer("uplink_queue", "Calls that may wait to be written to one logic process; more fail at once as `unavailable`.")
+            .integer(
+                "uplink_queue",
+                "Calls that may wait to be written to one logic process; more fail at once as `unavailable`.",
+            )
             .within(1..=1 << 20)
             .or(default.queue),
         secret: secret.map(|secret| secret.reveal().to_owned()),
         ..default
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use im_runtime::documentation;
+    use im_runtime::settings::{Stop, load};
+
+    use super::*;
+
+    #[test]
+    fn the_documentation_lists_every_setting() {
+        let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
+        let wanted = documentation::settings(PROGRAM, DRAIN, Settings::read);
+        documentation::check(&document, PROGRAM.name, &wanted).unwrap();
+    }
+
+    #[test]
+    fn redis_and_etcd_are_all_that_must_be_named() {
+        let settings = |environment: &[(&str, &str)]| {
+            let environment = environment.iter().map(|(name, value)| (name.into(), value.into()));
+            load(PROGRAM, Settings::read, [], environment)
+        };
+        let Err(Stop::Mistakes(mistakes)) = settings(&[]) else { panic!("no mistakes") };
+        let fields: Vec<&str> = mistakes.iter().map(|mistake| mistake.field.as_str()).collect();
+        assert_eq!(fields, ["redis_url", "etcd_endpoints"]);
+
+        let sentinel = "redis+sentinel://a:26379,b:26379/im";
+        let named = [("IM_REDIS_URL", sentinel), ("IM_ETCD_ENDPOINTS", "http://a:2379,http://b:2379")];
+        let settings = settings(&named).unwrap();
+        assert_eq!(settings.redis.url, sentinel);
+        assert_eq!(settings.etcd.endpoints, ["http://a:2379", "http://b:2379"]);
+        assert_eq!((settings.node.tcp_listen.port(), settings.node.ws_listen.port()), (3101, 3102));
+        assert_eq!(settings.grpc_listen.port(), 3109);
     }
 }

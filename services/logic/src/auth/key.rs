@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 
 /// How a public key begins; a private one has no business here.
@@ -12,8 +13,16 @@ const ED25519_BYTES: usize = 32;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nothing to check tokens with.
-    #[error("no key to check tokens with: give an HS256 secret or a public key file")]
+    #[error("no key to check tokens with: give an HS256 secret, a public key file or the URL of a key set")]
     None,
+    /// The URL of the key set cannot be used.
+    #[error("the key set's URL {url:?} {problem}")]
+    BadUrl {
+        /// As it was given.
+        url: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// The secret is empty.
     #[error("an HS256 secret is empty")]
     EmptySecret,
@@ -65,10 +74,35 @@ impl Key {
             (Algorithm::RS256, DecodingKey::from_rsa_pem(pem)),
         ];
         let (algorithm, key) = kinds.into_iter().find_map(|(algorithm, key)| Some((algorithm, key.ok()?)))?;
+        Self::usable(algorithm, key)
+    }
+
+    /// Of a JSON Web Key: its kind says the algorithm. `None` for symmetric ones, for other curves, and for keys that are
+    /// for something else.
+    pub fn jwk(jwk: &Jwk) -> Option<Self> {
+        let (algorithm, named) = match &jwk.algorithm {
+            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => {
+                (Algorithm::ES256, KeyAlgorithm::ES256)
+            }
+            AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
+                (Algorithm::EdDSA, KeyAlgorithm::EdDSA)
+            }
+            AlgorithmParameters::RSA(_) => (Algorithm::RS256, KeyAlgorithm::RS256),
+            _ => return None,
+        };
+        let to_sign = jwk.common.public_key_use.as_ref().is_none_or(|usage| *usage == PublicKeyUse::Signature);
+        let to_sign_so = jwk.common.key_algorithm.is_none_or(|algorithm| algorithm == named);
+        if !to_sign || !to_sign_so {
+            return None;
+        }
+        Self::usable(algorithm, DecodingKey::from_jwk(jwk).ok()?)
+    }
+
+    fn usable(algorithm: Algorithm, key: DecodingKey) -> Option<Self> {
         if algorithm == Algorithm::EdDSA && key.try_get_as_bytes().ok()?.len() != ED25519_BYTES {
             return None;
         }
-        // A curve other than P-256 shows itself only when the key is used.
+        // A curve other than P-256, or a point beside it, shows itself only when the key is used.
         let usable = jsonwebtoken::crypto::verify("AA", b"", &key, algorithm).is_ok();
         usable.then_some(Self { algorithm, key })
     }

@@ -1,11 +1,15 @@
 //! Checks tokens: JWTs signed with one of the configured keys.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use im_wire::ids::{DeviceId, UserId};
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, Validation, decode};
+use jsonwebtoken::{Algorithm, TokenData, Validation, decode};
 use serde_json::{Map, Value};
+use tokio::sync::Notify;
 
 use super::grant::Grant;
 use super::key::{self, Key};
@@ -17,6 +21,8 @@ pub const MAX_TOKEN: usize = 8 * 1024;
 pub const MAX_PATTERNS: usize = 100;
 /// The longest of them, in bytes.
 pub const MAX_PATTERN: usize = 256;
+/// What a key set's keys may sign with; never a shared secret.
+const FETCHED: [Algorithm; 3] = [Algorithm::ES256, Algorithm::EdDSA, Algorithm::RS256];
 /// The scope that may do everything.
 pub const ADMIN: &str = "admin";
 
@@ -50,9 +56,37 @@ impl Claims {
     }
 }
 
-/// Checks tokens. Cheap to share, holds nothing that changes.
+/// Checks tokens. The keys of a key set come and go; all others are there from the start.
 pub struct Verifier {
-    keys: Vec<(Key, Validation)>,
+    fixed: Vec<Checking>,
+    fetched: Option<KeySet>,
+    options: Options,
+}
+
+/// A key, and what is asked of the tokens that it signs.
+struct Checking {
+    /// The name that a key set gives it.
+    id: Option<String>,
+    key: Key,
+    validation: Validation,
+}
+
+impl Checking {
+    fn new(id: Option<String>, key: Key, options: &Options) -> Self {
+        let validation = validation(key.algorithm, options);
+        Self { id, key, validation }
+    }
+
+    fn check(&self, token: &str) -> Outcome {
+        decode(token, &self.key.key, &self.validation).map_err(refused)
+    }
+}
+
+/// The keys that were fetched last; `None` before the first time.
+#[derive(Default)]
+struct KeySet {
+    keys: ArcSwapOption<Vec<Checking>>,
+    wanted: Notify,
 }
 
 impl Verifier {
@@ -68,14 +102,12 @@ impl Verifier {
         for path in &options.public_key_files {
             keys.extend(key::read(path)?);
         }
-        if keys.is_empty() && !options.allow_unsigned {
+        let fetched = (!options.jwks_url.is_empty()).then(KeySet::default);
+        if keys.is_empty() && fetched.is_none() && !options.allow_unsigned {
             return Err(key::Error::None);
         }
-        let keys = keys.into_iter().map(|key| {
-            let validation = validation(key.algorithm, options);
-            (key, validation)
-        });
-        Ok(Self { keys: keys.collect() })
+        let fixed = keys.into_iter().map(|key| Checking::new(None, key, options)).collect();
+        Ok(Self { fixed, fetched, options: options.clone() })
     }
 
     /// What the token says, if it is to be believed now.
@@ -83,16 +115,60 @@ impl Verifier {
     /// # Errors
     /// Why it is not.
     pub fn verify(&self, token: &str) -> Result<Claims, Error> {
-        let algorithm = algorithm(token)?;
-        let of_algorithm = |(key, _): &&(Key, Validation)| name(key.algorithm) == algorithm;
+        let Named { algorithm, key: id } = named(token)?;
+        let of_algorithm = |one: &&Checking| name(one.key.algorithm) == algorithm;
         let mut outcome = Err(Error::WrongAlgorithm(algorithm.chars().take(16).collect()));
-        for (key, validation) in self.keys.iter().filter(of_algorithm) {
-            outcome = decode::<Map<String, Value>>(token, &key.key, validation).map_err(refused);
+        for one in self.fixed.iter().filter(of_algorithm) {
+            outcome = one.check(token);
             if !matches!(outcome, Err(Error::Forged)) {
                 break;
             }
         }
+        if let (Err(Error::Forged | Error::WrongAlgorithm(_)), Some(set)) = (&outcome, &self.fetched) {
+            outcome = set.check(token, &algorithm, id.as_deref(), outcome);
+        }
         claims(&outcome?)
+    }
+
+    /// Takes the keys of a key set, in place of those before.
+    pub(crate) fn replace(&self, keys: Vec<(Option<String>, Key)>) {
+        let Some(set) = &self.fetched else { return };
+        let keys = keys.into_iter().map(|(id, key)| Checking::new(id, key, &self.options)).collect();
+        set.keys.store(Some(Arc::new(keys)));
+    }
+
+    /// Waits until a token has named a key that the key set does not have.
+    pub(crate) async fn wanted(&self) {
+        match &self.fetched {
+            Some(set) => set.wanted.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+type Outcome = Result<TokenData<Map<String, Value>>, Error>;
+
+impl KeySet {
+    /// Checks a token that no fixed key has signed.
+    fn check(&self, token: &str, algorithm: &str, id: Option<&str>, otherwise: Outcome) -> Outcome {
+        if !FETCHED.iter().any(|fetched| name(*fetched) == algorithm) {
+            return otherwise;
+        }
+        let Some(keys) = self.keys.load_full() else { return Err(Error::NoKeysYet) };
+        let fits = |one: &&Checking| {
+            name(one.key.algorithm) == algorithm && (id.is_none() || one.id.is_none() || one.id.as_deref() == id)
+        };
+        let mut outcome = Err(Error::UnknownKey);
+        for one in keys.iter().filter(fits) {
+            outcome = one.check(token);
+            if !matches!(outcome, Err(Error::Forged)) {
+                break;
+            }
+        }
+        if matches!(outcome, Err(Error::UnknownKey)) {
+            self.wanted.notify_one();
+        }
+        outcome
     }
 }
 
@@ -117,8 +193,13 @@ fn validation(algorithm: Algorithm, options: &Options) -> Validation {
     validation
 }
 
-/// The algorithm that the header names, not yet believed.
-fn algorithm(token: &str) -> Result<String, Error> {
+/// What the header names, not yet believed.
+struct Named {
+    algorithm: String,
+    key: Option<String>,
+}
+
+fn named(token: &str) -> Result<Named, Error> {
     if token.is_empty() {
         return Err(Error::Missing);
     }
@@ -137,8 +218,9 @@ fn algorithm(token: &str) -> Result<String, Error> {
     if header.contains_key("crit") {
         return Err(Error::Malformed("its header has \"crit\""));
     }
-    let named = header.get("alg").and_then(Value::as_str);
-    named.map(str::to_owned).ok_or(Error::Malformed("its header names no algorithm"))
+    let text = |name: &str| header.get(name).and_then(Value::as_str).map(str::to_owned);
+    let algorithm = text("alg").ok_or(Error::Malformed("its header names no algorithm"))?;
+    Ok(Named { algorithm, key: text("kid") })
 }
 
 fn name(algorithm: Algorithm) -> &'static str {
@@ -166,7 +248,7 @@ fn refused(error: jsonwebtoken::errors::Error) -> Error {
     }
 }
 
-fn claims(token: &jsonwebtoken::TokenData<Map<String, Value>>) -> Result<Claims, Error> {
+fn claims(token: &TokenData<Map<String, Value>>) -> Result<Claims, Error> {
     let claims = &token.claims;
     let bad = |claim: &str| Error::BadClaim(claim.to_owned());
     let user = claims.get("sub").and_then(Value::as_str).ok_or_else(|| bad("sub"))?;

@@ -45,17 +45,22 @@ impl Settings {
     /// Asks for them.
     pub fn read(from: &mut Reader<'_>) -> Self {
         from.group("Addresses");
-        let http_listen = from
-            .address("http_listen", "Where backends call the HTTP API.")
-            .or(SocketAddr::from(([0, 0, 0, 0], 3111)));
+        let http_listen =
+            from.address("http_listen", "Where backends call the HTTP API.").or(SocketAddr::from(([0, 0, 0, 0], 3111)));
         let grpc_listen = from
             .address("grpc_listen", "Where connect processes call this one.")
             .or(SocketAddr::from(([0, 0, 0, 0], 3119)));
         let advertise = from
-            .authority("advertise", "What connect processes dial to call this one. Default: the host's name and the port of `grpc_listen`.")
+            .authority(
+                "advertise",
+                "What connect processes dial to call this one. Default: the host's name and the port of `grpc_listen`.",
+            )
             .optional();
         let advertise_http = from
-            .authority("advertise_http", "What backends dial to reach this very process, for lists of processes. Not given: it is not told.")
+            .authority(
+                "advertise_http",
+                "What backends dial to reach this very process, for lists of processes. Not given: it is not told.",
+            )
             .optional();
         let mut logic = crate::settings::options(from);
         check_keys(from, &logic);
@@ -65,7 +70,10 @@ impl Settings {
         let secret = peer_secret(from);
         logic.uplink.secret.clone_from(&secret);
         logic.uplink.max_in_flight = from
-            .integer("uplink_max_in_flight", "Calls of one connect process under way; beyond it its stream is not read.")
+            .integer(
+                "uplink_max_in_flight",
+                "Calls of one connect process under way; beyond it its stream is not read.",
+            )
             .within(1..=1 << 20)
             .or(logic.uplink.max_in_flight);
         Self {
@@ -92,9 +100,10 @@ impl Settings {
 /// Nobody could be believed without one.
 fn check_keys(from: &mut Reader<'_>, logic: &Options) {
     let auth = &logic.auth;
-    if auth.hs256_secrets.is_empty() && auth.public_key_files.is_empty() && !auth.allow_unsigned && from.is_complete() {
-        let text = "there is nothing to check tokens with: give IM_AUTH_HS256_SECRET (or IM_AUTH_HS256_SECRET_FILE) or \
-            IM_AUTH_PUBLIC_KEY_FILE";
+    let key = !auth.hs256_secrets.is_empty() || !auth.public_key_files.is_empty() || !auth.jwks_url.is_empty();
+    if !key && !auth.allow_unsigned && from.is_complete() {
+        let text = "there is nothing to check tokens with: give IM_AUTH_HS256_SECRET (or IM_AUTH_HS256_SECRET_FILE), \
+            IM_AUTH_PUBLIC_KEY_FILE or IM_AUTH_JWKS_URL";
         from.mistake("auth_hs256_secret", text);
     }
 }
@@ -125,7 +134,10 @@ fn store(from: &mut Reader<'_>) -> redis::Options {
             .within(1..=64)
             .or(default.append_workers),
         wait_replicas: from
-            .integer("redis_wait_replicas", "Replicas that must confirm a message before it is published and acknowledged; 0: none.")
+            .integer(
+                "redis_wait_replicas",
+                "Replicas that must confirm a message before it is published and acknowledged; 0: none.",
+            )
             .within(0..=16)
             .or(default.wait_replicas),
         wait_timeout: from
@@ -144,10 +156,7 @@ fn store(from: &mut Reader<'_>) -> redis::Options {
             .integer("redis_queue", "Messages that may wait in each append queue; more fail at once as `unavailable`.")
             .within(1..=1 << 20)
             .or(default.queue),
-        batch: from
-            .integer("redis_batch", "Messages in one script call at most.")
-            .within(1..=1024)
-            .or(default.batch),
+        batch: from.integer("redis_batch", "Messages in one script call at most.").within(1..=1024).or(default.batch),
         retention,
     }
 }
@@ -167,5 +176,67 @@ fn peers(from: &mut Reader<'_>, secret: Option<Secret>) -> peers::Options {
             .or(default.timeout),
         secret,
         ..default
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use im_runtime::documentation;
+    use im_runtime::settings::{Stop, load};
+
+    use super::*;
+
+    const STORES: [(&str, &str); 2] =
+        [("IM_REDIS_URL", "redis://localhost/"), ("IM_ETCD_ENDPOINTS", "http://localhost:2379")];
+
+    fn try_load(environment: &[(&str, &str)]) -> Result<Settings, Stop> {
+        let environment = STORES.iter().chain(environment).map(|(name, value)| (name.into(), value.into()));
+        load(PROGRAM, Settings::read, [], environment)
+    }
+
+    #[test]
+    fn the_documentation_lists_every_setting() {
+        let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
+        let wanted = documentation::settings(PROGRAM, DRAIN, Settings::read);
+        documentation::check(&document, PROGRAM.name, &wanted).unwrap();
+    }
+
+    #[test]
+    fn nothing_starts_without_a_key_to_check_tokens_with() {
+        let Err(Stop::Mistakes(mistakes)) = try_load(&[]) else { panic!("no mistakes") };
+        let mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+        assert!(
+            mistakes[0].starts_with("auth_hs256_secret (not given): there is nothing to check tokens with"),
+            "{mistakes:?}"
+        );
+        for given in [
+            ("IM_AUTH_HS256_SECRET", "s"),
+            ("IM_AUTH_PUBLIC_KEY_FILE", "a.pem,b.pem"),
+            ("IM_AUTH_ALLOW_UNSIGNED", "true"),
+        ] {
+            assert!(try_load(&[given]).is_ok(), "{given:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_given_arrives_where_it_belongs() {
+        let settings = try_load(&[
+            ("IM_AUTH_HS256_SECRET", "new"),
+            ("IM_AUTH_HS256_SECRET_OLD", "old"),
+            ("IM_PEER_SECRET", "peers"),
+            ("IM_REDIS_WAIT_REPLICAS", "2"),
+            ("IM_DEDUPE_WINDOW", "10m"),
+            ("IM_HTTP_LISTEN", "127.0.0.1:1"),
+        ])
+        .unwrap();
+        assert_eq!(settings.logic.auth.hs256_secrets, [Secret::new("new"), Secret::new("old")]);
+        assert_eq!(settings.logic.uplink.secret, Some(Secret::new("peers")));
+        assert_eq!(settings.peers.secret, Some(Secret::new("peers")));
+        assert_eq!(settings.store.wait_replicas, 2);
+        assert_eq!(settings.store.retention.dedupe_window, Duration::from_secs(600));
+        assert_eq!(settings.http_listen.port(), 1);
     }
 }

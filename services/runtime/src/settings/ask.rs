@@ -189,8 +189,16 @@ impl<T: 'static> Ask<'_, '_, T> {
     }
 
     /// The value where it is given, and this otherwise.
-    pub fn or(mut self, default: T) -> T {
-        self.declared.default = Preset::Value((self.show)(&default));
+    pub fn or(self, default: T) -> T {
+        let shown = (self.show)(&default);
+        self.or_computed(default, shown)
+    }
+
+    /// The value where it is given, and otherwise this, which depends on the machine: help and documentation show how it
+    /// comes about.
+    pub fn or_computed(mut self, default: T, described: impl Into<String>) -> T {
+        self.declared.default = Preset::Value(described.into());
+        self.declared.in_force = Some(((self.show)(&default), Origin::Default));
         self.read().unwrap_or(default)
     }
 
@@ -245,8 +253,7 @@ impl<T: 'static> Ask<'_, '_, T> {
 
     fn absent(&mut self) {
         match &self.declared.default {
-            Preset::Value(shown) => self.declared.in_force = Some((shown.clone(), Origin::Default)),
-            Preset::Nothing => {}
+            Preset::Value(_) | Preset::Nothing => {}
             Preset::Required if self.reader.sources.complete => {
                 let (key, environment, form) = (self.declared.key, &self.declared.environment, &self.declared.form);
                 let text = format!("is needed: set {environment} or --{} to {form}", self.declared.flag());

@@ -1,4 +1,5 @@
 //! The runtime as programs use it.
 
 mod admin;
+mod metrics;
 mod settings;

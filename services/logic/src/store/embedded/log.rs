@@ -5,11 +5,11 @@ use im_wire::ids::{Epoch, RoomId, Seq};
 use prost::Message as _;
 use redb::ReadTransaction;
 
-use super::Reading;
+use super::Plain;
 use super::tables::{LOG, ROOMS, Room};
 use crate::store::{Page, Slice, Tail};
 
-fn room(snapshot: &ReadTransaction, id: &RoomId) -> Reading<Option<Room>> {
+fn room(snapshot: &ReadTransaction, id: &RoomId) -> Plain<Option<Room>> {
     Ok(snapshot.open_table(ROOMS)?.get(id.as_str())?.map(|row| Room::from(row.value())))
 }
 
@@ -22,7 +22,7 @@ pub(super) fn tail(
     (epoch, seq): (Epoch, Seq),
     limit: usize,
     max_bytes: usize,
-) -> Reading<Tail> {
+) -> Plain<Tail> {
     let room = room(snapshot, id)?;
     let (head, first) = room.map_or((0, 1), |room| (room.head, room.first));
     let now = if room.is_some() { own } else { 0 };
@@ -30,49 +30,70 @@ pub(super) fn tail(
     let reset_to = (seq > stands).then_some(stands);
     let after = reset_to.unwrap_or(seq);
     let truncated = (after + 1 < first).then(|| (after + 1, first - 1));
-    let from = first.max(after + 1);
-    let entries = if from > head { Vec::new() } else { entries(snapshot, id, from, head, limit, max_bytes)? };
+    let entries = entries(snapshot, id, (first.max(after + 1), head), limit, max_bytes)?;
     Ok(Tail { epoch: now, head, reset_to, truncated, entries })
 }
 
+/// A page never takes more than this at once: it is asked on when more is wanted.
+const PAGE_BYTES: usize = 4 << 20;
+
 /// See [`crate::store::Store::page`].
-pub(super) fn page(snapshot: &ReadTransaction, id: &RoomId, own: Epoch, slice: Slice, limit: usize) -> Reading<Page> {
+pub(super) fn page(snapshot: &ReadTransaction, id: &RoomId, own: Epoch, slice: Slice, limit: usize) -> Plain<Page> {
     let Some(Room { head, first, .. }) = room(snapshot, id)? else {
         return Ok(Page { epoch: 0, head: 0, truncated: None, entries: Vec::new() });
     };
     let many = limit as u64;
-    // Both inclusive, as asked for and before retention.
-    let (from, to) = match slice {
-        Slice::After(seq) => (seq.saturating_add(1), head.min(seq.saturating_add(many))),
-        Slice::Before(seq) => {
-            let to = head.min(seq.saturating_sub(1));
-            ((to + 1).saturating_sub(many).max(1), to)
+    let (wanted, entries) = match slice {
+        Slice::After(seq) => {
+            let from = seq.saturating_add(1);
+            let entries = entries(snapshot, id, (first.max(from), head), limit, PAGE_BYTES)?;
+            ((from, head), entries)
         }
-        Slice::Latest => ((head + 1).saturating_sub(many).max(1), head),
+        Slice::Before(_) | Slice::Latest => {
+            let to = if let Slice::Before(seq) = slice { head.min(seq.saturating_sub(1)) } else { head };
+            let from = (to + 1).saturating_sub(many).max(1);
+            let entries = newest(snapshot, id, (first.max(from), to), limit)?;
+            ((from, to), entries)
+        }
     };
-    let gone = from.max(1) < first && from <= to && !matches!(slice, Slice::Latest);
-    let truncated =
-        gone.then(|| (from.max(1), (first - 1).min(if matches!(slice, Slice::After(_)) { first - 1 } else { to })));
-    let (from, to) = match slice {
-        // The oldest that are left, where the beginning is gone.
-        Slice::After(_) if gone => (first, head.min(first + many - 1)),
-        _ => (from.max(first), to),
-    };
-    let entries =
-        if from > to || limit == 0 { Vec::new() } else { entries(snapshot, id, from, to, limit, usize::MAX)? };
+    let (from, to) = wanted;
+    let truncated = (from <= to && from < first).then(|| (from, to.min(first - 1)));
     Ok(Page { epoch: own, head, truncated, entries })
 }
 
+/// The newest entries from..=to, as many as [`PAGE_BYTES`] take, in order of seq.
+fn newest(snapshot: &ReadTransaction, id: &RoomId, (from, to): (Seq, Seq), limit: usize) -> Plain<Vec<LogEntry>> {
+    let log = snapshot.open_table(LOG)?;
+    let mut entries = Vec::new();
+    if from > to {
+        return Ok(entries);
+    }
+    let mut bytes = 0;
+    for row in log.range((id.as_str(), from)..=(id.as_str(), to))?.rev().take(limit) {
+        let (key, value) = row?;
+        bytes += value.value().len();
+        if bytes > PAGE_BYTES && !entries.is_empty() {
+            break;
+        }
+        entries.push(entry(key.value().1, value.value())?);
+    }
+    entries.reverse();
+    Ok(entries)
+}
+
+/// The oldest entries of from..=to.
 fn entries(
     snapshot: &ReadTransaction,
     id: &RoomId,
-    from: Seq,
-    to: Seq,
+    (from, to): (Seq, Seq),
     limit: usize,
     max_bytes: usize,
-) -> Reading<Vec<LogEntry>> {
+) -> Plain<Vec<LogEntry>> {
     let log = snapshot.open_table(LOG)?;
     let mut entries = Vec::new();
+    if from > to {
+        return Ok(entries);
+    }
     let mut bytes = 0;
     for row in log.range((id.as_str(), from)..=(id.as_str(), to))?.take(limit) {
         let (key, value) = row?;
@@ -80,8 +101,12 @@ fn entries(
         if bytes > max_bytes && !entries.is_empty() {
             break;
         }
-        let entry = Entry::decode(value.value()).map_err(|error| redb::Error::Corrupted(error.to_string()))?;
-        entries.push(LogEntry { seq: key.value().1, entry: Some(entry) });
+        entries.push(entry(key.value().1, value.value())?);
     }
     Ok(entries)
+}
+
+fn entry(seq: Seq, bytes: &[u8]) -> Plain<LogEntry> {
+    let entry = Entry::decode(bytes).map_err(|error| redb::Error::Corrupted(format!("entry {seq}: {error}")))?;
+    Ok(LogEntry { seq, entry: Some(entry) })
 }

@@ -8,8 +8,8 @@ use im_wire::ids::{RoomId, UserId};
 
 use crate::store::Presence;
 
-/// Users whose last time is remembered; beyond it all are forgotten.
-const SEEN: usize = 1_000_000;
+/// How long after its lease has ended a node may come back to its connections.
+const REMEMBERED: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
 struct Node {
@@ -22,7 +22,16 @@ struct Node {
 struct Pages {
     nodes: HashMap<String, Node>,
     users: HashMap<UserId, Vec<Presence>>,
-    seen: HashMap<UserId, u64>,
+}
+
+impl Pages {
+    fn forget(&mut self, node: &str) {
+        self.nodes.remove(node);
+        self.users.retain(|_, entries| {
+            entries.retain(|entry| entry.node != node);
+            !entries.is_empty()
+        });
+    }
 }
 
 /// See the module's top.
@@ -35,25 +44,26 @@ impl PresenceBook {
     }
 
     pub(super) fn beat(&self, node: &str, lease: Duration, connections: u64, online: Vec<(RoomId, u64)>) {
-        let node_state = Node { until: Instant::now() + lease, connections, online };
+        let now = Instant::now();
         let mut pages = self.pages();
-        pages.nodes.insert(node.to_owned(), node_state);
+        let is_lost = |known: &Node| known.until + REMEMBERED < now;
+        let lost: Vec<String> =
+            pages.nodes.iter().filter(|(_, known)| is_lost(known)).map(|(name, _)| name.clone()).collect();
+        lost.iter().for_each(|name| pages.forget(name));
+        pages.nodes.insert(node.to_owned(), Node { until: now + lease, connections, online });
     }
 
     pub(super) fn gone(&self, node: &str) {
-        let mut pages = self.pages();
-        pages.nodes.remove(node);
-        pages.users.retain(|_, entries| {
-            entries.retain(|entry| entry.node != node);
-            !entries.is_empty()
-        });
+        self.pages().forget(node);
     }
 
     pub(super) fn nodes(&self) -> Vec<(String, u64)> {
         let now = Instant::now();
         let pages = self.pages();
         let living = pages.nodes.iter().filter(|(_, node)| node.until > now);
-        living.map(|(name, node)| (name.clone(), node.connections)).collect()
+        let mut living: Vec<_> = living.map(|(name, node)| (name.clone(), node.connections)).collect();
+        living.sort();
+        living
     }
 
     pub(super) fn online(&self) -> HashMap<RoomId, u64> {
@@ -74,7 +84,7 @@ impl PresenceBook {
         entries.push(presence);
     }
 
-    pub(super) fn disconnected(&self, user: &UserId, conn: &str, now_ms: u64) {
+    pub(super) fn disconnected(&self, user: &UserId, conn: &str) {
         let mut pages = self.pages();
         if let Some(entries) = pages.users.get_mut(user) {
             entries.retain(|entry| entry.conn != conn);
@@ -82,17 +92,15 @@ impl PresenceBook {
                 pages.users.remove(user);
             }
         }
-        if pages.seen.len() >= SEEN {
-            pages.seen.clear();
-        }
-        pages.seen.insert(user.clone(), now_ms);
     }
 
-    pub(super) fn of(&self, user: &UserId) -> (Vec<Presence>, u64) {
+    /// The user's connections on living nodes, the oldest first.
+    pub(super) fn of(&self, user: &UserId) -> Vec<Presence> {
         let now = Instant::now();
         let pages = self.pages();
         let lives = |entry: &&Presence| pages.nodes.get(&entry.node).is_some_and(|node| node.until > now);
-        let entries = pages.users.get(user).into_iter().flatten().filter(lives).cloned().collect();
-        (entries, pages.seen.get(user).copied().unwrap_or(0))
+        let mut entries: Vec<_> = pages.users.get(user).into_iter().flatten().filter(lives).cloned().collect();
+        entries.sort_by(|one, other| (one.since_ms, &one.conn).cmp(&(other.since_ms, &other.conn)));
+        entries
     }
 }

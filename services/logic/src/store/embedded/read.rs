@@ -3,18 +3,18 @@
 use im_wire::ids::{Epoch, RoomId, Seq, UserId};
 use redb::ReadTransaction;
 
-use super::Reading;
-use super::tables::{MEMBERS, READS, ROOMS, Room, USER_ROOMS, role};
+use super::Plain;
+use super::tables::{MEMBERS, READS, ROOMS, Room, SEEN, USER_ROOMS, role};
 use crate::store::{Member, View};
 
 /// Sorts behind every character that an id may have.
 const LAST: &str = "\u{10ffff}";
 
-fn checked<T>(made: Result<T, im_wire::ids::BadId>) -> Reading<T> {
+fn checked<T>(made: Result<T, im_wire::ids::BadId>) -> Plain<T> {
     made.map_err(|bad| redb::Error::Corrupted(bad.to_string()))
 }
 
-pub(super) fn view(snapshot: &ReadTransaction, id: &RoomId, user: &UserId, epoch: Epoch) -> Reading<Option<View>> {
+pub(super) fn view(snapshot: &ReadTransaction, id: &RoomId, user: &UserId, epoch: Epoch) -> Plain<Option<View>> {
     let Some(room) = snapshot.open_table(ROOMS)?.get(id.as_str())?.map(|row| Room::from(row.value())) else {
         return Ok(None);
     };
@@ -33,17 +33,21 @@ pub(super) fn view(snapshot: &ReadTransaction, id: &RoomId, user: &UserId, epoch
     }))
 }
 
-pub(super) fn head(snapshot: &ReadTransaction, id: &RoomId, epoch: Epoch) -> Reading<(Epoch, Seq)> {
+pub(super) fn head(snapshot: &ReadTransaction, id: &RoomId, epoch: Epoch) -> Plain<(Epoch, Seq)> {
     let row = snapshot.open_table(ROOMS)?.get(id.as_str())?.map(|row| Room::from(row.value()));
     Ok(row.map_or((0, 0), |room| (epoch, room.head)))
 }
 
+/// The members of a group; `None` where there is no such room.
 pub(super) fn members(
     snapshot: &ReadTransaction,
     id: &RoomId,
     after: Option<&UserId>,
     limit: usize,
-) -> Reading<Vec<Member>> {
+) -> Plain<Option<Vec<Member>>> {
+    if snapshot.open_table(ROOMS)?.get(id.as_str())?.is_none() {
+        return Ok(None);
+    }
     let table = snapshot.open_table(MEMBERS)?;
     let from = after.map_or("", UserId::as_str);
     let rows = table.range((id.as_str(), from)..=(id.as_str(), LAST))?;
@@ -59,7 +63,7 @@ pub(super) fn members(
             members.push(Member { user: checked(UserId::new(user))?, role: role(number), joined });
         }
     }
-    Ok(members)
+    Ok(Some(members))
 }
 
 pub(super) fn user_rooms(
@@ -67,7 +71,7 @@ pub(super) fn user_rooms(
     user: &UserId,
     after: Option<&RoomId>,
     limit: usize,
-) -> Reading<Vec<RoomId>> {
+) -> Plain<Vec<RoomId>> {
     let table = snapshot.open_table(USER_ROOMS)?;
     let from = after.map_or("", RoomId::as_str);
     let mut rooms = Vec::new();
@@ -82,4 +86,10 @@ pub(super) fn user_rooms(
         }
     }
     Ok(rooms)
+}
+
+/// When these users were last seen, in their order; 0: never.
+pub(super) fn seen(snapshot: &ReadTransaction, users: &[UserId]) -> Plain<Vec<u64>> {
+    let table = snapshot.open_table(SEEN)?;
+    users.iter().map(|user| Ok(table.get(user.as_str())?.map_or(0, |row| row.value()))).collect()
 }

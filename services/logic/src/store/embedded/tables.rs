@@ -1,13 +1,16 @@
 //! The tables of the file, its version, and how it is opened.
 
+use std::io::ErrorKind;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use im_wire::ids::{Epoch, Seq};
 use redb::backends::InMemoryBackend;
-use redb::{Database, DatabaseError, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, ReadableTable, StorageError, TableDefinition, TableHandle};
 
-use super::{OpenError, Options};
+use super::dedupe::Generations;
+use super::{OpenError, Options, Plain, milliseconds};
+use crate::clock;
 use crate::store::{Kind, Role};
 
 /// Facts about the file itself.
@@ -16,19 +19,22 @@ pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("me
 pub(super) const ROOMS: TableDefinition<'_, &str, RoomRow> = TableDefinition::new("rooms");
 /// (room, seq) → the entry as protobuf.
 pub(super) const LOG: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("log");
-/// (room, sender, client id) → seq and when it was stored.
-pub(super) const DEDUPE: TableDefinition<'_, (&str, &str, &str), (u64, u64)> = TableDefinition::new("dedupe");
-/// (when it was stored, number) → the key in `DEDUPE`: the oldest first, to be forgotten.
-pub(super) const DEDUPE_AGE: TableDefinition<'_, (u64, u64), (&str, &str, &str)> = TableDefinition::new("dedupe_age");
+/// See [`super::dedupe`].
+pub(super) const DEDUPE: TableDefinition<'_, DedupeKey<'_>, (u64, u64, &str)> = TableDefinition::new("dedupe");
 /// (room, user) → role and the head at joining.
 pub(super) const MEMBERS: TableDefinition<'_, (&str, &str), (u8, u64)> = TableDefinition::new("members");
 /// (room, user) → read position.
 pub(super) const READS: TableDefinition<'_, (&str, &str), u64> = TableDefinition::new("reads");
 /// (user, room): the user's index.
 pub(super) const USER_ROOMS: TableDefinition<'_, (&str, &str), ()> = TableDefinition::new("user_rooms");
+/// User → when last seen, unix milliseconds.
+pub(super) const SEEN: TableDefinition<'_, &str, u64> = TableDefinition::new("seen");
 
-/// (kind, created, head, first, members).
-pub(super) type RoomRow = (u8, u64, u64, u64, u64);
+/// (generation, room, sender, client id).
+pub(super) type DedupeKey<'k> = (u64, &'k str, &'k str, &'k str);
+
+/// (kind, created, head, first, members, time of the oldest entry or of one before it).
+pub(super) type RoomRow = (u8, u64, u64, u64, u64, u64);
 
 /// The version of the file's layout.
 const FORMAT: u64 = 1;
@@ -42,11 +48,12 @@ pub(super) struct Room {
     pub(super) head: Seq,
     pub(super) first: Seq,
     pub(super) members: u64,
+    pub(super) oldest_ms: u64,
 }
 
 impl Room {
     pub(super) fn new(kind: Kind, created_ms: u64) -> Self {
-        Self { kind, created_ms, head: 0, first: 1, members: 0 }
+        Self { kind, created_ms, head: 0, first: 1, members: 0, oldest_ms: 0 }
     }
 
     pub(super) fn row(&self) -> RoomRow {
@@ -55,18 +62,18 @@ impl Room {
             Kind::Group => 1,
             Kind::Open => 2,
         };
-        (kind, self.created_ms, self.head, self.first, self.members)
+        (kind, self.created_ms, self.head, self.first, self.members, self.oldest_ms)
     }
 }
 
 impl From<RoomRow> for Room {
-    fn from((kind, created_ms, head, first, members): RoomRow) -> Self {
+    fn from((kind, created_ms, head, first, members, oldest_ms): RoomRow) -> Self {
         let kind = match kind {
             0 => Kind::Direct,
             1 => Kind::Group,
             _ => Kind::Open,
         };
-        Self { kind, created_ms, head, first, members }
+        Self { kind, created_ms, head, first, members, oldest_ms }
     }
 }
 
@@ -86,24 +93,27 @@ pub(super) fn role(number: u8) -> Role {
     }
 }
 
-/// Opens or creates the database, and reads or makes its epoch.
-pub(super) fn open(options: &Options) -> Result<(Database, Epoch), OpenError> {
+/// The database, its epoch, and the generations of client ids that it holds.
+pub(super) type Opened = (Database, Epoch, Generations);
+
+/// Opens or creates the database.
+pub(super) fn open(options: &Options) -> Result<Opened, OpenError> {
     let database = create(options)?;
-    let prepared = prepare(&database);
-    let file = options.folder.as_deref().map(|folder| folder.join(FILE)).unwrap_or_default();
-    match prepared {
-        Ok((FORMAT, epoch)) => Ok((database, epoch)),
-        Ok((other, _)) => {
-            let problem = format!(
-                "layout {other}, this program reads {FORMAT}: use the release that wrote it, or another data_dir"
-            );
-            Err(OpenError::File { file, problem })
-        }
-        Err(error) => Err(OpenError::File { file, problem: error.to_string() }),
-    }
+    let file = options.folder.as_deref().map_or_else(|| Path::new("(memory)").to_owned(), |folder| folder.join(FILE));
+    let window = milliseconds(options.retention.dedupe_window);
+    let prepared = std::panic::catch_unwind(AssertUnwindSafe(|| prepare(&database, window)));
+    let problem = match prepared.unwrap_or_else(|_| Err(redb::Error::Corrupted("it is damaged".to_owned()))) {
+        Ok(Facts::Ours(epoch, generations)) => return Ok((database, epoch, generations)),
+        Ok(Facts::OtherLayout(other)) => format!(
+            "has layout {other}, and this program reads {FORMAT}: use the release that wrote it, or another data_dir"
+        ),
+        Ok(Facts::Foreign) => "is a database of another program: name another data_dir".to_owned(),
+        Err(error) => format!("cannot be read: {error}: restore it from a backup, or move it away"),
+    };
+    Err(OpenError::File { file, problem })
 }
 
-/// Opens the file again after the disk has failed.
+/// Opens the file only, as after the disk has failed.
 pub(super) fn create(options: &Options) -> Result<Database, OpenError> {
     let mut builder = Database::builder();
     builder.set_cache_size(options.cache_bytes);
@@ -115,51 +125,56 @@ pub(super) fn create(options: &Options) -> Result<Database, OpenError> {
     let folder_error = |error| OpenError::Folder { folder: folder.clone(), error };
     std::fs::create_dir_all(folder).map_err(folder_error)?;
     let file = folder.join(FILE);
-    builder.create(&file).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { folder: folder.clone() },
-        DatabaseError::Storage(redb::StorageError::Io(error)) if error.kind() != std::io::ErrorKind::InvalidData => {
-            OpenError::Folder { folder: folder.clone(), error }
+    // What a damaged file makes the database trip over is told like any other damage.
+    let opened = std::panic::catch_unwind(AssertUnwindSafe(|| builder.create(&file)));
+    let damaged = |why: String| OpenError::File {
+        file: file.clone(),
+        problem: format!("is no database of this store, or damaged ({why}): restore it from a backup, or move it away"),
+    };
+    match opened {
+        Ok(Ok(database)) => Ok(database),
+        Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => Err(OpenError::InUse { folder: folder.clone() }),
+        Ok(Err(DatabaseError::Storage(StorageError::Io(error)))) if error.kind() != ErrorKind::InvalidData => {
+            Err(folder_error(error))
         }
-        error => OpenError::File {
-            file,
-            problem: format!("{error}: it is no database of this store, or damaged: move it away"),
-        },
-    })
+        Ok(Err(error)) => Err(damaged(error.to_string())),
+        Err(_) => Err(damaged("it cannot be walked through".to_owned())),
+    }
 }
 
-fn prepare(database: &Database) -> Result<(u64, Epoch), redb::Error> {
+/// What a database turns out to be.
+enum Facts {
+    Ours(Epoch, Generations),
+    OtherLayout(u64),
+    Foreign,
+}
+
+fn prepare(database: &Database, window: u64) -> Plain<Facts> {
     let transaction = database.begin_write()?;
-    let facts = {
+    let is_new = transaction.list_tables()?.next().is_none();
+    if !is_new && !transaction.list_tables()?.any(|table| table.name() == META.name()) {
+        return Ok(Facts::Foreign);
+    }
+    let (epoch, generations) = {
         let mut meta = transaction.open_table(META)?;
-        let format = meta.get("format")?.map(|value| value.value());
-        let epoch = meta.get("epoch")?.map(|value| value.value());
-        let format = match format {
-            Some(format) => format,
-            None => {
-                meta.insert("format", FORMAT)?;
-                FORMAT
-            }
-        };
-        let epoch = match epoch {
-            Some(epoch) => epoch,
-            None => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis());
-                let epoch = u64::try_from(now).unwrap_or(1).max(1);
-                meta.insert("epoch", epoch)?;
-                epoch
-            }
-        };
-        if format == FORMAT {
-            transaction.open_table(ROOMS)?;
-            transaction.open_table(LOG)?;
-            transaction.open_table(DEDUPE)?;
-            transaction.open_table(DEDUPE_AGE)?;
-            transaction.open_table(MEMBERS)?;
-            transaction.open_table(READS)?;
-            transaction.open_table(USER_ROOMS)?;
+        if is_new {
+            meta.insert("format", FORMAT)?;
+            meta.insert("epoch", clock::now_ms().max(1))?;
         }
-        (format, epoch)
+        let fact = |name| Ok::<_, redb::Error>(meta.get(name)?.map(|value| value.value()));
+        let (format, epoch) = (fact("format")?, fact("epoch")?);
+        let (Some(FORMAT), Some(epoch)) = (format, epoch) else {
+            return Ok(format.map_or(Facts::Foreign, Facts::OtherLayout));
+        };
+        // Readers expect the tables to be there.
+        transaction.open_table(ROOMS)?;
+        transaction.open_table(LOG)?;
+        transaction.open_table(MEMBERS)?;
+        transaction.open_table(READS)?;
+        transaction.open_table(USER_ROOMS)?;
+        transaction.open_table(SEEN)?;
+        (epoch, Generations::read(&transaction.open_table(DEDUPE)?, window)?)
     };
     transaction.commit()?;
-    Ok(facts)
+    Ok(Facts::Ours(epoch, generations))
 }

@@ -1,0 +1,350 @@
+//! Logic, store and bus of a test in one: logs with epochs and retention, and everything that can go wrong on demand.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use im_connect::downlink::{Bus, Tidings};
+use im_connect::uplink::Logic;
+use im_proto::v1::{self as pb, Fault, bus_event, call, reply};
+use im_wire::code::ErrorCode;
+use im_wire::ids::{RoomId, Seq};
+use tokio::sync::{mpsc, watch};
+
+/// One room's log.
+#[derive(Default)]
+struct Log {
+    epoch: u64,
+    /// Of each failover: the epoch it began, and the head it left.
+    bases: Vec<(u64, Seq)>,
+    entries: Vec<pb::LogEntry>,
+    head: Seq,
+}
+
+impl Log {
+    fn reset_to(&self, epoch: u64, seq: Seq) -> Option<Seq> {
+        let bases = self.bases.iter().filter(|(began, _)| *began > epoch).map(|(_, base)| *base);
+        bases.chain([self.head]).filter(|base| seq > *base).min()
+    }
+}
+
+#[derive(Default)]
+struct State {
+    rooms: HashMap<String, Log>,
+    members: HashMap<String, HashSet<String>>,
+    nodes: Vec<Node>,
+    /// So many publications are lost on the bus.
+    lose: usize,
+    /// Every publication arrives twice.
+    repeat: bool,
+    /// No call is answered.
+    down: bool,
+    calls: Vec<call::Op>,
+    fetched_at: Option<Instant>,
+}
+
+/// The bus's end at one node.
+#[derive(Default)]
+struct Node {
+    into: Option<mpsc::Sender<Tidings>>,
+    heard: HashSet<RoomId>,
+}
+
+/// Shared by every node of a test.
+#[derive(Clone)]
+pub(crate) struct World {
+    state: Arc<Mutex<State>>,
+    /// Sends are answered while this is true.
+    answering: watch::Sender<bool>,
+}
+
+/// One node's way up and down.
+pub(crate) struct Link {
+    world: World,
+    number: usize,
+}
+
+fn fault(code: ErrorCode) -> Fault {
+    let (code, retryable) = (code.name().to_owned(), code.retryable());
+    Fault { code, text: "as the test wants it".to_owned(), retryable, field: String::new() }
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self { state: Arc::default(), answering: watch::channel(true).0 }
+    }
+
+    pub(crate) fn link(&self) -> Arc<Link> {
+        let mut state = self.state();
+        state.nodes.push(Node::default());
+        Arc::new(Link { world: self.clone(), number: state.nodes.len() - 1 })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Somebody says something elsewhere; its seq.
+    pub(crate) fn say(&self, room: &str, text: &str) -> Seq {
+        let client_id = text.get(..64).unwrap_or(text);
+        self.state().append(room, "bob", client_id, "text", text.as_bytes()).0
+    }
+
+    /// The server says that a user has left.
+    pub(crate) fn leave(&self, room: &str, user: &str) {
+        let body = format!(r#"{{"user":"{user}","by":"{user}"}}"#);
+        let mut state = self.state();
+        state.members.entry(user.to_owned()).or_default().remove(room);
+        state.append(room, "", &format!("leave-{user}"), "im.leave", body.as_bytes());
+    }
+
+    /// A user becomes a member; nobody is told.
+    pub(crate) fn join(&self, room: &str, user: &str) {
+        self.state().members.entry(user.to_owned()).or_default().insert(room.to_owned());
+    }
+
+    /// The store loses what is beyond `keep`, and nobody is told.
+    pub(crate) fn fail_over(&self, room: &str, keep: Seq) {
+        let mut state = self.state();
+        let log = state.log(room);
+        log.entries.retain(|entry| entry.seq <= keep);
+        log.head = keep;
+        log.epoch += 1;
+        log.bases.push((log.epoch, keep));
+    }
+
+    /// Retention removes what is before `first`.
+    pub(crate) fn forget_before(&self, room: &str, first: Seq) {
+        self.state().log(room).entries.retain(|entry| entry.seq >= first);
+    }
+
+    pub(crate) fn lose_publications(&self, count: usize) {
+        self.state().lose = count;
+    }
+
+    pub(crate) fn repeat_publications(&self) {
+        self.state().repeat = true;
+    }
+
+    pub(crate) fn set_down(&self, down: bool) {
+        self.state().down = down;
+    }
+
+    /// Whether sends are answered, or wait until they are.
+    pub(crate) fn set_answering(&self, answering: bool) {
+        self.answering.send_replace(answering);
+    }
+
+    /// The bus was away.
+    pub(crate) fn disturb(&self) {
+        for node in &self.state().nodes {
+            node.tell(Tidings::Disturbed);
+        }
+    }
+
+    /// Says the next number.
+    pub(crate) fn say_next(&self, room: &str) -> Seq {
+        let mut state = self.state();
+        let text = format!("m{}", state.log(room).head + 1);
+        state.append(room, "bob", &text, "text", text.as_bytes()).0
+    }
+
+    pub(crate) fn is_heard(&self, room: &str) -> bool {
+        let id = RoomId::new(room).unwrap();
+        self.state().nodes.iter().any(|node| node.heard.contains(&id))
+    }
+
+    /// No page of a log was asked for in the last 200 ms.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state().fetched_at.is_some_and(|at| at.elapsed() > Duration::from_millis(200))
+    }
+
+    pub(crate) fn calls(&self, which: impl Fn(&call::Op) -> bool) -> usize {
+        self.state().calls.iter().filter(|op| which(op)).count()
+    }
+
+    /// The bodies of a room, in order.
+    pub(crate) fn stored(&self, room: &str) -> Vec<String> {
+        let state = self.state();
+        let entries = state.rooms.get(room).map(|log| log.entries.as_slice()).unwrap_or_default();
+        let text = |entry: &pb::LogEntry| {
+            String::from_utf8_lossy(&entry.entry.as_ref().map(|entry| entry.body.clone()).unwrap_or_default())
+                .into_owned()
+        };
+        entries.iter().map(text).collect()
+    }
+}
+
+impl Node {
+    fn tell(&self, tidings: Tidings) {
+        if let Some(into) = &self.into {
+            into.try_send(tidings).expect("the node's queue is large enough for a test");
+        }
+    }
+}
+
+impl State {
+    fn log(&mut self, room: &str) -> &mut Log {
+        self.rooms.entry(room.to_owned()).or_insert_with(|| Log { epoch: 1, ..Log::default() })
+    }
+
+    fn append(&mut self, room: &str, from: &str, client_id: &str, kind: &str, body: &[u8]) -> (Seq, bool) {
+        let log = self.log(room);
+        let same = |logged: &&pb::LogEntry| logged.entry.as_ref().is_some_and(|entry| entry.client_id == client_id);
+        if let Some(first) = log.entries.iter().find(same) {
+            return (first.seq, true);
+        }
+        log.head += 1;
+        let entry = pb::Entry {
+            id: format!("{room}-{}-{}", log.epoch, log.head),
+            from: from.to_owned(),
+            client_id: client_id.to_owned(),
+            r#type: kind.to_owned(),
+            body: body.to_vec().into(),
+            ..pb::Entry::default()
+        };
+        let (epoch, seq) = (log.epoch, log.head);
+        log.entries.push(pb::LogEntry { seq, entry: Some(entry.clone()) });
+        self.publish(room, bus_event::Event::Logged(pb::Logged { epoch, seq, entry: Some(entry) }));
+        (seq, false)
+    }
+
+    fn publish(&mut self, room: &str, event: bus_event::Event) {
+        if self.lose > 0 {
+            self.lose -= 1;
+            return;
+        }
+        let id = RoomId::new(room).unwrap();
+        for node in self.nodes.iter().filter(|node| node.heard.contains(&id)) {
+            for _ in 0..=usize::from(self.repeat) {
+                let event = pb::BusEvent { room: room.to_owned(), event: Some(event.clone()) };
+                node.tell(Tidings::Event(event));
+            }
+        }
+    }
+
+    fn answer(&mut self, user: &str, op: call::Op) -> Result<reply::Result, Fault> {
+        self.calls.push(op.clone());
+        if self.down {
+            return Err(fault(ErrorCode::Unavailable));
+        }
+        Ok(match op {
+            call::Op::Authenticate(pb::Authenticate { token, device, .. }) => match token.as_str() {
+                "expired" => return Err(fault(ErrorCode::TokenExpired)),
+                "forged" => return Err(fault(ErrorCode::Unauthenticated)),
+                user => reply::Result::Authenticated(pb::Authenticated {
+                    grant: Bytes::copy_from_slice(user.as_bytes()),
+                    user: user.to_owned(),
+                    device: if device.is_empty() { "device".to_owned() } else { device },
+                    expires_ms: 0,
+                }),
+            },
+            call::Op::Refresh(_) => {
+                reply::Result::Refreshed(pb::Refreshed { grant: user.to_owned().into(), expires_ms: 0 })
+            }
+            call::Op::Disconnected(_) => reply::Result::Done(pb::Done {}),
+            call::Op::Subscribe(pb::Subscribe { mut rooms, all }) => {
+                if all {
+                    rooms.extend(self.members.get(user).cloned().unwrap_or_default());
+                }
+                let rooms = rooms.into_iter().map(|room| self.subscribed(room)).collect();
+                reply::Result::Subscribed(pb::Subscribed { rooms })
+            }
+            call::Op::Fetch(fetch) => reply::Result::Fetched(self.fetch(fetch)),
+            call::Op::Heads(pb::Heads { rooms }) => {
+                let head = |room: String| {
+                    let log = self.log(&room);
+                    pb::Head { epoch: log.epoch, seq: log.head, room }
+                };
+                reply::Result::Heads(pb::HeadList { heads: rooms.into_iter().map(head).collect() })
+            }
+            call::Op::Send(pb::Send { room, client_id, r#type, body, .. }) => {
+                let (seq, duplicate) = self.append(&room, user, &client_id, &r#type, &body);
+                let epoch = self.log(&room).epoch;
+                let id = format!("{room}-{epoch}-{seq}");
+                reply::Result::Stored(pb::Stored { id, epoch, seq, time_ms: seq, duplicate })
+            }
+            call::Op::Signal(pb::SendSignal { room, r#type, body, encoding }) => {
+                let (from, operation, to_user) = (user.to_owned(), 0, String::new());
+                let signal = pb::Signal { from, r#type, body, encoding, operation, to_user };
+                self.publish(&room, bus_event::Event::Signal(signal));
+                reply::Result::Done(pb::Done {})
+            }
+            call::Op::History(pb::History { room, .. }) => {
+                let log = self.log(&room);
+                let (epoch, head, entries) = (log.epoch, log.head, log.entries.clone());
+                reply::Result::History(pb::HistoryPage { epoch, head, truncated: None, entries })
+            }
+            call::Op::Read(pb::Read { room, seq }) => {
+                let head = self.log(&room).head;
+                reply::Result::Read(pb::ReadState { read: seq, joined: 0, head, unread: head.saturating_sub(seq) })
+            }
+            call::Op::NodeBeat(_) => reply::Result::NodeBeaten(pb::NodeBeaten::default()),
+        })
+    }
+
+    fn subscribed(&mut self, room: String) -> pb::SubscribedRoom {
+        if room == "secret" {
+            let fault = Some(fault(ErrorCode::NotAMember));
+            return pb::SubscribedRoom { room, fault, ..pb::SubscribedRoom::default() };
+        }
+        let log = self.log(&room);
+        let (epoch, head, kind) = (log.epoch, log.head, "open".to_owned());
+        pb::SubscribedRoom { room, fault: None, kind, epoch, head, read: 0, joined: 0 }
+    }
+
+    fn fetch(&mut self, pb::Fetch { after, limit, max_bytes }: pb::Fetch) -> pb::Fetched {
+        let pb::Position { room, epoch, seq } = after.unwrap_or_default();
+        self.fetched_at = Some(Instant::now());
+        let log = self.log(&room);
+        let reset_to = log.reset_to(epoch, seq);
+        let seq = reset_to.unwrap_or(seq);
+        let first = log.entries.first().map_or(log.head + 1, |entry| entry.seq);
+        let truncated = (first > seq + 1).then(|| pb::SeqRange { from: seq + 1, to: first - 1 });
+        let mut bytes = 0;
+        let fits = |entry: &&pb::LogEntry| {
+            let first = bytes == 0;
+            bytes += entry.entry.as_ref().map_or(0, |entry| entry.body.len());
+            first || bytes <= max_bytes as usize
+        };
+        let after = log.entries.iter().filter(|entry| entry.seq > seq).take(limit as usize);
+        let entries = after.take_while(fits).cloned().collect();
+        pb::Fetched { epoch: log.epoch, head: log.head, reset_to, truncated, entries }
+    }
+}
+
+#[async_trait]
+impl Logic for Link {
+    async fn call(&self, grant: Bytes, _conn: &str, op: call::Op) -> Result<reply::Result, Fault> {
+        let user = String::from_utf8(grant.to_vec()).unwrap();
+        let is_send = matches!(op, call::Op::Send(_));
+        let answer = self.world.state().answer(&user, op);
+        if is_send {
+            let mut answering = self.world.answering.subscribe();
+            let _ = answering.wait_for(|answering| *answering).await;
+        }
+        answer
+    }
+}
+
+#[async_trait]
+impl Bus for Link {
+    async fn run(&self, into: mpsc::Sender<Tidings>) {
+        self.world.state().nodes[self.number].into = Some(into);
+        std::future::pending().await
+    }
+
+    fn subscribe(&self, room: RoomId) {
+        let mut state = self.world.state();
+        let node = &mut state.nodes[self.number];
+        if node.heard.insert(room.clone()) {
+            node.tell(Tidings::Subscribed(room));
+        }
+    }
+
+    fn unsubscribe(&self, room: &RoomId) {
+        self.world.state().nodes[self.number].heard.remove(room);
+    }
+}
