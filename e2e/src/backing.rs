@@ -21,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct RedisServer {
     /// Where it listens on loopback.
     pub port: u16,
+    number: usize,
+    /// Whose replica it was started as.
+    master: Option<u16>,
     process: Process,
 }
 
@@ -50,18 +53,39 @@ impl RedisSet {
         let mut servers = Vec::new();
         for number in 0..3 {
             let master = servers.first().map(|server: &RedisServer| server.port);
-            servers.push(start_server(folder, number, master)?);
+            servers.push(start_server(folder, number, free_port()?, master)?);
         }
         for server in &servers {
             until("redis answers", PATIENCE, async || server.ask::<String>(&redis::cmd("PING")).await.ok()).await?;
         }
         let mut sentinels = Vec::new();
         for number in 0..3 {
-            sentinels.push(start_sentinel(folder, number, servers[0].port)?);
+            sentinels.push(configure_sentinel(folder, number, servers[0].port)?);
         }
         let set = Self { servers, sentinels };
-        until("replicas in step and Sentinels complete", PATIENCE, async || set.settled().await.then_some(())).await?;
+        set.in_step().await?;
         Ok(set)
+    }
+
+    async fn in_step(&self) -> Result<()> {
+        until("replicas in step and Sentinels complete", PATIENCE, async || self.settled().await.then_some(())).await
+    }
+
+    /// `kill -9` of every server and every Sentinel.
+    pub fn kill(&mut self) -> Result<()> {
+        let sentinels = self.sentinels.iter_mut().map(|(_, sentinel)| sentinel);
+        self.servers.iter_mut().map(|server| &mut server.process).chain(sentinels).try_for_each(Process::kill)
+    }
+
+    /// Starts all that was killed on its data, in the roles it had at the start, and waits until they are in step.
+    pub async fn restart(&mut self, folder: &Path) -> Result<()> {
+        for server in &mut self.servers {
+            *server = start_server(folder, server.number, server.port, server.master)?;
+        }
+        for (number, (_, sentinel)) in self.sentinels.iter_mut().enumerate() {
+            *sentinel = start_sentinel(folder, number)?;
+        }
+        self.in_step().await
     }
 
     async fn settled(&self) -> bool {
@@ -136,7 +160,7 @@ impl RedisSet {
     pub async fn replace_lost(&mut self, folder: &Path) -> Result<()> {
         let master = self.master_port().await.context("no master")?;
         let number = self.servers.iter().map(|server| usize::from(server.port)).sum();
-        self.servers.push(start_server(folder, number, Some(master))?);
+        self.servers.push(start_server(folder, number, free_port()?, Some(master))?);
         until("the new replica in step", PATIENCE, async || {
             let info: String = ask(master, redis::cmd("INFO").arg("replication")).await.ok()?;
             (info.matches("state=online").count() == self.servers.len() - 1).then_some(())
@@ -145,8 +169,7 @@ impl RedisSet {
     }
 }
 
-fn start_server(folder: &Path, number: usize, master: Option<u16>) -> Result<RedisServer> {
-    let port = free_port()?;
+fn start_server(folder: &Path, number: usize, port: u16, master: Option<u16>) -> Result<RedisServer> {
     let name = format!("redis-{number}");
     let data = folder.join(&name);
     std::fs::create_dir_all(&data)?;
@@ -165,16 +188,14 @@ fn start_server(folder: &Path, number: usize, master: Option<u16>) -> Result<Red
     if let Some(master) = master {
         command.args(["--replicaof", "127.0.0.1", &master.to_string()]);
     }
-    Ok(RedisServer { port, process: Process::start(&name, command, folder)? })
+    Ok(RedisServer { port, number, master, process: Process::start(&name, command, folder)? })
 }
 
-fn start_sentinel(folder: &Path, number: usize, master: u16) -> Result<(u16, Process)> {
+fn configure_sentinel(folder: &Path, number: usize, master: u16) -> Result<(u16, Process)> {
     let port = free_port()?;
-    let name = format!("sentinel-{number}");
-    let file: PathBuf = folder.join(format!("{name}.conf"));
     let down_after = DOWN_AFTER.as_millis();
     std::fs::write(
-        &file,
+        sentinel_file(folder, number),
         format!(
             "bind 127.0.0.1\nport {port}\ndir {}\nsentinel monitor {SERVICE} 127.0.0.1 {master} 2\n\
              sentinel down-after-milliseconds {SERVICE} {down_after}\nsentinel failover-timeout {SERVICE} 10000\n\
@@ -182,9 +203,17 @@ fn start_sentinel(folder: &Path, number: usize, master: u16) -> Result<(u16, Pro
             folder.display()
         ),
     )?;
+    Ok((port, start_sentinel(folder, number)?))
+}
+
+fn start_sentinel(folder: &Path, number: usize) -> Result<Process> {
     let mut command = Command::new("redis-sentinel");
-    command.arg(&file);
-    Ok((port, Process::start(&name, command, folder)?))
+    command.arg(sentinel_file(folder, number));
+    Process::start(&format!("sentinel-{number}"), command, folder)
+}
+
+fn sentinel_file(folder: &Path, number: usize) -> PathBuf {
+    folder.join(format!("sentinel-{number}.conf"))
 }
 
 /// One etcd server.

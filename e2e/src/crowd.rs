@@ -58,12 +58,14 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    /// Connects everybody and waits until all are in their rooms.
-    pub async fn gather(size: &Size, addresses: &[String]) -> Result<Self> {
+    /// Connects everybody and waits until all are in their rooms. Each list of addresses is of one transport; the members
+    /// of every room use one as much as another.
+    pub async fn gather(size: &Size, transports: &[&[String]]) -> Result<Self> {
         let rooms: Vec<RoomId> =
             (0..size.rooms).map(|number| RoomId::new(format!("audit-{number}"))).collect::<Result<_, _>>()?;
         let mut members = Vec::with_capacity(size.connections);
         for number in 0..size.connections {
+            let addresses = transports[number / rooms.len() % transports.len()];
             members.push(join(number, rooms[number % rooms.len()].clone(), addresses)?);
             if members.len() % GATHERING == 0 {
                 all_in(&members[members.len() - GATHERING..]).await?;

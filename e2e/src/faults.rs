@@ -121,8 +121,9 @@ impl Stage {
     /// Gathers the crowd. Clients know the addresses of the connect processes that run and of those that `spare` will run
     /// on: none here, a replaced process takes its predecessor's addresses.
     pub async fn set(cluster: Cluster, size: Size) -> Result<Self> {
-        let addresses: Vec<String> = cluster.connects.iter().map(|connect| format!("tcp://{}", connect.tcp)).collect();
-        let crowd = Crowd::gather(&size, &addresses).await?;
+        let tcp: Vec<String> = cluster.connects.iter().map(|connect| format!("tcp://{}", connect.tcp)).collect();
+        let websocket: Vec<String> = cluster.connects.iter().map(|connect| format!("ws://{}/ws", connect.ws)).collect();
+        let crowd = Crowd::gather(&size, &[&tcp, &websocket]).await?;
         Ok(Self { cluster, crowd, size })
     }
 

@@ -3,4 +3,5 @@
 mod backing;
 mod dialects;
 mod faults;
+mod guarantees;
 mod parts;

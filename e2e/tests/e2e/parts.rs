@@ -103,3 +103,23 @@ async fn without_etcd_everything_known_goes_on_and_newcomers_are_found_when_it_i
     assert_eq!(stored(&mut late, "after").await?, 3);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_cluster_started_before_redis_and_etcd_serves_once_they_are_there() -> Result<()> {
+    let mut cluster = Cluster::start(Plan { connect: 0, logic: 0, ..Plan::default() }).await?;
+    cluster.redis.kill()?;
+    cluster.etcd.kill()?;
+    cluster.add_logic()?;
+    cluster.add_connect()?;
+    let folder = cluster.folder().to_owned();
+    let logic = cluster.logics[0].admin.clone();
+    until("logic stands and waits", HEALS, async || im_e2e::http::get(&logic, "/healthz").await.ok()).await?;
+    cluster.etcd.restart(&folder).await?;
+    cluster.ready().await?;
+    let early = Console::open(&cluster.connects[0].ws, &token("alice", "", &[ROOM])?).await;
+    let said = early.err().context("nobody can be let in without the store")?.to_string();
+    assert!(said.contains(r#""code":"unavailable""#) && said.contains(r#""retryable":true"#), "{said}");
+    cluster.redis.restart(&folder).await?;
+    assert_eq!(stored(&mut console(&cluster).await?, "first").await?, 1);
+    Ok(())
+}
