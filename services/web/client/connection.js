@@ -32,7 +32,7 @@ export class Connection {
     this.env = settings.environment;
     /** @type {"token" | "dialling" | "authenticating" | "up" | "ended"} */
     this.phase = "token";
-    /** What subscriptions asked for that are not answered, by number. @type {Map<number, {rooms: string[], all: boolean}>} */
+    /** What subscriptions asked for that are not answered, by number. @type {Map<number, {positions: import("./rooms.js").Position[], all: boolean}>} */
     this.subscribing = new Map();
     this.allAsked = false;
     /** Rooms given up while the auth that asks for them was under way. @type {string[]} */
@@ -97,7 +97,7 @@ export class Connection {
     this.allAsked = all;
     const { device, agent } = this.settings;
     this.authReq = this.write({ op: "auth", token, resume, all, device, agent });
-    if (all || resume.length > 0) this.subscribing.set(this.authReq, { rooms: resume.map((position) => position.room), all });
+    if (all || resume.length > 0) this.subscribing.set(this.authReq, { positions: resume, all });
   }
 
   /**

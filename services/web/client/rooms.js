@@ -22,8 +22,8 @@ class Room {
     this.content = [0, 0];
     /** Per lane: how far it has come by itself; null: not known. What it leaves out, the other must not hide. */
     this.reached = [null, null];
-    /** Asked for again because something was missing: on which lane, and whether that was answered. */
-    this.repair = null;
+    /** Per lane: asked for again because something was missing, and whether that was answered. @type {({answered: boolean} | null)[]} */
+    this.repair = [null, null];
   }
 
   advance(lane, alone, seq) {
@@ -31,12 +31,18 @@ class Room {
     this.content[lane] = seen;
     this.epoch = alone ? seen : Math.max(this.epoch, seen);
     this.seq = seq;
-    this.repair = null;
+    this.reach(lane, seq);
+  }
+
+  /** A lane has come on by itself. */
+  reach(lane, seq) {
+    this.reached[lane] = Math.max(this.reached[lane] ?? 0, seq);
+    this.repair[lane] = null;
   }
 
   gap(lane) {
-    if (this.repair?.lane === lane) return this.repair.answered ? "gap_again" : "repairing";
-    this.repair = { lane, answered: false };
+    if (this.repair[lane]) return this.repair[lane].answered ? "gap_again" : "repairing";
+    this.repair[lane] = { answered: false };
     return "gap";
   }
 }
@@ -92,7 +98,7 @@ export class Rooms {
       room.seen[lane] = 0;
       room.content[lane] = 0;
       room.reached[lane] = null;
-      if (room.repair?.lane === lane) room.repair = null;
+      room.repair[lane] = null;
     }
     if (alone) this.left.clear();
   }
@@ -115,8 +121,6 @@ export class Rooms {
     const room = this.rooms.get(id);
     if (!room) return null;
     room.asked[lane] = true;
-    room.content[lane] = room.epoch;
-    room.reached[lane] = room.seq;
     return room.seq === null ? { room: id } : { room: id, epoch: room.epoch, seq: room.seq };
   }
 
@@ -129,11 +133,12 @@ export class Rooms {
 
   /**
    * A subscription was accepted. `late`: the client has been connected before, so a room that turns up now was joined
-   * while it was away, and everything since `joined` is wanted.
+   * while it was away, and everything since `joined` is wanted. `asked`: the position that was asked for; what the lane
+   * brings from now on follows it, whatever it brought before.
    * @returns {{after: number, fetch: boolean, unwanted: boolean}} messages after `after` follow; `fetch`: ask for the room
    *   again from there; `unwanted`: unsubscribe
    */
-  subscribed(lane, late, id, epoch, head, joined) {
+  subscribed(lane, late, id, epoch, head, joined, asked) {
     let room = this.rooms.get(id);
     if (this.unwanted.has(id) || !(this.all || room)) return { after: head, fetch: false, unwanted: true };
     this.left.delete(id);
@@ -144,7 +149,11 @@ export class Rooms {
     }
     room.asked[lane] = true;
     room.seen[lane] = Math.max(room.seen[lane], epoch);
-    if (room.repair?.lane === lane) room.repair.answered = true;
+    if (asked || room.reached[lane] === null) {
+      room.content[lane] = asked?.epoch || epoch;
+      room.reached[lane] = asked?.seq ?? head;
+    }
+    if (asked && room.repair[lane]) room.repair[lane].answered = true;
     if (room.seq === null) {
       room.seq = head;
       room.epoch = epoch;
@@ -168,7 +177,7 @@ export class Rooms {
     if (!alone && room.seen[lane] < room.epoch) return { verdict: "stale" };
     const reached = room.reached[lane];
     if (reached !== null && message.seq > reached + 1) return { verdict: room.gap(lane) };
-    room.reached[lane] = Math.max(reached ?? 0, message.seq);
+    room.reach(lane, message.seq);
     const had = room.seq;
     if (had !== null && message.seq <= had) {
       if (message.epoch <= room.epoch || room.epoch === 0) return { verdict: "repeat" };
@@ -187,15 +196,13 @@ export class Rooms {
     const content = room.content[lane];
     room.content[lane] = epoch;
     room.reached[lane] = seq;
+    room.repair[lane] = null;
     room.seen[lane] = alone ? epoch : Math.max(room.seen[lane], epoch);
     if (!alone && epoch < room.epoch) return false;
     // The other lane brought this news before and has gone on since: this lane will repeat what came after.
     const oldNews = !alone && epoch === room.epoch && content < epoch;
     const had = room.seq;
-    if (had !== null && seq < had) {
-      if (oldNews) return false;
-      room.repair = null;
-    }
+    if (oldNews && had !== null && seq < had) return false;
     room.epoch = epoch;
     if (had === null || seq < had) room.seq = seq;
     return had !== null && seq < had;
@@ -205,7 +212,7 @@ export class Rooms {
   truncated(lane, alone, id, from, to) {
     const room = this.rooms.get(id);
     if (!room || (!alone && room.seen[lane] < room.epoch)) return null;
-    room.reached[lane] = Math.max(room.reached[lane] ?? 0, to);
+    room.reach(lane, to);
     const had = room.seq;
     if (had !== null && (to <= had || from > had + 1)) return null;
     room.advance(lane, alone, to);

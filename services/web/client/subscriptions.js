@@ -62,7 +62,7 @@ export class Subscriptions {
     if (positions.length === 0 && !all) return;
     connection.allAsked ||= all;
     const req = connection.write({ op: "subscribe", rooms: positions, all });
-    connection.subscribing.set(req, { rooms: positions.map(({ room }) => room), all });
+    connection.subscribing.set(req, { positions, all });
   }
 
   /** Asks for one room again from where it stands. */
@@ -107,7 +107,7 @@ export class Subscriptions {
 
   /** An answer to a subscription, or to the auth that carried one. @param {Connection} connection */
   answered(connection, frame) {
-    const asked = connection.subscribing.get(frame.req) ?? { rooms: [], all: false };
+    const asked = connection.subscribing.get(frame.req) ?? { positions: [], all: false };
     connection.subscribing.delete(frame.req);
     const late = this.allKnown;
     const results = (frame.rooms ?? []).map((result) =>
@@ -115,15 +115,15 @@ export class Subscriptions {
     );
     for (const result of results) {
       if (result.error) this.#refused(result.room, result.error);
-      else this.#heard(connection, late, result);
+      else this.#heard(connection, late, result, asked.positions.find(({ room }) => room === result.room));
     }
     this.allKnown ||= asked.all;
     this.#tell(results, asked.all);
     this.checkResumed(connection);
   }
 
-  #heard(connection, late, { room, kind, epoch, head, read, joined }) {
-    const heard = this.rooms.subscribed(connection.lane, late, room, epoch, head, joined);
+  #heard(connection, late, { room, kind, epoch, head, read, joined }, asked) {
+    const heard = this.rooms.subscribed(connection.lane, late, room, epoch, head, joined, asked);
     if (heard.unwanted) {
       connection.write({ op: "unsubscribe", rooms: [room] });
       return;
@@ -162,7 +162,7 @@ export class Subscriptions {
     const asked = connection.subscribing.get(req);
     if (!asked) return false;
     connection.subscribing.delete(req);
-    const results = asked.rooms.map((room) => ({ room, error }));
+    const results = asked.positions.map(({ room }) => ({ room, error }));
     for (const { room } of results) this.#refused(room, error);
     if (asked.all) {
       connection.allAsked = !error.retryable;
