@@ -1,7 +1,10 @@
 //! Which build runs: for `--version`, the build info metric, discovery and traces.
 
-/// The release, as in `Cargo.toml`.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The release: what was given as `IM_BUILD_VERSION` when the program was compiled, otherwise as in `Cargo.toml`.
+pub const VERSION: &str = match option_env!("IM_BUILD_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
 
 /// The source commit, given as `IM_BUILD_COMMIT` when the program was compiled; `unknown` otherwise.
 pub const COMMIT: &str = match option_env!("IM_BUILD_COMMIT") {
