@@ -40,8 +40,13 @@ class Room {
     this.repair[lane] = null;
   }
 
+  /** What arrives on a lane belongs to before the question, until that is answered. */
+  repairing(lane) {
+    return this.repair[lane]?.answered === false;
+  }
+
   gap(lane) {
-    if (this.repair[lane]) return this.repair[lane].answered ? "gap_again" : "repairing";
+    if (this.repair[lane]) return "gap_again";
     this.repair[lane] = { answered: false };
     return "gap";
   }
@@ -173,8 +178,10 @@ export class Rooms {
       room = new Room(null, message.epoch);
       this.rooms.set(message.room, room);
     }
+    if (room.repairing(lane)) return { verdict: "repairing" };
     room.seen[lane] = Math.max(room.seen[lane], message.epoch);
-    if (!alone && room.seen[lane] < room.epoch) return { verdict: "stale" };
+    // It lives in a past that the other has left. Left alone with it, ask where the log stands now.
+    if (room.seen[lane] < room.epoch) return { verdict: alone ? room.gap(lane) : "stale" };
     const reached = room.reached[lane];
     if (reached !== null && message.seq > reached + 1) return { verdict: room.gap(lane) };
     room.reach(lane, message.seq);
@@ -193,12 +200,16 @@ export class Rooms {
   reset(lane, alone, id, epoch, seq) {
     const room = this.rooms.get(id);
     if (!room) return false;
+    // What was asked for again comes with its own resets.
+    if (room.repairing(lane)) return false;
     const content = room.content[lane];
     room.content[lane] = epoch;
     room.reached[lane] = seq;
     room.repair[lane] = null;
-    room.seen[lane] = alone ? epoch : Math.max(room.seen[lane], epoch);
-    if (!alone && epoch < room.epoch) return false;
+    // An older epoch than that of the position it was asked with: the log itself was set back.
+    const setBack = alone && content >= room.epoch;
+    room.seen[lane] = setBack ? epoch : Math.max(room.seen[lane], epoch);
+    if (epoch < room.epoch && !setBack) return false;
     // The other lane brought this news before and has gone on since: this lane will repeat what came after.
     const oldNews = !alone && epoch === room.epoch && content < epoch;
     const had = room.seq;
@@ -211,7 +222,7 @@ export class Rooms {
   /** The server says that `from..to` is gone. What of it the application had not yet is returned, else null. */
   truncated(lane, alone, id, from, to) {
     const room = this.rooms.get(id);
-    if (!room || (!alone && room.seen[lane] < room.epoch)) return null;
+    if (!room || room.repairing(lane) || (!alone && room.seen[lane] < room.epoch)) return null;
     room.reach(lane, to);
     const had = room.seq;
     if (had !== null && (to <= had || from > had + 1)) return null;

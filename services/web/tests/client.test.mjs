@@ -35,8 +35,11 @@ test("authenticates with token, device and positions, and says when it has caugh
 test("drops repeats and asks again for what is missing", async () => {
   const { stage, events } = await inRoom(0);
   for (const seq of [1, 2, 2, 1, 5]) stage.socket.say(message(seq));
-  assert.deepEqual(stage.socket.take("subscribe").rooms, [{ room: "r", epoch: 1, seq: 2 }]);
-  stage.socket.say(message(6));
+  const { req, rooms } = stage.socket.take("subscribe");
+  assert.deepEqual(rooms, [{ room: "r", epoch: 1, seq: 2 }]);
+  for (const seq of [6, 3, 4]) stage.socket.say(message(seq));
+  assert.deepEqual(story(events), [1, 2]);
+  stage.socket.say({ op: "subscribed", req, rooms: [heard(6)] });
   for (const seq of [3, 4, 5, 6]) stage.socket.say(message(seq));
   assert.deepEqual(story(events), [1, 2, 3, 4, 5, 6]);
 });
