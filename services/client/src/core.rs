@@ -96,8 +96,15 @@ struct Waiter {
 /// What a subscription asked for.
 #[derive(Debug, Default)]
 struct Asked {
-    rooms: Vec<RoomId>,
+    /// From where, by room.
+    positions: HashMap<RoomId, Position>,
     all: bool,
+}
+
+impl Asked {
+    fn new(positions: &[Position], all: bool) -> Self {
+        Self { positions: positions.iter().map(|position| (position.room.clone(), position.clone())).collect(), all }
+    }
 }
 
 /// How the server said good-bye, before the connection ends.

@@ -55,8 +55,8 @@ pub(crate) enum Verdict {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Repair {
     None,
-    Asked(Lane),
-    Answered(Lane),
+    Asked,
+    Answered,
 }
 
 #[derive(Debug)]
@@ -71,12 +71,16 @@ struct Room {
     seen: [Epoch; 2],
     /// Per lane: the epoch of the position it started from, and of what it delivered since.
     content: [Epoch; 2],
-    repair: Repair,
+    /// Per lane: how far it has come by itself; `None`: not known. What it leaves out, the other must not hide.
+    reached: [Option<Seq>; 2],
+    /// Per lane: whether the room was asked for again because something was missing.
+    repair: [Repair; 2],
 }
 
 impl Room {
     fn new(seq: Option<Seq>, epoch: Epoch) -> Self {
-        Self { seq, epoch, asked: [false; 2], seen: [0; 2], content: [0; 2], repair: Repair::None }
+        let (asked, seen, content) = ([false; 2], [0; 2], [0; 2]);
+        Self { seq, epoch, asked, seen, content, reached: [None; 2], repair: [Repair::None; 2] }
     }
 
     fn advance(&mut self, lane: Lane, alone: bool, seq: Seq) {
@@ -84,15 +88,28 @@ impl Room {
         self.content[lane.index()] = seen;
         self.epoch = if alone { seen } else { self.epoch.max(seen) };
         self.seq = Some(seq);
-        self.repair = Repair::None;
+        self.reach(lane, seq);
+    }
+
+    /// A lane has come on by itself.
+    fn reach(&mut self, lane: Lane, seq: Seq) {
+        let reached = &mut self.reached[lane.index()];
+        *reached = (*reached).max(Some(seq));
+        self.repair[lane.index()] = Repair::None;
+    }
+
+    /// What arrives on a lane belongs to before the question, until that is answered.
+    fn repairing(&self, lane: Lane) -> bool {
+        self.repair[lane.index()] == Repair::Asked
     }
 
     fn gap(&mut self, lane: Lane) -> Verdict {
-        match self.repair {
-            Repair::Answered(asked) if asked == lane => Verdict::GapAgain,
-            Repair::Asked(asked) if asked == lane => Verdict::Repairing,
-            _ => {
-                self.repair = Repair::Asked(lane);
+        let repair = &mut self.repair[lane.index()];
+        match repair {
+            Repair::Answered => Verdict::GapAgain,
+            Repair::Asked => Verdict::Repairing,
+            Repair::None => {
+                *repair = Repair::Asked;
                 Verdict::Gap
             }
         }
@@ -176,9 +193,8 @@ impl Rooms {
             room.asked[lane.index()] = false;
             room.seen[lane.index()] = 0;
             room.content[lane.index()] = 0;
-            if matches!(room.repair, Repair::Asked(asked) | Repair::Answered(asked) if asked == lane) {
-                room.repair = Repair::None;
-            }
+            room.reached[lane.index()] = None;
+            room.repair[lane.index()] = Repair::None;
         }
         if alone {
             self.left.clear();
@@ -191,7 +207,6 @@ impl Rooms {
         not_asked
             .map(|(id, room)| {
                 room.asked[lane.index()] = true;
-                room.content[lane.index()] = room.epoch;
                 Position { room: id.clone(), epoch: room.epoch, seq: room.seq }
             })
             .collect()
@@ -210,7 +225,6 @@ impl Rooms {
     pub(crate) fn ask_again(&mut self, lane: Lane, id: &RoomId) -> Option<Position> {
         let room = self.rooms.get_mut(id)?;
         room.asked[lane.index()] = true;
-        room.content[lane.index()] = room.epoch;
         Some(Position { room: id.clone(), epoch: room.epoch, seq: room.seq })
     }
 
@@ -222,7 +236,8 @@ impl Rooms {
     }
 
     /// A subscription was accepted. `late`: the client has been connected before, so a room that turns up now was joined
-    /// while it was away, and everything since `joined` is wanted.
+    /// while it was away, and everything since `joined` is wanted. `asked`: the position that was asked for; what the lane
+    /// brings from now on follows it, whatever it brought before.
     pub(crate) fn subscribed(
         &mut self,
         lane: Lane,
@@ -231,6 +246,7 @@ impl Rooms {
         epoch: Epoch,
         head: Seq,
         joined: Seq,
+        asked: Option<&Position>,
     ) -> Heard {
         if self.unwanted.contains(id) || !(self.all || self.rooms.contains_key(id)) {
             return Heard { after: head, new: false, fetch: false, unwanted: true };
@@ -244,10 +260,12 @@ impl Rooms {
         });
         room.asked[lane.index()] = true;
         room.seen[lane.index()] = room.seen[lane.index()].max(epoch);
-        if let Repair::Asked(asked) = room.repair
-            && asked == lane
-        {
-            room.repair = Repair::Answered(lane);
+        if asked.is_some() || room.reached[lane.index()].is_none() {
+            room.content[lane.index()] = asked.map(|asked| asked.epoch).filter(|epoch| *epoch != 0).unwrap_or(epoch);
+            room.reached[lane.index()] = asked.and_then(|asked| asked.seq).or(Some(head));
+        }
+        if asked.is_some() && room.repairing(lane) {
+            room.repair[lane.index()] = Repair::Answered;
         }
         if room.seq.is_none() {
             room.seq = Some(head);
@@ -266,9 +284,18 @@ impl Rooms {
             self.rooms.insert(message.room.clone(), Room::new(None, message.epoch));
         }
         let Some(room) = self.rooms.get_mut(&message.room) else { return Verdict::NotHeard };
+        if room.repairing(lane) {
+            return Verdict::Repairing;
+        }
         let seen = &mut room.seen[lane.index()];
         *seen = (*seen).max(message.epoch);
-        if !alone && *seen < room.epoch {
+        // It lives in a past that the other has left. Left alone with it, ask where the log stands now.
+        let past = *seen < room.epoch;
+        if (past && alone) || room.reached[lane.index()].is_some_and(|reached| message.seq > reached + 1) {
+            return room.gap(lane);
+        }
+        room.reach(lane, message.seq);
+        if past {
             return Verdict::Stale;
         }
         match room.seq {
@@ -289,42 +316,40 @@ impl Rooms {
     /// The server says that the log ends at `seq` now. True: the application had more and must be told.
     pub(crate) fn reset(&mut self, lane: Lane, alone: bool, id: &RoomId, epoch: Epoch, seq: Seq) -> bool {
         let Some(room) = self.rooms.get_mut(id) else { return false };
+        if room.repairing(lane) {
+            // What was asked for again comes with its own resets.
+            return false;
+        }
         let content = std::mem::replace(&mut room.content[lane.index()], epoch);
+        room.reached[lane.index()] = Some(seq);
+        room.repair[lane.index()] = Repair::None;
+        // An older epoch than that of the position it was asked with: the log itself was set back.
+        let set_back = alone && content >= room.epoch;
         let seen = &mut room.seen[lane.index()];
-        *seen = if alone { epoch } else { (*seen).max(epoch) };
-        if !alone && epoch < room.epoch {
+        *seen = if set_back { epoch } else { (*seen).max(epoch) };
+        if epoch < room.epoch && !set_back {
             return false;
         }
         // The other lane brought this news before and has gone on since: this lane will repeat what came after.
         let old_news = !alone && epoch == room.epoch && content < epoch;
-        match room.seq {
-            Some(had) if seq < had && !old_news => {
-                room.seq = Some(seq);
-                room.epoch = epoch;
-                room.repair = Repair::None;
-                true
-            }
-            Some(had) => {
-                if seq >= had {
-                    room.epoch = epoch;
-                }
-                false
-            }
-            None => {
-                room.seq = Some(seq);
-                room.epoch = epoch;
-                false
-            }
+        let beyond = room.seq.is_some_and(|had| seq < had);
+        if beyond && old_news {
+            return false;
         }
+        room.epoch = epoch;
+        if beyond || room.seq.is_none() {
+            room.seq = Some(seq);
+        }
+        beyond
     }
 
     /// The server says that `from..=to` is gone. What of it the application had not yet is returned.
     pub(crate) fn truncated(&mut self, lane: Lane, alone: bool, id: &RoomId, from: Seq, to: Seq) -> Option<(Seq, Seq)> {
         let room = self.rooms.get_mut(id)?;
-        let seen = room.seen[lane.index()];
-        if !alone && seen < room.epoch {
+        if room.repairing(lane) || (!alone && room.seen[lane.index()] < room.epoch) {
             return None;
         }
+        room.reach(lane, to);
         match room.seq {
             Some(had) if to <= had || from > had + 1 => None,
             Some(had) => {

@@ -181,10 +181,11 @@ export class Rooms {
     if (room.repairing(lane)) return { verdict: "repairing" };
     room.seen[lane] = Math.max(room.seen[lane], message.epoch);
     // It lives in a past that the other has left. Left alone with it, ask where the log stands now.
-    if (room.seen[lane] < room.epoch) return { verdict: alone ? room.gap(lane) : "stale" };
+    const past = room.seen[lane] < room.epoch;
     const reached = room.reached[lane];
-    if (reached !== null && message.seq > reached + 1) return { verdict: room.gap(lane) };
+    if ((past && alone) || (reached !== null && message.seq > reached + 1)) return { verdict: room.gap(lane) };
     room.reach(lane, message.seq);
+    if (past) return { verdict: "stale" };
     const had = room.seq;
     if (had !== null && message.seq <= had) {
       if (message.epoch <= room.epoch || room.epoch === 0) return { verdict: "repeat" };

@@ -65,10 +65,12 @@ export class Subscriptions {
     connection.subscribing.set(req, { positions, all });
   }
 
-  /** Asks for one room again from where it stands. */
+  /** Asks for one room again from where it stands. A subscription that stands already would go on as it is. */
   repair(connection, room) {
     const position = this.rooms.askAgain(connection.lane, room);
-    if (position) this.#ask(connection, { positions: [position], all: false });
+    if (!position) return;
+    connection.write({ op: "unsubscribe", rooms: [room] });
+    this.#ask(connection, { positions: [position], all: false });
   }
 
   /** The application wants rooms. Resolves with one result per room. */
@@ -110,12 +112,13 @@ export class Subscriptions {
     const asked = connection.subscribing.get(frame.req) ?? { positions: [], all: false };
     connection.subscribing.delete(frame.req);
     const late = this.allKnown;
+    const positions = new Map(asked.positions.map((position) => [position.room, position]));
     const results = (frame.rooms ?? []).map((result) =>
       result.error ? { room: result.room, error: RequestError.fromFrame(result.error) } : result,
     );
     for (const result of results) {
       if (result.error) this.#refused(result.room, result.error);
-      else this.#heard(connection, late, result, asked.positions.find(({ room }) => room === result.room));
+      else this.#heard(connection, late, result, positions.get(result.room));
     }
     this.allKnown ||= asked.all;
     this.#tell(results, asked.all);

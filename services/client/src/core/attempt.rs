@@ -51,14 +51,14 @@ impl Core {
         self.rooms.open(lane, alone);
         let (first, rest) = self.chunks(lane);
         let (resume, all) = (first.positions, first.all);
-        let asked = super::Asked { rooms: resume.iter().map(|position| position.room.clone()).collect(), all };
+        let asked = super::Asked::new(&resume, all);
         let (device, agent) = (self.device.clone(), self.agent.clone());
         let req = self.write(lane, ClientOp::Auth { token, device, resume, all, agent });
         let deadline = now + self.options.auth_timeout;
         if let Some(connection) = &mut self.lanes[lane.index()] {
             connection.phase = Phase::Authenticating { req, deadline, refused: None };
             connection.all_asked = all;
-            if all || !asked.rooms.is_empty() {
+            if all || !asked.positions.is_empty() {
                 connection.subscribing.insert(req, asked);
             }
         }

@@ -65,11 +65,11 @@ impl Core {
         if positions.is_empty() && !all {
             return;
         }
-        let rooms = positions.iter().map(|position| position.room.clone()).collect();
+        let asked = Asked::new(&positions, all);
         let req = self.write(lane, ClientOp::Subscribe { rooms: positions, all });
         if let Some(connection) = &mut self.lanes[lane.index()] {
             connection.all_asked |= all;
-            connection.subscribing.insert(req, Asked { rooms, all });
+            connection.subscribing.insert(req, asked);
         }
     }
 
@@ -125,7 +125,7 @@ impl Core {
         let late = self.all_known;
         for result in &results {
             match result {
-                SubscribedRoom::Ok { .. } => self.heard_room(lane, late, result),
+                SubscribedRoom::Ok { room, .. } => self.heard_room(lane, late, result, asked.positions.get(room)),
                 SubscribedRoom::Refused { room, error } => self.refused_room(room, error.clone(), now),
             }
         }
@@ -134,10 +134,10 @@ impl Core {
         self.check_resumed(lane, now);
     }
 
-    fn heard_room(&mut self, lane: Lane, late: bool, result: &SubscribedRoom) {
+    fn heard_room(&mut self, lane: Lane, late: bool, result: &SubscribedRoom, asked: Option<&Position>) {
         let SubscribedRoom::Ok { room, kind, epoch, head, read, joined } = result else { return };
         let (epoch, head, read, joined) = (*epoch, *head, *read, *joined);
-        let heard = self.rooms.subscribed(lane, late, room, epoch, head, joined);
+        let heard = self.rooms.subscribed(lane, late, room, epoch, head, joined, asked);
         if heard.unwanted {
             self.write(lane, ClientOp::Unsubscribe { rooms: vec![room.clone()] });
             return;
@@ -186,7 +186,7 @@ impl Core {
             self.ask_again_at = Some(now + self.options.resend.max);
         }
         let refuse = |room: RoomId| SubscribedRoom::Refused { room, error: error.clone() };
-        let results: Vec<_> = asked.rooms.into_iter().map(refuse).collect();
+        let results: Vec<_> = asked.positions.into_keys().map(refuse).collect();
         for result in &results {
             if let SubscribedRoom::Refused { room, error } = result {
                 self.refused_room(room, error.clone(), now);
