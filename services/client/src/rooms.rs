@@ -116,6 +116,15 @@ impl Room {
     }
 }
 
+/// Where the server says that a room stands.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Standing {
+    pub(crate) epoch: Epoch,
+    pub(crate) head: Seq,
+    /// The head when the user became a member.
+    pub(crate) joined: Seq,
+}
+
 /// What the answer to a subscription means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Heard {
@@ -243,9 +252,7 @@ impl Rooms {
         lane: Lane,
         late: bool,
         id: &RoomId,
-        epoch: Epoch,
-        head: Seq,
-        joined: Seq,
+        Standing { epoch, head, joined }: Standing,
         asked: Option<&Position>,
     ) -> Heard {
         if self.unwanted.contains(id) || !(self.all || self.rooms.contains_key(id)) {

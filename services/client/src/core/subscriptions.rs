@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Asked, Core, SubscribeReply, Waiter};
 use crate::client::RequestError;
 use crate::event::Event;
-use crate::rooms::Lane;
+use crate::rooms::{Lane, Standing};
 
 /// About what a position costs beside its room's name, in either encoding.
 const POSITION_BYTES: usize = 48;
@@ -137,7 +137,7 @@ impl Core {
     fn heard_room(&mut self, lane: Lane, late: bool, result: &SubscribedRoom, asked: Option<&Position>) {
         let SubscribedRoom::Ok { room, kind, epoch, head, read, joined } = result else { return };
         let (epoch, head, read, joined) = (*epoch, *head, *read, *joined);
-        let heard = self.rooms.subscribed(lane, late, room, epoch, head, joined, asked);
+        let heard = self.rooms.subscribed(lane, late, room, Standing { epoch, head, joined }, asked);
         if heard.unwanted {
             self.write(lane, ClientOp::Unsubscribe { rooms: vec![room.clone()] });
             return;

@@ -27,6 +27,10 @@ fn at(room: &str, epoch: Epoch, seq: Option<Seq>) -> Position {
     Position { room: id(room), epoch, seq }
 }
 
+fn standing(epoch: Epoch, head: Seq, joined: Seq) -> Standing {
+    Standing { epoch, head, joined }
+}
+
 /// One room "r" at (1, 10), asked for on both lanes.
 fn rooms() -> Rooms {
     let mut rooms = Rooms::new(vec![at("r", 1, Some(10))], false);
@@ -38,7 +42,7 @@ fn rooms() -> Rooms {
 #[test]
 fn a_room_goes_on_where_it_was_and_repeats_are_dropped() {
     let mut rooms = rooms();
-    rooms.subscribed(Lane::A, false, &id("r"), 1, 12, 0, Some(&at("r", 1, Some(10))));
+    rooms.subscribed(Lane::A, false, &id("r"), standing(1, 12, 0), Some(&at("r", 1, Some(10))));
     assert_eq!(rooms.message(Lane::A, true, &message("r", 1, 11)), Verdict::Deliver);
     assert_eq!(rooms.message(Lane::A, true, &message("r", 1, 11)), Verdict::Repeat);
     assert_eq!(rooms.message(Lane::A, true, &message("r", 1, 3)), Verdict::Repeat);
@@ -50,7 +54,7 @@ fn a_room_goes_on_where_it_was_and_repeats_are_dropped() {
 fn a_room_heard_from_now_on_begins_after_the_head() {
     let mut rooms = Rooms::new(vec![at("r", 0, None)], false);
     rooms.ask(Lane::A);
-    let heard = rooms.subscribed(Lane::A, false, &id("r"), 5, 40, 0, Some(&at("r", 0, None)));
+    let heard = rooms.subscribed(Lane::A, false, &id("r"), standing(5, 40, 0), Some(&at("r", 0, None)));
     assert_eq!(heard, Heard { after: 40, new: false, fetch: false, unwanted: false });
     assert_eq!(rooms.message(Lane::A, true, &message("r", 5, 40)), Verdict::Repeat);
     assert_eq!(rooms.message(Lane::A, true, &message("r", 5, 41)), Verdict::Deliver);
@@ -62,7 +66,7 @@ fn a_gap_is_asked_for_once_and_a_second_one_is_told_apart() {
     assert_eq!(rooms.message(Lane::A, true, &message("r", 1, 12)), Verdict::Gap);
     assert_eq!(rooms.message(Lane::A, true, &message("r", 1, 13)), Verdict::Repairing);
     assert_eq!(rooms.ask_again(Lane::A, &id("r")), Some(at("r", 1, Some(10))));
-    rooms.subscribed(Lane::A, true, &id("r"), 1, 13, 0, Some(&at("r", 1, Some(10))));
+    rooms.subscribed(Lane::A, true, &id("r"), standing(1, 13, 0), Some(&at("r", 1, Some(10))));
     assert_eq!(rooms.message(Lane::A, true, &message("r", 1, 13)), Verdict::GapAgain);
     assert_eq!(rooms.message(Lane::A, true, &message("r", 1, 11)), Verdict::Deliver);
     assert_eq!(rooms.message(Lane::A, true, &message("r", 1, 13)), Verdict::Gap, "a new one");
@@ -71,7 +75,7 @@ fn a_gap_is_asked_for_once_and_a_second_one_is_told_apart() {
 #[test]
 fn a_reset_takes_back_what_is_beyond_it() {
     let mut rooms = rooms();
-    rooms.subscribed(Lane::A, false, &id("r"), 2, 9, 0, Some(&at("r", 1, Some(10))));
+    rooms.subscribed(Lane::A, false, &id("r"), standing(2, 9, 0), Some(&at("r", 1, Some(10))));
     assert!(rooms.reset(Lane::A, true, &id("r"), 2, 7));
     assert_eq!(rooms.message(Lane::A, true, &message("r", 2, 8)), Verdict::Deliver);
     assert!(!rooms.reset(Lane::A, true, &id("r"), 3, 20), "nothing was beyond");
@@ -81,7 +85,7 @@ fn a_reset_takes_back_what_is_beyond_it() {
 #[test]
 fn a_position_beyond_the_head_of_its_own_epoch_is_reset_too() {
     let mut rooms = rooms();
-    rooms.subscribed(Lane::A, false, &id("r"), 1, 5, 0, Some(&at("r", 1, Some(10))));
+    rooms.subscribed(Lane::A, false, &id("r"), standing(1, 5, 0), Some(&at("r", 1, Some(10))));
     assert!(rooms.reset(Lane::A, true, &id("r"), 1, 5));
     assert_eq!(rooms.place(&id("r")), Some((1, 5)));
 }
@@ -112,7 +116,7 @@ fn the_news_of_a_reset_counts_once_over_two_connections() {
 #[test]
 fn a_phantom_of_the_old_connection_is_taken_back_when_the_new_one_brings_the_real_message() {
     let mut rooms = rooms();
-    rooms.subscribed(Lane::B, true, &id("r"), 2, 10, 0, Some(&at("r", 1, Some(10))));
+    rooms.subscribed(Lane::B, true, &id("r"), standing(2, 10, 0), Some(&at("r", 1, Some(10))));
     assert_eq!(rooms.message(Lane::A, false, &message("r", 1, 11)), Verdict::Deliver, "nobody knows better yet");
     assert_eq!(rooms.message(Lane::B, false, &message("r", 2, 11)), Verdict::DeliverAfterReset { keep: 10 });
     assert_eq!(rooms.message(Lane::B, false, &message("r", 2, 12)), Verdict::Deliver);
@@ -121,22 +125,22 @@ fn a_phantom_of_the_old_connection_is_taken_back_when_the_new_one_brings_the_rea
 #[test]
 fn a_connection_left_alone_in_the_past_is_asked_where_the_log_stands() {
     let mut rooms = rooms();
-    rooms.subscribed(Lane::B, true, &id("r"), 5, 10, 0, Some(&at("r", 1, Some(10))));
+    rooms.subscribed(Lane::B, true, &id("r"), standing(5, 10, 0), Some(&at("r", 1, Some(10))));
     assert_eq!(rooms.message(Lane::B, false, &message("r", 5, 11)), Verdict::Deliver);
     assert_eq!(rooms.message(Lane::A, false, &message("r", 2, 12)), Verdict::Stale);
     assert_eq!(rooms.message(Lane::A, true, &message("r", 3, 12)), Verdict::Gap);
     assert_eq!(rooms.ask_again(Lane::A, &id("r")), Some(at("r", 5, Some(11))));
     assert!(!rooms.reset(Lane::A, true, &id("r"), 4, 10), "from before the question");
     assert_eq!(rooms.message(Lane::A, true, &message("r", 4, 12)), Verdict::Repairing);
-    rooms.subscribed(Lane::A, true, &id("r"), 5, 12, 0, Some(&at("r", 5, Some(11))));
+    rooms.subscribed(Lane::A, true, &id("r"), standing(5, 12, 0), Some(&at("r", 5, Some(11))));
     assert_eq!(rooms.message(Lane::A, true, &message("r", 5, 12)), Verdict::Deliver);
 }
 
 #[test]
 fn what_one_connection_leaves_out_the_other_does_not_hide() {
     let mut rooms = rooms();
-    rooms.subscribed(Lane::A, false, &id("r"), 1, 10, 0, Some(&at("r", 1, Some(10))));
-    rooms.subscribed(Lane::B, true, &id("r"), 1, 10, 0, Some(&at("r", 1, Some(10))));
+    rooms.subscribed(Lane::A, false, &id("r"), standing(1, 10, 0), Some(&at("r", 1, Some(10))));
+    rooms.subscribed(Lane::B, true, &id("r"), standing(1, 10, 0), Some(&at("r", 1, Some(10))));
     assert_eq!(rooms.message(Lane::A, false, &message("r", 1, 11)), Verdict::Deliver);
     assert_eq!(rooms.message(Lane::B, false, &message("r", 1, 12)), Verdict::Gap, "it has not brought 11");
     assert_eq!(rooms.message(Lane::A, false, &message("r", 1, 12)), Verdict::Deliver);
@@ -155,20 +159,20 @@ fn what_retention_removed_is_told_once() {
 fn rooms_that_nobody_asked_for_are_heard_only_when_all_are() {
     let mut some = rooms();
     assert_eq!(some.message(Lane::A, true, &message("x", 1, 5)), Verdict::NotHeard);
-    assert!(some.subscribed(Lane::A, false, &id("x"), 1, 5, 0, None).unwanted);
+    assert!(some.subscribed(Lane::A, false, &id("x"), standing(1, 5, 0), None).unwanted);
     let mut all = Rooms::new(Vec::new(), true);
     assert_eq!(all.message(Lane::A, true, &message("x", 1, 5)), Verdict::Deliver);
     all.unwant(&id("x"));
     assert_eq!(all.message(Lane::A, true, &message("x", 1, 6)), Verdict::NotHeard);
-    assert!(all.subscribed(Lane::A, false, &id("x"), 1, 6, 0, None).unwanted);
+    assert!(all.subscribed(Lane::A, false, &id("x"), standing(1, 6, 0), None).unwanted);
 }
 
 #[test]
 fn a_room_joined_while_away_is_heard_from_the_joining_on() {
     let mut all = Rooms::new(Vec::new(), true);
-    let first = all.subscribed(Lane::A, false, &id("old"), 1, 50, 3, None);
+    let first = all.subscribed(Lane::A, false, &id("old"), standing(1, 50, 3), None);
     assert_eq!((first.after, first.fetch), (50, false));
-    let joined = all.subscribed(Lane::A, true, &id("new"), 1, 50, 3, None);
+    let joined = all.subscribed(Lane::A, true, &id("new"), standing(1, 50, 3), None);
     assert_eq!(joined, Heard { after: 3, new: true, fetch: true, unwanted: false });
 }
 
@@ -246,7 +250,7 @@ proptest! {
         let mut nodes = Lane::BOTH.map(|lane| Node { lane, epoch: 1, next: 1 });
         for node in &nodes {
             rooms.ask(node.lane);
-            rooms.subscribed(node.lane, false, &id("r"), 1, 0, 0, Some(&at("r", 1, Some(0))));
+            rooms.subscribed(node.lane, false, &id("r"), standing(1, 0, 0), Some(&at("r", 1, Some(0))));
         }
         let mut copy: Vec<Epoch> = Vec::new();
         let finale = (0..60).flat_map(|_| [(true, 0), (false, 0)]);
