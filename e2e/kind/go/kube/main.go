@@ -37,7 +37,7 @@ func exit(command func() *cobra.Command) func() {
 var programs = map[string]func(){
 	"kube-apiserver":          exit(apiserver.NewAPIServerCommand),
 	"kube-controller-manager": exit(controllers.NewControllerManagerCommand),
-	"kube-scheduler":          exit(scheduler.NewSchedulerCommand),
+	"kube-scheduler":          exit(func() *cobra.Command { return scheduler.NewSchedulerCommand() }),
 	"kube-proxy":              exit(proxy.NewProxyCommand),
 	"kubelet":                 exit(func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) }),
 	"kubeadm":                 func() { kubeadmutil.HandleError(kubeadm.Run()) },
