@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use im_client::{Client, Event, Events, Outgoing, SendError, Stats};
@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{Heard, Outcome, Record, Sent};
-use crate::token::token;
+use crate::token::Signer;
 
 /// How many clients are let in at once while the crowd gathers.
 const GATHERING: usize = 100;
@@ -54,25 +54,32 @@ pub struct Crowd {
     members: Vec<Member>,
     rooms: Vec<RoomId>,
     sends: Arc<Mutex<Vec<Sent>>>,
+    flights: Arc<Mutex<Vec<Flight>>>,
     said: AtomicU64,
 }
+
+/// When a send was handed to the client, and when its outcome was known.
+pub type Flight = (SystemTime, SystemTime);
 
 impl Crowd {
     /// Connects everybody and waits until all are in their rooms. Each list of addresses is of one transport; the members
     /// of every room use one as much as another.
-    pub async fn gather(size: &Size, transports: &[&[String]]) -> Result<Self> {
+    ///
+    /// Rooms and users are new ones for each crowd, so that what a cluster holds from before does not matter.
+    pub async fn gather(size: &Size, transports: &[&[String]], signer: &Signer) -> Result<Self> {
+        let run: u32 = rand::rng().random();
         let rooms: Vec<RoomId> =
-            (0..size.rooms).map(|number| RoomId::new(format!("audit-{number}"))).collect::<Result<_, _>>()?;
+            (0..size.rooms).map(|number| RoomId::new(format!("audit-{run:08x}-{number}"))).collect::<Result<_, _>>()?;
         let mut members = Vec::with_capacity(size.connections);
         for number in 0..size.connections {
             let addresses = transports[number / rooms.len() % transports.len()];
-            members.push(join(number, rooms[number % rooms.len()].clone(), addresses)?);
+            members.push(join(format!("u{run:08x}-{number}"), rooms[number % rooms.len()].clone(), addresses, signer)?);
             if members.len() % GATHERING == 0 {
                 all_in(&members[members.len() - GATHERING..]).await?;
             }
         }
         all_in(&members).await?;
-        Ok(Self { members, rooms, sends: Arc::default(), said: AtomicU64::new(0) })
+        Ok(Self { members, rooms, sends: Arc::default(), flights: Arc::default(), said: AtomicU64::new(0) })
     }
 
     /// How many there are.
@@ -168,6 +175,11 @@ impl Crowd {
         (sends, self.members.iter().map(record).collect())
     }
 
+    /// When each send since the last call was under way.
+    pub fn take_flights(&self) -> Vec<Flight> {
+        std::mem::take(&mut *lock(&self.flights))
+    }
+
     /// What each client has been through, in a fixed order.
     pub fn stats(&self) -> Vec<Stats> {
         self.members.iter().map(|member| member.client.stats()).collect()
@@ -182,8 +194,9 @@ impl Crowd {
     fn say(&self, member: &Member) -> impl Future<Output = Sent> + Send + 'static {
         let number = self.said.fetch_add(1, Ordering::Relaxed);
         let (client, room, from) = (member.client.clone(), member.room.clone(), member.user.clone());
-        let sends = Arc::clone(&self.sends);
+        let (sends, flights) = (Arc::clone(&self.sends), Arc::clone(&self.flights));
         async move {
+            let begun = SystemTime::now();
             let client_id = format!("{from}-{number}");
             let message = Outgoing::text(room.clone(), format!("message {number} of the audit, in {room}, {:060}", 0))
                 .client_id(client_id.clone())
@@ -198,6 +211,7 @@ impl Crowd {
                 }
                 Err(_) => Outcome::Unknown,
             };
+            lock(&flights).push((begun, SystemTime::now()));
             let sent = Sent { room, from, client_id, outcome };
             lock(&sends).push(sent.clone());
             sent
@@ -211,12 +225,11 @@ impl Member {
     }
 }
 
-fn join(number: usize, room: RoomId, addresses: &[String]) -> Result<Member> {
-    let user = format!("u{number}");
+fn join(user: String, room: RoomId, addresses: &[String], signer: &Signer) -> Result<Member> {
     let positions = [Position { room: room.clone(), epoch: 0, seq: Some(0) }];
     let (client, events) = Client::builder()
         .addresses(addresses)
-        .token(token(&user, "", &["audit-*"])?)
+        .token(signer.token(&user, "", &["audit-*"])?)
         .device("one")
         .subscribe(positions)
         .build()?;

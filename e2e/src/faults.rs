@@ -1,24 +1,18 @@
 //! What is broken while the crowd speaks, one after the other, each under its own audit.
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bytes::Bytes;
-use hyper::Method;
-use im_wire::ids::{RoomId, Seq};
-use serde::{Deserialize, Serialize};
-use tokio_util::sync::CancellationToken;
+use serde::Serialize;
 
-use crate::audit::{self, Logged, Verdict};
-use crate::cluster::{Cluster, Connect, Logic};
+use crate::audited::{Audit, Begun};
+use crate::cluster::{Cluster, Connect, SECRET};
 use crate::crowd::{Crowd, Size};
 use crate::process::until;
-use crate::token::token;
+use crate::token::Signer;
 
 /// How long the crowd speaks before and after a fault.
 const CALM: Duration = Duration::from_secs(4);
-const BARRIER: Duration = Duration::from_secs(60);
 const DRAIN: Duration = Duration::from_secs(90);
 
 /// What can be broken.
@@ -62,52 +56,9 @@ impl Fault {
 pub struct Report {
     /// Which.
     pub fault: Fault,
-    /// How long the crowd spoke, in seconds.
-    pub seconds: f64,
-    /// The audit.
-    pub verdict: Verdict,
-    /// Times away in milliseconds: clients that lost their connection, until everything missed was delivered.
-    pub away_ms: Spread,
-    /// Clients that moved to another connection on the server's hint.
-    pub moves: u64,
-    /// The greatest number of moves by one client.
-    pub most_moves: u64,
-    /// Deliveries that came by resuming.
-    pub resumed: u64,
-    /// Sends written more than once.
-    pub retries: u64,
-    /// Attempts to connect that failed.
-    pub failed_attempts: u64,
-    /// Repeats that reached clients and were dropped there, and jumps in seq on one connection: defects of a server.
-    pub repeats_dropped: u64,
-    /// See `repeats_dropped`.
-    pub gaps_seen: u64,
-    /// Clients that gave up.
-    pub ended: Vec<String>,
-}
-
-/// The middle, the tail and the end of some durations.
-#[derive(Debug, Default, Serialize)]
-pub struct Spread {
-    /// How many.
-    pub count: usize,
-    /// Half were shorter.
-    pub p50: u64,
-    /// One in a hundred was longer.
-    pub p99: u64,
-    /// The longest.
-    pub max: u64,
-}
-
-impl Spread {
-    fn of(mut times: Vec<Duration>) -> Self {
-        times.sort_unstable();
-        let at = |share: f64| {
-            let place = ((times.len() as f64 * share) as usize).min(times.len().saturating_sub(1));
-            times.get(place).map_or(0, |time| time.as_millis() as u64)
-        };
-        Self { count: times.len(), p50: at(0.5), p99: at(0.99), max: at(1.0) }
-    }
+    /// What it did.
+    #[serde(flatten)]
+    pub audit: Audit,
 }
 
 /// A cluster with a crowd on it.
@@ -123,100 +74,23 @@ impl Stage {
     pub async fn set(cluster: Cluster, size: Size) -> Result<Self> {
         let tcp: Vec<String> = cluster.connects.iter().map(|connect| format!("tcp://{}", connect.tcp)).collect();
         let websocket: Vec<String> = cluster.connects.iter().map(|connect| format!("ws://{}/ws", connect.ws)).collect();
-        let crowd = Crowd::gather(&size, &[&tcp, &websocket]).await?;
+        let crowd = Crowd::gather(&size, &[&tcp, &websocket], &Signer::new(SECRET)).await?;
         Ok(Self { cluster, crowd, size })
     }
 
     /// Lets the crowd speak, breaks something, mends it, waits until everybody has everything, and judges.
     pub async fn play(&mut self, fault: Fault) -> Result<Report> {
-        let from = self.crowd.barrier(BARRIER).await.context("the barrier before")?;
-        self.crowd.take(&from);
-        let before = self.crowd.stats();
-        let begun = Instant::now();
-        let stop = CancellationToken::new();
-        let (crowd, rate) = (&self.crowd, self.size.rate);
-        let speaking = crowd.speak(rate, stop.clone());
-        let cluster = &mut self.cluster;
-        let breaking = async {
+        let (crowd, cluster) = (&self.crowd, &mut self.cluster);
+        let mut begun = Begun::now(crowd).await?;
+        let broken = begun.speaking(self.size.rate, async {
             tokio::time::sleep(CALM).await;
             let broken = strike(cluster, crowd, fault).await;
             tokio::time::sleep(CALM).await;
-            stop.cancel();
             broken
-        };
-        let ((), broken) = tokio::join!(speaking, breaking);
-        let seconds = begun.elapsed().as_secs_f64();
-        broken.with_context(|| format!("{fault:?}"))?;
-        self.crowd.barrier(BARRIER).await.context("the barrier after")?;
-        let (sends, records) = self.crowd.take(&from);
-        let logs = self.logs().await?;
-        let verdict = audit::judge(&logs, &sends, &records);
-        Ok(self.report(fault, seconds, verdict, &before))
-    }
-
-    fn report(&self, fault: Fault, seconds: f64, verdict: Verdict, before: &[im_client::Stats]) -> Report {
-        let after = self.crowd.stats();
-        let pairs = || before.iter().zip(&after);
-        let grown = |read: fn(&im_client::Stats) -> u64| pairs().map(|(old, new)| read(new) - read(old)).sum();
-        let away = pairs().flat_map(|(old, new)| new.outages[old.outages.len()..].iter().copied()).collect();
-        Report {
-            fault,
-            seconds,
-            verdict,
-            away_ms: Spread::of(away),
-            moves: grown(|stats| stats.moves),
-            most_moves: pairs().map(|(old, new)| new.moves - old.moves).max().unwrap_or(0),
-            resumed: grown(|stats| stats.resumed),
-            retries: grown(|stats| stats.retries),
-            failed_attempts: grown(|stats| stats.failed_attempts),
-            repeats_dropped: grown(|stats| stats.repeats),
-            gaps_seen: grown(|stats| stats.gaps),
-            ended: self.crowd.ended(),
-        }
-    }
-
-    /// Every room's log as the HTTP API tells it.
-    async fn logs(&self) -> Result<HashMap<RoomId, Vec<Logged>>> {
+        });
+        broken.await.with_context(|| format!("{fault:?}"))?;
         let logic = self.cluster.logics.first().context("no logic runs")?;
-        let admin = token("auditor", "admin", &["*"])?;
-        let mut logs = HashMap::new();
-        for room in self.crowd.rooms() {
-            logs.insert(
-                room.clone(),
-                read_log(logic, room, &admin).await.with_context(|| format!("the log of {room}"))?,
-            );
-        }
-        Ok(logs)
-    }
-}
-
-#[derive(Deserialize)]
-struct Page {
-    messages: Vec<Entry>,
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    seq: Seq,
-    id: String,
-    from: String,
-    client_id: String,
-}
-
-async fn read_log(logic: &Logic, room: &RoomId, admin: &str) -> Result<Vec<Logged>> {
-    let mut log: Vec<Logged> = Vec::new();
-    loop {
-        let after = log.last().map_or(0, |entry| entry.seq);
-        let path = format!("/v1/rooms/{room}/messages?after={after}&limit=500");
-        let (status, body) = crate::http::call(Method::GET, &logic.http, &path, Some(admin), Bytes::new()).await?;
-        ensure!(status == 200, "{status}: {body}");
-        let page: Page = serde_json::from_str(&body)?;
-        if page.messages.is_empty() {
-            return Ok(log);
-        }
-        let logged =
-            |entry: Entry| Logged { seq: entry.seq, id: entry.id, from: entry.from, client_id: entry.client_id };
-        log.extend(page.messages.into_iter().map(logged));
+        Ok(Report { fault, audit: begun.judge(&logic.http, &Signer::new(SECRET)).await? })
     }
 }
 

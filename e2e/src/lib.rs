@@ -2,6 +2,7 @@
 //! client saw by what the log says in the end.
 
 pub mod audit;
+pub mod audited;
 pub mod backing;
 pub mod cluster;
 pub mod console;

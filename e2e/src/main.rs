@@ -58,7 +58,7 @@ async fn faults(arguments: Faults) -> Result<()> {
         if arguments.json {
             println!("{}", serde_json::to_string(&report)?);
         }
-        for example in &report.verdict.examples {
+        for example in &report.audit.verdict.examples {
             eprintln!("  {example}");
         }
         reports.push(report);
@@ -66,7 +66,7 @@ async fn faults(arguments: Faults) -> Result<()> {
     if !arguments.json {
         println!("{}", report::table(&reports));
     }
-    let dirty = reports.iter().filter(|report| !report.verdict.is_clean() || !report.ended.is_empty()).count();
+    let dirty = reports.iter().filter(|report| !report.audit.is_clean()).count();
     ensure!(dirty == 0, "{dirty} of {} audits are not clean", reports.len());
     Ok(())
 }

@@ -11,9 +11,9 @@ pub fn table(reports: &[Report]) -> String {
          away n / p50 / p99 / max ms    | moves (most) | resumed\n",
     );
     for report in reports {
-        let verdict = &report.verdict;
+        let (audit, verdict) = (&report.audit, &report.audit.verdict);
         let fault = serde_json::to_value(report.fault).unwrap_or_default();
-        let away = &report.away_ms;
+        let away = &audit.away_ms;
         let away = format!("{} / {} / {} / {}", away.count, away.p50, away.p99, away.max);
         let lost = verdict.lost + verdict.acknowledged_lost;
         let _ = writeln!(
@@ -29,11 +29,11 @@ pub fn table(reports: &[Report]) -> String {
             verdict.phantoms,
             verdict.taken_back,
             verdict.retried_duplicates,
-            report.retries,
+            audit.retries,
             away,
-            report.moves,
-            report.most_moves,
-            report.resumed,
+            audit.moves,
+            audit.most_moves,
+            audit.resumed,
         );
     }
     text

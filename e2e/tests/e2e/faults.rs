@@ -13,14 +13,17 @@ async fn nothing_is_lost_repeated_or_reordered_through_any_fault() -> Result<()>
     for fault in Fault::ALL {
         let report = stage.play(fault).await?;
         let table = report::table(std::slice::from_ref(&report));
-        assert!(report.verdict.is_clean(), "{fault:?}\n{table}\n{:#?}", report.verdict);
-        assert!(report.ended.is_empty(), "{fault:?}: clients gave up: {:?}", report.ended);
-        assert!(report.verdict.acknowledged > 0 && report.verdict.delivered > report.verdict.acknowledged, "{table}");
+        assert!(report.audit.verdict.is_clean(), "{fault:?}\n{table}\n{:#?}", report.audit.verdict);
+        assert!(report.audit.ended.is_empty(), "{fault:?}: clients gave up: {:?}", report.audit.ended);
+        assert!(
+            report.audit.verdict.acknowledged > 0 && report.audit.verdict.delivered > report.audit.verdict.acknowledged,
+            "{table}"
+        );
         match fault {
-            Fault::None => assert_eq!(report.away_ms.count, 0, "{table}"),
-            Fault::ConnectDrain => assert!(report.moves > 0, "nobody moved\n{table}"),
-            Fault::ConnectKill => assert!(report.away_ms.count > 0, "nobody was away\n{table}"),
-            Fault::FailoverCutOff => assert!(report.verdict.taken_back > 0, "nothing was taken back\n{table}"),
+            Fault::None => assert_eq!(report.audit.away_ms.count, 0, "{table}"),
+            Fault::ConnectDrain => assert!(report.audit.moves > 0, "nobody moved\n{table}"),
+            Fault::ConnectKill => assert!(report.audit.away_ms.count > 0, "nobody was away\n{table}"),
+            Fault::FailoverCutOff => assert!(report.audit.verdict.taken_back > 0, "nothing was taken back\n{table}"),
             Fault::LogicDrain | Fault::LogicKill | Fault::EtcdLoss | Fault::Failover => {}
         }
     }
