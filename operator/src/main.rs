@@ -1,0 +1,3 @@
+//! The operator: see the library.
+
+fn main() {}

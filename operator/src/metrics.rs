@@ -1,0 +1,53 @@
+//! What the operator counts.
+
+use std::sync::LazyLock;
+
+use prometheus::{
+    HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_histogram_vec, register_int_counter,
+    register_int_counter_vec, register_int_gauge, register_int_gauge_vec,
+};
+
+macro_rules! metrics {
+    ($($name:ident: $kind:ty = $register:ident($metric:literal, $help:literal $(, $more:expr)*);)*) => {
+        $(
+            #[doc = $help]
+            pub(crate) static $name: LazyLock<$kind> = LazyLock::new(|| {
+                // Names are unique and valid: the test below registers them all.
+                $register!($metric, $help $(, $more)*).expect(concat!($metric, " registers"))
+            });
+        )*
+
+        /// Registers everything, so that a scrape shows zeros instead of nothing.
+        pub fn register() {
+            $(LazyLock::force(&$name);)*
+        }
+    };
+}
+
+const SECONDS: [f64; 10] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0];
+
+metrics! {
+    LEADER: IntGauge = register_int_gauge("im_operator_leader", "1 while this replica leads.");
+    RECONCILES: IntCounterVec = register_int_counter_vec("im_operator_reconciles_total", "Visits to an ImCluster, by result: settled (nothing was written), changed, waiting (for a change of the spec or the namespace), failed.", &["result"]);
+    RECONCILE_SECONDS: HistogramVec = register_histogram_vec("im_operator_reconcile_seconds", "How long a visit took, by result.", &["result"], SECONDS.to_vec());
+    REQUESTS: IntCounterVec = register_int_counter_vec("im_operator_requests_total", "Calls to the API server, by verb, kind and answer (an HTTP status, or why there was none).", &["verb", "kind", "answer"]);
+    WRITES: IntCounterVec = register_int_counter_vec("im_operator_writes_total", "Writes to the API server, by verb and kind. A settled cluster causes none but those of the operator's own lease.", &["verb", "kind"]);
+    WATCH_SEEN: IntGaugeVec = register_int_gauge_vec("im_operator_watch_seen_timestamp_seconds", "When a watch last said anything, bookmarks included: its age is time() minus this.", &["kind"]);
+    WATCH_ERRORS: IntCounterVec = register_int_counter_vec("im_operator_watch_errors_total", "Watches that broke and were begun again.", &["kind"]);
+    INVALID: IntCounterVec = register_int_counter_vec("im_operator_invalid_objects_total", "Objects seen that could not be read.", &["kind"]);
+    EVENTS: IntCounterVec = register_int_counter_vec("im_operator_events_total", "Events told, by reason.", &["reason"]);
+    FAILURES: IntCounterVec = register_int_counter_vec("im_operator_failures_total", "Failed visits, by reason.", &["reason"]);
+    BACKING_OFF: IntGauge = register_int_gauge("im_operator_backing_off", "ImClusters whose last visit failed.");
+    DRAINS: IntGaugeVec = register_int_gauge_vec("im_operator_drains", "connect pods that drain, by ImCluster.", &["namespace", "name"]);
+    DRAIN_READS: IntCounterVec = register_int_counter_vec("im_operator_drain_reads_total", "Questions to connect pods for their connections, by outcome.", &["outcome"]);
+    STATUS_HELD: IntCounter = register_int_counter("im_operator_status_held_total", "Changed counts not written because they moved too little or too soon after the last time.");
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_metric_registers() {
+        super::register();
+        super::register();
+    }
+}
