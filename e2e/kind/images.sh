@@ -74,6 +74,6 @@ release=$("$programs/etcd" --version | sed -n 's/^etcd Version: //p')
 file=$cache/images/etcd-$(fingerprint "$programs/etcd" "$0" "$kind_folder/common.sh").tar
 if [ ! -f "$file" ]; then
   install -D -m 755 "$programs/etcd" "$scratch/etcd/usr/local/bin/etcd"
-  archive "$file" "imcluster/etcd:$release" '{"Entrypoint": ["/usr/local/bin/etcd"], "User": "65532:65532"}' "$(pack "$scratch/etcd")"
+  archive "$file" "quay.io/coreos/etcd:v$release imcluster/etcd:$release" '{"Entrypoint": ["/usr/local/bin/etcd"], "User": "65532:65532"}' "$(pack "$scratch/etcd")"
 fi
 echo "$file"

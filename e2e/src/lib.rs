@@ -9,6 +9,7 @@ pub mod console;
 pub mod crowd;
 pub mod faults;
 pub mod http;
+pub mod kind;
 pub mod process;
 pub mod report;
 pub mod stranger;

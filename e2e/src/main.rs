@@ -1,10 +1,12 @@
 //! `im-e2e faults`: a cluster on loopback, a crowd of clients, one fault after the other, an audit of each.
+//! `im-e2e kubernetes`: the same on Kubernetes, with what the operator does.
 
 use anyhow::{Result, ensure};
 use clap::Parser;
 use im_e2e::cluster::{Cluster, Plan};
 use im_e2e::crowd::Size;
 use im_e2e::faults::{Fault, Stage};
+use im_e2e::kind::cases;
 use im_e2e::report;
 
 #[derive(Parser)]
@@ -12,6 +14,8 @@ use im_e2e::report;
 enum Arguments {
     /// Breaks one thing after the other under a speaking crowd and judges what everybody saw.
     Faults(Faults),
+    /// Plays cases on the Kubernetes cluster that KUBECONFIG names.
+    Kubernetes(cases::Options),
 }
 
 #[derive(clap::Args)]
@@ -42,8 +46,10 @@ struct Faults {
 #[tokio::main]
 async fn main() -> Result<()> {
     tracing_subscriber::fmt().with_env_filter("warn").with_writer(std::io::stderr).init();
-    let Arguments::Faults(arguments) = Arguments::parse();
-    faults(arguments).await
+    match Arguments::parse() {
+        Arguments::Faults(arguments) => faults(arguments).await,
+        Arguments::Kubernetes(options) => cases::play(options).await,
+    }
 }
 
 #[allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]

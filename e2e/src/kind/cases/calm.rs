@@ -1,0 +1,116 @@
+//! More pods, fewer pods, and nothing at all.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use super::{OPERATOR, Play, SYSTEM, show};
+use crate::kind::kube::run;
+use crate::kind::stage::Stage;
+
+/// How long nobody may write.
+const QUIET: Duration = Duration::from_secs(300);
+
+#[derive(Deserialize)]
+struct AuditEvent {
+    verb: String,
+    user: AuditUser,
+    #[serde(rename = "objectRef", default)]
+    object: Option<AuditObject>,
+    #[serde(rename = "requestReceivedTimestamp")]
+    at: String,
+}
+
+#[derive(Deserialize)]
+struct AuditUser {
+    username: String,
+}
+
+#[derive(Deserialize, Default)]
+struct AuditObject {
+    #[serde(default)]
+    resource: String,
+    #[serde(default)]
+    subresource: String,
+    #[serde(default)]
+    name: String,
+}
+
+impl Play {
+    pub(super) async fn scale(&mut self) -> Result<()> {
+        let stage = self.stage().await?;
+        let before = stage.witness.staying("connect").len();
+        let played = stage
+            .play(&format!("kubectl scale imc: {before}, {}, {before}", before + 2), async {
+                scale(stage, before + 2).await?;
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                scale(stage, before).await
+            })
+            .await?;
+        show(&played)?;
+        let ended: Vec<_> = played.figures.ended.iter().filter(|life| life.tier == "connect").collect();
+        ensure!(ended.len() == 2, "{} pods ended, not 2", ended.len());
+        ensure!(played.figures.most_ending == 1, "{} pods drained at a time", played.figures.most_ending);
+        for life in ended {
+            let well =
+                life.end.as_ref().is_some_and(|end| end.code == 0 && life.deadline.is_some_and(|at| end.at < at));
+            ensure!(well, "{} did not end by itself and in time: {:?}", life.name, life.end);
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::print_stdout, reason = "a program for people")]
+    pub(super) async fn quiet(&mut self) -> Result<()> {
+        let stage = self.stage().await?;
+        stage.settled().await?;
+        let nodes =
+            stage.kube.kubectl(&["get", "nodes", "-o", "name", "-l", "node-role.kubernetes.io/control-plane"]).await?;
+        let node =
+            nodes.trim().strip_prefix("node/").context("no control plane: this case needs a kind cluster")?.to_owned();
+        let seen = audit_log(&node).await?.len();
+        tokio::time::sleep(QUIET).await;
+        let log = audit_log(&node).await?;
+        let own = format!("system:serviceaccount:{SYSTEM}:{OPERATOR}");
+        let mut writes: BTreeMap<String, usize> = BTreeMap::new();
+        let mut not_lease = 0;
+        for event in log.iter().skip(seen).filter(|event| event.user.username == own) {
+            let object = event
+                .object
+                .as_ref()
+                .map_or_else(String::new, |o| format!("{}/{} {}", o.resource, o.subresource, o.name));
+            let lease = event.object.as_ref().is_some_and(|object| object.resource == "leases");
+            if !lease {
+                not_lease += 1;
+                println!("  {} {} {object}", event.at, event.verb);
+            }
+            *writes.entry(format!("{} {object}", event.verb)).or_default() += 1;
+        }
+        for (what, count) in &writes {
+            println!("  {count} x {what}");
+        }
+        ensure!(!writes.is_empty(), "not even the Lease was written: is {own} the operator's account?");
+        ensure!(not_lease == 0, "{not_lease} writes of the operator that are not its Lease");
+        Ok(())
+    }
+}
+
+/// The API server's log of writes, which our kind clusters keep on their control plane.
+async fn audit_log(node: &str) -> Result<Vec<AuditEvent>> {
+    let words = ["exec", node, "cat", "/var/log/kubernetes/audit.log"];
+    let text = run("docker", &words, "", Duration::from_secs(60)).await?;
+    text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+}
+
+async fn scale(stage: &Stage, replicas: usize) -> Result<()> {
+    let (object, count) = (format!("imc/{}", stage.name), format!("--replicas={replicas}"));
+    stage.kube.kubectl(&["scale", &object, &count, "-n", &stage.namespace]).await?;
+    stage.settled().await?;
+    let (staying, ending) = (stage.witness.staying("connect").len(), stage.witness.ending("connect").len());
+    ensure!(
+        staying == replicas && ending == 0,
+        "{staying} pods stay and {ending} end, though the ImCluster says it is as asked"
+    );
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! What the ends of pods show: the figures (a) to (c) that make a rollout's audit honest.
+
+use std::fmt;
+use std::time::UNIX_EPOCH;
+
+use serde::Serialize;
+
+use super::witness::Life;
+use crate::crowd::Flight;
+
+/// The pods that came and went during an event.
+#[derive(Debug, Default, Serialize)]
+pub struct Figures {
+    /// Pods whose deletion was asked for during the event.
+    pub ended: Vec<Life>,
+    /// Pods that became Ready during the event.
+    pub came: Vec<Life>,
+    /// For each connect that drained, how many sends were under way when it began to.
+    pub under_way: Vec<(String, usize)>,
+    /// Containers that were started again, of all pods.
+    pub restarts: i32,
+    /// The greatest number of connect pods that ended at one time.
+    pub most_ending: usize,
+}
+
+impl Figures {
+    /// Of what happened since `from` (seconds since 1970).
+    pub fn of(lives: &[Life], from: f64, flights: &[Flight]) -> Self {
+        let since = |time: Option<f64>| time.is_some_and(|time| time >= from);
+        let ended: Vec<Life> = lives.iter().filter(|life| since(life.deleted)).cloned().collect();
+        let came = lives.iter().filter(|life| since(life.ready)).cloned().collect();
+        let at = |time: std::time::SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let mut under_way = Vec::new();
+        for life in &ended {
+            if let Some((from, to)) = life.drain_began() {
+                let count = flights.iter().filter(|(begun, done)| at(*begun) <= to && at(*done) >= from).count();
+                under_way.push((life.name.clone(), count));
+            }
+        }
+        let connects: Vec<&Life> = ended.iter().filter(|life| life.tier == "connect").collect();
+        let ending = |time: f64| {
+            connects
+                .iter()
+                .filter(|l| l.deleted.is_some_and(|at| at <= time) && l.gone.is_none_or(|at| at > time))
+                .count()
+        };
+        let most_ending = connects.iter().filter_map(|life| Some(ending(life.deleted?))).max().unwrap_or(0);
+        let restarts = lives.iter().map(|life| life.restarts).sum();
+        Self { ended, came, under_way, restarts, most_ending }
+    }
+
+    /// What is not as a rollout of `tier` from one version to another must be; empty when all is.
+    pub fn faults_of_rollout(&self, tier: &str, from: &str, to: &str, pods: usize) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut fault = |text: String| faults.push(text);
+        let old: Vec<&Life> = self.ended.iter().filter(|life| life.tier == tier).collect();
+        let new: Vec<&Life> = self.came.iter().filter(|life| life.tier == tier).collect();
+        if old.len() != pods || new.len() < pods {
+            fault(format!("{} pods of {tier} ended and {} came, not {pods} each", old.len(), new.len()));
+        }
+        for life in &old {
+            let name = &life.name;
+            if life.version.as_deref() != Some(from) {
+                fault(format!("{name} said it was {:?}, not {from}", life.version));
+            }
+            if tier == "connect" && life.held().unwrap_or(0) == 0 {
+                fault(format!("{name} held no client when it was deleted"));
+            }
+            match &life.end {
+                Some(end) if end.code == 0 && end.reason == "Completed" => {
+                    if life.deadline.is_some_and(|deadline| end.at >= deadline) {
+                        fault(format!("{name} ended at its deadline"));
+                    }
+                }
+                other => fault(format!("{name} did not end as it should: {other:?}")),
+            }
+            if life.restarts > 0 {
+                fault(format!("{name} was started {} times again", life.restarts));
+            }
+        }
+        for life in new.iter().filter(|life| life.version.as_deref() != Some(to)) {
+            fault(format!("{} says it is {:?}, not {to}", life.name, life.version));
+        }
+        for (name, count) in &self.under_way {
+            if *count == 0 {
+                fault(format!("no send was under way when {name} began to drain"));
+            }
+        }
+        faults
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for life in &self.ended {
+            let version = life.version.as_deref().unwrap_or("?");
+            let deleted = life.deleted.unwrap_or_default();
+            let end = life.end.as_ref().map_or_else(
+                || "no end seen".to_owned(),
+                |end| format!("{} (exit {}) after {:.1} s", end.reason, end.code, end.at - deleted),
+            );
+            let allowed = life.deadline.unwrap_or_default() - deleted;
+            let held = life.held().map_or_else(String::new, |held| format!(", held {held} clients"));
+            let last =
+                life.drain.last().map_or_else(String::new, |drain| format!(", {} at the last look", drain.connections));
+            writeln!(out, "  - {} {version} on {}{held}{last}: {end} of {allowed:.0} s", life.name, life.node)?;
+        }
+        for life in &self.came {
+            writeln!(out, "  + {} {} on {}", life.name, life.version.as_deref().unwrap_or("?"), life.node)?;
+        }
+        for (name, count) in &self.under_way {
+            writeln!(out, "  {count} sends under way when {name} began to drain")?;
+        }
+        write!(
+            out,
+            "  at most {} connect pods ended at a time, {} restarts of containers",
+            self.most_ending, self.restarts
+        )
+    }
+}
