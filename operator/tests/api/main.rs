@@ -1,0 +1,3 @@
+//! The resource as users and the API server see it.
+
+mod definition;
