@@ -1,0 +1,280 @@
+//! The Secrets that the operator makes: tokens' secret, passwords, the internal authority and each tier's certificate.
+//!
+//! They are created, never applied: one that exists is adopted by its name, whoever made it, and what stands in it stays.
+//! Only a tier's certificate is replaced, when a third of its time is left or it does not fit any more.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::api::PostParams;
+use kube::{Api, Client, Resource, ResourceExt};
+
+use crate::api::{EtcdMode, ImCluster, RedisMode, Tier};
+use crate::key::{CLUSTER, Key};
+use crate::pki::{self, Pair};
+use crate::watch::Cache;
+
+/// The authority's certificate.
+pub const CA_CERT: &str = "ca.crt";
+/// Its key, only in the authority's own Secret.
+pub const CA_KEY: &str = "ca.key";
+/// A tier's certificate.
+pub const TLS_CERT: &str = "tls.crt";
+/// Its key.
+pub const TLS_KEY: &str = "tls.key";
+/// The key of the HS256 secret.
+pub const HS256: &str = "hs256-secret";
+/// The key of redis' password.
+pub const PASSWORD: &str = "password";
+/// The key of what connect and logic show each other.
+pub const PEER: &str = "secret";
+
+/// An authority whose certificate ends within this is told of.
+pub const WARNING: Duration = Duration::from_secs(365 * 86_400);
+
+/// Why a Secret is not as it must be.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server.
+    #[error("the Secret {name} cannot be {what}: {source}")]
+    Api {
+        /// Which.
+        name: String,
+        /// What was tried.
+        what: &'static str,
+        /// What it answered.
+        source: kube::Error,
+    },
+    /// It exists, but without what is needed.
+    #[error("the Secret {name} lacks the key {key}: add it, or delete the Secret so that a new one is made")]
+    Lacking {
+        /// Which.
+        name: String,
+        /// The missing key.
+        key: &'static str,
+    },
+    /// It exists, but what stands in it is of no use.
+    #[error("the Secret {name}: {source}")]
+    Useless {
+        /// Which.
+        name: String,
+        /// What is wrong.
+        source: pki::Error,
+    },
+}
+
+/// What the Secrets say that others need to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// The authority's certificate, as PEM.
+    pub authority: String,
+    /// When the authority ends.
+    pub authority_until: Timestamp,
+    /// When the first certificate is to be replaced.
+    pub renewal: Timestamp,
+    /// The pair with which the operator itself reaches redis and etcd.
+    pub own: Pair,
+    /// Redis' password, where the operator runs redis.
+    pub redis_password: Option<String>,
+}
+
+/// A Secret that is to be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Plain {
+    name: String,
+    key: &'static str,
+    retained: bool,
+}
+
+/// The tiers that have a certificate, and the operator itself.
+fn leaves(cluster: &ImCluster) -> Vec<&'static str> {
+    let mut names = vec![Tier::Logic.name(), Tier::Connect.name(), "operator"];
+    match cluster.spec.redis.mode {
+        RedisMode::External => {}
+        RedisMode::Single => names.push(Tier::Redis.name()),
+        RedisMode::Sentinel => names.extend([Tier::Redis.name(), Tier::Sentinel.name()]),
+    }
+    if cluster.spec.etcd.mode == EtcdMode::Managed {
+        names.push(Tier::Etcd.name());
+    }
+    names
+}
+
+fn plains(cluster: &ImCluster) -> Vec<Plain> {
+    let (name, spec) = (cluster.name_any(), &cluster.spec);
+    let retained = spec.redis.storage.retain;
+    let mut wanted = vec![Plain { name: format!("{name}-peer"), key: PEER, retained: false }];
+    let auth = &spec.auth;
+    if auth.hs256_secret.is_none() && auth.public_keys.is_none() && auth.jwks_url.is_none() {
+        wanted.push(Plain { name: format!("{name}-auth"), key: HS256, retained });
+    }
+    if spec.redis.mode != RedisMode::External {
+        wanted.push(Plain { name: format!("{name}-redis"), key: PASSWORD, retained });
+    }
+    wanted
+}
+
+/// The names by which a tier's pods are dialled.
+pub fn dns_names(cluster: &Key, tier: &str) -> Vec<String> {
+    let service = format!("{}-{tier}", cluster.name);
+    let mut names = vec![format!("im-{tier}"), service.clone()];
+    for suffix in ["", ".svc", ".svc.cluster.local"] {
+        let full = format!("{service}.{}{suffix}", cluster.namespace);
+        names.push(format!("*.{full}"));
+        names.push(full);
+    }
+    names.extend(["localhost".to_owned(), "127.0.0.1".to_owned()]);
+    names
+}
+
+/// Sees to it that every Secret of an ImCluster is there and its certificates are fresh. Writes only what is missing or
+/// due.
+///
+/// # Errors
+/// [`Error`]: what exists and is of no use is left as it is.
+pub async fn ensure(
+    client: &Client,
+    cache: &Cache<Secret>,
+    cluster: &ImCluster,
+    now: Timestamp,
+) -> Result<Known, Error> {
+    let key = Key::of(cluster);
+    let secrets = Secrets { api: Api::namespaced(client.clone(), &key.namespace), cache, cluster };
+    let mut redis_password = None;
+    for wanted in plains(cluster) {
+        let data = || Ok([(wanted.key, random())].into());
+        let secret = secrets.get_or_create(&wanted.name, wanted.retained, data).await?;
+        let value = text(&secret, wanted.key)?;
+        if wanted.key == PASSWORD {
+            redis_password = Some(value);
+        }
+    }
+    let ca_name = format!("{}-ca", key.name);
+    let useless = |name: &str| {
+        let name = name.to_owned();
+        move |source| Error::Useless { name, source }
+    };
+    let made = || {
+        let pair = pki::authority(&format!("ImCluster {key}"), now).map_err(useless(&ca_name))?;
+        Ok([(CA_CERT, pair.certificate), (CA_KEY, pair.key)].into())
+    };
+    let secret = secrets.get_or_create(&ca_name, cluster.spec.redis.storage.retain, made).await?;
+    let authority = Pair { certificate: text(&secret, CA_CERT)?, key: text(&secret, CA_KEY)? };
+    pki::check_authority(&authority).map_err(useless(&ca_name))?;
+    let authority_until = pki::validity(&authority.certificate).map_err(useless(&ca_name))?.until;
+
+    let mut renewal = Timestamp::MAX;
+    let mut own = None;
+    for tier in leaves(cluster) {
+        let name = format!("{}-{tier}-tls", key.name);
+        let names = dns_names(&key, tier);
+        let make = || -> Result<BTreeMap<&'static str, String>, Error> {
+            let pair = pki::leaf(&authority, &format!("im-{tier}"), &names, now).map_err(useless(&name))?;
+            Ok([(TLS_CERT, pair.certificate), (TLS_KEY, pair.key), (CA_CERT, authority.certificate.clone())].into())
+        };
+        let mut secret = secrets.get_or_create(&name, false, make).await?;
+        let (mut pair, mut validity) = fresh(&secret, &authority, &names, now);
+        if validity.is_none() {
+            secret = secrets.replace(secret, make()?).await?;
+            (pair, validity) = fresh(&secret, &authority, &names, now);
+        }
+        if let Some(validity) = validity {
+            let third = Duration::try_from(validity.until.duration_since(validity.from)).unwrap_or_default() / 3;
+            renewal = renewal.min(validity.until - third);
+        }
+        if tier == "operator" {
+            own = Some(pair);
+        }
+    }
+    let own = own.ok_or(Error::Lacking { name: format!("{}-operator-tls", key.name), key: TLS_CERT })?;
+    Ok(Known { authority: authority.certificate, authority_until, renewal, own, redis_password })
+}
+
+/// The pair in a tier's Secret, and its validity where it can stay.
+fn fresh(secret: &Secret, authority: &Pair, names: &[String], now: Timestamp) -> (Pair, Option<pki::Validity>) {
+    let part = |key| text(secret, key).unwrap_or_default();
+    let pair = Pair { certificate: part(TLS_CERT), key: part(TLS_KEY) };
+    let fits = part(CA_CERT) == authority.certificate && pki::matches(&pair, &authority.certificate, names);
+    let validity = pki::validity(&pair.certificate).ok().filter(|validity| fits && !validity.is_due(now));
+    (pair, validity)
+}
+
+fn text(secret: &Secret, key: &'static str) -> Result<String, Error> {
+    let value = secret.data.as_ref().and_then(|data| data.get(key));
+    let value = value.and_then(|value| String::from_utf8(value.0.clone()).ok()).filter(|value| !value.is_empty());
+    value.ok_or_else(|| Error::Lacking { name: secret.name_any(), key })
+}
+
+/// 32 random bytes, as 43 characters.
+fn random() -> String {
+    URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
+}
+
+struct Secrets<'c> {
+    api: Api<Secret>,
+    cache: &'c Cache<Secret>,
+    cluster: &'c ImCluster,
+}
+
+impl Secrets<'_> {
+    async fn get_or_create(
+        &self,
+        name: &str,
+        retained: bool,
+        make: impl FnOnce() -> Result<BTreeMap<&'static str, String>, Error>,
+    ) -> Result<Secret, Error> {
+        let key = Key::new(self.cluster.namespace().unwrap_or_default(), name);
+        if let Some(known) = self.cache.get(&key) {
+            return Ok(known.as_ref().clone());
+        }
+        let failed = |what| move |source| Error::Api { name: key.name, what, source };
+        // Not labelled, or not seen yet: only the API server knows.
+        if let Some(found) = self.api.get_opt(name).await.map_err(failed.clone()("read"))? {
+            return Ok(found);
+        }
+        let secret = Secret { metadata: self.metadata(name, retained), data: Some(bytes(make()?)), ..Secret::default() };
+        let created = self.api.create(&PostParams::default(), &secret).await.map_err(failed("created"))?;
+        tracing::info!(cluster = %Key::of(self.cluster), secret = name, "a Secret is made");
+        self.cache.put(created.clone());
+        Ok(created)
+    }
+
+    /// Only where nobody changed it meanwhile.
+    async fn replace(&self, mut secret: Secret, data: BTreeMap<&'static str, String>) -> Result<Secret, Error> {
+        let name = secret.name_any();
+        secret.data.get_or_insert_default().extend(bytes(data));
+        let replaced = self.api.replace(&name, &PostParams::default(), &secret).await;
+        let replaced = replaced.map_err(|source| Error::Api { name: name.clone(), what: "replaced", source })?;
+        tracing::info!(cluster = %Key::of(self.cluster), secret = name, "a certificate is renewed");
+        self.cache.put(replaced.clone());
+        Ok(replaced)
+    }
+
+    fn metadata(&self, name: &str, retained: bool) -> ObjectMeta {
+        let cluster = self.cluster;
+        let labels = [
+            ("app.kubernetes.io/managed-by", "im-operator".to_owned()),
+            ("app.kubernetes.io/instance", cluster.name_any()),
+            ("app.kubernetes.io/part-of", "imcluster".to_owned()),
+            (CLUSTER, cluster.name_any()),
+        ];
+        let owner = (!retained).then(|| cluster.controller_owner_ref(&())).flatten();
+        ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: cluster.namespace(),
+            labels: Some(labels.map(|(key, value)| (key.to_owned(), value)).into()),
+            owner_references: owner.map(|owner: OwnerReference| vec![owner]),
+            ..ObjectMeta::default()
+        }
+    }
+}
+
+fn bytes(data: BTreeMap<&'static str, String>) -> BTreeMap<String, ByteString> {
+    data.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value.into_bytes()))).collect()
+}

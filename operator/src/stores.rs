@@ -1,0 +1,241 @@
+//! All caches of an operator, and the watches that keep them.
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::DynamicObject;
+use kube::core::{ApiResource, DeserializeGuard, GroupVersionKind};
+use kube::{Api, Client, Resource};
+
+use crate::api::ImCluster;
+use crate::apply::settled;
+use crate::key::{CLUSTER, Key};
+use crate::queue::Queue;
+use crate::watch::{Cache, Seen, follow};
+
+/// What the operator applies, and so watches, besides Secrets.
+fn applied() -> Vec<(ApiResource, &'static str)> {
+    vec![
+        (ApiResource::erase::<ServiceAccount>(&()), "serviceaccounts"),
+        (ApiResource::erase::<ConfigMap>(&()), "configmaps"),
+        (ApiResource::erase::<Service>(&()), "services"),
+        (ApiResource::erase::<NetworkPolicy>(&()), "networkpolicies"),
+        (ApiResource::erase::<PodDisruptionBudget>(&()), "poddisruptionbudgets"),
+        (ApiResource::erase::<StatefulSet>(&()), "statefulsets"),
+        (ApiResource::erase::<Deployment>(&()), "deployments"),
+    ]
+}
+
+/// The kind by which the Prometheus operator finds pods; not every Kubernetes cluster has it.
+pub fn pod_monitors() -> ApiResource {
+    let kind = GroupVersionKind::gvk("monitoring.coreos.com", "v1", "PodMonitor");
+    ApiResource::from_gvk_with_plural(&kind, "podmonitors")
+}
+
+/// Everything the operator keeps in mind.
+#[derive(Debug)]
+pub struct Stores {
+    /// The ImClusters.
+    pub clusters: Arc<Cache<ImCluster>>,
+    /// Their pods.
+    pub pods: Arc<Cache<Pod>>,
+    /// Their volume claims.
+    pub claims: Arc<Cache<PersistentVolumeClaim>>,
+    /// Their Secrets.
+    pub secrets: Arc<Cache<Secret>>,
+    objects: Vec<(ApiResource, Arc<Cache<DynamicObject>>)>,
+    namespaces: Vec<Option<String>>,
+}
+
+/// Hears of an ImCluster that cannot be read: its key and why.
+pub type Unreadable = Arc<dyn Fn(Key, String) + Send + Sync>;
+
+impl Stores {
+    /// Empty, for these namespaces (none: all) and with or without PodMonitors.
+    pub fn new(namespaces: &[String], with_pod_monitors: bool) -> Self {
+        let namespaces: Vec<Option<String>> =
+            if namespaces.is_empty() { vec![None] } else { namespaces.iter().cloned().map(Some).collect() };
+        let watches = namespaces.len();
+        let mut kinds = applied();
+        if with_pod_monitors {
+            kinds.push((pod_monitors(), "podmonitors"));
+        }
+        let objects = kinds.into_iter().map(|(kind, plural)| (kind, Arc::new(Cache::new(plural, watches)))).collect();
+        Self {
+            clusters: Arc::new(Cache::new("imclusters", watches)),
+            pods: Arc::new(Cache::new("pods", watches)),
+            claims: Arc::new(Cache::new("persistentvolumeclaims", watches)),
+            secrets: Arc::new(Cache::new("secrets", watches)),
+            objects,
+            namespaces,
+        }
+    }
+
+    /// Whether PodMonitors are among what is watched.
+    pub fn has_pod_monitors(&self) -> bool {
+        self.cache(&pod_monitors()).is_some()
+    }
+
+    /// The kinds that have not been read yet.
+    pub fn unread(&self) -> Vec<&'static str> {
+        let mut unread: Vec<_> = self.objects.iter().filter(|(_, cache)| !cache.is_complete()).map(|(_, cache)| cache.kind()).collect();
+        if !self.pods.is_complete() {
+            unread.push(self.pods.kind());
+        }
+        if !self.claims.is_complete() {
+            unread.push(self.claims.kind());
+        }
+        if !self.secrets.is_complete() {
+            unread.push(self.secrets.kind());
+        }
+        unread
+    }
+
+    /// An object as last seen or written.
+    pub fn get(&self, kind: &ApiResource, key: &Key) -> Option<Arc<DynamicObject>> {
+        self.cache(kind)?.get(key)
+    }
+
+    /// An object as last seen or written, typed. `None` too where it cannot be read as such.
+    pub fn typed<K>(&self, key: &Key) -> Option<K>
+    where
+        K: Resource<DynamicType = ()> + serde::de::DeserializeOwned,
+    {
+        let object = self.get(&ApiResource::erase::<K>(&()), key)?;
+        object.as_ref().clone().try_parse().ok()
+    }
+
+    /// Takes the answer to a write.
+    pub fn put(&self, kind: &ApiResource, object: DynamicObject) {
+        if let Some(cache) = self.cache(kind) {
+            cache.put(object);
+        }
+    }
+
+    /// Takes the answer to a removal.
+    pub fn remove(&self, kind: &ApiResource, key: &Key) {
+        if let Some(cache) = self.cache(kind) {
+            cache.remove(key);
+        }
+    }
+
+    /// What was applied for an ImCluster, of every kind that has been read.
+    pub fn of_cluster(&self, cluster: &Key) -> Vec<(ApiResource, Arc<DynamicObject>)> {
+        let read = self.objects.iter().filter(|(_, cache)| cache.is_complete());
+        read.flat_map(|(kind, cache)| cache.of_cluster(cluster).into_iter().map(|object| (kind.clone(), object))).collect()
+    }
+
+    fn cache(&self, kind: &ApiResource) -> Option<&Arc<Cache<DynamicObject>>> {
+        self.objects.iter().find(|(known, _)| known.kind == kind.kind && known.group == kind.group).map(|(_, cache)| cache)
+    }
+
+    /// One endless watch per kind and namespace, each by itself. What changes wakes its ImCluster.
+    pub fn watches(
+        &self,
+        client: &Client,
+        queue: &Arc<Queue>,
+        unreadable: &Unreadable,
+    ) -> Vec<(&'static str, BoxFuture<'static, ()>)> {
+        let mut watches = Vec::new();
+        for namespace in &self.namespaces {
+            let namespace = namespace.as_deref();
+            watches.push(self.watch_clusters(client, namespace, queue, unreadable));
+            watches.push(watch(typed(client, namespace), namespace, &self.pods, queue, |pod: &mut Pod| {
+                pod.metadata.managed_fields = None;
+            }));
+            watches.push(watch(typed(client, namespace), namespace, &self.claims, queue, |claim: &mut PersistentVolumeClaim| {
+                claim.metadata.managed_fields = None;
+            }));
+            watches.push(watch(typed(client, namespace), namespace, &self.secrets, queue, |secret: &mut Secret| {
+                secret.metadata.managed_fields = None;
+            }));
+            for (kind, cache) in &self.objects {
+                let api = match namespace {
+                    Some(namespace) => Api::namespaced_with(client.clone(), namespace, kind),
+                    None => Api::all_with(client.clone(), kind),
+                };
+                watches.push(watch(api, namespace, cache, queue, settled::slim));
+            }
+        }
+        watches
+    }
+
+    fn watch_clusters(
+        &self,
+        client: &Client,
+        namespace: Option<&str>,
+        queue: &Arc<Queue>,
+        unreadable: &Unreadable,
+    ) -> (&'static str, BoxFuture<'static, ()>) {
+        let (api, cache) = (typed(client, namespace), Arc::clone(&self.clusters));
+        let (queue, unreadable, namespace) = (Arc::clone(queue), Arc::clone(unreadable), namespace.map(str::to_owned));
+        let work = async move {
+            let slim = |cluster: &mut ImCluster| cluster.metadata.managed_fields = None;
+            let tell = |seen: Seen<'_, ImCluster>| match seen {
+                Seen::Changed(before, Some(now)) if before.is_some_and(|before| only_status(before, now)) => {}
+                Seen::Changed(before, now) => {
+                    if let Some(cluster) = now.or(before) {
+                        queue.wake(Key::of(cluster));
+                    }
+                }
+                Seen::Invalid(invalid) => {
+                    let name = |text: &Option<String>| text.clone().unwrap_or_default();
+                    let key = Key::new(name(&invalid.metadata.namespace), name(&invalid.metadata.name));
+                    unreadable(key, invalid.error.clone());
+                }
+            };
+            follow(api, None, namespace.as_deref(), cache, slim, tell).await;
+        };
+        ("watch of imclusters", work.boxed())
+    }
+}
+
+/// Whether only what we report ourselves differs.
+fn only_status(before: &ImCluster, now: &ImCluster) -> bool {
+    before.spec == now.spec
+        && before.metadata.generation == now.metadata.generation
+        && before.metadata.uid == now.metadata.uid
+        && before.metadata.annotations == now.metadata.annotations
+        && before.metadata.labels == now.metadata.labels
+        && before.metadata.deletion_timestamp == now.metadata.deletion_timestamp
+}
+
+fn typed<T>(client: &Client, namespace: Option<&str>) -> Api<DeserializeGuard<T>>
+where
+    T: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+fn watch<T>(
+    api: Api<DeserializeGuard<T>>,
+    namespace: Option<&str>,
+    cache: &Arc<Cache<T>>,
+    queue: &Arc<Queue>,
+    slim: impl Fn(&mut T) + Send + Sync + 'static,
+) -> (&'static str, BoxFuture<'static, ()>)
+where
+    T: Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+{
+    let (cache, queue, namespace) = (Arc::clone(cache), Arc::clone(queue), namespace.map(str::to_owned));
+    let kind = cache.kind();
+    let work = async move {
+        let tell = |seen: Seen<'_, T>| {
+            if let Seen::Changed(before, now) = seen
+                && let Some(cluster) = now.or(before).and_then(|object| Key::of_cluster(object))
+            {
+                queue.wake(cluster);
+            }
+        };
+        follow(api, Some(CLUSTER), namespace.as_deref(), cache, slim, tell).await;
+    };
+    (kind, work.boxed())
+}
