@@ -51,6 +51,19 @@ impl Audit {
     pub fn is_clean(&self) -> bool {
         self.verdict.is_clean() && self.ended.is_empty()
     }
+
+    /// What a server did wrong on the wire even though clients made up for it. A client that moves has two connections
+    /// for a moment and may hear the same on both; one that stays hears nothing twice.
+    pub fn defects(&self) -> Vec<String> {
+        let mut defects = Vec::new();
+        if self.gaps_seen > 0 {
+            defects.push(format!("{} times a connection left something out", self.gaps_seen));
+        }
+        if self.repeats_dropped > 0 && self.moves == 0 && self.away_ms.count == 0 {
+            defects.push(format!("{} messages came again though nobody moved", self.repeats_dropped));
+        }
+        defects
+    }
 }
 
 /// The middle, the tail and the end of some durations.

@@ -13,4 +13,5 @@ pub mod kind;
 pub mod process;
 pub mod report;
 pub mod stranger;
+pub mod tamper;
 pub mod token;

@@ -45,7 +45,7 @@ struct Faults {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    tracing_subscriber::fmt().with_env_filter("warn").with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter("warn,kube_client=off").with_writer(std::io::stderr).init();
     match Arguments::parse() {
         Arguments::Faults(arguments) => faults(arguments).await,
         Arguments::Kubernetes(options) => cases::play(options).await,

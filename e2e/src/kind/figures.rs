@@ -8,6 +8,9 @@ use serde::Serialize;
 use super::witness::Life;
 use crate::crowd::Flight;
 
+/// How soon after SIGTERM a send counts as under way at it, in seconds.
+const MOMENT: f64 = 0.05;
+
 /// The pods that came and went during an event.
 #[derive(Debug, Default, Serialize)]
 pub struct Figures {
@@ -32,7 +35,8 @@ impl Figures {
         let at = |time: std::time::SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let mut under_way = Vec::new();
         for life in &ended {
-            if let Some((from, to)) = life.drain_began() {
+            if let Some(from) = life.drain_began {
+                let to = from + MOMENT;
                 let count = flights.iter().filter(|(begun, done)| at(*begun) <= to && at(*done) >= from).count();
                 under_way.push((life.name.clone(), count));
             }
@@ -74,6 +78,9 @@ impl Figures {
                 }
                 other => fault(format!("{name} did not end as it should: {other:?}")),
             }
+            if tier == "connect" && life.forced != Some(0) {
+                fault(format!("{name} closed {:?} clients by force", life.forced));
+            }
             if life.restarts > 0 {
                 fault(format!("{name} was started {} times again", life.restarts));
             }
@@ -101,9 +108,8 @@ impl fmt::Display for Figures {
             );
             let allowed = life.deadline.unwrap_or_default() - deleted;
             let held = life.held().map_or_else(String::new, |held| format!(", held {held} clients"));
-            let last =
-                life.drain.last().map_or_else(String::new, |drain| format!(", {} at the last look", drain.connections));
-            writeln!(out, "  - {} {version} on {}{held}{last}: {end} of {allowed:.0} s", life.name, life.node)?;
+            let forced = life.forced.map_or_else(String::new, |forced| format!(", closed {forced} by force"));
+            writeln!(out, "  - {} {version} on {}{held}{forced}: {end} of {allowed:.0} s", life.name, life.node)?;
         }
         for life in &self.came {
             writeln!(out, "  + {} {} on {}", life.name, life.version.as_deref().unwrap_or("?"), life.node)?;

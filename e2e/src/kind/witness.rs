@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures::{AsyncReadExt, StreamExt, pin_mut};
+use futures::{AsyncBufReadExt, StreamExt, pin_mut};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
 use kube::api::LogParams;
@@ -44,6 +44,10 @@ pub struct Life {
     pub deadline: Option<f64>,
     /// What it said while it ended, oldest first.
     pub drain: Vec<Drain>,
+    /// When its drain began, as it says itself.
+    pub drain_began: Option<f64>,
+    /// Clients that it closed at its deadline, as it said in the end.
+    pub forced: Option<u64>,
     /// How its container ended.
     pub end: Option<End>,
     /// Restarts of its container.
@@ -81,19 +85,20 @@ impl Life {
     pub fn held(&self) -> Option<u64> {
         self.drain.first().map(|drain| drain.connections)
     }
-
-    /// Between which two times its drain began: it was still serving, it said that it drained.
-    pub fn drain_began(&self) -> Option<(f64, f64)> {
-        let place = self.drain.iter().position(|drain| drain.phase == "draining")?;
-        let before = place.checked_sub(1).map_or(self.deleted, |before| Some(self.drain[before].at));
-        Some((before?, self.drain[place].at))
-    }
 }
 
 #[derive(Deserialize)]
 struct DrainPage {
     phase: String,
     connections: u64,
+    since_ms: Option<u64>,
+}
+
+/// A line of our programs' log.
+#[derive(Deserialize)]
+struct Line {
+    message: String,
+    forced: Option<u64>,
 }
 
 type Lives = Arc<Mutex<HashMap<String, Life>>>;
@@ -142,12 +147,9 @@ async fn look(kube: Kube, namespace: String, lives: Lives, folder: PathBuf) {
                 let asked = note(&lives, &pod);
                 let (uid, name) = (pod.uid().unwrap_or_default(), pod.name_any());
                 if asked.log {
-                    tokio::spawn(keep_log(
-                        kube.clone(),
-                        namespace.clone(),
-                        name.clone(),
-                        folder.join(format!("{name}.log")),
-                    ));
+                    let path = folder.join(format!("{name}.log"));
+                    let (kube, lives) = (kube.clone(), Arc::clone(&lives));
+                    tokio::spawn(keep_log(kube, namespace.clone(), name.clone(), uid.clone(), path, lives));
                 }
                 if asked.version {
                     tokio::spawn(ask_version(
@@ -262,6 +264,7 @@ async fn follow_drain(kube: Kube, namespace: String, name: String, uid: String, 
         let page = answer.ok().and_then(|(_, body)| serde_json::from_str::<DrainPage>(&body).ok());
         match (page, lock(&lives).get_mut(&uid)) {
             (Some(page), Some(life)) => {
+                life.drain_began = page.since_ms.map(|since| since as f64 / 1000.0);
                 life.drain.push(Drain { at, phase: page.phase, connections: page.connections });
             }
             (_, Some(life)) if life.gone.is_some() || life.end.is_some() => return,
@@ -272,14 +275,21 @@ async fn follow_drain(kube: Kube, namespace: String, name: String, uid: String, 
     }
 }
 
-async fn keep_log(kube: Kube, namespace: String, name: String, path: PathBuf) {
+async fn keep_log(kube: Kube, namespace: String, name: String, uid: String, path: PathBuf, lives: Lives) {
     let follow = LogParams { follow: true, timestamps: true, ..LogParams::default() };
     let Ok(stream) = kube.pods(&namespace).log_stream(&name, &follow).await else { return };
-    pin_mut!(stream);
     let Ok(mut file) = tokio::fs::OpenOptions::new().create(true).append(true).open(&path).await else { return };
-    let mut buffer = vec![0; 16 * 1024];
-    while let Ok(count @ 1..) = stream.read(&mut buffer).await {
-        if file.write_all(&buffer[..count]).await.is_err() {
+    let mut lines = stream.lines();
+    while let Some(Ok(mut line)) = lines.next().await {
+        let said = line.split_once(' ').and_then(|(_, json)| serde_json::from_str::<Line>(json).ok());
+        if let Some(Line { message, forced: Some(forced) }) = said
+            && message == "drained"
+            && let Some(life) = lock(&lives).get_mut(&uid)
+        {
+            life.forced = Some(forced);
+        }
+        line.push('\n');
+        if file.write_all(line.as_bytes()).await.is_err() {
             return;
         }
     }

@@ -5,3 +5,4 @@ mod dialects;
 mod faults;
 mod guarantees;
 mod parts;
+mod sees;

@@ -156,9 +156,7 @@ async fn rollout(stage: &Stage, tier: &'static str, from: &str, to: &str) -> Res
 fn judge_rollout(played: &Played, tier: &str, from: &str, to: &str, pods: usize) -> Result<()> {
     let mut faults = played.figures.faults_of_rollout(tier, from, to, pods);
     let audit = &played.audit;
-    if audit.repeats_dropped + audit.gaps_seen > 0 {
-        faults.push(format!("{} repeats and {} gaps on the wire", audit.repeats_dropped, audit.gaps_seen));
-    }
+    faults.extend(audit.defects());
     let share = audit.resumed as f64 / (audit.resumed + audit.live).max(1) as f64;
     if share >= RESUMED {
         faults.push(format!("{:.1} % of the deliveries came by resuming", 100.0 * share));
