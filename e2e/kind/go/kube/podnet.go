@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"imcluster.io/kind/policy"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -56,7 +57,7 @@ func podnet() {
 		time.Sleep(gather)
 		nodes, pods, namespaces, policies := w.list()
 		failed := w.route(nodes)
-		if wanted := render(w.node, w.pods, pods, namespaces, policies); wanted != inForce {
+		if wanted := policy.Render(w.node, w.pods, pods, namespaces, policies); wanted != inForce {
 			if err := nft(wanted); err != nil {
 				failed = errors.Join(failed, err)
 			} else {

@@ -1,4 +1,5 @@
-package main
+// Package policy turns NetworkPolicies into nftables rules.
+package policy
 
 import (
 	"fmt"
@@ -20,8 +21,8 @@ type firewall struct {
 	namespaces map[string]labels.Set
 }
 
-// render is the whole table of a node.
-func render(node, podRange string, pods []*corev1.Pod, namespaces []*corev1.Namespace, policies []*networkingv1.NetworkPolicy) string {
+// Render is the whole table of a node.
+func Render(node, podRange string, pods []*corev1.Pod, namespaces []*corev1.Namespace, policies []*networkingv1.NetworkPolicy) string {
 	f := firewall{namespaces: map[string]labels.Set{}}
 	for _, namespace := range namespaces {
 		f.namespaces[namespace.Name] = namespace.Labels
