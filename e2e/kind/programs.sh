@@ -12,6 +12,11 @@ for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
   stamp+=" -X $package.gitVersion=$kubernetes -X $package.gitMajor=1 -X $package.gitMinor=$(cut -d. -f2 <<<"$kubernetes")"
   stamp+=" -X $package.gitTreeState=clean -X $package.gitCommit=modules"
 done
+# What helm takes for the version of Kubernetes when it renders without a cluster.
+for package in chartutil lint/rules; do
+  stamp+=" -X helm.sh/helm/v3/pkg/$package.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/$package.k8sVersionMinor=$(cut -d. -f2 <<<"$kubernetes")"
+done
+stamp+=" -X helm.sh/helm/v3/internal/version.version=$(go list -m -f '{{.Version}}' helm.sh/helm/v3)"
 
 program() { # NAME PACKAGE
   nice -n "${IM_KIND_NICE:-10}" go build -trimpath -ldflags "-s -w$stamp" -o "$programs/$1" "$2"
