@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod apply;
+pub mod build;
 pub mod calls;
 pub mod drains;
 pub mod events;
@@ -13,6 +14,8 @@ pub mod observe;
 pub mod pki;
 pub mod queue;
 pub mod secrets;
+pub mod seed;
 pub mod settings;
 pub mod stores;
+pub mod validate;
 pub mod watch;

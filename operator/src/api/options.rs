@@ -105,6 +105,13 @@ pub struct Auth {
     pub audience: Option<String>,
 }
 
+impl Auth {
+    /// Whether the operator makes an HS256 secret, as nothing else says whose tokens are believed.
+    pub fn is_generated(&self) -> bool {
+        self.hs256_secret.is_none() && self.public_keys.is_none() && self.jwks_url.is_none()
+    }
+}
+
 /// A key of a Secret in the ImCluster's namespace.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SecretKey {

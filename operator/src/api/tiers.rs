@@ -97,6 +97,17 @@ pub enum ServiceType {
     LoadBalancer,
 }
 
+impl ServiceType {
+    /// As a Service says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ClusterIP => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+        }
+    }
+}
+
 /// Where traffic from outside goes.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TrafficPolicy {
@@ -104,6 +115,16 @@ pub enum TrafficPolicy {
     Local,
     /// To any pod; clients' addresses are hidden.
     Cluster,
+}
+
+impl TrafficPolicy {
+    /// As a Service says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Local => "Local",
+            Self::Cluster => "Cluster",
+        }
+    }
 }
 
 /// Ports on every node.
@@ -205,6 +226,12 @@ pub struct ExternalRedis {
     /// Where its URL stands: `redis://`, `rediss://`, `redis+sentinel://host:port,host:port/service` or
     /// `redis+cluster://`, with user and password.
     pub url_secret: SecretKey,
+    /// What every key and channel begins with: 1 to 32 letters, digits, `-`, `_`, `.` or `:`. ImClusters that share a
+    /// redis need different ones. Can't be changed later.
+    #[serde(default = "redis_prefix")]
+    #[schemars(length(min = 1, max = 32), regex(pattern = "^[-A-Za-z0-9_.:]+$"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("prefix can't be changed: nothing would be found under another one"))]
+    pub prefix: String,
 }
 
 /// Where connect and logic find each other.
@@ -295,6 +322,10 @@ fn drain_seconds() -> i32 {
 
 fn max_draining() -> IntOrString {
     IntOrString::String("10%".to_owned())
+}
+
+fn redis_prefix() -> String {
+    "im".to_owned()
 }
 
 fn redis_storage() -> Storage {

@@ -1,0 +1,166 @@
+//! From what users ask for to the Kubernetes objects that are it: pure, total, and the same for the same input.
+
+mod connect;
+mod container;
+mod etcd;
+mod labels;
+mod logic;
+mod monitor;
+mod names;
+mod network;
+mod overrides;
+mod pod;
+mod quantity;
+mod redis;
+mod sentinel;
+mod services;
+mod workload;
+
+pub use connect::max_draining;
+pub use labels::{ACCEPT, ACCEPT_YES, CLUSTER, COMPONENT, MANAGED_BY, OPERATOR, VERSION, selector};
+pub use monitor::pod_monitor_resource;
+pub use names::{
+    ETCD_CLIENT_PORT, ETCD_METRICS_PORT, ETCD_PEER_PORT, REDIS_PORT, REDIS_REPLICAS, SENTINEL_PORT, SENTINEL_REPLICAS,
+    etcd_endpoints, object_name, pod_host, redis_secret, redis_url, secret_name, service_host, tls_name,
+};
+pub use overrides::Ignored;
+pub use pod::DRAIN_RESERVE;
+
+use crate::api::{EtcdMode, ImageSource, Images, RedisMode, Tier};
+use crate::object::Object;
+use crate::validate::Valid;
+
+/// What a tier's pods run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// The image, with registry, tag and digest.
+    pub image: String,
+    /// The version, for labels: `spec.version`, or the tag of redis' or etcd's image.
+    pub version: String,
+}
+
+/// What each tier's pods run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Runs {
+    /// Connect.
+    pub connect: Run,
+    /// Logic.
+    pub logic: Run,
+    /// Redis and Sentinel.
+    pub redis: Run,
+    /// Etcd.
+    pub etcd: Run,
+}
+
+/// What has been found out and decided, beyond the ImCluster itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inputs {
+    /// The operator's namespace, whose pods named `im-operator` may reach every tier.
+    pub operator_namespace: String,
+    /// The image of the init container that writes redis' and Sentinel's first file: one that holds `im-operator`.
+    pub seed_image: String,
+    /// Whether the API of PodMonitors is installed.
+    pub pod_monitors: bool,
+    /// What each tier is to run now: during an upgrade not yet all of [`wanted`].
+    pub runs: Runs,
+    /// Connect pods there are to be now.
+    pub connect_replicas: i32,
+    /// Whether connect's Deployment starts no further replacement for the moment.
+    pub connect_paused: bool,
+    /// Whether etcd was formed once, so that a member with an empty volume only ever joins.
+    pub etcd_existing: bool,
+}
+
+impl Inputs {
+    /// With everything as the spec asks for it: a first start, or no upgrade under way.
+    pub fn wanted(valid: &Valid, operator_namespace: &str, seed_image: &str) -> Self {
+        Self {
+            operator_namespace: operator_namespace.to_owned(),
+            seed_image: seed_image.to_owned(),
+            pod_monitors: false,
+            runs: wanted(valid),
+            connect_replicas: valid.spec().connect.replicas,
+            connect_paused: false,
+            etcd_existing: false,
+        }
+    }
+}
+
+/// All objects of an ImCluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Objects {
+    /// In the order in which they are applied.
+    pub list: Vec<Object>,
+    /// Fields of `podOverrides` that say other than the operator does.
+    pub ignored: Vec<Ignored>,
+}
+
+/// What the spec asks every tier to run.
+pub fn wanted(valid: &Valid) -> Runs {
+    let spec = valid.spec();
+    let images = &spec.images;
+    let run = |source: &ImageSource, version: Option<&str>| Run {
+        image: image(images, source, version),
+        version: match version {
+            Some(version) => version.to_owned(),
+            None => labels::value(source.tag.as_deref().or(source.digest.as_deref()).unwrap_or_default()),
+        },
+    };
+    Runs {
+        connect: run(&images.connect, Some(&spec.version)),
+        logic: run(&images.logic, Some(&spec.version)),
+        redis: run(&images.redis, None),
+        etcd: run(&images.etcd, None),
+    }
+}
+
+fn image(images: &Images, source: &ImageSource, version: Option<&str>) -> String {
+    let mut name = match &images.registry {
+        Some(registry) => format!("{registry}/{}", source.repository),
+        None => source.repository.clone(),
+    };
+    if let Some(tag) = source.tag.as_deref().or(version) {
+        name.push(':');
+        name.push_str(tag);
+    }
+    if let Some(digest) = &source.digest {
+        name.push('@');
+        name.push_str(digest);
+    }
+    name
+}
+
+/// Makes every object of an ImCluster. All of them are always there: what is not in the list is not wanted any more.
+pub fn build(valid: &Valid, inputs: &Inputs) -> Objects {
+    let mut building = Building { valid, inputs, list: Vec::new(), ignored: Vec::new() };
+    network::policies(&mut building);
+    if valid.spec().redis.mode != RedisMode::External {
+        redis::objects(&mut building);
+    }
+    if valid.spec().redis.mode == RedisMode::Sentinel {
+        sentinel::objects(&mut building);
+    }
+    if valid.spec().etcd.mode == EtcdMode::Managed {
+        etcd::objects(&mut building);
+    }
+    logic::objects(&mut building);
+    connect::objects(&mut building);
+    Objects { list: building.list, ignored: building.ignored }
+}
+
+/// The objects so far.
+struct Building<'a> {
+    valid: &'a Valid,
+    inputs: &'a Inputs,
+    list: Vec<Object>,
+    ignored: Vec<Ignored>,
+}
+
+impl Building<'_> {
+    fn add<K>(&mut self, tier: Tier, object: &K)
+    where
+        K: kube::Resource<DynamicType = ()> + serde::Serialize,
+    {
+        self.list.push(Object::new(tier, object));
+    }
+}

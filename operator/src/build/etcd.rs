@@ -1,0 +1,92 @@
+//! Etcd: one member or three, formed once from empty volumes; after that a member with an empty volume only ever joins.
+
+use super::container::{self, container, field, http_probe, mount, port, tls};
+use super::pod::{Parts, template};
+use super::workload::{Replace, Stateful, Unhealthy, common, headless, service_port, stateful_set};
+use super::{Building, names};
+use crate::api::Tier;
+
+const DATA: &str = "/var/lib/etcd";
+const GRACE: i64 = 30;
+
+pub(super) fn objects(building: &mut Building<'_>) {
+    let (valid, inputs) = (building.valid, building.inputs);
+    let etcd = &valid.spec().etcd;
+    common(building, Tier::Etcd, Unhealthy::IfHealthyBudget);
+    let ports = vec![service_port("client", names::ETCD_CLIENT_PORT), service_port("peer", names::ETCD_PEER_PORT)];
+    headless(building, Tier::Etcd, ports);
+
+    let mut container = container(building, Tier::Etcd, &inputs.runs.etcd.image);
+    container.command = Some(vec!["etcd".to_owned()]);
+    container.args = Some(arguments(building));
+    container.ports = Some(vec![
+        port("client", names::ETCD_CLIENT_PORT),
+        port("peer", names::ETCD_PEER_PORT),
+        port("metrics", names::ETCD_METRICS_PORT),
+    ]);
+    container.env = Some(vec![field("POD_NAME", "metadata.name")]);
+    container.volume_mounts = Some(vec![mount("data", DATA, false)]);
+    container.startup_probe = Some(http_probe("/livez", "metrics", 5, 120));
+    container.readiness_probe = Some(http_probe("/readyz", "metrics", 5, 3));
+    container.liveness_probe = Some(http_probe("/livez", "metrics", 10, 6));
+    let template = template(
+        building,
+        Parts {
+            tier: Tier::Etcd,
+            pod: &etcd.pod,
+            field: "spec.etcd",
+            run: &inputs.runs.etcd,
+            container,
+            init: Vec::new(),
+            volumes: vec![tls(valid.name(), Tier::Etcd)],
+            labels: Default::default(),
+            grace: GRACE,
+        },
+    );
+    let stateful = Stateful {
+        tier: Tier::Etcd,
+        replicas: etcd.replicas,
+        storage: &etcd.storage,
+        template,
+        replace: Replace::OnDelete,
+    };
+    stateful_set(building, stateful);
+}
+
+fn arguments(building: &Building<'_>) -> Vec<String> {
+    let valid = building.valid;
+    let (cluster, namespace) = (valid.name(), valid.namespace());
+    let host = format!("$(POD_NAME).{}", names::service_host(cluster, namespace, Tier::Etcd));
+    let (client, peer) = (names::ETCD_CLIENT_PORT, names::ETCD_PEER_PORT);
+    let member = |ordinal| {
+        let name = format!("{}-{ordinal}", names::object_name(cluster, Tier::Etcd));
+        format!("{name}=https://{}:{peer}", names::pod_host(cluster, namespace, Tier::Etcd, ordinal))
+    };
+    let members: Vec<String> = (0..valid.spec().etcd.replicas).map(member).collect();
+    let state = if building.inputs.etcd_existing { "existing" } else { "new" };
+    let folder = container::TLS_FOLDER;
+    vec![
+        "--name=$(POD_NAME)".to_owned(),
+        format!("--data-dir={DATA}/data"),
+        format!("--listen-client-urls=https://0.0.0.0:{client}"),
+        format!("--advertise-client-urls=https://{host}:{client}"),
+        format!("--listen-peer-urls=https://0.0.0.0:{peer}"),
+        format!("--initial-advertise-peer-urls=https://{host}:{peer}"),
+        format!("--initial-cluster={}", members.join(",")),
+        format!("--initial-cluster-state={state}"),
+        format!("--initial-cluster-token={}", valid.uid()),
+        format!("--listen-metrics-urls=http://0.0.0.0:{}", names::ETCD_METRICS_PORT),
+        format!("--cert-file={folder}/tls.crt"),
+        format!("--key-file={folder}/tls.key"),
+        format!("--trusted-ca-file={folder}/ca.crt"),
+        "--client-cert-auth=true".to_owned(),
+        format!("--peer-cert-file={folder}/tls.crt"),
+        format!("--peer-key-file={folder}/tls.key"),
+        format!("--peer-trusted-ca-file={folder}/ca.crt"),
+        "--peer-client-cert-auth=true".to_owned(),
+        // Who has a certificate of the internal authority is a member; where it comes from changes with every pod.
+        "--peer-skip-client-san-verification=true".to_owned(),
+        "--auto-compaction-mode=periodic".to_owned(),
+        "--auto-compaction-retention=1h".to_owned(),
+    ]
+}

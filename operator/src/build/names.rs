@@ -1,0 +1,94 @@
+//! What things are called and where they are found.
+
+use std::collections::BTreeMap;
+
+use crate::api::{EtcdMode, RedisMode, Tier};
+use crate::validate::Valid;
+
+/// Redis pods with Sentinel.
+pub const REDIS_REPLICAS: i32 = 3;
+/// Sentinels.
+pub const SENTINEL_REPLICAS: i32 = 3;
+/// Where redis serves, over TLS.
+pub const REDIS_PORT: i32 = 6379;
+/// Where Sentinels serve, over TLS.
+pub const SENTINEL_PORT: i32 = 26379;
+/// Where etcd serves clients, over TLS.
+pub const ETCD_CLIENT_PORT: i32 = 2379;
+/// Where etcd's members meet, over TLS.
+pub const ETCD_PEER_PORT: i32 = 2380;
+/// Where etcd serves `/readyz`, `/livez` and `/metrics`, in plain text.
+pub const ETCD_METRICS_PORT: i32 = 2381;
+
+pub(super) const TCP_PORT: i32 = 3101;
+pub(super) const WS_PORT: i32 = 3102;
+pub(super) const CONNECT_GRPC_PORT: i32 = 3109;
+pub(super) const HTTP_PORT: i32 = 3111;
+pub(super) const LOGIC_GRPC_PORT: i32 = 3119;
+pub(super) const ADMIN_PORT: i32 = 9100;
+
+/// The name of a tier's Deployment or StatefulSet, of its Service and of all that there is once: `demo-redis`.
+pub fn object_name(cluster: &str, tier: Tier) -> String {
+    format!("{cluster}-{}", tier.name())
+}
+
+/// The Secret of a cluster for this: `auth`, `peer`, `redis`, `ca`.
+pub fn secret_name(cluster: &str, what: &str) -> String {
+    format!("{cluster}-{what}")
+}
+
+/// The Secret with a tier's certificate: `demo-redis-tls`.
+pub fn tls_name(cluster: &str, tier: Tier) -> String {
+    format!("{cluster}-{}-tls", tier.name())
+}
+
+/// A tier's Service: `demo-logic.chat.svc`.
+pub fn service_host(cluster: &str, namespace: &str, tier: Tier) -> String {
+    format!("{}.{namespace}.svc", object_name(cluster, tier))
+}
+
+/// A pod of a tier's StatefulSet: `demo-redis-0.demo-redis.chat.svc`.
+pub fn pod_host(cluster: &str, namespace: &str, tier: Tier, ordinal: i32) -> String {
+    format!("{}-{ordinal}.{}", object_name(cluster, tier), service_host(cluster, namespace, tier))
+}
+
+/// Where clients find etcd.
+pub fn etcd_endpoints(valid: &Valid) -> Vec<String> {
+    let etcd = &valid.spec().etcd;
+    match (etcd.mode, &etcd.external) {
+        (EtcdMode::External, Some(external)) => external.endpoints.clone(),
+        _ => (0..etcd.replicas)
+            .map(|ordinal| {
+                let host = pod_host(valid.name(), valid.namespace(), Tier::Etcd, ordinal);
+                format!("https://{host}:{ETCD_CLIENT_PORT}")
+            })
+            .collect(),
+    }
+}
+
+/// The URL under which connect and logic find a redis that the operator runs. `password` is plain: letters and digits.
+pub fn redis_url(cluster: &str, namespace: &str, mode: RedisMode, password: &str) -> String {
+    match mode {
+        RedisMode::Sentinel => {
+            let sentinel =
+                |ordinal| format!("{}:{SENTINEL_PORT}", pod_host(cluster, namespace, Tier::Sentinel, ordinal));
+            let hosts: Vec<String> = (0..SENTINEL_REPLICAS).map(sentinel).collect();
+            format!("rediss+sentinel://:{password}@{}/{cluster}?sentinel_password={password}", hosts.join(","))
+        }
+        RedisMode::Single | RedisMode::External => {
+            format!("rediss://:{password}@{}:{REDIS_PORT}", pod_host(cluster, namespace, Tier::Redis, 0))
+        }
+    }
+}
+
+/// All that the Secret `NAME-redis` holds: the password, the URL with it, and what redis and Sentinel read of it.
+pub fn redis_secret(cluster: &str, namespace: &str, mode: RedisMode, password: &str) -> BTreeMap<String, String> {
+    [
+        ("password", password.to_owned()),
+        ("url", redis_url(cluster, namespace, mode, password)),
+        ("redis.conf", format!("requirepass {password}\nmasterauth {password}\n")),
+        ("sentinel.conf", format!("requirepass {password}\nsentinel sentinel-pass {password}\n")),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
+}

@@ -1,0 +1,113 @@
+//! Redis: one pod, or a master and two replicas that Sentinel watches.
+//!
+//! With Sentinel a pod whose volume is empty starts as a replica of nobody: it takes no writes and gives no data, so a
+//! master that lost its volume can't empty the replicas that have the data. Only the operator, once, and then Sentinel
+//! make a redis the master, and redis writes that down in the file on its volume.
+
+use super::container::{self, container, field, mount, port, tcp_probe, tls};
+use super::pod::{Parts, template};
+use super::workload::{Replace, Stateful, Unhealthy, common, headless, service_port, stateful_set};
+use super::{Building, names, quantity};
+use crate::api::{Durability, Redis, RedisMode, Tier};
+
+/// Where redis finds the Secret's files.
+pub(super) const SECRET_FOLDER: &str = "/etc/imcluster/redis";
+/// How long redis may take to write everything down at its end.
+const GRACE: i64 = 60;
+/// Of a memory limit, how much data may take; the rest is for buffers and for the copy while the log is rewritten.
+const DATA_PERCENT: u64 = 75;
+
+/// Replicas that must have a message before it is acknowledged, and be there for a write to be taken at all.
+pub(super) fn confirming_replicas(redis: &Redis) -> i32 {
+    match (redis.mode, redis.durability) {
+        (RedisMode::Sentinel, Durability::Standard) => 1,
+        (RedisMode::Sentinel, Durability::Strict) => 2,
+        _ => 0,
+    }
+}
+
+pub(super) fn objects(building: &mut Building<'_>) {
+    let (valid, inputs) = (building.valid, building.inputs);
+    let redis = &valid.spec().redis;
+    let with_sentinel = redis.mode == RedisMode::Sentinel;
+    common(building, Tier::Redis, Unhealthy::Always);
+    headless(building, Tier::Redis, vec![service_port("redis", names::REDIS_PORT)]);
+
+    let mut container = container(building, Tier::Redis, &inputs.runs.redis.image);
+    container.command = Some(vec!["redis-server".to_owned()]);
+    container.args = Some(arguments(building, redis));
+    container.ports = Some(vec![port("redis", names::REDIS_PORT)]);
+    container.env = Some(vec![field("POD_NAME", "metadata.name")]);
+    container.volume_mounts = Some(vec![mount("data", "/data", false)]);
+    // A large log takes its time to load, and redis answers no connection meanwhile.
+    container.startup_probe = Some(tcp_probe("redis", 5, 720));
+    container.readiness_probe = Some(tcp_probe("redis", 5, 3));
+    container.liveness_probe = Some(tcp_probe("redis", 10, 6));
+    let init = match with_sentinel {
+        true => vec![container::seed(building, "/data/redis.conf", "replicaof nobody.invalid 6379")],
+        false => Vec::new(),
+    };
+    let secret = names::secret_name(valid.name(), "redis");
+    let template = template(
+        building,
+        Parts {
+            tier: Tier::Redis,
+            pod: &redis.pod,
+            field: "spec.redis",
+            run: &inputs.runs.redis,
+            container,
+            init,
+            volumes: vec![
+                tls(valid.name(), Tier::Redis),
+                container::secret("secret", &secret, &[("redis.conf", "redis.conf")], SECRET_FOLDER),
+            ],
+            labels: Default::default(),
+            grace: GRACE,
+        },
+    );
+    let replicas = if with_sentinel { names::REDIS_REPLICAS } else { 1 };
+    let stateful =
+        Stateful { tier: Tier::Redis, replicas, storage: &redis.storage, template, replace: Replace::OnDelete };
+    stateful_set(building, stateful);
+}
+
+fn arguments(building: &Building<'_>, redis: &Redis) -> Vec<String> {
+    let valid = building.valid;
+    let mut arguments = Vec::new();
+    let mut say = |words: &[&str]| arguments.extend(words.iter().map(|&word| word.to_owned()));
+    if redis.mode == RedisMode::Sentinel {
+        say(&["/data/redis.conf"]);
+    }
+    say(&["--include", "/etc/imcluster/redis/redis.conf"]);
+    say(&["--dir", "/data"]);
+    say(&["--port", "0", "--tls-port", &names::REDIS_PORT.to_string()]);
+    tls_arguments(&mut say);
+    let fsync = if redis.durability == Durability::Strict { "always" } else { "everysec" };
+    say(&["--save", "", "--appendonly", "yes", "--appendfsync", fsync]);
+    say(&["--maxmemory-policy", "noeviction"]);
+    if let Some(data) = memory(redis) {
+        say(&["--maxmemory", &data.to_string()]);
+    }
+    if redis.mode == RedisMode::Sentinel {
+        let host = format!("$(POD_NAME).{}", names::service_host(valid.name(), valid.namespace(), Tier::Redis));
+        say(&["--replica-announce-ip", &host]);
+        say(&["--repl-backlog-size", "64mb"]);
+        say(&["--min-replicas-to-write", &confirming_replicas(redis).to_string()]);
+    }
+    arguments
+}
+
+/// What redis and Sentinel are told of their certificates.
+pub(super) fn tls_arguments(say: &mut impl FnMut(&[&str])) {
+    let folder = container::TLS_FOLDER;
+    say(&["--tls-cert-file", &format!("{folder}/tls.crt")]);
+    say(&["--tls-key-file", &format!("{folder}/tls.key")]);
+    say(&["--tls-ca-cert-file", &format!("{folder}/ca.crt")]);
+    say(&["--tls-auth-clients", "yes", "--tls-replication", "yes"]);
+}
+
+/// Bytes that data may take: beyond them redis refuses writes, which is better than being killed.
+fn memory(redis: &Redis) -> Option<u64> {
+    let limits = redis.pod.resources.as_ref()?.limits.as_ref()?;
+    Some(quantity::bytes(limits.get("memory")?)? / 100 * DATA_PERCENT)
+}

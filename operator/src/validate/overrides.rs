@@ -1,0 +1,58 @@
+//! Whether `podOverrides` is a part of a pod template.
+
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use serde_json::Value;
+
+use super::Problem;
+
+/// What Kubernetes would not understand in it.
+pub(super) fn problems(field: &str, value: &Value) -> Vec<Problem> {
+    let Some(object) = value.as_object() else {
+        return vec![Problem::new(field, "write a part of a pod template, with metadata and spec")];
+    };
+    let mut problems = Vec::new();
+    for key in object.keys().filter(|key| !matches!(key.as_str(), "metadata" | "spec")) {
+        problems.push(Problem::new(format!("{field}.{key}"), "is not known: a pod template has metadata and spec"));
+    }
+    if let Some(metadata) = value.get("metadata").and_then(Value::as_object) {
+        for key in metadata.keys().filter(|key| !matches!(key.as_str(), "labels" | "annotations")) {
+            let at = format!("{field}.metadata.{key}");
+            problems.push(Problem::new(at, "is of no use on pods of the operator: labels and annotations are"));
+        }
+    }
+    let mut typed = value.clone();
+    // The only fields that types need and a part may leave out.
+    if let Some(spec) = typed.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.entry("containers").or_insert_with(|| Value::Array(Vec::new()));
+    }
+    match serde_json::from_value::<PodTemplateSpec>(typed.clone()) {
+        Ok(understood) => {
+            let understood = serde_json::to_value(understood).unwrap_or_default();
+            unknown(field, &typed, &understood, &mut problems);
+        }
+        Err(error) => problems.push(Problem::new(field, format!("is no part of a pod template: {error}"))),
+    }
+    problems
+}
+
+/// Fields that went missing when Kubernetes' types took the value: those they don't know.
+fn unknown(field: &str, given: &Value, understood: &Value, problems: &mut Vec<Problem>) {
+    match (given, understood) {
+        (Value::Object(given), Value::Object(understood)) => {
+            for (key, value) in given {
+                let at = format!("{field}.{key}");
+                match understood.get(key) {
+                    Some(other) => unknown(&at, value, other, problems),
+                    None if value.is_null() => {}
+                    None => problems.push(Problem::new(at, "is not a field of a pod template")),
+                }
+            }
+        }
+        (Value::Array(given), Value::Array(understood)) => {
+            for (index, (value, other)) in given.iter().zip(understood).enumerate() {
+                unknown(&format!("{field}[{index}]"), value, other, problems);
+            }
+        }
+        _ => {}
+    }
+}
