@@ -175,15 +175,22 @@ fn of_pod(pod: &Pod) -> Option<(Reason, String)> {
 
 fn of_container(pod: &str, container: &ContainerStatus) -> Option<(Reason, String)> {
     let waiting = container.state.as_ref()?.waiting.as_ref()?;
-    let why = waiting.message.clone().unwrap_or_default();
+    let why: String = waiting.message.iter().flat_map(|message| message.chars()).take(300).collect();
     let (reason, what) = match waiting.reason.as_deref()? {
         "ImagePullBackOff" | "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" => {
-            (Reason::ImagePullFailed, format!("can't have the image {}", container.image))
+            // What the kubelet says of it changes with every attempt.
+            let image = &container.image;
+            let message = format!("pod {pod} can't have the image {image}: see kubectl describe pod {pod}");
+            return Some((Reason::ImagePullFailed, message));
         }
         "CrashLoopBackOff" => {
             let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
             let code = last.map_or_else(String::new, |last| format!(" with exit code {}", last.exit_code));
-            (Reason::CrashLooping, format!("ends again and again{code}"))
+            let message = format!(
+                "pod {pod}, container {} ends again and again{code}: see kubectl logs {pod} -c {} --previous",
+                container.name, container.name
+            );
+            return Some((Reason::CrashLooping, message));
         }
         "CreateContainerConfigError" | "CreateContainerError" => {
             (Reason::ReferenceMissing, "can't be started".to_owned())

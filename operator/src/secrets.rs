@@ -6,8 +6,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -16,6 +14,7 @@ use kube::api::PostParams;
 use kube::{Api, Client, Resource, ResourceExt};
 
 use crate::api::{EtcdMode, ImCluster, RedisMode, Tier};
+use crate::build;
 use crate::key::{CLUSTER, Key};
 use crate::pki::{self, Pair};
 use crate::watch::Cache;
@@ -148,10 +147,17 @@ pub async fn ensure(
     let secrets = Secrets { api: Api::namespaced(client.clone(), &key.namespace), cache, cluster };
     let mut redis_password = None;
     for wanted in plains(cluster) {
-        let data = || Ok([(wanted.key, random())].into());
+        let data = || {
+            let value = random();
+            if wanted.key == PASSWORD {
+                return Ok(build::redis_secret(&key.name, &key.namespace, cluster.spec.redis.mode, &value));
+            }
+            Ok(data([(wanted.key, value)]))
+        };
         let secret = secrets.get_or_create(&wanted.name, wanted.retained, data).await?;
         let value = text(&secret, wanted.key)?;
         if wanted.key == PASSWORD {
+            secrets.complete(secret, &value).await?;
             redis_password = Some(value);
         }
     }
@@ -162,7 +168,7 @@ pub async fn ensure(
     };
     let made = || {
         let pair = pki::authority(&format!("ImCluster {key}"), now).map_err(useless(&ca_name))?;
-        Ok([(CA_CERT, pair.certificate), (CA_KEY, pair.key)].into())
+        Ok(data([(CA_CERT, pair.certificate), (CA_KEY, pair.key)]))
     };
     let secret = secrets.get_or_create(&ca_name, cluster.spec.redis.storage.retain, made).await?;
     let authority = Pair { certificate: text(&secret, CA_CERT)?, key: text(&secret, CA_KEY)? };
@@ -174,9 +180,9 @@ pub async fn ensure(
     for tier in leaves(cluster) {
         let name = format!("{}-{tier}-tls", key.name);
         let names = dns_names(&key, tier);
-        let make = || -> Result<BTreeMap<&'static str, String>, Error> {
+        let make = || {
             let pair = pki::leaf(&authority, &format!("im-{tier}"), &names, now).map_err(useless(&name))?;
-            Ok([(TLS_CERT, pair.certificate), (TLS_KEY, pair.key), (CA_CERT, authority.certificate.clone())].into())
+            Ok(data([(TLS_CERT, pair.certificate), (TLS_KEY, pair.key), (CA_CERT, authority.certificate.clone())]))
         };
         let mut secret = secrets.get_or_create(&name, false, make).await?;
         let (mut pair, mut validity) = fresh(&secret, &authority, &names, now);
@@ -211,9 +217,9 @@ fn text(secret: &Secret, key: &'static str) -> Result<String, Error> {
     value.ok_or_else(|| Error::Lacking { name: secret.name_any(), key })
 }
 
-/// 32 random bytes, as 43 characters.
+/// 32 random bytes, as 64 characters that need no quoting anywhere.
 fn random() -> String {
-    URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
+    rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 struct Secrets<'c> {
@@ -227,7 +233,7 @@ impl Secrets<'_> {
         &self,
         name: &str,
         retained: bool,
-        make: impl FnOnce() -> Result<BTreeMap<&'static str, String>, Error>,
+        make: impl FnOnce() -> Result<Data, Error>,
     ) -> Result<Secret, Error> {
         let key = Key::new(self.cluster.namespace().unwrap_or_default(), name);
         if let Some(known) = self.cache.get(&key) {
@@ -245,13 +251,26 @@ impl Secrets<'_> {
         Ok(created)
     }
 
+    /// Writes beside redis' password what follows from it.
+    async fn complete(&self, secret: Secret, password: &str) -> Result<(), Error> {
+        let key = Key::of(self.cluster);
+        let mode = self.cluster.spec.redis.mode;
+        let mut wanted = bytes(build::redis_secret(&key.name, &key.namespace, mode, password));
+        let there = secret.data.clone().unwrap_or_default();
+        wanted.retain(|key, value| there.get(key) != Some(value));
+        if !wanted.is_empty() {
+            self.replace(secret, build::redis_secret(&key.name, &key.namespace, mode, password)).await?;
+        }
+        Ok(())
+    }
+
     /// Only where nobody changed it meanwhile.
-    async fn replace(&self, mut secret: Secret, data: BTreeMap<&'static str, String>) -> Result<Secret, Error> {
+    async fn replace(&self, mut secret: Secret, data: Data) -> Result<Secret, Error> {
         let name = secret.name_any();
         secret.data.get_or_insert_default().extend(bytes(data));
         let replaced = self.api.replace(&name, &PostParams::default(), &secret).await;
         let replaced = replaced.map_err(|source| Error::Api { name: name.clone(), what: "replaced", source })?;
-        tracing::info!(cluster = %Key::of(self.cluster), secret = name, "a certificate is renewed");
+        tracing::info!(cluster = %Key::of(self.cluster), secret = name, "a Secret is renewed");
         self.cache.put(replaced.clone());
         Ok(replaced)
     }
@@ -275,6 +294,13 @@ impl Secrets<'_> {
     }
 }
 
-fn bytes(data: BTreeMap<&'static str, String>) -> BTreeMap<String, ByteString> {
-    data.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value.into_bytes()))).collect()
+/// What a Secret holds, as text.
+type Data = BTreeMap<String, String>;
+
+fn data<const N: usize>(pairs: [(&str, String); N]) -> Data {
+    pairs.map(|(key, value)| (key.to_owned(), value)).into()
+}
+
+fn bytes(data: Data) -> BTreeMap<String, ByteString> {
+    data.into_iter().map(|(key, value)| (key, ByteString(value.into_bytes()))).collect()
 }

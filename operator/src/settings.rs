@@ -21,6 +21,8 @@ pub struct Settings {
     pub watch_namespaces: Vec<String>,
     /// The operator's own namespace: its Lease is there, and policies let its pods in.
     pub namespace: String,
+    /// The operator's own image, which redis' pods begin with.
+    pub operator_image: String,
     /// Whether replicas elect one that works.
     pub leader_election: bool,
     /// The Lease's name.
@@ -48,6 +50,9 @@ impl Settings {
                 .text("namespace", "The operator's own namespace: its Lease is there, and network policies let its pods in.")
                 .check(|text| namespace(text).map(drop))
                 .or_computed(own.unwrap_or_else(|_| "default".to_owned()), "the pod's"),
+            operator_image: from
+                .text("operator_image", "The operator's own image: new redis pods begin with it.")
+                .or_computed(format!("imcluster/operator:{}", im_runtime::version::VERSION), "this release's"),
             leader_election: from
                 .boolean("leader_election", "Whether replicas elect one that works. Off only where no second one can run.")
                 .or(true),

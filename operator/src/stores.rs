@@ -11,6 +11,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::DynamicObject;
 use kube::core::{ApiResource, DeserializeGuard, GroupVersionKind};
 use kube::{Api, Client, Resource};
+use tokio::sync::watch;
 
 use crate::api::ImCluster;
 use crate::apply::settled;
@@ -37,6 +38,8 @@ pub fn pod_monitors() -> ApiResource {
     ApiResource::from_gvk_with_plural(&kind, "podmonitors")
 }
 
+const POD_MONITORS: &str = "podmonitors";
+
 /// Everything the operator keeps in mind.
 #[derive(Debug)]
 pub struct Stores {
@@ -49,22 +52,34 @@ pub struct Stores {
     /// Their Secrets.
     pub secrets: Arc<Cache<Secret>>,
     objects: Vec<(ApiResource, Arc<Cache<DynamicObject>>)>,
+    pod_monitors: watch::Sender<bool>,
     namespaces: Vec<Option<String>>,
 }
 
-/// Hears of an ImCluster that cannot be read: its key and why.
-pub type Unreadable = Arc<dyn Fn(Key, String) + Send + Sync>;
+/// Hears of an ImCluster that cannot be read: which, its generation, and why.
+pub type Unreadable = Arc<dyn Fn(Key, Option<i64>, String) + Send + Sync>;
+
+/// Whether there is an API of PodMonitors.
+///
+/// # Errors
+/// The API server did not tell.
+pub async fn pod_monitors_exist(client: &Client) -> Result<bool, kube::Error> {
+    let kind = pod_monitors();
+    match client.list_api_group_resources(&kind.api_version).await {
+        Ok(list) => Ok(list.resources.iter().any(|resource| resource.name == kind.plural)),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
+        Err(error) => Err(error),
+    }
+}
 
 impl Stores {
-    /// Empty, for these namespaces (none: all) and with or without PodMonitors.
-    pub fn new(namespaces: &[String], with_pod_monitors: bool) -> Self {
+    /// Empty, for these namespaces (none: all).
+    pub fn new(namespaces: &[String]) -> Self {
         let namespaces: Vec<Option<String>> =
             if namespaces.is_empty() { vec![None] } else { namespaces.iter().cloned().map(Some).collect() };
         let watches = namespaces.len();
         let mut kinds = applied();
-        if with_pod_monitors {
-            kinds.push((pod_monitors(), "podmonitors"));
-        }
+        kinds.push((pod_monitors(), POD_MONITORS));
         let objects = kinds.into_iter().map(|(kind, plural)| (kind, Arc::new(Cache::new(plural, watches)))).collect();
         Self {
             clusters: Arc::new(Cache::new("imclusters", watches)),
@@ -72,18 +87,25 @@ impl Stores {
             claims: Arc::new(Cache::new("persistentvolumeclaims", watches)),
             secrets: Arc::new(Cache::new("secrets", watches)),
             objects,
+            pod_monitors: watch::Sender::new(false),
             namespaces,
         }
     }
 
-    /// Whether PodMonitors are among what is watched.
+    /// Whether the API of PodMonitors is there.
     pub fn has_pod_monitors(&self) -> bool {
-        self.cache(&pod_monitors()).is_some()
+        *self.pod_monitors.borrow()
     }
 
-    /// The kinds that have not been read yet.
+    /// Takes note of whether the API of PodMonitors is there; says whether that is new.
+    pub fn found_pod_monitors(&self, there: bool) -> bool {
+        self.pod_monitors.send_replace(there) != there
+    }
+
+    /// The kinds that have not been read yet. PodMonitors are not waited for: nothing depends on them.
     pub fn unread(&self) -> Vec<&'static str> {
-        let mut unread: Vec<_> = self.objects.iter().filter(|(_, cache)| !cache.is_complete()).map(|(_, cache)| cache.kind()).collect();
+        let objects = self.objects.iter().map(|(_, cache)| cache).filter(|cache| cache.kind() != POD_MONITORS);
+        let mut unread: Vec<_> = objects.filter(|cache| !cache.is_complete()).map(|cache| cache.kind()).collect();
         if !self.pods.is_complete() {
             unread.push(self.pods.kind());
         }
@@ -145,13 +167,13 @@ impl Stores {
         for namespace in &self.namespaces {
             let namespace = namespace.as_deref();
             watches.push(self.watch_clusters(client, namespace, queue, unreadable));
-            watches.push(watch(typed(client, namespace), namespace, &self.pods, queue, |pod: &mut Pod| {
+            watches.push(watch_one(typed(client, namespace), namespace, &self.pods, queue, |pod: &mut Pod| {
                 pod.metadata.managed_fields = None;
             }));
-            watches.push(watch(typed(client, namespace), namespace, &self.claims, queue, |claim: &mut PersistentVolumeClaim| {
+            watches.push(watch_one(typed(client, namespace), namespace, &self.claims, queue, |claim: &mut PersistentVolumeClaim| {
                 claim.metadata.managed_fields = None;
             }));
-            watches.push(watch(typed(client, namespace), namespace, &self.secrets, queue, |secret: &mut Secret| {
+            watches.push(watch_one(typed(client, namespace), namespace, &self.secrets, queue, |secret: &mut Secret| {
                 secret.metadata.managed_fields = None;
             }));
             for (kind, cache) in &self.objects {
@@ -159,7 +181,15 @@ impl Stores {
                     Some(namespace) => Api::namespaced_with(client.clone(), namespace, kind),
                     None => Api::all_with(client.clone(), kind),
                 };
-                watches.push(watch(api, namespace, cache, queue, settled::slim));
+                let (kind, work) = watch_one(api, namespace, cache, queue, settled::slim);
+                let mut there = self.pod_monitors.subscribe();
+                let when_there = async move {
+                    if kind == POD_MONITORS && there.wait_for(|there| *there).await.is_err() {
+                        return;
+                    }
+                    work.await;
+                };
+                watches.push((kind, when_there.boxed()));
             }
         }
         watches
@@ -186,7 +216,7 @@ impl Stores {
                 Seen::Invalid(invalid) => {
                     let name = |text: &Option<String>| text.clone().unwrap_or_default();
                     let key = Key::new(name(&invalid.metadata.namespace), name(&invalid.metadata.name));
-                    unreadable(key, invalid.error.clone());
+                    unreadable(key, invalid.metadata.generation, invalid.error.clone());
                 }
             };
             follow(api, None, namespace.as_deref(), cache, slim, tell).await;
@@ -215,7 +245,7 @@ where
     }
 }
 
-fn watch<T>(
+fn watch_one<T>(
     api: Api<DeserializeGuard<T>>,
     namespace: Option<&str>,
     cache: &Arc<Cache<T>>,

@@ -44,7 +44,7 @@ pub struct Rollout {
     /// `10%`, rounded down and at least one.
     #[serde(default = "max_draining")]
     #[schemars(schema_with = "schema::max_draining")]
-    #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 && self <= 1000 : self.matches('^([1-9][0-9]?|100)%$')")
+    #[x_kube(validation = Rule::new("string(self).matches('^([1-9][0-9]{0,2}|1000|([1-9][0-9]?|100)%)$')")
         .message("write a number from 1 to 1000, or a share from 1% to 100%"))]
     pub max_draining: IntOrString,
 }

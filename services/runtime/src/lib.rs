@@ -14,6 +14,6 @@ pub mod shutdown;
 pub mod tasks;
 pub mod version;
 
-pub use process::{Defaults, Options, Process, own_address, run};
+pub use process::{Defaults, Options, Process, own_address, run, run_with};
 pub use shutdown::Shutdown;
 pub use tasks::Tasks;

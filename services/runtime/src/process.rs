@@ -1,6 +1,7 @@
 //! The skeleton of every main: settings, logs, admin server, signals, then the program's own body.
 
 use std::error::Error as StdError;
+use std::ffi::OsString;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
@@ -121,10 +122,24 @@ where
     F: Future<Output = Result<(), E>>,
     E: Into<Box<dyn StdError + Send + Sync>>,
 {
+    run_with(program, defaults, std::env::args_os().skip(1), read, body)
+}
+
+/// The same for a program that takes some of its arguments for itself, such as a subcommand: `arguments` are the rest.
+pub fn run_with<T, F, E>(
+    program: Program,
+    defaults: impl Into<Defaults>,
+    arguments: impl IntoIterator<Item = OsString>,
+    read: impl Fn(&mut Reader<'_>) -> T,
+    body: impl FnOnce(T, Process) -> F,
+) -> ExitCode
+where
+    F: Future<Output = Result<(), E>>,
+    E: Into<Box<dyn StdError + Send + Sync>>,
+{
     let defaults = defaults.into();
     let read_all = |from: &mut Reader<'_>| (read(from), Options::read(from, defaults));
-    let (settings, options) = match settings::load(program, read_all, std::env::args_os().skip(1), std::env::vars_os())
-    {
+    let (settings, options) = match settings::load(program, read_all, arguments, std::env::vars_os()) {
         Ok(loaded) => loaded,
         Err(stop) => return stopped(&stop),
     };

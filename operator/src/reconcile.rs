@@ -1,0 +1,451 @@
+//! One visit to an ImCluster: dereference, validate, decide, build, apply, report.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{PodTemplateSpec, Service};
+use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+
+use crate::api::{
+    ConditionStatus, ConditionType, Drain, EtcdMode, ImCluster, ImClusterStatus, Reason, RedisMode, Tier,
+};
+use crate::apply::{self, Owner};
+use crate::build::{self, Inputs, Run, Runs};
+use crate::context::Context;
+use crate::drains::Phase;
+use crate::failure::Failure;
+use crate::keeper::Said;
+use crate::key::Key;
+use crate::observe::{self, Seen, is_of};
+use crate::secrets::{self, Known};
+use crate::status::{self, Findings, Held, Verdict};
+use crate::upgrade::{self, Stand};
+use crate::validate::{self, Valid};
+use crate::{dereference, metrics};
+
+/// Names who manages an ImCluster: the namespace and the Lease of an operator.
+pub const OPERATOR: &str = "imcluster.io/operator";
+/// Who owns the fields of that.
+const CLAIM: &str = "im-operator-claim";
+/// While not all is as asked for, an ImCluster is looked at this often even if nothing happens.
+const UNSETTLED: Duration = Duration::from_secs(15);
+/// While the caches are filled.
+const UNREAD: Duration = Duration::from_secs(1);
+
+/// How a visit ended, and when the next is due if nothing happens before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The ImCluster is no more.
+    Gone,
+    /// Nothing was to be changed.
+    Settled(Duration),
+    /// Something was.
+    Changed(Duration),
+    /// Nothing can be done until somebody else does something.
+    Waiting(Duration),
+    /// It is tried again.
+    Failed,
+}
+
+impl Outcome {
+    /// For metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Settled(_) => "settled",
+            Self::Changed(_) => "changed",
+            Self::Waiting(_) => "waiting",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// What the changing half of a visit found and did.
+#[derive(Debug, Default)]
+struct Done {
+    wrote: bool,
+    said: Said,
+    upgrading: Option<Tier>,
+    rollout: Option<Verdict>,
+    ignored: Vec<String>,
+    renewal: Option<Timestamp>,
+    warning: Option<Verdict>,
+}
+
+/// One visit.
+pub async fn reconcile(context: &Arc<Context>, key: &Key) -> Outcome {
+    let Some(cluster) = context.stores.clusters.get(key) else { return Outcome::Gone };
+    if cluster.metadata.deletion_timestamp.is_some() {
+        return Outcome::Waiting(context.settings.revisit);
+    }
+    let unread = context.stores.unread();
+    if !unread.is_empty() {
+        tracing::debug!(cluster = %key, ?unread, "not everything has been read yet");
+        return Outcome::Waiting(UNREAD);
+    }
+    let now = Timestamp::now();
+    let mut done = Done::default();
+    let changed = change(context, &cluster, now, &mut done).await;
+    if let Err(failure) = &changed {
+        metrics::FAILURES.with_label_values(&[failure.reason().name()]).inc();
+        tracing::warn!(cluster = %key, reason = failure.reason().name(), error = %failure, "a visit failed");
+        if let Failure::OwnedByAnother(_) = failure {
+            // The report is the other's.
+            context.events.warning(&cluster, failure.reason().name(), &failure.to_string()).await;
+            return Outcome::Waiting(context.settings.revisit);
+        }
+        if failure.is_end() {
+            return Outcome::Waiting(context.settings.revisit);
+        }
+    }
+    let found = find(context, &cluster, &done, changed.as_ref().err(), now);
+    metrics::DRAINS
+        .with_label_values(&[key.namespace.as_str(), key.name.as_str()])
+        .set(i64::try_from(found.draining.len()).unwrap_or(i64::MAX));
+    let report = status::compose(&cluster, &found, now);
+    let written = write(context, &cluster, key, &report).await;
+    if let Err(failure) = &changed {
+        return failure.outcome(context.settings.revisit);
+    }
+    let held = match written {
+        Ok(held) => held,
+        Err(error) => {
+            tracing::warn!(cluster = %key, %error, "the report is not written");
+            return Outcome::Failed;
+        }
+    };
+    let settled = |kind, wanted| report.conditions.iter().any(|c| c.kind == kind && c.status == wanted);
+    let quiet = settled(ConditionType::Ready, ConditionStatus::True)
+        && settled(ConditionType::Progressing, ConditionStatus::False);
+    let mut again = if quiet || cluster.spec.paused { context.settings.revisit } else { UNSETTLED };
+    if let Held::Soon(left) = held {
+        again = again.min(left);
+    }
+    if let Some(renewal) = done.renewal {
+        let left = Duration::try_from(renewal.duration_since(now)).unwrap_or_default();
+        again = again.min(left + Duration::from_secs(1));
+    }
+    if done.wrote || held == Held::Written { Outcome::Changed(again) } else { Outcome::Settled(again) }
+}
+
+/// Brings the cluster to what is asked for, as far as that goes now.
+async fn change(
+    context: &Arc<Context>,
+    cluster: &ImCluster,
+    now: Timestamp,
+    done: &mut Done,
+) -> Result<(), Failure> {
+    let key = Key::of(cluster);
+    claim(context, cluster).await?;
+    let valid = validate::validate(cluster).map_err(Failure::Invalid)?;
+    if cluster.spec.paused {
+        // Redis and etcd are looked at, and not touched.
+        if let Some(said) = context.keepers.last(&key) {
+            done.said = said;
+        }
+        return Ok(());
+    }
+    dereference::dereference(&context.client, cluster).await?;
+    let known = secrets::ensure(&context.client, &context.stores.secrets, cluster, now).await?;
+    done.renewal = Some(known.renewal);
+    done.warning = expiry(&known, now);
+    let said = context.keepers.said(context, &key, &known);
+    let mut inputs = inputs(context, &valid);
+    let (runs, upgrading) = runs(context, &valid, said.as_ref(), now);
+    inputs.runs = runs;
+    done.upgrading = upgrading;
+    if let Some(said) = said {
+        inputs.etcd_existing = said.etcd_bootstrapped;
+        done.said = said;
+    } else {
+        // Until etcd was asked, what its template says stays: a new one must not form a second cluster.
+        inputs.etcd_existing = etcd_existing(context, &key);
+    }
+    let rollout = crate::pace::decide(context, &valid, &inputs.runs.connect);
+    inputs.connect_replicas = rollout.replicas;
+    inputs.connect_paused = rollout.paused;
+    let objects = build::build(&valid, &inputs);
+    done.ignored = objects.ignored.iter().map(|ignored| ignored.field.clone()).collect();
+    let owner = Owner { cluster: key.clone(), uid: valid.uid().to_owned() };
+    let applied = apply::apply(&context.client, &context.stores, &owner, &objects.list).await?;
+    let removed = apply::prune(&context.client, &context.stores, &owner, &objects.list).await?;
+    let acted = crate::pace::carry_out(context, &key, &rollout).await?;
+    done.rollout = rollout.progressing;
+    done.wrote = applied.applied + removed > 0 || acted;
+    Ok(())
+}
+
+/// Sees to it that no other operator manages the ImCluster.
+async fn claim(context: &Context, cluster: &ImCluster) -> Result<(), Failure> {
+    let ours = format!("{}/{}", context.settings.namespace, context.settings.lease_name);
+    match cluster.annotations().get(OPERATOR) {
+        Some(operator) if *operator == ours => return Ok(()),
+        Some(other) => return Err(Failure::OwnedByAnother(other.clone())),
+        None => {}
+    }
+    if cluster.spec.paused {
+        return Ok(());
+    }
+    let api: kube::Api<ImCluster> =
+        kube::Api::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
+    // With the version seen: if two try at once, one of them fails and looks again.
+    let patch = json!({
+        "apiVersion": "imcluster.io/v1alpha1",
+        "kind": "ImCluster",
+        "metadata": {
+            "name": cluster.name_any(),
+            "uid": cluster.uid(),
+            "resourceVersion": cluster.resource_version(),
+            "annotations": {OPERATOR: ours},
+        },
+    });
+    let claimed = api.patch(&cluster.name_any(), &PatchParams::apply(CLAIM), &Patch::Apply(&patch)).await;
+    let mut claimed = claimed.map_err(|error| Failure::api("the ImCluster cannot be claimed", error))?;
+    claimed.metadata.managed_fields = None;
+    context.stores.clusters.put(claimed);
+    Ok(())
+}
+
+fn inputs(context: &Context, valid: &Valid) -> Inputs {
+    let redis = Key::new(valid.namespace(), build::object_name(valid.name(), Tier::Redis));
+    let seed = context.stores.typed::<StatefulSet>(&redis).and_then(|set| {
+        let containers = set.spec?.template.spec?.init_containers?;
+        containers.into_iter().find(|container| container.name == "seed")?.image
+    });
+    let seed = seed.unwrap_or_else(|| context.settings.operator_image.clone());
+    let mut inputs = Inputs::wanted(valid, &context.settings.namespace, &seed);
+    inputs.pod_monitors = context.stores.has_pod_monitors();
+    inputs
+}
+
+/// Whether etcd's template says that its cluster exists.
+fn etcd_existing(context: &Context, key: &Key) -> bool {
+    let name = Key::new(&key.namespace, build::object_name(&key.name, Tier::Etcd));
+    let set = context.stores.typed::<StatefulSet>(&name);
+    let containers = set.and_then(|set| Some(set.spec?.template.spec?.containers)).unwrap_or_default();
+    let mut words = containers.iter().flat_map(|container| container.command.iter().chain(&container.args).flatten());
+    words.any(|word| word.contains("initial-cluster-state=existing"))
+}
+
+/// What every tier is to run now, and which is being upgraded.
+fn runs(context: &Context, valid: &Valid, said: Option<&Said>, now: Timestamp) -> (Runs, Option<Tier>) {
+    let wanted = build::wanted(valid);
+    let spec = valid.spec();
+    let key = Key::of(valid.cluster());
+    let serves = |verdict: Option<&Verdict>| verdict.is_some_and(Verdict::holds);
+    let mut stands = BTreeMap::new();
+    let mut add = |tier: Tier, wanted: &Run, serves: bool| {
+        let seen = observe::tier(&context.stores, &key, tier, now);
+        let complete = seen.is_complete() && seen.ending == 0 && serves;
+        stands.insert(tier, Stand { runs: running(context, &key, tier), wanted: wanted.clone(), complete });
+    };
+    if spec.redis.mode != RedisMode::External {
+        let sentinels = observe::tier(&context.stores, &key, Tier::Sentinel, now);
+        let whole = spec.redis.mode != RedisMode::Sentinel || sentinels.is_complete();
+        add(Tier::Redis, &wanted.redis, whole && serves(said.and_then(|said| said.redis.as_ref())));
+    }
+    if spec.etcd.mode == EtcdMode::Managed {
+        add(Tier::Etcd, &wanted.etcd, serves(said.and_then(|said| said.etcd.as_ref())));
+    }
+    add(Tier::Logic, &wanted.logic, true);
+    add(Tier::Connect, &wanted.connect, true);
+    let (mut now, mut turn) = upgrade::stage(&stands);
+    let known = valid.cluster().status.as_ref().and_then(|status| status.version.as_ref());
+    if turn.is_none() && known.is_some_and(|known| *known != spec.version) {
+        // The last tiers are on their way.
+        turn = upgrade::ORDER.into_iter().find(|tier| stands.get(tier).is_some_and(|stand| !stand.complete));
+    }
+    let mut take = |tier, wanted: Run| now.remove(&tier).unwrap_or(wanted);
+    let runs = Runs {
+        redis: take(Tier::Redis, wanted.redis),
+        etcd: take(Tier::Etcd, wanted.etcd),
+        logic: take(Tier::Logic, wanted.logic),
+        connect: take(Tier::Connect, wanted.connect),
+    };
+    (runs, turn)
+}
+
+/// What a tier's template runs.
+fn running(context: &Context, key: &Key, tier: Tier) -> Option<Run> {
+    let name = Key::new(&key.namespace, build::object_name(&key.name, tier));
+    let deployment = context.stores.typed::<Deployment>(&name).and_then(|deployment| Some(deployment.spec?.template));
+    let set = || context.stores.typed::<StatefulSet>(&name).and_then(|set| Some(set.spec?.template));
+    let template: PodTemplateSpec = deployment.or_else(set)?;
+    let version = template.metadata?.labels?.remove(build::VERSION)?;
+    let containers = template.spec?.containers;
+    let image = containers.into_iter().find(|container| container.name == tier.name())?.image?;
+    Some(Run { image, version })
+}
+
+fn expiry(known: &Known, now: Timestamp) -> Option<Verdict> {
+    let left = Duration::try_from(known.authority_until.duration_since(now)).unwrap_or_default();
+    (left < secrets::WARNING).then(|| {
+        let days = left.as_secs() / 86_400;
+        let message = format!(
+            "the internal authority ends in {days} days, and all connections between pods with it: see docs/kubernetes.md on replacing it"
+        );
+        Verdict::yes(Reason::CertificateExpiring, message)
+    })
+}
+
+/// Looks at everything that is reported.
+fn find(context: &Context, cluster: &ImCluster, done: &Done, failure: Option<&Failure>, now: Timestamp) -> Findings {
+    let key = Key::of(cluster);
+    let spec = &cluster.spec;
+    let tier = |tier| observe::tier(&context.stores, &key, tier, now);
+    let with = |wanted: bool, of: Tier| wanted.then(|| tier(of));
+    let mut connect = tier(Tier::Connect);
+    let mut logic = tier(Tier::Logic);
+    // What was never applied has no number of its own yet.
+    let unbuilt = |seen: &mut Seen, wanted| {
+        if seen.wanted == 0 && !seen.rolled_out {
+            seen.wanted = wanted;
+        }
+    };
+    unbuilt(&mut connect, spec.connect.replicas);
+    unbuilt(&mut logic, spec.logic.replicas);
+    let (connections, draining) = connections(context, &key);
+    let verdict = |failure: &Failure| Verdict::yes(failure.reason(), failure.to_string());
+    Findings {
+        redis: with(spec.redis.mode != RedisMode::External, Tier::Redis),
+        sentinel: with(spec.redis.mode == RedisMode::Sentinel, Tier::Sentinel),
+        etcd: with(spec.etcd.mode == EtcdMode::Managed, Tier::Etcd),
+        logic,
+        connect,
+        redis_says: done.said.redis.clone(),
+        etcd_says: done.said.etcd.clone(),
+        rollout: done.rollout.clone(),
+        upgrading: done.upgrading,
+        failure: failure.map(verdict),
+        warning: done.warning.clone(),
+        conflicts: done.ignored.clone(),
+        addresses_hidden: hides_addresses(cluster),
+        connections,
+        draining,
+        master: done.said.master.clone(),
+        redis_bootstrapped: done.said.redis_bootstrapped,
+        etcd_bootstrapped: done.said.etcd_bootstrapped,
+        external: external(context, &key),
+    }
+}
+
+fn hides_addresses(cluster: &ImCluster) -> bool {
+    validate::validate(cluster).is_ok_and(|valid| valid.hides_addresses())
+}
+
+/// Clients connected, and the pods that move theirs away.
+fn connections(context: &Context, key: &Key) -> (Option<u64>, Vec<Drain>) {
+    let pods = context.stores.pods.of_cluster(key).into_iter().filter(|pod| is_of(pod, Tier::Connect));
+    let (mut sum, mut draining, mut silent) = (None, Vec::new(), false);
+    for pod in pods {
+        let reading = pod.uid().and_then(|uid| context.readings.of(&uid));
+        match &reading {
+            Some(reading) => sum = Some(sum.unwrap_or(0) + reading.connections),
+            None => silent = true,
+        }
+        let ends = pod.metadata.deletion_timestamp.is_some();
+        if !ends && reading.as_ref().is_none_or(|reading| reading.phase != Phase::Draining) {
+            continue;
+        }
+        let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let time = |ms: u64| {
+            let second = i64::try_from(ms / 1000).ok()?;
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::from_second(second).ok()?))
+        };
+        let reading = reading.as_ref();
+        draining.push(Drain {
+            pod: pod.name_any(),
+            initial: reading.and_then(|reading| reading.initial).map(count),
+            current: reading.map(|reading| count(reading.connections)),
+            rate: reading.and_then(|reading| reading.rate).map(count),
+            since: reading.and_then(|reading| reading.since_ms).and_then(time),
+            deadline: reading.and_then(|reading| reading.deadline_ms).and_then(time),
+        });
+    }
+    // Nobody to ask has no clients; nobody who answers is not known.
+    (sum.or((!silent).then_some(0)), draining)
+}
+
+fn external(context: &Context, key: &Key) -> Vec<String> {
+    let name = Key::new(&key.namespace, build::object_name(&key.name, Tier::Connect));
+    let service = context.stores.typed::<Service>(&name);
+    let ingress = service.and_then(|service| service.status?.load_balancer?.ingress).unwrap_or_default();
+    ingress.into_iter().filter_map(|ingress| ingress.hostname.or(ingress.ip)).collect()
+}
+
+async fn write(
+    context: &Context,
+    cluster: &ImCluster,
+    key: &Key,
+    report: &ImClusterStatus,
+) -> Result<Held, kube::Error> {
+    let mut memory = context.memory(key);
+    // The claim of a moment ago is newer than what the visit began with; the report it carries is the same.
+    let held = memory.writer.write(&context.client, &context.stores.clusters, cluster, report).await?;
+    context.remember(key, memory);
+    if held == Held::Written {
+        tell(context, cluster, report).await;
+    }
+    Ok(held)
+}
+
+/// Tells people what has changed.
+async fn tell(context: &Context, cluster: &ImCluster, report: &ImClusterStatus) {
+    let before = cluster.status.clone().unwrap_or_default();
+    for condition in &report.conditions {
+        use ConditionType as Of;
+        let old = before.conditions.iter().find(|old| old.kind == condition.kind);
+        let same = old.is_some_and(|old| old.status == condition.status && old.reason == condition.reason);
+        if same {
+            continue;
+        }
+        let was = old.map(|old| old.status);
+        let note = format!("{}: {}", condition.kind.name(), condition.message);
+        let reason = condition.reason.name();
+        match (condition.kind, condition.status) {
+            (Of::Degraded | Of::OverrideIgnored | Of::ClientAddressUnknown, ConditionStatus::True) => {
+                context.events.warning(cluster, reason, &note).await;
+            }
+            (Of::Degraded, _) if was == Some(ConditionStatus::True) => {
+                context.events.normal(cluster, reason, &note).await;
+            }
+            (Of::Progressing | Of::Paused, _) if was.is_some() || condition.status == ConditionStatus::True => {
+                context.events.normal(cluster, reason, &note).await;
+            }
+            (Of::Ready | Of::RedisReady | Of::EtcdReady | Of::LogicReady | Of::ConnectReady, ConditionStatus::True) => {
+                context.events.normal(cluster, reason, &note).await;
+            }
+            (Of::Ready | Of::Available, _) if was == Some(ConditionStatus::True) => {
+                context.events.warning(cluster, reason, &note).await;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Tells of an ImCluster that cannot be read, as one that a newer operator's definition allows may be.
+pub async fn unreadable(context: Arc<Context>, key: Key, generation: Option<i64>, error: String) {
+    if !context.is_new_unreadable(&key, generation, &error) {
+        return;
+    }
+    metrics::FAILURES.with_label_values(&[Reason::InvalidSpec.name()]).inc();
+    let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
+    let condition = |kind: ConditionType, status: &str| {
+        json!({"type": kind.name(), "status": status, "reason": Reason::InvalidSpec.name(), "observedGeneration": generation,
+            "lastTransitionTime": now.to_string(), "message": format!("this operator cannot read the resource: {error}")})
+    };
+    let patch = json!({"status": {"observedGeneration": generation,
+        "conditions": [condition(ConditionType::Ready, "False"), condition(ConditionType::Degraded, "True")]}});
+    let kind = kube::core::ApiResource::erase::<ImCluster>(&());
+    let api: kube::Api<kube::api::DynamicObject> =
+        kube::Api::namespaced_with(context.client.clone(), &key.namespace, &kind);
+    let written = api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+    if let Err(error) = written {
+        tracing::warn!(cluster = %key, %error, "the report is not written");
+    }
+}
