@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::bench::plan::BenchArgs;
+
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong command line; 3 nobody answers; 4 the server refused; \
 5 a message may be stored or not.";
 
@@ -34,6 +36,18 @@ pub(crate) enum Command {
     Conversations(ListArgs),
     /// List the connect nodes, or look at one process.
     Node(NodeArgs),
+    /// Measure servers: throughput, latency, losses, CPU time and memory; against the least that this machine can do.
+    Bench(Box<BenchArgs>),
+    /// One process of a benchmark's clients.
+    #[command(hide = true)]
+    BenchWorker,
+    /// The server that a benchmark compares with.
+    #[command(hide = true)]
+    BenchFloor {
+        /// Join what has arrived at once into one write per client.
+        #[arg(long)]
+        joins: bool,
+    },
 }
 
 /// With what a token is signed.
@@ -249,7 +263,7 @@ pub(crate) struct NodeArgs {
 }
 
 /// `90s`, `15m`, `1h`, `7d`, `1h30m`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a time: write 90s, 15m, 1h, 7d or 1h30m");
     let mut total = Duration::ZERO;
     let mut rest = text;

@@ -1,6 +1,7 @@
-//! People's tool for an ImCluster: tokens, a chat in the terminal, sending, following, reading, looking at nodes.
+//! People's tool for an ImCluster: tokens, a chat in the terminal, sending, following, reading, looking at nodes, measuring.
 
 mod args;
+mod bench;
 mod chat;
 mod failure;
 mod history;
@@ -68,6 +69,9 @@ async fn run(command: Command) -> Result<(), Failure> {
             Some(at) => node::process(&args, at, &mut output).await,
             None => node::nodes(&args, &credentials(&args.connect)?, &mut output).await,
         },
+        Command::Bench(args) => bench::run(&args, env, &mut output).await,
+        Command::BenchWorker => bench::worker::run(),
+        Command::BenchFloor { joins } => bench::floor::run(joins),
     }
 }
 
@@ -84,6 +88,8 @@ fn wants_json(command: &Command) -> bool {
         Command::History(args) => args.connect.json,
         Command::Rooms(args) | Command::Conversations(args) => args.connect.json,
         Command::Node(args) => args.connect.json,
+        Command::Bench(args) => args.json,
+        Command::BenchWorker | Command::BenchFloor { .. } => false,
     }
 }
 

@@ -43,7 +43,7 @@ pub(crate) async fn process(args: &NodeArgs, at: &str, output: &mut Output) -> R
 }
 
 /// The project's own gauges and counters from Prometheus text, summed over their labels; buckets are left out.
-fn figures(text: &str) -> BTreeMap<String, f64> {
+pub(crate) fn figures(text: &str) -> BTreeMap<String, f64> {
     let mut figures = BTreeMap::new();
     for line in text.lines().filter(|line| line.starts_with("im_") || line.starts_with("process_")) {
         let Some((series, value)) = line.rsplit_once(' ') else { continue };

@@ -75,9 +75,11 @@ impl Signer {
             (None, Some(path)) => Some(read_secret(path)?),
             (None, None) => env(SECRET_VARIABLE),
         };
-        let signer =
-            |secret: String| Self { algorithm: Algorithm::HS256, key: EncodingKey::from_secret(secret.as_bytes()) };
-        Ok(secret.filter(|secret| !secret.is_empty()).map(signer))
+        Ok(secret.filter(|secret| !secret.is_empty()).map(|secret| Self::from_secret(&secret)))
+    }
+
+    pub(crate) fn from_secret(secret: &str) -> Self {
+        Self { algorithm: Algorithm::HS256, key: EncodingKey::from_secret(secret.as_bytes()) }
     }
 
     fn from_pem(path: &Path, alg: Option<Alg>) -> Result<Self, Failure> {

@@ -1,0 +1,124 @@
+//! The worker processes of a run, and what is said to them and by them.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
+
+use super::plan::{Part, Phase};
+use super::probe;
+use super::tally::Figures;
+use super::worker::{Note, Order};
+use crate::failure::{Exit, Failure};
+
+/// Longer than a worker waits for what does not come.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Hand {
+    child: Child,
+    orders: ChildStdin,
+    notes: Lines<BufReader<ChildStdout>>,
+}
+
+/// All workers.
+pub(crate) struct Crew {
+    hands: Vec<Hand>,
+}
+
+/// How connecting went.
+#[derive(Debug, Default)]
+pub(crate) struct Connected {
+    pub(crate) clients: usize,
+    pub(crate) seconds: f64,
+    pub(crate) failed: BTreeMap<String, u64>,
+}
+
+impl Crew {
+    /// One process per part.
+    pub(crate) fn start(workers: usize) -> Result<Self, Failure> {
+        let hands = (0..workers).map(|_| {
+            let mut command = Command::new(std::env::current_exe()?);
+            command.arg("bench-worker").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+            let mut child = command.spawn()?;
+            let (Some(orders), Some(out)) = (child.stdin.take(), child.stdout.take()) else {
+                return Err(Failure::new(Exit::Failed, "a worker without its pipes"));
+            };
+            Ok(Hand { child, orders, notes: BufReader::new(out).lines() })
+        });
+        Ok(Self { hands: hands.collect::<Result<_, _>>()? })
+    }
+
+    /// Everybody gets in; returns when all are in or have failed.
+    pub(crate) async fn connect(&mut self, parts: Vec<Part>) -> Result<Connected, Failure> {
+        let clients: usize = parts.iter().map(|part| part.tokens.len()).sum();
+        let rate: f64 = parts.iter().map(|part| part.connect_rate).sum();
+        let patience = PATIENCE + Duration::from_secs_f64(clients as f64 / rate * 2.0);
+        for (hand, part) in self.hands.iter_mut().zip(parts) {
+            hand.order(&Order::Connect(Box::new(part))).await?;
+        }
+        let mut all = Connected::default();
+        for hand in &mut self.hands {
+            let Note::Connected { clients, seconds, failed } = hand.note(patience).await? else {
+                return Err(Failure::new(Exit::Failed, "a worker answered something else"));
+            };
+            all.clients += clients;
+            all.seconds = all.seconds.max(seconds);
+            failed.into_iter().for_each(|(why, count)| *all.failed.entry(why).or_default() += count);
+        }
+        Ok(all)
+    }
+
+    /// Tells everybody about a phase.
+    pub(crate) async fn begin(&mut self, phase: Phase) -> Result<(), Failure> {
+        for hand in &mut self.hands {
+            hand.order(&Order::Run(phase)).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the phase's end.
+    pub(crate) async fn end(&mut self, phase: Phase) -> Result<Figures, Failure> {
+        let mut all = Figures::default();
+        for hand in &mut self.hands {
+            let Note::Ran(figures) = hand.note(PATIENCE + Duration::from_nanos(phase.to - phase.begin)).await? else {
+                return Err(Failure::new(Exit::Failed, "a worker answered something else"));
+            };
+            all.add(&figures);
+        }
+        Ok(all)
+    }
+
+    /// CPU seconds that all workers have used.
+    pub(crate) fn cpu_seconds(&self) -> f64 {
+        self.hands.iter().filter_map(|hand| probe::cpu_seconds(hand.child.id()?)).sum()
+    }
+
+    /// Ends all workers; their connections close.
+    pub(crate) async fn leave(self) -> Result<(), Failure> {
+        for mut hand in self.hands {
+            drop(hand.orders);
+            hand.child.kill().await?;
+        }
+        Ok(())
+    }
+}
+
+impl Hand {
+    async fn order(&mut self, order: &Order) -> Result<(), Failure> {
+        let mut line = serde_json::to_vec(order).map_err(std::io::Error::from)?;
+        line.push(b'\n');
+        let written = timeout(PATIENCE, self.orders.write_all(&line)).await;
+        Ok(written.map_err(|_| Failure::new(Exit::Failed, "a worker takes no orders"))??)
+    }
+
+    async fn note(&mut self, patience: Duration) -> Result<Note, Failure> {
+        let line = timeout(patience, self.notes.next_line()).await;
+        let line =
+            line.map_err(|_| Failure::new(Exit::Failed, format!("a worker says nothing for {patience:?}")))??;
+        let line = line.ok_or_else(|| Failure::new(Exit::Failed, "a worker has ended; what it says is above"))?;
+        Ok(serde_json::from_str(&line).map_err(std::io::Error::from)?)
+    }
+}
