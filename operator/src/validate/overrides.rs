@@ -20,6 +20,14 @@ pub(super) fn problems(field: &str, value: &Value) -> Vec<Problem> {
             problems.push(Problem::new(at, "is of no use on pods of the operator: labels and annotations are"));
         }
     }
+    for list in ["containers", "initContainers", "volumes"] {
+        let entries = value.pointer(&format!("/spec/{list}")).and_then(Value::as_array);
+        for (index, entry) in entries.into_iter().flatten().enumerate() {
+            if entry.get("name").and_then(Value::as_str).is_none_or(str::is_empty) {
+                problems.push(Problem::new(format!("{field}.spec.{list}[{index}]"), "needs a name"));
+            }
+        }
+    }
     let mut typed = value.clone();
     // The only fields that types need and a part may leave out.
     if let Some(spec) = typed.get_mut("spec").and_then(Value::as_object_mut) {
