@@ -1,6 +1,6 @@
 //! What everything in a leading operator shares.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -56,6 +56,8 @@ pub struct Memory {
     pub failures: u32,
     /// When the report was last written.
     pub writer: Writer,
+    /// Pods that ended though another was marked to go, as long as they are there.
+    pub picked_otherwise: BTreeSet<String>,
 }
 
 impl Context {

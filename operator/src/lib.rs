@@ -20,6 +20,7 @@ pub mod pace;
 pub mod pki;
 pub mod queue;
 pub mod reconcile;
+pub mod rollout;
 pub mod run;
 pub mod secrets;
 pub mod seed;

@@ -40,6 +40,7 @@ metrics! {
     BACKING_OFF: IntGauge = register_int_gauge("im_operator_backing_off", "ImClusters whose last visit failed.");
     DRAINS: IntGaugeVec = register_int_gauge_vec("im_operator_drains", "connect pods that drain, by ImCluster.", &["namespace", "name"]);
     DRAIN_READS: IntCounterVec = register_int_counter_vec("im_operator_drain_reads_total", "Questions to connect pods for their connections, by outcome.", &["outcome"]);
+    PICKED_OTHERWISE: IntCounter = register_int_counter("im_operator_picked_otherwise_total", "connect pods that ended though another was marked to go: Kubernetes takes the mark as a hint. They drain just as well.");
     STATUS_HELD: IntCounter = register_int_counter("im_operator_status_held_total", "Changed counts not written because they moved too little or too soon after the last time.");
 }
 

@@ -26,7 +26,7 @@ use crate::secrets::{self, Known};
 use crate::status::{self, Findings, Held, Verdict};
 use crate::upgrade::{self, Stand};
 use crate::validate::{self, Valid};
-use crate::{dereference, metrics};
+use crate::{dereference, metrics, pace};
 
 /// Names who manages an ImCluster: the namespace and the Lease of an operator.
 pub const OPERATOR: &str = "imcluster.io/operator";
@@ -166,7 +166,7 @@ async fn change(
         // Until etcd was asked, what its template says stays: a new one must not form a second cluster.
         inputs.etcd_existing = etcd_existing(context, &key);
     }
-    let rollout = crate::pace::decide(context, &valid, &inputs.runs.connect);
+    let rollout = pace::decide(context, &valid);
     inputs.connect_replicas = rollout.replicas;
     inputs.connect_paused = rollout.paused;
     let objects = build::build(&valid, &inputs);
@@ -174,7 +174,7 @@ async fn change(
     let owner = Owner { cluster: key.clone(), uid: valid.uid().to_owned() };
     let applied = apply::apply(&context.client, &context.stores, &owner, &objects.list).await?;
     let removed = apply::prune(&context.client, &context.stores, &owner, &objects.list).await?;
-    let acted = crate::pace::carry_out(context, &key, &rollout).await?;
+    let acted = pace::carry_out(context, &key, &rollout).await?;
     done.rollout = rollout.progressing;
     done.wrote = applied.applied + removed > 0 || acted;
     Ok(())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -51,6 +51,8 @@ pub struct Stores {
     pub claims: Arc<Cache<PersistentVolumeClaim>>,
     /// Their Secrets.
     pub secrets: Arc<Cache<Secret>>,
+    /// What their Deployments have made of their templates, without the templates.
+    pub replica_sets: Arc<Cache<ReplicaSet>>,
     objects: Vec<(ApiResource, Arc<Cache<DynamicObject>>)>,
     pod_monitors: watch::Sender<bool>,
     namespaces: Vec<Option<String>>,
@@ -86,6 +88,7 @@ impl Stores {
             pods: Arc::new(Cache::new("pods", watches)),
             claims: Arc::new(Cache::new("persistentvolumeclaims", watches)),
             secrets: Arc::new(Cache::new("secrets", watches)),
+            replica_sets: Arc::new(Cache::new("replicasets", watches)),
             objects,
             pod_monitors: watch::Sender::new(false),
             namespaces,
@@ -114,6 +117,9 @@ impl Stores {
         }
         if !self.secrets.is_complete() {
             unread.push(self.secrets.kind());
+        }
+        if !self.replica_sets.is_complete() {
+            unread.push(self.replica_sets.kind());
         }
         unread
     }
@@ -175,6 +181,10 @@ impl Stores {
             }));
             watches.push(watch_one(typed(client, namespace), namespace, &self.secrets, queue, |secret: &mut Secret| {
                 secret.metadata.managed_fields = None;
+            }));
+            watches.push(watch_one(typed(client, namespace), namespace, &self.replica_sets, queue, |set: &mut ReplicaSet| {
+                set.metadata.managed_fields = None;
+                set.spec = None;
             }));
             for (kind, cache) in &self.objects {
                 let api = match namespace {

@@ -1,0 +1,177 @@
+//! How connect changes without dropping clients: how many pods drain at once, where new clients go, which pod goes when
+//! there are to be fewer. All of it follows from what is seen; nothing is remembered, so any operator goes on where
+//! another stopped.
+
+use crate::api::Reason;
+use crate::status::Verdict;
+
+#[cfg(test)]
+mod tests;
+
+/// What is annotated on the pod that is to go next: less than any other's.
+pub const VICTIM: i32 = -1000;
+
+/// A connect pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// Whether it is of the newest template.
+    pub newest: bool,
+    /// Whether it is ready.
+    pub ready: bool,
+    /// Whether it ends.
+    pub ending: bool,
+    /// Whether the client Service selects it.
+    pub accepts: bool,
+    /// Its deletion cost, where it is annotated.
+    pub cost: Option<i32>,
+    /// Clients it has; `None`: not known.
+    pub connections: Option<u64>,
+}
+
+/// The Deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deployment {
+    /// Pods it is asked for.
+    pub replicas: i32,
+    /// Whether its controller has seen what was last asked of it.
+    pub observed: bool,
+}
+
+/// All that is seen of connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// Pods the spec asks for.
+    pub wanted: i32,
+    /// Pods that may drain at once, at least 1.
+    pub max_draining: i32,
+    /// `None` before the first start.
+    pub deployment: Option<Deployment>,
+    /// Every pod, those that end included.
+    pub pods: Vec<Pod>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Pods the Deployment is to ask for now.
+    pub replicas: i32,
+    /// Whether it starts no further replacement.
+    pub paused: bool,
+    /// Pods whose accept label is to be set or taken off.
+    pub accept: Vec<(String, bool)>,
+    /// Pods whose deletion cost is to be set or taken off.
+    pub cost: Vec<(String, Option<i32>)>,
+    /// Pods that end though another was to go.
+    pub picked_otherwise: Vec<String>,
+    /// What is being changed; `None`: nothing.
+    pub progressing: Option<Verdict>,
+}
+
+/// Decides what is to be done now.
+pub fn decide(seen: &Observed) -> Decision {
+    let staying: Vec<&Pod> = seen.pods.iter().filter(|pod| !pod.ending).collect();
+    let (victims, replicas) = shrink(seen, &staying);
+    let cost = costs(&staying, victims.as_deref());
+    let marked = |pod: &&Pod| pod.cost == Some(VICTIM);
+    let passed_over = staying.iter().any(|pod| marked(pod));
+    let otherwise = seen.pods.iter().filter(|pod| pod.ending && pod.newest && !marked(pod) && passed_over);
+    Decision {
+        replicas,
+        paused: is_to_pause(seen, &staying),
+        accept: accept(&staying),
+        cost,
+        picked_otherwise: otherwise.map(|pod| pod.name.clone()).collect(),
+        progressing: progress(seen, &staying, replicas),
+    }
+}
+
+fn count(number: usize) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+fn ending(seen: &Observed) -> i32 {
+    count(seen.pods.iter().filter(|pod| pod.ending).count())
+}
+
+/// A Deployment ends as many old pods as it has new ones beyond its number. While that would make too many drain, it is
+/// paused; the new pods it has begun meanwhile get warm.
+fn is_to_pause(seen: &Observed, staying: &[&Pod]) -> bool {
+    let Some(deployment) = seen.deployment else { return false };
+    let rolling = staying.iter().any(|pod| !pod.newest);
+    let beyond = (count(staying.len()) - deployment.replicas).max(0);
+    let draining = ending(seen);
+    rolling && draining > 0 && draining + beyond > seen.max_draining
+}
+
+/// Clients go to new pods as soon as one is ready, so that they move once; while none is, to whatever there is.
+fn accept(staying: &[&Pod]) -> Vec<(String, bool)> {
+    let only_newest = staying.iter().any(|pod| pod.newest && pod.ready);
+    let wanted = |pod: &Pod| pod.newest || !only_newest;
+    let wrong = staying.iter().filter(|pod| pod.accepts != wanted(pod));
+    wrong.map(|pod| (pod.name.clone(), wanted(pod))).collect()
+}
+
+/// One step towards fewer pods: who is to go (`None`: nobody), and how many pods there are to be now.
+fn shrink(seen: &Observed, staying: &[&Pod]) -> (Option<String>, i32) {
+    let Some(deployment) = seen.deployment else { return (None, seen.wanted) };
+    if deployment.replicas <= seen.wanted {
+        return (None, seen.wanted);
+    }
+    let caught_up = deployment.observed && count(staying.len()) <= deployment.replicas + rolling_surplus(seen, staying);
+    if !caught_up || ending(seen) >= seen.max_draining {
+        // The step before is under way: who is marked stays marked.
+        let marked = staying.iter().find(|pod| pod.cost == Some(VICTIM));
+        return (marked.map(|pod| pod.name.clone()), deployment.replicas);
+    }
+    let Some(victim) = victim(staying) else {
+        // Nobody is known to have few clients, or pods that are not ready go first anyway.
+        return (None, deployment.replicas - 1);
+    };
+    // Marked first, and one fewer only once the mark is seen: Kubernetes must see it too.
+    let fewer = if victim.cost == Some(VICTIM) { deployment.replicas - 1 } else { deployment.replicas };
+    (Some(victim.name.clone()), fewer)
+}
+
+/// Pods beyond the number that a rollout brings with it.
+fn rolling_surplus(seen: &Observed, staying: &[&Pod]) -> i32 {
+    if staying.iter().any(|pod| !pod.newest) { seen.max_draining } else { 0 }
+}
+
+/// Who has the fewest clients. A pod that does not answer is nobody's choice; one that is not ready goes first by itself.
+fn victim<'p>(staying: &[&'p Pod]) -> Option<&'p Pod> {
+    if staying.iter().any(|pod| !pod.ready) {
+        return None;
+    }
+    if let Some(marked) = staying.iter().find(|pod| pod.cost == Some(VICTIM)) {
+        return Some(marked);
+    }
+    let known = staying.iter().filter_map(|pod| Some((pod.connections?, *pod)));
+    // During a rollout an old pod goes rather than a new one.
+    known.min_by_key(|(connections, pod)| (pod.newest, *connections, pod.name.clone())).map(|(_, pod)| pod)
+}
+
+fn costs(staying: &[&Pod], victim: Option<&str>) -> Vec<(String, Option<i32>)> {
+    let wanted = |pod: &Pod| (victim == Some(pod.name.as_str())).then_some(VICTIM);
+    let ours = |pod: &Pod| pod.cost.is_none() || pod.cost == Some(VICTIM);
+    let wrong = staying.iter().filter(|pod| ours(pod) && pod.cost != wanted(pod));
+    wrong.map(|pod| (pod.name.clone(), wanted(pod))).collect()
+}
+
+fn progress(seen: &Observed, staying: &[&Pod], replicas: i32) -> Option<Verdict> {
+    seen.deployment?;
+    let old = staying.iter().filter(|pod| !pod.newest).count();
+    let newest = staying.iter().filter(|pod| pod.newest && pod.ready).count();
+    let draining = ending(seen);
+    let old_draining = seen.pods.iter().any(|pod| pod.ending && !pod.newest);
+    if old > 0 || old_draining {
+        let message = format!("connect: {newest} new pods are ready, {old} old ones serve, {draining} move their clients away");
+        return Some(Verdict::yes(Reason::RollingOut, message));
+    }
+    if replicas != seen.wanted || count(staying.len()) != seen.wanted {
+        let message = format!("connect: {} pods of {}, {draining} move their clients away", staying.len(), seen.wanted);
+        return Some(Verdict::yes(Reason::Scaling, message));
+    }
+    (draining > 0).then(|| Verdict::yes(Reason::Draining, format!("connect: {draining} pods move their clients away")))
+}
