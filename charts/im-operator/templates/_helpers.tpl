@@ -33,7 +33,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   verbs: [get, list, watch, patch]
 - apiGroups: [imcluster.io]
   resources: [imclusters/status]
-  verbs: [get, patch, update]
+  verbs: [patch]
 # Owner references that block the owner's deletion need it.
 - apiGroups: [imcluster.io]
   resources: [imclusters/finalizers]
@@ -44,7 +44,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 # Generated passwords, keys and certificates are created once and replaced when they are renewed.
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [get, list, watch, create, update, patch, delete]
+  verbs: [get, list, watch, create, update]
 # Labels and deletion costs of pods; redis and etcd pods are replaced by deleting them in turn.
 - apiGroups: [""]
   resources: [pods]
@@ -56,6 +56,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [apps]
   resources: [deployments, statefulsets]
   verbs: [get, list, watch, create, patch, delete]
+# Which of connect's pods are of the newest template.
+- apiGroups: [apps]
+  resources: [replicasets]
+  verbs: [get, list, watch]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]
