@@ -2,16 +2,21 @@
 # Builds our programs in release, and writes their images and those of redis and etcd as archives, with no image build and
 # no registry. Prints the archives' paths.
 #
-#   images.sh VERSION…      one build of connect, logic, operator and imctl for each version, which the programs then report
+#   images.sh VERSION [NEXT…]   connect, logic, operator and imctl of VERSION; connect and logic again for each NEXT. Each
+#                               version is a build of its own, and is what its programs report.
 #
-# IM_KIND_CARGO (default: cargo) is the command that builds.
+# IM_KIND_CARGO (default: cargo) is the command that builds, IM_KIND_PROFILE (default: release) the profile: `dev` compiles
+# sooner and is slower to run.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 [ $# -gt 0 ] || fail "which versions?"
 debian_install mmdebstrap=mmdebstrap jq=jq
+cargo=${IM_KIND_CARGO:-cargo}
 [ -x "$programs/etcd" ] || "$kind_folder/programs.sh"
 mkdir -p "$cache/images"
-ours=(im-connect im-logic im-operator imctl)
+profile=${IM_KIND_PROFILE:-release}
+first=$1
+ours() { echo im-connect im-logic; [ "$1" != "$first" ] || echo im-operator imctl; }
 
 # What the programs are made of: every file that git knows or would add.
 sources() {
@@ -31,24 +36,29 @@ archive() {
   say "$1: $(($(stat -c %s "$file") / 1000000)) MB"
 }
 
-tree=$(sources)
+made_of=$(sources)-$profile
+target=$(cd "$root" && $cargo metadata --format-version 1 --no-deps | jq --raw-output .target_directory)
 for version; do
-  for program in "${ours[@]}"; do
-    [ -f "$cache/images/$program-$version-$tree.tar" ] && continue
+  mapfile -t wanted < <(ours "$version" | tr ' ' '\n')
+  for program in "${wanted[@]}"; do
+    [ -f "$cache/images/$program-$version-$made_of.tar" ] && continue
     say "compiling $version"
-    (cd "$root" && IM_BUILD_VERSION=$version IM_BUILD_COMMIT=$tree ${IM_KIND_CARGO:-cargo} build --release "${ours[@]/#/--package=}" >&2)
-    built=$(cd "$root" && ${IM_KIND_CARGO:-cargo} metadata --format-version 1 --no-deps | jq --raw-output .target_directory)/release
+    # A folder of its own for each version, so that one build does not undo the other.
+    folder=$target/versions/$version
+    (cd "$root" && IM_BUILD_VERSION=$version $cargo build --target-dir "$folder" --profile "$profile" "${wanted[@]/#/--package=}" >&2)
     rm -f "$cache"/images/im{-*,ctl}-"$version"-*.tar
-    for program in "${ours[@]}"; do
-      "$root/tools/image-tree" "$built/$program" "$scratch/$program-$version"
+    for program in "${wanted[@]}"; do
+      install -D "$folder/${profile/dev/debug}/$program" "$scratch/$version/$program"
+      [ "$profile" = release ] || strip --strip-debug "$scratch/$version/$program"
+      tree=$scratch/$version/tree-$program
+      "$root/tools/image-tree" "$scratch/$version/$program" "$tree"
       command='[]'; [ "$program" = im-operator ] && command='["run"]'
-      archive "$cache/images/$program-$version-$tree.tar" "imcluster/${program#im-}:$version" "$(jq --null-input --arg program "$program" \
-        --argjson command "$command" '{Entrypoint: ["/usr/local/bin/" + $program], Cmd: $command, User: "65532:65532"}')" \
-        "$(pack "$scratch/$program-$version")"
+      archive "$cache/images/$program-$version-$made_of.tar" "imcluster/${program#im-}:$version" "$(jq --null-input --arg program "$program" \
+        --argjson command "$command" '{Entrypoint: ["/usr/local/bin/" + $program], Cmd: $command, User: "65532:65532"}')" "$(pack "$tree")"
     done
     break
   done
-  for program in "${ours[@]}"; do echo "$cache/images/$program-$version-$tree.tar"; done
+  for program in "${wanted[@]}"; do echo "$cache/images/$program-$version-$made_of.tar"; done
 done
 
 # redis: of its packages only the programs and the libraries that they are linked to.
