@@ -31,7 +31,7 @@ pub struct Images {
     /// The image of logic. Its tag is `spec.version` unless given.
     #[serde(default = "logic_image")]
     pub logic: ImageSource,
-    /// The image of redis and of Sentinel: 6.2 or newer, with `redis-server` on its PATH.
+    /// The image of redis and of Sentinel: 6.2 or newer, with `redis-server` and `redis-cli` on its PATH.
     #[serde(default = "redis_image")]
     #[x_kube(validation = Rule::new("has(self.tag) || has(self.digest)").message("give tag or digest: redis has versions of its own"))]
     pub redis: ImageSource,

@@ -1,9 +1,8 @@
 //! Containers and volumes: what is the same in every tier's.
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, KeyToPath,
-    ObjectFieldSelector, Probe, SeccompProfile, SecretVolumeSource, SecurityContext, TCPSocketAction, Volume,
-    VolumeMount,
+    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, ExecAction, HTTPGetAction,
+    KeyToPath, ObjectFieldSelector, Probe, SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -110,10 +109,27 @@ pub(super) fn http_probe(path: &str, port: &str, period: i32, failures: i32) -> 
     Probe { http_get: Some(get), ..probe(period, failures) }
 }
 
-/// Connects to a named port.
-pub(super) fn tcp_probe(port: &str, period: i32, failures: i32) -> Probe {
-    let socket = TCPSocketAction { port: IntOrString::String(port.to_owned()), host: None };
-    Probe { tcp_socket: Some(socket), ..probe(period, failures) }
+/// Asks a redis or a Sentinel on this port for any answer: one that is loading, or wants a password first, lives.
+pub(super) fn redis_probe(port: i32, period: i32, failures: i32) -> Probe {
+    let port = port.to_string();
+    let [cert, key, authority] = ["tls.crt", "tls.key", "ca.crt"].map(|file| format!("{TLS_FOLDER}/{file}"));
+    let command = [
+        "redis-cli",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        &port,
+        "--tls",
+        "--cert",
+        &cert,
+        "--key",
+        &key,
+        "--cacert",
+        &authority,
+        "ping",
+    ];
+    let exec = ExecAction { command: Some(command.map(str::to_owned).to_vec()) };
+    Probe { exec: Some(exec), ..probe(period, failures) }
 }
 
 fn probe(period: i32, failures: i32) -> Probe {

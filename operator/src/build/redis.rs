@@ -4,7 +4,7 @@
 //! master that lost its volume can't empty the replicas that have the data. Only the operator, once, and then Sentinel
 //! make a redis the master, and redis writes that down in the file on its volume.
 
-use super::container::{self, container, field, mount, port, tcp_probe, tls};
+use super::container::{self, container, field, mount, port, redis_probe, tls};
 use super::pod::{Parts, template};
 use super::workload::{Replace, Stateful, Unhealthy, common, headless, service_port, stateful_set};
 use super::{Building, names, quantity};
@@ -39,10 +39,8 @@ pub(super) fn objects(building: &mut Building<'_>) {
     container.ports = Some(vec![port("redis", names::REDIS_PORT)]);
     container.env = Some(vec![field("POD_NAME", "metadata.name")]);
     container.volume_mounts = Some(vec![mount("data", "/data", false)]);
-    // A large log takes its time to load, and redis answers no connection meanwhile.
-    container.startup_probe = Some(tcp_probe("redis", 5, 720));
-    container.readiness_probe = Some(tcp_probe("redis", 5, 3));
-    container.liveness_probe = Some(tcp_probe("redis", 10, 6));
+    container.readiness_probe = Some(redis_probe(names::REDIS_PORT, 5, 3));
+    container.liveness_probe = Some(redis_probe(names::REDIS_PORT, 10, 6));
     let init = match with_sentinel {
         true => vec![container::seed(building, "/data/redis.conf", "replicaof nobody.invalid 6379")],
         false => Vec::new(),

@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::container::{self, container, field, mount, port, tcp_probe, tls};
+use super::container::{self, container, field, mount, port, redis_probe, tls};
 use super::pod::{Parts, template};
 use super::redis::{SECRET_FOLDER, tls_arguments};
 use super::workload::{Replace, Stateful, Unhealthy, common, headless, service_port, stateful_set};
@@ -25,8 +25,8 @@ pub(super) fn objects(building: &mut Building<'_>) {
     container.ports = Some(vec![port("sentinel", names::SENTINEL_PORT)]);
     container.env = Some(vec![field("POD_NAME", "metadata.name")]);
     container.volume_mounts = Some(vec![mount("data", "/data", false)]);
-    container.readiness_probe = Some(tcp_probe("sentinel", 5, 3));
-    container.liveness_probe = Some(tcp_probe("sentinel", 10, 6));
+    container.readiness_probe = Some(redis_probe(names::SENTINEL_PORT, 5, 3));
+    container.liveness_probe = Some(redis_probe(names::SENTINEL_PORT, 10, 6));
     let init = vec![container::seed(building, "/data/sentinel.conf", "")];
     let secret = names::secret_name(valid.name(), "redis");
     let template = template(
