@@ -131,6 +131,9 @@ pub struct Options {
     /// How long a connect pod of the audited cluster may take to move its clients, in seconds.
     #[arg(long, default_value_t = 20)]
     pub drain_seconds: u32,
+    /// A merge patch of the audited cluster's spec, in JSON: what else is to be tried.
+    #[arg(long, default_value = "{}", value_parser = json_value)]
+    pub spec: Value,
     /// The root of the source tree, with its charts and manifests.
     #[arg(long, default_value = ".")]
     pub tree: PathBuf,
@@ -313,6 +316,10 @@ fn show(played: &Played) -> Result<()> {
     }
     ensure!(audit.is_clean(), "the audit of {} is not clean; gave up: {:?}", played.event, audit.ended);
     Ok(())
+}
+
+fn json_value(text: &str) -> Result<Value, serde_json::Error> {
+    serde_json::from_str(text)
 }
 
 /// The image tag of a tier: what a rollout of this tier alone changes.

@@ -58,8 +58,12 @@ impl Kube {
 
     /// A merge patch of one ImCluster, as a user's edit.
     pub async fn edit(&self, namespace: &str, name: &str, patch: &Value) -> Result<()> {
-        self.imclusters(namespace).patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
-        Ok(())
+        match self.imclusters(namespace).patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+            Ok(_) => Ok(()),
+            // What kubectl would print.
+            Err(kube::Error::Api(status)) => bail!("{}", status.message),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The pods of one tier.

@@ -82,7 +82,8 @@ impl Play {
         let connect =
             json!({"drainSeconds": self.options.drain_seconds, "service": service, "rollout": {"maxDraining": 1}});
         let spec = json!({"version": self.options.version, "connect": connect, "images": Value::Null});
-        let sample = self.sample("ha.yaml", namespace, &json!({"metadata": {"name": name}, "spec": spec})).await?;
+        let mut sample = self.sample("ha.yaml", namespace, &json!({"metadata": {"name": name}, "spec": spec})).await?;
+        super::merge(&mut sample, &json!({"spec": self.options.spec}));
         let begun = Instant::now();
         self.kube.apply(&sample.to_string()).await?;
         settled(&self.kube, namespace, name).await?;
