@@ -102,7 +102,7 @@ fn tell(connection: &Connection, pace: &Pace) {
         to: pace.to.to_vec(),
         reason: "draining".to_owned(),
     };
-    connection.write(connection.encoding.get().response(0, op));
+    connection.write(&connection.encoding.get().response(0, op));
 }
 
 impl Shard {

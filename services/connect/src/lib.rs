@@ -7,6 +7,9 @@ mod accept;
 pub mod downlink;
 pub mod drain;
 mod hub;
+#[cfg(feature = "measure")]
+#[doc(hidden)]
+pub mod measure;
 mod metrics;
 pub mod options;
 pub mod serve;

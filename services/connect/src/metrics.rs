@@ -1,5 +1,6 @@
 //! What a node counts. Deliveries are counted per fan-out, not per receiver, so that the counters cost nothing there.
 
+use std::cell::Cell;
 use std::sync::LazyLock;
 
 use prometheus::{
@@ -34,6 +35,7 @@ metrics! {
     RATE_LIMITED: IntCounterVec = register_int_counter_vec("im_connect_rate_limited_total", "Times that a connection over its rate was not read for a moment, by whose limit.", &["limit"]);
     HANDSHAKE: Histogram = register_histogram("im_connect_handshake_seconds", "From accept until a client is authenticated.");
     DELIVERIES: IntCounter = register_int_counter("im_connect_deliveries_total", "Messages handed to connections.");
+    WRITES: IntCounter = register_int_counter("im_connect_writes_total", "Writes to sockets, those that the socket did not take included.");
     FAN_OUTS: IntCounter = register_int_counter("im_connect_fan_outs_total", "Batches written to a room's members.");
     SLOW_READERS: IntCounter = register_int_counter("im_connect_slow_readers_total", "Connections ended because their outbox was full.");
     SIGNALS_DROPPED: IntCounter = register_int_counter("im_connect_signals_dropped_total", "Signals not delivered because an outbox was half full.");
@@ -51,4 +53,22 @@ metrics! {
     DISTURBED: IntCounter = register_int_counter("im_connect_bus_disturbed_total", "Times that the bus may have lost events.");
     MOVED: IntCounter = register_int_counter("im_connect_drain_moved_total", "Clients told to move.");
     DRAINING: IntGauge = register_int_gauge("im_connect_draining", "1 while the node drains.");
+}
+
+thread_local! {
+    /// Writes of this thread that [`WRITES`] does not have yet: an atomic per write would be shared by all threads.
+    static UNCOUNTED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Counts a write to a socket; [`publish_writes`] makes it show.
+pub(crate) fn count_write() {
+    UNCOUNTED.set(UNCOUNTED.get() + 1);
+}
+
+/// Adds this thread's writes to [`WRITES`].
+pub(crate) fn publish_writes() {
+    match UNCOUNTED.take() {
+        0 => {}
+        writes => WRITES.inc_by(writes),
+    }
 }

@@ -75,3 +75,19 @@ async fn close(connection: &Connection, wire: &Wire) {
     // Past the time the socket is dropped with whatever waits.
     let _late = tokio::time::timeout(LINGER, leaving).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, B, C, D, E, F>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_session_is_small() {
+        let (task, connection) = (size(serve), size_of::<Connection>());
+        assert!(task <= 1_024, "the future of every idle session takes {task} bytes");
+        assert!(connection <= 512, "a connection takes {connection} bytes");
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -108,26 +109,49 @@ impl Connection {
     }
 
     /// Writes, or queues what the socket does not take. Past the bound the connection ends as a slow reader.
-    pub(crate) fn write(&self, bytes: Bytes) {
+    pub(crate) fn write(&self, bytes: &Bytes) {
         if self.broken.get() || self.ending.borrow().is_some() {
             return;
         }
         let mut outbox = self.outbox.borrow_mut();
-        let was_empty = outbox.is_empty();
-        if !was_empty && outbox.len() + bytes.len() > self.bound {
+        if outbox.is_empty() {
+            return self.write_now(bytes, &mut outbox);
+        }
+        if outbox.len() + bytes.len() > self.bound {
             drop(outbox);
             metrics::SLOW_READERS.inc();
             self.end(CloseCode::SlowReader, "the outbox is full: read faster, and resume");
             return;
         }
-        outbox.push(bytes);
-        if was_empty {
-            self.flush_into(&mut outbox);
+        outbox.push(bytes.clone());
+    }
+
+    /// Nothing waits: what the socket takes whole neither allocates nor counts another owner of the bytes.
+    fn write_now(&self, bytes: &Bytes, outbox: &mut Outbox) {
+        let mut written = 0;
+        while written < bytes.len() {
+            match self.try_write(&bytes[written..]) {
+                Ok(length) if length > 0 => written += length,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    outbox.push(bytes.slice(written..));
+                    return self.wake.notify_one();
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => {
+                    self.broken.set(true);
+                    return self.wake.notify_one();
+                }
+            }
         }
     }
 
+    fn try_write(&self, bytes: &[u8]) -> std::io::Result<usize> {
+        metrics::count_write();
+        self.stream.try_write(bytes)
+    }
+
     /// Writes a signal: dropped where half the outbox is taken.
-    pub(crate) fn write_signal(&self, bytes: Bytes) -> bool {
+    pub(crate) fn write_signal(&self, bytes: &Bytes) -> bool {
         let room = self.outbox.borrow().len() < self.bound / 2;
         if room {
             self.write(bytes);
@@ -138,7 +162,7 @@ impl Connection {
     }
 
     fn flush_into(&self, outbox: &mut Outbox) {
-        match outbox.flush(|bytes| self.stream.try_write(bytes)) {
+        match outbox.flush(|bytes| self.try_write(bytes)) {
             Ok(true) => {}
             Ok(false) => self.wake.notify_one(),
             Err(_) => {

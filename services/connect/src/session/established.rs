@@ -51,7 +51,9 @@ impl Established {
                 (Kind::Native, Inbound::Text(text)) => text_frame(wire, text.as_bytes()),
                 (Kind::Native, Inbound::Frame(frame)) => binary_frame(wire, &frame),
                 (kind, Inbound::Frame(frame)) => {
-                    wire.busy(foreign::take(&wire.shard, &wire.connection, kind, frame)).await;
+                    // Boxed: every idle session would carry room for it, native ones too.
+                    let work = Box::pin(foreign::take(&wire.shard, &wire.connection, kind, frame));
+                    wire.busy(work).await;
                 }
                 (_, Inbound::Text(_)) => {
                     wire.connection.end(CloseCode::ProtocolError, "text frames are the native dialect's");
@@ -78,7 +80,7 @@ impl Established {
                 wire.connection.end_after(CloseCode::Flood, "far too many requests for too long", 5_000);
                 return false;
             }
-            wire.busy(tokio::time::sleep(SLOWED)).await;
+            wire.busy(Box::pin(tokio::time::sleep(SLOWED))).await;
             if wire.connection.ending().is_some() || wire.connection.is_broken() {
                 return false;
             }
@@ -109,7 +111,7 @@ fn binary_frame(wire: &Wire, frame: &Frame) {
 }
 
 fn reject(wire: &Wire, req: u32, error: Error) {
-    wire.connection.write(wire.connection.encoding.get().response(req, ServerOp::Error(error)));
+    wire.connection.write(&wire.connection.encoding.get().response(req, ServerOp::Error(error)));
 }
 
 fn malformed(wire: &Wire, why: String) {

@@ -78,7 +78,7 @@ struct Client<'a> {
 
 impl Client<'_> {
     fn reply(&self, operation: i32, body: &[u8]) {
-        self.connection.write(self.connection.encoding.get().frame(operation, self.seq, body));
+        self.connection.write(&self.connection.encoding.get().frame(operation, self.seq, body));
     }
 
     /// Refusals have no operation of their own: golang-im's server puts the text into an operation 5, and goim's clients

@@ -166,11 +166,11 @@ impl<'a> Unidentified<'a> {
         let text = error.text.clone();
         match hello {
             Hello::Native { req, .. } => {
-                connection.write(connection.encoding.get().response(*req, ServerOp::Error(error)));
+                connection.write(&connection.encoding.get().response(*req, ServerOp::Error(error)));
             }
             Hello::Goim(..) => {}
             Hello::GolangIm(seq, _) => {
-                connection.write(connection.encoding.get().frame(goim::MESSAGE, *seq, text.as_bytes()));
+                connection.write(&connection.encoding.get().frame(goim::MESSAGE, *seq, text.as_bytes()));
             }
         }
         connection.end(code, text);
@@ -193,7 +193,7 @@ impl<'a> Unidentified<'a> {
                         time_ms: upkeep_unix_ms(),
                         expires_ms: connection.expires_ms.get(),
                     };
-                    connection.write(encoding.response(req, op));
+                    connection.write(&encoding.response(req, op));
                 }
                 if all || !resume.is_empty() {
                     let subscribing = subscribe::subscribe(Rc::clone(&shard), Rc::clone(&connection), req, resume, all);
@@ -206,11 +206,11 @@ impl<'a> Unidentified<'a> {
                 if let Some(room) = auth.room {
                     subscribe::enter(&shard, &connection, &room).await;
                 }
-                connection.write(encoding.frame(goim::AUTH_REPLY, seq, b""));
+                connection.write(&encoding.frame(goim::AUTH_REPLY, seq, b""));
                 Kind::Goim
             }
             Hello::GolangIm(seq, _) => {
-                connection.write(encoding.frame(goim::AUTH_REPLY, seq, golang_im::AUTH_OK));
+                connection.write(&encoding.frame(goim::AUTH_REPLY, seq, golang_im::AUTH_OK));
                 Kind::GolangIm
             }
         };

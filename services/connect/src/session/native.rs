@@ -59,7 +59,7 @@ fn name(op: &ClientOp) -> &'static str {
 }
 
 fn answer(connection: &Connection, req: u32, op: ServerOp) {
-    connection.write(connection.encoding.get().response(req, op));
+    connection.write(&connection.encoding.get().response(req, op));
 }
 
 /// Runs beside the session and counts against its bound.

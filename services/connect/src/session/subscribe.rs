@@ -35,7 +35,7 @@ pub(crate) async fn subscribe(
     let answers = match ask(&shard, &connection, names, all).await {
         Ok(answers) => answers,
         Err(fault) => {
-            connection.write(encoding.response(req, ServerOp::Error(translate::error(fault))));
+            connection.write(&encoding.response(req, ServerOp::Error(translate::error(fault))));
             return;
         }
     };
@@ -68,7 +68,7 @@ pub(crate) async fn subscribe(
         }
         results.push(result);
     }
-    connection.write(encoding.response(req, ServerOp::Subscribed { rooms: results }));
+    connection.write(&encoding.response(req, ServerOp::Subscribed { rooms: results }));
     if is_gone(&shard, &connection) {
         return;
     }
@@ -93,7 +93,7 @@ pub(crate) async fn follow(shard: Rc<Shard>, connection: Rc<Connection>, rooms: 
         // A direct room comes into being with its first message, which the user has not had; a group begins at joining.
         let after = Place { epoch: answer.epoch, seq: answer.joined.min(answer.head) };
         let op = ServerOp::RoomChanged { room: room.clone(), subscribed: true, reason: "joined".to_owned() };
-        connection.write(connection.encoding.get().response(0, op));
+        connection.write(&connection.encoding.get().response(0, op));
         shard.join(&connection, &room, after, head);
     }
 }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use im_wire::code::CloseCode;
+use tokio::io::Interest;
 
 use super::connection::Connection;
 use super::intake::{Inbound, Intake};
@@ -84,7 +85,7 @@ impl Wire {
         let mut output = Vec::new();
         let next = self.intake.next(&mut output);
         if !output.is_empty() {
-            self.connection.write(output.into());
+            self.connection.write(&output.into());
         }
         next.map_err(|broken| {
             metrics::MALFORMED.with_label_values(&[broken.code().name()]).inc();
@@ -100,10 +101,20 @@ impl Wire {
             Ok(length) => {
                 self.connection.last_heard.set(Instant::now());
                 self.intake.feed(&buffer[..length]);
+                if length < buffer.len() {
+                    self.forget_readiness();
+                }
                 true
             }
             Err(error) => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
         }
+    }
+
+    /// The socket gave less than was asked for, so it is empty: the runtime would find out by one more read. What comes
+    /// later makes it readable anew.
+    fn forget_readiness(&self) {
+        let empty = || -> std::io::Result<()> { Err(ErrorKind::WouldBlock.into()) };
+        let _empty = self.connection.stream().try_io(Interest::READABLE, empty);
     }
 
     /// Waits until the client has closed its side, so that our last words are not lost to a reset.

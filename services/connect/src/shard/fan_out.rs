@@ -40,8 +40,9 @@ impl Shard {
             let Some(connection) = connections.get(*member as usize) else { continue };
             let encoding = connection.encoding.get();
             let bytes = encoded[encoding as usize].get_or_insert_with(|| encoding.items(room, items));
-            connection.write(bytes.clone());
+            connection.write(bytes);
         }
+        metrics::publish_writes();
         metrics::FAN_OUTS.inc();
         metrics::DELIVERIES.inc_by((members.len() * items.len()) as u64);
     }
@@ -49,7 +50,7 @@ impl Shard {
     /// Tells one member that catches up.
     pub(super) fn tell(&self, room: &RoomId, member: Member, items: &[Item]) {
         if let Some(connection) = self.connection(member) {
-            connection.write(connection.encoding.get().items(room, items));
+            connection.write(&connection.encoding.get().items(room, items));
             metrics::DELIVERIES.inc_by(items.len() as u64);
         }
     }
@@ -65,11 +66,11 @@ impl Shard {
             }
             let encoding = connection.encoding.get();
             if let Some(op) = read_state(signal, to_user).filter(|_| encoding.is_native()) {
-                connection.write_signal(encoding.response(0, op));
+                connection.write_signal(&encoding.response(0, op));
                 continue;
             }
             let bytes = encoded[encoding as usize].get_or_insert_with(|| encoding.signal(signal));
-            connection.write_signal(bytes.clone());
+            connection.write_signal(bytes);
         }
     }
 
@@ -93,7 +94,7 @@ impl Shard {
             self.hub.borrow_mut().leave(room, connection.key, std::time::Instant::now());
             self.count_online(connection, room, false);
             let op = ServerOp::RoomChanged { room: room.clone(), subscribed: false, reason: reason.to_owned() };
-            connection.write(connection.encoding.get().response(0, op));
+            connection.write(&connection.encoding.get().response(0, op));
         }
     }
 }

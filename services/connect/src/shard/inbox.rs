@@ -131,7 +131,7 @@ impl Shard {
             let wanted = !encoding.is_goim() || accepts.is_empty() || accepts.contains(&signal.operation);
             if wanted && connection.user().is_some() {
                 let bytes = encoding.signal(signal);
-                if !bytes.is_empty() && connection.write_signal(bytes) {
+                if !bytes.is_empty() && connection.write_signal(&bytes) {
                     delivered += 1;
                 }
             }
@@ -177,7 +177,7 @@ impl Shard {
             } else if connection.encoding.get().is_native() {
                 for room in fresh {
                     let op = ServerOp::RoomChanged { room, subscribed: false, reason: "joined".to_owned() };
-                    connection.write(connection.encoding.get().response(0, op));
+                    connection.write(&connection.encoding.get().response(0, op));
                 }
             }
         }

@@ -95,6 +95,7 @@ impl Shard {
     }
 
     fn publish_figures(&self) {
+        metrics::publish_writes();
         let shard = self.number.to_string();
         metrics::OUTBOX_BYTES.with_label_values(&[&shard]).set(self.outbox_bytes() as i64);
         let mut hub = self.hub.borrow_mut();
