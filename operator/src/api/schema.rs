@@ -3,7 +3,9 @@
 
 use k8s_openapi::api::core::v1::{Affinity, EnvVar, ResourceRequirements, Toleration, TopologySpreadConstraint};
 use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
 use kube::CustomResourceExt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
@@ -19,7 +21,24 @@ pub fn crd() -> CustomResourceDefinition {
     let mut crd = ImCluster::crd();
     let labels = [("app.kubernetes.io/part-of".to_owned(), "imcluster".to_owned())];
     crd.metadata.labels = Some(labels.into());
+    for version in &mut crd.spec.versions {
+        if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
+            unwrap_lines(schema);
+        }
+    }
     crd
+}
+
+/// Descriptions break lines where the source does; `kubectl explain` breaks them again.
+fn unwrap_lines(schema: &mut JSONSchemaProps) {
+    if let Some(description) = &mut schema.description {
+        let paragraphs: Vec<String> = description.split("\n\n").map(|lines| lines.replace('\n', " ")).collect();
+        *description = paragraphs.join("\n\n");
+    }
+    schema.properties.iter_mut().flatten().for_each(|(_, inner)| unwrap_lines(inner));
+    if let Some(JSONSchemaPropsOrArray::Schema(inner)) = &mut schema.items {
+        unwrap_lines(inner);
+    }
 }
 
 pub(super) fn labels(_: &mut SchemaGenerator) -> Schema {

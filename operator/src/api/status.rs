@@ -16,7 +16,7 @@ pub struct ImClusterStatus {
     /// The version that all of the cluster runs. While it is being upgraded: the one before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// What is true of the cluster now; docs/kubernetes.md lists types and reasons.
+    /// What is true of the cluster now; docs/conditions.md lists types and reasons.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
