@@ -49,6 +49,19 @@ impl Console {
         self.ask(serde_json::json!({"op": "send", "room": room, "client_id": client_id, "body": "x"})).await
     }
 
+    /// Waits for the message at this place in the room; what comes before it is passed over.
+    pub async fn heard(&mut self, room: &str, seq: u64) -> Result<Value> {
+        let search = async {
+            loop {
+                let frame = self.receive().await?;
+                if frame["op"] == "message" && frame["room"] == room && frame["seq"] == seq {
+                    return Ok(frame);
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, search).await.with_context(|| format!("{room} {seq} was not heard in time"))?
+    }
+
     async fn receive(&mut self) -> Result<Value> {
         loop {
             match self.stream.next().await.context("the connection ended")?? {

@@ -5,4 +5,5 @@ mod dialects;
 mod faults;
 mod guarantees;
 mod parts;
+mod secured;
 mod sees;

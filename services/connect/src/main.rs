@@ -11,6 +11,7 @@ use im_connect::uplink::grpc::GrpcLogic;
 use im_connect::{Handle, Options, Parts, Service, serve};
 use im_discovery::{Kind, Node, Registration, Watch};
 use im_runtime::settings::Secret;
+use im_runtime::tls::{Incoming, Tls};
 use im_runtime::{Process, Shutdown, version};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -31,8 +32,15 @@ fn main() -> ExitCode {
     im_runtime::run(PROGRAM, DRAIN, Settings::read, run)
 }
 
-async fn run(settings: Settings, process: Process) -> Result<()> {
+async fn run(mut settings: Settings, process: Process) -> Result<()> {
     let Process { node, admin, shutdown, tasks } = process;
+    let tls = settings.tls.clone().map(Tls::load).transpose()?;
+    if let Some(tls) = &tls {
+        tasks.spawn("certificates", Arc::clone(tls).follow(shutdown.clone()));
+    }
+    settings.etcd.tls.clone_from(&tls);
+    settings.redis.tls.clone_from(&tls);
+    settings.uplink.pool.tls.clone_from(&tls);
     if settings.peer_secret.is_none() {
         tracing::warn!("no peer_secret: whoever reaches the internal gRPC port is believed");
     }
@@ -55,7 +63,7 @@ async fn run(settings: Settings, process: Process) -> Result<()> {
 
     let handle = service.spawn()?;
     let end = CancellationToken::new();
-    tasks.spawn("gRPC server", serve_grpc(handle.clone(), grpc, settings.peer_secret.clone(), end.clone()));
+    tasks.spawn("gRPC server", serve_grpc(handle.clone(), grpc, tls, settings.peer_secret.clone(), end.clone()));
     let drain_page = handle.clone();
     admin.add_json("/drain", move || drain_status(&drain_page));
     let entry = entry(&settings, &node, grpc_port);
@@ -109,22 +117,28 @@ async fn report_load(
 async fn serve_grpc(
     handle: Handle,
     listener: TcpListener,
+    tls: Option<Arc<Tls>>,
     secret: Option<Secret>,
     end: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let wanted = secret.map(|secret| format!("Bearer {}", secret.reveal()));
     let admit = move |request: Request<()>| match (&wanted, request.metadata().get("authorization")) {
         (None, _) => Ok(request),
         (Some(wanted), Some(shown)) if same(wanted.as_bytes(), shown.as_bytes()) => Ok(request),
         _ => Err(Status::unauthenticated("the call shows no secret of this cluster")),
     };
-    tonic::transport::Server::builder()
+    let router = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .add_service(InterceptedService::new(serve::server(handle), admit))
-        .serve_with_incoming_shutdown(incoming, end.cancelled_owned())
-        .await
+        .add_service(InterceptedService::new(serve::server(handle), admit));
+    let end = end.cancelled_owned();
+    match tls {
+        Some(tls) => router.serve_with_incoming_shutdown(Incoming::new(tls, listener), end).await,
+        None => {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            router.serve_with_incoming_shutdown(incoming, end).await
+        }
+    }
 }
 
 /// Compares in a time that does not depend on where the two differ.

@@ -1,19 +1,23 @@
 //! The connection to etcd: made anew after every failure, with a timeout on every wait.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use etcd_client::{Client, ConnectOptions};
+use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 
 use im_runtime::settings::Reader;
+use im_runtime::tls::Tls;
 
 use crate::Kind;
 
 /// Where etcd is and how patiently it is asked.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// `http://host:port`, one or several members.
+    /// `http://host:port` or `https://host:port`, one or several members.
     pub endpoints: Vec<String>,
+    /// What is shown to `https://` members and believed of them.
+    pub tls: Option<Arc<Tls>>,
     /// What all keys begin with; no slash at the end.
     pub prefix: String,
     /// How long an entry outlives its process; whole seconds, 2 s at least.
@@ -30,6 +34,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             endpoints: vec!["http://127.0.0.1:2379".to_owned()],
+            tls: None,
             prefix: "/imcluster".to_owned(),
             lease: Duration::from_secs(10),
             timeout: Duration::from_secs(3),
@@ -66,12 +71,12 @@ impl Options {
         let known = |text: &str| text.starts_with("http://") || text.starts_with("https://");
         let parse = move |text: &str| match known(text) {
             true => Ok(text.to_owned()),
-            false => Err("write http://HOST:PORT".to_owned()),
+            false => Err("write http://HOST:PORT or https://HOST:PORT".to_owned()),
         };
         let help = "The members of the etcd in which processes find each other.";
         Self {
             endpoints: from
-                .list("etcd_endpoints", "URL: http://host:port", parse, String::clone, help)
+                .list("etcd_endpoints", "URL: http://host:port, https://host:port", parse, String::clone, help)
                 .check(|all| if all.is_empty() { Err("name one member at least".to_owned()) } else { Ok(()) })
                 .required(default.endpoints),
             prefix: from.text("etcd_prefix", "What all keys in etcd begin with.").or(default.prefix),
@@ -84,10 +89,17 @@ impl Options {
     }
 
     pub(crate) async fn client(&self) -> Result<Client, Error> {
-        let connect = ConnectOptions::new()
+        let mut connect = ConnectOptions::new()
             .with_connect_timeout(self.timeout)
             .with_keep_alive(PING_INTERVAL, self.timeout)
             .with_keep_alive_while_idle(true);
+        if let Some(tls) = &self.tls {
+            // Read anew for each connection, as certificates are renewed.
+            let pem = tls.pem();
+            let identity = Identity::from_pem(&pem.certificate, &pem.key);
+            let authority = Certificate::from_pem(pem.authority_and_system());
+            connect = connect.with_tls(TlsOptions::new().ca_certificate(authority).identity(identity));
+        }
         self.within(Client::connect(&self.endpoints, Some(connect))).await
     }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use im_runtime::tls::{ServerName, Tls};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::{Channel, Endpoint as Target};
 
@@ -26,6 +27,8 @@ pub struct PoolOptions {
     pub aside_min: Duration,
     /// For how long at most.
     pub aside_max: Duration,
+    /// Makes links speak TLS: the others must show a certificate that names `im-logic` or `im-connect`.
+    pub tls: Option<Arc<Tls>>,
 }
 
 impl Default for PoolOptions {
@@ -36,13 +39,14 @@ impl Default for PoolOptions {
             ping_timeout: Duration::from_millis(2500),
             aside_min: Duration::from_millis(500),
             aside_max: Duration::from_secs(10),
+            tls: None,
         }
     }
 }
 
 impl PoolOptions {
     /// A link that connects when it is first used, and again when it broke. `None` where the address is not one.
-    fn channel(&self, address: &str) -> Option<Channel> {
+    fn channel(&self, kind: Kind, address: &str) -> Option<Channel> {
         let target = Target::from_shared(format!("http://{address}")).ok()?;
         let target = target
             .connect_timeout(self.connect_timeout)
@@ -52,8 +56,18 @@ impl PoolOptions {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(16 << 20);
-        Some(target.connect_lazy())
+        let Some(tls) = &self.tls else { return Some(target.connect_lazy()) };
+        Some(target.connect_with_connector_lazy(tls.connector(name(kind))))
     }
+}
+
+/// What the certificate of such a process names: addresses change, this does not.
+fn name(kind: Kind) -> ServerName<'static> {
+    let name = match kind {
+        Kind::Connect => "im-connect",
+        Kind::Logic => "im-logic",
+    };
+    ServerName::try_from(name).expect("it is a name")
 }
 
 /// One process, and the link to it.
@@ -260,7 +274,7 @@ impl<L, M: FnMut(&Node, Channel) -> L> Follower<L, M> {
     }
 
     fn endpoint(&mut self, node: &Node) -> Option<Arc<Endpoint<L>>> {
-        let Some(channel) = self.options.channel(&node.address) else {
+        let Some(channel) = self.options.channel(self.kind, &node.address) else {
             tracing::warn!(node = node.id, address = node.address, "an address in etcd is not one");
             return None;
         };

@@ -11,6 +11,7 @@ use im_logic::settings::cluster::{DRAIN, PROGRAM, Settings};
 use im_logic::store::Store;
 use im_logic::store::redis::RedisStore;
 use im_logic::{Options, Service};
+use im_runtime::tls::Tls;
 use im_runtime::{Process, version};
 use tokio::net::TcpListener;
 
@@ -21,8 +22,15 @@ fn main() -> ExitCode {
     im_runtime::run(PROGRAM, DRAIN, Settings::read, run)
 }
 
-async fn run(settings: Settings, process: Process) -> Result<()> {
+async fn run(mut settings: Settings, process: Process) -> Result<()> {
     let Process { node, admin, shutdown, tasks } = process;
+    let tls = settings.tls.clone().map(Tls::load).transpose()?;
+    if let Some(tls) = &tls {
+        tasks.spawn("certificates", Arc::clone(tls).follow(shutdown.clone()));
+    }
+    settings.etcd.tls.clone_from(&tls);
+    settings.store.tls.clone_from(&tls);
+    settings.peers.pool.tls.clone_from(&tls);
     if settings.logic.uplink.secret.is_none() {
         tracing::warn!("no peer_secret: whoever reaches the internal gRPC port is believed");
     }
@@ -43,7 +51,7 @@ async fn run(settings: Settings, process: Process) -> Result<()> {
         over_http.serve_http(http).await;
         Ok::<_, std::convert::Infallible>(())
     });
-    tasks.spawn("gRPC server", async move { over_grpc.serve_grpc(grpc).await });
+    tasks.spawn("gRPC server", async move { over_grpc.serve_grpc(grpc, tls).await });
     let entry = entry(&settings, &node, grpc_address.port());
     let registration = Registration::start(settings.etcd.clone(), Kind::Logic, entry);
     serving.set();

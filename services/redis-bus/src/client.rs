@@ -11,6 +11,7 @@ mod topology;
 use std::sync::Arc;
 use std::time::Duration;
 
+use im_runtime::tls::Tls;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -27,6 +28,8 @@ pub use topology::{Lane, Master, Topology};
 pub struct Options {
     /// `redis://`, `rediss://`, `redis+sentinel://` or `redis+cluster://`: see [`Address::parse`].
     pub url: String,
+    /// What is shown to a redis that speaks TLS, and believed of it; `None`: no certificate, and what the system trusts.
+    pub tls: Option<Arc<Tls>>,
     /// What every key and channel begins with.
     pub prefix: String,
     /// Connections to each master that all commands share.
@@ -47,6 +50,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             url: "redis://127.0.0.1:6379".to_owned(),
+            tls: None,
             prefix: "im".to_owned(),
             connections: 2,
             blocking: 0,

@@ -12,6 +12,7 @@ mod process;
 pub mod settings;
 pub mod shutdown;
 pub mod tasks;
+pub mod tls;
 pub mod version;
 
 pub use process::{Defaults, Options, Process, own_address, run, run_with};

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use im_runtime::settings::{Program, Reader, Secret};
+use im_runtime::tls;
 
 use crate::Options;
 use crate::uplink::grpc;
@@ -38,6 +39,8 @@ pub struct Settings {
     pub zone: String,
     /// What logic must show to call this process; also shown to logic.
     pub peer_secret: Option<Secret>,
+    /// Where the certificates for all of that are.
+    pub tls: Option<tls::Files>,
 }
 
 impl Settings {
@@ -48,7 +51,7 @@ impl Settings {
         from.group("Cluster");
         let etcd = im_discovery::Options::read(from);
         let peer_secret = peer_secret(from);
-        Self {
+        let settings = Self {
             node,
             redis,
             etcd,
@@ -67,7 +70,9 @@ impl Settings {
             zone: from.text("zone", "Where the process runs; shown in lists of nodes.").or(String::new()),
             uplink: uplink(from, peer_secret.as_ref()),
             peer_secret,
-        }
+            tls: None,
+        };
+        Self { tls: tls::Files::read(from), ..settings }
     }
 }
 

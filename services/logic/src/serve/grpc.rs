@@ -9,6 +9,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
 use im_proto::v1::logic_server::{Logic, LogicServer};
 use im_proto::v1::{Call, CallBatch, Reply, ReplyBatch, reply};
+use im_runtime::tls::{Incoming, Tls};
 use prost::Message;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -34,23 +35,32 @@ pub struct Uplink {
 }
 
 impl Service {
-    /// Serves connect processes on this listener until [`Service::drain`] has come to its end.
+    /// Serves connect processes on this listener, with `tls` only those that show a certificate, until [`Service::drain`] has come to its end.
     ///
     /// # Errors
     /// The transport fails.
-    pub async fn serve_grpc(&self, listener: TcpListener) -> Result<(), tonic::transport::Error> {
+    pub async fn serve_grpc(
+        &self,
+        listener: TcpListener,
+        tls: Option<Arc<Tls>>,
+    ) -> Result<(), tonic::transport::Error> {
         let options = &self.handle().core.options.uplink;
         let keepalive = options.keepalive;
         let mut phase = self.handle().core.phase.subscribe();
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        tonic::transport::Server::builder()
+        let router = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(keepalive))
             .http2_keepalive_timeout(Some(keepalive))
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
-            .add_service(self.handle().grpc())
-            .serve_with_incoming_shutdown(incoming, async move { reached(&mut phase, Phase::Ending).await })
-            .await
+            .add_service(self.handle().grpc());
+        let end = async move { reached(&mut phase, Phase::Ending).await };
+        match tls {
+            Some(tls) => router.serve_with_incoming_shutdown(Incoming::new(tls, listener), end).await,
+            None => {
+                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+                router.serve_with_incoming_shutdown(incoming, end).await
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use im_runtime::settings::{Program, Reader};
+use im_runtime::tls;
 
 use crate::auth::Secret;
 use crate::store::redis;
@@ -39,6 +40,8 @@ pub struct Settings {
     pub zone: String,
     /// How long it goes on as before when it is to end.
     pub drain_at_least: Duration,
+    /// Where the certificates for connections to and from other processes are.
+    pub tls: Option<tls::Files>,
 }
 
 impl Settings {
@@ -76,7 +79,7 @@ impl Settings {
             )
             .within(1..=1 << 20)
             .or(logic.uplink.max_in_flight);
-        Self {
+        let settings = Self {
             logic,
             store,
             etcd,
@@ -93,7 +96,9 @@ impl Settings {
                 .duration("drain_at_least", "How long the process goes on as before when it is to end, so that connect processes and load balancers go elsewhere by themselves.")
                 .within(Duration::ZERO..=Duration::from_secs(300))
                 .or(Duration::from_secs(3)),
-        }
+            tls: None,
+        };
+        Self { tls: tls::Files::read(from), ..settings }
     }
 }
 
@@ -122,6 +127,7 @@ fn store(from: &mut Reader<'_>) -> redis::Options {
             .parsed("redis_url", form, parse, String::clone, "The redis in which rooms live.")
             .with_credentials()
             .required(default.url),
+        tls: None,
         prefix: from
             .text("redis_prefix", "What every key and channel begins with; the same for all processes of a cluster.")
             .or(default.prefix),

@@ -19,6 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use im_proto::v1::Signal;
 use im_redis_bus::{Client, Envelope, Lane};
+use im_runtime::tls::Tls;
 use im_wire::ids::{Epoch, RoomId, Seq, UserId};
 
 use super::{
@@ -34,6 +35,8 @@ pub use im_redis_bus::StartError;
 pub struct Options {
     /// `redis://`, `rediss://`, `redis+sentinel://` or `redis+cluster://`.
     pub url: String,
+    /// What is shown to a redis that speaks TLS, and believed of it.
+    pub tls: Option<Arc<Tls>>,
     /// What every key and channel begins with; connect must be given the same.
     pub prefix: String,
     /// Connections to each master that all calls share.
@@ -60,6 +63,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             url: "redis://127.0.0.1:6379".to_owned(),
+            tls: None,
             prefix: "im".to_owned(),
             connections: 2,
             append_workers: 2,
@@ -97,6 +101,7 @@ impl RedisStore {
         let workers = options.append_workers.max(1);
         let client = Client::start(im_redis_bus::Options {
             url: options.url.clone(),
+            tls: options.tls.clone(),
             prefix: options.prefix.clone(),
             connections: options.connections,
             // One for each append queue, and one for rooms being created.

@@ -166,7 +166,7 @@ impl Site {
         let (http_at, grpc_at) = (http.local_addr().unwrap(), grpc.local_addr().unwrap());
         let (over_http, over_grpc) = (service.clone(), service.clone());
         tokio::spawn(async move { over_http.serve_http(http).await });
-        tokio::spawn(async move { over_grpc.serve_grpc(grpc).await.unwrap() });
+        tokio::spawn(async move { over_grpc.serve_grpc(grpc, None).await.unwrap() });
         let client = Client::builder(TokioExecutor::new()).build_http();
         Self { handle: service.handle(), service, nodes, bus, http: http_at, grpc: grpc_at, client }
     }

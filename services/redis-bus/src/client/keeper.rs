@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use futures::future::{join_all, try_join_all};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ConnectionInfo, ProtocolVersion, Value};
+use redis::{
+    AsyncConnectionConfig, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ProtocolVersion, TlsCertificates, Value,
+};
 
 use super::topology::{Master, Range, Topology};
 use super::{Options, Shared, checks, sentinels};
@@ -166,7 +168,17 @@ pub(crate) async fn dial(
     if let Some(push) = push {
         config = config.set_push_sender(move |info| push.send(info));
     }
-    redis::Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await
+    let client = match options.tls.as_ref().filter(|_| matches!(info.addr(), ConnectionAddr::TcpTls { .. })) {
+        None => redis::Client::open(info)?,
+        Some(tls) => {
+            // Read anew for each connection, as certificates are renewed.
+            let pem = tls.pem();
+            let root_cert = Some(pem.authority_and_system());
+            let shown = ClientTlsConfig { client_cert: pem.certificate, client_key: pem.key };
+            redis::Client::build_with_tls(info, TlsCertificates { client_tls: Some(shown), root_cert })?
+        }
+    };
+    client.get_multiplexed_async_connection_with_config(&config).await
 }
 
 async fn open(shared: &Shared, host: &Host) -> Result<Master, String> {

@@ -3,3 +3,4 @@
 mod admin;
 mod metrics;
 mod settings;
+mod tls;
