@@ -1,0 +1,406 @@
+//! Visits: exact calls, nothing on the second pass, faults, references, rivals.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use im_operator::calls::Gate;
+use im_operator::context::Context;
+use im_operator::controller;
+use im_operator::key::Key;
+use im_operator::settings::Settings;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::server::Server;
+
+const MANAGED: &[&str] = &[
+    "networkpolicies",
+    "serviceaccounts",
+    "poddisruptionbudgets",
+    "services",
+    "statefulsets",
+    "deployments",
+    "secrets",
+    "configmaps",
+];
+
+struct World {
+    server: Server,
+    context: Arc<Context>,
+    _work: JoinSet<()>,
+}
+
+fn settings() -> Settings {
+    Settings {
+        watch_namespaces: Vec::new(),
+        namespace: "operators".to_owned(),
+        operator_image: "imcluster/operator:1".to_owned(),
+        leader_election: false,
+        lease_name: "im-operator".to_owned(),
+        lease_duration: Duration::from_secs(15),
+        visits: 4,
+        revisit: Duration::from_secs(600),
+        drain_interval: Duration::from_secs(5),
+    }
+}
+
+fn cluster(spec: &Value) -> Value {
+    json!({"apiVersion": "imcluster.io/v1alpha1", "kind": "ImCluster", "metadata": {"name": "demo"}, "spec": spec})
+}
+
+/// One whose redis and etcd are somebody else's, so that its state follows from its objects alone.
+fn external() -> Value {
+    json!({"version": "1.0.0",
+        "connect": {"replicas": 2}, "logic": {"replicas": 2},
+        "redis": {"mode": "External", "external": {"urlSecret": {"name": "their-redis", "key": "url"}}},
+        "etcd": {"mode": "External", "external": {"endpoints": ["http://etcd.example:2379"]}}})
+}
+
+fn secret(name: &str, key: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": {key: "cmVkaXM6Ly9yZWRpcy5leGFtcGxl"}})
+}
+
+impl World {
+    async fn with(prepare: impl FnOnce(&Server)) -> Self {
+        let server = Server::new();
+        server.put("secrets", secret("their-redis", "url"));
+        prepare(&server);
+        Self::join(server).await
+    }
+
+    /// Another operator process at an API server that has been used.
+    async fn join(server: Server) -> Self {
+        let context = Arc::new(Context::new(server.client(Gate::open()), settings(), "test"));
+        let mut work = JoinSet::new();
+        for (_, task) in controller::work(&context) {
+            work.spawn(task);
+        }
+        let world = Self { server, context, _work: work };
+        world.rest().await;
+        world
+    }
+
+    /// Until nothing has been written for a while.
+    async fn rest(&self) {
+        let mut quiet = 0;
+        let mut last = usize::MAX;
+        timeout(Duration::from_secs(600), async {
+            while quiet < 10 {
+                sleep(Duration::from_secs(1)).await;
+                let now = self.server.count();
+                quiet = if now == last { quiet + 1 } else { 0 };
+                last = now;
+            }
+        })
+        .await
+        .expect("it never comes to rest");
+    }
+
+    /// What Kubernetes would do: pods of every Deployment, ready.
+    async fn settle(&self) {
+        for name in self.server.names("deployments") {
+            self.pods_of(&name);
+        }
+        self.rest().await;
+    }
+
+    fn pods_of(&self, name: &str) {
+        let deployment = self.server.get("deployments", name).unwrap();
+        let replicas = deployment["spec"]["replicas"].as_i64().unwrap();
+        let template = &deployment["spec"]["template"];
+        let mut labels = template["metadata"]["labels"].clone();
+        labels["pod-template-hash"] = json!("r1");
+        self.server.put("replicasets", json!({"metadata": {"name": format!("{name}-r1"), "labels": labels,
+            "annotations": {"deployment.kubernetes.io/revision": "1"},
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": name, "uid": deployment["metadata"]["uid"], "controller": true}]}}));
+        for ordinal in 0..replicas {
+            self.server.put("pods", json!({"metadata": {"name": format!("{name}-{ordinal}"), "labels": labels}, "spec": template["spec"],
+                "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}));
+        }
+        self.server.edit("deployments", name, |deployment| {
+            deployment["status"] = json!({"observedGeneration": deployment["metadata"]["generation"], "replicas": replicas,
+                "updatedReplicas": replicas, "readyReplicas": replicas});
+        });
+    }
+
+    /// A condition's status and reason.
+    fn condition(&self, kind: &str) -> (String, String) {
+        let cluster = self.server.get("imclusters", "demo").unwrap();
+        let found = cluster["status"]["conditions"].as_array().into_iter().flatten().find(|condition| condition["type"] == kind);
+        let text = |key: &str| found.and_then(|condition| condition[key].as_str()).unwrap_or_default().to_owned();
+        (text("status"), text("reason"))
+    }
+
+    /// The writes since the last look, without Events.
+    fn writes(&self) -> Vec<String> {
+        let writes = self.server.writes().into_iter().filter(|(_, kind, _)| kind != "events");
+        writes.map(|(verb, kind, name)| format!("{verb} {kind} {name}")).collect()
+    }
+
+    fn wake(&self) {
+        self.context.queue.wake(Key::new("chat", "demo"));
+    }
+}
+
+fn is(status: &str, reason: &str) -> (String, String) {
+    (status.to_owned(), reason.to_owned())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_visit_makes_each_thing_once_and_in_order() {
+    let world = World::with(|server| server.put("imclusters", cluster(&external()))).await;
+    let writes = world.writes();
+    let position = |write: &str| writes.iter().position(|made| made == write).unwrap_or_else(|| panic!("no {write} in {writes:#?}"));
+    assert_eq!(position("apply imclusters demo"), 0);
+    let order = [
+        "create secrets demo-peer",
+        "create secrets demo-ca",
+        "create secrets demo-connect-tls",
+        "apply networkpolicies demo-connect",
+        "apply deployments demo-logic",
+        "apply deployments demo-connect",
+        "apply imclusters/status demo",
+    ];
+    assert!(order.map(position).is_sorted(), "{writes:#?}");
+    let mut once: Vec<_> = writes.iter().filter(|write| !write.contains("imclusters/status")).collect();
+    let all = once.len();
+    once.sort();
+    once.dedup();
+    assert_eq!(once.len(), all, "{writes:#?}");
+    assert_eq!(world.condition("Progressing"), is("True", "SettingUp"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_settled_cluster_causes_no_write() {
+    let world = World::with(|server| server.put("imclusters", cluster(&external()))).await;
+    world.settle().await;
+    assert_eq!(world.condition("Ready"), is("True", "AsExpected"));
+    assert_eq!(world.condition("Progressing"), is("False", "Settled"));
+    world.server.writes();
+    for _ in 0..3 {
+        world.wake();
+        world.rest().await;
+    }
+    assert_eq!(world.server.writes(), []);
+
+    // Nor does a new operator process write anything but its Lease.
+    let next = World::join(world.server.clone()).await;
+    assert_eq!(next.server.writes(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_changes_is_put_right_and_nothing_else() {
+    let world = World::with(|server| server.put("imclusters", cluster(&external()))).await;
+    world.settle().await;
+    world.server.writes();
+    world.server.edit("services", "demo-logic", |service| {
+        let entries = service["metadata"]["managedFields"].as_array_mut().unwrap();
+        // Who changes a field takes it from us.
+        entries[0]["fieldsV1"]["f:spec"] = json!({".": {}});
+        service["spec"]["selector"] = json!({"hijacked": "true"});
+    });
+    world.rest().await;
+    assert_eq!(world.writes(), ["apply services demo-logic"]);
+    world.server.delete("poddisruptionbudgets", "demo-logic");
+    world.rest().await;
+    assert_eq!(world.writes(), ["apply poddisruptionbudgets demo-logic"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_wanted_any_more_goes_and_strangers_stay() {
+    let world = World::with(|server| {
+        server.put("imclusters", cluster(&external()));
+        let labels = json!({"imcluster.io/cluster": "demo", "app.kubernetes.io/managed-by": "im-operator"});
+        server.put("networkpolicies", json!({"metadata": {"name": "by-hand", "labels": labels}, "spec": {}}));
+        server.put("networkpolicies", json!({"metadata": {"name": "of-another", "labels": labels, "annotations": {"imcluster.io/applied": "x"},
+            "ownerReferences": [{"apiVersion": "imcluster.io/v1alpha1", "kind": "ImCluster", "name": "demo", "uid": "older", "controller": true}]}, "spec": {}}));
+    })
+    .await;
+    world.settle().await;
+    world.server.writes();
+    let mut spec = external();
+    spec["networkPolicy"] = json!({"enabled": false});
+    world.server.edit("imclusters", "demo", |cluster| cluster["spec"] = spec);
+    world.rest().await;
+    let mut writes = world.writes();
+    writes.retain(|write| !write.contains("imclusters/status"));
+    writes.sort();
+    assert_eq!(writes, ["delete networkpolicies demo-connect", "delete networkpolicies demo-logic"]);
+    assert_eq!(world.server.names("networkpolicies"), ["by-hand", "of-another"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_any_fault_the_end_is_the_same() {
+    let calm = World::with(|server| server.put("imclusters", cluster(&external()))).await;
+    calm.settle().await;
+    let names = |world: &World| MANAGED.iter().map(|kind| world.server.names(kind)).collect::<Vec<_>>();
+    for (verb, kind, code) in [
+        ("apply", "deployments", 409),
+        ("apply", "services", 500),
+        ("apply", "networkpolicies", 429),
+        ("create", "secrets", 409),
+        ("create", "secrets", 503),
+        ("apply", "imclusters", 409),
+        ("apply", "imclusters/status", 500),
+        ("get", "secrets", 410),
+    ] {
+        let world = World::with(|server| {
+            server.fail(verb, kind, code, 3);
+            server.put("imclusters", cluster(&external()));
+        })
+        .await;
+        world.settle().await;
+        assert_eq!(world.server.failures_left(), 0, "{verb} {kind} {code}");
+        assert_eq!(names(&world), names(&calm), "{verb} {kind} {code}");
+        assert_eq!(world.condition("Ready"), is("True", "AsExpected"), "{verb} {kind} {code}");
+        assert_eq!(world.condition("Degraded").0, "False", "{verb} {kind} {code}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_lasts_is_reported_with_its_reason() {
+    let world = World::with(|server| {
+        server.fail("apply", "deployments", 422, usize::MAX);
+        server.put("imclusters", cluster(&external()));
+    })
+    .await;
+    assert_eq!(world.condition("Degraded"), is("True", "ApplyFailed"));
+    assert!(!world.server.names("events").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_watch_that_fails_keeps_no_other_from_going_on() {
+    let world = World::with(|server| server.put("imclusters", cluster(&external()))).await;
+    world.settle().await;
+    world.server.writes();
+    world.server.break_watch("configmaps", Some(500));
+    world.server.edit("imclusters", "demo", |cluster| cluster["spec"]["logic"]["replicas"] = json!(3));
+    world.rest().await;
+    assert_eq!(world.server.get("deployments", "demo-logic").unwrap()["spec"]["replicas"], 3);
+
+    // And a watch that is too old lists anew.
+    world.server.break_watch("imclusters", Some(410));
+    world.rest().await;
+    world.server.break_watch("imclusters", None);
+    world.server.edit("imclusters", "demo", |cluster| cluster["spec"]["logic"]["replicas"] = json!(2));
+    world.rest().await;
+    assert_eq!(world.server.get("deployments", "demo-logic").unwrap()["spec"]["replicas"], 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_spec_is_told_and_the_running_cluster_is_left_alone() {
+    let world = World::with(|server| server.put("imclusters", cluster(&external()))).await;
+    world.settle().await;
+    world.server.writes();
+    world.server.edit("imclusters", "demo", |cluster| cluster["spec"]["connect"]["drainSeconds"] = json!(1));
+    world.rest().await;
+    assert_eq!(world.writes(), ["apply imclusters/status demo"]);
+    assert_eq!(world.condition("Degraded"), is("True", "InvalidSpec"));
+    assert_eq!(world.condition("Available").0, "True");
+    world.server.edit("imclusters", "demo", |cluster| cluster["spec"]["connect"]["drainSeconds"] = json!(240));
+    world.rest().await;
+    assert_eq!(world.condition("Ready").0, "True");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spec_that_this_operator_cannot_read_is_told_once() {
+    let world = World::with(|server| {
+        let mut unreadable = external();
+        unreadable["redis"]["mode"] = json!("Holographic");
+        server.put("imclusters", cluster(&unreadable));
+    })
+    .await;
+    assert_eq!(world.condition("Ready"), is("False", "InvalidSpec"));
+    assert_eq!(world.writes(), ["patch imclusters/status demo"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_secret_is_named_and_looked_for_again() {
+    let server = Server::new();
+    server.put("imclusters", cluster(&external()));
+    let world = World::join(server).await;
+    assert_eq!(world.condition("Degraded"), is("True", "ReferenceMissing"));
+    assert_eq!(world.server.names("deployments"), Vec::<String>::new());
+    world.server.put("secrets", secret("their-redis", "url"));
+    sleep(Duration::from_secs(30)).await;
+    world.settle().await;
+    assert_eq!(world.condition("Ready").0, "True");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_exists_is_adopted_and_never_overwritten() {
+    let mut spec = external();
+    spec["redis"] = json!({"mode": "Single"});
+    let world = World::with(|server| {
+        server.put("secrets", json!({"metadata": {"name": "demo-redis"}, "data": {"password": "b2xk"}}));
+        server.put("secrets", json!({"metadata": {"name": "demo-auth"}, "data": {"hs256-secret": "b2xk"}}));
+        server.put("imclusters", cluster(&spec));
+    })
+    .await;
+    let data = |name: &str| world.server.get("secrets", name).unwrap()["data"].clone();
+    assert_eq!(data("demo-redis")["password"], "b2xk");
+    assert!(data("demo-redis")["url"].is_string());
+    assert_eq!(data("demo-auth")["hs256-secret"], "b2xk");
+    // What is made outlives the ImCluster with its data, certificates do not.
+    let owned = |name: &str| world.server.get("secrets", name).unwrap()["metadata"]["ownerReferences"].is_array();
+    assert!(!owned("demo-ca") && owned("demo-redis-tls"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_of_somebody_else_is_not_taken() {
+    let world = World::with(|server| {
+        server.put("services", json!({"metadata": {"name": "demo-connect"}, "spec": {"ports": []}}));
+        server.put("imclusters", cluster(&external()));
+    })
+    .await;
+    assert_eq!(world.condition("Degraded"), is("True", "OwnedByAnother"));
+    assert_eq!(world.server.get("services", "demo-connect").unwrap()["spec"], json!({"ports": []}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_of_another_operator_is_refused() {
+    let mut cluster = cluster(&external());
+    cluster["metadata"]["annotations"] = json!({"imcluster.io/operator": "elsewhere/im-operator"});
+    let world = World::with(|server| server.put("imclusters", cluster)).await;
+    assert_eq!(world.writes(), Vec::<String>::new());
+    assert_eq!(world.server.names("events").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_cluster_is_reported_and_not_touched() {
+    let world = World::with(|server| server.put("imclusters", cluster(&external()))).await;
+    world.settle().await;
+    world.server.edit("imclusters", "demo", |cluster| {
+        cluster["spec"]["paused"] = json!(true);
+        cluster["spec"]["logic"]["replicas"] = json!(5);
+    });
+    world.rest().await;
+    world.server.writes();
+    world.server.delete("poddisruptionbudgets", "demo-logic");
+    world.rest().await;
+    assert_eq!(world.writes(), Vec::<String>::new());
+    assert_eq!(world.condition("Paused"), is("True", "Paused"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upgrade_goes_tier_by_tier() {
+    let world = World::with(|server| server.put("imclusters", cluster(&external()))).await;
+    world.settle().await;
+    let image = |name: &str| {
+        let deployment = world.server.get("deployments", name).unwrap();
+        deployment["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap().to_owned()
+    };
+    world.server.edit("imclusters", "demo", |cluster| cluster["spec"]["version"] = json!("1.1.0"));
+    world.server.edit("deployments", "demo-logic", |deployment| deployment["status"]["observedGeneration"] = json!(0));
+    world.rest().await;
+    assert_eq!((image("demo-logic"), image("demo-connect")), ("imcluster/logic:1.1.0".to_owned(), "imcluster/connect:1.0.0".to_owned()));
+    assert_eq!(world.condition("Progressing"), is("True", "Upgrading"));
+    world.pods_of("demo-logic");
+    world.rest().await;
+    assert_eq!(image("demo-connect"), "imcluster/connect:1.1.0");
+    world.pods_of("demo-connect");
+    world.rest().await;
+    assert_eq!(world.server.get("imclusters", "demo").unwrap()["status"]["version"], "1.1.0");
+    assert_eq!(world.condition("Progressing"), is("False", "Settled"));
+}
