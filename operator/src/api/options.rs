@@ -153,7 +153,7 @@ pub struct History {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Monitoring {
-    /// Lets the Prometheus operator find connect and logic. Of no effect where its API is not installed.
+    /// Lets the Prometheus operator find connect, logic and etcd. Of no effect where its API is not installed.
     #[serde(default)]
     pub pod_monitor: PodMonitorOptions,
     /// Where connect and logic send traces over OTLP/gRPC: `http://collector.monitoring:4317`. Left out: nowhere.
@@ -162,7 +162,7 @@ pub struct Monitoring {
     pub otlp_endpoint: Option<String>,
 }
 
-/// The PodMonitors of connect and logic.
+/// The PodMonitors of connect, logic and etcd.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodMonitorOptions {

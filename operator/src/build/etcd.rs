@@ -3,7 +3,7 @@
 use super::container::{self, container, field, http_probe, mount, port, tls};
 use super::pod::{Parts, template};
 use super::workload::{Replace, Stateful, Unhealthy, common, headless, service_port, stateful_set};
-use super::{Building, names};
+use super::{Building, monitor, names};
 use crate::api::Tier;
 
 const DATA: &str = "/var/lib/etcd";
@@ -51,6 +51,7 @@ pub(super) fn objects(building: &mut Building<'_>) {
         replace: Replace::OnDelete,
     };
     stateful_set(building, stateful);
+    monitor::pods(building, Tier::Etcd, "metrics");
 }
 
 fn arguments(building: &Building<'_>) -> Vec<String> {

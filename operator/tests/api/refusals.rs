@@ -120,3 +120,23 @@ fn overrides_that_kubernetes_would_not_understand_are_refused() {
         Vec::new()
     );
 }
+
+#[test]
+fn the_published_samples_keep_every_bound_and_rule() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/samples");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).expect("samples").map(|entry| entry.expect("a file").path()) {
+        if entry.file_name().is_none_or(|name| name == "kustomization.yaml") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&entry).expect("a sample");
+        let mut object: Value =
+            serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", entry.display()));
+        object["metadata"]["namespace"] = json!("chat");
+        object["metadata"]["uid"] = json!("6f1f2a52-0000-4000-8000-000000000002");
+        let cluster: im_operator::api::ImCluster = serde_json::from_value(object).expect("an ImCluster");
+        validate(&cluster).unwrap_or_else(|problems| panic!("{}: {problems:#?}", entry.display()));
+        seen += 1;
+    }
+    assert!(seen >= 2, "{seen} samples");
+}
