@@ -59,6 +59,8 @@ impl Events {
             Event { type_, reason: reason.to_owned(), note: Some(note), action: "Reconcile".to_owned(), secondary: None };
         match timeout(PATIENCE, self.recorder.publish(&event, &about.object_ref(&()))).await {
             Ok(Ok(())) => metrics::EVENTS.with_label_values(&[reason]).inc(),
+            // Where a namespace ends, nothing can be told any more.
+            Ok(Err(kube::Error::Api(status))) if status.message.contains("being terminated") => {}
             Ok(Err(error)) => tracing::warn!(%error, cluster = %Key::of(about), reason, "an Event is not told"),
             Err(_) => tracing::warn!(cluster = %Key::of(about), reason, "an Event is not told in time"),
         }

@@ -237,7 +237,8 @@ fn runs(context: &Context, valid: &Valid, said: Option<&Said>, now: Timestamp) -
     let wanted = build::wanted(valid);
     let spec = valid.spec();
     let key = Key::of(valid.cluster());
-    let serves = |verdict: Option<&Verdict>| verdict.is_some_and(Verdict::holds);
+    // Whoever has not been asked yet is not known to serve.
+    let serves = |says: fn(&Said) -> &Option<Verdict>| said.is_some_and(|said| says(said).as_ref().is_none_or(Verdict::holds));
     let mut stands = BTreeMap::new();
     let mut add = |tier: Tier, wanted: &Run, serves: bool| {
         let seen = observe::tier(&context.stores, &key, tier, now);
@@ -247,10 +248,10 @@ fn runs(context: &Context, valid: &Valid, said: Option<&Said>, now: Timestamp) -
     if spec.redis.mode != RedisMode::External {
         let sentinels = observe::tier(&context.stores, &key, Tier::Sentinel, now);
         let whole = spec.redis.mode != RedisMode::Sentinel || sentinels.is_complete();
-        add(Tier::Redis, &wanted.redis, whole && serves(said.and_then(|said| said.redis.as_ref())));
+        add(Tier::Redis, &wanted.redis, whole && serves(|said| &said.redis));
     }
     if spec.etcd.mode == EtcdMode::Managed {
-        add(Tier::Etcd, &wanted.etcd, serves(said.and_then(|said| said.etcd.as_ref())));
+        add(Tier::Etcd, &wanted.etcd, serves(|said| &said.etcd));
     }
     add(Tier::Logic, &wanted.logic, true);
     add(Tier::Connect, &wanted.connect, true);
