@@ -124,6 +124,12 @@ fn judge(args: &BenchArgs, report: &Report) -> Result<(), Failure> {
     if !faults.is_empty() {
         return Err(Failure::new(Exit::Failed, faults.join("; ")));
     }
+    if let Some(most) = args.at_most
+        && let Some((name, bytes)) = report.largest_growth().filter(|(_, bytes)| *bytes > most)
+    {
+        let text = format!("{name} grew by {bytes:.0} bytes per connection, {most:.0} at most are wanted");
+        return Err(Failure::new(Exit::Failed, text));
+    }
     if let Some(least) = args.at_least {
         for row in report.rows() {
             let Some(share) = row.share_of_floor else { continue };

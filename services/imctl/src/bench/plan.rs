@@ -82,6 +82,9 @@ pub(crate) struct BenchArgs {
     /// Fail where deliveries per CPU-second are less than this share of the floor's.
     #[arg(long, value_name = "SHARE", requires = "floor")]
     pub(crate) at_least: Option<f64>,
+    /// Fail where a server's process grew by more bytes per connection than this, over all connections at once.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) at_most: Option<f64>,
     /// Print everything as one JSON object.
     #[arg(long)]
     pub(crate) json: bool,

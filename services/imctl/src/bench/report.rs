@@ -164,6 +164,12 @@ impl Report {
         &self.rows
     }
 
+    /// The server process whose memory grew most per connection, in bytes.
+    pub(crate) fn largest_growth(&self) -> Option<(&str, f64)> {
+        let grown = self.passes.iter().filter(|pass| pass.name != "floor").flat_map(|pass| &pass.entry.user_bytes);
+        grown.map(|(name, bytes)| (name.as_str(), *bytes)).max_by(|one, other| one.1.total_cmp(&other.1))
+    }
+
     /// What must not be: losses, repeats, wrong order, bytes that do not add up, clients that did not get in.
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
