@@ -1,10 +1,13 @@
 #!/bin/bash
 # Builds kind, kubectl, helm and everything that runs on a node, from Go modules, into the cache. The first time takes 10 to
 # 20 minutes of two cores, later times seconds.
+#
+#   programs.sh [NAME…]   only these: programs.sh helm
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 command -v go >/dev/null || fail "go 1.26 or newer is missing: https://go.dev/dl"
 export CGO_ENABLED=0 GOFLAGS=${GOFLAGS:+$GOFLAGS }-buildvcs=false
+only=" $* "
 cd "$kind_folder/go"
 kubernetes=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
 stamp=
@@ -19,6 +22,7 @@ done
 stamp+=" -X helm.sh/helm/v3/internal/version.version=$(go list -m -f '{{.Version}}' helm.sh/helm/v3)"
 
 program() { # NAME PACKAGE
+  [[ $only = "  " || $only = *" $1 "* ]] || return 0
   nice -n "${IM_KIND_NICE:-10}" go build -trimpath -ldflags "-s -w$stamp" -o "$programs/$1" "$2"
   say "built $1"
 }
@@ -30,5 +34,6 @@ program local-path-provisioner github.com/rancher/local-path-provisioner
 program helm helm.sh/helm/v3/cmd/helm
 (cd ../coredns && program coredns .)
 program etcd go.etcd.io/etcd/server/v3
+[ "$only" = "  " ] || exit 0
 for name in kubectl kubeadm; do ln -sf kube "$programs/$name"; done
 echo "$kubernetes" >"$programs/kubernetes.version"
