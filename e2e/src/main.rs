@@ -1,6 +1,8 @@
 //! `im-e2e faults`: a cluster on loopback, a crowd of clients, one fault after the other, an audit of each.
 //! `im-e2e kubernetes`: the same on Kubernetes, with what the operator does.
 
+use std::process::ExitCode;
+
 use anyhow::{Result, ensure};
 use clap::Parser;
 use im_e2e::cluster::{Cluster, Plan};
@@ -44,11 +46,18 @@ struct Faults {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter("warn,kube_client=off").with_writer(std::io::stderr).init();
-    match Arguments::parse() {
+    let played = match Arguments::parse() {
         Arguments::Faults(arguments) => faults(arguments).await,
         Arguments::Kubernetes(options) => cases::play(options).await,
+    };
+    match played {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 

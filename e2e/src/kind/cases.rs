@@ -163,7 +163,7 @@ pub async fn play(options: Options) -> Result<()> {
     for case in cases {
         let begun = Instant::now();
         println!("== {case:?}");
-        match play.one(case).await {
+        match Box::pin(play.one(case)).await {
             Ok(()) => println!("== {case:?}: passed in {:.0} s", begun.elapsed().as_secs_f64()),
             Err(error) => {
                 println!("== {case:?}: FAILED after {:.0} s: {error:#}", begun.elapsed().as_secs_f64());

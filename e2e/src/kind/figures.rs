@@ -20,7 +20,7 @@ pub struct Figures {
     pub came: Vec<Life>,
     /// For each connect that drained, how many sends were under way when it began to.
     pub under_way: Vec<(String, usize)>,
-    /// Containers that were started again, of all pods.
+    /// Containers that were started again until now, of all pods.
     pub restarts: i32,
     /// The greatest number of connect pods that ended at one time.
     pub most_ending: usize,

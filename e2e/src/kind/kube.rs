@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Node, Pod, Secret, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
 use serde_json::Value;
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpListener;
@@ -134,6 +134,24 @@ impl Kube {
             }
         };
         Ok(Forward { address, _task: AbortOnDropHandle::new(tokio::spawn(accept)) })
+    }
+
+    /// Ends the first container of a pod by SIGKILL. On a kind cluster its node does it, as a crash would; elsewhere the pod
+    /// is deleted without grace.
+    pub async fn crash(&self, namespace: &str, pod: &str) -> Result<()> {
+        let found = self.pods(namespace).get(pod).await?;
+        let node = found.spec.and_then(|spec| spec.node_name).context("it runs nowhere")?;
+        let containers = found.status.and_then(|status| status.container_statuses).unwrap_or_default();
+        let id =
+            containers.first().and_then(|container| container.container_id.clone()).context("it has no container")?;
+        let id = id.strip_prefix("containerd://").context("a container of containerd")?;
+        let kind = Box::pin(run("docker", &["inspect", "--format", "{{.Id}}", &node], "", ANSWER)).await.is_ok();
+        if kind {
+            let words = ["exec", &node, "ctr", "--namespace", "k8s.io", "task", "kill", "--signal", "SIGKILL", id];
+            return Box::pin(run("docker", &words, "", ANSWER)).await.map(|_| ());
+        }
+        self.pods(namespace).delete(pod, &DeleteParams::default().grace_period(0)).await?;
+        Ok(())
     }
 
     /// Runs `kubectl` with these arguments.

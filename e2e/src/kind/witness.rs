@@ -38,6 +38,8 @@ pub struct Life {
     pub version: Option<String>,
     /// When it was first Ready.
     pub ready: Option<f64>,
+    /// Whether it is now.
+    pub is_ready: bool,
     /// When its deletion was asked for.
     pub deleted: Option<f64>,
     /// When it would be killed.
@@ -204,7 +206,8 @@ fn note(lives: &Lives, pod: &Pod) -> Asked {
         asked.log = note_container(life, container);
     }
     let ours = life.tier == "connect" || life.tier == "logic";
-    if life.ready.is_none() && container.is_some_and(|container| container.ready) {
+    life.is_ready = container.is_some_and(|container| container.ready);
+    if life.ready.is_none() && life.is_ready {
         life.ready = Some(now());
         asked.version = ours;
     }

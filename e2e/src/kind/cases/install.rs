@@ -23,7 +23,16 @@ impl Play {
         let begun = Instant::now();
         let chart = self.options.tree.join("charts/im-operator");
         let tag = format!("image.tag={}", self.options.version);
-        let arguments = ["upgrade", "--install", OPERATOR, text(&chart)?, "--namespace", SYSTEM, "--create-namespace", "--take-ownership"];
+        let arguments = [
+            "upgrade",
+            "--install",
+            OPERATOR,
+            text(&chart)?,
+            "--namespace",
+            SYSTEM,
+            "--create-namespace",
+            "--take-ownership",
+        ];
         let more = ["--set", &tag, "--wait", "--timeout", "180s"];
         self.kube.helm(&[&arguments[..], &more[..]].concat()).await?;
         println!("  helm install: the operator is ready after {:.1} s", begun.elapsed().as_secs_f64());

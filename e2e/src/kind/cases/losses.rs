@@ -34,7 +34,7 @@ impl Play {
         let stage = self.stage().await?;
         let mut victims = stage.witness.staying("redis");
         victims.extend(stage.witness.staying("sentinel"));
-        lose(stage, "all redis and Sentinel pods deleted", &victims).await
+        delete(stage, "all redis and Sentinel pods deleted", &victims).await
     }
 
     pub(super) async fn node_drain(&mut self) -> Result<()> {
@@ -55,34 +55,57 @@ impl Play {
     }
 }
 
-/// Kills pods without notice, waits until others stand in for them, and judges.
+/// Kills the containers of pods, each at the next instant, waits until all that was there is there again, and judges.
 async fn lose(stage: &Stage, what: &str, victims: &[Life]) -> Result<()> {
+    let lost = async { for_each(victims, async |victim| stage.kube.crash(&stage.namespace, &victim.name).await).await };
+    Box::pin(again(stage, what, victims, Box::pin(lost))).await
+}
+
+/// Deletes pods, all at once, and goes on as [`lose`].
+async fn delete(stage: &Stage, what: &str, victims: &[Life]) -> Result<()> {
+    let pods = stage.kube.pods(&stage.namespace);
+    let lost = async {
+        for_each(victims, async |victim| {
+            pods.delete(&victim.name, &DeleteParams::default().grace_period(0)).await?;
+            Ok(())
+        })
+        .await
+    };
+    Box::pin(again(stage, what, victims, Box::pin(lost))).await
+}
+
+async fn for_each(victims: &[Life], mut harm: impl AsyncFnMut(&Life) -> Result<()>) -> Result<()> {
+    for victim in victims {
+        harm(victim).await.with_context(|| victim.name.clone())?;
+    }
+    Ok(())
+}
+
+async fn again(stage: &Stage, what: &str, victims: &[Life], lost: impl Future<Output = Result<()>>) -> Result<()> {
+    let ready = |tier: &str| stage.witness.staying(tier).into_iter().filter(|life| life.is_ready).count();
+    let before: Vec<usize> = victims.iter().map(|victim| ready(&victim.tier)).collect();
     let played = stage
         .play(what, async {
-            let now = DeleteParams::default().grace_period(0);
-            for victim in victims {
-                stage.kube.pods(&stage.namespace).delete(&victim.name, &now).await?;
-            }
-            let probe = async || {
+            lost.await?;
+            let hurt = async || {
                 let lives = stage.witness.lives();
                 for victim in victims {
-                    let gone = lives.iter().any(|life| life.uid == victim.uid && life.gone.is_some());
-                    ensure!(gone, "{} is still there", victim.name);
+                    let hurt = lives
+                        .iter()
+                        .any(|life| life.uid == victim.uid && (life.gone.is_some() || life.restarts > victim.restarts));
+                    ensure!(hurt, "{} runs on", victim.name);
                 }
                 Ok(())
             };
-            until("the victims are gone", Duration::from_secs(60), probe).await?;
-            // The operator is to see that something is missing before it can be settled again.
-            let missing = async || {
-                for victim in victims {
-                    let stands_in = stage.witness.staying(&victim.tier).into_iter();
-                    let count = stands_in.filter(|life| life.ready.is_some() && life.uid != victim.uid).count();
-                    let wanted = victims.iter().filter(|other| other.tier == victim.tier).count();
-                    ensure!(count >= wanted, "{count} pods of {} are ready", victim.tier);
+            until("the victims are hurt", Duration::from_secs(90), hurt).await?;
+            let whole = async || {
+                for (victim, before) in victims.iter().zip(&before) {
+                    let count = ready(&victim.tier);
+                    ensure!(count == *before, "{count} pods of {} are ready, not {before}", victim.tier);
                 }
                 Ok(())
             };
-            until("others stand in", PATIENCE, missing).await?;
+            until("all that was there is there again", PATIENCE, whole).await?;
             stage.settled().await.map(|_| ())
         })
         .await?;
