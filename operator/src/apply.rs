@@ -10,8 +10,8 @@ use kube::core::ApiResource;
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
 
-use crate::object::Object;
 use crate::key::{CLUSTER, Key};
+use crate::object::Object;
 use crate::stores::Stores;
 
 /// Why an object is not as it is to be.
@@ -140,13 +140,23 @@ fn stranger(live: &DynamicObject, owner: &Owner) -> Option<String> {
 /// # Errors
 /// [`Error::Api`].
 pub async fn prune(client: &Client, stores: &Stores, owner: &Owner, objects: &[Object]) -> Result<usize, Error> {
-    let wanted: HashSet<(&str, &str)> = objects.iter().filter_map(|object| Some((object.resource.kind.as_str(), object.body.pointer("/metadata/name")?.as_str()?))).collect();
+    let wanted: HashSet<(&str, &str)> = objects
+        .iter()
+        .filter_map(|object| Some((object.resource.kind.as_str(), object.body.pointer("/metadata/name")?.as_str()?)))
+        .collect();
     let mut removed = 0;
     for (resource, live) in stores.of_cluster(&owner.cluster) {
         let name = live.name_any();
-        let ours = live.owner_references().iter().any(|reference| reference.controller == Some(true) && reference.uid == owner.uid);
+        let ours = live
+            .owner_references()
+            .iter()
+            .any(|reference| reference.controller == Some(true) && reference.uid == owner.uid);
         let applied = live.annotations().contains_key(settled::HASH);
-        if !ours || !applied || live.metadata.deletion_timestamp.is_some() || wanted.contains(&(resource.kind.as_str(), name.as_str())) {
+        if !ours
+            || !applied
+            || live.metadata.deletion_timestamp.is_some()
+            || wanted.contains(&(resource.kind.as_str(), name.as_str()))
+        {
             continue;
         }
         remove(client, &resource, &owner.cluster.namespace, &live).await?;

@@ -11,8 +11,8 @@ use tokio::time::timeout;
 
 use crate::drains::{Asking, Readings};
 use crate::events::Events;
-use crate::key::Key;
 use crate::keeper::Keepers;
+use crate::key::Key;
 use crate::queue::Queue;
 use crate::settings::Settings;
 use crate::status::Writer;

@@ -99,7 +99,12 @@ async fn discover(context: Arc<Context>) {
             Ok(there) => {
                 if context.stores.found_pod_monitors(there) {
                     tracing::info!(there, "the API of PodMonitors");
-                    context.stores.clusters.all().iter().for_each(|cluster| context.queue.wake(Key::of(cluster.as_ref())));
+                    context
+                        .stores
+                        .clusters
+                        .all()
+                        .iter()
+                        .for_each(|cluster| context.queue.wake(Key::of(cluster.as_ref())));
                 }
             }
             Err(error) => tracing::warn!(%error, "it cannot be told which APIs there are"),

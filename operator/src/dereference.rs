@@ -67,7 +67,8 @@ async fn secret_key(client: &Client, namespace: &str, field: &str, name: &str, k
 
 async fn config_map_keys(client: &Client, namespace: &str, name: &str, keys: &[String]) -> Result<(), Error> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    let found = api.get_opt(name).await.map_err(|source| Error::Api { what: format!("the ConfigMap {name}"), source })?;
+    let found =
+        api.get_opt(name).await.map_err(|source| Error::Api { what: format!("the ConfigMap {name}"), source })?;
     let field = "spec.auth.publicKeys";
     let Some(map) = found else {
         return Err(Error::Missing(format!("{field} names the ConfigMap {name}, which does not exist: create it")));

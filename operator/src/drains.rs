@@ -184,8 +184,7 @@ mod tests {
 
     use super::*;
 
-    const LINE: &str =
-        r#"{"version":1,"phase":"draining","connections":7,"initial":12,"current":7,"rate":100,"since_ms":1,"deadline_ms":2,"more":true}"#;
+    const LINE: &str = r#"{"version":1,"phase":"draining","connections":7,"initial":12,"current":7,"rate":100,"since_ms":1,"deadline_ms":2,"more":true}"#;
 
     async fn serve(router: Router) -> SocketAddr {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -221,9 +220,7 @@ mod tests {
     #[test]
     fn a_silent_pod_is_unknown_and_small_moves_are_no_news() {
         let readings = Readings::default();
-        let reading = |connections| {
-            Some(Reading { connections, ..serde_json::from_str::<Reading>(LINE).unwrap() })
-        };
+        let reading = |connections| Some(Reading { connections, ..serde_json::from_str::<Reading>(LINE).unwrap() });
         assert!(readings.put("a", reading(1000)));
         assert!(!readings.put("a", reading(1049)));
         assert!(readings.put("a", reading(1200)));

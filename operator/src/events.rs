@@ -55,8 +55,13 @@ impl Events {
             return;
         }
         let note = note.chars().take(LONGEST).collect();
-        let event =
-            Event { type_, reason: reason.to_owned(), note: Some(note), action: "Reconcile".to_owned(), secondary: None };
+        let event = Event {
+            type_,
+            reason: reason.to_owned(),
+            note: Some(note),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        };
         match timeout(PATIENCE, self.recorder.publish(&event, &about.object_ref(&()))).await {
             Ok(Ok(())) => metrics::EVENTS.with_label_values(&[reason]).inc(),
             // Where a namespace ends, nothing can be told any more.

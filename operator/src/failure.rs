@@ -72,7 +72,9 @@ impl Failure {
             Self::OwnedByAnother(_) => Reason::OwnedByAnother,
             Self::Person { reason, .. } => *reason,
             Self::Api { code: Some(403), message, .. } if observe::is_quota(message) => Reason::QuotaExceeded,
-            Self::Api { code: Some(409 | 410 | 429 | 500..) | None, .. } | Self::NotLeading(_) => Reason::ApiUnavailable,
+            Self::Api { code: Some(409 | 410 | 429 | 500..) | None, .. } | Self::NotLeading(_) => {
+                Reason::ApiUnavailable
+            }
             Self::Api { .. } => Reason::ApplyFailed,
         }
     }
@@ -105,7 +107,9 @@ impl From<dereference::Error> for Failure {
 impl From<secrets::Error> for Failure {
     fn from(error: secrets::Error) -> Self {
         match error {
-            secrets::Error::Api { name, what, source } => Self::api(format!("the Secret {name} cannot be {what}"), source),
+            secrets::Error::Api { name, what, source } => {
+                Self::api(format!("the Secret {name} cannot be {what}"), source)
+            }
             useless => Self::Person { reason: Reason::ReferenceMissing, message: useless.to_string() },
         }
     }

@@ -43,7 +43,9 @@ fn usage() -> ExitCode {
 
 fn seed_arguments(rest: &[OsString]) -> Option<(&OsString, &str)> {
     match rest {
-        [file_flag, file, text_flag, text] if file_flag == "--file" && text_flag == "--text" => Some((file, text.to_str()?)),
+        [file_flag, file, text_flag, text] if file_flag == "--file" && text_flag == "--text" => {
+            Some((file, text.to_str()?))
+        }
         _ => None,
     }
 }

@@ -122,14 +122,13 @@ fn set_rolled_out(set: &StatefulSet, pods: &[Arc<Pod>]) -> bool {
     let Some(status) = &set.status else { return false };
     let newest = status.update_revision.as_deref();
     let revision = |pod: &Arc<Pod>| pod.labels().get("controller-revision-hash").cloned();
-    status.observed_generation >= set.metadata.generation
-        && pods.iter().all(|pod| revision(pod).as_deref() == newest)
+    status.observed_generation >= set.metadata.generation && pods.iter().all(|pod| revision(pod).as_deref() == newest)
 }
 
 /// Pods that could not even be made.
 fn refused(deployment: &Deployment) -> Option<(Reason, String)> {
-    let conditions = deployment.status.as_ref()?.conditions.iter().flatten();
-    let failure = conditions.filter(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True").last()?;
+    let mut conditions = deployment.status.as_ref()?.conditions.iter().flatten();
+    let failure = conditions.rfind(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")?;
     let message = failure.message.clone().unwrap_or_default();
     let reason = if is_quota(&message) { Reason::QuotaExceeded } else { Reason::PodsNotReady };
     Some((reason, message))
@@ -149,7 +148,10 @@ fn waiting(claims: &[Arc<PersistentVolumeClaim>], tier: Tier, now: Timestamp) ->
     });
     let claim = pending.next()?;
     let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.clone());
-    let class = class.map_or_else(|| "no StorageClass, and there is no default one".to_owned(), |class| format!("the StorageClass {class}"));
+    let class = class.map_or_else(
+        || "no StorageClass, and there is no default one".to_owned(),
+        |class| format!("the StorageClass {class}"),
+    );
     let message = format!(
         "the claim {} waits for a volume (it has {class}): see kubectl describe pvc {}",
         claim.name_any(),
@@ -245,7 +247,8 @@ mod tests {
     #[test]
     fn pods_that_end_or_are_over_do_not_count() {
         let mut ending = pod("b", ready()).as_ref().clone();
-        ending.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::now()));
+        ending.metadata.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::now()));
         let seen = of_pods(&[pod("a", ready()), Arc::new(ending), pod("c", json!({"phase": "Failed"}))]);
         assert_eq!((seen.replicas, seen.ready, seen.ending), (1, 1, 1));
         assert_eq!(seen.version().as_deref(), Some("7.0"));
@@ -290,7 +293,8 @@ mod tests {
     #[test]
     fn a_set_is_rolled_out_when_every_pod_is_of_the_newest_revision() {
         let set: StatefulSet = serde_json::from_value(json!({"metadata": {"generation": 2},
-            "status": {"observedGeneration": 2, "replicas": 1, "updateRevision": "r2"}})).unwrap();
+            "status": {"observedGeneration": 2, "replicas": 1, "updateRevision": "r2"}}))
+        .unwrap();
         assert!(set_rolled_out(&set, &[pod("a", ready())]));
         let mut old = pod("b", ready()).as_ref().clone();
         old.labels_mut().insert("controller-revision-hash".to_owned(), "r1".to_owned());

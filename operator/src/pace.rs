@@ -38,7 +38,9 @@ fn observe(context: &Context, valid: &Valid) -> Observed {
     let deployment = context.stores.typed::<Deployment>(&Key::new(&key.namespace, name));
     let sets = context.stores.replica_sets.of_cluster(&key);
     let newest = deployment.as_ref().and_then(|deployment| {
-        let of = |set: &&std::sync::Arc<ReplicaSet>| set.owner_references().iter().any(|owner| Some(&owner.uid) == deployment.metadata.uid.as_ref());
+        let of = |set: &&std::sync::Arc<ReplicaSet>| {
+            set.owner_references().iter().any(|owner| Some(&owner.uid) == deployment.metadata.uid.as_ref())
+        };
         let revision = |set: &ReplicaSet| set.annotations().get(REVISION).and_then(|text| text.parse::<u64>().ok());
         let newest = sets.iter().filter(of).max_by_key(|set| revision(set))?;
         newest.labels().get(HASH).cloned()

@@ -134,12 +134,7 @@ pub async fn reconcile(context: &Arc<Context>, key: &Key) -> Outcome {
 }
 
 /// Brings the cluster to what is asked for, as far as that goes now.
-async fn change(
-    context: &Arc<Context>,
-    cluster: &ImCluster,
-    now: Timestamp,
-    done: &mut Done,
-) -> Result<(), Failure> {
+async fn change(context: &Arc<Context>, cluster: &ImCluster, now: Timestamp, done: &mut Done) -> Result<(), Failure> {
     let key = Key::of(cluster);
     claim(context, cluster).await?;
     let valid = validate::validate(cluster).map_err(Failure::Invalid)?;
@@ -238,7 +233,8 @@ fn runs(context: &Context, valid: &Valid, said: Option<&Said>, now: Timestamp) -
     let spec = valid.spec();
     let key = Key::of(valid.cluster());
     // Whoever has not been asked yet is not known to serve.
-    let serves = |says: fn(&Said) -> &Option<Verdict>| said.is_some_and(|said| says(said).as_ref().is_none_or(Verdict::holds));
+    let serves =
+        |says: fn(&Said) -> &Option<Verdict>| said.is_some_and(|said| says(said).as_ref().is_none_or(Verdict::holds));
     let mut stands = BTreeMap::new();
     let mut add = |tier: Tier, wanted: &Run, serves: bool| {
         let seen = observe::tier(&context.stores, &key, tier, now);

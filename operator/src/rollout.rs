@@ -75,7 +75,7 @@ pub fn decide(seen: &Observed) -> Decision {
     let (victims, replicas) = shrink(seen, &staying);
     let cost = costs(&staying, victims.as_deref());
     let marked = |pod: &&Pod| pod.cost == Some(VICTIM);
-    let passed_over = staying.iter().any(|pod| marked(pod));
+    let passed_over = staying.iter().any(marked);
     let otherwise = seen.pods.iter().filter(|pod| pod.ending && pod.newest && !marked(pod) && passed_over);
     Decision {
         replicas,
@@ -113,14 +113,14 @@ fn accept(staying: &[&Pod]) -> Vec<(String, bool)> {
     wrong.map(|pod| (pod.name.clone(), wanted(pod))).collect()
 }
 
-/// One step towards fewer pods: who is to go (`None`: nobody), and how many pods there are to be now.
+/// One step towards fewer pods, one pod at a time: who is to go (`None`: nobody), and how many pods there are to be now.
 fn shrink(seen: &Observed, staying: &[&Pod]) -> (Option<String>, i32) {
     let Some(deployment) = seen.deployment else { return (None, seen.wanted) };
     if deployment.replicas <= seen.wanted {
         return (None, seen.wanted);
     }
     let caught_up = deployment.observed && count(staying.len()) <= deployment.replicas + rolling_surplus(seen, staying);
-    if !caught_up || ending(seen) >= seen.max_draining {
+    if !caught_up || ending(seen) > 0 {
         // The step before is under way: who is marked stays marked.
         let marked = staying.iter().find(|pod| pod.cost == Some(VICTIM));
         return (marked.map(|pod| pod.name.clone()), deployment.replicas);
@@ -166,7 +166,8 @@ fn progress(seen: &Observed, staying: &[&Pod], replicas: i32) -> Option<Verdict>
     let draining = ending(seen);
     let old_draining = seen.pods.iter().any(|pod| pod.ending && !pod.newest);
     if old > 0 || old_draining {
-        let message = format!("connect: {newest} new pods are ready, {old} old ones serve, {draining} move their clients away");
+        let message =
+            format!("connect: {newest} new pods are ready, {old} old ones serve, {draining} move their clients away");
         return Some(Verdict::yes(Reason::RollingOut, message));
     }
     if replicas != seen.wanted || count(staying.len()) != seen.wanted {

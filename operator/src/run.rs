@@ -36,7 +36,8 @@ pub async fn run(settings: Settings, process: Process) -> Result<()> {
     }
     reachable.set();
 
-    let mut candidate = settings.leader_election.then(|| Candidate::new(client.clone(), settings.election(node.clone()), gate));
+    let mut candidate =
+        settings.leader_election.then(|| Candidate::new(client.clone(), settings.election(node.clone()), gate));
     if let Some(candidate) = &mut candidate {
         tokio::select! {
             () = candidate.acquire() => {}

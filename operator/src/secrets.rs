@@ -244,7 +244,8 @@ impl Secrets<'_> {
         if let Some(found) = self.api.get_opt(name).await.map_err(failed.clone()("read"))? {
             return Ok(found);
         }
-        let secret = Secret { metadata: self.metadata(name, retained), data: Some(bytes(make()?)), ..Secret::default() };
+        let secret =
+            Secret { metadata: self.metadata(name, retained), data: Some(bytes(make()?)), ..Secret::default() };
         let created = self.api.create(&PostParams::default(), &secret).await.map_err(failed("created"))?;
         tracing::info!(cluster = %Key::of(self.cluster), secret = name, "a Secret is made");
         self.cache.put(created.clone());

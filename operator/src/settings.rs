@@ -44,17 +44,29 @@ impl Settings {
         let own = std::fs::read_to_string(OWN_NAMESPACE).map(|text| text.trim().to_owned());
         Self {
             watch_namespaces: from
-                .list("watch_namespaces", "name", namespace, String::clone, "The namespaces to work in. None given: all, which needs rights in the whole Kubernetes cluster.")
+                .list(
+                    "watch_namespaces",
+                    "name",
+                    namespace,
+                    String::clone,
+                    "The namespaces to work in. None given: all, which needs rights in the whole Kubernetes cluster.",
+                )
                 .or(Vec::new()),
             namespace: from
-                .text("namespace", "The operator's own namespace: its Lease is there, and network policies let its pods in.")
+                .text(
+                    "namespace",
+                    "The operator's own namespace: its Lease is there, and network policies let its pods in.",
+                )
                 .check(|text| namespace(text).map(drop))
                 .or_computed(own.unwrap_or_else(|_| "default".to_owned()), "the pod's"),
             operator_image: from
                 .text("operator_image", "The operator's own image: new redis pods begin with it.")
                 .or_computed(format!("imcluster/operator:{}", im_runtime::version::VERSION), "this release's"),
             leader_election: from
-                .boolean("leader_election", "Whether replicas elect one that works. Off only where no second one can run.")
+                .boolean(
+                    "leader_election",
+                    "Whether replicas elect one that works. Off only where no second one can run.",
+                )
                 .or(true),
             lease_name: from
                 .text("lease_name", "The name of the Lease with which replicas elect one that works.")

@@ -106,7 +106,11 @@ pub fn compose(cluster: &ImCluster, found: &Findings, now: Timestamp) -> ImClust
     ImClusterStatus {
         observed_generation: generation,
         // Two builds may differ by digest only: what was asked for and is everywhere is what runs.
-        version: if settled && found.upgrading.is_none() { Some(cluster.spec.version.clone()) } else { before.version.clone() },
+        version: if settled && found.upgrading.is_none() {
+            Some(cluster.spec.version.clone())
+        } else {
+            before.version.clone()
+        },
         conditions: conditions.collect(),
         endpoints: Some(endpoints(cluster, found)),
         connect: Some(ConnectStatus {
@@ -231,7 +235,9 @@ fn of_tier(seen: &Seen, name: &str) -> Verdict {
     let count = format!("{} of {} pods of {name} are ready", seen.ready, seen.wanted);
     match &seen.trouble {
         Some((reason, why)) => Verdict::no(*reason, format!("{count}: {why}")),
-        None if seen.replicas < seen.wanted => Verdict::no(Reason::PodsNotReady, format!("{count}, {} exist", seen.replicas)),
+        None if seen.replicas < seen.wanted => {
+            Verdict::no(Reason::PodsNotReady, format!("{count}, {} exist", seen.replicas))
+        }
         None => Verdict::no(Reason::Starting, count),
     }
 }
@@ -276,7 +282,10 @@ fn available(found: &Findings, redis: &Verdict, etcd: &Verdict) -> Verdict {
     let mut missing: Vec<String> = pods.into_iter().flatten().collect();
     // Redis with too few pods may serve all the same.
     let serves = |seen: Option<&Seen>, says: Option<&Verdict>, verdict: &Verdict| {
-        says.map_or_else(|| verdict.holds() || seen.is_none_or(|seen| seen.ready > 0), |says| says.status != ConditionStatus::False)
+        says.map_or_else(
+            || verdict.holds() || seen.is_none_or(|seen| seen.ready > 0),
+            |says| says.status != ConditionStatus::False,
+        )
     };
     if !serves(found.redis.as_ref(), found.redis_says.as_ref(), redis) {
         missing.push(format!("redis: {}", redis.message));
@@ -354,7 +363,8 @@ fn degraded(found: &Findings, tiers: &[(&str, &Verdict); 4]) -> Verdict {
         return Verdict::yes(verdict.reason, verdict.message.clone());
     }
     // A pod too many that cannot start keeps a rollout from going on, though all that is asked for is ready.
-    let all = [found.redis.as_ref(), found.sentinel.as_ref(), found.etcd.as_ref(), Some(&found.logic), Some(&found.connect)];
+    let all =
+        [found.redis.as_ref(), found.sentinel.as_ref(), found.etcd.as_ref(), Some(&found.logic), Some(&found.connect)];
     if let Some((reason, why)) = all.into_iter().flatten().find_map(|seen| seen.trouble.clone()) {
         return Verdict::yes(reason, why);
     }

@@ -155,11 +155,15 @@ impl Stores {
     /// What was applied for an ImCluster, of every kind that has been read.
     pub fn of_cluster(&self, cluster: &Key) -> Vec<(ApiResource, Arc<DynamicObject>)> {
         let read = self.objects.iter().filter(|(_, cache)| cache.is_complete());
-        read.flat_map(|(kind, cache)| cache.of_cluster(cluster).into_iter().map(|object| (kind.clone(), object))).collect()
+        read.flat_map(|(kind, cache)| cache.of_cluster(cluster).into_iter().map(|object| (kind.clone(), object)))
+            .collect()
     }
 
     fn cache(&self, kind: &ApiResource) -> Option<&Arc<Cache<DynamicObject>>> {
-        self.objects.iter().find(|(known, _)| known.kind == kind.kind && known.group == kind.group).map(|(_, cache)| cache)
+        self.objects
+            .iter()
+            .find(|(known, _)| known.kind == kind.kind && known.group == kind.group)
+            .map(|(_, cache)| cache)
     }
 
     /// One endless watch per kind and namespace, each by itself. What changes wakes its ImCluster.
@@ -176,16 +180,34 @@ impl Stores {
             watches.push(watch_one(typed(client, namespace), namespace, &self.pods, queue, |pod: &mut Pod| {
                 pod.metadata.managed_fields = None;
             }));
-            watches.push(watch_one(typed(client, namespace), namespace, &self.claims, queue, |claim: &mut PersistentVolumeClaim| {
-                claim.metadata.managed_fields = None;
-            }));
-            watches.push(watch_one(typed(client, namespace), namespace, &self.secrets, queue, |secret: &mut Secret| {
-                secret.metadata.managed_fields = None;
-            }));
-            watches.push(watch_one(typed(client, namespace), namespace, &self.replica_sets, queue, |set: &mut ReplicaSet| {
-                set.metadata.managed_fields = None;
-                set.spec = None;
-            }));
+            watches.push(watch_one(
+                typed(client, namespace),
+                namespace,
+                &self.claims,
+                queue,
+                |claim: &mut PersistentVolumeClaim| {
+                    claim.metadata.managed_fields = None;
+                },
+            ));
+            watches.push(watch_one(
+                typed(client, namespace),
+                namespace,
+                &self.secrets,
+                queue,
+                |secret: &mut Secret| {
+                    secret.metadata.managed_fields = None;
+                },
+            ));
+            watches.push(watch_one(
+                typed(client, namespace),
+                namespace,
+                &self.replica_sets,
+                queue,
+                |set: &mut ReplicaSet| {
+                    set.metadata.managed_fields = None;
+                    set.spec = None;
+                },
+            ));
             for (kind, cache) in &self.objects {
                 let api = match namespace {
                     Some(namespace) => Api::namespaced_with(client.clone(), namespace, kind),

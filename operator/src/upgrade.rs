@@ -57,7 +57,10 @@ mod tests {
 
     #[test]
     fn a_first_start_begins_everywhere() {
-        assert_eq!(now([(None, 1, false), (None, 1, false), (None, 1, false), (None, 1, false)]), (vec![1, 1, 1, 1], None));
+        assert_eq!(
+            now([(None, 1, false), (None, 1, false), (None, 1, false), (None, 1, false)]),
+            (vec![1, 1, 1, 1], None)
+        );
     }
 
     #[test]

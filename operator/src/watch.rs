@@ -220,7 +220,8 @@ mod tests {
         let cache = Cache::new("configmaps", 0);
         cache.put(object("a", "1", "demo"));
         cache.put(object("b", "2", "other"));
-        let names: Vec<_> = cache.of_cluster(&Key::new("chat", "demo")).iter().map(|object| object.name_any()).collect();
+        let names: Vec<_> =
+            cache.of_cluster(&Key::new("chat", "demo")).iter().map(|object| object.name_any()).collect();
         assert_eq!(names, ["a"]);
         assert!(cache.of_cluster(&Key::new("elsewhere", "demo")).is_empty());
     }

@@ -90,7 +90,9 @@ fn covers(owned: &Value, value: &Value) -> bool {
     }
     match value {
         Value::Object(map) => map.iter().all(|(key, value)| covers_field(owned, key, value)),
-        Value::Array(items) => items.iter().all(|item| fields.iter().any(|(name, owned)| covers_item(name, owned, item))),
+        Value::Array(items) => {
+            items.iter().all(|item| fields.iter().any(|(name, owned)| covers_item(name, owned, item)))
+        }
         _ => false,
     }
 }

@@ -48,7 +48,11 @@ fn with_no_new_pod_ready_everybody_accepts() {
 
 #[test]
 fn who_has_the_fewest_clients_is_marked_and_goes_then() {
-    let mut pods = vec![pod("a", true), Pod { connections: Some(3), ..pod("b", true) }, Pod { connections: None, ..pod("c", true) }];
+    let mut pods = vec![
+        pod("a", true),
+        Pod { connections: Some(3), ..pod("b", true) },
+        Pod { connections: None, ..pod("c", true) },
+    ];
     let first = decide(&seen(2, 3, pods.clone()));
     assert_eq!((first.replicas, first.cost), (3, vec![("b".to_owned(), Some(VICTIM))]));
     pods[1].cost = Some(VICTIM);
@@ -241,7 +245,10 @@ impl World {
 
     fn is_settled(&self) -> bool {
         let all_new = self.pods.iter().all(|pod| pod.template == self.template && pod.ends.is_none() && pod.accepts);
-        all_new && !self.paused && count(self.pods.len()) == self.wanted && self.pods.iter().all(|pod| pod.cost.is_none())
+        all_new
+            && !self.paused
+            && count(self.pods.len()) == self.wanted
+            && self.pods.iter().all(|pod| pod.cost.is_none())
     }
 }
 

@@ -136,8 +136,7 @@ impl Server {
         let verb = verb(&parts);
         let path = parts.uri().path().to_owned();
         let kind = kind(&path);
-        let query: BTreeMap<String, String> =
-            form(parts.uri().query().unwrap_or_default()).into_iter().collect();
+        let query: BTreeMap<String, String> = form(parts.uri().query().unwrap_or_default()).into_iter().collect();
         let mut state = self.state();
         let fault = state.faults.iter_mut().find(|fault| fault.left > 0 && fault.verb == verb && fault.kind == kind);
         if let Some(fault) = fault {
@@ -261,7 +260,7 @@ impl State {
         if before.is_none() && (verb != "apply" || !subresource.is_empty()) {
             return status(404, "not found");
         }
-        let mut object = before.clone().unwrap_or_else(|| json!({"metadata": {}}));
+        let mut object = before.unwrap_or_else(|| json!({"metadata": {}}));
         if let Some(version) = patch.pointer("/metadata/resourceVersion").filter(|version| !version.is_null())
             && *version != object["metadata"]["resourceVersion"]
         {
@@ -271,7 +270,8 @@ impl State {
         let mut said = patch.clone();
         if subresource == "status" {
             // A list of conditions is owned by who reports: the report is the whole of it.
-            object["status"] = if verb == "apply" { patch["status"].clone() } else { merged(&object["status"], &patch["status"]) };
+            object["status"] =
+                if verb == "apply" { patch["status"].clone() } else { merged(&object["status"], &patch["status"]) };
             return json_answer(&self.store(key, object));
         }
         if let Some(metadata) = said.get_mut("metadata").and_then(Value::as_object_mut) {
@@ -302,7 +302,9 @@ impl State {
             return status(*code, "asked for by the test");
         }
         let items = self.selected(plural, query);
-        json_answer(&json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": self.version.to_string()}, "items": items}))
+        json_answer(
+            &json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": self.version.to_string()}, "items": items}),
+        )
     }
 
     fn watch(&self, plural: &str, query: &BTreeMap<String, String>) -> Answer {
@@ -310,7 +312,8 @@ impl State {
             return status(*code, "asked for by the test");
         }
         let from: u64 = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
-        let version = |object: &Value| object["metadata"]["resourceVersion"].as_str().and_then(|v| v.parse::<u64>().ok());
+        let version =
+            |object: &Value| object["metadata"]["resourceVersion"].as_str().and_then(|v| v.parse::<u64>().ok());
         let missed = self.selected(plural, query).into_iter().filter(move |object| version(object) > Some(from));
         let missed: Vec<Value> = missed.map(|object| json!({"type": "MODIFIED", "object": object})).collect();
         let (plural, query) = (plural.to_owned(), query.clone());
@@ -326,10 +329,14 @@ impl State {
 
     fn discover(&self, path: &str) -> Answer {
         match path {
-            "/version" => json_answer(&json!({"major": "1", "minor": "34", "gitVersion": "v1.34.0", "gitCommit": "", "gitTreeState": "",
-                "buildDate": "", "goVersion": "", "compiler": "", "platform": ""})),
-            "/apis/monitoring.coreos.com/v1" if self.groups.contains(path) => json_answer(&json!({"kind": "APIResourceList",
-                "groupVersion": "monitoring.coreos.com/v1", "resources": []})),
+            "/version" => json_answer(
+                &json!({"major": "1", "minor": "34", "gitVersion": "v1.34.0", "gitCommit": "", "gitTreeState": "",
+                "buildDate": "", "goVersion": "", "compiler": "", "platform": ""}),
+            ),
+            "/apis/monitoring.coreos.com/v1" if self.groups.contains(path) => {
+                json_answer(&json!({"kind": "APIResourceList",
+                "groupVersion": "monitoring.coreos.com/v1", "resources": []}))
+            }
             _ => status(404, "not found"),
         }
     }
@@ -386,7 +393,9 @@ fn form(query: &str) -> Vec<(String, String)> {
 /// Which fields a manager owns that applies this.
 fn fields(value: &Value) -> Value {
     match value {
-        Value::Object(map) => Value::Object(map.iter().map(|(key, value)| (format!("f:{key}"), fields(value))).collect()),
+        Value::Object(map) => {
+            Value::Object(map.iter().map(|(key, value)| (format!("f:{key}"), fields(value))).collect())
+        }
         Value::Array(items) if !items.is_empty() && items.iter().all(|item| item.get("name").is_some()) => {
             let item = |item: &Value| {
                 let mut owned = fields(item).as_object().cloned().unwrap_or_default();

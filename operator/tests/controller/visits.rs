@@ -115,8 +115,11 @@ impl World {
             "annotations": {"deployment.kubernetes.io/revision": "1"},
             "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": name, "uid": deployment["metadata"]["uid"], "controller": true}]}}));
         for ordinal in 0..replicas {
-            self.server.put("pods", json!({"metadata": {"name": format!("{name}-{ordinal}"), "labels": labels}, "spec": template["spec"],
-                "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}));
+            self.server.put(
+                "pods",
+                json!({"metadata": {"name": format!("{name}-{ordinal}"), "labels": labels}, "spec": template["spec"],
+                "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}),
+            );
         }
         self.server.edit("deployments", name, |deployment| {
             deployment["status"] = json!({"observedGeneration": deployment["metadata"]["generation"], "replicas": replicas,
@@ -127,7 +130,11 @@ impl World {
     /// A condition's status and reason.
     fn condition(&self, kind: &str) -> (String, String) {
         let cluster = self.server.get("imclusters", "demo").unwrap();
-        let found = cluster["status"]["conditions"].as_array().into_iter().flatten().find(|condition| condition["type"] == kind);
+        let found = cluster["status"]["conditions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|condition| condition["type"] == kind);
         let text = |key: &str| found.and_then(|condition| condition[key].as_str()).unwrap_or_default().to_owned();
         (text("status"), text("reason"))
     }
@@ -151,7 +158,9 @@ fn is(status: &str, reason: &str) -> (String, String) {
 async fn the_first_visit_makes_each_thing_once_and_in_order() {
     let world = World::with(|server| server.put("imclusters", cluster(&external()))).await;
     let writes = world.writes();
-    let position = |write: &str| writes.iter().position(|made| made == write).unwrap_or_else(|| panic!("no {write} in {writes:#?}"));
+    let position = |write: &str| {
+        writes.iter().position(|made| made == write).unwrap_or_else(|| panic!("no {write} in {writes:#?}"))
+    };
     assert_eq!(position("apply imclusters demo"), 0);
     let order = [
         "create secrets demo-peer",
@@ -394,7 +403,10 @@ async fn an_upgrade_goes_tier_by_tier() {
     world.server.edit("imclusters", "demo", |cluster| cluster["spec"]["version"] = json!("1.1.0"));
     world.server.edit("deployments", "demo-logic", |deployment| deployment["status"]["observedGeneration"] = json!(0));
     world.rest().await;
-    assert_eq!((image("demo-logic"), image("demo-connect")), ("imcluster/logic:1.1.0".to_owned(), "imcluster/connect:1.0.0".to_owned()));
+    assert_eq!(
+        (image("demo-logic"), image("demo-connect")),
+        ("imcluster/logic:1.1.0".to_owned(), "imcluster/connect:1.0.0".to_owned())
+    );
     assert_eq!(world.condition("Progressing"), is("True", "Upgrading"));
     world.pods_of("demo-logic");
     world.rest().await;
