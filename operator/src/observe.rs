@@ -95,10 +95,10 @@ fn of_pods(pods: &[Arc<Pod>]) -> Seen {
     }
 }
 
-/// Evicted or ended for good: it waits to be cleared away.
-fn is_over(pod: &Pod) -> bool {
+/// Evicted or ended for good: it waits to be cleared away. One that is being deleted is not over before it is gone.
+pub fn is_over(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Failed" | "Succeeded"))
+    pod.metadata.deletion_timestamp.is_none() && matches!(phase, Some("Failed" | "Succeeded"))
 }
 
 /// The image of the container that is named after the tier, or else the first.
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn pods_that_end_or_are_over_do_not_count() {
-        let mut ending = pod("b", ready()).as_ref().clone();
+        let mut ending = pod("b", json!({"phase": "Succeeded"})).as_ref().clone();
         ending.metadata.deletion_timestamp =
             Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::now()));
         let seen = of_pods(&[pod("a", ready()), Arc::new(ending), pod("c", json!({"phase": "Failed"}))]);

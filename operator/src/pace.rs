@@ -15,7 +15,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::key::Key;
 use crate::metrics;
-use crate::observe::{is_of, is_ready};
+use crate::observe::{is_of, is_over, is_ready};
 use crate::rollout::{self, Decision, Observed};
 use crate::validate::Valid;
 
@@ -57,11 +57,6 @@ fn observe(context: &Context, valid: &Valid) -> Observed {
         }),
         pods: pods.map(|pod| shown(context, pod, newest.as_deref())).collect(),
     }
-}
-
-fn is_over(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Failed" | "Succeeded"))
 }
 
 fn shown(context: &Context, pod: &Pod, newest: Option<&str>) -> rollout::Pod {
