@@ -27,7 +27,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 const PORT: u16 = 9100;
 
 /// What a pod says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Reading {
     /// Of this format; fields are only added within one.
     pub version: u32,
@@ -38,7 +38,7 @@ pub struct Reading {
     /// Clients it had when its drain began.
     pub initial: Option<u64>,
     /// Clients told to move per second.
-    pub rate: Option<u64>,
+    pub rate: Option<f64>,
     /// When its drain began, in milliseconds since 1970.
     pub since_ms: Option<u64>,
     /// When the rest is closed, in milliseconds since 1970.
@@ -184,7 +184,7 @@ mod tests {
 
     use super::*;
 
-    const LINE: &str = r#"{"version":1,"phase":"draining","connections":7,"initial":12,"current":7,"rate":100,"since_ms":1,"deadline_ms":2,"more":true}"#;
+    const LINE: &str = r#"{"version":1,"phase":"draining","connections":7,"initial":12,"current":7,"rate":16.5,"since_ms":1,"deadline_ms":2,"more":true}"#;
 
     async fn serve(router: Router) -> SocketAddr {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -198,6 +198,7 @@ mod tests {
         let address = serve(Router::new().route("/drain", get(async || LINE))).await;
         let reading = Asking::at(address.port()).ask("127.0.0.1").await.unwrap();
         assert_eq!((reading.phase, reading.connections, reading.initial), (Phase::Draining, 7, Some(12)));
+        assert_eq!(reading.rate, Some(16.5));
     }
 
     #[tokio::test]

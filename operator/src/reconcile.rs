@@ -359,7 +359,7 @@ fn connections(context: &Context, key: &Key) -> (Option<u64>, Vec<Drain>) {
             pod: pod.name_any(),
             initial: reading.and_then(|reading| reading.initial).map(count),
             current: reading.map(|reading| count(reading.connections)),
-            rate: reading.and_then(|reading| reading.rate).map(count),
+            rate: reading.and_then(|reading| reading.rate).map(|rate| rate.round() as i64),
             since: reading.and_then(|reading| reading.since_ms).and_then(time),
             deadline: reading.and_then(|reading| reading.deadline_ms).and_then(time),
         });

@@ -107,3 +107,43 @@ fn namespace(text: &str) -> Result<String, String> {
     let good = text.len() <= 63 && text.chars().all(inner) && outer(text.chars().next()) && outer(text.chars().last());
     if good { Ok(text.to_owned()) } else { Err("a name of a-z, 0-9 and -, of 63 characters at most".to_owned()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use im_runtime::documentation;
+    use im_runtime::settings::{Stop, load};
+
+    use super::*;
+
+    #[test]
+    fn the_documentation_lists_every_setting() {
+        let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+        let wanted = documentation::settings(PROGRAM, DRAIN, Settings::read);
+        documentation::check(&document, PROGRAM.name, &wanted).unwrap();
+    }
+
+    #[test]
+    fn nothing_needs_to_be_said_and_names_are_checked() {
+        let settings = |environment: &[(&str, &str)]| {
+            let environment = environment.iter().map(|(name, value)| (name.into(), value.into()));
+            load(PROGRAM, Settings::read, [], environment)
+        };
+        assert!(settings(&[]).unwrap().watch_namespaces.is_empty());
+        assert_eq!(settings(&[("IM_WATCH_NAMESPACES", "a, b-2")]).unwrap().watch_namespaces, ["a", "b-2"]);
+        let Err(Stop::Mistakes(mistakes)) =
+            settings(&[("IM_WATCH_NAMESPACES", "No_Name"), ("IM_LEASE_DURATION", "1s")])
+        else {
+            panic!("no mistakes")
+        };
+        let fields: Vec<&str> = mistakes.iter().map(|mistake| mistake.field.as_str()).collect();
+        assert_eq!(fields, ["watch_namespaces", "lease_duration"]);
+    }
+
+    #[test]
+    fn a_leader_gives_up_before_another_takes_over() {
+        let election = load(PROGRAM, Settings::read, [], []).unwrap().election("a".to_owned());
+        assert!(election.renew_deadline + election.retry < election.duration);
+    }
+}
