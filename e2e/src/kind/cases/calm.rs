@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use kube::api::DeleteParams;
 use serde::Deserialize;
 
 use super::{OPERATOR, Play, SYSTEM, show};
-use crate::kind::kube::run;
-use crate::kind::stage::Stage;
+use crate::kind::kube::{run, until};
+use crate::kind::stage::{PATIENCE, Stage};
+use crate::kind::witness::Life;
 
 /// How long nobody may write.
 const QUIET: Duration = Duration::from_secs(300);
@@ -42,16 +44,27 @@ impl Play {
     pub(super) async fn scale(&mut self) -> Result<()> {
         let stage = self.stage().await?;
         let before = stage.witness.staying("connect").len();
+        let spread = stage.a_pod("connect")?;
         let played = stage
             .play(&format!("kubectl scale imc: {before}, {}, {before}", before + 2), async {
                 scale(stage, before + 2).await?;
-                tokio::time::sleep(Duration::from_secs(5)).await;
+                // Clients do not go to new pods by themselves. One old pod less, and its clients are spread over all others.
+                stage.kube.pods(&stage.namespace).delete(&spread.name, &DeleteParams::default()).await?;
+                let probe = async || {
+                    let there = stage.witness.lives().into_iter().any(|life| life.uid == spread.uid && life.gone.is_none());
+                    ensure!(!there, "{} is still there", spread.name);
+                    Ok(())
+                };
+                until("the deleted pod is gone", PATIENCE, probe).await?;
+                stage.settled().await?;
                 scale(stage, before).await
             })
             .await?;
         show(&played)?;
-        let ended: Vec<_> = played.figures.ended.iter().filter(|life| life.tier == "connect").collect();
+        let victim = |life: &&Life| life.tier == "connect" && life.uid != spread.uid;
+        let ended: Vec<_> = played.figures.ended.iter().filter(victim).collect();
         ensure!(ended.len() == 2, "{} pods ended, not 2", ended.len());
+        ensure!(ended.iter().any(|life| life.held().unwrap_or(0) > 0), "no victim held a client");
         ensure!(played.figures.most_ending == 1, "{} pods drained at a time", played.figures.most_ending);
         for life in ended {
             let well =
