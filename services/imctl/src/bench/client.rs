@@ -46,13 +46,15 @@ pub(crate) struct Client {
     pub(crate) last_seq: u64,
 }
 
-/// Opens a socket without waiting for it. On loopback every worker has an address of its own, as ports are few.
-pub(crate) fn connect(target: SocketAddr, worker: usize) -> io::Result<TcpStream> {
+/// Opens a socket without waiting for it. On loopback every worker has an address of its own, another one in every run:
+/// ports are few, and those of connections that have just ended are taken for a minute.
+pub(crate) fn connect(target: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     if target.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) {
-        let own = Ipv4Addr::new(127, 0, 1, 1 + (worker % 250) as u8);
+        let [_, high, middle, low] = std::process::id().to_be_bytes();
+        let own = Ipv4Addr::new(127, 1 + high % 250, middle, low);
         socket.bind(&SocketAddr::from((own, 0)).into())?;
     }
     match socket.connect(&target.into()) {

@@ -60,7 +60,7 @@ struct Worker {
     part: Part,
     rooms: Vec<RoomId>,
     clients: Vec<Client>,
-    /// Where each of the worker's clients is in `clients`, by room and the worker's how-manieth member of it.
+    /// To the API, where it sends.
     publishers: Vec<Publisher>,
     /// Due, and no connection to the API is free.
     queue: VecDeque<(Due, u8)>,
@@ -169,15 +169,12 @@ impl Worker {
     fn connect(&mut self) -> io::Result<Note> {
         let begin = clock::now();
         let wanted: Vec<Who> = self.part.clients().collect();
-        let api = self.part.api.clone();
-        for _ in 0..api.as_ref().map_or(0, |api| api.connections) {
-            let socket =
-                client::connect(api.as_ref().map_or_else(|| unreachable!(), |api| api.address), self.part.number)?;
-            self.publishers.push(Publisher::new(socket));
-            let token = Token(wanted.len() + self.publishers.len() - 1);
-            let publisher = self.publishers.last_mut().map(|publisher| &mut publisher.socket);
-            if let Some(socket) = publisher {
-                self.poll.registry().register(socket, token, Interest::READABLE | Interest::WRITABLE)?;
+        if let Some(api) = &self.part.api {
+            for place in 0..api.connections {
+                let mut socket = client::connect(api.address)?;
+                let token = Token(wanted.len() + place);
+                self.poll.registry().register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
+                self.publishers.push(Publisher::new(socket));
             }
         }
         let mut events = Events::with_capacity(1024);
@@ -203,7 +200,7 @@ impl Worker {
     fn open(&mut self, who: Who) -> io::Result<()> {
         let target = &self.part.targets[(who.member / self.part.workers + who.room) % self.part.targets.len()];
         let wire = Wire { dialect: self.part.dialect, websocket: target.path.is_some() };
-        let mut socket = client::connect(target.address, self.part.number)?;
+        let mut socket = client::connect(target.address)?;
         let token = Token(self.clients.len());
         self.poll.registry().register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
         self.clients.push(Client::new(who, self.rooms[who.room].clone(), socket, wire));
