@@ -4,15 +4,16 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use im_wire::code::CloseCode;
 use im_wire::native::ServerOp;
 use rand::seq::SliceRandom;
+use serde_json::json;
 
-use crate::metrics;
 use crate::session::connection::Connection;
 use crate::shard::Shard;
+use crate::{Handle, metrics};
 
 /// How a drain goes, for one shard.
 #[derive(Debug, Clone)]
@@ -44,6 +45,26 @@ pub struct Status {
     pub since: Instant,
     /// When the rest is closed.
     pub deadline: Instant,
+}
+
+/// What `GET /drain` on the admin port answers, as docs/http-api.md says. Fields are only added within a version.
+pub fn page(handle: &Handle) -> serde_json::Value {
+    let Some(drain) = handle.draining() else {
+        return json!({"version": 1, "phase": "serving", "connections": handle.connections()});
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = now.saturating_sub(drain.since.elapsed());
+    let deadline = since + drain.deadline.saturating_duration_since(drain.since);
+    json!({
+        "version": 1,
+        "phase": "draining",
+        "connections": drain.current,
+        "initial": drain.initial,
+        "current": drain.current,
+        "rate": drain.per_second,
+        "since_ms": since.as_millis() as u64,
+        "deadline_ms": deadline.as_millis() as u64,
+    })
 }
 
 /// How a drain ended.

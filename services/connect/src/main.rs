@@ -2,18 +2,17 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use im_connect::downlink::redis::RedisBus;
 use im_connect::settings::cluster::{DRAIN, PROGRAM, Settings};
 use im_connect::uplink::grpc::GrpcLogic;
-use im_connect::{Handle, Options, Parts, Service, serve};
+use im_connect::{Handle, Options, Parts, Service, drain, serve};
 use im_discovery::{Kind, Node, Registration, Watch};
 use im_runtime::settings::Secret;
 use im_runtime::tls::{Incoming, Tls};
 use im_runtime::{Process, Shutdown, version};
-use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
@@ -65,7 +64,7 @@ async fn run(mut settings: Settings, process: Process) -> Result<()> {
     let end = CancellationToken::new();
     tasks.spawn("gRPC server", serve_grpc(handle.clone(), grpc, tls, settings.peer_secret.clone(), end.clone()));
     let drain_page = handle.clone();
-    admin.add_json("/drain", move || drain_status(&drain_page));
+    admin.add_json("/drain", move || drain::page(&drain_page));
     let entry = entry(&settings, &node, grpc_port);
     let registration = Arc::new(Registration::start(settings.etcd.clone(), Kind::Connect, entry));
     serving.set();
@@ -144,24 +143,4 @@ async fn serve_grpc(
 /// Compares in a time that does not depend on where the two differ.
 fn same(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && one.iter().zip(other).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
-}
-
-/// What `GET /drain` answers; fields are only added within a version.
-fn drain_status(handle: &Handle) -> serde_json::Value {
-    let Some(drain) = handle.draining() else {
-        return json!({"version": 1, "phase": "serving", "connections": handle.connections()});
-    };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let since = now.saturating_sub(drain.since.elapsed());
-    let deadline = since + drain.deadline.saturating_duration_since(drain.since);
-    json!({
-        "version": 1,
-        "phase": "draining",
-        "connections": drain.current,
-        "initial": drain.initial,
-        "current": drain.current,
-        "rate": drain.per_second,
-        "since_ms": since.as_millis() as u64,
-        "deadline_ms": deadline.as_millis() as u64,
-    })
 }

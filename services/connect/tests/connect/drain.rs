@@ -147,3 +147,26 @@ async fn a_crowd_moves_to_another_node_without_missing_a_message() {
         assert_eq!((stats.moves, stats.outages.len(), stats.gaps), (1, 0, 0));
     }
 }
+
+#[tokio::test]
+async fn the_page_of_a_drain_says_who_is_left_and_until_when() {
+    let world = World::new();
+    let node = node(&world, options());
+    let client = Raw::session(node.tcp_address(), "ann", Vec::new()).await;
+    eventually("counted", || node.connections() == 1).await;
+    let serving = im_connect::drain::page(&node);
+    assert_eq!(serving, serde_json::json!({"version": 1, "phase": "serving", "connections": 1}));
+    let draining = tokio::spawn({
+        let node = node.clone();
+        async move { node.drain(Duration::from_secs(30), Vec::new()).await }
+    });
+    eventually("draining", || node.draining().is_some()).await;
+    let page = im_connect::drain::page(&node);
+    assert_eq!((&page["version"], &page["phase"]), (&1.into(), &"draining".into()));
+    assert_eq!((&page["connections"], &page["initial"], &page["current"]), (&1.into(), &1.into(), &1.into()));
+    assert!(page["rate"].as_f64().unwrap() > 0.0);
+    let time = |key: &str| page[key].as_u64().unwrap();
+    assert!((29_000..=30_000).contains(&(time("deadline_ms") - time("since_ms"))), "{page}");
+    drop(client);
+    timeout(SOON, draining).await.unwrap().unwrap();
+}

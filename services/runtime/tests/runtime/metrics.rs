@@ -85,8 +85,9 @@ fn walk(folder: &Path, visit: &mut impl FnMut(&Path)) {
 fn every_metric_is_documented() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut all = BTreeMap::new();
-    for service in std::fs::read_dir(root.join("services")).unwrap() {
-        let sources = service.unwrap().path().join("src");
+    let services = std::fs::read_dir(root.join("services")).unwrap().map(|service| service.unwrap().path());
+    for program in services.chain([root.join("operator")]) {
+        let sources = program.join("src");
         if sources.is_dir() {
             walk(&sources, &mut |path| all.append(&mut declared(path, &std::fs::read_to_string(path).unwrap())));
         }
