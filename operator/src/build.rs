@@ -25,6 +25,7 @@ pub use names::{
 };
 pub use overrides::Ignored;
 pub use pod::DRAIN_RESERVE;
+pub use redis::confirming_replicas;
 
 use crate::api::{EtcdMode, ImageSource, Images, RedisMode, Tier};
 use crate::object::Object;

@@ -5,15 +5,18 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::join_all;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
-use crate::api::ImCluster;
+use crate::api::{EtcdMode, ImCluster, RedisMode, Tier};
 use crate::context::Context;
 use crate::key::Key;
+use crate::redis::{self, ask};
 use crate::secrets::Known;
 use crate::status::Verdict;
+use crate::{build, stateful};
 
 /// What was found at the last round.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -102,7 +105,70 @@ async fn keep(
     }
 }
 
+/// While redis or etcd are being set up, replaced or missed, they are looked at this often.
+const UNSETTLED: Duration = Duration::from_secs(3);
+/// Otherwise.
+const SETTLED: Duration = Duration::from_secs(15);
+
 /// One round: ask, decide, act. Returns what was found and when the next round is due.
-async fn round(_: &Arc<Context>, _: &Key, _: &Arc<ImCluster>, _: &Known) -> (Said, Duration) {
-    (Said::default(), Duration::from_secs(15))
+async fn round(context: &Arc<Context>, key: &Key, cluster: &Arc<ImCluster>, known: &Known) -> (Said, Duration) {
+    let mut said = Said::default();
+    let mut acted = false;
+    if cluster.spec.redis.mode != RedisMode::External {
+        let seen = look(context, key, cluster, known).await;
+        let decision = redis::decide(&seen);
+        for action in decision.actions.iter().filter(|_| !cluster.spec.paused) {
+            acted = true;
+            if let Err(error) = redis::act::carry_out(context, key, known, action).await {
+                tracing::warn!(cluster = %key, ?action, %error, "not done: looked at again");
+                break;
+            }
+        }
+        said.master = decision.master.and_then(|place| seen.servers.get(place)).map(|server| server.host.clone());
+        said.redis_bootstrapped = seen.servers.iter().any(|server| server.latched);
+        said.redis = Some(decision.verdict);
+    }
+    if cluster.spec.etcd.mode == EtcdMode::Managed && !cluster.spec.paused {
+        let count = usize::try_from(cluster.spec.etcd.replicas).unwrap_or_default();
+        let places = stateful::places(context, key, Tier::Etcd, count);
+        // One member at a time, and only while all others are there.
+        if places.iter().all(|place| place.ready)
+            && let Some(outdated) = places.iter().rposition(|place| place.outdated)
+        {
+            acted = true;
+            tracing::info!(cluster = %key, member = outdated, "etcd: a member takes the new template");
+            if let Err(error) = stateful::end(context, key, Tier::Etcd, outdated).await {
+                tracing::warn!(cluster = %key, %error, "a member is not ended: tried again");
+            }
+        }
+        acted |= places.iter().any(|place| !place.ready || place.outdated);
+    }
+    let settled = !acted && said.redis.as_ref().is_none_or(Verdict::holds);
+    (said, if settled { SETTLED } else { UNSETTLED })
+}
+
+/// Asks all redis and Sentinels at the same time.
+async fn look(context: &Context, key: &Key, cluster: &ImCluster, known: &Known) -> redis::Observed {
+    let spec = &cluster.spec.redis;
+    let (servers, sentinels) = match spec.mode {
+        RedisMode::Sentinel => (build::REDIS_REPLICAS, build::SENTINEL_REPLICAS),
+        _ => (1, 0),
+    };
+    let host = |tier, place| build::pod_host(&key.name, &key.namespace, tier, place);
+    let hosts: Vec<String> = (0..servers).map(|place| host(Tier::Redis, place)).collect();
+    let watchers: Vec<String> = (0..sentinels).map(|place| host(Tier::Sentinel, place)).collect();
+    let answers = join_all(hosts.iter().map(|host| ask::server(host, build::REDIS_PORT, known)));
+    let known_masters =
+        join_all(watchers.iter().map(|host| ask::sentinel(host, build::SENTINEL_PORT, &key.name, known)));
+    let (answers, sentinels) = tokio::join!(answers, known_masters);
+    let places = stateful::places(context, key, Tier::Redis, hosts.len());
+    let servers = hosts.into_iter().zip(places).zip(answers).map(|((host, place), answer)| redis::Server {
+        host,
+        latched: place.latched,
+        ready: place.ready,
+        outdated: place.outdated,
+        answer,
+    });
+    let confirming = usize::try_from(build::confirming_replicas(spec)).unwrap_or_default();
+    redis::Observed { name: key.name.clone(), servers: servers.collect(), sentinels, confirming }
 }

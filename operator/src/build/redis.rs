@@ -18,7 +18,7 @@ const GRACE: i64 = 60;
 const DATA_PERCENT: u64 = 75;
 
 /// Replicas that must have a message before it is acknowledged, and be there for a write to be taken at all.
-pub(super) fn confirming_replicas(redis: &Redis) -> i32 {
+pub fn confirming_replicas(redis: &Redis) -> i32 {
     match (redis.mode, redis.durability) {
         (RedisMode::Sentinel, Durability::Standard) => 1,
         (RedisMode::Sentinel, Durability::Strict) => 2,

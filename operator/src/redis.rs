@@ -1,0 +1,260 @@
+//! Redis and Sentinel: who is the master at the very first start, and which pod takes the new template next.
+//!
+//! Sentinel alone decides who is the master from then on. Whether a volume may hold data is written on its claim before the first
+//! write is allowed ([`LATCH`]), so that nothing is ever begun anew over data; where Sentinels have forgotten the master, the redis
+//! that has got furthest becomes it, and only when all of them can be asked.
+
+pub mod act;
+pub mod ask;
+
+use crate::api::Reason;
+use crate::status::Verdict;
+
+/// The annotation on a volume claim that says: this volume may hold data.
+pub const LATCH: &str = "imcluster.io/bootstrapped";
+/// Whom a redis follows that nobody has told anything: an empty volume begins like this.
+pub const NOBODY: &str = "nobody.invalid";
+
+/// What a redis says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// It is a master.
+    pub master: bool,
+    /// Whom it follows otherwise.
+    pub follows: Option<String>,
+    /// A replica: whether it is connected to its master and has got everything up to a moment ago.
+    pub in_step: bool,
+    /// How far it has got.
+    pub offset: u64,
+    /// A master: replicas that are connected.
+    pub replicas: usize,
+}
+
+/// A redis pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Its name in the network.
+    pub host: String,
+    /// Its claim has the [`LATCH`].
+    pub latched: bool,
+    /// It is ready.
+    pub ready: bool,
+    /// It is of an older template.
+    pub outdated: bool,
+    /// What it says; `None`: nothing.
+    pub answer: Option<Answer>,
+}
+
+/// What a Sentinel says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sentinel {
+    /// Nothing.
+    Silent,
+    /// It knows no master.
+    Knows(Option<String>),
+}
+
+/// Everything that is looked at. Servers and Sentinels stand at the place of their pods' numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// The ImCluster's name, which Sentinels know the master by.
+    pub name: String,
+    /// The redis pods.
+    pub servers: Vec<Server>,
+    /// The Sentinels; none with a single redis.
+    pub sentinels: Vec<Sentinel>,
+    /// Replicas without which the master takes no writes.
+    pub confirming: usize,
+}
+
+/// One thing to do. They are done in order, and the rest is left when one fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Write on the claim of this redis that it may hold data.
+    Latch(usize),
+    /// Make this redis the master, and let it write that down.
+    Lead(usize),
+    /// Let this redis follow another, and write that down.
+    Follow(usize, String),
+    /// Tell this Sentinel the master.
+    Monitor(usize, String),
+    /// Let Sentinel hand over from this master, once its replicas have everything.
+    HandOver(usize),
+    /// End this redis pod, so that it comes back with the new template.
+    Replace(usize),
+}
+
+/// What follows from what is seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// What to do.
+    pub actions: Vec<Action>,
+    /// Whether redis serves.
+    pub verdict: Verdict,
+    /// The master's place.
+    pub master: Option<usize>,
+}
+
+impl Decision {
+    fn wait(verdict: Verdict) -> Self {
+        Self { actions: Vec::new(), verdict, master: None }
+    }
+}
+
+/// Decides. Pure.
+pub fn decide(seen: &Observed) -> Decision {
+    if seen.sentinels.is_empty() {
+        return single(seen);
+    }
+    let mut named: Vec<&str> = Vec::new();
+    for sentinel in &seen.sentinels {
+        if let Sentinel::Knows(Some(master)) = sentinel
+            && !named.contains(&master.as_str())
+        {
+            named.push(master);
+        }
+    }
+    match named.as_slice() {
+        [] => without_master(seen),
+        [master] => with_master(seen, master),
+        _ => Decision::wait(Verdict::no(
+            Reason::FailingOver,
+            format!("Sentinels name {}: one is about to win", named.join(" and ")),
+        )),
+    }
+}
+
+fn single(seen: &Observed) -> Decision {
+    let Some(server) = seen.servers.first() else {
+        return Decision::wait(Verdict::no(Reason::Starting, "redis has no pod yet"));
+    };
+    if !server.answer.as_ref().is_some_and(|answer| answer.master) {
+        return Decision::wait(Verdict::no(Reason::NoMaster, "redis does not answer"));
+    }
+    let latch = (!server.latched).then_some(Action::Latch(0));
+    let replace = (server.outdated && server.ready && latch.is_none()).then_some(Action::Replace(0));
+    let verdict = Verdict::yes(Reason::AsExpected, "redis takes writes");
+    Decision { actions: latch.into_iter().chain(replace).collect(), verdict, master: Some(0) }
+}
+
+/// No Sentinel that answers knows a master: the first start, or all of them have forgotten.
+fn without_master(seen: &Observed) -> Decision {
+    let silent = seen.servers.iter().filter(|server| server.answer.is_none()).count();
+    let unheard = seen.sentinels.iter().filter(|sentinel| **sentinel == Sentinel::Silent).count();
+    let fresh = seen.servers.iter().all(|server| !server.latched);
+    if silent + unheard > 0 {
+        let missing = format!("{silent} redis and {unheard} Sentinels do not answer yet");
+        return Decision::wait(match fresh {
+            true => Verdict::no(Reason::Starting, missing),
+            false => Verdict::no(
+                Reason::NeedsDecision,
+                format!(
+                    "no Sentinel knows the master, and {missing}: the one that has the newest data may be among them. It goes on by itself when all are there. If one is lost for good, delete its claim and pod: kubectl delete pvc,pod -l imcluster.io/cluster={},app.kubernetes.io/component=redis --field-selector metadata.name=NAME",
+                    seen.name
+                ),
+            ),
+        });
+    }
+    let masters: Vec<usize> = places(seen, |answer| answer.master);
+    let lead = match masters.as_slice() {
+        [] => furthest(seen),
+        [one] => *one,
+        _ => {
+            let text = "more than one redis is a master and no Sentinel knows which counts: make all but one follow it with REPLICAOF";
+            return Decision::wait(Verdict::no(Reason::NeedsDecision, text));
+        }
+    };
+    let master = &seen.servers[lead].host;
+    let latches = (0..seen.servers.len()).filter(|place| !seen.servers[*place].latched).map(Action::Latch);
+    let mut actions: Vec<Action> = latches.collect();
+    if masters.is_empty() {
+        actions.push(Action::Lead(lead));
+    }
+    let astray = |place: &usize| {
+        let follows = seen.servers[*place].answer.as_ref().and_then(|answer| answer.follows.as_ref());
+        *place != lead && follows != Some(master)
+    };
+    let others = (0..seen.servers.len()).filter(astray);
+    actions.extend(others.map(|place| Action::Follow(place, master.clone())));
+    actions.extend((0..seen.sentinels.len()).map(|place| Action::Monitor(place, master.clone())));
+    let verdict = Verdict::no(Reason::NoMaster, format!("{master} is made the master"));
+    Decision { actions, verdict, master: None }
+}
+
+fn with_master(seen: &Observed, master: &str) -> Decision {
+    let mut actions = Vec::new();
+    let place = seen.servers.iter().position(|server| server.host == master);
+    for (number, sentinel) in seen.sentinels.iter().enumerate() {
+        if *sentinel == Sentinel::Knows(None) {
+            actions.push(Action::Monitor(number, master.to_owned()));
+        }
+    }
+    for (number, server) in seen.servers.iter().enumerate() {
+        if Some(number) == place {
+            continue;
+        }
+        if server.answer.as_ref().is_some_and(|answer| answer.follows.as_deref() == Some(NOBODY)) {
+            actions.push(Action::Follow(number, master.to_owned()));
+        }
+    }
+    // A volume that has become part of the set holds data from its first copy on.
+    actions.extend((0..seen.servers.len()).filter(|place| !seen.servers[*place].latched).map(Action::Latch));
+    let answer = place.and_then(|place| seen.servers[place].answer.as_ref());
+    let Some(answer) = answer.filter(|answer| answer.master) else {
+        let verdict =
+            Verdict::no(Reason::NoMaster, format!("{master} does not serve as the master: Sentinel chooses another"));
+        return Decision { actions, verdict, master: None };
+    };
+    let others = seen.servers.len().saturating_sub(1);
+    let verdict = if answer.replicas < seen.confirming {
+        Verdict::no(
+            Reason::ReplicaMissing,
+            format!(
+                "{} of {others} replicas are connected, {} are needed for a write",
+                answer.replicas, seen.confirming
+            ),
+        )
+    } else if answer.replicas < others {
+        Verdict::yes(
+            Reason::ReplicaMissing,
+            format!("{master} takes writes; {} of {others} replicas are connected", answer.replicas),
+        )
+    } else {
+        Verdict::yes(Reason::AsExpected, format!("{master} takes writes"))
+    };
+    if actions.is_empty() && whole(seen, place, answer, others) {
+        actions.extend(next(seen, place));
+    }
+    Decision { actions, verdict, master: place }
+}
+
+/// Whether one may be taken away: all are there, in step, and known to every Sentinel.
+fn whole(seen: &Observed, master: Option<usize>, answer: &Answer, others: usize) -> bool {
+    let heard = |sentinel: &Sentinel| matches!(sentinel, Sentinel::Knows(Some(_)));
+    let fit = |(place, server): (usize, &Server)| {
+        server.ready && (Some(place) == master || server.answer.as_ref().is_some_and(|answer| answer.in_step))
+    };
+    answer.replicas >= others && seen.sentinels.iter().all(heard) && seen.servers.iter().enumerate().all(fit)
+}
+
+/// Replicas first; the master hands over and then is one.
+fn next(seen: &Observed, master: Option<usize>) -> Option<Action> {
+    let outdated: Vec<usize> = (0..seen.servers.len()).filter(|place| seen.servers[*place].outdated).collect();
+    let replica = outdated.iter().rev().find(|place| Some(**place) != master);
+    replica.map(|place| Action::Replace(*place)).or_else(|| outdated.first().map(|place| Action::HandOver(*place)))
+}
+
+fn places(seen: &Observed, which: impl Fn(&Answer) -> bool) -> Vec<usize> {
+    let servers = seen.servers.iter().enumerate();
+    servers.filter(|(_, server)| server.answer.as_ref().is_some_and(&which)).map(|(place, _)| place).collect()
+}
+
+/// The one with the most data; of equals the first.
+fn furthest(seen: &Observed) -> usize {
+    let offset = |place: &usize| seen.servers[*place].answer.as_ref().map_or(0, |answer| answer.offset);
+    let places = 0..seen.servers.len();
+    places.clone().rev().max_by_key(offset).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,79 @@
+//! Asks redis and Sentinels over TLS, with the operator's own certificate.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, ClientTlsConfig, InfoDict, RedisResult, TlsCertificates};
+
+use super::{Answer, Sentinel};
+use crate::secrets::Known;
+
+/// One of them may take so long for anything.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A connection to one server.
+///
+/// # Errors
+/// It cannot be reached, or does not take the password or certificate.
+pub async fn connect(host: &str, port: i32, known: &Known) -> RedisResult<MultiplexedConnection> {
+    let password = known.redis_password.as_deref().unwrap_or_default();
+    let certificates = TlsCertificates {
+        client_tls: Some(ClientTlsConfig {
+            client_cert: known.own.certificate.clone().into_bytes(),
+            client_key: known.own.key.clone().into_bytes(),
+        }),
+        root_cert: Some(known.authority.clone().into_bytes()),
+    };
+    let client = Client::build_with_tls(format!("rediss://:{password}@{host}:{port}"), certificates)?;
+    let config =
+        AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
+    client.get_multiplexed_async_connection_with_config(&config).await
+}
+
+/// What a redis says of itself; `None`: nothing in time.
+pub async fn server(host: &str, port: i32, known: &Known) -> Option<Answer> {
+    let ask = async {
+        let mut connection = connect(host, port, known).await?;
+        redis::cmd("INFO").arg("replication").query_async::<InfoDict>(&mut connection).await
+    };
+    match ask.await {
+        Ok(info) => Some(answer(&info)),
+        Err(error) => {
+            tracing::debug!(host, %error, "a redis does not answer");
+            None
+        }
+    }
+}
+
+fn answer(info: &InfoDict) -> Answer {
+    let text = |key: &str| info.get::<String>(key);
+    let master = text("role").as_deref() == Some("master");
+    let online = (0..16).filter_map(|number| text(&format!("slave{number}")));
+    Answer {
+        master,
+        follows: text("master_host").filter(|_| !master),
+        in_step: text("master_link_status").as_deref() == Some("up")
+            && text("master_sync_in_progress").as_deref() == Some("0"),
+        offset: info.get(if master { "master_repl_offset" } else { "slave_repl_offset" }).unwrap_or_default(),
+        replicas: online.filter(|replica| replica.contains("state=online")).count(),
+    }
+}
+
+/// What a Sentinel says of the master named `service`.
+pub async fn sentinel(host: &str, port: i32, service: &str, known: &Known) -> Sentinel {
+    let ask = async {
+        let mut connection = connect(host, port, known).await?;
+        redis::cmd("SENTINEL").arg("MASTERS").query_async::<Vec<HashMap<String, String>>>(&mut connection).await
+    };
+    match ask.await {
+        Ok(masters) => {
+            let named = |master: &&HashMap<String, String>| master.get("name").is_some_and(|name| name == service);
+            Sentinel::Knows(masters.iter().find(named).and_then(|master| master.get("ip").cloned()))
+        }
+        Err(error) => {
+            tracing::debug!(host, %error, "a Sentinel does not answer");
+            Sentinel::Silent
+        }
+    }
+}

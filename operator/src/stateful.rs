@@ -1,0 +1,86 @@
+//! Pods and volumes of redis and etcd, by number.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::{Api, ResourceExt};
+use serde_json::json;
+
+use crate::api::Tier;
+use crate::build;
+use crate::context::Context;
+use crate::key::Key;
+use crate::observe::is_ready;
+use crate::redis::LATCH;
+
+/// The label by which a StatefulSet knows which template a pod is of.
+const HASH: &str = "controller-revision-hash";
+
+/// A pod of a StatefulSet, as the API server last told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// It is there and ready, and does not end.
+    pub ready: bool,
+    /// It is of an older template.
+    pub outdated: bool,
+    /// Its claim says that it may hold data.
+    pub latched: bool,
+}
+
+fn name(key: &Key, tier: Tier, place: usize) -> String {
+    format!("{}-{place}", build::object_name(&key.name, tier))
+}
+
+fn claim(key: &Key, tier: Tier, place: usize) -> String {
+    format!("data-{}", name(key, tier, place))
+}
+
+/// The first `count` pods of a tier.
+pub fn places(context: &Context, key: &Key, tier: Tier, count: usize) -> Vec<Place> {
+    let set = context.stores.typed::<StatefulSet>(&Key::new(&key.namespace, build::object_name(&key.name, tier)));
+    let newest = set.filter(|set| {
+        let seen = set.status.as_ref().and_then(|status| status.observed_generation);
+        seen >= set.metadata.generation
+    });
+    let newest = newest.and_then(|set| set.status?.update_revision);
+    let place = |number| {
+        let pod = context.stores.pods.get(&Key::new(&key.namespace, name(key, tier, number)));
+        let claim = context.stores.claims.get(&Key::new(&key.namespace, claim(key, tier, number)));
+        let outdated = |pod: &Pod| newest.as_ref().is_some_and(|newest| pod.labels().get(HASH) != Some(newest));
+        Place {
+            ready: pod.as_ref().is_some_and(|pod| is_ready(pod) && pod.metadata.deletion_timestamp.is_none()),
+            outdated: pod.as_ref().is_some_and(|pod| outdated(pod)),
+            latched: claim.is_some_and(|claim| claim.annotations().contains_key(LATCH)),
+        }
+    };
+    (0..count).map(place).collect()
+}
+
+/// Writes on a pod's claim that its volume may hold data.
+///
+/// # Errors
+/// The API server.
+pub async fn latch(context: &Context, key: &Key, tier: Tier, place: usize) -> Result<(), kube::Error> {
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &key.namespace);
+    let patch = json!({"metadata": {"annotations": {LATCH: "true"}}});
+    let claim = api.patch(&claim(key, tier, place), &PatchParams::default(), &Patch::Merge(patch)).await?;
+    context.stores.claims.put(claim);
+    Ok(())
+}
+
+/// Ends a pod, so that its StatefulSet makes a new one.
+///
+/// # Errors
+/// The API server. A pod that is gone already is none.
+pub async fn end(context: &Context, key: &Key, tier: Tier, place: usize) -> Result<(), kube::Error> {
+    let name = name(key, tier, place);
+    let Some(pod) = context.stores.pods.get(&Key::new(&key.namespace, &name)) else { return Ok(()) };
+    let preconditions = Preconditions { uid: pod.uid(), resource_version: None };
+    let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &key.namespace);
+    match api.delete(&name, &params).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+        Err(error) => Err(error),
+    }
+}
