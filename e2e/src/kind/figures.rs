@@ -8,6 +8,8 @@ use serde::Serialize;
 use super::witness::Life;
 use crate::crowd::Flight;
 
+/// The API server gives the time of a deletion in whole seconds, cut off.
+const WHOLE_SECONDS: f64 = 1.0;
 /// How soon after SIGTERM a send counts as under way at it, in seconds.
 const MOMENT: f64 = 0.05;
 
@@ -45,7 +47,7 @@ impl Figures {
         let ending = |time: f64| {
             connects
                 .iter()
-                .filter(|l| l.deleted.is_some_and(|at| at <= time) && l.gone.is_none_or(|at| at > time))
+                .filter(|l| l.deleted.is_some_and(|at| at <= time) && l.gone.is_none_or(|at| at > time + WHOLE_SECONDS))
                 .count()
         };
         let most_ending = connects.iter().filter_map(|life| Some(ending(life.deleted?))).max().unwrap_or(0);
