@@ -95,7 +95,8 @@ pub async fn reconcile(context: &Arc<Context>, key: &Key) -> Outcome {
         metrics::FAILURES.with_label_values(&[failure.reason().name()]).inc();
         tracing::warn!(cluster = %key, reason = failure.reason().name(), error = %failure, "a visit failed");
         if let Failure::OwnedByAnother(_) = failure {
-            // The report is the other's.
+            // The report is the other's, and so is what redis and etcd need.
+            context.keepers.forget(key);
             context.events.warning(&cluster, failure.reason().name(), &failure.to_string()).await;
             return Outcome::Waiting(context.settings.revisit);
         }
