@@ -253,7 +253,7 @@ fn places(seen: &Observed, which: impl Fn(&Answer) -> bool) -> Vec<usize> {
 fn furthest(seen: &Observed) -> usize {
     let offset = |place: &usize| seen.servers[*place].answer.as_ref().map_or(0, |answer| answer.offset);
     let places = 0..seen.servers.len();
-    places.clone().rev().max_by_key(offset).unwrap_or_default()
+    places.rev().max_by_key(offset).unwrap_or_default()
 }
 
 #[cfg(test)]
