@@ -100,7 +100,7 @@ impl Secured {
         command.args(["--cert-file", &certificate, "--key-file", &key, "--trusted-ca-file", &authority]);
         processes.push(Process::start("etcd", command, folder)?);
 
-        let mut secured = Self { connects: Vec::new(), grpc: String::new(), processes: processes, _folder: own };
+        let mut secured = Self { connects: Vec::new(), grpc: String::new(), processes, _folder: own };
         for tier in ["im-logic", "im-connect", "im-connect"] {
             let [certificate, key, authority] = certificates.issue(tier)?;
             let address = || free_port().map(|port| format!("127.0.0.1:{port}"));

@@ -51,7 +51,8 @@ impl Play {
                 // Clients do not go to new pods by themselves. One old pod less, and its clients are spread over all others.
                 stage.kube.pods(&stage.namespace).delete(&spread.name, &DeleteParams::default()).await?;
                 let probe = async || {
-                    let there = stage.witness.lives().into_iter().any(|life| life.uid == spread.uid && life.gone.is_none());
+                    let there =
+                        stage.witness.lives().into_iter().any(|life| life.uid == spread.uid && life.gone.is_none());
                     ensure!(!there, "{} is still there", spread.name);
                     Ok(())
                 };
