@@ -124,7 +124,8 @@ async fn round(context: &Arc<Context>, key: &Key, cluster: &Arc<ImCluster>, know
                 break;
             }
         }
-        said.master = decision.master.and_then(|place| seen.servers.get(place)).map(|server| server.host.clone());
+        let master = decision.master.and_then(|place| seen.servers.get(place));
+        said.master = master.and_then(|server| server.host.split('.').next()).map(str::to_owned);
         said.redis_bootstrapped = seen.servers.iter().any(|server| server.latched);
         said.redis = Some(decision.verdict);
     }
