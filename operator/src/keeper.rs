@@ -133,9 +133,11 @@ async fn round(context: &Arc<Context>, key: &Key, cluster: &Arc<ImCluster>, know
         let count = usize::try_from(cluster.spec.etcd.replicas).unwrap_or_default();
         let places = stateful::places(context, key, Tier::Etcd, count);
         // One member at a time, and only while all others are there.
-        if places.iter().all(|place| place.ready)
-            && let Some(outdated) = places.iter().rposition(|place| place.outdated)
-        {
+        // One that cannot work with its template is the first to get the next.
+        let away = places.iter().filter(|place| !place.ready).count();
+        let broken = places.iter().rposition(|place| place.outdated && !place.ready).filter(|_| away == 1);
+        let outdated = places.iter().rposition(|place| place.outdated).filter(|_| away == 0);
+        if let Some(outdated) = broken.or(outdated) {
             acted = true;
             tracing::info!(cluster = %key, member = outdated, "etcd: a member takes the new template");
             if let Err(error) = stateful::end(context, key, Tier::Etcd, outdated).await {
@@ -171,5 +173,11 @@ async fn look(context: &Context, key: &Key, cluster: &ImCluster, known: &Known) 
         answer,
     });
     let confirming = usize::try_from(build::confirming_replicas(spec)).unwrap_or_default();
-    redis::Observed { name: key.name.clone(), servers: servers.collect(), sentinels, confirming }
+    redis::Observed {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+        servers: servers.collect(),
+        sentinels,
+        confirming,
+    }
 }

@@ -24,8 +24,12 @@ pub struct Answer {
     pub follows: Option<String>,
     /// A replica: whether it is connected to its master and has got everything up to a moment ago.
     pub in_step: bool,
-    /// How far it has got.
+    /// How far it has got in its history.
     pub offset: u64,
+    /// The history's name (the replication id); a restart begins another one.
+    pub history: String,
+    /// How many keys it has.
+    pub keys: u64,
     /// A master: replicas that are connected.
     pub replicas: usize,
 }
@@ -57,6 +61,8 @@ pub enum Sentinel {
 /// Everything that is looked at. Servers and Sentinels stand at the place of their pods' numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {
+    /// The ImCluster's namespace.
+    pub namespace: String,
     /// The ImCluster's name, which Sentinels know the master by.
     pub name: String,
     /// The redis pods.
@@ -129,7 +135,10 @@ fn single(seen: &Observed) -> Decision {
         return Decision::wait(Verdict::no(Reason::Starting, "redis has no pod yet"));
     };
     if !server.answer.as_ref().is_some_and(|answer| answer.master) {
-        return Decision::wait(Verdict::no(Reason::NoMaster, "redis does not answer"));
+        // A template that cannot work is mended by the next one.
+        let replace = (server.outdated && !server.ready).then_some(Action::Replace(0));
+        let verdict = Verdict::no(Reason::NoMaster, "redis does not answer");
+        return Decision { actions: replace.into_iter().collect(), ..Decision::wait(verdict) };
     }
     let latch = (!server.latched).then_some(Action::Latch(0));
     let replace = (server.outdated && server.ready && latch.is_none()).then_some(Action::Replace(0));
@@ -139,29 +148,36 @@ fn single(seen: &Observed) -> Decision {
 
 /// No Sentinel that answers knows a master: the first start, or all of them have forgotten.
 fn without_master(seen: &Observed) -> Decision {
-    let silent = seen.servers.iter().filter(|server| server.answer.is_none()).count();
     let unheard = seen.sentinels.iter().filter(|sentinel| **sentinel == Sentinel::Silent).count();
+    if unheard > 0 {
+        return Decision::wait(Verdict::no(Reason::Starting, format!("{unheard} Sentinels do not answer yet")));
+    }
+    let silent: Vec<usize> = (0..seen.servers.len()).filter(|place| seen.servers[*place].answer.is_none()).collect();
     let fresh = seen.servers.iter().all(|server| !server.latched);
-    if silent + unheard > 0 {
-        let missing = format!("{silent} redis and {unheard} Sentinels do not answer yet");
-        return Decision::wait(match fresh {
-            true => Verdict::no(Reason::Starting, missing),
-            false => Verdict::no(
-                Reason::NeedsDecision,
-                format!(
-                    "no Sentinel knows the master, and {missing}: the one that has the newest data may be among them. It goes on by itself when all are there. If one is lost for good, delete its claim and pod: kubectl delete pvc,pod -l imcluster.io/cluster={},app.kubernetes.io/component=redis --field-selector metadata.name=NAME",
-                    seen.name
-                ),
-            ),
-        });
+    match silent.as_slice() {
+        [] => {}
+        _ if fresh => {
+            return Decision::wait(Verdict::no(Reason::Starting, format!("{} redis do not answer yet", silent.len())));
+        }
+        [first, ..] => return Decision::wait(Verdict::no(Reason::NeedsDecision, lost(seen, *first))),
     }
     let masters: Vec<usize> = places(seen, |answer| answer.master);
     let lead = match masters.as_slice() {
-        [] => furthest(seen),
+        [] => match furthest(seen) {
+            Some(place) => place,
+            None => {
+                return Decision::wait(Verdict::no(
+                    Reason::NeedsDecision,
+                    undecided(seen, "several redis have data, and which has more cannot be told"),
+                ));
+            }
+        },
         [one] => *one,
         _ => {
-            let text = "more than one redis is a master and no Sentinel knows which counts: make all but one follow it with REPLICAOF";
-            return Decision::wait(Verdict::no(Reason::NeedsDecision, text));
+            return Decision::wait(Verdict::no(
+                Reason::NeedsDecision,
+                undecided(seen, "more than one redis is a master"),
+            ));
         }
     };
     let master = &seen.servers[lead].host;
@@ -222,7 +238,17 @@ fn with_master(seen: &Observed, master: &str) -> Decision {
     } else {
         Verdict::yes(Reason::AsExpected, format!("{master} takes writes"))
     };
-    if actions.is_empty() && whole(seen, place, answer, others) {
+    let broken = |number: &usize| {
+        let server = &seen.servers[*number];
+        Some(*number) != place && server.outdated && !server.ready && server.answer.is_none()
+    };
+    if !actions.is_empty() {
+        return Decision { actions, verdict, master: place };
+    }
+    // A template that cannot work is mended by the next one.
+    if let Some(broken) = (0..seen.servers.len()).rev().find(broken) {
+        actions.push(Action::Replace(broken));
+    } else if whole(seen, place, answer, others) {
         actions.extend(next(seen, place));
     }
     Decision { actions, verdict, master: place }
@@ -249,11 +275,35 @@ fn places(seen: &Observed, which: impl Fn(&Answer) -> bool) -> Vec<usize> {
     servers.filter(|(_, server)| server.answer.as_ref().is_some_and(&which)).map(|(place, _)| place).collect()
 }
 
-/// The one with the most data; of equals the first.
-fn furthest(seen: &Observed) -> usize {
-    let offset = |place: &usize| seen.servers[*place].answer.as_ref().map_or(0, |answer| answer.offset);
-    let places = 0..seen.servers.len();
-    places.rev().max_by_key(offset).unwrap_or_default()
+/// The one whose data counts: the first where none has any, the only one that has some, or of those with the same history the
+/// one that has got furthest. `None`: that cannot be told, as after a restart, which begins a history of its own.
+fn furthest(seen: &Observed) -> Option<usize> {
+    let full = places(seen, |answer| answer.keys > 0);
+    let answer = |place: &usize| seen.servers[*place].answer.as_ref();
+    match full.as_slice() {
+        [] => Some(0),
+        [one] => Some(*one),
+        [first, ..] => {
+            let history = answer(first).map(|answer| &answer.history);
+            let same = full.iter().all(|place| answer(place).map(|answer| &answer.history) == history);
+            let offset = |place: &&usize| answer(place).map_or(0, |answer| answer.offset);
+            full.iter().rev().max_by_key(offset).copied().filter(|_| same)
+        }
+    }
+}
+
+fn lost(seen: &Observed, place: usize) -> String {
+    let (namespace, name) = (&seen.namespace, &seen.name);
+    format!(
+        "no Sentinel knows the master, and {name}-redis-{place} does not answer, which may have the newest data. It goes on by itself when all answer. If that volume is lost for good: kubectl -n {namespace} delete pvc data-{name}-redis-{place} --wait=false && kubectl -n {namespace} delete pod {name}-redis-{place}"
+    )
+}
+
+fn undecided(seen: &Observed, why: &str) -> String {
+    let (namespace, name) = (&seen.namespace, &seen.name);
+    format!(
+        "no Sentinel knows the master, and {why}. Let all but the one that counts follow it (N follows M): kubectl -n {namespace} exec {name}-redis-N -c redis -- redis-cli --tls --cert /etc/imcluster/tls/tls.crt --key /etc/imcluster/tls/tls.key --cacert /etc/imcluster/tls/ca.crt --askpass REPLICAOF {name}-redis-M.{name}-redis.{namespace}.svc 6379; and the one that counts, nobody: REPLICAOF NO ONE"
+    )
 }
 
 #[cfg(test)]

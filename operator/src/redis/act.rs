@@ -69,23 +69,23 @@ async fn replicaof(connection: &mut MultiplexedConnection, host: &str, port: &st
     Ok(redis::cmd("CONFIG").arg("REWRITE").exec_async(connection).await?)
 }
 
+/// All of it or, if the connection breaks, what fits: it is sent at once, so that a Sentinel is not left with half of it.
 async fn monitor(
     connection: &mut MultiplexedConnection,
     service: &str,
     master: &str,
     password: &str,
 ) -> RedisResult<()> {
-    let sentinel = || {
-        let mut command = redis::cmd("SENTINEL");
-        command.arg("SET").arg(service);
-        command
+    let mut all = redis::pipe();
+    all.cmd("SENTINEL").arg("MONITOR").arg(service).arg(master).arg(build::REDIS_PORT).arg(QUORUM).ignore();
+    let mut set = |option: &str, value: &str| {
+        all.cmd("SENTINEL").arg("SET").arg(service).arg(option).arg(value).ignore();
     };
-    let port = build::REDIS_PORT;
-    redis::cmd("SENTINEL").arg("MONITOR").arg(service).arg(master).arg(port).arg(QUORUM).exec_async(connection).await?;
-    sentinel().arg("auth-pass").arg(password).exec_async(connection).await?;
-    sentinel().arg("down-after-milliseconds").arg(DOWN_AFTER).exec_async(connection).await?;
-    sentinel().arg("failover-timeout").arg(FAILOVER_TIMEOUT).exec_async(connection).await?;
-    sentinel().arg("parallel-syncs").arg(1).exec_async(connection).await
+    set("auth-pass", password);
+    set("down-after-milliseconds", &DOWN_AFTER.to_string());
+    set("failover-timeout", &FAILOVER_TIMEOUT.to_string());
+    set("parallel-syncs", "1");
+    all.exec_async(connection).await
 }
 
 /// Holds writes until the replicas have everything, and lets Sentinel choose one of them.

@@ -35,7 +35,7 @@ pub async fn connect(host: &str, port: i32, known: &Known) -> RedisResult<Multip
 pub async fn server(host: &str, port: i32, known: &Known) -> Option<Answer> {
     let ask = async {
         let mut connection = connect(host, port, known).await?;
-        redis::cmd("INFO").arg("replication").query_async::<InfoDict>(&mut connection).await
+        redis::cmd("INFO").query_async::<InfoDict>(&mut connection).await
     };
     match ask.await {
         Ok(info) => Some(answer(&info)),
@@ -56,8 +56,16 @@ fn answer(info: &InfoDict) -> Answer {
         in_step: text("master_link_status").as_deref() == Some("up")
             && text("master_sync_in_progress").as_deref() == Some("0"),
         offset: info.get(if master { "master_repl_offset" } else { "slave_repl_offset" }).unwrap_or_default(),
+        history: text("master_replid").unwrap_or_default(),
+        keys: text("db0").map_or(0, |db| keys(&db)),
         replicas: online.filter(|replica| replica.contains("state=online")).count(),
     }
+}
+
+/// Of `keys=3,expires=1,avg_ttl=0` the first.
+fn keys(db: &str) -> u64 {
+    let first = db.split(',').find_map(|field| field.strip_prefix("keys="));
+    first.and_then(|count| count.parse().ok()).unwrap_or_default()
 }
 
 /// What a Sentinel says of the master named `service`.
