@@ -217,6 +217,20 @@ impl Play {
         self.stage.as_ref().context("just set")
     }
 
+    /// The stage with clients on every connect pod: a crowd that lost a pod's worth of places is gathered anew.
+    async fn spread_stage(&mut self) -> Result<&Stage> {
+        let pods: Vec<String> = self.stage().await?.witness.staying("connect").into_iter().map(|life| life.name).collect();
+        for pod in pods {
+            let (status, page) = self.kube.get(HA.0, &pod, 9100, "/drain").await?;
+            ensure!(status == 200, "{pod}: {status}");
+            if serde_json::from_str::<Value>(&page)?["connections"] == 0 {
+                self.stage = None;
+                break;
+            }
+        }
+        self.stage().await
+    }
+
     /// A sample as JSON, under another namespace and with a merge patch.
     async fn sample(&self, file: &str, namespace: &str, patch: &Value) -> Result<Value> {
         let path = self.options.tree.join("manifests/samples").join(file);

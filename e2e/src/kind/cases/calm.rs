@@ -77,8 +77,17 @@ impl Play {
 
     #[allow(clippy::print_stdout, reason = "a program for people")]
     pub(super) async fn quiet(&mut self) -> Result<()> {
+        let clients = self.options.connections;
         let stage = self.stage().await?;
         stage.settled().await?;
+        let counted = async || {
+            let found = stage.kube.imcluster(&stage.namespace, &stage.name).await?;
+            let count = found["status"]["connect"]["connections"].as_u64().unwrap_or(0) as usize;
+            // The operator does not write for less than 5 %.
+            ensure!(20 * count.abs_diff(clients) <= clients, "the status says {count} connections");
+            Ok(())
+        };
+        until("the status tells how many are connected", Duration::from_secs(120), counted).await?;
         let nodes =
             stage.kube.kubectl(&["get", "nodes", "-o", "name", "-l", "node-role.kubernetes.io/control-plane"]).await?;
         let node =

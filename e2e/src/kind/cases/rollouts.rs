@@ -18,8 +18,8 @@ const MOVES: u64 = 2;
 impl Play {
     pub(super) async fn rollouts(&mut self, tier: &'static str) -> Result<()> {
         let (version, next, count) = (self.options.version.clone(), self.options.next.clone(), self.options.rollouts);
-        let stage = self.stage().await?;
         for number in 0..count {
+            let stage = self.spread_stage().await?;
             let now = stage.a_pod(tier)?.version.context("no version is known")?;
             let to = if now == next { version.clone() } else { next.clone() };
             rollout(stage, tier, &now, &to).await.with_context(|| format!("rollout {} of {count}", number + 1))?;
@@ -29,7 +29,7 @@ impl Play {
 
     pub(super) async fn upgrade(&mut self) -> Result<()> {
         let (version, next) = (self.options.version.clone(), self.options.next.clone());
-        let stage = self.stage().await?;
+        let stage = self.spread_stage().await?;
         // What earlier rollouts asked for by tag is asked for by the version again.
         let untag = json!({"spec": {"images": {"connect": {"tag": version}, "logic": {"tag": version}}}});
         stage.edit(&untag).await?;
@@ -60,7 +60,7 @@ impl Play {
 
     pub(super) async fn operator_killed(&mut self) -> Result<()> {
         let (from, to) = self.other("connect").await?;
-        let stage = self.stage().await?;
+        let stage = self.spread_stage().await?;
         let pods = stage.witness.staying("connect").len();
         let played = stage
             .play("a rollout of connect with the operator killed again and again", async {
