@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use kube::api::DeleteParams;
 
 use super::{Play, show};
 use crate::kind::kube::until;
 use crate::kind::stage::{PATIENCE, Stage};
 use crate::kind::witness::Life;
+
+/// How often a redis master is killed at most.
+const KILLS: u32 = 5;
 
 impl Play {
     pub(super) async fn kill(&mut self, tier: &str) -> Result<()> {
@@ -17,18 +20,30 @@ impl Play {
         lose(stage, &format!("{tier} pod {} killed", victim.name), &[victim]).await
     }
 
+    /// Kills the master until the Sentinels make another pod the master: one that is back sooner than they believe it is
+    /// gone stays what it was.
     pub(super) async fn redis_master_kill(&mut self) -> Result<()> {
         let stage = self.stage().await?;
-        let status = stage.kube.imcluster(&stage.namespace, &stage.name).await?;
-        let master =
-            status["status"]["redis"]["master"].as_str().context("status.redis.master is not said")?.to_owned();
-        let lives = stage.witness.staying("redis");
-        let victim = lives.into_iter().find(|life| life.name == master).with_context(|| format!("no pod {master}"))?;
-        lose(stage, &format!("redis master {master} killed"), &[victim]).await?;
-        let status = stage.kube.imcluster(&stage.namespace, &stage.name).await?;
-        let now = status["status"]["redis"]["master"].as_str().unwrap_or_default();
-        ensure!(now.split('.').next() != Some(&master), "{master} is the master still");
-        Ok(())
+        let old = master(stage).await?;
+        let find = |name: &str| stage.witness.staying("redis").into_iter().find(|life| life.name == name);
+        let victim = find(&old).with_context(|| format!("no pod {old}"))?;
+        let lost = async {
+            for _ in 0..KILLS {
+                stage.kube.crash(&stage.namespace, &old).await?;
+                let restarts = find(&old).map_or(0, |life| life.restarts);
+                let done = async || {
+                    let back = find(&old).is_some_and(|life| life.is_ready && life.restarts > restarts);
+                    ensure!(back || master(stage).await? != old, "{old} is neither back nor replaced");
+                    Ok(())
+                };
+                until("the master is back or replaced", PATIENCE, done).await?;
+                if master(stage).await? != old {
+                    return Ok(());
+                }
+            }
+            bail!("{old} is the master still after {KILLS} kills")
+        };
+        Box::pin(again(stage, &format!("redis master {old} killed"), &[victim], Box::pin(lost))).await
     }
 
     pub(super) async fn redis_all_deleted(&mut self) -> Result<()> {
@@ -54,6 +69,13 @@ impl Play {
         ensure!(played.figures.ended.iter().any(|life| life.tier == "connect"), "no connect pod was on {node}");
         Ok(())
     }
+}
+
+/// The pod that is the redis master by the ImCluster's status: its name, or the name in DNS that begins with it.
+async fn master(stage: &Stage) -> Result<String> {
+    let found = stage.kube.imcluster(&stage.namespace, &stage.name).await?;
+    let master = found["status"]["redis"]["master"].as_str().context("status.redis.master is not said")?;
+    Ok(master.split('.').next().unwrap_or(master).to_owned())
 }
 
 /// Kills the containers of pods, each at the next instant, waits until all that was there is there again, and judges.
