@@ -219,7 +219,8 @@ impl Play {
 
     /// The stage with clients on every connect pod: a crowd that lost a pod's worth of places is gathered anew.
     async fn spread_stage(&mut self) -> Result<&Stage> {
-        let pods: Vec<String> = self.stage().await?.witness.staying("connect").into_iter().map(|life| life.name).collect();
+        let pods: Vec<String> =
+            self.stage().await?.witness.staying("connect").into_iter().map(|life| life.name).collect();
         for pod in pods {
             let (status, page) = self.kube.get(HA.0, &pod, 9100, "/drain").await?;
             ensure!(status == 200, "{pod}: {status}");
