@@ -17,11 +17,14 @@ mod services;
 mod workload;
 
 pub use connect::max_draining;
+pub use container::TLS_FOLDER;
+pub use etcd::{FINGERPRINT, JOIN};
 pub use labels::{ACCEPT, ACCEPT_YES, CLUSTER, COMPONENT, MANAGED_BY, OPERATOR, VERSION, selector};
 pub use monitor::pod_monitor_resource;
 pub use names::{
-    ETCD_CLIENT_PORT, ETCD_METRICS_PORT, ETCD_PEER_PORT, REDIS_PORT, REDIS_REPLICAS, SENTINEL_PORT, SENTINEL_REPLICAS,
-    etcd_endpoints, object_name, pod_host, redis_secret, redis_url, secret_name, service_host, tls_name,
+    ETCD_CLIENT_PORT, ETCD_MEMBERS_MOST, ETCD_METRICS_PORT, ETCD_PEER_PORT, EtcdMember, REDIS_PORT, REDIS_REPLICAS,
+    SENTINEL_PORT, SENTINEL_REPLICAS, etcd_endpoints, etcd_members, object_name, pod_host, redis_secret, redis_url,
+    secret_name, service_host, tls_name,
 };
 pub use overrides::Ignored;
 pub use pod::DRAIN_RESERVE;

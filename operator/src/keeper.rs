@@ -8,15 +8,17 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::api::{EtcdMode, ImCluster, RedisMode, Tier};
 use crate::context::Context;
+use crate::etcd;
+use crate::etcd::ask::Tls;
 use crate::key::Key;
 use crate::redis::{self, ask};
 use crate::secrets::Known;
 use crate::status::Verdict;
-use crate::{build, stateful};
+use crate::{build, figures, renewal, stateful};
 
 /// What was found at the last round.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -72,12 +74,16 @@ impl Keepers {
     pub fn forget(&self, key: &Key) {
         if let Some(keeper) = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key) {
             keeper.task.abort();
+            figures::forget(key);
         }
     }
 
     /// Ends all of them.
     pub fn end(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).drain().for_each(|(_, keeper)| keeper.task.abort());
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).drain().for_each(|(key, keeper)| {
+            keeper.task.abort();
+            figures::forget(&key);
+        });
     }
 }
 
@@ -87,11 +93,12 @@ async fn keep(
     known: watch::Receiver<Known>,
     says: watch::Sender<Option<Said>>,
 ) {
+    let mut certificates = Instant::now();
     loop {
         let Some(context) = context.upgrade() else { return };
         let Some(cluster) = context.stores.clusters.get(&key) else { return };
         let now = known.borrow().clone();
-        let (said, pause) = Box::pin(round(&context, &key, &cluster, &now)).await;
+        let (said, pause) = Box::pin(round(&context, &key, &cluster, &now, &mut certificates)).await;
         let new = says.send_if_modified(|before| {
             let new = before.as_ref() != Some(&said);
             *before = Some(said);
@@ -109,13 +116,22 @@ async fn keep(
 const UNSETTLED: Duration = Duration::from_secs(3);
 /// Otherwise.
 const SETTLED: Duration = Duration::from_secs(15);
+/// The certificates that redis and Sentinels show are looked at this often.
+const CERTIFICATES: Duration = Duration::from_secs(60);
 
 /// One round: ask, decide, act. Returns what was found and when the next round is due.
-async fn round(context: &Arc<Context>, key: &Key, cluster: &Arc<ImCluster>, known: &Known) -> (Said, Duration) {
+async fn round(
+    context: &Arc<Context>,
+    key: &Key,
+    cluster: &Arc<ImCluster>,
+    known: &Known,
+    certificates: &mut Instant,
+) -> (Said, Duration) {
     let mut said = Said::default();
     let mut acted = false;
     if cluster.spec.redis.mode != RedisMode::External {
         let seen = look(context, key, cluster, known).await;
+        figures::redis(key, &seen);
         let decision = redis::decide(&seen);
         for action in decision.actions.iter().filter(|_| !cluster.spec.paused) {
             acted = true;
@@ -127,27 +143,59 @@ async fn round(context: &Arc<Context>, key: &Key, cluster: &Arc<ImCluster>, know
         let master = decision.master.and_then(|place| seen.servers.get(place));
         said.master = master.and_then(|server| server.host.split('.').next()).map(str::to_owned);
         said.redis_bootstrapped = seen.servers.iter().any(|server| server.latched);
+        if !acted && decision.verdict.holds() && !cluster.spec.paused && certificates.elapsed() >= CERTIFICATES {
+            *certificates = Instant::now();
+            renewal::round(context, key, known, &seen).await;
+        }
         said.redis = Some(decision.verdict);
     }
-    if cluster.spec.etcd.mode == EtcdMode::Managed && !cluster.spec.paused {
-        let count = usize::try_from(cluster.spec.etcd.replicas).unwrap_or_default();
-        let places = stateful::places(context, key, Tier::Etcd, count);
-        // One member at a time, and only while all others are there.
-        // One that cannot work with its template is the first to get the next.
-        let away = places.iter().filter(|place| !place.ready).count();
-        let broken = places.iter().rposition(|place| place.outdated && !place.ready).filter(|_| away == 1);
-        let outdated = places.iter().rposition(|place| place.outdated).filter(|_| away == 0);
-        if let Some(outdated) = broken.or(outdated) {
+    if cluster.spec.etcd.mode == EtcdMode::Managed {
+        let seen = look_at_etcd(context, key, cluster, known).await;
+        figures::etcd(key, &seen);
+        let decision = etcd::decide(&seen);
+        let serving = seen.places.iter().position(|place| place.answer.is_some_and(|answer| !answer.learner));
+        for action in decision.actions.iter().filter(|_| !cluster.spec.paused) {
             acted = true;
-            tracing::info!(cluster = %key, member = outdated, "etcd: a member takes the new template");
-            if let Err(error) = stateful::end(context, key, Tier::Etcd, outdated).await {
-                tracing::warn!(cluster = %key, %error, "a member is not ended: tried again");
+            if let Err(error) = etcd::act::carry_out(context, key, known, serving.unwrap_or_default(), *action).await {
+                tracing::warn!(cluster = %key, ?action, %error, "not done: looked at again");
+                break;
             }
         }
-        acted |= places.iter().any(|place| !place.ready || place.outdated);
+        said.etcd_bootstrapped = decision.existing;
+        acted |= seen.places.iter().any(|place| place.outdated || place.answer.is_none_or(|answer| answer.learner));
+        said.etcd = Some(decision.verdict);
     }
-    let settled = !acted && said.redis.as_ref().is_none_or(Verdict::holds);
+    let holds = |verdict: &Option<Verdict>| verdict.as_ref().is_none_or(Verdict::holds);
+    let settled = !acted && holds(&said.redis) && holds(&said.etcd);
     (said, if settled { SETTLED } else { UNSETTLED })
+}
+
+/// Asks all members of etcd at the same time.
+async fn look_at_etcd(context: &Context, key: &Key, cluster: &ImCluster, known: &Known) -> etcd::Observed {
+    let count = usize::try_from(cluster.spec.etcd.replicas).unwrap_or_default();
+    let hosts = build::etcd_members(key, count);
+    let peers: Vec<String> = hosts.iter().map(|host| host.peer.clone()).collect();
+    let asked = hosts.iter().map(|host| etcd::ask::member(&host.client, Tls::of(known), &peers));
+    let answers = join_all(asked).await;
+    let members = answers.iter().flatten().find_map(|(_, members)| members.clone());
+    let places = stateful::places(context, key, Tier::Etcd, count).into_iter().zip(answers);
+    let place = |(place, answer): (stateful::Place, Option<(etcd::Answer, _)>)| etcd::Place {
+        latched: place.latched,
+        ready: place.ready,
+        outdated: place.outdated,
+        stale: place.stale,
+        waiting: place.joining,
+        answer: answer.map(|(answer, _)| answer),
+    };
+    let status = cluster.status.as_ref().and_then(|status| status.etcd.as_ref());
+    etcd::Observed {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+        places: places.map(place).collect(),
+        members,
+        mirrored: status.is_some_and(|etcd| etcd.bootstrapped),
+        anew: cluster.metadata.annotations.iter().flatten().any(|(name, value)| name == etcd::ANEW && value == "true"),
+    }
 }
 
 /// Asks all redis and Sentinels at the same time.

@@ -2,9 +2,10 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use im_operator::join::{Join, May};
 use im_operator::settings::{DRAIN, PROGRAM, Settings};
 use im_runtime::version;
 
@@ -17,7 +18,9 @@ Usage: im-operator run [--SETTING VALUE]...   works until it is told to end; run
        im-operator crd                        prints the definition of the resource, as YAML
        im-operator version                    prints which release this is
        im-operator seed --file FILE --text TEXT
-                                              writes a file unless it exists: how redis' pods begin";
+                                              writes a file unless it exists: how redis' pods begin
+       im-operator join --data FOLDER --peer URL --members URL,URL [--tls FOLDER]
+                                              waits until etcd may start: how etcd's pods begin";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
@@ -28,6 +31,10 @@ fn main() -> ExitCode {
         (Some("crd"), []) => print_crd(),
         (Some("seed"), rest) => match seed_arguments(rest) {
             Some((file, text)) => seed(Path::new(file), text),
+            None => usage(),
+        },
+        (Some("join"), rest) => match join_arguments(rest) {
+            Some(join) => wait_to_join(&join),
             None => usage(),
         },
         (Some("version" | "--version" | "-V"), []) => print(&format!("{} {}\n", PROGRAM.name, version::line())),
@@ -60,6 +67,41 @@ fn seed(file: &Path, text: &str) -> ExitCode {
         }
     };
     print(&said)
+}
+
+fn join_arguments(rest: &[OsString]) -> Option<Join> {
+    let mut join = Join { data: PathBuf::new(), peer: String::new(), members: Vec::new(), tls: None };
+    for pair in rest.chunks(2) {
+        let [flag, value] = pair else { return None };
+        match flag.to_str()? {
+            "--data" => join.data = value.into(),
+            "--peer" => join.peer = value.to_str()?.to_owned(),
+            "--members" => join.members = value.to_str()?.split(',').map(str::to_owned).collect(),
+            "--tls" => join.tls = Some(value.into()),
+            _ => return None,
+        }
+    }
+    (!join.data.as_os_str().is_empty() && !join.peer.is_empty() && !join.members.is_empty()).then_some(join)
+}
+
+fn wait_to_join(join: &Join) -> ExitCode {
+    let wait = async {
+        let mut end = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            may = im_operator::join::join(join) => may.map(Some),
+            _ = end.recv() => Ok(None),
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime.and_then(|runtime| runtime.block_on(wait)) {
+        Ok(Some(May::Data)) => print("the volume has its data: etcd may start\n"),
+        Ok(Some(May::TakenIn)) => print("the members have taken it in: etcd may start\n"),
+        Ok(None) => ExitCode::FAILURE,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "im-operator join: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn print(text: &str) -> ExitCode {

@@ -41,6 +41,20 @@ metrics! {
     DRAINS: IntGaugeVec = register_int_gauge_vec("im_operator_drains", "connect pods that drain, by ImCluster.", &["namespace", "name"]);
     DRAIN_READS: IntCounterVec = register_int_counter_vec("im_operator_drain_reads_total", "Questions to connect pods for their connections, by outcome.", &["outcome"]);
     PICKED_OTHERWISE: IntCounter = register_int_counter("im_operator_picked_otherwise_total", "connect pods that ended though another was marked to go: Kubernetes takes the mark as a hint. They drain just as well.");
+    REDIS_UP: IntGaugeVec = register_int_gauge_vec("im_operator_redis_up", "1 for a redis that answers, 0 for one that does not.", &["namespace", "name", "pod"]);
+    REDIS_MASTER: IntGaugeVec = register_int_gauge_vec("im_operator_redis_master", "1 for a redis that is a master.", &["namespace", "name", "pod"]);
+    REDIS_REPLICAS: IntGaugeVec = register_int_gauge_vec("im_operator_redis_replicas", "Replicas connected to a redis.", &["namespace", "name", "pod"]);
+    REDIS_OFFSET: IntGaugeVec = register_int_gauge_vec("im_operator_redis_offset_bytes", "How far a redis has got in the history of writes: a replica's lag is the master's minus its own.", &["namespace", "name", "pod"]);
+    REDIS_KEYS: IntGaugeVec = register_int_gauge_vec("im_operator_redis_keys", "Keys of a redis.", &["namespace", "name", "pod"]);
+    REDIS_MEMORY: IntGaugeVec = register_int_gauge_vec("im_operator_redis_used_memory_bytes", "What a redis' data and buffers take.", &["namespace", "name", "pod"]);
+    REDIS_MAX_MEMORY: IntGaugeVec = register_int_gauge_vec("im_operator_redis_max_memory_bytes", "What they may take, 0 for no limit; beyond it writes are refused.", &["namespace", "name", "pod"]);
+    REDIS_CLIENTS: IntGaugeVec = register_int_gauge_vec("im_operator_redis_clients", "Connections of clients to a redis.", &["namespace", "name", "pod"]);
+    REDIS_COMMANDS: IntGaugeVec = register_int_gauge_vec("im_operator_redis_commands", "Commands that a redis has carried out since it began; rate() shows how busy it is.", &["namespace", "name", "pod"]);
+    REDIS_UPTIME: IntGaugeVec = register_int_gauge_vec("im_operator_redis_uptime_seconds", "Since when a redis runs.", &["namespace", "name", "pod"]);
+    REDIS_STORED: IntGaugeVec = register_int_gauge_vec("im_operator_redis_stored", "1 while a redis' last write of its file went well.", &["namespace", "name", "pod"]);
+    SENTINEL_UP: IntGaugeVec = register_int_gauge_vec("im_operator_sentinel_up", "1 for a Sentinel that answers and knows the master, 0 otherwise.", &["namespace", "name", "pod"]);
+    ETCD_VOTES: IntGaugeVec = register_int_gauge_vec("im_operator_etcd_member_votes", "1 for an etcd member that is part of the quorum, 0 otherwise.", &["namespace", "name", "pod"]);
+    CERTIFICATES: IntCounterVec = register_int_counter_vec("im_operator_certificates_taken_total", "Renewed certificates that redis was told to read, or for which a Sentinel was restarted.", &["tier"]);
     STATUS_HELD: IntCounter = register_int_counter("im_operator_status_held_total", "Changed counts not written because they moved too little or too soon after the last time.");
 }
 

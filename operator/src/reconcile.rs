@@ -208,11 +208,13 @@ async fn claim(context: &Context, cluster: &ImCluster) -> Result<(), Failure> {
 }
 
 fn inputs(context: &Context, valid: &Valid) -> Inputs {
-    let redis = Key::new(valid.namespace(), build::object_name(valid.name(), Tier::Redis));
-    let seed = context.stores.typed::<StatefulSet>(&redis).and_then(|set| {
-        let containers = set.spec?.template.spec?.init_containers?;
-        containers.into_iter().find(|container| container.name == "seed")?.image
-    });
+    let own = |tier| {
+        let name = Key::new(valid.namespace(), build::object_name(valid.name(), tier));
+        let containers = context.stores.typed::<StatefulSet>(&name)?.spec?.template.spec?.init_containers?;
+        containers.into_iter().find(|container| container.name == "seed" || container.name == build::JOIN)?.image
+    };
+    // What was taken at the first start stays: another operator restarts nothing.
+    let seed = own(Tier::Redis).or_else(|| own(Tier::Etcd));
     let seed = seed.unwrap_or_else(|| context.settings.operator_image.clone());
     let mut inputs = Inputs::wanted(valid, &context.settings.namespace, &seed);
     inputs.pod_monitors = context.stores.has_pod_monitors();

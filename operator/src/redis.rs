@@ -1,7 +1,7 @@
 //! Redis and Sentinel: who is the master at the very first start, and which pod takes the new template next.
 //!
 //! Sentinel alone decides who is the master from then on. Whether a volume may hold data is written on its claim before the first
-//! write is allowed ([`LATCH`]), so that nothing is ever begun anew over data; where Sentinels have forgotten the master, the redis
+//! write is allowed ([`LATCH`](crate::stateful::LATCH)), so that nothing is ever begun anew over data; where Sentinels have forgotten the master, the redis
 //! that has got furthest becomes it, and only when all of them can be asked.
 
 pub mod act;
@@ -10,8 +10,6 @@ pub mod ask;
 use crate::api::Reason;
 use crate::status::Verdict;
 
-/// The annotation on a volume claim that says: this volume may hold data.
-pub const LATCH: &str = "imcluster.io/bootstrapped";
 /// Whom a redis follows that nobody has told anything: an empty volume begins like this.
 pub const NOBODY: &str = "nobody.invalid";
 
@@ -32,6 +30,25 @@ pub struct Answer {
     pub keys: u64,
     /// A master: replicas that are connected.
     pub replicas: usize,
+    /// What is only told.
+    pub figures: Figures,
+}
+
+/// What is told of a redis beside what is decided by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Figures {
+    /// Bytes that its data and buffers take.
+    pub used_memory: i64,
+    /// Bytes that they may take; 0: as many as there are.
+    pub max_memory: i64,
+    /// Connections of clients.
+    pub clients: i64,
+    /// Commands it has carried out since it began.
+    pub commands: i64,
+    /// Seconds since it began.
+    pub uptime: i64,
+    /// The last write of the append-only file went well.
+    pub stored: bool,
 }
 
 /// A redis pod.
@@ -39,7 +56,7 @@ pub struct Answer {
 pub struct Server {
     /// Its name in the network.
     pub host: String,
-    /// Its claim has the [`LATCH`].
+    /// Its claim has the [`LATCH`](crate::stateful::LATCH).
     pub latched: bool,
     /// It is ready.
     pub ready: bool,

@@ -79,6 +79,10 @@ pub struct Known {
     pub renewal: Timestamp,
     /// The pair with which the operator itself reaches redis and etcd.
     pub own: Pair,
+    /// The certificate that redis is to show, where the operator runs it.
+    pub redis_certificate: Option<String>,
+    /// The same for Sentinels.
+    pub sentinel_certificate: Option<String>,
     /// Redis' password, where the operator runs redis.
     pub redis_password: Option<String>,
 }
@@ -176,7 +180,7 @@ pub async fn ensure(
     let authority_until = pki::validity(&authority.certificate).map_err(useless(&ca_name))?.until;
 
     let mut renewal = Timestamp::MAX;
-    let mut own = None;
+    let mut pairs = BTreeMap::new();
     for tier in leaves(cluster) {
         let name = format!("{}-{tier}-tls", key.name);
         let names = dns_names(&key, tier);
@@ -194,12 +198,20 @@ pub async fn ensure(
             let third = Duration::try_from(validity.until.duration_since(validity.from)).unwrap_or_default() / 3;
             renewal = renewal.min(validity.until - third);
         }
-        if tier == "operator" {
-            own = Some(pair);
-        }
+        pairs.insert(tier, pair);
     }
-    let own = own.ok_or(Error::Lacking { name: format!("{}-operator-tls", key.name), key: TLS_CERT })?;
-    Ok(Known { authority: authority.certificate, authority_until, renewal, own, redis_password })
+    let own =
+        pairs.remove("operator").ok_or(Error::Lacking { name: format!("{}-operator-tls", key.name), key: TLS_CERT })?;
+    let mut certificate = |tier: Tier| pairs.remove(tier.name()).map(|pair| pair.certificate);
+    Ok(Known {
+        authority: authority.certificate,
+        authority_until,
+        renewal,
+        own,
+        redis_certificate: certificate(Tier::Redis),
+        sentinel_certificate: certificate(Tier::Sentinel),
+        redis_password,
+    })
 }
 
 /// The pair in a tier's Secret, and its validity where it can stay.

@@ -1,7 +1,9 @@
 //! Pods and volumes of redis and etcd, by number.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, ResourceExt};
 use serde_json::json;
@@ -11,8 +13,9 @@ use crate::build;
 use crate::context::Context;
 use crate::key::Key;
 use crate::observe::is_ready;
-use crate::redis::LATCH;
 
+/// The annotation on a volume claim that says: this volume may hold data.
+pub const LATCH: &str = "imcluster.io/bootstrapped";
 /// The label by which a StatefulSet knows which template a pod is of.
 const HASH: &str = "controller-revision-hash";
 
@@ -21,8 +24,12 @@ const HASH: &str = "controller-revision-hash";
 pub struct Place {
     /// It is there and ready, and does not end.
     pub ready: bool,
-    /// It is of an older template.
+    /// It is of an older template, and what it runs with differs.
     pub outdated: bool,
+    /// It is of an older template.
+    pub stale: bool,
+    /// It is in the init container of this name, [`build::JOIN`]: its volume is empty.
+    pub joining: bool,
     /// Its claim says that it may hold data.
     pub latched: bool,
 }
@@ -42,18 +49,37 @@ pub fn places(context: &Context, key: &Key, tier: Tier, count: usize) -> Vec<Pla
         let seen = set.status.as_ref().and_then(|status| status.observed_generation);
         seen >= set.metadata.generation
     });
+    let fingerprint = newest
+        .as_ref()
+        .and_then(|set| fingerprint(set.spec.as_ref()?.template.metadata.as_ref()?.annotations.as_ref()));
     let newest = newest.and_then(|set| set.status?.update_revision);
     let place = |number| {
         let pod = context.stores.pods.get(&Key::new(&key.namespace, name(key, tier, number)));
         let claim = context.stores.claims.get(&Key::new(&key.namespace, claim(key, tier, number)));
-        let outdated = |pod: &Pod| newest.as_ref().is_some_and(|newest| pod.labels().get(HASH) != Some(newest));
+        let stale = |pod: &Pod| newest.as_ref().is_some_and(|newest| pod.labels().get(HASH) != Some(newest));
+        let same =
+            |pod: &Pod| fingerprint.is_some() && self::fingerprint(pod.metadata.annotations.as_ref()) == fingerprint;
         Place {
             ready: pod.as_ref().is_some_and(|pod| is_ready(pod) && pod.metadata.deletion_timestamp.is_none()),
-            outdated: pod.as_ref().is_some_and(|pod| outdated(pod)),
+            outdated: pod.as_ref().is_some_and(|pod| stale(pod) && !same(pod)),
+            stale: pod.as_ref().is_some_and(|pod| stale(pod)),
+            joining: pod.as_ref().is_some_and(|pod| is_joining(pod)),
             latched: claim.is_some_and(|claim| claim.annotations().contains_key(LATCH)),
         }
     };
     (0..count).map(place).collect()
+}
+
+/// What a template says that its pods run with.
+fn fingerprint(annotations: Option<&BTreeMap<String, String>>) -> Option<String> {
+    annotations?.get(build::FINGERPRINT).cloned()
+}
+
+fn is_joining(pod: &Pod) -> bool {
+    let statuses = pod.status.iter().flat_map(|status| status.init_container_statuses.iter().flatten());
+    let running = |status: &ContainerStatus| status.state.as_ref().is_some_and(|state| state.running.is_some());
+    pod.metadata.deletion_timestamp.is_none()
+        && statuses.into_iter().any(|status| status.name == build::JOIN && running(status))
 }
 
 /// Writes on a pod's claim that its volume may hold data.

@@ -57,6 +57,8 @@ pub enum Case {
     RedisAllDeleted,
     /// An etcd member killed.
     EtcdMemberKill,
+    /// An etcd member and its volume deleted: the others take a new one in.
+    EtcdMemberLost,
     /// A worker drained, and let in again.
     NodeDrain,
     /// `kubectl scale imc`: 2, 4, 2.
@@ -67,7 +69,7 @@ pub enum Case {
 
 impl Case {
     /// All of them, in the order in which they are played.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Kustomize,
         Self::Minimal,
         Self::Refused,
@@ -84,6 +86,7 @@ impl Case {
         Self::RedisMasterKill,
         Self::RedisAllDeleted,
         Self::EtcdMemberKill,
+        Self::EtcdMemberLost,
         Self::NodeDrain,
         Self::Scale,
         Self::Quiet,
@@ -96,7 +99,7 @@ impl Case {
         Self::ConnectRollout,
         Self::LogicRollout,
         Self::RedisMasterKill,
-        Self::EtcdMemberKill,
+        Self::EtcdMemberLost,
         Self::NodeDrain,
     ];
 }
@@ -199,6 +202,7 @@ impl Play {
             Case::RedisMasterKill => self.redis_master_kill().await,
             Case::RedisAllDeleted => self.redis_all_deleted().await,
             Case::EtcdMemberKill => self.kill("etcd").await,
+            Case::EtcdMemberLost => self.etcd_member_lost().await,
             Case::NodeDrain => self.node_drain().await,
             Case::Scale => self.scale().await,
             Case::Quiet => self.quiet().await,

@@ -11,7 +11,7 @@ use super::names;
 use crate::api::Tier;
 
 /// Where a tier's certificate is found in its pods.
-pub(super) const TLS_FOLDER: &str = "/etc/imcluster/tls";
+pub const TLS_FOLDER: &str = "/etc/imcluster/tls";
 
 /// A volume and where the main container sees it.
 pub(super) struct Mounted {
@@ -153,12 +153,18 @@ pub(super) fn container(building: &Building<'_>, tier: Tier, image: &str) -> Con
     }
 }
 
+/// A container that runs `im-operator` before a pod's own begins.
+pub(super) fn init(building: &Building<'_>, name: &str, args: Vec<String>, mounts: Vec<VolumeMount>) -> Container {
+    let mut init = container(building, Tier::Cluster, &building.inputs.seed_image);
+    init.name = name.to_owned();
+    init.command = Some(vec!["im-operator".to_owned()]);
+    init.args = Some(args);
+    init.volume_mounts = Some(mounts);
+    init
+}
+
 /// Writes the file that a redis or Sentinel starts with for the first time; see [`crate::seed`].
 pub(super) fn seed(building: &Building<'_>, file: &str, text: &str) -> Container {
-    let mut seed = container(building, Tier::Cluster, &building.inputs.seed_image);
-    seed.name = "seed".to_owned();
-    seed.command = Some(vec!["im-operator".to_owned()]);
-    seed.args = Some(["seed", "--file", file, "--text", text].map(str::to_owned).to_vec());
-    seed.volume_mounts = Some(vec![mount("data", "/data", false)]);
-    seed
+    let args = ["seed", "--file", file, "--text", text].map(str::to_owned).to_vec();
+    init(building, "seed", args, vec![mount("data", "/data", false)])
 }

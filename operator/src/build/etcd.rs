@@ -1,10 +1,19 @@
 //! Etcd: one member or three, formed once from empty volumes; after that a member with an empty volume only ever joins.
 
-use super::container::{self, container, field, http_probe, mount, port, tls};
+use k8s_openapi::api::core::v1::{Container, PodTemplateSpec};
+use sha2::{Digest, Sha256};
+
+use super::container::{self, Mounted, container, field, http_probe, mount, port, tls};
 use super::pod::{Parts, template};
 use super::workload::{Replace, Stateful, Unhealthy, common, headless, service_port, stateful_set};
 use super::{Building, monitor, names};
 use crate::api::Tier;
+
+/// The annotation of a template that says what its pods run with, leaving out what only counts for an empty volume: that a
+/// cluster exists by now is no reason to restart its members.
+pub const FINGERPRINT: &str = "imcluster.io/template";
+/// The init container in which a pod with an empty volume waits until the members have taken it in.
+pub const JOIN: &str = "join";
 
 const DATA: &str = "/var/lib/etcd";
 const GRACE: i64 = 30;
@@ -16,33 +25,18 @@ pub(super) fn objects(building: &mut Building<'_>) {
     let ports = vec![service_port("client", names::ETCD_CLIENT_PORT), service_port("peer", names::ETCD_PEER_PORT)];
     headless(building, Tier::Etcd, ports);
 
-    let mut container = container(building, Tier::Etcd, &inputs.runs.etcd.image);
-    container.command = Some(vec!["etcd".to_owned()]);
-    container.args = Some(arguments(building));
-    container.ports = Some(vec![
-        port("client", names::ETCD_CLIENT_PORT),
-        port("peer", names::ETCD_PEER_PORT),
-        port("metrics", names::ETCD_METRICS_PORT),
-    ]);
-    container.env = Some(vec![field("POD_NAME", "metadata.name")]);
-    container.volume_mounts = Some(vec![mount("data", DATA, false)]);
-    container.startup_probe = Some(http_probe("/livez", "metrics", 5, 120));
-    container.readiness_probe = Some(http_probe("/readyz", "metrics", 5, 3));
-    container.liveness_probe = Some(http_probe("/livez", "metrics", 10, 6));
-    let template = template(
-        building,
-        Parts {
-            tier: Tier::Etcd,
-            pod: &etcd.pod,
-            field: "spec.etcd",
-            run: &inputs.runs.etcd,
-            container,
-            init: Vec::new(),
-            volumes: vec![tls(valid.name(), Tier::Etcd)],
-            labels: Default::default(),
-            grace: GRACE,
-        },
-    );
+    let said = building.ignored.len();
+    let timeless = pods(building, false);
+    let mut template = timeless.clone();
+    if inputs.etcd_existing {
+        // What is in conflict was said once.
+        building.ignored.truncate(said);
+        template = pods(building, true);
+    }
+    let text = serde_json::to_vec(&timeless).unwrap_or_default();
+    let sum: String = Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let annotations = &mut template.metadata.get_or_insert_default().annotations;
+    annotations.get_or_insert_default().insert(FINGERPRINT.to_owned(), sum);
     let stateful = Stateful {
         tier: Tier::Etcd,
         replicas: etcd.replicas,
@@ -54,7 +48,62 @@ pub(super) fn objects(building: &mut Building<'_>) {
     monitor::pods(building, Tier::Etcd, "metrics");
 }
 
-fn arguments(building: &Building<'_>) -> Vec<String> {
+fn pods(building: &mut Building<'_>, existing: bool) -> PodTemplateSpec {
+    let (valid, inputs) = (building.valid, building.inputs);
+    let etcd = &valid.spec().etcd;
+    let mut container = container(building, Tier::Etcd, &inputs.runs.etcd.image);
+    container.command = Some(vec!["etcd".to_owned()]);
+    container.args = Some(arguments(building, existing));
+    container.ports = Some(vec![
+        port("client", names::ETCD_CLIENT_PORT),
+        port("peer", names::ETCD_PEER_PORT),
+        port("metrics", names::ETCD_METRICS_PORT),
+    ]);
+    container.env = Some(vec![field("POD_NAME", "metadata.name")]);
+    container.volume_mounts = Some(vec![mount("data", DATA, false)]);
+    container.startup_probe = Some(http_probe("/livez", "metrics", 5, 120));
+    container.readiness_probe = Some(http_probe("/readyz", "metrics", 5, 3));
+    container.liveness_probe = Some(http_probe("/livez", "metrics", 10, 6));
+    let tls = tls(valid.name(), Tier::Etcd);
+    let init = if existing { vec![join(building, &tls)] } else { Vec::new() };
+    template(
+        building,
+        Parts {
+            tier: Tier::Etcd,
+            pod: &etcd.pod,
+            field: "spec.etcd",
+            run: &inputs.runs.etcd,
+            container,
+            init,
+            volumes: vec![tls],
+            labels: Default::default(),
+            grace: GRACE,
+        },
+    )
+}
+
+/// Waits with an empty volume; see [`crate::join`].
+fn join(building: &Building<'_>, tls: &Mounted) -> Container {
+    let valid = building.valid;
+    let host = format!("$(POD_NAME).{}", names::service_host(valid.name(), valid.namespace(), Tier::Etcd));
+    let args = [
+        "join",
+        "--data",
+        &format!("{DATA}/data"),
+        "--peer",
+        &format!("https://{host}:{}", names::ETCD_PEER_PORT),
+        "--members",
+        &names::etcd_endpoints(valid).join(","),
+        "--tls",
+        container::TLS_FOLDER,
+    ];
+    let mounts = vec![mount("data", DATA, false), tls.mount.clone()];
+    let mut join = container::init(building, JOIN, args.map(str::to_owned).to_vec(), mounts);
+    join.env = Some(vec![field("POD_NAME", "metadata.name")]);
+    join
+}
+
+fn arguments(building: &Building<'_>, existing: bool) -> Vec<String> {
     let valid = building.valid;
     let (cluster, namespace) = (valid.name(), valid.namespace());
     let host = format!("$(POD_NAME).{}", names::service_host(cluster, namespace, Tier::Etcd));
@@ -64,7 +113,7 @@ fn arguments(building: &Building<'_>) -> Vec<String> {
         format!("{name}=https://{}:{peer}", names::pod_host(cluster, namespace, Tier::Etcd, ordinal))
     };
     let members: Vec<String> = (0..valid.spec().etcd.replicas).map(member).collect();
-    let state = if building.inputs.etcd_existing { "existing" } else { "new" };
+    let state = if existing { "existing" } else { "new" };
     let folder = container::TLS_FOLDER;
     vec![
         "--name=$(POD_NAME)".to_owned(),

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 
 use crate::api::{EtcdMode, RedisMode, Tier};
+use crate::key::Key;
 use crate::validate::Valid;
 
 /// Redis pods with Sentinel.
 pub const REDIS_REPLICAS: i32 = 3;
 /// Sentinels.
 pub const SENTINEL_REPLICAS: i32 = 3;
+/// Etcd members at most.
+pub const ETCD_MEMBERS_MOST: i32 = 5;
 /// Where redis serves, over TLS.
 pub const REDIS_PORT: i32 = 6379;
 /// Where Sentinels serve, over TLS.
@@ -57,13 +60,32 @@ pub fn etcd_endpoints(valid: &Valid) -> Vec<String> {
     let etcd = &valid.spec().etcd;
     match (etcd.mode, &etcd.external) {
         (EtcdMode::External, Some(external)) => external.endpoints.clone(),
-        _ => (0..etcd.replicas)
-            .map(|ordinal| {
-                let host = pod_host(valid.name(), valid.namespace(), Tier::Etcd, ordinal);
-                format!("https://{host}:{ETCD_CLIENT_PORT}")
-            })
-            .collect(),
+        _ => {
+            let members = etcd_members(&Key::of(valid.cluster()), usize::try_from(etcd.replicas).unwrap_or_default());
+            members.into_iter().map(|member| member.client).collect()
+        }
     }
+}
+
+/// Where an etcd member is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdMember {
+    /// By clients.
+    pub client: String,
+    /// By the other members.
+    pub peer: String,
+}
+
+/// The first `count` etcd members of an ImCluster, by their pods' numbers.
+pub fn etcd_members(cluster: &Key, count: usize) -> Vec<EtcdMember> {
+    let member = |ordinal| {
+        let host = pod_host(&cluster.name, &cluster.namespace, Tier::Etcd, ordinal);
+        EtcdMember {
+            client: format!("https://{host}:{ETCD_CLIENT_PORT}"),
+            peer: format!("https://{host}:{ETCD_PEER_PORT}"),
+        }
+    };
+    (0..i32::try_from(count).unwrap_or(i32::MAX)).map(member).collect()
 }
 
 /// The URL under which connect and logic find a redis that the operator runs. `password` is plain: letters and digits.

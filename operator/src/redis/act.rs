@@ -17,6 +17,8 @@ use crate::stateful;
 
 /// How long writes are held while replicas catch up before a hand-over; well below the time after which a master counts as down.
 const PAUSE: Duration = Duration::from_secs(2);
+/// How long Sentinel may take to make the old master a replica.
+const DEMOTION: Duration = Duration::from_secs(15);
 /// After so long without an answer a master counts as down, in milliseconds.
 const DOWN_AFTER: u32 = 5_000;
 const FAILOVER_TIMEOUT: u32 = 30_000;
@@ -111,5 +113,30 @@ async fn hand_over(key: &Key, known: &Known, master: &str, sentinel: &str) -> Re
         sleep(Duration::from_millis(50)).await;
     }
     let mut sentinel = connect(sentinel, build::SENTINEL_PORT, known).await?;
-    Ok(redis::cmd("SENTINEL").arg("FAILOVER").arg(&key.name).exec_async(&mut sentinel).await?)
+    let failover = redis::cmd("SENTINEL").arg("FAILOVER").arg(&key.name).exec_async(&mut sentinel).await;
+    // What the old master took now would be lost when it becomes a replica: it takes nothing until then.
+    let deadline = Instant::now() + DEMOTION;
+    while failover.is_ok() && Instant::now() < deadline {
+        redis::cmd("CLIENT").arg("PAUSE").arg(hold).arg("WRITE").exec_async(&mut connection).await?;
+        if server(master, build::REDIS_PORT, known).await.is_some_and(|answer| !answer.master) {
+            break;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    redis::cmd("CLIENT").arg("UNPAUSE").exec_async(&mut connection).await?;
+    Ok(failover?)
+}
+
+/// Lets a redis read its certificate anew, for the connections that come.
+///
+/// # Errors
+/// It cannot be reached, or cannot read the files.
+pub async fn renew(host: &str, port: i32, known: &Known, folder: &str) -> RedisResult<()> {
+    let mut connection = connect(host, port, known).await?;
+    let mut set = redis::cmd("CONFIG");
+    set.arg("SET");
+    for (setting, file) in [("tls-cert-file", "tls.crt"), ("tls-key-file", "tls.key"), ("tls-ca-cert-file", "ca.crt")] {
+        set.arg(setting).arg(format!("{folder}/{file}"));
+    }
+    set.exec_async(&mut connection).await
 }

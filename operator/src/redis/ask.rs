@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ClientTlsConfig, InfoDict, RedisResult, TlsCertificates};
 
-use super::{Answer, Sentinel};
+use super::{Answer, Figures, Sentinel};
 use crate::secrets::Known;
 
 /// One of them may take so long for anything.
@@ -59,6 +59,19 @@ fn answer(info: &InfoDict) -> Answer {
         history: text("master_replid").unwrap_or_default(),
         keys: text("db0").map_or(0, |db| keys(&db)),
         replicas: online.filter(|replica| replica.contains("state=online")).count(),
+        figures: figures(info),
+    }
+}
+
+fn figures(info: &InfoDict) -> Figures {
+    let number = |key: &str| info.get::<i64>(key).unwrap_or_default();
+    Figures {
+        used_memory: number("used_memory"),
+        max_memory: number("maxmemory"),
+        clients: number("connected_clients"),
+        commands: number("total_commands_processed"),
+        uptime: number("uptime_in_seconds"),
+        stored: info.get::<String>("aof_last_write_status").as_deref() == Some("ok"),
     }
 }
 

@@ -14,6 +14,7 @@ fn answer(master: bool, follows: Option<&str>) -> Answer {
         history: "h".to_owned(),
         keys: 0,
         replicas: 0,
+        figures: Figures::default(),
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use kube::api::DeleteParams;
+use serde_json::Value;
 
 use super::{Play, show};
 use crate::kind::kube::until;
@@ -51,6 +52,37 @@ impl Play {
         let mut victims = stage.witness.staying("redis");
         victims.extend(stage.witness.staying("sentinel"));
         delete(stage, "all redis and Sentinel pods deleted", &victims).await
+    }
+
+    /// Deletes a member's volume with the member. The pod of its name waits until the others have let the lost member go and
+    /// taken it in again; then its new claim says that it belongs to a formed cluster.
+    #[allow(clippy::print_stdout, reason = "a program for people")]
+    pub(super) async fn etcd_member_lost(&mut self) -> Result<()> {
+        let stage = self.stage().await?;
+        let victim = stage.a_pod("etcd")?;
+        let (kube, namespace) = (&stage.kube, stage.namespace.as_str());
+        let claim = format!("data-{}", victim.name);
+        let look = async || {
+            let text = kube.kubectl(&["get", "pvc", &claim, "-n", namespace, "-o", "json"]).await?;
+            serde_json::from_str::<Value>(&text).context("a claim")
+        };
+        let before = look().await?["metadata"]["uid"].clone();
+        let lost = async {
+            kube.kubectl(&["delete", "pvc", &claim, "-n", namespace, "--wait=false"]).await?;
+            kube.kubectl(&["delete", "pod", &victim.name, "-n", namespace, "--wait=false"]).await?;
+            let taken_in = async || {
+                let claim = look().await?;
+                ensure!(claim["metadata"]["uid"] != before, "the claim is the old one");
+                ensure!(claim["metadata"]["annotations"]["imcluster.io/bootstrapped"] == "true", "no vote yet");
+                Ok(())
+            };
+            let took = until("the member is replaced", PATIENCE, taken_in).await?;
+            println!("  {} lost with its volume: another has its vote after {:.1} s", victim.name, took.as_secs_f64());
+            Ok(())
+        };
+        let victims = std::slice::from_ref(&victim);
+        Box::pin(again(stage, &format!("etcd member {} lost with its volume", victim.name), victims, Box::pin(lost)))
+            .await
     }
 
     pub(super) async fn node_drain(&mut self) -> Result<()> {

@@ -1,0 +1,73 @@
+//! Does what was decided.
+
+use etcd_client::MemberAddOptions;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+
+use super::ask::{self, Tls, call};
+use super::{ANEW, Action};
+use crate::api::{ImCluster, Tier};
+use crate::context::Context;
+use crate::key::Key;
+use crate::secrets::Known;
+use crate::{build, stateful};
+
+/// Why something was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Etcd.
+    #[error("{0}")]
+    Etcd(#[from] ask::Error),
+    /// The API server.
+    #[error("{0}")]
+    Api(#[from] kube::Error),
+}
+
+/// Does one thing; `serving` is a pod whose member has a vote.
+///
+/// # Errors
+/// It is not done, or not known to be; the next round sees what is so.
+pub async fn carry_out(
+    context: &Context,
+    key: &Key,
+    known: &Known,
+    serving: usize,
+    action: Action,
+) -> Result<(), Error> {
+    tracing::info!(cluster = %key, ?action, "etcd");
+    match action {
+        Action::Latch(place) => Ok(stateful::latch(context, key, Tier::Etcd, place).await?),
+        Action::Replace(place) => Ok(stateful::end(context, key, Tier::Etcd, place).await?),
+        Action::Remove(_) | Action::Add(_) | Action::Promote(_) => {
+            let hosts = build::etcd_members(key, usize::try_from(build::ETCD_MEMBERS_MOST).unwrap_or_default());
+            let endpoint = hosts.get(serving).map(|host| host.client.clone()).unwrap_or_default();
+            let peers: Vec<String> = hosts.into_iter().map(|host| host.peer).collect();
+            Ok(change(&endpoint, Tls::of(known), &peers, action).await?)
+        }
+        Action::Formed => {
+            let api: Api<ImCluster> = Api::namespaced(context.client.clone(), &key.namespace);
+            let patch = json!({"metadata": {"annotations": {ANEW: null}}});
+            api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+            Ok(())
+        }
+    }
+}
+
+/// Changes the members by way of the one at this endpoint; `peers` are the peer URLs, by the pods' numbers. What is none of
+/// its business is left alone.
+///
+/// # Errors
+/// Etcd refuses, as it does for a learner that is not in step yet, or does not answer.
+pub async fn change(endpoint: &str, tls: Tls<'_>, peers: &[String], action: Action) -> Result<(), ask::Error> {
+    call(endpoint, tls, async |client| match action {
+        Action::Remove(id) => client.member_remove(id).await.map(drop),
+        Action::Promote(id) => client.member_promote(id).await.map(drop),
+        Action::Add(place) => {
+            let learner = MemberAddOptions::new().with_is_learner();
+            client.member_add(peers.get(place).cloned().as_slice(), Some(learner)).await.map(drop)
+        }
+        Action::Latch(_) | Action::Replace(_) | Action::Formed => Ok(()),
+    })
+    .await
+}

@@ -1,0 +1,312 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::api::ConditionStatus;
+
+/// An etcd of three that is changed by what is decided, and by what befalls it.
+#[derive(Debug, Clone)]
+struct World {
+    members: Vec<Member>,
+    places: Vec<Held>,
+    mirrored: bool,
+    anew: bool,
+    next_id: u64,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Held {
+    /// Which member the volume's data are of; none: it is empty.
+    data: Option<u64>,
+    latched: bool,
+    /// Whether the template that its pod began with says that a cluster exists.
+    existing: bool,
+}
+
+impl World {
+    fn new(count: usize) -> Self {
+        Self { members: Vec::new(), places: vec![Held::default(); count], mirrored: false, anew: false, next_id: 1 }
+    }
+
+    /// Whether a member can be part of a quorum: whoever has data of a listed member.
+    fn alive(&self, place: usize) -> Option<&Member> {
+        let data = self.places[place].data?;
+        self.members.iter().find(|member| member.id == data)
+    }
+
+    fn led(&self) -> bool {
+        let voters = self.members.iter().filter(|member| !member.learner).count();
+        let there = (0..self.places.len()).filter_map(|place| self.alive(place)).filter(|member| !member.learner);
+        voters > 0 && there.count() > voters / 2
+    }
+
+    fn seen(&self) -> Observed {
+        let place = |number: usize| {
+            let held = &self.places[number];
+            let answer = self.alive(number).map(|member| Answer { led: self.led(), learner: member.learner });
+            Place {
+                latched: held.latched,
+                ready: answer.is_some_and(|answer| answer.led && !answer.learner),
+                outdated: false,
+                stale: held.existing != self.existing(),
+                waiting: held.existing && held.data.is_none(),
+                answer,
+            }
+        };
+        Observed {
+            namespace: "chat".to_owned(),
+            name: "demo".to_owned(),
+            places: (0..self.places.len()).map(place).collect(),
+            members: self.led().then(|| self.members.clone()),
+            mirrored: self.mirrored,
+            anew: self.anew,
+        }
+    }
+
+    fn existing(&self) -> bool {
+        self.places.iter().any(|held| held.latched) || (self.mirrored && !self.anew)
+    }
+
+    /// What the pods do by themselves: form a cluster, or join where they are awaited.
+    fn live(&mut self) {
+        let fresh = |held: &Held| !held.existing && held.data.is_none();
+        if self.places.iter().all(fresh) {
+            self.members.clear();
+            for place in 0..self.places.len() {
+                let id = self.next_id;
+                self.next_id += 1;
+                self.members.push(Member { id, place: Some(place), started: true, learner: false });
+                self.places[place].data = Some(id);
+            }
+        }
+        for (place, held) in self.places.iter_mut().enumerate() {
+            let awaited = self.members.iter_mut().find(|member| member.place == Some(place) && !member.started);
+            if let Some(member) = awaited.filter(|_| held.data.is_none() && held.existing) {
+                member.started = true;
+                held.data = Some(member.id);
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        let led = self.led();
+        match action {
+            Action::Latch(place) => self.places[place].latched = true,
+            Action::Replace(place) => {
+                let existing = self.existing();
+                self.places[place].existing = existing;
+            }
+            Action::Remove(id) => {
+                assert!(led, "a member is removed without a majority");
+                self.members.retain(|member| member.id != id);
+            }
+            Action::Add(place) => {
+                assert!(led, "a member is added without a majority");
+                let id = self.next_id;
+                self.next_id += 1;
+                self.members.push(Member { id, place: Some(place), started: false, learner: true });
+            }
+            Action::Promote(id) => {
+                assert!(led, "a member is promoted without a majority");
+                let member = self.members.iter_mut().find(|member| member.id == id).expect("listed");
+                assert!(member.started, "an absent member gets a vote");
+                member.learner = false;
+            }
+            Action::Formed => self.anew = false,
+        }
+    }
+
+    /// One round, of which only so many actions are done: the operator dies after them.
+    fn round(&mut self, done: usize) -> Decision {
+        let decision = decide(&self.seen());
+        decision.actions.iter().take(done).for_each(|action| self.act(*action));
+        if done >= decision.actions.len() {
+            self.mirrored = decision.existing;
+        }
+        self.live();
+        decision
+    }
+
+    fn settle(&mut self) -> Decision {
+        for _ in 0..30 {
+            self.live();
+            let decision = self.round(usize::MAX);
+            if decision.actions.is_empty() && decision.verdict.reason == Reason::AsExpected {
+                return decision;
+            }
+        }
+        panic!("not settled: {:?} of {self:?}", decide(&self.seen()));
+    }
+
+    /// A volume is lost and its pod begins anew; with its claim, or only what was on it.
+    fn lose(&mut self, place: usize, claim: bool) {
+        let existing = self.existing();
+        let held = &mut self.places[place];
+        held.data = None;
+        held.latched &= !claim;
+        held.existing = existing;
+    }
+}
+
+#[test]
+fn a_first_start_latches_every_volume_and_then_says_existing() {
+    let mut world = World::new(3);
+    world.live();
+    let decision = decide(&world.seen());
+    assert!(!decision.existing);
+    assert_eq!(decision.actions, [Action::Latch(0), Action::Latch(1), Action::Latch(2)]);
+    world.settle();
+    assert!(world.existing());
+    assert!(decide(&world.seen()).actions.is_empty(), "a settled etcd is left alone");
+}
+
+#[test]
+fn nothing_is_latched_before_all_are_there() {
+    let mut world = World::new(3);
+    world.live();
+    world.places[2].data = None;
+    let decision = decide(&world.seen());
+    assert_eq!(decision.actions, []);
+    assert_eq!(decision.verdict.reason, Reason::Starting);
+}
+
+#[test]
+fn a_lost_member_is_let_go_and_taken_in_again_as_a_learner() {
+    let mut world = World::new(3);
+    world.settle();
+    let old = world.places[1].data.expect("data");
+    world.lose(1, true);
+    let decision = world.round(usize::MAX);
+    assert_eq!(decision.actions, [Action::Remove(old)]);
+    assert_eq!(decision.verdict.reason, Reason::MemberReplacing);
+    assert_eq!(decision.verdict.status, ConditionStatus::True, "two of three serve");
+    assert_eq!(world.round(usize::MAX).actions, [Action::Add(1)]);
+    let new = world.places[1].data.expect("joined");
+    assert_ne!(new, old, "it must not have the votes of the lost one");
+    assert_eq!(world.round(usize::MAX).actions, [Action::Promote(new)]);
+    assert_eq!(world.round(usize::MAX).actions, [Action::Latch(1)]);
+    world.settle();
+}
+
+#[test]
+fn two_lost_of_three_are_said_and_never_healed_silently() {
+    let mut world = World::new(3);
+    world.settle();
+    world.lose(0, true);
+    world.lose(2, true);
+    let decision = world.round(usize::MAX);
+    assert_eq!((decision.verdict.reason, decision.actions.as_slice()), (Reason::DataLost, [].as_slice()));
+    assert!(decision.verdict.message.contains("demo-etcd-0 and demo-etcd-2"), "{}", decision.verdict.message);
+    // What the message says to run.
+    for place in 0..3 {
+        world.lose(place, true);
+    }
+    assert_eq!(world.round(usize::MAX).verdict.reason, Reason::DataLost, "the status remembers");
+    world.anew = true;
+    world.settle();
+    assert!(!world.anew, "the word was taken back, and does not count another time");
+}
+
+#[test]
+fn the_only_member_with_an_empty_volume_waits_for_a_person() {
+    let mut world = World::new(1);
+    world.settle();
+    world.lose(0, true);
+    for _ in 0..5 {
+        let decision = world.round(usize::MAX);
+        assert_eq!((decision.verdict.reason, decision.actions.as_slice()), (Reason::DataLost, [].as_slice()));
+    }
+    world.anew = true;
+    world.settle();
+}
+
+#[test]
+fn without_a_majority_nothing_is_changed() {
+    let mut world = World::new(3);
+    world.settle();
+    let mut seen = world.seen();
+    seen.members = None;
+    for place in &mut seen.places[..2] {
+        (place.answer, place.ready) = (None, false);
+    }
+    let decision = decide(&seen);
+    assert_eq!((decision.verdict.reason, decision.actions.as_slice()), (Reason::NoQuorum, [].as_slice()));
+}
+
+#[test]
+fn new_templates_go_one_at_a_time_and_only_while_all_serve() {
+    let mut world = World::new(3);
+    world.settle();
+    let mut seen = world.seen();
+    seen.places.iter_mut().for_each(|place| place.outdated = true);
+    assert_eq!(decide(&seen).actions, [Action::Replace(2)]);
+    seen.places[2] = Place { latched: true, ..Place::default() };
+    assert_eq!(decide(&seen).actions, [], "one is away");
+    seen.places[2].outdated = true;
+    assert_eq!(decide(&seen).actions, [Action::Replace(2)], "what does not serve with its template gets the next one");
+}
+
+#[test]
+fn a_stale_template_alone_restarts_nobody() {
+    let mut world = World::new(3);
+    world.settle();
+    assert!(world.seen().places.iter().all(|place| place.stale), "they began before a cluster existed");
+    assert_eq!(decide(&world.seen()).actions, []);
+}
+
+#[test]
+fn a_member_that_a_person_removed_is_told_of() {
+    let mut world = World::new(3);
+    world.settle();
+    world.members.retain(|member| member.place != Some(1));
+    let decision = decide(&world.seen());
+    assert_eq!(decision.verdict.reason, Reason::NeedsDecision);
+    assert!(decision.verdict.message.contains("delete pvc data-demo-etcd-1"), "{}", decision.verdict.message);
+}
+
+proptest! {
+    /// Volumes are lost one after the other, the operator dies after any number of actions: it always comes back to three
+    /// members with a vote, and no member is changed without a majority (asserted by the world).
+    #[test]
+    fn one_lost_volume_after_the_other_is_always_made_good(
+        losses in prop::collection::vec((0_usize..3, any::<bool>(), prop::collection::vec(0_usize..3, 0..8)), 1..6),
+    ) {
+        let mut world = World::new(3);
+        world.settle();
+        for (place, claim, deaths) in losses {
+            world.lose(place, claim);
+            for done in deaths {
+                world.round(done);
+            }
+            let decision = world.settle();
+            prop_assert!(decision.existing);
+            prop_assert_eq!(world.members.len(), 3);
+            prop_assert!(world.members.iter().all(|member| !member.learner && member.started));
+        }
+    }
+
+    /// Whatever is seen: nothing panics, and without a list of members nothing is done to them.
+    #[test]
+    fn anything_can_be_seen(
+        places in prop::collection::vec(
+            (any::<[bool; 5]>(), prop::option::of(any::<[bool; 2]>())).prop_map(|([latched, ready, outdated, stale, waiting], answer)| Place {
+                latched, ready, outdated, stale, waiting,
+                answer: answer.map(|[led, learner]| Answer { led, learner }),
+            }), 0..5),
+        members in prop::option::of(prop::collection::vec((any::<u64>(), prop::option::of(0_usize..5), any::<[bool; 2]>()), 0..6)),
+        flags in any::<[bool; 2]>(),
+    ) {
+        let count = places.len();
+        let member = |(id, place, [started, learner]): (u64, Option<usize>, [bool; 2])| {
+            Member { id, place: place.filter(|place| *place < count), started, learner }
+        };
+        let seen = Observed {
+            namespace: "chat".to_owned(), name: "demo".to_owned(), places,
+            members: members.map(|members| members.into_iter().map(member).collect()),
+            mirrored: flags[0], anew: flags[1],
+        };
+        let decision = decide(&seen);
+        let changes = |action: &Action| matches!(action, Action::Remove(_) | Action::Add(_) | Action::Promote(_));
+        let count = decision.actions.iter().filter(|action| changes(action)).count();
+        prop_assert!(seen.members.is_some() || count == 0);
+    }
+}

@@ -1,0 +1,53 @@
+//! Renewed certificates of redis and Sentinel: redis is told to read its files anew, Sentinels, which cannot, restart one at
+//! a time. Connect, logic and etcd look at their files themselves.
+
+use crate::api::Tier;
+use crate::context::Context;
+use crate::key::Key;
+use crate::redis::{self, Sentinel};
+use crate::secrets::Known;
+use crate::shown::is_current;
+use crate::{build, metrics, stateful};
+
+const fn port(number: i32) -> u16 {
+    number.unsigned_abs() as u16
+}
+
+/// Sees to the servers that show another certificate than they should. Until a pod's volume has the new files, which takes
+/// the kubelet a minute or two, it shows the old one; it is seen to again the next time.
+pub async fn round(context: &Context, key: &Key, known: &Known, seen: &redis::Observed) {
+    if let Some(wanted) = &known.redis_certificate {
+        for server in seen.servers.iter().filter(|server| server.answer.is_some()) {
+            if is_current(&server.host, port(build::REDIS_PORT), wanted, known).await {
+                continue;
+            }
+            match redis::act::renew(&server.host, build::REDIS_PORT, known, build::TLS_FOLDER).await {
+                Ok(()) => {
+                    metrics::CERTIFICATES.with_label_values(&[Tier::Redis.name()]).inc();
+                    tracing::info!(cluster = %key, host = server.host, "redis reads its certificate anew");
+                }
+                Err(error) => tracing::warn!(cluster = %key, host = server.host, %error, "redis keeps its certificate"),
+            }
+        }
+    }
+    let Some(wanted) = &known.sentinel_certificate else { return };
+    if !seen.sentinels.iter().all(|sentinel| matches!(sentinel, Sentinel::Knows(Some(_)))) {
+        return;
+    }
+    for place in (0..seen.sentinels.len()).rev() {
+        let ordinal = i32::try_from(place).unwrap_or(i32::MAX);
+        let host = build::pod_host(&key.name, &key.namespace, Tier::Sentinel, ordinal);
+        if is_current(&host, port(build::SENTINEL_PORT), wanted, known).await {
+            continue;
+        }
+        match stateful::end(context, key, Tier::Sentinel, place).await {
+            Ok(()) => {
+                metrics::CERTIFICATES.with_label_values(&[Tier::Sentinel.name()]).inc();
+                tracing::info!(cluster = %key, host, "a Sentinel restarts with its renewed certificate");
+            }
+            Err(error) => tracing::warn!(cluster = %key, host, %error, "a Sentinel keeps its certificate"),
+        }
+        // The next one when this one is back.
+        return;
+    }
+}

@@ -1,0 +1,86 @@
+//! What the operator asks and tells redis and etcd, against real ones with mutual TLS.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod etcd;
+mod redis;
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use im_operator::pki::{self, Pair};
+use im_operator::secrets::Known;
+use jiff::Timestamp;
+use tokio::time::{Instant, sleep};
+
+/// A program that ends with its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(program: &str, arguments: &[String], folder: &Path) -> Running {
+    let log = std::fs::File::create(folder.join(format!("{program}.log"))).expect("a log");
+    let child = Command::new(program)
+        .args(arguments)
+        .stdout(log.try_clone().expect("the log"))
+        .stderr(log)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{program} does not start ({error}): apt-get install redis-server etcd-server"));
+    Running(child)
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
+}
+
+/// An authority, and what it signs for everybody on this machine.
+struct Authority(Pair);
+
+impl Authority {
+    fn new() -> Self {
+        Self(pki::authority("the test's", Timestamp::now()).expect("an authority"))
+    }
+
+    fn leaf(&self) -> Pair {
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        pki::leaf(&self.0, "im-test", &names, Timestamp::now()).expect("a certificate")
+    }
+
+    /// Where pods have it.
+    fn write(&self, folder: &Path, leaf: &Pair) {
+        for (file, text) in [("ca.crt", &self.0.certificate), ("tls.crt", &leaf.certificate), ("tls.key", &leaf.key)] {
+            std::fs::write(folder.join(file), text).expect("written");
+        }
+    }
+
+    fn known(&self, shown: &Pair) -> Known {
+        Known {
+            authority: self.0.certificate.clone(),
+            authority_until: Timestamp::MAX,
+            renewal: Timestamp::MAX,
+            own: self.leaf(),
+            redis_certificate: Some(shown.certificate.clone()),
+            sentinel_certificate: None,
+            redis_password: Some("secret".to_owned()),
+        }
+    }
+}
+
+/// Waits until there is something.
+async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(found) = probe().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within 30 s");
+        sleep(Duration::from_millis(100)).await;
+    }
+}

@@ -1,0 +1,66 @@
+use im_operator::redis::{act, ask};
+use im_operator::shown::is_current;
+use redis::AsyncCommands;
+
+use super::{Authority, Running, eventually, free_port, start};
+
+fn redis(folder: &std::path::Path, port: u16) -> Running {
+    let file = |name: &str| folder.join(name).display().to_string();
+    let arguments = [
+        ("--port", "0".to_owned()),
+        ("--tls-port", port.to_string()),
+        ("--tls-cert-file", file("tls.crt")),
+        ("--tls-key-file", file("tls.key")),
+        ("--tls-ca-cert-file", file("ca.crt")),
+        ("--tls-auth-clients", "yes".to_owned()),
+        ("--requirepass", "secret".to_owned()),
+        ("--appendonly", "yes".to_owned()),
+        ("--dir", folder.display().to_string()),
+    ];
+    let words: Vec<String> = arguments.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
+    start("redis-server", &words, folder)
+}
+
+#[tokio::test]
+async fn a_redis_is_asked_over_tls_and_takes_a_renewed_certificate_without_closing_anything() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let authority = Authority::new();
+    let (old, new) = (authority.leaf(), authority.leaf());
+    authority.write(folder.path(), &old);
+    let port = free_port();
+    let _redis = redis(folder.path(), port);
+    let known = authority.known(&old);
+    let number = i32::from(port);
+
+    let answer = eventually("redis answers", async || ask::server("localhost", number, &known).await).await;
+    assert!(answer.master && answer.figures.stored && answer.figures.used_memory > 0, "{answer:?}");
+    let mut held = ask::connect("localhost", number, &known).await.expect("a connection");
+    let _: () = held.set("key", "value").await.expect("set");
+
+    assert!(is_current("localhost", port, &old.certificate, &known).await);
+    assert!(!is_current("localhost", port, &new.certificate, &known).await, "it can't show what it never read");
+    authority.write(folder.path(), &new);
+    assert!(!is_current("localhost", port, &new.certificate, &known).await, "redis does not read files by itself");
+    act::renew("localhost", number, &known, &folder.path().display().to_string()).await.expect("renewed");
+    assert!(is_current("localhost", port, &new.certificate, &known).await);
+    let value: String = held.get("key").await.expect("the old connection lives on");
+    assert_eq!(value, "value");
+    assert_eq!(ask::server("localhost", number, &known).await.map(|answer| answer.keys), Some(1));
+}
+
+#[tokio::test]
+async fn a_redis_of_another_authority_is_not_believed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let authority = Authority::new();
+    let leaf = authority.leaf();
+    authority.write(folder.path(), &leaf);
+    let port = free_port();
+    let _redis = redis(folder.path(), port);
+    let known = authority.known(&leaf);
+    eventually("redis answers", async || ask::server("localhost", i32::from(port), &known).await).await;
+
+    let stranger = Authority::new();
+    let theirs = stranger.known(&leaf);
+    assert_eq!(ask::server("localhost", i32::from(port), &theirs).await, None);
+    assert!(im_operator::shown::certificate("localhost", port, &theirs).await.is_err());
+}
