@@ -37,18 +37,20 @@ archive() {
 }
 
 made_of=$(sources)-$profile
-target=$(cd "$root" && $cargo metadata --format-version 1 --no-deps | jq --raw-output .target_directory)
+metadata=$(cd "$root" && $cargo metadata --format-version 1 --no-deps)
+target=$(jq --raw-output .target_directory <<<"$metadata")
+own=$(jq --raw-output '.packages[] | select(.name == "im-runtime").version' <<<"$metadata")
 for version; do
   mapfile -t wanted < <(ours "$version" | tr ' ' '\n')
   for program in "${wanted[@]}"; do
     [ -f "$cache/images/$program-$version-$made_of.tar" ] && continue
     say "compiling $version"
-    # A folder of its own for each version, so that one build does not undo the other.
-    folder=$target/versions/$version
-    (cd "$root" && IM_BUILD_VERSION=$version $cargo build --target-dir "$folder" --profile "$profile" "${wanted[@]/#/--package=}" >&2)
+    # The workspace's own version is what a plain build has: whoever built in release before has built this one.
+    stamp=(IM_BUILD_VERSION="$version"); [ "$version" != "$own" ] || stamp=()
+    (cd "$root" && env "${stamp[@]}" $cargo build --profile "$profile" "${wanted[@]/#/--package=}" >&2)
     rm -f "$cache"/images/im{-*,ctl}-"$version"-*.tar
     for program in "${wanted[@]}"; do
-      install -D "$folder/${profile/dev/debug}/$program" "$scratch/$version/$program"
+      install -D "$target/${profile/dev/debug}/$program" "$scratch/$version/$program"
       [ "$profile" = release ] || strip --strip-debug "$scratch/$version/$program"
       tree=$scratch/$version/tree-$program
       "$root/tools/image-tree" "$scratch/$version/$program" "$tree"
