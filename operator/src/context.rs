@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::drains::{Asking, Readings};
 use crate::events::Events;
+use crate::figures;
 use crate::keeper::Keepers;
 use crate::key::Key;
 use crate::queue::Queue;
@@ -120,6 +121,7 @@ impl Context {
         self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         self.keepers.forget(key);
+        figures::conditions(key, &[]);
         let _ = crate::metrics::DRAINS.remove_label_values(&[key.namespace.as_str(), key.name.as_str()]);
     }
 }

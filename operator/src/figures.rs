@@ -1,8 +1,11 @@
 //! What is told of redis, Sentinel and etcd as metrics, so that their pods need no exporter beside them.
 
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
 use prometheus::IntGaugeVec;
 
-use crate::api::Tier;
+use crate::api::{Condition, ConditionStatus, Tier};
 use crate::key::Key;
 use crate::redis::Sentinel;
 use crate::{build, etcd, metrics, redis};
@@ -67,6 +70,29 @@ pub fn etcd(key: &Key, seen: &etcd::Observed) {
     }
 }
 
+/// What was told of conditions: an ImCluster's types with their reasons.
+static CONDITIONS: LazyLock<Mutex<HashMap<Key, Told>>> = LazyLock::new(Mutex::default);
+type Told = Vec<(&'static str, &'static str)>;
+
+/// Tells of an ImCluster's conditions; none: it is no more.
+pub fn conditions(key: &Key, conditions: &[Condition]) {
+    let now: Told = conditions.iter().map(|condition| (condition.kind.name(), condition.reason.name())).collect();
+    for condition in conditions {
+        let value = match condition.status {
+            ConditionStatus::True => 1,
+            ConditionStatus::False => 0,
+            ConditionStatus::Unknown => -1,
+        };
+        let labels = [key.namespace.as_str(), key.name.as_str(), condition.kind.name(), condition.reason.name()];
+        metrics::CONDITION.with_label_values(&labels).set(value);
+    }
+    let mut told = CONDITIONS.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = if now.is_empty() { told.remove(key) } else { told.insert(key.clone(), now.clone()) };
+    for (kind, reason) in before.into_iter().flatten().filter(|before| !now.contains(before)) {
+        let _ = metrics::CONDITION.remove_label_values(&[key.namespace.as_str(), key.name.as_str(), kind, reason]);
+    }
+}
+
 /// Tells nothing more of an ImCluster.
 pub fn forget(key: &Key) {
     for (tier, count) in [
@@ -81,5 +107,64 @@ pub fn forget(key: &Key) {
                 let _ = metric.remove_label_values(&[key.namespace.as_str(), key.name.as_str(), pod.as_str()]);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+    use crate::api::{ConditionType, Reason};
+
+    fn condition(status: ConditionStatus, reason: Reason) -> Condition {
+        Condition {
+            kind: ConditionType::Degraded,
+            status,
+            observed_generation: None,
+            last_transition_time: Time(Timestamp::UNIX_EPOCH),
+            reason,
+            message: String::new(),
+        }
+    }
+
+    fn told(key: &Key) -> Vec<String> {
+        let text = prometheus::TextEncoder::new().encode_to_string(&prometheus::gather()).expect("text");
+        let name = format!("namespace=\"{}\"", key.namespace);
+        text.lines().filter(|line| line.contains(&name)).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_reason_of_a_condition_shows_as_a_metric_while_it_holds() {
+        let key = Key::new("figures", "demo");
+        for reason in Reason::ALL {
+            conditions(&key, &[condition(ConditionStatus::True, *reason)]);
+            let labels = format!("name=\"demo\",namespace=\"figures\",reason=\"{}\",type=\"Degraded\"", reason.name());
+            assert_eq!(told(&key), [format!("im_operator_cluster_condition{{{labels}}} 1")]);
+        }
+        conditions(&key, &[condition(ConditionStatus::Unknown, Reason::Unreachable)]);
+        assert!(told(&key)[0].ends_with(" -1"));
+        conditions(&key, &[]);
+        assert_eq!(told(&key), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_redis_that_does_not_answer_is_down_and_nothing_else_is_said_of_it() {
+        let key = Key::new("figures-redis", "demo");
+        let server = redis::Server { host: "h".to_owned(), latched: true, ready: false, outdated: false, answer: None };
+        let seen = redis::Observed {
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+            servers: vec![server],
+            sentinels: vec![Sentinel::Silent],
+            confirming: 0,
+        };
+        redis(&key, &seen);
+        let lines = told(&key);
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines.iter().all(|line| line.ends_with(" 0")), "{lines:?}");
+        forget(&key);
+        assert_eq!(told(&key), Vec::<String>::new());
     }
 }

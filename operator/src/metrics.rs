@@ -38,6 +38,7 @@ metrics! {
     EVENTS: IntCounterVec = register_int_counter_vec("im_operator_events_total", "Events told, by reason.", &["reason"]);
     FAILURES: IntCounterVec = register_int_counter_vec("im_operator_failures_total", "Failed visits, by reason.", &["reason"]);
     BACKING_OFF: IntGauge = register_int_gauge("im_operator_backing_off", "ImClusters whose last visit failed.");
+    CONDITION: IntGaugeVec = register_int_gauge_vec("im_operator_cluster_condition", "An ImCluster's conditions, by type and reason: 1 where it is True, 0 False, -1 Unknown.", &["namespace", "name", "type", "reason"]);
     DRAINS: IntGaugeVec = register_int_gauge_vec("im_operator_drains", "connect pods that drain, by ImCluster.", &["namespace", "name"]);
     DRAIN_READS: IntCounterVec = register_int_counter_vec("im_operator_drain_reads_total", "Questions to connect pods for their connections, by outcome.", &["outcome"]);
     PICKED_OTHERWISE: IntCounter = register_int_counter("im_operator_picked_otherwise_total", "connect pods that ended though another was marked to go: Kubernetes takes the mark as a hint. They drain just as well.");

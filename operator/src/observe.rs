@@ -10,6 +10,7 @@ use kube::ResourceExt;
 
 use crate::api::{Reason, Tier};
 use crate::key::Key;
+use crate::stateful;
 use crate::stores::Stores;
 
 /// The label that names the part of the ImCluster a pod is of.
@@ -120,9 +121,8 @@ fn deployed(deployment: &Deployment) -> bool {
 /// With `OnDelete` the status does not tell: the pods' revisions do.
 fn set_rolled_out(set: &StatefulSet, pods: &[Arc<Pod>]) -> bool {
     let Some(status) = &set.status else { return false };
-    let newest = status.update_revision.as_deref();
-    let revision = |pod: &Arc<Pod>| pod.labels().get("controller-revision-hash").cloned();
-    status.observed_generation >= set.metadata.generation && pods.iter().all(|pod| revision(pod).as_deref() == newest)
+    status.observed_generation >= set.metadata.generation
+        && pods.iter().all(|pod| !stateful::is_outdated(set, status.update_revision.as_deref(), pod))
 }
 
 /// Pods that could not even be made.

@@ -26,7 +26,7 @@ use crate::secrets::{self, Known};
 use crate::status::{self, Findings, Held, Verdict};
 use crate::upgrade::{self, Stand};
 use crate::validate::{self, Valid};
-use crate::{dereference, metrics, pace};
+use crate::{dereference, figures, metrics, pace};
 
 /// Names who manages an ImCluster: the namespace and the Lease of an operator.
 pub const OPERATOR: &str = "imcluster.io/operator";
@@ -97,6 +97,7 @@ pub async fn reconcile(context: &Arc<Context>, key: &Key) -> Outcome {
         if let Failure::OwnedByAnother(_) = failure {
             // The report is the other's, and so is what redis and etcd need.
             context.keepers.forget(key);
+            figures::conditions(key, &[]);
             context.events.warning(&cluster, failure.reason().name(), &failure.to_string()).await;
             return Outcome::Waiting(context.settings.revisit);
         }
@@ -109,6 +110,7 @@ pub async fn reconcile(context: &Arc<Context>, key: &Key) -> Outcome {
         .with_label_values(&[key.namespace.as_str(), key.name.as_str()])
         .set(i64::try_from(found.draining.len()).unwrap_or(i64::MAX));
     let report = status::compose(&cluster, &found, now);
+    figures::conditions(key, &report.conditions);
     let written = write(context, &cluster, key, &report).await;
     if let Err(failure) = &changed {
         return failure.outcome(context.settings.revisit);

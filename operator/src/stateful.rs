@@ -45,23 +45,19 @@ fn claim(key: &Key, tier: Tier, place: usize) -> String {
 /// The first `count` pods of a tier.
 pub fn places(context: &Context, key: &Key, tier: Tier, count: usize) -> Vec<Place> {
     let set = context.stores.typed::<StatefulSet>(&Key::new(&key.namespace, build::object_name(&key.name, tier)));
-    let newest = set.filter(|set| {
+    let set = set.filter(|set| {
         let seen = set.status.as_ref().and_then(|status| status.observed_generation);
         seen >= set.metadata.generation
     });
-    let fingerprint = newest
-        .as_ref()
-        .and_then(|set| fingerprint(set.spec.as_ref()?.template.metadata.as_ref()?.annotations.as_ref()));
-    let newest = newest.and_then(|set| set.status?.update_revision);
+    let newest = set.as_ref().and_then(|set| set.status.as_ref()?.update_revision.as_deref());
     let place = |number| {
         let pod = context.stores.pods.get(&Key::new(&key.namespace, name(key, tier, number)));
         let claim = context.stores.claims.get(&Key::new(&key.namespace, claim(key, tier, number)));
-        let stale = |pod: &Pod| newest.as_ref().is_some_and(|newest| pod.labels().get(HASH) != Some(newest));
-        let same =
-            |pod: &Pod| fingerprint.is_some() && self::fingerprint(pod.metadata.annotations.as_ref()) == fingerprint;
+        let outdated = |pod: &Pod| set.as_ref().is_some_and(|set| newest.is_some() && is_outdated(set, newest, pod));
+        let stale = |pod: &Pod| newest.is_some_and(|newest| revision(pod) != Some(newest));
         Place {
             ready: pod.as_ref().is_some_and(|pod| is_ready(pod) && pod.metadata.deletion_timestamp.is_none()),
-            outdated: pod.as_ref().is_some_and(|pod| stale(pod) && !same(pod)),
+            outdated: pod.as_ref().is_some_and(|pod| outdated(pod)),
             stale: pod.as_ref().is_some_and(|pod| stale(pod)),
             joining: pod.as_ref().is_some_and(|pod| is_joining(pod)),
             latched: claim.is_some_and(|claim| claim.annotations().contains_key(LATCH)),
@@ -70,9 +66,18 @@ pub fn places(context: &Context, key: &Key, tier: Tier, count: usize) -> Vec<Pla
     (0..count).map(place).collect()
 }
 
-/// What a template says that its pods run with.
-fn fingerprint(annotations: Option<&BTreeMap<String, String>>) -> Option<String> {
-    annotations?.get(build::FINGERPRINT).cloned()
+fn revision(pod: &Pod) -> Option<&str> {
+    pod.labels().get(HASH).map(String::as_str)
+}
+
+/// Whether a pod runs with other than what the newest template says: it is of an older one, and they differ by more than
+/// what [`build::FINGERPRINT`] leaves out.
+pub fn is_outdated(set: &StatefulSet, newest: Option<&str>, pod: &Pod) -> bool {
+    let fingerprint = |annotations: Option<&BTreeMap<String, String>>| annotations?.get(build::FINGERPRINT).cloned();
+    let template = set.spec.as_ref().and_then(|spec| spec.template.metadata.as_ref());
+    let wanted = fingerprint(template.and_then(|template| template.annotations.as_ref()));
+    let same = wanted.is_some() && fingerprint(pod.metadata.annotations.as_ref()) == wanted;
+    revision(pod) != newest && !same
 }
 
 fn is_joining(pod: &Pod) -> bool {

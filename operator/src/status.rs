@@ -359,7 +359,10 @@ fn degraded(found: &Findings, tiers: &[(&str, &Verdict); 4]) -> Verdict {
                 | Of::DataLost
         )
     };
-    if let Some((_, verdict)) = tiers.iter().find(|(_, verdict)| serious(verdict.reason) && !verdict.holds()) {
+    if let Some((_, verdict)) = tiers
+        .iter()
+        .find(|(_, verdict)| serious(verdict.reason) && (!verdict.holds() || verdict.reason == Reason::NeedsDecision))
+    {
         return Verdict::yes(verdict.reason, verdict.message.clone());
     }
     // A pod too many that cannot start keeps a rollout from going on, though all that is asked for is ready.

@@ -25,8 +25,8 @@ const MANAGED: &[&str] = &[
     "configmaps",
 ];
 
-struct World {
-    server: Server,
+pub(crate) struct World {
+    pub(crate) server: Server,
     context: Arc<Context>,
     _work: JoinSet<()>,
 }
@@ -45,12 +45,12 @@ fn settings() -> Settings {
     }
 }
 
-fn cluster(spec: &Value) -> Value {
+pub(crate) fn cluster(spec: &Value) -> Value {
     json!({"apiVersion": "imcluster.io/v1alpha1", "kind": "ImCluster", "metadata": {"name": "demo"}, "spec": spec})
 }
 
 /// One whose redis and etcd are somebody else's, so that its state follows from its objects alone.
-fn external() -> Value {
+pub(crate) fn external() -> Value {
     json!({"version": "1.0.0",
         "connect": {"replicas": 2}, "logic": {"replicas": 2},
         "redis": {"mode": "External", "external": {"urlSecret": {"name": "their-redis", "key": "url"}}},
@@ -62,7 +62,7 @@ fn secret(name: &str, key: &str) -> Value {
 }
 
 impl World {
-    async fn with(prepare: impl FnOnce(&Server)) -> Self {
+    pub(crate) async fn with(prepare: impl FnOnce(&Server)) -> Self {
         let server = Server::new();
         server.put("secrets", secret("their-redis", "url"));
         prepare(&server);
@@ -82,7 +82,7 @@ impl World {
     }
 
     /// Until nothing has been written for a while.
-    async fn rest(&self) {
+    pub(crate) async fn rest(&self) {
         let mut quiet = 0;
         let mut last = usize::MAX;
         timeout(Duration::from_secs(600), async {
@@ -98,7 +98,7 @@ impl World {
     }
 
     /// What Kubernetes would do: pods of every Deployment, ready.
-    async fn settle(&self) {
+    pub(crate) async fn settle(&self) {
         for name in self.server.names("deployments") {
             self.pods_of(&name);
         }
@@ -128,7 +128,7 @@ impl World {
     }
 
     /// A condition's status and reason.
-    fn condition(&self, kind: &str) -> (String, String) {
+    pub(crate) fn condition(&self, kind: &str) -> (String, String) {
         let cluster = self.server.get("imclusters", "demo").unwrap();
         let found = cluster["status"]["conditions"]
             .as_array()
@@ -150,7 +150,7 @@ impl World {
     }
 }
 
-fn is(status: &str, reason: &str) -> (String, String) {
+pub(crate) fn is(status: &str, reason: &str) -> (String, String) {
     (status.to_owned(), reason.to_owned())
 }
 
