@@ -51,6 +51,9 @@ else
   "$kind/up.sh" "$name"
   part "cluster"
   if $build; then
+    # The test program first: a build of another version changes what lies beside it.
+    (cd "$root" && $cargo build --release --workspace --bins)
+    part "programs"
     mapfile -t archives < <("$kind/images.sh" "$version" "$next")
     printf '%s\n' "${archives[@]}" >"$cache/images/list"
     part "images"
@@ -61,7 +64,7 @@ else
   part "images loaded"
 fi
 cd "$root"
-$build && $cargo build --release --package im-e2e
+if $own && $build; then $cargo build --release --workspace --bins; fi
 target=$($cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 status=0
 "$target/release/im-e2e" kubernetes --version "$version" --next "$next" --folder "$cache/runs/$(date +%Y%m%d-%H%M%S)" "$@" || status=$?

@@ -45,9 +45,10 @@ for version; do
   for program in "${wanted[@]}"; do
     [ -f "$cache/images/$program-$version-$made_of.tar" ] && continue
     say "compiling $version"
-    # The workspace's own version is what a plain build has: whoever built in release before has built this one.
+    # The workspace's own version is what a plain build has: whoever built in release before has built this one. All packages
+    # are chosen each time, and so the same features of all that they depend on.
     stamp=(IM_BUILD_VERSION="$version"); [ "$version" != "$own" ] || stamp=()
-    (cd "$root" && env "${stamp[@]}" $cargo build --profile "$profile" "${wanted[@]/#/--package=}" >&2)
+    (cd "$root" && env "${stamp[@]}" $cargo build --profile "$profile" --workspace "${wanted[@]/#/--bin=}" >&2)
     rm -f "$cache"/images/im{-*,ctl}-"$version"-*.tar
     for program in "${wanted[@]}"; do
       install -D "$target/${profile/dev/debug}/$program" "$scratch/$version/$program"
