@@ -210,7 +210,8 @@ fn without_master(seen: &Observed) -> Decision {
     let others = (0..seen.servers.len()).filter(astray);
     actions.extend(others.map(|place| Action::Follow(place, master.clone())));
     actions.extend((0..seen.sentinels.len()).map(|place| Action::Monitor(place, master.clone())));
-    let verdict = Verdict::no(Reason::NoMaster, format!("{master} is made the master"));
+    let reason = if fresh { Reason::Starting } else { Reason::NoMaster };
+    let verdict = Verdict::no(reason, format!("{master} is made the master"));
     Decision { actions, verdict, master: None }
 }
 

@@ -109,12 +109,17 @@ fn leaves(cluster: &ImCluster) -> Vec<&'static str> {
     names
 }
 
+/// Whether tokens are signed with a secret that the operator makes, as the spec names nothing else.
+pub fn generates_auth(cluster: &ImCluster) -> bool {
+    let auth = &cluster.spec.auth;
+    auth.hs256_secret.is_none() && auth.public_keys.is_none() && auth.jwks_url.is_none()
+}
+
 fn plains(cluster: &ImCluster) -> Vec<Plain> {
     let (name, spec) = (cluster.name_any(), &cluster.spec);
     let retained = spec.redis.storage.retain;
     let mut wanted = vec![Plain { name: format!("{name}-peer"), key: PEER, retained: false }];
-    let auth = &spec.auth;
-    if auth.hs256_secret.is_none() && auth.public_keys.is_none() && auth.jwks_url.is_none() {
+    if generates_auth(cluster) {
         wanted.push(Plain { name: format!("{name}-auth"), key: HS256, retained });
     }
     if spec.redis.mode != RedisMode::External {

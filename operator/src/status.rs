@@ -156,6 +156,12 @@ fn endpoints(cluster: &ImCluster, found: &Findings) -> Endpoints {
         ws: format!("ws://{name}-connect.{namespace}.svc:3102/ws"),
         http: format!("http://{name}-logic.{namespace}.svc:3111"),
         external: found.external.clone(),
+        first_token: crate::secrets::generates_auth(cluster).then(|| {
+            let get = format!("kubectl -n {namespace} get secret {name}-auth -o jsonpath='{{.data.hs256-secret}}'");
+            format!(
+                "{get} | base64 -d >auth.secret && imctl token --secret-file auth.secret --user alice --rooms 'lobby*'"
+            )
+        }),
     }
 }
 

@@ -50,6 +50,9 @@ pub struct Endpoints {
     /// Addresses of the load balancer, where there is one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub external: Vec<String>,
+    /// How to get a first token, where the operator generated the secret that signs them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_token: Option<String>,
 }
 
 /// A tier's pods.
