@@ -222,8 +222,8 @@ fn conditions(cluster: &ImCluster, found: &Findings, was_ready: bool) -> Vec<(Co
         (Of::Progressing, progressing),
         (Of::Degraded, degraded),
         (Of::Paused, paused),
-        (Of::RedisReady, redis),
-        (Of::EtcdReady, etcd),
+        (Of::RedisReady, serving(found.redis_says.as_ref(), redis)),
+        (Of::EtcdReady, serving(found.etcd_says.as_ref(), etcd)),
         (Of::LogicReady, logic),
         (Of::ConnectReady, connect),
         (Of::OverrideIgnored, overrides),
@@ -264,6 +264,11 @@ fn of_store(seen: Option<&Seen>, with: Option<&Seen>, says: Option<&Verdict>, na
         Some(says) if !says.holds() || pods.holds() => says.clone(),
         _ => pods,
     }
+}
+
+/// What it says itself, where it serves: that a pod is missing shows in `Ready`.
+fn serving(says: Option<&Verdict>, with_pods: Verdict) -> Verdict {
+    says.filter(|says| says.holds()).cloned().unwrap_or(with_pods)
 }
 
 fn ready(found: &Findings, tiers: &[(&str, &Verdict); 4]) -> Verdict {
