@@ -50,11 +50,11 @@ pub fn has_data(folder: &Path) -> std::io::Result<bool> {
     }
 }
 
-/// Waits until etcd may start. Endless: the pod shows that it waits, and the operator says why.
+/// Waits until etcd may start, and tells why it may not yet. Endless: the pod shows that it waits.
 ///
 /// # Errors
 /// The folder or the certificates can't be read.
-pub async fn join(who: &Join) -> std::io::Result<May> {
+pub async fn join(who: &Join, mut tell: impl FnMut(&str)) -> std::io::Result<May> {
     let mut told = String::new();
     loop {
         if has_data(&who.data)? {
@@ -65,7 +65,7 @@ pub async fn join(who: &Join) -> std::io::Result<May> {
             Some(why) => why,
         };
         if why != told {
-            tracing::info!("the volume is empty: {why}");
+            tell(&why);
             told = why;
         }
         sleep(PAUSE.mul_f64(rand::random_range(0.8..1.2))).await;

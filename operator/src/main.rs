@@ -85,10 +85,13 @@ fn join_arguments(rest: &[OsString]) -> Option<Join> {
 }
 
 fn wait_to_join(join: &Join) -> ExitCode {
+    let tell = |why: &str| {
+        let _ = writeln!(std::io::stderr(), "the volume is empty: {why}");
+    };
     let wait = async {
         let mut end = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         tokio::select! {
-            may = im_operator::join::join(join) => may.map(Some),
+            may = im_operator::join::join(join, tell) => may.map(Some),
             _ = end.recv() => Ok(None),
         }
     };

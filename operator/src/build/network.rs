@@ -54,7 +54,8 @@ pub(super) fn policies(building: &mut Building<'_>) {
         all.push((
             Tier::Etcd,
             vec![
-                rule(&[names::ETCD_CLIENT_PORT], vec![connect, logic, operator]),
+                // A member with an empty volume asks the others whether they await it.
+                rule(&[names::ETCD_CLIENT_PORT], vec![connect, logic, operator, etcd.clone()]),
                 rule(&[names::ETCD_PEER_PORT], vec![etcd]),
                 rule(&[names::ETCD_METRICS_PORT], metrics),
             ],

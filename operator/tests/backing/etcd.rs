@@ -70,9 +70,12 @@ async fn an_empty_volume_waits_until_it_is_taken_in_and_gets_its_vote_when_it_is
         members: vec![zero.client.clone(), one.client.clone()],
         tls: Some(tls.path().to_owned()),
     };
-    assert!(timeout(Duration::from_secs(4), join(&who)).await.is_err(), "nobody awaits it, and it would start");
+    let mut said = Vec::new();
+    let waits = timeout(Duration::from_secs(4), join(&who, |why| said.push(why.to_owned()))).await;
+    assert!(waits.is_err(), "nobody awaits it, and it would start");
+    assert_eq!(said, [format!("{} does not await it yet", zero.client)]);
     act::change(&zero.client, of(), &peers, Action::Add(1)).await.expect("added");
-    let may = timeout(Duration::from_secs(15), join(&who)).await.expect("it is awaited").expect("read");
+    let may = timeout(Duration::from_secs(15), join(&who, |_| {})).await.expect("it is awaited").expect("read");
     assert_eq!(may, May::TakenIn);
 
     let cluster = format!("m-0={},m-1={}", zero.peer, one.peer);
@@ -95,7 +98,7 @@ async fn an_empty_volume_waits_until_it_is_taken_in_and_gets_its_vote_when_it_is
         (!answer.learner && members?.iter().all(|member| !member.learner)).then_some(())
     })
     .await;
-    let may = timeout(Duration::from_secs(5), join(&who)).await.expect("at once").expect("read");
+    let may = timeout(Duration::from_secs(5), join(&who, |_| {})).await.expect("at once").expect("read");
     assert_eq!(may, May::Data, "a volume with data starts without asking anybody");
 
     // Etcd itself refuses while a member has not been connected to the others for a few seconds.
