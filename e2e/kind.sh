@@ -11,8 +11,8 @@
 #   --cluster   the kind cluster's name, imcluster unless given
 #   OPTION…     for the test program: --case NAME (repeatedly), --all, --rollouts N, --connections N …; --help lists them
 #
-# Needs root on Debian, or Docker, kind's programs and Rust. What is built is kept in ~/.cache/imcluster-kind (IM_KIND_CACHE).
-# IM_KIND_CARGO is the command that compiles, cargo unless given.
+# Needs root on Debian, or Docker, kind's programs and Rust. What is built is kept in ~/.cache/imcluster-kind (IMCLUSTER_KIND_CACHE).
+# IMCLUSTER_KIND_CARGO is the command that compiles, cargo unless given.
 set -euo pipefail
 keep=false reuse=false build=true own=false name=imcluster
 while [ $# -gt 0 ]; do
@@ -31,7 +31,7 @@ done
 kind=$(cd "$(dirname "$0")/kind" && pwd)
 given=${KUBECONFIG:-}
 . "$kind/common.sh"
-cargo=${IM_KIND_CARGO:-cargo}
+cargo=${IMCLUSTER_KIND_CARGO:-cargo}
 version=0.1.0 next=0.1.1
 part() { say "$1: $((SECONDS - since)) s"; since=$SECONDS; }
 since=$SECONDS
@@ -69,4 +69,9 @@ target=$($cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directo
 status=0
 "$target/release/im-e2e" kubernetes --version "$version" --next "$next" --folder "$cache/runs/$(date +%Y%m%d-%H%M%S)" "$@" || status=$?
 part "cases"
+if ! $own; then
+  # The definition is there now, so ImClusters are checked as well.
+  HELM=$programs/helm ./tools/check-charts --server || status=$?
+  part "charts on the API server"
+fi
 exit $status

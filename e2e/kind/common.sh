@@ -1,9 +1,9 @@
 # Sourced by the scripts beside it: where things are kept, how progress is said, how container images are written.
 kind_folder=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$kind_folder/../.." && pwd)
-cache=${IM_KIND_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/imcluster-kind}
+cache=${IMCLUSTER_KIND_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/imcluster-kind}
 programs=$cache/bin
-export KUBECONFIG=${IM_KIND_KUBECONFIG:-$cache/kubeconfig}
+export KUBECONFIG=${IMCLUSTER_KIND_KUBECONFIG:-$cache/kubeconfig}
 export PATH=$programs:$PATH
 debian=bookworm
 mkdir -p "$programs"

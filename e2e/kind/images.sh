@@ -5,16 +5,16 @@
 #   images.sh VERSION [NEXT…]   connect, logic, operator and imctl of VERSION; connect and logic again for each NEXT. Each
 #                               version is a build of its own, and is what its programs report.
 #
-# IM_KIND_CARGO (default: cargo) is the command that builds, IM_KIND_PROFILE (default: release) the profile: `dev` compiles
+# IMCLUSTER_KIND_CARGO (default: cargo) is the command that builds, IMCLUSTER_KIND_PROFILE (default: release) the profile: `dev` compiles
 # sooner and is slower to run.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 [ $# -gt 0 ] || fail "which versions?"
 debian_install mmdebstrap=mmdebstrap jq=jq
-cargo=${IM_KIND_CARGO:-cargo}
+cargo=${IMCLUSTER_KIND_CARGO:-cargo}
 [ -x "$programs/etcd" ] || "$kind_folder/programs.sh"
 mkdir -p "$cache/images"
-profile=${IM_KIND_PROFILE:-release}
+profile=${IMCLUSTER_KIND_PROFILE:-release}
 first=$1
 ours() { echo im-connect im-logic; [ "$1" != "$first" ] || echo im-operator imctl; }
 

@@ -5,7 +5,7 @@ set -euo pipefail
 . "$(dirname "$0")/common.sh"
 debian_install mmdebstrap=mmdebstrap jq=jq
 "$kind_folder/engine.sh"
-[ "${IM_KIND_PROGRAMS:-build}" = kept ] || "$kind_folder/programs.sh"
+[ "${IMCLUSTER_KIND_PROGRAMS:-build}" = kept ] || "$kind_folder/programs.sh"
 kubernetes=$(cat "$programs/kubernetes.version")
 name=localhost/imcluster-node:$kubernetes
 

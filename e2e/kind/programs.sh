@@ -23,7 +23,7 @@ stamp+=" -X helm.sh/helm/v3/internal/version.version=$(go list -m -f '{{.Version
 
 program() { # NAME PACKAGE
   [[ $only = "  " || $only = *" $1 "* ]] || return 0
-  nice -n "${IM_KIND_NICE:-10}" go build -trimpath -ldflags "-s -w$stamp" -o "$programs/$1" "$2"
+  nice -n "${IMCLUSTER_KIND_NICE:-10}" go build -trimpath -ldflags "-s -w$stamp" -o "$programs/$1" "$2"
   say "built $1"
 }
 program kind sigs.k8s.io/kind

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Brings the kind cluster NAME up (default: imcluster), or finds it there, and waits until it can be used. Its node image is
-# IM_KIND_NODE_IMAGE, else kind's public one where it can be had, else one that is built here.
+# IMCLUSTER_KIND_NODE_IMAGE, else kind's public one where it can be had, else one that is built here.
 #
 #   up.sh [NAME]
 set -euo pipefail
@@ -10,7 +10,7 @@ name=${1:-imcluster}
 [ -x "$programs/kind" ] && [ -x "$programs/helm" ] && [ -x "$programs/kubectl" ] || "$kind_folder/programs.sh"
 
 if ! kind get clusters 2>/dev/null | grep --line-regexp --quiet "$name"; then
-  image=${IM_KIND_NODE_IMAGE:-}
+  image=${IMCLUSTER_KIND_NODE_IMAGE:-}
   if [ -z "$image" ]; then
     public=kindest/node:$(cat "$programs/kubernetes.version")
     if docker image inspect "$public" >/dev/null 2>&1 || timeout 300 docker pull --quiet "$public" >/dev/null 2>&1; then

@@ -67,6 +67,13 @@ pub(crate) async fn run(
     judge(args, &report)
 }
 
+/// Lets this process open as many sockets as the system allows it. Where that fails, connecting says why.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
 fn of_stack(args: &BenchArgs, stack: &Stack) -> Result<Aim, Failure> {
     Ok(Aim {
         name: if args.start == Some(Start::Cluster) { "cluster" } else { "standalone" }.to_owned(),

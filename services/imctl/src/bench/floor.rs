@@ -46,6 +46,7 @@ struct Floor {
 
 /// `imctl bench-floor`: prints the address it listens on and serves until its standard input ends.
 pub(crate) fn run(joins: bool) -> Result<(), Failure> {
+    super::raise_descriptor_limit();
     let poll = Poll::new()?;
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;

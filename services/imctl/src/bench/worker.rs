@@ -79,6 +79,7 @@ struct Worker {
 
 /// `imctl bench-worker`.
 pub(crate) fn run() -> Result<(), Failure> {
+    super::raise_descriptor_limit();
     let poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), WAKER)?;
     let (orders, taken) = mpsc::channel();
