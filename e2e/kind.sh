@@ -12,6 +12,7 @@
 #   OPTION…     for the test program: --case NAME (repeatedly), --all, --rollouts N, --connections N …; --help lists them
 #
 # Needs root on Debian, or Docker, kind's programs and Rust. What is built is kept in ~/.cache/imcluster-kind (IMCLUSTER_KIND_CACHE).
+# Ends with 3 where no cluster comes up, otherwise with 1 where anything else fails.
 # IMCLUSTER_KIND_CARGO is the command that compiles, cargo unless given.
 set -euo pipefail
 keep=false reuse=false build=true own=false name=imcluster
@@ -48,7 +49,7 @@ else
   if ! $keep; then
     trap 'kind delete cluster --name "$name"; rm -rf "$scratch"' EXIT
   fi
-  "$kind/up.sh" "$name"
+  "$kind/up.sh" "$name" || exit 3
   part "cluster"
   if $build; then
     # The test program first: a build of another version changes what lies beside it.
