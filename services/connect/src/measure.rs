@@ -69,9 +69,10 @@ impl Room {
             for member in members {
                 let outbox = &mut outboxes[*member as usize];
                 outbox.push(bytes.clone());
-                let flushed = outbox.flush(|bytes| {
-                    written += bytes.len();
-                    Ok(bytes.len())
+                let flushed = outbox.flush(|slices| {
+                    let length: usize = slices.iter().map(|slice| slice.len()).sum();
+                    written += length;
+                    Ok(length)
                 });
                 assert!(matches!(flushed, Ok(true)));
             }
@@ -111,9 +112,9 @@ pub fn outbox(frames: usize, frame: &Bytes) -> usize {
         outbox.push(frame.clone());
     }
     let mut writes = 0;
-    let flushed = outbox.flush(|bytes| {
+    let flushed = outbox.flush(|slices| {
         writes += 1;
-        Ok(bytes.len().min(4096))
+        Ok(slices.iter().map(|slice| slice.len()).sum::<usize>().min(4096))
     });
     assert!(matches!(flushed, Ok(true)) && outbox.is_empty(), "everything has left");
     writes

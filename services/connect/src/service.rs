@@ -161,6 +161,7 @@ fn run_shard(inbox: Inbox, tcp: TcpListener, ws: TcpListener, make: &dyn Fn() ->
         tokio::task::spawn_local(accept::accept(std::rc::Rc::clone(&shard), tcp, true));
         tokio::task::spawn_local(accept::accept(std::rc::Rc::clone(&shard), ws, false));
         tokio::task::spawn_local(std::rc::Rc::clone(&shard).upkeep());
+        tokio::task::spawn_local(std::rc::Rc::clone(&shard).flush_answers());
         inbox.run(shard).await;
     });
 }

@@ -1,6 +1,7 @@
 //! One thread's part of the node: its connections, its part of the hub, and the queue through which the rest of the
 //! process reaches it. Everything here runs on that thread; nothing is locked, nothing in a fan-out awaits.
 
+mod answers;
 mod fan_out;
 mod inbox;
 mod upkeep;
@@ -16,6 +17,7 @@ use im_wire::ids::{RoomId, Seq, UserId};
 use slab::Slab;
 use tokio_util::sync::CancellationToken;
 
+use self::answers::Answered;
 use crate::accept::admission::Admission;
 use crate::accept::rate::Bucket;
 use crate::downlink::router::Router;
@@ -52,6 +54,7 @@ pub(crate) struct Shard {
     /// Pages of history for members whose outbox is too full just now.
     held: RefCell<Vec<(RoomId, Member, Place)>>,
     compare_step: Cell<u64>,
+    answered: Answered,
 }
 
 impl Shard {
@@ -80,6 +83,7 @@ impl Shard {
             ip_rates: RefCell::default(),
             held: RefCell::default(),
             compare_step: Cell::new(0),
+            answered: Answered::default(),
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, IoSlice};
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -150,6 +150,21 @@ impl Connection {
         self.stream.try_write(bytes)
     }
 
+    fn try_write_joined(&self, slices: &[IoSlice<'_>]) -> std::io::Result<usize> {
+        metrics::count_write();
+        self.stream.try_write_vectored(slices)
+    }
+
+    /// Like [`Self::write`], but leaves what the socket might take at once in the outbox. `true`: somebody has to flush it.
+    pub(crate) fn write_later(&self, bytes: &Bytes) -> bool {
+        if self.has_waiting() || self.is_broken() || self.ending.borrow().is_some() {
+            self.write(bytes);
+            return false;
+        }
+        self.outbox.borrow_mut().push(bytes.clone());
+        true
+    }
+
     /// Writes a signal: dropped where half the outbox is taken.
     pub(crate) fn write_signal(&self, bytes: &Bytes) -> bool {
         let room = self.outbox.borrow().len() < self.bound / 2;
@@ -162,7 +177,7 @@ impl Connection {
     }
 
     fn flush_into(&self, outbox: &mut Outbox) {
-        match outbox.flush(|bytes| self.try_write(bytes)) {
+        match outbox.flush(|slices| self.try_write_joined(slices)) {
             Ok(true) => {}
             Ok(false) => self.wake.notify_one(),
             Err(_) => {

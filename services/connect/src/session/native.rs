@@ -25,8 +25,8 @@ pub(crate) fn take(shard: &Rc<Shard>, connection: &Rc<Connection>, request: Requ
         }
         ClientOp::Ping => answer(connection, req, ServerOp::Pong { time_ms: upkeep_unix_ms() }),
         ClientOp::Subscribe { rooms, all } => {
-            let (shard, connection) = (Rc::clone(shard), Rc::clone(connection));
-            in_flight(Rc::clone(&connection), subscribe::subscribe(shard, connection, req, rooms, all));
+            let work = subscribe::subscribe(Rc::clone(shard), Rc::clone(connection), req, rooms, all);
+            in_flight(shard, connection, work);
         }
         ClientOp::Unsubscribe { rooms } => {
             for room in &rooms {
@@ -63,12 +63,17 @@ fn answer(connection: &Connection, req: u32, op: ServerOp) {
 }
 
 /// Runs beside the session and counts against its bound.
-fn in_flight(connection: Rc<Connection>, work: impl Future<Output = ()> + 'static) {
+fn in_flight(shard: &Rc<Shard>, connection: &Rc<Connection>, work: impl Future<Output = ()> + 'static) {
     connection.in_flight.set(connection.in_flight.get() + 1);
+    let (bound, connection) = (shard.options.max_in_flight, Rc::clone(connection));
     tokio::task::spawn_local(async move {
         work.await;
-        connection.in_flight.set(connection.in_flight.get() - 1);
-        connection.wake();
+        let before = connection.in_flight.get();
+        connection.in_flight.set(before - 1);
+        if before >= bound {
+            // The session has not been reading.
+            connection.wake();
+        }
     });
 }
 
@@ -80,14 +85,15 @@ fn ask(
     op: call::Op,
     read: impl FnOnce(&Connection, reply::Result) -> Option<ServerOp> + 'static,
 ) {
-    let (logic, asker) = (std::sync::Arc::clone(&shard.logic), Rc::clone(connection));
-    in_flight(Rc::clone(connection), async move {
+    let (asked, asker) = (Rc::clone(shard), Rc::clone(connection));
+    in_flight(shard, connection, async move {
         let grant = asker.grant.borrow().clone();
-        let op = match logic.call(grant, &asker.id, op).await {
+        let op = match asked.logic.call(grant, &asker.id, op).await {
             Ok(result) => read(&asker, result).ok_or_else(translate::unexpected),
             Err(fault) => Err(fault),
         };
-        answer(&asker, req, op.unwrap_or_else(|fault| ServerOp::Error(translate::error(fault))));
+        let op = op.unwrap_or_else(|fault| ServerOp::Error(translate::error(fault)));
+        asked.answer(&asker, &asker.encoding.get().response(req, op));
     });
 }
 

@@ -2,8 +2,12 @@
 //! bytes, until the socket is writable again. An empty outbox owns nothing.
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
 
 use bytes::{Buf, Bytes};
+
+/// How many of what waits go into one write.
+const JOINED: usize = 64;
 
 /// What waits for the socket.
 #[derive(Debug, Default)]
@@ -29,18 +33,20 @@ impl Outbox {
         }
     }
 
-    /// Writes as much as `write` takes. Returns whether everything has gone; an error is the socket's end.
-    pub(crate) fn flush(&mut self, mut write: impl FnMut(&[u8]) -> std::io::Result<usize>) -> std::io::Result<bool> {
-        while let Some(front) = self.waiting.front_mut() {
-            match write(front) {
+    /// Writes as much as `write` takes, joined. Returns whether everything has gone; an error is the socket's end.
+    pub(crate) fn flush(
+        &mut self,
+        mut write: impl FnMut(&[IoSlice<'_>]) -> std::io::Result<usize>,
+    ) -> std::io::Result<bool> {
+        while !self.waiting.is_empty() {
+            let mut slices = [IoSlice::new(&[]); JOINED];
+            let joined = self.waiting.len().min(JOINED);
+            for (slice, bytes) in slices.iter_mut().zip(&self.waiting) {
+                *slice = IoSlice::new(bytes);
+            }
+            match write(&slices[..joined]) {
                 Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    self.bytes -= written;
-                    front.advance(written);
-                    if front.is_empty() {
-                        self.waiting.pop_front();
-                    }
-                }
+                Ok(written) => self.written(written),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -48,6 +54,18 @@ impl Outbox {
         }
         self.waiting = VecDeque::new();
         Ok(true)
+    }
+
+    fn written(&mut self, mut length: usize) {
+        self.bytes -= length;
+        while let Some(front) = self.waiting.front_mut().filter(|_| length > 0) {
+            let part = length.min(front.len());
+            front.advance(part);
+            length -= part;
+            if front.is_empty() {
+                self.waiting.pop_front();
+            }
+        }
     }
 
     /// Nothing that waits will be written.
@@ -60,6 +78,10 @@ impl Outbox {
 mod tests {
     use super::*;
 
+    fn joined(slices: &[IoSlice<'_>]) -> Vec<u8> {
+        slices.iter().flat_map(|slice| slice.iter().copied()).collect()
+    }
+
     #[test]
     fn what_the_socket_does_not_take_waits_in_order() {
         let mut outbox = Outbox::default();
@@ -67,7 +89,8 @@ mod tests {
         outbox.push(Bytes::from_static(b"two"));
         let mut taken = Vec::new();
         let mut room = 4;
-        let mut write = |bytes: &[u8]| {
+        let mut write = |slices: &[IoSlice<'_>]| {
+            let bytes = joined(slices);
             let n = bytes.len().min(room);
             room -= n;
             taken.extend_from_slice(&bytes[..n]);
@@ -77,13 +100,33 @@ mod tests {
         assert_eq!(outbox.len(), 2);
         assert!(
             outbox
-                .flush(|bytes| {
-                    taken.extend_from_slice(bytes);
-                    Ok(bytes.len())
+                .flush(|slices| {
+                    taken.extend_from_slice(&joined(slices));
+                    Ok(joined(slices).len())
                 })
                 .unwrap()
         );
         assert_eq!((taken.as_slice(), outbox.len()), (&b"onetwo"[..], 0));
+    }
+
+    #[test]
+    fn what_waits_leaves_joined() {
+        let mut outbox = Outbox::default();
+        for number in 0..150_u8 {
+            outbox.push(vec![number; 3].into());
+        }
+        let mut writes = Vec::new();
+        let flushed = outbox.flush(|slices| {
+            // The socket does not take the last byte of each.
+            let length = joined(slices).len() - 1;
+            writes.push(joined(slices)[..length.max(1)].to_vec());
+            Ok(length.max(1))
+        });
+        assert!(flushed.unwrap());
+        let expected: Vec<u8> = (0..150).flat_map(|number| [number; 3]).collect();
+        assert_eq!(writes.concat(), expected);
+        assert_eq!((outbox.len(), outbox.is_empty()), (0, true));
+        assert!(writes.len() < 8, "{} writes", writes.len());
     }
 
     #[test]
