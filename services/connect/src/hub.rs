@@ -11,6 +11,7 @@ mod room;
 mod tests;
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -186,6 +187,7 @@ impl Hub {
             }
             keep
         });
+        give_back(&mut self.rooms);
     }
 
     /// Hands every room's new items to `deliver`, with the live members that are owed them.
@@ -225,5 +227,13 @@ impl Hub {
     /// How many rooms there are.
     pub(crate) fn len(&self) -> usize {
         self.rooms.len()
+    }
+}
+
+/// A crowd that has left must not keep its memory.
+pub(crate) fn give_back<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
+    const SPARE: usize = 1024;
+    if map.capacity() > SPARE.max(4 * map.len()) {
+        map.shrink_to(2 * map.len());
     }
 }

@@ -9,6 +9,7 @@ use im_wire::ids::RoomId;
 use tokio::sync::mpsc;
 
 use super::{Bus, Tidings};
+use crate::hub::give_back;
 use crate::metrics;
 use crate::shard::Order;
 use crate::uplink::translate;
@@ -74,6 +75,7 @@ impl Router {
             route.shards &= !(1 << shard);
             if route.shards == 0 {
                 routes.remove(room);
+                give_back(&mut routes);
                 self.bus.unsubscribe(room);
             }
         }

@@ -310,3 +310,22 @@ fn a_room_that_stays_empty_is_forgotten() {
     world.take(&Step::Tick(600));
     assert_eq!((world.hub.len(), world.hear_wanted), (0, false));
 }
+
+#[test]
+fn rooms_that_everybody_has_left_cost_nothing() {
+    let limits = Limits { pending: 4, linger: Duration::from_secs(1), retry: Duration::from_millis(100) };
+    let (mut hub, mut effects, now) = (Hub::new(limits), Vec::new(), Instant::now());
+    let rooms: Vec<RoomId> = (0..100_000).map(|number| RoomId::new(&format!("r-{number}")).unwrap()).collect();
+    let start = Place { epoch: 1, seq: 0 };
+    for room in &rooms {
+        hub.join(room, 1, start, start, &mut effects);
+        hub.leave(room, 1, now);
+    }
+    hub.join(&rooms[7], 2, start, start, &mut effects);
+    assert_eq!(hub.len(), rooms.len());
+    effects.clear();
+    hub.tick(now + Duration::from_secs(2), &mut effects);
+    assert_eq!(effects.len(), rooms.len() - 1, "all but one are forgotten");
+    assert_eq!(hub.len(), 1);
+    assert!(hub.rooms.capacity() < 2_000, "room for {}", hub.rooms.capacity());
+}
