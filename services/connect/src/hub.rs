@@ -10,7 +10,7 @@ mod room;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use im_wire::ids::{Epoch, RoomId, Seq};
 use im_wire::native::Message;
 
-pub(crate) use room::{Member, Room};
+pub(crate) use room::{Member, Part, Room};
 
 /// A place in a room's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -89,20 +89,20 @@ pub(crate) struct Counts {
 pub(crate) struct Hub {
     rooms: HashMap<RoomId, Room>,
     limits: Limits,
-    /// Rooms with something to deliver.
-    dirty: Vec<RoomId>,
+    /// Rooms with something to deliver, and perhaps some that have nothing any more.
+    dirty: VecDeque<RoomId>,
     pub(crate) counts: Counts,
 }
 
 impl Hub {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { rooms: HashMap::new(), limits, dirty: Vec::new(), counts: Counts::default() }
+        Self { rooms: HashMap::new(), limits, dirty: VecDeque::new(), counts: Counts::default() }
     }
 
     /// A member begins to hear a room from a place that it has had; `head` is where logic saw the log's head. Deliver
-    /// with [`Hub::deliver`] first: who becomes live must not get what is still to be delivered.
+    /// with [`Hub::deliver_room`] first: who becomes live must not get what is still to be delivered.
     pub(crate) fn join(&mut self, id: &RoomId, member: Member, after: Place, head: Place, effects: &mut Vec<Effect>) {
-        debug_assert!(self.dirty.is_empty(), "deliver before anybody joins");
+        debug_assert!(self.rooms.get(id).is_none_or(Room::is_clean), "deliver before anybody joins");
         let room = self.rooms.entry(id.clone()).or_insert_with(|| {
             effects.push(Effect::Hear(id.clone()));
             Room::new(head)
@@ -110,9 +110,9 @@ impl Hub {
         room.join(id, member, after, effects);
     }
 
-    /// A member no longer hears a room.
+    /// A member no longer hears a room. Deliver with [`Hub::deliver_room`] first.
     pub(crate) fn leave(&mut self, id: &RoomId, member: Member, now: Instant) {
-        debug_assert!(self.dirty.is_empty(), "deliver before anybody leaves");
+        debug_assert!(!self.rooms.get(id).is_some_and(Room::is_under_way), "deliver before anybody leaves");
         if let Some(room) = self.rooms.get_mut(id) {
             room.leave(member, now);
         }
@@ -136,11 +136,11 @@ impl Hub {
         let was_clean = room.is_clean();
         room.logged(&id, message, &self.limits, &mut self.counts, effects);
         if was_clean && !room.is_clean() {
-            self.dirty.push(id);
+            self.dirty.push_back(id);
         }
     }
 
-    /// The log answered.
+    /// The log answered. Deliver with [`Hub::deliver_room`] first.
     pub(crate) fn fetched(
         &mut self,
         id: &RoomId,
@@ -150,14 +150,14 @@ impl Hub {
         now: Instant,
         effects: &mut Vec<Effect>,
     ) {
-        debug_assert!(self.dirty.is_empty(), "deliver before an answer is taken");
+        debug_assert!(self.rooms.get(id).is_none_or(Room::is_clean), "deliver before an answer is taken");
         let Some(room) = self.rooms.get_mut(id) else { return };
         match asker {
             Asker::Room => room.repaired(id, asked, answer, now, &self.limits, &mut self.counts, effects),
             Asker::Member(member) => room.caught_up(id, member, asked, answer, now, &self.limits, effects),
         }
         if !room.is_clean() {
-            self.dirty.push(id.clone());
+            self.dirty.push_back(id.clone());
         }
     }
 
@@ -190,12 +190,30 @@ impl Hub {
         give_back(&mut self.rooms);
     }
 
-    /// Hands every room's new items to `deliver`, with the live members that are owed them.
-    pub(crate) fn deliver(&mut self, mut deliver: impl FnMut(&RoomId, &[Member], &[Item])) {
-        for id in std::mem::take(&mut self.dirty) {
-            if let Some(room) = self.rooms.get_mut(&id) {
-                let items = room.take_items();
-                deliver(&id, room.live(), &items);
+    /// Hands the rooms' new items to `deliver`, with live members that are owed them: about `budget` members in all. A room
+    /// with more of them than are left of the budget goes on behind the other rooms. Returns whether anything is left.
+    pub(crate) fn deliver(&mut self, budget: usize, mut deliver: impl FnMut(&RoomId, Part<'_>)) -> bool {
+        let mut left = budget;
+        while left > 0 {
+            let Some(id) = self.dirty.pop_front() else { return false };
+            let Some(room) = self.rooms.get_mut(&id) else { continue };
+            if !room.is_clean() {
+                let handed = room.hand_on(left, |part| deliver(&id, part));
+                // A room without members here takes a moment too.
+                left = left.saturating_sub(handed.max(1));
+                if !room.is_clean() {
+                    self.dirty.push_back(id);
+                }
+            }
+        }
+        !self.dirty.is_empty()
+    }
+
+    /// Hands all of one room's new items to `deliver`.
+    pub(crate) fn deliver_room(&mut self, id: &RoomId, mut deliver: impl FnMut(Part<'_>)) {
+        if let Some(room) = self.rooms.get_mut(id) {
+            while !room.is_clean() {
+                room.hand_on(usize::MAX, &mut deliver);
             }
         }
     }

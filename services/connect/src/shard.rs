@@ -108,9 +108,9 @@ impl Shard {
 
     /// The connection is gone: nothing refers to it afterwards.
     pub(crate) fn exit(&self, connection: &Connection) {
-        self.deliver();
         let now = Instant::now();
         for (room, _) in connection.rooms.take() {
+            self.deliver_room(&room);
             self.hub.borrow_mut().leave(&room, connection.key, now);
             self.count_online(connection, &room, false);
         }
@@ -144,7 +144,7 @@ impl Shard {
 
     /// The connection hears a room from behind `after`; `head` is where logic saw the log's head just now.
     pub(crate) fn join(self: &Rc<Self>, connection: &Connection, room: &RoomId, after: Place, head: Place) {
-        self.deliver();
+        self.deliver_room(room);
         let heard = connection.rooms.borrow_mut().insert(room.clone(), Hearing { checked_at: head.seq });
         let mut effects = Vec::new();
         {
@@ -161,7 +161,7 @@ impl Shard {
 
     /// The connection no longer hears a room. Returns whether it did.
     pub(crate) fn leave(&self, connection: &Connection, room: &RoomId) -> bool {
-        self.deliver();
+        self.deliver_room(room);
         let heard = connection.rooms.borrow_mut().remove(room).is_some();
         if heard {
             self.hub.borrow_mut().leave(room, connection.key, Instant::now());
@@ -220,14 +220,14 @@ impl Shard {
         let shard = Rc::clone(self);
         tokio::task::spawn_local(async move {
             let answer = shard.logic.fetch(&room, after, asker == Asker::Room).await;
-            shard.deliver();
+            shard.deliver_room(&room);
             let mut effects = Vec::new();
             let now = Instant::now();
             match answer {
                 Ok(answer) => shard.hub.borrow_mut().fetched(&room, asker, after, (*answer).clone(), now, &mut effects),
                 Err(_) => shard.hub.borrow_mut().fetch_failed(&room, asker, now),
             }
-            shard.deliver();
+            shard.deliver_room(&room);
             shard.carry_out(effects);
         });
     }

@@ -29,6 +29,22 @@ enum Repair {
     Retry(Instant),
 }
 
+/// Items of which some live members have been handed all, the others none.
+#[derive(Debug, Default)]
+struct UnderWay {
+    items: Vec<Item>,
+    /// How many members, from the beginning of `live`, have been handed them.
+    handed: usize,
+}
+
+/// Items, and some of the members that are owed them.
+pub(crate) struct Part<'r> {
+    pub(crate) members: &'r [Member],
+    pub(crate) items: &'r [Item],
+    /// Every member has been handed them with this part.
+    pub(crate) last: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct Room {
     head: Place,
@@ -37,6 +53,7 @@ pub(crate) struct Room {
     index: HashMap<Member, usize>,
     behind: HashMap<Member, CatchUp>,
     items: Vec<Item>,
+    under_way: UnderWay,
     pending: Vec<Arc<Message>>,
     /// Events were dropped while waiting: ask once more after the answer.
     overflowed: bool,
@@ -53,6 +70,7 @@ impl Room {
             index: HashMap::new(),
             behind: HashMap::new(),
             items: Vec::new(),
+            under_way: UnderWay::default(),
             pending: Vec::new(),
             overflowed: false,
             fruitless: 0,
@@ -69,12 +87,31 @@ impl Room {
         &self.live
     }
 
+    /// Every live member has been handed everything up to the head.
     pub(super) fn is_clean(&self) -> bool {
-        self.items.is_empty()
+        self.items.is_empty() && !self.is_under_way()
     }
 
-    pub(super) fn take_items(&mut self) -> Vec<Item> {
-        std::mem::take(&mut self.items)
+    /// Some live members have been handed more than others.
+    pub(super) fn is_under_way(&self) -> bool {
+        !self.under_way.items.is_empty()
+    }
+
+    /// Hands `deliver` the next part: at most so many members. Returns how many.
+    pub(super) fn hand_on(&mut self, limit: usize, deliver: impl FnOnce(Part<'_>)) -> usize {
+        let Self { live, items, under_way, .. } = self;
+        if under_way.items.is_empty() {
+            under_way.items = std::mem::take(items);
+        }
+        let waiting = &live[under_way.handed..];
+        let members = &waiting[..limit.min(waiting.len())];
+        let last = members.len() == waiting.len();
+        deliver(Part { members, items: &under_way.items, last });
+        under_way.handed += members.len();
+        if last {
+            *under_way = UnderWay::default();
+        }
+        members.len()
     }
 
     pub(super) fn is_over(&self, now: Instant, linger: Duration) -> bool {

@@ -10,7 +10,7 @@ use im_wire::ids::{Epoch, RoomId, Seq};
 use im_wire::native::{Body, Message};
 use proptest::prelude::*;
 
-use super::{Answer, Asker, Effect, Hub, Item, Limits, Member, Place};
+use super::{Answer, Asker, Effect, Hub, Item, Limits, Member, Part, Place};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -148,6 +148,13 @@ impl Record {
     }
 }
 
+fn tell(records: &mut HashMap<Member, Record>, part: &Part<'_>) {
+    for member in part.members {
+        let record = records.get_mut(member).expect("a live member has joined");
+        part.items.iter().for_each(|item| record.tell(item));
+    }
+}
+
 impl World {
     fn new() -> Self {
         let limits = Limits { pending: 4, linger: Duration::from_secs(1), retry: Duration::from_millis(100) };
@@ -163,14 +170,15 @@ impl World {
         }
     }
 
-    fn deliver(&mut self) {
+    /// To one member after the other.
+    fn deliver(&mut self, members: usize) {
         let records = &mut self.records;
-        self.hub.deliver(|_, members, items| {
-            for member in members {
-                let record = records.get_mut(member).expect("a live member has joined");
-                items.iter().for_each(|item| record.tell(item));
-            }
-        });
+        self.hub.deliver(members, |_, part| tell(records, &part));
+    }
+
+    fn deliver_room(&mut self) {
+        let records = &mut self.records;
+        self.hub.deliver_room(&room(), |part| tell(records, &part));
     }
 
     fn carry_out(&mut self, effects: Vec<Effect>) {
@@ -190,7 +198,7 @@ impl World {
     fn with(&mut self, act: impl FnOnce(&mut Hub, &mut Vec<Effect>)) {
         let mut effects = Vec::new();
         act(&mut self.hub, &mut effects);
-        self.deliver();
+        self.deliver(1);
         self.carry_out(effects);
     }
 
@@ -225,9 +233,12 @@ impl World {
                 // The epoch of the entry that the member had last.
                 let epoch = seq.checked_sub(1).and_then(|n| self.log.entries.get(n as usize)).map_or(0, |m| m.epoch);
                 self.records.insert(member, Record { from: seq, kept: Vec::new() });
+                self.deliver_room();
                 self.with(|hub, effects| hub.join(&room(), member, Place { epoch, seq }, head, effects));
             }
-            Step::Leave(member) if self.records.remove(&member).is_some() => {
+            Step::Leave(member) if self.records.contains_key(&member) => {
+                self.deliver_room();
+                self.records.remove(&member);
                 self.hub.leave(&room(), member, now);
                 self.asked.retain(|(asker, ..)| *asker != Asker::Member(member));
             }
@@ -238,6 +249,7 @@ impl World {
             Step::Answered(n) if n < self.asked.len() => {
                 let (asker, after, read) = self.asked.remove(n).expect("just checked");
                 let answer = read.unwrap_or_else(|| self.log.answer(after));
+                self.deliver_room();
                 self.with(|hub, effects| hub.fetched(&room(), asker, after, answer, now, effects));
             }
             Step::Failed(n) if n < self.asked.len() => {
@@ -277,6 +289,7 @@ impl World {
             }
             self.take(&Step::Compare);
             self.take(&Step::Tick(100));
+            self.deliver_room();
         }
     }
 }
@@ -328,4 +341,34 @@ fn rooms_that_everybody_has_left_cost_nothing() {
     assert_eq!(effects.len(), rooms.len() - 1, "all but one are forgotten");
     assert_eq!(hub.len(), 1);
     assert!(hub.rooms.capacity() < 2_000, "room for {}", hub.rooms.capacity());
+}
+
+#[test]
+fn a_large_room_lets_others_pass() {
+    let limits = Limits { pending: 4, linger: Duration::from_secs(1), retry: Duration::from_millis(100) };
+    let (mut hub, mut effects, now) = (Hub::new(limits), Vec::new(), Instant::now());
+    let start = Place { epoch: 1, seq: 0 };
+    let rooms = [("large", 1_000), ("small", 2)].map(|(name, members)| (RoomId::new(name).unwrap(), members));
+    for (room, members) in &rooms {
+        (0..*members).for_each(|member| hub.join(room, member, start, start, &mut effects));
+        hub.heard(room, &mut effects);
+        hub.fetched(room, Asker::Room, start, Answer { head: start, ..Answer::default() }, now, &mut effects);
+    }
+    let mut log = Log::default();
+    for seq in 1..=2 {
+        for (room, _) in &rooms {
+            let message = Message { room: room.clone(), epoch: 1, seq, ..(*log.append()).clone() };
+            hub.logged(Arc::new(message), &mut effects);
+        }
+    }
+    let mut turns = Vec::new();
+    let mut more = true;
+    while more {
+        let note = |room: &RoomId, part: Part<'_>| (room.to_string(), part.members.len(), part.items.len(), part.last);
+        more = hub.deliver(300, |room, part| turns.push(note(room, part)));
+    }
+    let turn = |room: &str, members, last| (room.to_owned(), members, 2, last);
+    let large = |last| turn("large", if last { 102 } else { 300 }, last);
+    let expected = [large(false), turn("small", 2, true), turn("large", 298, false), large(false), large(true)];
+    assert_eq!(turns, expected);
 }

@@ -8,9 +8,12 @@ use im_wire::native::ServerOp;
 use serde_json::Value;
 
 use super::{PerEncoding, Shard};
-use crate::hub::{Item, Member};
+use crate::hub::{Item, Member, Part};
 use crate::metrics;
 use crate::session::encode::Signal;
+
+/// How many members are written to before others have their turn: two milliseconds' worth.
+const PART: usize = 256;
 
 /// A member that the log says has left.
 struct Departure {
@@ -21,19 +24,24 @@ struct Departure {
 }
 
 impl Shard {
-    /// Writes everything the hub has put in order to the rooms' live members.
-    pub(crate) fn deliver(&self) {
+    /// Writes what the hub has put in order to the rooms' live members, so far as it takes no longer than others may wait.
+    /// Returns whether anything is left.
+    pub(super) fn deliver_some(&self) -> bool {
         let mut departures = Vec::new();
-        self.hub.borrow_mut().deliver(|room, members, items| {
-            self.write_items(room, members, items);
-            departures.extend(items.iter().filter_map(|item| departure(room, item)));
-        });
-        for departure in departures {
-            self.evict(&departure);
-        }
+        let more = self.hub.borrow_mut().deliver(PART, |room, part| self.write(room, part, &mut departures));
+        self.evict(departures);
+        more
     }
 
-    fn write_items(&self, room: &RoomId, members: &[Member], items: &[Item]) {
+    /// Writes everything that the hub has put in order of one room.
+    pub(super) fn deliver_room(&self, room: &RoomId) {
+        let mut departures = Vec::new();
+        self.hub.borrow_mut().deliver_room(room, |part| self.write(room, part, &mut departures));
+        self.evict(departures);
+    }
+
+    fn write(&self, room: &RoomId, part: Part<'_>, departures: &mut Vec<Departure>) {
+        let Part { members, items, last } = part;
         let connections = self.connections.borrow();
         let mut encoded = PerEncoding::default();
         for member in members {
@@ -42,8 +50,11 @@ impl Shard {
             let bytes = encoded[encoding as usize].get_or_insert_with(|| encoding.items(room, items));
             connection.write(bytes);
         }
+        if last {
+            departures.extend(items.iter().filter_map(|item| departure(room, item)));
+            metrics::FAN_OUTS.inc();
+        }
         metrics::publish_writes();
-        metrics::FAN_OUTS.inc();
         metrics::DELIVERIES.inc_by((members.len() * items.len()) as u64);
     }
 
@@ -74,11 +85,12 @@ impl Shard {
         }
     }
 
-    fn evict(&self, departure: &Departure) {
-        let Departure { room, user, seq, reason } = departure;
-        for connection in self.of_user(user) {
-            if Self::is_news(&connection, room, *seq) {
-                self.drop_room(&connection, room, reason);
+    fn evict(&self, departures: Vec<Departure>) {
+        for Departure { room, user, seq, reason } in departures {
+            for connection in self.of_user(&user) {
+                if Self::is_news(&connection, &room, seq) {
+                    self.drop_room(&connection, &room, reason);
+                }
             }
         }
     }
@@ -90,6 +102,7 @@ impl Shard {
         room: &RoomId,
         reason: &str,
     ) {
+        self.deliver_room(room);
         if connection.rooms.borrow_mut().remove(room).is_some() {
             self.hub.borrow_mut().leave(room, connection.key, std::time::Instant::now());
             self.count_online(connection, room, false);

@@ -62,7 +62,8 @@ impl Inbox {
     pub(crate) async fn run(mut self, shard: Rc<Shard>) {
         let gauge = metrics::SHARD_QUEUE.with_label_values(&[&shard.number.to_string()]);
         let mut batch = Vec::with_capacity(BATCH);
-        while self.orders.recv_many(&mut batch, BATCH).await > 0 {
+        let mut more = false;
+        while self.next(&mut batch, more).await {
             gauge.set(self.orders.len() as i64);
             for order in batch.drain(..) {
                 shard.take(order);
@@ -70,8 +71,23 @@ impl Inbox {
             if self.disturbed.swap(false, Ordering::AcqRel) {
                 shard.disturbed();
             }
-            shard.deliver();
+            more = shard.deliver_some();
         }
+    }
+
+    /// Takes what has arrived. Waits for it, but not where there is `more` to deliver: then the sessions have their turn and
+    /// it goes on. `false`: nothing will come any more.
+    async fn next(&mut self, batch: &mut Vec<Order>, more: bool) -> bool {
+        if !more {
+            return self.orders.recv_many(batch, BATCH).await > 0;
+        }
+        tokio::task::yield_now().await;
+        while batch.len() < BATCH
+            && let Ok(order) = self.orders.try_recv()
+        {
+            batch.push(order);
+        }
+        true
     }
 }
 
@@ -81,7 +97,7 @@ impl Shard {
             Order::Logged(message) => self.logged(message),
             Order::Signal { room, signal, to_user } => {
                 // What was said before the signal is heard before it.
-                self.deliver();
+                self.deliver_room(&room);
                 self.signal(&room, &signal, &to_user);
             }
             Order::Heard(room) => {
@@ -167,7 +183,6 @@ impl Shard {
         let connections = self.of_user(user);
         for connection in &connections {
             for room in removed {
-                self.deliver();
                 self.drop_room(connection, room, "left");
             }
             let unheard = |room: &&RoomId| !connection.rooms.borrow().contains_key(*room);

@@ -42,7 +42,6 @@ impl Shard {
     }
 
     fn retry(self: &Rc<Self>) {
-        self.deliver();
         let mut effects = Vec::new();
         self.hub.borrow_mut().tick(Instant::now(), &mut effects);
         let held = self.held.take().into_iter();
