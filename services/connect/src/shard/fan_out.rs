@@ -12,8 +12,8 @@ use crate::hub::{Item, Member, Part};
 use crate::metrics;
 use crate::session::encode::Signal;
 
-/// How many members are written to before others have their turn: two milliseconds' worth.
-const PART: usize = 256;
+/// How many members are written to before others have their turn: about half a millisecond's worth.
+const PART: usize = 64;
 
 /// A member that the log says has left.
 struct Departure {
