@@ -170,7 +170,8 @@ impl Report {
         grown.map(|(name, bytes)| (name.as_str(), *bytes)).max_by(|one, other| one.1.total_cmp(&other.1))
     }
 
-    /// What must not be: losses, repeats, wrong order, bytes that do not add up, clients that did not get in.
+    /// What must not be: losses, repeats, wrong order, refused sends, clients thrown out or not let in, bytes that do not
+    /// add up.
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         for row in &self.rows {
@@ -178,6 +179,12 @@ impl Report {
             if lost + repeated + reordered + gaps > 0 {
                 faults.push(format!(
                     "{name} at {rate} messages/s: {lost} deliveries lost, {repeated} repeated, {reordered} reordered, {gaps} jumps in seq"
+                ));
+            }
+            if row.closed + row.refused + row.unanswered > 0 {
+                let Row { closed, refused, unanswered, .. } = row;
+                faults.push(format!(
+                    "{name} at {rate} messages/s: {closed} clients thrown out, {refused} sends refused, {unanswered} unanswered"
                 ));
             }
             if !row.consistent {

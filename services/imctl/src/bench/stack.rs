@@ -30,8 +30,20 @@ pub(crate) struct Stack {
     folder: TempDir,
 }
 
+/// An address that nobody listens on. Below the ports that systems give to outgoing connections, of which a run has many:
+/// one of them would take it before its server does.
 fn free() -> Result<String, Failure> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.to_string())
+    const PORTS: std::ops::Range<u16> = 12_000..32_000;
+    const TRIES: usize = 100;
+    let mut last = None;
+    for _ in 0..TRIES {
+        match TcpListener::bind(("127.0.0.1", rand::random_range(PORTS))) {
+            Ok(listener) => return Ok(listener.local_addr()?.to_string()),
+            Err(error) => last = Some(error),
+        }
+    }
+    let why = last.map(|error| error.to_string()).unwrap_or_default();
+    Err(Failure::new(Exit::Failed, format!("no free port on 127.0.0.1: {why}")))
 }
 
 fn beside(name: &str) -> Result<PathBuf, Failure> {

@@ -180,6 +180,7 @@ impl Worker {
         }
         let mut events = Events::with_capacity(1024);
         let mut last_progress = (begin, 0);
+        let mut looked = begin;
         while self.clients.len() < wanted.len() || self.entering > 0 {
             let now = clock::now();
             let allowed = ((now - begin) as f64 / 1e9 * self.part.connect_rate) as usize + 1;
@@ -187,6 +188,8 @@ impl Worker {
                 self.open(wanted[self.clients.len()])?;
             }
             self.wait(&mut events, Duration::from_millis(2))?;
+            // The first may have to wait for the last.
+            self.signs_of_life(&mut looked);
             let progress = (self.inside, self.clients.len());
             if progress.0 + progress.1 != last_progress.1 {
                 last_progress = (now, progress.0 + progress.1);
