@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use im_client::RoomId;
 use mio::net::TcpStream;
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::plan::{Target, Who};
@@ -55,6 +56,8 @@ pub(crate) fn connect(target: SocketAddr) -> io::Result<TcpStream> {
     if target.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) {
         let [_, high, middle, low] = std::process::id().to_be_bytes();
         let own = Ipv4Addr::new(127, 1 + high % 250, middle, low);
+        // The port is chosen with the target: chosen now, it would serve one target instead of each.
+        setsockopt(&socket, IpBindAddressNoPort, &true)?;
         socket.bind(&SocketAddr::from((own, 0)).into())?;
     }
     match socket.connect(&target.into()) {
