@@ -16,14 +16,16 @@ const MOMENT: f64 = 0.05;
 /// The pods that came and went during an event.
 #[derive(Debug, Default, Serialize)]
 pub struct Figures {
+    /// When the event began, in seconds since 1970.
+    pub from: f64,
     /// Pods whose deletion was asked for during the event.
     pub ended: Vec<Life>,
     /// Pods that became Ready during the event.
     pub came: Vec<Life>,
     /// For each connect that drained, how many sends were under way when it began to.
     pub under_way: Vec<(String, usize)>,
-    /// Containers that were started again until now, of all pods.
-    pub restarts: i32,
+    /// Containers that were started again during the event, of all pods.
+    pub restarts: usize,
     /// The greatest number of connect pods that ended at one time.
     pub most_ending: usize,
 }
@@ -51,8 +53,9 @@ impl Figures {
                 .count()
         };
         let most_ending = connects.iter().filter_map(|life| Some(ending(life.deleted?))).max().unwrap_or(0);
-        let restarts = lives.iter().map(|life| life.restarts).sum();
-        Self { ended, came, under_way, restarts, most_ending }
+        let restarts = |life: &Life| life.restarted.iter().filter(|at| **at >= from).count();
+        let restarts = lives.iter().map(restarts).sum();
+        Self { from, ended, came, under_way, restarts, most_ending }
     }
 
     /// What is not as a rollout of `tier` from one version to another must be; empty when all is.
@@ -83,8 +86,9 @@ impl Figures {
             if tier == "connect" && life.forced != Some(0) {
                 fault(format!("{name} closed {:?} clients by force", life.forced));
             }
-            if life.restarts > 0 {
-                fault(format!("{name} was started {} times again", life.restarts));
+            let restarts = life.restarted.iter().filter(|at| **at >= self.from).count();
+            if restarts > 0 {
+                fault(format!("{name} was started {restarts} times again"));
             }
         }
         for life in new.iter().filter(|life| life.version.as_deref() != Some(to)) {

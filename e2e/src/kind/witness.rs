@@ -54,6 +54,8 @@ pub struct Life {
     pub end: Option<End>,
     /// Restarts of its container.
     pub restarts: i32,
+    /// When each was seen.
+    pub restarted: Vec<f64>,
     /// When it was gone from the API.
     pub gone: Option<f64>,
     #[serde(skip)]
@@ -222,6 +224,9 @@ fn note(lives: &Lives, pod: &Pod) -> Asked {
 
 /// True when its log can be followed from now on.
 fn note_container(life: &mut Life, container: &ContainerStatus) -> bool {
+    for _ in life.restarts..container.restart_count {
+        life.restarted.push(now());
+    }
     life.restarts = container.restart_count;
     let state = container.state.as_ref();
     if let Some(end) = state.and_then(|state| state.terminated.as_ref()) {
