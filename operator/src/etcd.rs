@@ -140,6 +140,8 @@ pub fn decide(seen: &Observed) -> Decision {
         let voters = members.iter().filter(|member| !member.learner && member.started && member.place != Some(place));
         voters.into_iter().all(|member| member.place.is_some_and(|other| seen.places[other].votes()))
     };
+    // Whoever answers has been taken in since its pod was looked at.
+    let silent = |place: usize| seen.places[place].answer.is_none();
     let latch = |place: &usize| seen.places[*place].votes() && !seen.places[*place].latched;
     let mut actions: Vec<Action> = (0..count).filter(latch).map(Action::Latch).collect();
     if seen.anew && actions.is_empty() && seen.places.iter().all(|place| place.latched) {
@@ -147,7 +149,9 @@ pub fn decide(seen: &Observed) -> Decision {
     }
     for place in lost.iter().copied() {
         match listed(place) {
-            Some(member) if member.started && others_vote(place) => actions.push(Action::Remove(member.id)),
+            Some(member) if member.started && silent(place) && others_vote(place) => {
+                actions.push(Action::Remove(member.id));
+            }
             None if !changing && others_vote(place) => actions.push(Action::Add(place)),
             _ => continue,
         }

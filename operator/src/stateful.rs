@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
@@ -28,7 +29,7 @@ pub struct Place {
     pub outdated: bool,
     /// It is of an older template.
     pub stale: bool,
-    /// It is in the init container of this name, [`build::JOIN`]: its volume is empty.
+    /// It has been in the init container [`build::JOIN`] for so long that its volume must be empty.
     pub joining: bool,
     /// Its claim says that it may hold data.
     pub latched: bool,
@@ -42,8 +43,12 @@ fn claim(key: &Key, tier: Tier, place: usize) -> String {
     format!("data-{}", name(key, tier, place))
 }
 
+/// How long the init container may take to look at its volume, in seconds: many times what it takes.
+const JOIN_LOOKS: i64 = 20;
+
 /// The first `count` pods of a tier.
 pub fn places(context: &Context, key: &Key, tier: Tier, count: usize) -> Vec<Place> {
+    let now = Timestamp::now();
     let set = context.stores.typed::<StatefulSet>(&Key::new(&key.namespace, build::object_name(&key.name, tier)));
     let set = set.filter(|set| {
         let seen = set.status.as_ref().and_then(|status| status.observed_generation);
@@ -59,7 +64,7 @@ pub fn places(context: &Context, key: &Key, tier: Tier, count: usize) -> Vec<Pla
             ready: pod.as_ref().is_some_and(|pod| is_ready(pod) && pod.metadata.deletion_timestamp.is_none()),
             outdated: pod.as_ref().is_some_and(|pod| outdated(pod)),
             stale: pod.as_ref().is_some_and(|pod| stale(pod)),
-            joining: pod.as_ref().is_some_and(|pod| is_joining(pod)),
+            joining: pod.as_ref().is_some_and(|pod| is_joining(pod, now)),
             latched: claim.is_some_and(|claim| claim.annotations().contains_key(LATCH)),
         }
     };
@@ -80,9 +85,15 @@ pub fn is_outdated(set: &StatefulSet, newest: Option<&str>, pod: &Pod) -> bool {
     revision(pod) != newest && !same
 }
 
-fn is_joining(pod: &Pod) -> bool {
+/// The init container runs in a pod whose volume has its data as well, and ends as soon as it has looked. A member is let
+/// go because of this, so what was seen a moment ago does not count.
+fn is_joining(pod: &Pod, now: Timestamp) -> bool {
     let statuses = pod.status.iter().flat_map(|status| status.init_container_statuses.iter().flatten());
-    let running = |status: &ContainerStatus| status.state.as_ref().is_some_and(|state| state.running.is_some());
+    let running = |status: &ContainerStatus| {
+        let running = status.state.as_ref().and_then(|state| state.running.as_ref());
+        let since = running.and_then(|running| running.started_at.as_ref());
+        since.is_some_and(|since| now.as_second() - since.0.as_second() >= JOIN_LOOKS)
+    };
     pod.metadata.deletion_timestamp.is_none()
         && statuses.into_iter().any(|status| status.name == build::JOIN && running(status))
 }
@@ -113,5 +124,28 @@ pub async fn end(context: &Context, key: &Key, tier: Tier, place: usize) -> Resu
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_that_has_only_begun_to_look_at_its_volume_does_not_join() {
+        let pod = |state: serde_json::Value| -> Pod {
+            let status = json!({"name": build::JOIN, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state});
+            serde_json::from_value(
+                json!({"metadata": {"name": "demo-etcd-0"}, "status": {"initContainerStatuses": [status]}}),
+            )
+            .unwrap()
+        };
+        let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
+        let running = |since: &str| pod(json!({"running": {"startedAt": since}}));
+        assert!(!is_joining(&running("2026-01-01T00:00:59Z"), now));
+        assert!(!is_joining(&running("2026-01-01T00:00:41Z"), now));
+        assert!(is_joining(&running("2026-01-01T00:00:40Z"), now));
+        assert!(!is_joining(&pod(json!({"terminated": {"exitCode": 0}})), now));
+        assert!(!is_joining(&pod(json!({"waiting": {"reason": "PodInitializing"}})), now));
     }
 }
