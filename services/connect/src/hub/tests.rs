@@ -328,7 +328,7 @@ fn a_room_that_stays_empty_is_forgotten() {
 fn rooms_that_everybody_has_left_cost_nothing() {
     let limits = Limits { pending: 4, linger: Duration::from_secs(1), retry: Duration::from_millis(100) };
     let (mut hub, mut effects, now) = (Hub::new(limits), Vec::new(), Instant::now());
-    let rooms: Vec<RoomId> = (0..100_000).map(|number| RoomId::new(&format!("r-{number}")).unwrap()).collect();
+    let rooms: Vec<RoomId> = (0..100_000).map(|number| RoomId::new(format!("r-{number}")).unwrap()).collect();
     let start = Place { epoch: 1, seq: 0 };
     for room in &rooms {
         hub.join(room, 1, start, start, &mut effects);
