@@ -188,6 +188,9 @@ impl Hub {
             keep
         });
         give_back(&mut self.rooms);
+        // Those that were delivered on their own.
+        let Self { rooms, dirty, .. } = self;
+        dirty.retain(|id| rooms.get(id).is_some_and(|room| !room.is_clean()));
     }
 
     /// Hands the rooms' new items to `deliver`, with live members that are owed them: about `budget` members in all. A room

@@ -110,6 +110,10 @@ impl Log {
     }
 }
 
+fn limits() -> Limits {
+    Limits { pending: 4, linger: Duration::from_secs(1), retry: Duration::from_millis(100) }
+}
+
 fn room() -> RoomId {
     RoomId::new("r").expect("a room id")
 }
@@ -157,9 +161,8 @@ fn tell(records: &mut HashMap<Member, Record>, part: &Part<'_>) {
 
 impl World {
     fn new() -> Self {
-        let limits = Limits { pending: 4, linger: Duration::from_secs(1), retry: Duration::from_millis(100) };
         Self {
-            hub: Hub::new(limits),
+            hub: Hub::new(limits()),
             log: Log::default(),
             bus: VecDeque::new(),
             subscribed: false,
@@ -326,8 +329,7 @@ fn a_room_that_stays_empty_is_forgotten() {
 
 #[test]
 fn rooms_that_everybody_has_left_cost_nothing() {
-    let limits = Limits { pending: 4, linger: Duration::from_secs(1), retry: Duration::from_millis(100) };
-    let (mut hub, mut effects, now) = (Hub::new(limits), Vec::new(), Instant::now());
+    let (mut hub, mut effects, now) = (Hub::new(limits()), Vec::new(), Instant::now());
     let rooms: Vec<RoomId> = (0..100_000).map(|number| RoomId::new(format!("r-{number}")).unwrap()).collect();
     let start = Place { epoch: 1, seq: 0 };
     for room in &rooms {
@@ -345,8 +347,7 @@ fn rooms_that_everybody_has_left_cost_nothing() {
 
 #[test]
 fn a_large_room_lets_others_pass() {
-    let limits = Limits { pending: 4, linger: Duration::from_secs(1), retry: Duration::from_millis(100) };
-    let (mut hub, mut effects, now) = (Hub::new(limits), Vec::new(), Instant::now());
+    let (mut hub, mut effects, now) = (Hub::new(limits()), Vec::new(), Instant::now());
     let start = Place { epoch: 1, seq: 0 };
     let rooms = [("large", 1_000), ("small", 2)].map(|(name, members)| (RoomId::new(name).unwrap(), members));
     for (room, members) in &rooms {
