@@ -53,8 +53,7 @@ impl Figures {
                 .count()
         };
         let most_ending = connects.iter().filter_map(|life| Some(ending(life.deleted?))).max().unwrap_or(0);
-        let restarts = |life: &Life| life.restarted.iter().filter(|at| **at >= from).count();
-        let restarts = lives.iter().map(restarts).sum();
+        let restarts = lives.iter().map(|life| life.restarts_since(from)).sum();
         Self { from, ended, came, under_way, restarts, most_ending }
     }
 
@@ -86,7 +85,7 @@ impl Figures {
             if tier == "connect" && life.forced != Some(0) {
                 fault(format!("{name} closed {:?} clients by force", life.forced));
             }
-            let restarts = life.restarted.iter().filter(|at| **at >= self.from).count();
+            let restarts = life.restarts_since(self.from);
             if restarts > 0 {
                 fault(format!("{name} was started {restarts} times again"));
             }

@@ -52,10 +52,8 @@ pub struct Life {
     pub forced: Option<u64>,
     /// How its container ended.
     pub end: Option<End>,
-    /// Restarts of its container.
-    pub restarts: i32,
-    /// When each was seen.
-    pub restarted: Vec<f64>,
+    /// When each restart of its container was seen.
+    pub restarts: Vec<f64>,
     /// When it was gone from the API.
     pub gone: Option<f64>,
     #[serde(skip)]
@@ -88,6 +86,11 @@ impl Life {
     /// Clients it had when its deletion was seen.
     pub fn held(&self) -> Option<u64> {
         self.drain.first().map(|drain| drain.connections)
+    }
+
+    /// How often its container was started again since `from` (seconds since 1970).
+    pub fn restarts_since(&self, from: f64) -> usize {
+        self.restarts.iter().filter(|at| **at >= from).count()
     }
 }
 
@@ -224,10 +227,10 @@ fn note(lives: &Lives, pod: &Pod) -> Asked {
 
 /// True when its log can be followed from now on.
 fn note_container(life: &mut Life, container: &ContainerStatus) -> bool {
-    for _ in life.restarts..container.restart_count {
-        life.restarted.push(now());
+    let restarts = usize::try_from(container.restart_count).unwrap_or(0);
+    while life.restarts.len() < restarts {
+        life.restarts.push(now());
     }
-    life.restarts = container.restart_count;
     let state = container.state.as_ref();
     if let Some(end) = state.and_then(|state| state.terminated.as_ref()) {
         let reason = end.reason.clone().unwrap_or_default();

@@ -31,9 +31,9 @@ impl Play {
         let lost = async {
             for _ in 0..KILLS {
                 stage.kube.crash(&stage.namespace, &old).await?;
-                let restarts = find(&old).map_or(0, |life| life.restarts);
+                let restarts = find(&old).map_or(0, |life| life.restarts.len());
                 let done = async || {
-                    let back = find(&old).is_some_and(|life| life.is_ready && life.restarts > restarts);
+                    let back = find(&old).is_some_and(|life| life.is_ready && life.restarts.len() > restarts);
                     ensure!(back || master(stage).await? != old, "{old} is neither back nor replaced");
                     Ok(())
                 };
@@ -145,9 +145,9 @@ async fn again(stage: &Stage, what: &str, victims: &[Life], lost: impl Future<Ou
             let hurt = async || {
                 let lives = stage.witness.lives();
                 for victim in victims {
-                    let hurt = lives
-                        .iter()
-                        .any(|life| life.uid == victim.uid && (life.gone.is_some() || life.restarts > victim.restarts));
+                    let hurt = lives.iter().any(|life| {
+                        life.uid == victim.uid && (life.gone.is_some() || life.restarts.len() > victim.restarts.len())
+                    });
                     ensure!(hurt, "{} runs on", victim.name);
                 }
                 Ok(())
