@@ -175,14 +175,13 @@ impl Report {
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         for row in &self.rows {
-            let Row { name, rate, lost, repeated, reordered, gaps, .. } = row;
+            let Row { name, rate, lost, repeated, reordered, gaps, closed, refused, unanswered, .. } = row;
             if lost + repeated + reordered + gaps > 0 {
                 faults.push(format!(
                     "{name} at {rate} messages/s: {lost} deliveries lost, {repeated} repeated, {reordered} reordered, {gaps} jumps in seq"
                 ));
             }
-            if row.closed + row.refused + row.unanswered > 0 {
-                let Row { closed, refused, unanswered, .. } = row;
+            if closed + refused + unanswered > 0 {
                 faults.push(format!(
                     "{name} at {rate} messages/s: {closed} clients thrown out, {refused} sends refused, {unanswered} unanswered"
                 ));
