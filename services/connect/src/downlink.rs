@@ -26,7 +26,7 @@ pub trait Bus: Send + Sync + 'static {
     /// Begins to listen; what comes is sent to `into` (bounded: a full queue makes the bus drop events, count them and
     /// say [`Tidings::Disturbed`]). Called once.
     async fn run(&self, into: mpsc::Sender<Tidings>);
-    /// Begins hearing a room; idempotent; [`Tidings::Subscribed`] follows once it stands.
+    /// Begins hearing a room; idempotent; [`Tidings::Subscribed`] follows once it stands. May come before [`Self::run`].
     fn subscribe(&self, room: RoomId);
     /// Stops hearing a room; idempotent.
     fn unsubscribe(&self, room: &RoomId);

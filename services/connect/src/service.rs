@@ -2,6 +2,7 @@
 //! of the process reaches it.
 
 use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,8 +10,8 @@ use std::time::{Duration, Instant};
 use im_proto::v1::{KickRequest, NodeBeat, PushRequest, RoomsChangedRequest, call, push_request, reply};
 use im_wire::code::CloseCode;
 use im_wire::ids::RoomId;
+use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::accept::{self, admission::Admission};
@@ -89,7 +90,7 @@ impl Service {
         Ok(Self { options: Arc::new(options), parts, tcp, ws })
     }
 
-    /// Starts the shards' threads and, on the current runtime, what feeds them.
+    /// Starts the shards' threads and, on the current runtime, what is said about the node as a whole.
     ///
     /// # Errors
     /// [`Error::Thread`].
@@ -100,23 +101,21 @@ impl Service {
         let accepting = CancellationToken::new();
         let (doors, inboxes): (Vec<_>, Vec<_>) = (0..options.shards).map(|_| queue(options.shard_queue)).unzip();
         let router = Arc::new(Router::new(Arc::clone(&parts.bus), doors));
+        let mut bus = Some(parts.bus);
         for (number, ((inbox, tcp), ws)) in inboxes.into_iter().zip(tcp.1).zip(ws.1).enumerate() {
             let (options, logic) = (Arc::clone(&options), Arc::clone(&logic));
             let (admission, router, accepting) = (Arc::clone(&admission), Arc::clone(&router), accepting.clone());
+            let bus = bus.take();
             let run = move || {
-                run_shard(inbox, tcp, ws, &move || {
-                    let (options, logic, admission) =
-                        (Arc::clone(&options), Arc::clone(&logic), Arc::clone(&admission));
-                    Shard::new(number, options, logic, admission, Arc::clone(&router), accepting.clone())
-                })
+                run_shard(inbox, tcp, ws, || {
+                    if let Some(bus) = bus {
+                        listen(bus, Arc::clone(&router));
+                    }
+                    Shard::new(number, options, logic.on_this_thread(), admission, router, accepting)
+                });
             };
             std::thread::Builder::new().name(format!("shard-{number}")).spawn(run).map_err(Error::Thread)?;
         }
-        let (into, tidings) = mpsc::channel(BUS_QUEUE);
-        let bus = parts.bus;
-        tokio::spawn(async move { bus.run(into).await });
-        let routing = Arc::clone(&router);
-        tokio::spawn(async move { routing.run(tidings).await });
         if let Some(losses) = parts.logic_losses {
             tokio::spawn(compare_after_losses(Arc::clone(&router), losses));
         }
@@ -141,8 +140,17 @@ fn queue(bound: usize) -> (Door, Inbox) {
     (Door { orders: sender, disturbed: Arc::clone(&disturbed) }, Inbox { orders, disturbed })
 }
 
-fn run_shard(inbox: Inbox, tcp: TcpListener, ws: TcpListener, make: &dyn Fn() -> std::rc::Rc<Shard>) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+/// Hears the bus on the thread of a shard, the first: for its rooms no other thread has to be woken, and it never is so
+/// busy with others' that its own wait.
+fn listen(bus: Arc<dyn Bus>, router: Arc<Router>) {
+    let (into, tidings) = mpsc::channel(BUS_QUEUE);
+    tokio::task::spawn_local(async move { bus.run(into).await });
+    tokio::task::spawn_local(async move { router.run(tidings).await });
+}
+
+fn run_shard(inbox: Inbox, tcp: TcpListener, ws: TcpListener, make: impl FnOnce() -> Rc<Shard>) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             // Half a node is none: without this thread its share of clients would hang at the door.
@@ -150,18 +158,17 @@ fn run_shard(inbox: Inbox, tcp: TcpListener, ws: TcpListener, make: &dyn Fn() ->
             std::process::abort();
         }
     };
-    let local = LocalSet::new();
-    local.block_on(&runtime, async move {
+    runtime.block_on(async move {
         let shard = make();
         let listeners = (tokio::net::TcpListener::from_std(tcp), tokio::net::TcpListener::from_std(ws));
         let (Ok(tcp), Ok(ws)) = listeners else {
             tracing::error!("a shard's listeners cannot be used");
             std::process::abort();
         };
-        tokio::task::spawn_local(accept::accept(std::rc::Rc::clone(&shard), tcp, true));
-        tokio::task::spawn_local(accept::accept(std::rc::Rc::clone(&shard), ws, false));
-        tokio::task::spawn_local(std::rc::Rc::clone(&shard).upkeep());
-        tokio::task::spawn_local(std::rc::Rc::clone(&shard).flush_answers());
+        tokio::task::spawn_local(accept::accept(Rc::clone(&shard), tcp, true));
+        tokio::task::spawn_local(accept::accept(Rc::clone(&shard), ws, false));
+        tokio::task::spawn_local(Rc::clone(&shard).upkeep());
+        tokio::task::spawn_local(Rc::clone(&shard).flush_answers());
         inbox.run(shard).await;
     });
 }

@@ -54,6 +54,8 @@ pub(crate) struct Shard {
     /// Pages of history for members whose outbox is too full just now.
     held: RefCell<Vec<(RoomId, Member, Place)>>,
     compare_step: Cell<u64>,
+    /// While all rooms are compared with the log.
+    comparing_all: Cell<Option<inbox::Again>>,
     answered: Answered,
 }
 
@@ -83,6 +85,7 @@ impl Shard {
             ip_rates: RefCell::default(),
             held: RefCell::default(),
             compare_step: Cell::new(0),
+            comparing_all: Cell::new(None),
             answered: Answered::default(),
         })
     }

@@ -16,6 +16,10 @@ impl Logic for LocalLogic {
     async fn call(&self, grant: Bytes, conn: &str, op: call::Op) -> Result<reply::Result, Fault> {
         self.0.call(grant, conn, op).await
     }
+
+    fn on_this_thread(self: Arc<Self>) -> Arc<dyn Logic> {
+        self
+    }
 }
 
 /// The one node there is, once it is bound. Cheap to clone.

@@ -130,7 +130,7 @@ fn uplink(from: &mut Reader<'_>, secret: Option<&Secret>) -> grpc::Options {
         queue: from
             .integer(
                 "uplink_queue",
-                "Calls that may wait to be written to one logic process; more fail at once as `unavailable`.",
+                "Calls of a shard that may wait to be written to one logic process; more fail at once as `unavailable`.",
             )
             .within(1..=1 << 20)
             .or(default.queue),

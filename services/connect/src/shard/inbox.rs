@@ -20,6 +20,12 @@ use crate::session::subscribe;
 
 /// How many orders are taken at once.
 const BATCH: usize = 1024;
+/// How many rooms' heads are asked for in one call.
+const AT_ONCE: usize = 500;
+
+/// Whether all rooms are to be compared once more when those under way have been.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Again(bool);
 
 /// Whom a push is for.
 #[derive(Debug, Clone)]
@@ -127,16 +133,37 @@ impl Shard {
         }
     }
 
-    /// Events may have been lost: rooms that wait for the bus stop waiting, all others are compared with the log.
+    /// Events may have been lost: rooms that wait for the bus stop waiting, all others are compared with the log. What
+    /// is said while they are, as by several streams to a logic process that died, makes one more round of it.
     fn disturbed(self: &Rc<Self>) {
-        let rooms: Vec<(RoomId, Place)> =
-            self.hub.borrow().heads().map(|(room, place)| (room.clone(), place)).collect();
+        let rooms = self.stands();
         let mut effects = Vec::new();
         for (room, _) in &rooms {
             self.hub.borrow_mut().unstick(room, &mut effects);
         }
         self.carry_out(effects);
-        self.compare(rooms);
+        let under_way = self.comparing_all.get().is_some();
+        self.comparing_all.set(Some(Again(under_way)));
+        if !under_way {
+            tokio::task::spawn_local(Rc::clone(self).compare_all(rooms));
+        }
+    }
+
+    async fn compare_all(self: Rc<Self>, mut rooms: Vec<(RoomId, Place)>) {
+        loop {
+            let parts = rooms.chunks(AT_ONCE).map(|rooms| Rc::clone(&self).compare_part(rooms.to_vec()));
+            futures::future::join_all(parts).await;
+            if self.comparing_all.take() != Some(Again(true)) {
+                return;
+            }
+            self.comparing_all.set(Some(Again(false)));
+            rooms = self.stands();
+        }
+    }
+
+    /// How far each room has come here.
+    fn stands(&self) -> Vec<(RoomId, Place)> {
+        self.hub.borrow().heads().map(|(room, place)| (room.clone(), place)).collect()
     }
 
     fn push(&self, target: &Target, signal: &Signal) -> u64 {
@@ -201,24 +228,24 @@ impl Shard {
 
     /// Asks logic for these rooms' heads and lets the hub compare.
     pub(super) fn compare(self: &Rc<Self>, rooms: Vec<(RoomId, Place)>) {
-        const AT_ONCE: usize = 500;
         for rooms in rooms.chunks(AT_ONCE).map(<[_]>::to_vec) {
-            let shard = Rc::clone(self);
-            tokio::task::spawn_local(async move {
-                metrics::COMPARED.inc_by(rooms.len() as u64);
-                let names = rooms.iter().map(|(room, _)| room.to_string()).collect();
-                let asked = call::Op::Heads(im_proto::v1::Heads { rooms: names });
-                let Ok(heads) = shard.logic.heads(asked).await else {
-                    shard.compare_later(rooms);
-                    return;
-                };
-                let mut effects = Vec::new();
-                for ((room, stood), head) in rooms.iter().zip(heads) {
-                    shard.hub.borrow_mut().compared(room, *stood, head, &mut effects);
-                }
-                shard.carry_out(effects);
-            });
+            tokio::task::spawn_local(Rc::clone(self).compare_part(rooms));
         }
+    }
+
+    async fn compare_part(self: Rc<Self>, rooms: Vec<(RoomId, Place)>) {
+        metrics::COMPARED.inc_by(rooms.len() as u64);
+        let names = rooms.iter().map(|(room, _)| room.to_string()).collect();
+        let asked = call::Op::Heads(im_proto::v1::Heads { rooms: names });
+        let Ok(heads) = self.logic.heads(asked).await else {
+            self.compare_later(rooms);
+            return;
+        };
+        let mut effects = Vec::new();
+        for ((room, stood), head) in rooms.iter().zip(heads) {
+            self.hub.borrow_mut().compared(room, *stood, head, &mut effects);
+        }
+        self.carry_out(effects);
     }
 
     /// Logic did not answer: what was to be compared must not be forgotten.

@@ -1,4 +1,5 @@
-//! Logic over gRPC: one stream to each logic process that discovery lists, many calls in flight on each, matched by id.
+//! Logic over gRPC: from each shard one stream to each logic process that discovery lists, on the shard's own thread; many
+//! calls in flight on each, matched by id.
 //!
 //! A connection's calls go to one process as long as one of them is in flight (`places`), else to the better of two.
 //! When a stream breaks, its calls are given to another process in their order (`link`), except signals, which are lost.
@@ -9,7 +10,7 @@ mod places;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -67,7 +68,9 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct GrpcLogic {
     shared: Arc<Shared>,
-    losses: watch::Receiver<u64>,
+    watch: Watch,
+    /// Those that were made of this one for a thread each.
+    others: Mutex<Vec<Weak<Shared>>>,
     _end: DropGuard,
 }
 
@@ -77,7 +80,7 @@ struct Shared {
     options: Options,
     places: Places,
     pool: OnceLock<Pool<Link>>,
-    /// Counts the processes lost.
+    /// Counts the streams lost, those of other threads too.
     losses: watch::Sender<u64>,
     end: CancellationToken,
 }
@@ -99,30 +102,40 @@ impl GrpcLogic {
     /// Follows what discovery lists of logic. Called within a tokio runtime, on which the streams run; calls may come from
     /// others.
     pub fn start(options: Options, watch: Watch) -> Self {
+        Self::start_counting(options, watch, watch::Sender::new(0))
+    }
+
+    fn start_counting(options: Options, watch: Watch, losses: watch::Sender<u64>) -> Self {
         let end = CancellationToken::new();
-        let (told, losses) = watch::channel(0);
         let pool_options = options.pool.clone();
         let places = Places::default();
-        let shared = Arc::new(Shared { options, places, pool: OnceLock::new(), losses: told, end: end.clone() });
+        let shared = Arc::new(Shared { options, places, pool: OnceLock::new(), losses, end: end.clone() });
         // The pool's task makes links; the shared part must not live on by it.
         let of_links = Arc::downgrade(&shared);
-        let pool =
-            Pool::start(pool_options, watch, move |node, channel| Link::start(&node.id, channel, of_links.clone()));
+        let pool = Pool::start(pool_options, watch.clone(), move |node, channel| {
+            Link::start(&node.id, channel, of_links.clone())
+        });
         let _ = shared.pool.set(pool);
-        Self { shared, losses, _end: end.drop_guard() }
+        Self { shared, watch, others: Mutex::default(), _end: end.drop_guard() }
     }
 
-    /// Counts the logic processes that were lost. What they had stored they may not have published: after each change
-    /// the heads of all rooms are to be compared.
+    /// Counts the streams that were lost, those of all threads. What their logic processes had stored they may not have
+    /// published: after each change the heads of all rooms are to be compared.
     pub fn losses(&self) -> watch::Receiver<u64> {
-        self.losses.clone()
+        self.shared.losses.subscribe()
     }
 
-    /// Returns as soon as there is a stream to some logic process.
+    /// Returns as soon as every thread has a stream to some logic process.
     pub async fn reached(&self) {
-        while self.shared.choose(None).is_none() {
+        while !self.has_reached() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    fn has_reached(&self) -> bool {
+        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = others.iter().filter_map(Weak::upgrade).chain([Arc::clone(&self.shared)]);
+        all.all(|one| one.choose(None).is_some())
     }
 }
 
@@ -147,6 +160,13 @@ impl Logic for GrpcLogic {
             Ok(Err(_)) => Err(lost()),
             Err(_) => Err(timed_out()),
         }
+    }
+
+    fn on_this_thread(self: Arc<Self>) -> Arc<dyn Logic> {
+        let Shared { options, losses, .. } = &*self.shared;
+        let other = Self::start_counting(options.clone(), self.watch.clone(), losses.clone());
+        self.others.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&other.shared));
+        Arc::new(other)
     }
 }
 

@@ -17,18 +17,24 @@ use crate::options::Options;
 
 type Fetching = SharedFuture<BoxFuture<'static, Result<Arc<Answer>, Fault>>>;
 
-/// See the module's top.
+/// See the module's top. What is under way is common to all shards; the way up is each one's own.
 pub(crate) struct Shared {
     logic: Arc<dyn Logic>,
     limit: u32,
     max_bytes: u32,
-    under_way: Mutex<HashMap<(RoomId, Place), Fetching>>,
+    under_way: Arc<Mutex<HashMap<(RoomId, Place), Fetching>>>,
 }
 
 impl Shared {
     pub(crate) fn new(logic: Arc<dyn Logic>, options: &Options) -> Arc<Self> {
         let (limit, max_bytes) = (options.fetch_entries, options.fetch_bytes);
-        Arc::new(Self { logic, limit, max_bytes, under_way: Mutex::default() })
+        Arc::new(Self { logic, limit, max_bytes, under_way: Arc::default() })
+    }
+
+    /// The same for one shard; called on its runtime.
+    pub(crate) fn on_this_thread(&self) -> Arc<Self> {
+        let logic = Arc::clone(&self.logic).on_this_thread();
+        Arc::new(Self { logic, limit: self.limit, max_bytes: self.max_bytes, under_way: Arc::clone(&self.under_way) })
     }
 
     pub(crate) async fn call(&self, grant: Bytes, conn: &str, op: call::Op) -> Result<reply::Result, Fault> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use im_connect::Options;
+use im_proto::v1::call;
 use im_wire::code::{CloseCode, ErrorCode};
 use im_wire::native::{ClientOp, ServerOp, SubscribedRoom};
 
@@ -104,6 +105,30 @@ async fn a_lost_last_message_is_found_by_comparing_heads() {
         }
         assert_eq!(client.heard(1).await, numbered(2..=2));
     }
+}
+
+#[tokio::test]
+async fn many_disturbances_at_once_make_two_comparisons() {
+    let world = World::new();
+    let node = node(&world, Options { shards: 1, ..options() });
+    let mut client = Raw::session(node.tcp_address(), "ann", vec![from("r", 0, Some(0))]).await;
+    let comparisons = || world.calls(|op| matches!(op, call::Op::Heads(_)));
+    world.set_answering(false);
+    world.disturb();
+    eventually("heads are asked for", || comparisons() == 1).await;
+    for _ in 0..10 {
+        world.disturb();
+    }
+    // Behind them on the bus: once it is heard, so are they.
+    say(&world, "r", 1..=1);
+    assert_eq!(client.heard(1).await, numbered(1..=1));
+    assert_eq!(comparisons(), 1);
+    // Found by the second comparison only: the first had asked before.
+    world.lose_publications(1);
+    say(&world, "r", 2..=2);
+    world.set_answering(true);
+    assert_eq!(client.heard(1).await, numbered(2..=2));
+    assert_eq!(comparisons(), 2);
 }
 
 #[tokio::test]

@@ -49,6 +49,8 @@ struct State {
 #[derive(Default)]
 struct Node {
     into: Option<mpsc::Sender<Tidings>>,
+    /// Told before anybody listened.
+    early: Vec<Tidings>,
     heard: HashSet<RoomId>,
 }
 
@@ -56,7 +58,7 @@ struct Node {
 #[derive(Clone)]
 pub(crate) struct World {
     state: Arc<Mutex<State>>,
-    /// Sends are answered while this is true.
+    /// Sends and questions for heads are answered while this is true.
     answering: watch::Sender<bool>,
 }
 
@@ -132,14 +134,14 @@ impl World {
         self.state().down = down;
     }
 
-    /// Whether sends are answered, or wait until they are.
+    /// Whether sends and questions for heads are answered, or wait until they are.
     pub(crate) fn set_answering(&self, answering: bool) {
         self.answering.send_replace(answering);
     }
 
     /// The bus was away.
     pub(crate) fn disturb(&self) {
-        for node in &self.state().nodes {
+        for node in &mut self.state().nodes {
             node.tell(Tidings::Disturbed);
         }
     }
@@ -178,9 +180,10 @@ impl World {
 }
 
 impl Node {
-    fn tell(&self, tidings: Tidings) {
-        if let Some(into) = &self.into {
-            into.try_send(tidings).expect("the node's queue is large enough for a test");
+    fn tell(&mut self, tidings: Tidings) {
+        match &self.into {
+            Some(into) => into.try_send(tidings).expect("the node's queue is large enough for a test"),
+            None => self.early.push(tidings),
         }
     }
 }
@@ -217,7 +220,7 @@ impl State {
             return;
         }
         let id = RoomId::new(room).unwrap();
-        for node in self.nodes.iter().filter(|node| node.heard.contains(&id)) {
+        for node in self.nodes.iter_mut().filter(|node| node.heard.contains(&id)) {
             for _ in 0..=usize::from(self.repeat) {
                 let event = pb::BusEvent { room: room.to_owned(), event: Some(event.clone()) };
                 node.tell(Tidings::Event(event));
@@ -319,20 +322,30 @@ impl State {
 impl Logic for Link {
     async fn call(&self, grant: Bytes, _conn: &str, op: call::Op) -> Result<reply::Result, Fault> {
         let user = String::from_utf8(grant.to_vec()).unwrap();
-        let is_send = matches!(op, call::Op::Send(_));
+        let may_wait = matches!(op, call::Op::Send(_) | call::Op::Heads(_));
         let answer = self.world.state().answer(&user, op);
-        if is_send {
+        if may_wait {
             let mut answering = self.world.answering.subscribe();
             let _ = answering.wait_for(|answering| *answering).await;
         }
         answer
+    }
+
+    fn on_this_thread(self: Arc<Self>) -> Arc<dyn Logic> {
+        self
     }
 }
 
 #[async_trait]
 impl Bus for Link {
     async fn run(&self, into: mpsc::Sender<Tidings>) {
-        self.world.state().nodes[self.number].into = Some(into);
+        {
+            let node = &mut self.world.state().nodes[self.number];
+            node.into = Some(into);
+            for tidings in std::mem::take(&mut node.early) {
+                node.tell(tidings);
+            }
+        }
         std::future::pending().await
     }
 

@@ -75,7 +75,7 @@ impl Settings {
         logic.uplink.max_in_flight = from
             .integer(
                 "uplink_max_in_flight",
-                "Calls of one connect process under way; beyond it its stream is not read.",
+                "Calls of one stream under way; beyond it the stream is not read. Each shard of a connect process has one.",
             )
             .within(1..=1 << 20)
             .or(logic.uplink.max_in_flight);

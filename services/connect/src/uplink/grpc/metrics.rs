@@ -41,7 +41,7 @@ pub(super) static MOVED: LazyLock<IntCounter> = LazyLock::new(|| {
 });
 
 pub(super) static STREAMS: LazyLock<IntGauge> = LazyLock::new(|| {
-    let help = "Logic processes that this node has a stream to.";
+    let help = "Streams to logic that are open: from each shard, and from the node itself, one to each logic process.";
     register_int_gauge!("im_connect_uplink_streams", help).expect("registered once")
 });
 

@@ -264,6 +264,31 @@ async fn calls_of_a_lost_process_are_done_by_another_in_their_order_and_signals_
 }
 
 #[tokio::test]
+async fn each_thread_has_streams_of_its_own_and_is_told_of_all_losses() {
+    let one = Process::start(1).await;
+    let uplink = uplink(options(), &[&one]);
+    let mut losses = uplink.losses();
+    let (asked, answers) = (Arc::clone(&uplink), mpsc::channel(1));
+    let (told, mut answer) = answers;
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let own = asked.clone().on_this_thread();
+            asked.reached().await;
+            told.send(own.call(Bytes::new(), "c", send("r", "1")).await).await.unwrap();
+            // The stream lives as long as the thread's runtime runs.
+            told.closed().await;
+        });
+    });
+    let answered = tokio::time::timeout(Duration::from_secs(20), answer.recv()).await.unwrap().unwrap();
+    assert_eq!(stored(answered).1, "1");
+    drop(one);
+    tokio::time::timeout(Duration::from_secs(20), losses.wait_for(|losses| *losses == 2)).await.unwrap().unwrap();
+    drop(answer);
+    thread.join().unwrap();
+}
+
+#[tokio::test]
 async fn with_no_logic_at_all_calls_fail_at_once_and_work_when_it_is_there() {
     let one = Process::start(1).await;
     let (node, address) = (one.node(), one.address);
