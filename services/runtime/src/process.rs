@@ -61,9 +61,9 @@ impl Options {
                 .within(Duration::ZERO..=Duration::from_secs(3600))
                 .or(defaults.drain),
             threads: from
-                .integer("threads", "Threads for everything that is not bound to a shard.")
+                .integer("threads", "Threads for everything that is not bound to a shard; in logic, for everything.")
                 .within(1..=1024)
-                .or_computed(std::thread::available_parallelism().map_or(2, usize::from), "one per core"),
+                .or_computed(default_threads(), "one per four cores"),
             logs: logs::Options {
                 filter: from
                     .text("log", "What is logged: a level (error, warn, info, debug, trace), also per module: `info,im_connect=debug`.")
@@ -173,6 +173,12 @@ fn stopped(stop: &Stop) -> ExitCode {
     }
 }
 
+/// Threads that share work wake each other for every message that finds them asleep, and one of them can do more than a redis
+/// master takes: docs/performance.md has the figures.
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(4))
+}
+
 fn start<F, E>(
     program: Program,
     options: &Options,
@@ -182,11 +188,11 @@ where
     F: Future<Output = Result<(), E>>,
     E: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(options.threads)
-        .thread_name(program.name)
-        .enable_all()
-        .build()?;
+    let mut builder = match options.threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = builder.worker_threads(options.threads).thread_name(program.name).enable_all().build()?;
     let node = format!("{}.{:05x}", options.node, rand::random_range(0..0x10_0000));
     let ended = runtime.block_on(async {
         let logs = logs::start(&options.logs, program.name, &node)?;
