@@ -20,13 +20,15 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local master_id
 local function master()
   if not master_id then
-    master_id = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)') or ''
+    local info = redis.call('INFO', 'replication')
+    local _, before = string.find(info, 'master_replid:', 1, true)
+    master_id = before and string.sub(info, before + 1, before + 40) or ''
   end
   return master_id
 end
 
 local function digits(number)
-  return string.format('%.0f', number)
+  return string.format('%d', number)
 end
 
 local function load_room(meta)
