@@ -11,7 +11,6 @@ mod room;
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +18,9 @@ use im_wire::ids::{Epoch, RoomId, Seq};
 use im_wire::native::Message;
 
 pub(crate) use room::{Member, Part, Room};
+
+/// Rooms that a map has places for in any case.
+pub(crate) const SPARE: usize = 1024;
 
 /// A place in a room's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -187,7 +189,7 @@ impl Hub {
             }
             keep
         });
-        give_back(&mut self.rooms);
+        im_runtime::give_back(&mut self.rooms, SPARE);
         // Those that were delivered on their own.
         let Self { rooms, dirty, .. } = self;
         dirty.retain(|id| rooms.get(id).is_some_and(|room| !room.is_clean()));
@@ -248,13 +250,5 @@ impl Hub {
     /// How many rooms there are.
     pub(crate) fn len(&self) -> usize {
         self.rooms.len()
-    }
-}
-
-/// A crowd that has left must not keep its memory.
-pub(crate) fn give_back<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
-    const SPARE: usize = 1024;
-    if map.capacity() > SPARE.max(4 * map.len()) {
-        map.shrink_to(2 * map.len());
     }
 }

@@ -165,7 +165,7 @@ impl Shard {
     /// The connection no longer hears a room. Returns whether it did.
     pub(crate) fn leave(&self, connection: &Connection, room: &RoomId) -> bool {
         self.deliver_room(room);
-        let heard = connection.rooms.borrow_mut().remove(room).is_some();
+        let heard = connection.forget(room);
         if heard {
             self.hub.borrow_mut().leave(room, connection.key, Instant::now());
             self.count_online(connection, room, false);

@@ -21,6 +21,9 @@ use crate::address::Host;
 use crate::client::{Client, Topology};
 use crate::metrics;
 
+/// Rooms that a map has places for in any case.
+const SPARE: usize = 1024;
+
 /// What a subscriber tells.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Tiding {
@@ -127,6 +130,7 @@ impl Subscriber {
                 ear.wishes.set(room, false);
             }
         }
+        im_runtime::give_back(rooms, SPARE);
         metrics::ROOMS.set(i64::try_from(rooms.len()).unwrap_or(i64::MAX));
     }
 }

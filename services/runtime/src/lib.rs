@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod documentation;
 pub mod logs;
+mod memory;
 pub mod metrics;
 mod panics;
 mod process;
@@ -15,6 +16,7 @@ pub mod tasks;
 pub mod tls;
 pub mod version;
 
+pub use memory::give_back;
 pub use process::{Defaults, Options, Process, own_address, run, run_with};
 pub use shutdown::Shutdown;
 pub use tasks::Tasks;

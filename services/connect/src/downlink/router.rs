@@ -9,7 +9,6 @@ use im_wire::ids::RoomId;
 use tokio::sync::mpsc;
 
 use super::{Bus, Tidings};
-use crate::hub::give_back;
 use crate::metrics;
 use crate::shard::Order;
 use crate::uplink::translate;
@@ -75,7 +74,7 @@ impl Router {
             route.shards &= !(1 << shard);
             if route.shards == 0 {
                 routes.remove(room);
-                give_back(&mut routes);
+                im_runtime::give_back(&mut routes, crate::hub::SPARE);
                 self.bus.unsubscribe(room);
             }
         }

@@ -244,6 +244,16 @@ impl Connection {
         self.wake.notified().await;
     }
 
+    /// No longer hears a room. Returns whether it did.
+    pub(crate) fn forget(&self, room: &RoomId) -> bool {
+        /// Most hear few rooms; who has heard many keeps no room for them.
+        const SPARE: usize = 8;
+        let mut rooms = self.rooms.borrow_mut();
+        let heard = rooms.remove(room).is_some();
+        im_runtime::give_back(&mut rooms, SPARE);
+        heard
+    }
+
     pub(crate) fn user(&self) -> Option<&UserId> {
         self.identity.get().map(|identity| &identity.user)
     }

@@ -103,7 +103,7 @@ impl Shard {
         reason: &str,
     ) {
         self.deliver_room(room);
-        if connection.rooms.borrow_mut().remove(room).is_some() {
+        if connection.forget(room) {
             self.hub.borrow_mut().leave(room, connection.key, std::time::Instant::now());
             self.count_online(connection, room, false);
             let op = ServerOp::RoomChanged { room: room.clone(), subscribed: false, reason: reason.to_owned() };

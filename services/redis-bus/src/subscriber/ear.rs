@@ -10,9 +10,9 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Pipeline, ProtocolVersion, Value};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::Tiding;
 use super::mouth::{Hearing, Mouth};
 use super::wishes::Wishes;
+use super::{SPARE, Tiding};
 use crate::address::Host;
 use crate::backoff::Backoff;
 use crate::client::{Client, Error, dial};
@@ -130,6 +130,7 @@ impl<T: From<Tiding> + Send + 'static> Ear<T> {
                 self.rooms.insert(room, false);
             }
         }
+        im_runtime::give_back(&mut self.rooms, SPARE);
     }
 
     /// Subscribes and unsubscribes what is open. Returns whether something was refused and is to be tried again.
