@@ -45,6 +45,10 @@ pub(crate) struct Client {
     /// One per sender of the room.
     pub(crate) tracks: Vec<Track>,
     pub(crate) last_seq: u64,
+    /// Rooms that are still to be heard and left.
+    pub(crate) to_visit: u32,
+    /// Those that are being heard.
+    pub(crate) visiting: Vec<RoomId>,
 }
 
 /// Opens a socket without waiting for it. On loopback every worker has an address of its own, another one in every run:
@@ -80,6 +84,8 @@ impl Client {
             waiting: VecDeque::new(),
             tracks: Vec::new(),
             last_seq: 0,
+            to_visit: 0,
+            visiting: Vec::new(),
         }
     }
 
@@ -127,6 +133,21 @@ impl Client {
         let req = self.number();
         self.wire.send(req, &self.room, client_id, body, &mut self.out);
         self.waiting.push_back((req, due));
+        self.flush();
+    }
+
+    /// Hears further rooms for a moment.
+    pub(crate) fn visit(&mut self, rooms: Vec<RoomId>) {
+        let req = self.number();
+        self.wire.hear(req, &rooms, &mut self.out);
+        self.visiting = rooms;
+        self.flush();
+    }
+
+    /// Leaves them.
+    pub(crate) fn leave_visited(&mut self) {
+        let req = self.number();
+        self.wire.leave(req, self.visiting.clone(), &mut self.out);
         self.flush();
     }
 

@@ -71,6 +71,28 @@ impl Crew {
         Ok(all)
     }
 
+    /// Lets every client hear so many rooms and leave them; returns how many were, and after how many seconds.
+    pub(crate) async fn visit(&mut self, each: u32, clients: usize) -> Result<(u64, f64), Failure> {
+        for hand in &mut self.hands {
+            hand.order(&Order::Visit(each)).await?;
+        }
+        let wanted = u64::from(each) * clients as u64;
+        let (mut all, mut reasons) = ((0, 0.0_f64), Vec::new());
+        for hand in &mut self.hands {
+            let patience = PATIENCE + Duration::from_millis(wanted);
+            let Note::Visited { rooms, seconds, refused } = hand.note(patience).await? else {
+                return Err(Failure::new(Exit::Failed, "a worker answered something else"));
+            };
+            all = (all.0 + rooms, all.1.max(seconds));
+            reasons.extend(refused.into_iter().map(|(why, count)| format!("{count} requests: {why}")));
+        }
+        if all.0 == wanted {
+            return Ok(all);
+        }
+        let text = format!("{} of {wanted} rooms were heard and left ({})", all.0, reasons.join("; "));
+        Err(Failure::new(Exit::Failed, text))
+    }
+
     /// Tells everybody about a phase.
     pub(crate) async fn begin(&mut self, phase: Phase) -> Result<(), Failure> {
         for hand in &mut self.hands {

@@ -73,12 +73,23 @@ pub(crate) struct Entry {
     pub(crate) kernel_bytes: f64,
 }
 
+/// Rooms that were heard for a moment.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Visited {
+    pub(crate) rooms: u64,
+    pub(crate) seconds: f64,
+    /// By how much each process has grown per room since before, when the pass ended, in bytes.
+    pub(crate) user_bytes: BTreeMap<String, f64>,
+}
+
 /// One pass.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Pass {
     pub(crate) name: String,
     pub(crate) round: u16,
     pub(crate) entry: Entry,
+    /// Where rooms were visited.
+    pub(crate) visited: Option<Visited>,
     pub(crate) phases: Vec<Measured>,
 }
 
@@ -172,25 +183,44 @@ pub(crate) async fn pass(args: &BenchArgs, aim: &Aim, round: u16) -> Result<Pass
     }
     let after = look(&aim.servers).await?;
     let clients = connected.clients as f64;
-    let both = || aim.servers.iter().zip(before.iter().zip(&after));
     let entry = Entry {
         clients: connected.clients,
         seconds: connected.seconds,
         failed: connected.failed,
-        server_cpu_seconds: both().map(|(_, (before, after))| after.cpu_seconds - before.cpu_seconds).sum(),
-        user_bytes: both()
-            .map(|(server, (before, after))| {
-                (server.name.clone(), (after.resident_bytes - before.resident_bytes) / clients)
-            })
-            .collect(),
+        server_cpu_seconds: before
+            .iter()
+            .zip(&after)
+            .map(|(before, after)| after.cpu_seconds - before.cpu_seconds)
+            .sum(),
+        user_bytes: grown(aim, &before, &after, clients),
         kernel_bytes: (Machine::look().kernel_bytes - machine.kernel_bytes) / clients,
+    };
+    let visited = match args.visit {
+        0 => None,
+        each => Some(crew.visit(each, connected.clients).await?),
     };
     let mut phases = Vec::new();
     for (number, rate) in args.rate.iter().enumerate() {
         phases.push(phase(args, aim, &mut crew, number, *rate).await?);
     }
+    let visited = match visited {
+        None => None,
+        Some((rooms, seconds)) => {
+            let user_bytes = grown(aim, &after, &look(&aim.servers).await?, rooms as f64);
+            Some(Visited { rooms, seconds, user_bytes })
+        }
+    };
     crew.leave().await?;
-    Ok(Pass { name: aim.name.clone(), round, entry, phases })
+    Ok(Pass { name: aim.name.clone(), round, entry, visited, phases })
+}
+
+/// By how many bytes each process has grown for each of so many.
+fn grown(aim: &Aim, before: &[Sample], after: &[Sample], of: f64) -> BTreeMap<String, f64> {
+    let both = aim.servers.iter().zip(before.iter().zip(after));
+    let each = |(server, (before, after)): (&Server, (&Sample, &Sample))| {
+        (server.name.clone(), (after.resident_bytes - before.resident_bytes) / of)
+    };
+    both.map(each).collect()
 }
 
 async fn phase(args: &BenchArgs, aim: &Aim, crew: &mut Crew, number: usize, rate: f64) -> Result<Measured, Failure> {

@@ -58,6 +58,10 @@ pub(crate) struct BenchArgs {
     /// How long messages are sent before it.
     #[arg(long, default_value = "2s", value_parser = crate::args::duration)]
     pub(crate) warmup: Duration,
+    /// Rooms that each client hears and leaves again before anything else: what they have left behind in the servers at the
+    /// end is told per room. Rooms that were left are kept for IM_ROOM_LINGER.
+    #[arg(long, value_name = "ROOMS", default_value_t = 0, conflicts_with = "floor", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub(crate) visit: u32,
     /// Processes that the clients are spread over.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=200))]
     pub(crate) workers: u16,
@@ -142,6 +146,9 @@ impl BenchArgs {
         }
         if self.dialect == Dialect::Json && !(self.websocket || self.address.iter().all(|a| a.starts_with("ws://"))) {
             return wrong("--dialect json needs WebSocket: give --websocket, or ws:// addresses");
+        }
+        if self.visit > 0 && self.dialect == Dialect::Goim {
+            return wrong("--visit: over goim a client has one room; give --dialect native or json");
         }
         if self.from == From::Api && self.start.is_none() && self.http.is_none() {
             return wrong("--from api needs --http");

@@ -14,8 +14,10 @@ use super::stamp::Stamp;
 pub(crate) enum Said {
     /// Let in; over goim also in the room.
     LetIn,
-    /// In the room.
+    /// In the room, or in those that were asked for.
     InRoom,
+    /// No longer in those that were left.
+    Left,
     /// A message: its stamp, its place in the log where the dialect tells, the length of its body.
     Message { stamp: Option<Stamp>, seq: u64, body: usize },
     /// The send with this number is stored.
@@ -52,6 +54,17 @@ impl Wire {
             agent: Some("imctl bench".to_owned()),
         };
         self.request(&Request { req: 1, op }, out);
+    }
+
+    /// Hears further rooms from now on. Not over goim, where a client has one.
+    pub(crate) fn hear(self, req: u32, rooms: &[RoomId], out: &mut Vec<u8>) {
+        let rooms = rooms.iter().map(|room| Position { room: room.clone(), epoch: 0, seq: None }).collect();
+        self.request(&Request { req, op: ClientOp::Subscribe { rooms, all: false } }, out);
+    }
+
+    /// Hears them no longer.
+    pub(crate) fn leave(self, req: u32, rooms: Vec<RoomId>, out: &mut Vec<u8>) {
+        self.request(&Request { req, op: ClientOp::Unsubscribe { rooms } }, out);
     }
 
     /// A message to the client's room.
@@ -212,6 +225,7 @@ fn rest(req: u32, op: ServerOp) -> Said {
             Some(Refused { error, .. }) => Said::Close(format!("{}: {}", error.code, error.text)),
             None => Said::Other,
         },
+        ServerOp::Done => Said::Left,
         ServerOp::Error(error) => Said::Refused(req, error.code.to_string()),
         ServerOp::Close { code, text, .. } => Said::Close(format!("{}: {text}", code.name())),
         ServerOp::AuthOk { .. } => Said::LetIn,

@@ -2,6 +2,7 @@
 //! server keeps up, and reads everything that comes.
 
 mod events;
+mod visit;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufRead, Write};
@@ -17,6 +18,7 @@ use rustix::time::{
 };
 use serde::{Deserialize, Serialize};
 
+use self::visit::Visits;
 use super::client::{self, Client, State};
 use super::clock;
 use super::plan::{Due, Part, Phase, Who};
@@ -42,6 +44,8 @@ const SECOND: u64 = 1_000_000_000;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
     Connect(Box<Part>),
+    /// Each client hears so many rooms of its own and leaves them.
+    Visit(u32),
     Run(Phase),
 }
 
@@ -50,6 +54,8 @@ pub(crate) enum Order {
 pub(crate) enum Note {
     /// So many are in their rooms after so many seconds; why others are not.
     Connected { clients: usize, seconds: f64, failed: BTreeMap<String, u64> },
+    /// So many rooms were heard and left after so many seconds; why others were not.
+    Visited { rooms: u64, seconds: f64, refused: BTreeMap<String, u64> },
     /// A phase is over.
     Ran(Box<Figures>),
 }
@@ -72,6 +78,7 @@ struct Worker {
     inside: usize,
     /// Opened, not in yet.
     entering: usize,
+    visits: Visits,
     last_heard: u64,
     run: String,
     buffer: Vec<u8>,
@@ -101,8 +108,12 @@ pub(crate) fn run() -> Result<(), Failure> {
                 let made = worker.insert(Worker::new(Poll::new()?, *part)?);
                 tell(&made.connect()?)?;
             }
+            Order::Visit(rooms) => {
+                let made = worker.as_mut().ok_or_else(nobody_connected)?;
+                tell(&made.visit(rooms)?)?;
+            }
             Order::Run(phase) => {
-                let made = worker.as_mut().ok_or_else(|| Failure::usage("Connect comes first"))?;
+                let made = worker.as_mut().ok_or_else(nobody_connected)?;
                 tell(&Note::Ran(Box::new(made.run(phase)?)))?;
             }
         }
@@ -112,6 +123,10 @@ pub(crate) fn run() -> Result<(), Failure> {
         };
     }
     Ok(())
+}
+
+fn nobody_connected() -> Failure {
+    Failure::usage("Connect comes first")
 }
 
 fn tell(note: &Note) -> Result<(), Failure> {
@@ -140,6 +155,7 @@ impl Worker {
             failed: BTreeMap::new(),
             inside: 0,
             entering: 0,
+            visits: Visits::default(),
             last_heard: 0,
             run: format!("{:x}", std::process::id()),
             buffer: vec![0; 256 << 10],
@@ -345,7 +361,12 @@ impl Worker {
         let client = &mut self.clients[number];
         match client.state {
             State::Gone => return,
-            State::In => self.inside -= 1,
+            State::In => {
+                self.inside -= 1;
+                if client.to_visit > 0 {
+                    self.visits.lost();
+                }
+            }
             State::Connecting | State::Upgrading | State::Entering => {
                 self.entering -= 1;
                 *self.failed.entry(why.to_owned()).or_default() += 1;

@@ -93,6 +93,17 @@ impl Report {
                 entry.kernel_bytes / 1024.0,
             ));
         }
+        for (pass, visited) in self.passes.iter().filter_map(|pass| Some((pass, pass.visited.as_ref()?))) {
+            let per = visited.user_bytes.iter().map(|(name, bytes)| format!("{name} {bytes:.1} bytes"));
+            lines.push(format!(
+                "{} round {}: {} rooms heard and left in {:.1} s; left behind per room: {}",
+                pass.name,
+                pass.round + 1,
+                visited.rooms,
+                visited.seconds,
+                per.collect::<Vec<_>>().join(", "),
+            ));
+        }
         lines.push(String::new());
         lines.extend(table(self.rows.iter().map(row).collect()));
         lines.push(String::new());

@@ -125,13 +125,15 @@ impl Worker {
                     tally.acked(client.who.room, due, now);
                 }
             }
-            Said::Refused(req, code) => {
-                if let (Some(_due), Some(tally)) = (client.answered(req), &mut self.tally) {
-                    tally.refused(code);
-                }
-            }
+            Said::Refused(req, code) => match (client.answered(req), &mut self.tally) {
+                (Some(_due), Some(tally)) => tally.refused(code),
+                (None, _) => self.visit_refused(number, code),
+                (Some(_due), None) => {}
+            },
             Said::LetIn if self.part.dialect == Dialect::Goim => self.is_in(number),
-            Said::InRoom => self.is_in(number),
+            Said::InRoom if client.visiting.is_empty() => self.is_in(number),
+            Said::InRoom => self.visited(number),
+            Said::Left => self.left(number),
             Said::Close(why) => {
                 closing.get_or_insert(why);
             }
