@@ -124,14 +124,23 @@ impl RedisSet {
         Ok(ask(master, redis::cmd("CONFIG").arg("SET").arg(key).arg(value)).await?)
     }
 
-    /// Stops every redis server for the moment, as a frozen machine would; they keep their data.
+    /// Stops all redis servers and Sentinels for the moment, as a frozen machine would; they keep what they have. A Sentinel
+    /// that went on might promote a replica that is frozen too, beside a master that comes back.
     pub fn freeze(&self) -> Result<()> {
-        self.servers.iter().try_for_each(|server| server.process.signal(libc::SIGSTOP))
+        let sentinels = self.sentinels.iter().map(|(_, sentinel)| sentinel);
+        let mut all = sentinels.chain(self.servers.iter().map(|server| &server.process));
+        all.try_for_each(|process| process.signal(libc::SIGSTOP))
     }
 
-    /// Lets frozen servers go on.
-    pub fn thaw(&self) -> Result<()> {
-        self.servers.iter().try_for_each(|server| server.process.signal(libc::SIGCONT))
+    /// Lets all that is frozen go on; Sentinels find their servers alive.
+    pub async fn thaw(&self) -> Result<()> {
+        for server in &self.servers {
+            server.process.signal(libc::SIGCONT)?;
+        }
+        for server in &self.servers {
+            until("redis answers", PATIENCE, async || server.ask::<String>(&redis::cmd("PING")).await.ok()).await?;
+        }
+        self.sentinels.iter().try_for_each(|(_, sentinel)| sentinel.signal(libc::SIGCONT))
     }
 
     /// Cuts the replicas off: nothing that is written from now on reaches them.

@@ -45,7 +45,7 @@ async fn a_frozen_redis_answers_unavailable_and_the_retry_is_stored_once() -> Re
     assert_eq!(stored(&mut console, "before").await?, 1);
     cluster.redis.freeze()?;
     let code = refused(&mut console, "during").await?;
-    cluster.redis.thaw()?;
+    cluster.redis.thaw().await?;
     assert_eq!(code, "unavailable");
     let seq = stored(&mut console, "during").await?;
     assert_eq!(stored(&mut console, "during").await?, seq);
