@@ -6,8 +6,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use im_runtime::unused_port;
 
-use crate::process::{Process, free_port, until};
+use crate::process::{Process, until};
 
 /// How long Sentinels wait before they call a master down.
 const DOWN_AFTER: Duration = Duration::from_millis(1500);
@@ -53,7 +54,7 @@ impl RedisSet {
         let mut servers = Vec::new();
         for number in 0..3 {
             let master = servers.first().map(|server: &RedisServer| server.port);
-            servers.push(start_server(folder, number, free_port()?, master)?);
+            servers.push(start_server(folder, number, unused_port()?, master)?);
         }
         for server in &servers {
             until("redis answers", PATIENCE, async || server.ask::<String>(&redis::cmd("PING")).await.ok()).await?;
@@ -169,7 +170,7 @@ impl RedisSet {
     pub async fn replace_lost(&mut self, folder: &Path) -> Result<()> {
         let master = self.master_port().await.context("no master")?;
         let number = self.servers.iter().map(|server| usize::from(server.port)).sum();
-        self.servers.push(start_server(folder, number, free_port()?, Some(master))?);
+        self.servers.push(start_server(folder, number, unused_port()?, Some(master))?);
         until("the new replica in step", PATIENCE, async || {
             let info: String = ask(master, redis::cmd("INFO").arg("replication")).await.ok()?;
             (info.matches("state=online").count() == self.servers.len() - 1).then_some(())
@@ -201,7 +202,7 @@ fn start_server(folder: &Path, number: usize, port: u16, master: Option<u16>) ->
 }
 
 fn configure_sentinel(folder: &Path, number: usize, master: u16) -> Result<(u16, Process)> {
-    let port = free_port()?;
+    let port = unused_port()?;
     let down_after = DOWN_AFTER.as_millis();
     std::fs::write(
         sentinel_file(folder, number),
@@ -237,7 +238,7 @@ pub struct Etcd {
 impl Etcd {
     /// Starts it and waits until it is healthy.
     pub async fn start(folder: &Path) -> Result<Self> {
-        let (client, peer, data) = (free_port()?, free_port()?, folder.join("etcd"));
+        let (client, peer, data) = (unused_port()?, unused_port()?, folder.join("etcd"));
         let process = start_etcd(folder, client, peer, &data)?;
         let etcd = Self { client, peer, data, process };
         etcd.healthy().await?;

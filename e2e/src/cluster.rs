@@ -5,10 +5,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use im_runtime::unused_port;
 use tempfile::TempDir;
 
 use crate::backing::{Etcd, RedisSet};
-use crate::process::{Process, free_port, until};
+use crate::process::{Process, until};
 
 /// The secret that signs the test's tokens.
 pub const SECRET: &str = "end-to-end secret, at least thirty-two bytes";
@@ -160,7 +161,7 @@ impl Cluster {
 }
 
 fn addresses() -> Result<[String; 4]> {
-    let address = || free_port().map(|port| format!("127.0.0.1:{port}"));
+    let address = || unused_port().map(|port| format!("127.0.0.1:{port}"));
     Ok([address()?, address()?, address()?, address()?])
 }
 

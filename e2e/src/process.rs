@@ -1,7 +1,6 @@
 //! A child process of the test: its output in a file, ended when dropped, by its own process id and nothing else.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -89,12 +88,6 @@ impl Drop for Process {
         }
     }
 }
-
-/// A port of loopback that nothing listens on just now.
-pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
-}
-
 /// Calls `probe` until it returns `Some`, with a short pause between, for at most `patience`.
 pub async fn until<T, F>(what: &str, patience: Duration, mut probe: F) -> Result<T>
 where

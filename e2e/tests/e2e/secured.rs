@@ -7,8 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use im_e2e::cluster::{SECRET, program};
 use im_e2e::console::Console;
-use im_e2e::process::{Process, free_port, until};
+use im_e2e::process::{Process, until};
 use im_e2e::token::token;
+use im_runtime::unused_port;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -67,7 +68,7 @@ impl Secured {
         let certificates = Certificates::new(folder)?;
         let mut processes = Vec::new();
 
-        let (redis, sentinel, etcd) = (free_port()?, free_port()?, free_port()?);
+        let (redis, sentinel, etcd) = (unused_port()?, unused_port()?, unused_port()?);
         let [certificate, key, authority] = certificates.issue("redis")?;
         let tls = format!(
             "tls-cert-file {certificate}\ntls-key-file {key}\ntls-ca-cert-file {authority}\ntls-auth-clients yes\ntls-replication yes\n"
@@ -85,7 +86,7 @@ impl Secured {
         }
 
         let [certificate, key, authority] = certificates.issue("etcd")?;
-        let (url, peers) = (format!("https://127.0.0.1:{etcd}"), format!("http://127.0.0.1:{}", free_port()?));
+        let (url, peers) = (format!("https://127.0.0.1:{etcd}"), format!("http://127.0.0.1:{}", unused_port()?));
         let mut command = Command::new("etcd");
         command.args(["--name", "one", "--initial-cluster", &format!("one={peers}"), "--client-cert-auth"]);
         command.args([
@@ -103,7 +104,7 @@ impl Secured {
         let mut secured = Self { connects: Vec::new(), grpc: String::new(), processes, _folder: own };
         for tier in ["im-logic", "im-connect", "im-connect"] {
             let [certificate, key, authority] = certificates.issue(tier)?;
-            let address = || free_port().map(|port| format!("127.0.0.1:{port}"));
+            let address = || unused_port().map(|port| format!("127.0.0.1:{port}"));
             let (grpc, admin, http, tcp, ws) = (address()?, address()?, address()?, address()?, address()?);
             let mut command = Command::new(program(tier)?);
             command.env("IM_TLS_CERT_FILE", certificate).env("IM_TLS_KEY_FILE", key).env("IM_TLS_CA_FILE", authority);

@@ -4,9 +4,10 @@ use std::time::Duration;
 use im_operator::etcd::ask::{self, Tls};
 use im_operator::etcd::{Action, act};
 use im_operator::join::{Join, May, join};
+use im_runtime::unused_port;
 use tokio::time::timeout;
 
-use super::{Authority, Running, eventually, free_port, start};
+use super::{Authority, Running, eventually, start};
 
 struct Host {
     client: String,
@@ -15,7 +16,7 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
-        let url = || format!("https://localhost:{}", free_port());
+        let url = || format!("https://localhost:{}", unused_port().expect("a port"));
         Self { client: url(), peer: url() }
     }
 }

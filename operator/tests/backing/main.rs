@@ -4,7 +4,6 @@
 mod etcd;
 mod redis;
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -34,10 +33,6 @@ fn start(program: &str, arguments: &[String], folder: &Path) -> Running {
         .spawn()
         .unwrap_or_else(|error| panic!("{program} does not start ({error}): apt-get install redis-server etcd-server"));
     Running(child)
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
 }
 
 /// An authority, and what it signs for everybody on this machine.

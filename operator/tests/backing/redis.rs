@@ -1,8 +1,9 @@
 use im_operator::redis::{act, ask};
 use im_operator::shown::is_current;
+use im_runtime::unused_port;
 use redis::AsyncCommands;
 
-use super::{Authority, Running, eventually, free_port, start};
+use super::{Authority, Running, eventually, start};
 
 fn redis(folder: &std::path::Path, port: u16) -> Running {
     let file = |name: &str| folder.join(name).display().to_string();
@@ -27,7 +28,7 @@ async fn a_redis_is_asked_over_tls_and_takes_a_renewed_certificate_without_closi
     let authority = Authority::new();
     let (old, new) = (authority.leaf(), authority.leaf());
     authority.write(folder.path(), &old);
-    let port = free_port();
+    let port = unused_port().expect("a port");
     let _redis = redis(folder.path(), port);
     let known = authority.known(&old);
     let number = i32::from(port);
@@ -54,7 +55,7 @@ async fn a_redis_of_another_authority_is_not_believed() {
     let authority = Authority::new();
     let leaf = authority.leaf();
     authority.write(folder.path(), &leaf);
-    let port = free_port();
+    let port = unused_port().expect("a port");
     let _redis = redis(folder.path(), port);
     let known = authority.known(&leaf);
     eventually("redis answers", async || ask::server("localhost", i32::from(port), &known).await).await;

@@ -1,7 +1,6 @@
 //! Appends as the stores take them: the scripts on a redis of the bench's own, the embedded store's commit on disk. Many
 //! are under way at once, as they are in a server; one alone shows the round trip.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +13,7 @@ use im_logic::store::embedded::{self, EmbeddedStore};
 use im_logic::store::redis::{self, RedisStore};
 use im_logic::store::{Access, Append, Publish, Store};
 use im_proto::v1::{Entry, Signal};
+use im_runtime::unused_port;
 use im_wire::ids::{ClientId, Epoch, RoomId, Seq, UserId};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -42,7 +42,7 @@ impl Drop for Redis {
 
 fn redis() -> Redis {
     let folder = tempfile::tempdir().expect("a folder");
-    let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a port").port();
+    let port = unused_port().expect("a port");
     let mut command = Command::new("redis-server");
     command.args(["--bind", "127.0.0.1", "--appendonly", "yes", "--save", "", "--port", &port.to_string(), "--dir"]);
     let process = command.arg(folder.path()).stdout(Stdio::null()).spawn().expect("redis-server is on the PATH");

@@ -9,6 +9,7 @@ pub mod logs;
 mod memory;
 pub mod metrics;
 mod panics;
+mod ports;
 mod process;
 pub mod settings;
 pub mod shutdown;
@@ -17,6 +18,7 @@ pub mod tls;
 pub mod version;
 
 pub use memory::give_back;
+pub use ports::unused_port;
 pub use process::{Defaults, Options, Process, own_address, run, run_with};
 pub use shutdown::Shutdown;
 pub use tasks::Tasks;

@@ -1,11 +1,11 @@
 //! A real etcd on free ports with its data in a temporary folder; ended when dropped.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use etcd_client::Client;
 use im_discovery::Options;
+use im_runtime::unused_port;
 use tempfile::TempDir;
 
 use crate::eventually;
@@ -17,15 +17,12 @@ pub(crate) struct Etcd {
     process: Option<Child>,
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 impl Etcd {
     /// One that does not run yet.
     pub(crate) fn prepared() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self { client_port: free_port(), peer_port: free_port(), folder, process: None }
+        let (client_port, peer_port) = (unused_port().unwrap(), unused_port().unwrap());
+        Self { client_port, peer_port, folder, process: None }
     }
 
     pub(crate) async fn started() -> Self {

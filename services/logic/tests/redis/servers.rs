@@ -1,9 +1,9 @@
 //! redis servers, Sentinels and clusters of a test's own, in a folder that goes away with them.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use im_runtime::unused_port;
 use redis::{Cmd, FromRedisValue, RedisResult};
 use tempfile::TempDir;
 
@@ -25,21 +25,11 @@ impl Drop for Server {
     }
 }
 
-/// A port that nobody uses at the moment; below the range of outgoing connections, with room for a cluster's second port.
-fn free_port() -> u16 {
-    loop {
-        let port = rand::random_range(11_000..22_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
-            return port;
-        }
-    }
-}
-
 impl Server {
     /// Starts a server with further arguments and waits until it answers.
     pub(crate) async fn start(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let port = free_port();
+        let port = unused_port().expect("a port");
         let mut all: Vec<String> =
             ["--bind", "127.0.0.1", "--appendonly", "yes", "--save", ""].map(str::to_owned).into();
         all.extend(["--repl-diskless-sync-delay", "0", "--repl-diskless-load", "swapdb"].map(str::to_owned));
@@ -123,7 +113,7 @@ impl Server {
     /// A Sentinel that alone decides over the master.
     pub(crate) async fn start_sentinel(master: &Self) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let port = free_port();
+        let port = unused_port().expect("a port");
         let file = folder.path().join("sentinel.conf");
         let settings = format!(
             "bind 127.0.0.1\nport {port}\nsentinel monitor im 127.0.0.1 {} 1\nsentinel down-after-milliseconds im 500\n\
@@ -155,12 +145,14 @@ impl Server {
     /// Three masters that share the slots.
     pub(crate) async fn start_cluster() -> Vec<Self> {
         let mut nodes = Vec::new();
-        for _ in 0..3 {
-            nodes.push(Self::start(&["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]).await);
+        let buses = [(); 3].map(|()| unused_port().expect("a port").to_string());
+        for bus in &buses {
+            let cluster = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", bus];
+            nodes.push(Self::start(&cluster).await);
         }
         for (node, (from, to)) in nodes.iter().zip([(0, 5460), (5461, 10922), (10923, 16383)]) {
             node.tell(&["CLUSTER", "ADDSLOTSRANGE", &from.to_string(), &to.to_string()]).await;
-            node.tell(&["CLUSTER", "MEET", "127.0.0.1", &nodes[0].port.to_string()]).await;
+            node.tell(&["CLUSTER", "MEET", "127.0.0.1", &nodes[0].port.to_string(), &buses[0]]).await;
         }
         for node in &nodes {
             until("the cluster is complete", async || {
