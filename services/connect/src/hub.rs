@@ -10,7 +10,9 @@ mod room;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -76,6 +78,27 @@ pub(crate) struct Limits {
     pub(crate) retry: Duration,
 }
 
+/// What one call may hand on, and when it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Turn {
+    /// About so many members in all.
+    pub(crate) members: usize,
+    pub(crate) now: Instant,
+    /// How long after a room's last batch began its next one begins at the earliest.
+    pub(crate) hold: Duration,
+}
+
+/// When the next turn is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// At once: something is left.
+    Now,
+    /// What is held back is due then.
+    At(Instant),
+    /// When something has arrived.
+    Arrival,
+}
+
 /// Figures that the shard copies into its metrics.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Counts {
@@ -84,6 +107,8 @@ pub(crate) struct Counts {
     pub(crate) resets: u64,
     pub(crate) overflows: u64,
     pub(crate) repairs: u64,
+    /// Batches that were held back.
+    pub(crate) held: u64,
 }
 
 /// The rooms of one shard.
@@ -93,12 +118,15 @@ pub(crate) struct Hub {
     limits: Limits,
     /// Rooms with something to deliver, and perhaps some that have nothing any more.
     dirty: VecDeque<RoomId>,
+    /// Those of them that are held back, and until when.
+    held: BinaryHeap<Reverse<(Instant, RoomId)>>,
     pub(crate) counts: Counts,
 }
 
 impl Hub {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { rooms: HashMap::new(), limits, dirty: VecDeque::new(), counts: Counts::default() }
+        let (rooms, dirty, held) = Default::default();
+        Self { rooms, limits, dirty, held, counts: Counts::default() }
     }
 
     /// A member begins to hear a room from a place that it has had; `head` is where logic saw the log's head. Deliver
@@ -195,23 +223,34 @@ impl Hub {
         dirty.retain(|id| rooms.get(id).is_some_and(|room| !room.is_clean()));
     }
 
-    /// Hands the rooms' new items to `deliver`, with live members that are owed them: about `budget` members in all. A room
-    /// with more of them than are left of the budget goes on behind the other rooms. Returns whether anything is left.
-    pub(crate) fn deliver(&mut self, budget: usize, mut deliver: impl FnMut(&RoomId, Part<'_>)) -> bool {
-        let mut left = budget;
-        while left > 0 {
-            let Some(id) = self.dirty.pop_front() else { return false };
-            let Some(room) = self.rooms.get_mut(&id) else { continue };
+    /// Hands the rooms' new items to `deliver`, with live members that are owed them. A room with more of them than are left
+    /// of the turn goes on behind the other rooms.
+    pub(crate) fn deliver(&mut self, turn: Turn, mut deliver: impl FnMut(&RoomId, Part<'_>)) -> Next {
+        while let Some(held) = self.held.peek_mut().filter(|held| held.0.0 <= turn.now) {
+            self.dirty.push_back(PeekMut::pop(held).0.1);
+        }
+        let mut left = turn.members;
+        while left > 0
+            && let Some(id) = self.dirty.pop_front()
+        {
+            let Some(room) = self.rooms.get_mut(&id).filter(|room| !room.is_clean()) else { continue };
+            if let Some(until) = room.begin(turn.now, turn.hold) {
+                self.counts.held += 1;
+                self.held.push(Reverse((until, id)));
+                continue;
+            }
+            let handed = room.hand_on(left, |part| deliver(&id, part));
+            // A room without members here takes a moment too.
+            left = left.saturating_sub(handed.max(1));
             if !room.is_clean() {
-                let handed = room.hand_on(left, |part| deliver(&id, part));
-                // A room without members here takes a moment too.
-                left = left.saturating_sub(handed.max(1));
-                if !room.is_clean() {
-                    self.dirty.push_back(id);
-                }
+                self.dirty.push_back(id);
             }
         }
-        !self.dirty.is_empty()
+        match self.held.peek() {
+            _ if !self.dirty.is_empty() => Next::Now,
+            Some(Reverse((until, _))) => Next::At(*until),
+            None => Next::Arrival,
+        }
     }
 
     /// Hands all of one room's new items to `deliver`.

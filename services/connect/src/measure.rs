@@ -7,7 +7,7 @@ use bytes::Bytes;
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::{Body, Message};
 
-use crate::hub::{Answer, Asker, Effect, Hub, Limits, Part, Place};
+use crate::hub::{Answer, Asker, Effect, Hub, Limits, Part, Place, Turn};
 use crate::session::encode::Encoding;
 use crate::session::outbox::Outbox;
 
@@ -64,7 +64,7 @@ impl Room {
         assert!(effects.is_empty(), "nothing is missing");
         let mut written = 0;
         let outboxes = &mut self.outboxes;
-        self.hub.deliver(usize::MAX, |room, Part { members, items, .. }| {
+        self.hub.deliver(everything(), |room, Part { members, items, .. }| {
             let bytes = Encoding::NativeTcp.items(room, items);
             for member in members {
                 let outbox = &mut outboxes[*member as usize];
@@ -92,10 +92,14 @@ impl Room {
         let told = answer(Place { epoch: EPOCH, seq: self.head }, entries);
         self.hub.fetched(&self.id, Asker::Room, before, told, Instant::now(), &mut effects);
         let mut delivered = 0;
-        self.hub.deliver(usize::MAX, |_, part| delivered += part.members.len() * part.items.len());
+        self.hub.deliver(everything(), |_, part| delivered += part.members.len() * part.items.len());
         assert_eq!(delivered as u64, (missing + 1) * self.outboxes.len() as u64);
         delivered
     }
+}
+
+fn everything() -> Turn {
+    Turn { members: usize::MAX, now: Instant::now(), hold: Duration::ZERO }
 }
 
 fn answer(head: Place, entries: Vec<Arc<Message>>) -> Answer {

@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::sync::LazyLock;
 
 use prometheus::{
-    Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_histogram, register_int_counter,
-    register_int_counter_vec, register_int_gauge, register_int_gauge_vec,
+    GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_gauge_vec, register_histogram,
+    register_int_counter, register_int_counter_vec, register_int_gauge, register_int_gauge_vec,
 };
 
 macro_rules! metrics {
@@ -37,6 +37,8 @@ metrics! {
     DELIVERIES: IntCounter = register_int_counter("im_connect_deliveries_total", "Messages handed to connections.");
     WRITES: IntCounter = register_int_counter("im_connect_writes_total", "Writes to sockets, those that the socket did not take included.");
     FAN_OUTS: IntCounter = register_int_counter("im_connect_fan_outs_total", "Batches written to a room's members.");
+    HELD: IntCounter = register_int_counter("im_connect_batches_held_total", "Batches of busy rooms that a busy shard held back, so that more messages share a write.");
+    FAN_OUT_SHARE: GaugeVec = register_gauge_vec("im_connect_fan_out_ratio", "The share of its time that a shard spends in writing to rooms' members, by shard; from 0.35 on busy rooms' batches are held back.", &["shard"]);
     SLOW_READERS: IntCounter = register_int_counter("im_connect_slow_readers_total", "Connections ended because their outbox was full.");
     SIGNALS_DROPPED: IntCounter = register_int_counter("im_connect_signals_dropped_total", "Signals not delivered because an outbox was half full.");
     OUTBOX_BYTES: IntGaugeVec = register_int_gauge_vec("im_connect_outbox_bytes", "Bytes that wait for slow readers, by shard.", &["shard"]);

@@ -45,6 +45,9 @@ pub struct Options {
     pub shard_queue: usize,
     /// Events that may wait while a room is repaired; beyond it they are dropped and fetched. Default 1,024.
     pub room_pending: usize,
+    /// How long a busy shard holds back a busy room's next messages at most, so that more of them share a write. Default
+    /// 20 ms.
+    pub coalesce: Duration,
     /// How long a room nobody is in any more stays subscribed. Default 30 s.
     pub room_linger: Duration,
     /// Every room's head is compared with the log once in so long. Default 30 s.
@@ -86,6 +89,7 @@ impl Default for Options {
             flood_after: Duration::from_secs(30),
             shard_queue: 16_384,
             room_pending: 1_024,
+            coalesce: Duration::from_millis(20),
             room_linger: Duration::from_secs(30),
             head_compare: Duration::from_secs(30),
             fetch_entries: 200,

@@ -119,6 +119,10 @@ fn hub(from: &mut Reader<'_>, default: Options) -> Options {
             .integer("room_pending", "Events that may wait while a room is repaired; beyond it they are fetched later.")
             .within(1..=1 << 20)
             .or(default.room_pending),
+        coalesce: from
+            .duration("coalesce", "How long a busy shard holds back a busy room's next messages at most, so that more of them share a write. `0s`: never.")
+            .within(Duration::ZERO..=SECOND)
+            .or(default.coalesce),
         room_linger: from
             .duration("room_linger", "How long a room nobody is in any more stays subscribed.")
             .within(Duration::ZERO..=HOUR)

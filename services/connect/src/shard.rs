@@ -4,6 +4,7 @@
 mod answers;
 mod fan_out;
 mod inbox;
+mod load;
 mod upkeep;
 
 use std::cell::{Cell, RefCell};
@@ -18,6 +19,7 @@ use slab::Slab;
 use tokio_util::sync::CancellationToken;
 
 use self::answers::Answered;
+use self::load::Load;
 use crate::accept::admission::Admission;
 use crate::accept::rate::Bucket;
 use crate::downlink::router::Router;
@@ -47,6 +49,7 @@ pub(crate) struct Shard {
     pub(crate) read_buffer: RefCell<Vec<u8>>,
     router: Arc<Router>,
     hub: RefCell<Hub>,
+    load: RefCell<Load>,
     connections: RefCell<Slab<Rc<Connection>>>,
     by_user: RefCell<HashMap<UserId, Vec<u32>>>,
     user_rates: RefCell<HashMap<UserId, Bucket>>,
@@ -79,6 +82,7 @@ impl Shard {
             read_buffer: RefCell::new(vec![0; 64 << 10]),
             router,
             hub: RefCell::new(Hub::new(limits)),
+            load: RefCell::new(Load::new(Instant::now())),
             connections: RefCell::default(),
             by_user: RefCell::default(),
             user_rates: RefCell::default(),

@@ -54,6 +54,8 @@ pub(crate) struct Room {
     behind: HashMap<Member, CatchUp>,
     items: Vec<Item>,
     under_way: UnderWay,
+    /// When the last batch of a turn began.
+    began: Option<Instant>,
     pending: Vec<Arc<Message>>,
     /// Events were dropped while waiting: ask once more after the answer.
     overflowed: bool,
@@ -71,6 +73,7 @@ impl Room {
             behind: HashMap::new(),
             items: Vec::new(),
             under_way: UnderWay::default(),
+            began: None,
             pending: Vec::new(),
             overflowed: false,
             fruitless: 0,
@@ -95,6 +98,19 @@ impl Room {
     /// Some live members have been handed more than others.
     pub(super) fn is_under_way(&self) -> bool {
         !self.under_way.items.is_empty()
+    }
+
+    /// Whether the next batch may be handed on: `None`, and it begins now where none is under way. Otherwise until when it is
+    /// held back, so that what comes until then joins it: for as long as `hold` after the last one began.
+    pub(super) fn begin(&mut self, now: Instant, hold: Duration) -> Option<Instant> {
+        if self.is_under_way() {
+            return None;
+        }
+        let until = self.began.map(|began| began + hold).filter(|until| *until > now);
+        if until.is_none() {
+            self.began = Some(now);
+        }
+        until
     }
 
     /// Hands `deliver` the next part: at most so many members. Returns how many.

@@ -10,7 +10,7 @@ use im_wire::ids::{Epoch, RoomId, Seq};
 use im_wire::native::{Body, Message};
 use proptest::prelude::*;
 
-use super::{Answer, Asker, Effect, Hub, Item, Limits, Member, Part, Place};
+use super::{Answer, Asker, Effect, Hub, Item, Limits, Member, Next, Part, Place, Turn};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -37,6 +37,8 @@ enum Step {
     ReadNow(usize),
     Heard,
     Tick(u64),
+    /// The shard is so busy that batches are held back for so many milliseconds.
+    Hold(u64),
     Compare,
 }
 
@@ -52,7 +54,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..4_usize).prop_map(Step::Failed),
         2 => (0..4_usize).prop_map(Step::ReadNow),
         2 => Just(Step::Heard),
-        2 => (50..400_u64).prop_map(Step::Tick),
+        2 => (5..400_u64).prop_map(Step::Tick),
+        1 => (0..30_u64).prop_map(Step::Hold),
         1 => Just(Step::Compare),
     ]
 }
@@ -127,6 +130,7 @@ struct World {
     asked: VecDeque<(Asker, Place, Option<Answer>)>,
     records: HashMap<Member, Record>,
     now: Instant,
+    hold: Duration,
 }
 
 /// What a member has been told: its position when it joined, and everything after it that stands.
@@ -170,13 +174,13 @@ impl World {
             asked: VecDeque::new(),
             records: HashMap::new(),
             now: Instant::now(),
+            hold: Duration::ZERO,
         }
     }
 
-    /// To one member after the other.
     fn deliver(&mut self, members: usize) {
-        let records = &mut self.records;
-        self.hub.deliver(members, |_, part| tell(records, &part));
+        let Self { records, now, hold, .. } = self;
+        self.hub.deliver(Turn { members, now: *now, hold: *hold }, |_, part| tell(records, &part));
     }
 
     fn deliver_room(&mut self) {
@@ -201,6 +205,7 @@ impl World {
     fn with(&mut self, act: impl FnOnce(&mut Hub, &mut Vec<Effect>)) {
         let mut effects = Vec::new();
         act(&mut self.hub, &mut effects);
+        // To one member after the other.
         self.deliver(1);
         self.carry_out(effects);
     }
@@ -268,6 +273,7 @@ impl World {
                 let now = self.now;
                 self.with(|hub, effects| hub.tick(now, effects));
             }
+            Step::Hold(ms) => self.hold = Duration::from_millis(ms),
             Step::Compare => {
                 let head = self.log.head();
                 if let Some(stood) = self.hub.head(&room()) {
@@ -292,7 +298,7 @@ impl World {
             }
             self.take(&Step::Compare);
             self.take(&Step::Tick(100));
-            self.deliver_room();
+            self.deliver(usize::MAX);
         }
     }
 }
@@ -347,29 +353,72 @@ fn rooms_that_everybody_has_left_cost_nothing() {
 
 #[test]
 fn a_large_room_lets_others_pass() {
-    let (mut hub, mut effects, now) = (Hub::new(limits()), Vec::new(), Instant::now());
-    let start = Place { epoch: 1, seq: 0 };
-    let rooms = [("large", 1_000), ("small", 2)].map(|(name, members)| (RoomId::new(name).unwrap(), members));
-    for (room, members) in &rooms {
-        (0..*members).for_each(|member| hub.join(room, member, start, start, &mut effects));
-        hub.heard(room, &mut effects);
-        hub.fetched(room, Asker::Room, start, Answer { head: start, ..Answer::default() }, now, &mut effects);
-    }
-    let mut log = Log::default();
+    let mut hub = hub_of(&[("large", 1_000), ("small", 2)]);
     for seq in 1..=2 {
-        for (room, _) in &rooms {
-            let message = Message { room: room.clone(), epoch: 1, seq, ..(*log.append()).clone() };
-            hub.logged(Arc::new(message), &mut effects);
-        }
+        ["large", "small"].into_iter().for_each(|room| hear(&mut hub, room, seq));
     }
     let mut turns = Vec::new();
-    let mut more = true;
-    while more {
+    let mut next = Next::Now;
+    while next == Next::Now {
         let note = |room: &RoomId, part: Part<'_>| (room.to_string(), part.members.len(), part.items.len(), part.last);
-        more = hub.deliver(300, |room, part| turns.push(note(room, part)));
+        let turn = Turn { members: 300, now: Instant::now(), hold: Duration::ZERO };
+        next = hub.deliver(turn, |room, part| turns.push(note(room, part)));
     }
     let turn = |room: &str, members, last| (room.to_owned(), members, 2, last);
     let large = |last| turn("large", if last { 102 } else { 300 }, last);
     let expected = [large(false), turn("small", 2, true), turn("large", 298, false), large(false), large(true)];
     assert_eq!(turns, expected);
+}
+
+/// Rooms with so many members each, heard from the beginning.
+fn hub_of(rooms: &[(&str, u32)]) -> Hub {
+    let (mut hub, mut effects, start) = (Hub::new(limits()), Vec::new(), Place { epoch: 1, seq: 0 });
+    for (room, members) in rooms {
+        let room = RoomId::new(*room).unwrap();
+        (0..*members).for_each(|member| hub.join(&room, member, start, start, &mut effects));
+        hub.heard(&room, &mut effects);
+        let nothing = Answer { head: start, ..Answer::default() };
+        hub.fetched(&room, Asker::Room, start, nothing, Instant::now(), &mut effects);
+    }
+    hub
+}
+
+/// The bus brings a room's next message.
+fn hear(hub: &mut Hub, room: &str, seq: Seq) {
+    let message = Message { room: RoomId::new(room).unwrap(), epoch: 1, seq, ..(*Log::default().append()).clone() };
+    let mut effects = Vec::new();
+    hub.logged(Arc::new(message), &mut effects);
+    assert!(effects.is_empty(), "{effects:?}");
+}
+
+#[test]
+fn a_busy_room_of_a_busy_shard_is_held_back_and_an_idle_one_never() {
+    let mut hub = hub_of(&[("busy", 3), ("idle", 2)]);
+    let start = Instant::now();
+    let at = |ms| start + Duration::from_millis(ms);
+    let deliver = |hub: &mut Hub, now| {
+        let mut told = Vec::new();
+        let turn = Turn { members: 64, now, hold: Duration::from_millis(20) };
+        let next = hub.deliver(turn, |room, part| told.push((room.to_string(), part.items.len())));
+        (told, next)
+    };
+    let told = |room: &str, items| (room.to_owned(), items);
+
+    hear(&mut hub, "busy", 1);
+    assert_eq!(deliver(&mut hub, at(0)), (vec![told("busy", 1)], Next::Arrival), "the first waits for nothing");
+    hear(&mut hub, "busy", 2);
+    assert_eq!(deliver(&mut hub, at(5)), (vec![], Next::At(at(20))));
+    hear(&mut hub, "busy", 3);
+    hear(&mut hub, "idle", 1);
+    assert_eq!(deliver(&mut hub, at(6)), (vec![told("idle", 1)], Next::At(at(20))), "another room passes");
+    assert_eq!(deliver(&mut hub, at(19)), (vec![], Next::At(at(20))));
+    assert_eq!(deliver(&mut hub, at(20)), (vec![told("busy", 2)], Next::Arrival), "both in one batch");
+    assert_eq!(hub.counts.held, 1);
+
+    hear(&mut hub, "busy", 4);
+    assert_eq!(deliver(&mut hub, at(25)), (vec![], Next::At(at(40))));
+    hub.deliver_room(&RoomId::new("busy").unwrap(), |part| assert_eq!(part.items.len(), 1));
+    assert_eq!(deliver(&mut hub, at(40)), (vec![], Next::Arrival), "what was delivered meanwhile is not again");
+    hear(&mut hub, "busy", 5);
+    assert_eq!(deliver(&mut hub, at(45)), (vec![told("busy", 1)], Next::Arrival));
 }

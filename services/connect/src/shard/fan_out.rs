@@ -2,13 +2,14 @@
 //! socket takes it.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::ServerOp;
 use serde_json::Value;
 
 use super::{PerEncoding, Shard};
-use crate::hub::{Item, Member, Part};
+use crate::hub::{Item, Member, Next, Part, Turn};
 use crate::metrics;
 use crate::session::encode::Signal;
 
@@ -25,12 +26,15 @@ struct Departure {
 
 impl Shard {
     /// Writes what the hub has put in order to the rooms' live members, so far as it takes no longer than others may wait.
-    /// Returns whether anything is left.
-    pub(super) fn deliver_some(&self) -> bool {
+    pub(super) fn deliver_some(&self) -> Next {
+        let now = Instant::now();
+        let hold = self.load.borrow_mut().hold(now, self.options.coalesce);
+        let turn = Turn { members: PART, now, hold };
         let mut departures = Vec::new();
-        let more = self.hub.borrow_mut().deliver(PART, |room, part| self.write(room, part, &mut departures));
+        let next = self.hub.borrow_mut().deliver(turn, |room, part| self.write(room, part, &mut departures));
         self.evict(departures);
-        more
+        self.load.borrow_mut().spent(now.elapsed());
+        next
     }
 
     /// Writes everything that the hub has put in order of one room.
@@ -104,7 +108,7 @@ impl Shard {
     ) {
         self.deliver_room(room);
         if connection.forget(room) {
-            self.hub.borrow_mut().leave(room, connection.key, std::time::Instant::now());
+            self.hub.borrow_mut().leave(room, connection.key, Instant::now());
             self.count_online(connection, room, false);
             let op = ServerOp::RoomChanged { room: room.clone(), subscribed: false, reason: reason.to_owned() };
             connection.write(&connection.encoding.get().response(0, op));

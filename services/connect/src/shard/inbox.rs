@@ -10,10 +10,11 @@ use im_wire::code::CloseCode;
 use im_wire::ids::RoomId;
 use im_wire::native::{Message, ServerOp};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout_at;
 
 use super::Shard;
 use crate::drain::{self, Pace};
-use crate::hub::Place;
+use crate::hub::{Next, Place};
 use crate::metrics;
 use crate::session::encode::Signal;
 use crate::session::subscribe;
@@ -68,8 +69,8 @@ impl Inbox {
     pub(crate) async fn run(mut self, shard: Rc<Shard>) {
         let gauge = metrics::SHARD_QUEUE.with_label_values(&[&shard.number.to_string()]);
         let mut batch = Vec::with_capacity(BATCH);
-        let mut more = false;
-        while self.next(&mut batch, more).await {
+        let mut next = Next::Arrival;
+        while self.next(&mut batch, next).await {
             gauge.set(self.orders.len() as i64);
             for order in batch.drain(..) {
                 shard.take(order);
@@ -77,17 +78,21 @@ impl Inbox {
             if self.disturbed.swap(false, Ordering::AcqRel) {
                 shard.disturbed();
             }
-            more = shard.deliver_some();
+            next = shard.deliver_some();
         }
     }
 
-    /// Takes what has arrived. Waits for it, but not where there is `more` to deliver: then the sessions have their turn and
-    /// it goes on. `false`: nothing will come any more.
-    async fn next(&mut self, batch: &mut Vec<Order>, more: bool) -> bool {
-        if !more {
-            return self.orders.recv_many(batch, BATCH).await > 0;
+    /// Takes what has arrived. Waits for it, but not where something is to be delivered before: then the sessions have their
+    /// turn and it goes on. `false`: nothing will come any more.
+    async fn next(&mut self, batch: &mut Vec<Order>, next: Next) -> bool {
+        match next {
+            Next::Arrival => return self.orders.recv_many(batch, BATCH).await > 0,
+            Next::At(due) => {
+                let arrived = timeout_at(due.into(), self.orders.recv_many(batch, BATCH)).await;
+                return arrived.is_err() || !batch.is_empty();
+            }
+            Next::Now => tokio::task::yield_now().await,
         }
-        tokio::task::yield_now().await;
         while batch.len() < BATCH
             && let Ok(order) = self.orders.try_recv()
         {

@@ -105,6 +105,9 @@ impl Shard {
         metrics::RESETS.inc_by(counts.resets);
         metrics::REPAIRS.inc_by(counts.repairs);
         metrics::PENDING_OVERFLOWS.inc_by(counts.overflows);
+        metrics::HELD.inc_by(counts.held);
+        let share = self.load.borrow_mut().share(Instant::now());
+        metrics::FAN_OUT_SHARE.with_label_values(&[&shard]).set(share);
     }
 }
 
