@@ -14,6 +14,7 @@ use super::clock;
 use super::crew::Crew;
 use super::plan::{self, Api, BenchArgs, Dialect, Part, Phase, Target};
 use super::probe::{Machine, Sample, Server};
+use super::stamp;
 use super::tally::Figures;
 use crate::failure::{Exit, Failure};
 use crate::token::{Claims, Signer};
@@ -229,8 +230,8 @@ async fn phase(args: &BenchArgs, aim: &Aim, crew: &mut Crew, number: usize, rate
     let from = begin + args.warmup.as_nanos() as u64;
     let to = from + args.duration.as_nanos() as u64;
     let phase =
-        // Phases that follow each other differ; those 256 apart are never under way together.
-        Phase { number: number as u8, rate, begin, from, to, senders: plan::senders(rate, args.rooms, args.members) };
+        // Phases that follow each other differ; those as many apart are never under way together.
+        Phase { number: (number % stamp::PHASES) as u8, rate, begin, from, to, senders: plan::senders(rate, args.rooms, args.members) };
     crew.begin(phase).await?;
 
     sleep_until(from).await;

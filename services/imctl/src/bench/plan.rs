@@ -266,27 +266,33 @@ pub(crate) struct Due {
 }
 
 impl Phase {
-    /// The `k`-th message of the phase over all workers; `None`: the phase is over by then.
-    pub(crate) fn due(&self, k: u64, rooms: usize) -> Option<Due> {
+    /// A message of the phase, counted over all workers; `None`: the phase is over by then.
+    pub(crate) fn due(&self, message: u64, rooms: usize) -> Option<Due> {
         if self.rate <= 0.0 {
             return None;
         }
-        let at = self.begin + (k as f64 * 1e9 / self.rate) as u64;
+        let at = self.begin + (message as f64 * 1e9 / self.rate) as u64;
         if at >= self.to {
             return None;
         }
         let rooms = rooms as u64;
-        let (room, turn) = (k % rooms, k / rooms);
+        let (room, turn) = ((message % rooms) as usize, message / rooms);
         let senders = self.senders as u64;
-        Some(Due { at, room: room as usize, sender: (turn % senders) as usize, number: (turn / senders) as u32 + 1 })
+        let (sender, number) = ((turn % senders) as usize, (turn / senders) as u32 + 1);
+        Some(Due { message, at, room, sender, number })
     }
 
     /// Which member of the room that sender is: rooms differ, so that the workers share the sending.
     pub(crate) fn member(due: Due, members: usize) -> usize {
         (due.room + due.sender) % members
+    /// The how-manieth of the phase over all rooms, from 0.
+    pub(crate) message: u64,
+    /// When, on [`super::clock`].
     }
 }
+    /// Which of the room's senders.
 
+    /// That sender's how-manieth, from 1.
 #[cfg(test)]
 mod tests {
     use std::collections::{HashMap, HashSet};

@@ -65,6 +65,7 @@ pub(crate) struct Row {
     pub(crate) repeated: u64,
     pub(crate) reordered: u64,
     pub(crate) gaps: u64,
+    pub(crate) strays: u64,
     pub(crate) refused: u64,
     pub(crate) closed: u64,
     pub(crate) unanswered: u64,
@@ -127,6 +128,7 @@ impl Row {
             reordered: sum(&|one| one.figures.reordered),
             gaps: sum(&|one| one.figures.gaps),
             refused: sum(&|one| one.figures.refused.values().sum()),
+            strays: sum(&|one| one.figures.strays),
             closed: sum(&|one| one.figures.closed.values().sum()),
             unanswered: sum(&|one| {
                 one.figures.sent.saturating_sub(one.figures.acked + one.figures.refused.values().sum::<u64>())
@@ -175,10 +177,10 @@ impl Report {
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         for row in &self.rows {
-            let Row { name, rate, lost, repeated, reordered, gaps, closed, refused, unanswered, .. } = row;
-            if lost + repeated + reordered + gaps > 0 {
+            let Row { name, rate, lost, repeated, reordered, gaps, strays, closed, refused, unanswered, .. } = row;
+            if lost + repeated + reordered + gaps + strays > 0 {
                 faults.push(format!(
-                    "{name} at {rate} messages/s: {lost} deliveries lost, {repeated} repeated, {reordered} reordered, {gaps} jumps in seq"
+                    "{name} at {rate} messages/s: {lost} deliveries lost, {repeated} repeated, {reordered} reordered, {gaps} jumps in seq, {strays} in a wrong room"
                 ));
             }
             if closed + refused + unanswered > 0 {

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::histogram::{Histogram, Recorder};
-use super::plan::Phase;
-use super::stamp::Stamp;
+use super::plan::{Due, Phase};
 
 /// How many numbers behind the latest a late message is still told from a repeated one.
 const WINDOW: u32 = 64;
@@ -73,6 +72,8 @@ pub(crate) struct Figures {
     pub(crate) reordered: u64,
     /// Jumps in the log's numbering, where the dialect shows it.
     pub(crate) gaps: u64,
+    /// Messages that came to a client of another room, or that nobody sent.
+    pub(crate) strays: u64,
     pub(crate) body_bytes: u64,
     pub(crate) wire_bytes_within: u64,
     /// From when a message was due until it was there; of those due while it was measured.
@@ -96,6 +97,7 @@ impl Figures {
         self.repeated += repeated;
         self.reordered += reordered;
         self.gaps += gaps;
+        self.strays += other.strays;
         self.body_bytes += other.body_bytes;
         self.wire_bytes_within += other.wire_bytes_within;
         for (of, by) in [(&mut self.refused, &other.refused), (&mut self.closed, &other.closed)] {
@@ -182,12 +184,13 @@ impl Tally {
         }
     }
 
-    /// A message arrived at a client of `room`.
-    pub(crate) fn received(&mut self, room: usize, stamp: Stamp, body: usize, track: &mut Track, now: u64) {
+    /// A message arrived at a client of its room.
+    pub(crate) fn received(&mut self, due: Due, body: usize, track: &mut Track, now: u64) {
+        let Due { at, room, number, .. } = due;
         let figures = &mut self.figures;
         figures.received += 1;
         figures.body_bytes += body as u64;
-        match track.take(stamp.number) {
+        match track.take(number) {
             Fit::Ahead => figures.received_of_room[room] += 1,
             Fit::Late => {
                 figures.received_of_room[room] += 1;
@@ -195,8 +198,8 @@ impl Tally {
             }
             Fit::Repeated => figures.repeated += 1,
         }
-        let late = now.saturating_sub(stamp.due);
-        if (self.phase.from..self.phase.to).contains(&stamp.due) {
+        let late = now.saturating_sub(at);
+        if (self.phase.from..self.phase.to).contains(&at) {
             self.latency.record(late);
         }
         if let Some(second) = now.checked_sub(self.phase.from).map(|since| (since / 1_000_000_000) as usize)
@@ -236,15 +239,14 @@ mod tests {
         let phase = Phase { number: 1, rate: 1.0, begin: 0, from: 0, to: 3_000_000_000, senders: 1 };
         let mut tally = Tally::new(phase, 2);
         let mut tracks = [Track::default(); 3];
+        let due = |number| Due { message: 0, at: 0, room: 0, sender: 0, number };
         for number in 1..=2 {
             tally.acked(0, 0, 1);
-            let stamp = Stamp { phase: 1, room: 0, sender: 0, number, due: 0 };
-            tally.received(0, stamp, 100, &mut tracks[0], 5);
-            tally.received(0, stamp, 100, &mut tracks[1], 2_000_000_000);
+            tally.received(due(number), 100, &mut tracks[0], 5);
+            tally.received(due(number), 100, &mut tracks[1], 2_000_000_000);
         }
-        let stamp = Stamp { phase: 1, room: 0, sender: 0, number: 1, due: 0 };
-        tally.received(0, stamp, 100, &mut tracks[2], 5);
-        tally.received(0, stamp, 100, &mut tracks[2], 5);
+        tally.received(due(1), 100, &mut tracks[2], 5);
+        tally.received(due(1), 100, &mut tracks[2], 5);
         let figures = tally.finish();
         assert_eq!((figures.lost(3), figures.repeated, figures.received, figures.body_bytes), (1, 1, 6, 600));
         assert_eq!((figures.seconds[0].deliveries, figures.seconds[2].deliveries), (4, 2));

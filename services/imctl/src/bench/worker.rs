@@ -72,7 +72,7 @@ struct Worker {
     queue: VecDeque<(Due, u8)>,
     tally: Option<Tally>,
     /// The next of the phase's messages that this worker sends.
-    next: Option<(u64, Due)>,
+    next: Option<Due>,
     failed: BTreeMap<String, u64>,
     /// In their rooms.
     inside: usize,
@@ -275,12 +275,12 @@ impl Worker {
         let mut looked = clock::now();
         self.last_heard = phase.to;
         loop {
-            self.wake_at(self.next.map_or(phase.to + QUIET, |(_, due)| due.at))?;
+            self.wake_at(self.next.map_or(phase.to + QUIET, |due| due.at))?;
             self.wait(&mut events, Duration::from_millis(100))?;
             let now = clock::now();
-            while let Some((k, due)) = self.next.filter(|(_, due)| due.at <= now) {
+            while let Some(due) = self.next.filter(|due| due.at <= now) {
                 self.send(due, phase);
-                self.next = self.following(phase, k + 1);
+                self.next = self.following(phase, due.message + 1);
             }
             self.signs_of_life(&mut looked);
             let quiet = now > self.last_heard.max(phase.to) + QUIET;
@@ -296,18 +296,18 @@ impl Worker {
         busy + self.queue.len() + self.clients.iter().map(Client::unanswered).sum::<usize>()
     }
 
-    /// The first message from the `k`-th on that this worker sends.
-    fn following(&self, phase: Phase, from: u64) -> Option<(u64, Due)> {
+    /// The first message from `from` on that this worker sends.
+    fn following(&self, phase: Phase, from: u64) -> Option<Due> {
         let Part { members, workers, number, .. } = self.part;
-        for k in from.. {
-            let due = phase.due(k, self.rooms.len())?;
+        for message in from.. {
+            let due = phase.due(message, self.rooms.len())?;
             let sends = if self.part.api.is_some() {
-                k % workers as u64 == number as u64
+                message % workers as u64 == number as u64
             } else {
                 Phase::member(due, members) % workers == number
             };
             if sends {
-                return Some((k, due));
+                return Some(due);
             }
         }
         None
@@ -334,10 +334,8 @@ impl Worker {
     }
 
     fn message(&self, due: Due, phase: u8) -> (String, String) {
-        let Due { at, room, sender, number } = due;
-        let client_id = format!("{}-{phase}-{sender}-{number}", self.run);
-        let stamp = Stamp { phase, room: room as u32, sender: sender as u16, number, due: at };
-        (client_id, stamp.body(self.part.size))
+        let message = due.message;
+        (format!("{}-{phase}-{message}", self.run), Stamp { phase, message }.body(self.part.size))
     }
 
     /// Gives what is due to the free connections to the API.

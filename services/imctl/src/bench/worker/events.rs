@@ -116,8 +116,10 @@ impl Worker {
                 }
                 tally.figures.gaps += u64::from(client.last_seq != 0 && seq != client.last_seq + 1 && seq != 0);
                 client.last_seq = seq;
-                if let Some(track) = client.tracks.get_mut(usize::from(stamp.sender)) {
-                    tally.received(client.who.room, stamp, body, track, now);
+                let due = tally.phase.due(stamp.message, self.rooms.len()).filter(|due| due.room == client.who.room);
+                match due.and_then(|due| Some((due, client.tracks.get_mut(due.sender)?))) {
+                    Some((due, track)) => tally.received(due, body, track, now),
+                    None => tally.figures.strays += 1,
                 }
             }
             Said::Ack(req) => {
