@@ -50,7 +50,10 @@ pub(crate) async fn run(
         if args.floor {
             passes.push(floor_pass(args, round).await?);
         }
-        passes.push(measure::pass(args, &aim, round).await?);
+        passes.push(measure::pass(args, &aim, None, round).await?);
+        if args.beside.is_some() {
+            passes.push(measure::pass(args, &aim, args.beside, round).await?);
+        }
     }
     if let Some(stack) = stack {
         stack.stop().await?;
@@ -121,7 +124,7 @@ async fn floor_pass(args: &BenchArgs, round: u16) -> Result<Pass, Failure> {
         signer: None,
         dialect: plan::Dialect::Native,
     };
-    let pass = measure::pass(args, &aim, round).await;
+    let pass = measure::pass(args, &aim, None, round).await;
     drop(child);
     pass
 }

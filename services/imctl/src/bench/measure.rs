@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::clock;
 use super::crew::Crew;
-use super::plan::{self, Api, BenchArgs, Dialect, Part, Phase, Target};
+use super::plan::{self, Api, BenchArgs, Dialect, Neighbour, Part, Phase, Target};
 use super::probe::{Machine, Sample, Server};
 use super::stamp;
 use super::tally::Figures;
@@ -57,8 +57,18 @@ pub(crate) struct Measured {
     /// Per cent of the machine.
     pub(crate) steal: f64,
     pub(crate) idle: f64,
+    /// The rate of the room beside, and what its clients saw.
+    pub(crate) beside: Option<(f64, Figures)>,
     /// Deliveries by the servers' own count, over the whole phase.
     pub(crate) server_deliveries: Option<f64>,
+}
+
+impl Measured {
+    /// The same stretch as the room beside saw it.
+    pub(crate) fn of_beside(&self) -> Option<Self> {
+        let (rate, figures) = self.beside.clone()?;
+        Some(Self { rate, figures, beside: Some((self.rate, self.figures.clone())), ..self.clone() })
+    }
 }
 
 /// What connecting cost.
@@ -172,15 +182,31 @@ async fn look(servers: &[Server]) -> Result<Vec<Sample>, Failure> {
     Ok(samples)
 }
 
-/// Does it all once.
-pub(crate) async fn pass(args: &BenchArgs, aim: &Aim, round: u16) -> Result<Pass, Failure> {
+/// The clients of a room beside, all of them in.
+async fn neighbours(args: &BenchArgs, aim: &Aim, beside: Neighbour, round: u16) -> Result<Crew, Failure> {
+    let args = BenchArgs { rooms: 1, members: beside.members, ..args.clone() };
+    let parts = parts(&args, aim, round)?;
+    let mut crew = Crew::start(parts.len())?;
+    let connected = crew.connect(parts).await?;
+    if connected.clients < beside.members as usize {
+        return Err(nobody(&format!("{} of {} clients beside", connected.clients, beside.members), connected.failed));
+    }
+    Ok(crew)
+}
+
+fn nobody(who: &str, failed: BTreeMap<String, u64>) -> Failure {
+    let why: Vec<String> = failed.into_iter().map(|(why, count)| format!("{count}: {why}")).collect();
+    Failure::new(Exit::Unreachable, format!("{who} got in ({})", why.join("; ")))
+}
+
+/// Does it all once, next to another room where one is given.
+pub(crate) async fn pass(args: &BenchArgs, aim: &Aim, beside: Option<Neighbour>, round: u16) -> Result<Pass, Failure> {
     let parts = parts(args, aim, round)?;
     let mut crew = Crew::start(parts.len())?;
     let (before, machine) = (look(&aim.servers).await?, Machine::look());
     let connected = crew.connect(parts).await?;
     if connected.clients == 0 {
-        let why: Vec<String> = connected.failed.into_iter().map(|(why, count)| format!("{count}: {why}")).collect();
-        return Err(Failure::new(Exit::Unreachable, format!("no client got in ({})", why.join("; "))));
+        return Err(nobody("no client", connected.failed));
     }
     let after = look(&aim.servers).await?;
     let clients = connected.clients as f64;
@@ -200,9 +226,13 @@ pub(crate) async fn pass(args: &BenchArgs, aim: &Aim, round: u16) -> Result<Pass
         0 => None,
         each => Some(crew.visit(each, connected.clients).await?),
     };
+    let mut other = match beside {
+        None => None,
+        Some(beside) => Some((beside, neighbours(args, aim, beside, round).await?)),
+    };
     let mut phases = Vec::new();
     for (number, rate) in args.rate.iter().enumerate() {
-        phases.push(phase(args, aim, &mut crew, number, *rate).await?);
+        phases.push(phase(args, aim, &mut crew, &mut other, number, *rate).await?);
     }
     let visited = match visited {
         None => None,
@@ -212,7 +242,11 @@ pub(crate) async fn pass(args: &BenchArgs, aim: &Aim, round: u16) -> Result<Pass
         }
     };
     crew.leave().await?;
-    Ok(Pass { name: aim.name.clone(), round, entry, visited, phases })
+    let name = if beside.is_some() { format!("{} beside", aim.name) } else { aim.name.clone() };
+    if let Some((_, other)) = other {
+        other.leave().await?;
+    }
+    Ok(Pass { name, round, entry, visited, phases })
 }
 
 /// By how many bytes each process has grown for each of so many.
@@ -224,7 +258,14 @@ fn grown(aim: &Aim, before: &[Sample], after: &[Sample], of: f64) -> BTreeMap<St
     both.map(each).collect()
 }
 
-async fn phase(args: &BenchArgs, aim: &Aim, crew: &mut Crew, number: usize, rate: f64) -> Result<Measured, Failure> {
+async fn phase(
+    args: &BenchArgs,
+    aim: &Aim,
+    crew: &mut Crew,
+    beside: &mut Option<(Neighbour, Crew)>,
+    number: usize,
+    rate: f64,
+) -> Result<Measured, Failure> {
     let at_first = look(&aim.servers).await?;
     let begin = clock::now() + HEAD_START;
     let from = begin + args.warmup.as_nanos() as u64;
@@ -233,14 +274,24 @@ async fn phase(args: &BenchArgs, aim: &Aim, crew: &mut Crew, number: usize, rate
         // Phases that follow each other differ; those as many apart are never under way together.
         Phase { number: (number % stamp::PHASES) as u8, rate, begin, from, to, senders: plan::senders(rate, args.rooms, args.members) };
     crew.begin(phase).await?;
+    if let Some((Neighbour { members, rate }, other)) = beside {
+        other.begin(Phase { rate: *rate, senders: plan::senders(*rate, 1, *members), ..phase }).await?;
+    }
+    let clients_cpu = |crew: &Crew, beside: &Option<(Neighbour, Crew)>| {
+        crew.cpu_seconds() + beside.as_ref().map_or(0.0, |(_, other)| other.cpu_seconds())
+    };
 
     sleep_until(from).await;
-    let (before, machine, clients) = (look(&aim.servers).await?, Machine::look(), crew.cpu_seconds());
+    let (before, machine, clients) = (look(&aim.servers).await?, Machine::look(), clients_cpu(crew, beside));
     let began = clock::now();
     sleep_until(to).await;
-    let (after, later, clients_after) = (look(&aim.servers).await?, Machine::look(), crew.cpu_seconds());
+    let (after, later, clients_after) = (look(&aim.servers).await?, Machine::look(), clients_cpu(crew, beside));
     let seconds = (clock::now() - began) as f64 / 1e9;
     let figures = crew.end(phase).await?;
+    let beside = match beside {
+        None => None,
+        Some((room, other)) => Some((room.rate, other.end(phase).await?)),
+    };
     let at_last = look(&aim.servers).await?;
 
     let (steal, idle) = later.steal_and_idle(&machine);
@@ -262,6 +313,7 @@ async fn phase(args: &BenchArgs, aim: &Aim, crew: &mut Crew, number: usize, rate
         figures,
         servers: servers.collect(),
         client_cpu_seconds: clients_after - clients,
+        beside,
         steal,
         idle,
         server_deliveries: deliveries(&at_last).zip(deliveries(&at_first)).map(|(last, first)| last - first),

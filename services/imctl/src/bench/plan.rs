@@ -62,13 +62,17 @@ pub(crate) struct BenchArgs {
     /// end is told per room. Rooms that were left are kept for IM_ROOM_LINGER.
     #[arg(long, value_name = "ROOMS", default_value_t = 0, conflicts_with = "floor", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub(crate) visit: u32,
+    /// A room of so many further clients, in which so many messages per second are sent meanwhile: what it does to the
+    /// others. Measured without it first.
+    #[arg(long, value_name = "MEMBERS@RATE", value_parser = neighbour)]
+    pub(crate) beside: Option<Neighbour>,
     /// Processes that the clients are spread over.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=200))]
     pub(crate) workers: u16,
     /// Connections opened per second.
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) connect_rate: u32,
-    /// A server's process on this machine: its CPU time and memory are read from /proc.
+    /// A server's process on this machine: its CPU time and memory are read from the system.
     #[arg(long, value_name = "NAME=PID", value_parser = named_pid)]
     pub(crate) pid: Vec<(String, u32)>,
     /// A server's admin address: its figures are read from there, and without --pid its CPU time and memory as well.
@@ -95,6 +99,14 @@ pub(crate) struct BenchArgs {
     /// Write a page with plots to this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
+}
+
+/// A room next to those that are measured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Neighbour {
+    pub(crate) members: u32,
+    /// Messages per second.
+    pub(crate) rate: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -126,6 +138,16 @@ fn pair(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
+fn neighbour(text: &str) -> Result<Neighbour, String> {
+    let read = || {
+        let (members, rate) = text.split_once('@')?;
+        let (members, rate) = (members.parse().ok()?, rate.parse().ok()?);
+        ((1..=1_000_000).contains(&members) && rate > 0.0 && f64::is_finite(rate))
+            .then_some(Neighbour { members, rate })
+    };
+    read().ok_or_else(|| format!("{text:?} is not MEMBERS@RATE, as in 5000@8"))
+}
+
 fn named_pid(text: &str) -> Result<(String, u32), String> {
     let (name, pid) = pair(text)?;
     Ok((name, pid.parse().map_err(|_| format!("{pid:?} is not a process id"))?))
@@ -149,6 +171,9 @@ impl BenchArgs {
         }
         if self.visit > 0 && self.dialect == Dialect::Goim {
             return wrong("--visit: over goim a client has one room; give --dialect native or json");
+        }
+        if self.beside.is_some() && self.from == From::Api {
+            return wrong("--beside: its clients send themselves; give --from clients");
         }
         if self.from == From::Api && self.start.is_none() && self.http.is_none() {
             return wrong("--from api needs --http");
@@ -259,9 +284,14 @@ pub(crate) fn senders(rate: f64, rooms: u32, members: u32) -> usize {
 /// One message that is to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Due {
+    /// The how-manieth of the phase over all rooms, from 0.
+    pub(crate) message: u64,
+    /// When, on [`super::clock`].
     pub(crate) at: u64,
     pub(crate) room: usize,
+    /// Which of the room's senders.
     pub(crate) sender: usize,
+    /// That sender's how-manieth, from 1.
     pub(crate) number: u32,
 }
 
@@ -285,14 +315,9 @@ impl Phase {
     /// Which member of the room that sender is: rooms differ, so that the workers share the sending.
     pub(crate) fn member(due: Due, members: usize) -> usize {
         (due.room + due.sender) % members
-    /// The how-manieth of the phase over all rooms, from 0.
-    pub(crate) message: u64,
-    /// When, on [`super::clock`].
     }
 }
-    /// Which of the room's senders.
 
-    /// That sender's how-manieth, from 1.
 #[cfg(test)]
 mod tests {
     use std::collections::{HashMap, HashSet};
@@ -330,6 +355,14 @@ mod tests {
         assert_eq!(senders(1000.0, 1, 1000), 20);
         assert_eq!(senders(15_000.0, 500, 2), 1);
         assert_eq!(senders(100_000.0, 1, 10), 10);
+    }
+
+    #[test]
+    fn a_neighbour_has_members_and_a_rate() {
+        assert_eq!(neighbour("5000@8"), Ok(Neighbour { members: 5_000, rate: 8.0 }));
+        for wrong in ["5000", "0@8", "5000@0", "5000@inf", "@", "a@b"] {
+            assert!(neighbour(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

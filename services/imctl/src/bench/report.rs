@@ -79,7 +79,8 @@ fn server_cpu(measured: &Measured) -> f64 {
 }
 
 fn per_cpu_second(measured: &Measured) -> f64 {
-    measured.figures.received_within as f64 / server_cpu(measured).max(0.01)
+    let beside = measured.beside.as_ref().map_or(0, |(_, figures)| figures.received_within);
+    (measured.figures.received_within + beside) as f64 / server_cpu(measured).max(1e-6)
 }
 
 fn writes(measured: &Measured) -> Option<f64> {
@@ -91,9 +92,9 @@ fn writes(measured: &Measured) -> Option<f64> {
 fn consistent(measured: &Measured, size: usize) -> bool {
     let figures = &measured.figures;
     let bodies = figures.body_bytes == figures.received * size as u64;
+    let received = figures.received + measured.beside.as_ref().map_or(0, |(_, figures)| figures.received);
     // Whoever was thrown out had deliveries written that it never read.
-    let counted =
-        figures.closed.is_empty() && measured.server_deliveries.is_some_and(|count| count as u64 != figures.received);
+    let counted = figures.closed.is_empty() && measured.server_deliveries.is_some_and(|count| count as u64 != received);
     bodies && !counted
 }
 
@@ -127,8 +128,8 @@ impl Row {
             repeated: sum(&|one| one.figures.repeated),
             reordered: sum(&|one| one.figures.reordered),
             gaps: sum(&|one| one.figures.gaps),
-            refused: sum(&|one| one.figures.refused.values().sum()),
             strays: sum(&|one| one.figures.strays),
+            refused: sum(&|one| one.figures.refused.values().sum()),
             closed: sum(&|one| one.figures.closed.values().sum()),
             unanswered: sum(&|one| {
                 one.figures.sent.saturating_sub(one.figures.acked + one.figures.refused.values().sum::<u64>())
@@ -142,20 +143,31 @@ impl Row {
 impl Report {
     pub(crate) fn new(args: &BenchArgs, passes: Vec<Pass>) -> Self {
         let mut rows: Vec<Row> = Vec::new();
-        for place in 0..args.rate.len() {
-            let of = |floor: bool| -> Option<Row> {
-                let own: Vec<&Pass> = passes.iter().filter(|pass| (pass.name == "floor") == floor).collect();
-                let name = &own.first()?.name;
-                let measured: Vec<&Measured> = own.iter().filter_map(|pass| pass.phases.get(place)).collect();
-                Some(Row::new(name, &measured, args.members, args.size))
-            };
-            let floor = of(true);
-            let mut own = of(false);
-            if let (Some(own), Some(floor)) = (&mut own, &floor) {
-                let share = own.per_cpu_second.middle / floor.per_cpu_second.middle;
-                own.share_of_floor = share.is_finite().then_some(share);
+        let mut names: Vec<String> = Vec::new();
+        for pass in &passes {
+            if !names.contains(&pass.name) {
+                names.push(pass.name.clone());
             }
-            rows.extend(floor.into_iter().chain(own));
+        }
+        for place in 0..args.rate.len() {
+            let floor = rows.len();
+            for name in &names {
+                let of_name = passes.iter().filter(|pass| pass.name == *name);
+                let measured: Vec<&Measured> = of_name.filter_map(|pass| pass.phases.get(place)).collect();
+                let mut row = Row::new(name, &measured, args.members, args.size);
+                if name != "floor"
+                    && let Some(floor) = rows.get(floor).filter(|row| row.name == "floor")
+                {
+                    let share = row.per_cpu_second.middle / floor.per_cpu_second.middle;
+                    row.share_of_floor = share.is_finite().then_some(share);
+                }
+                rows.push(row);
+                let beside: Option<Vec<Measured>> = measured.iter().map(|one| one.of_beside()).collect();
+                if let (Some(beside), Some(room)) = (beside, args.beside) {
+                    let beside: Vec<&Measured> = beside.iter().collect();
+                    rows.push(Row::new("the room beside", &beside, room.members, args.size));
+                }
+            }
         }
         let command = std::env::args().skip(1).map(quoted).collect::<Vec<_>>().join(" ");
         let (rooms, members, size) = (args.rooms, args.members, args.size);

@@ -132,7 +132,10 @@ impl Report {
     fn consistency(&self, phase: &super::Measured) -> String {
         let figures = &phase.figures;
         let verdict = if super::consistent(phase, self.size) { "consistent" } else { "NOT CONSISTENT" };
-        let server = phase.server_deliveries.map_or_else(String::new, |n| format!(", the servers count {n:.0}"));
+        let beside =
+            phase.beside.as_ref().map_or_else(String::new, |(_, beside)| format!(" with {} beside", beside.received));
+        let server =
+            phase.server_deliveries.map_or_else(String::new, |n| format!(", the servers count {n:.0}{beside}"));
         let mut line = format!(
             "  {verdict}: {} deliveries x {} bytes = {} bytes, {} bytes of bodies came{server}; {} of {} sends acknowledged",
             figures.received,
