@@ -91,7 +91,11 @@ impl Inbox {
                 let arrived = timeout_at(due.into(), self.orders.recv_many(batch, BATCH)).await;
                 return arrived.is_err() || !batch.is_empty();
             }
-            Next::Now => tokio::task::yield_now().await,
+            Next::Now => {
+                // Where another thread waits for this core, be it logic or redis, it waits no longer than a turn.
+                std::thread::yield_now();
+                tokio::task::yield_now().await;
+            }
         }
         while batch.len() < BATCH
             && let Ok(order) = self.orders.try_recv()
