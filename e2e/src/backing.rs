@@ -119,6 +119,12 @@ impl RedisSet {
         None
     }
 
+    /// The process id of the master.
+    pub async fn master_pid(&self) -> Option<u32> {
+        let port = self.master_port().await?;
+        self.servers.iter().find(|server| server.port == port).map(|server| server.process.pid())
+    }
+
     /// Changes a setting of the master while it runs.
     pub async fn configure_master(&self, key: &str, value: &str) -> Result<()> {
         let master = self.master_port().await.context("no master")?;

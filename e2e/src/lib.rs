@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod console;
 pub mod crowd;
 pub mod faults;
+pub mod hostile;
 pub mod http;
 pub mod kind;
 pub mod process;

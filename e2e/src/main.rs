@@ -1,4 +1,5 @@
 //! `im-e2e faults`: a cluster on loopback, a crowd of clients, one fault after the other, an audit of each.
+//! `im-e2e hostile`: clients that mean harm beside clients that behave.
 //! `im-e2e kubernetes`: the same on Kubernetes, with what the operator does.
 
 use std::process::ExitCode;
@@ -8,6 +9,7 @@ use clap::Parser;
 use im_e2e::cluster::{Cluster, Plan};
 use im_e2e::crowd::Size;
 use im_e2e::faults::{Fault, Stage};
+use im_e2e::hostile::{self, Attack};
 use im_e2e::kind::cases;
 use im_e2e::report;
 
@@ -16,6 +18,8 @@ use im_e2e::report;
 enum Arguments {
     /// Breaks one thing after the other under a speaking crowd and judges what everybody saw.
     Faults(Faults),
+    /// Attacks a cluster in many ways, beside pairs of clients that behave, and says what each attack did to them and to it.
+    Hostile(Hostile),
     /// Plays cases on the Kubernetes cluster that KUBECONFIG names.
     Kubernetes(cases::Options),
 }
@@ -45,11 +49,24 @@ struct Faults {
     json: bool,
 }
 
+#[derive(clap::Args)]
+struct Hostile {
+    #[command(flatten)]
+    options: hostile::Options,
+    /// Which attacks, in this order. Default: all.
+    #[arg(value_enum)]
+    attacks: Vec<Attack>,
+    /// One JSON object per attack instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter("warn,kube_client=off").with_writer(std::io::stderr).init();
     let played = match Arguments::parse() {
         Arguments::Faults(arguments) => faults(arguments).await,
+        Arguments::Hostile(arguments) => attack(arguments).await,
         Arguments::Kubernetes(options) => cases::play(options).await,
     };
     match played {
@@ -83,5 +100,24 @@ async fn faults(arguments: Faults) -> Result<()> {
     }
     let dirty = reports.iter().filter(|report| !report.audit.is_clean()).count();
     ensure!(dirty == 0, "{dirty} of {} audits are not clean", reports.len());
+    Ok(())
+}
+
+#[allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
+async fn attack(arguments: Hostile) -> Result<()> {
+    let mut reports = Vec::new();
+    for attack in if arguments.attacks.is_empty() { Attack::ALL.to_vec() } else { arguments.attacks } {
+        eprintln!("{attack:?} …");
+        let report = hostile::play(attack, &arguments.options).await?;
+        if arguments.json {
+            println!("{}", serde_json::to_string(&report)?);
+        }
+        reports.push(report);
+    }
+    if !arguments.json {
+        println!("{}", hostile::table(&reports));
+    }
+    let harmed = reports.iter().filter(|report| !report.harm.is_empty()).count();
+    ensure!(harmed == 0, "{harmed} of {} attacks did harm", reports.len());
     Ok(())
 }
