@@ -23,7 +23,7 @@ use crate::stats::{Counters, Stats};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// The server refused it, and would again. It is not stored.
+    /// The server refused it, and would again. It is not stored: no earlier attempt went without an answer.
     #[error("refused: {}: {}", .0.code, .0.text)]
     Refused(Error),
     /// Its time is over and it is not stored: it was never written, or the server said each time that it was not.
@@ -32,12 +32,15 @@ pub enum SendError {
         /// The server's last answer, where there was one.
         last: Option<Error>,
     },
-    /// Its time is over and it may be stored or not: it was written, and no answer came. Sending the same client id
-    /// again within the dedupe window tells.
-    #[error("outcome unknown: no answer in time for client id {client_id}")]
+    /// It may be stored or not: an attempt was written and no answer told what became of it, and no later one was
+    /// acknowledged. Sending the same client id again within the dedupe window tells, where the server still accepts it.
+    #[error("outcome unknown: not every attempt was answered for client id {client_id}{}", .last.as_ref().map(|error| format!(", the last answer: {}: {}", error.code, error.text)).unwrap_or_default())]
     Unknown {
         /// The id to send again.
         client_id: String,
+        /// The server's last error answer to one of the attempts, where there was one. One that is not retryable has
+        /// ended the send.
+        last: Option<Error>,
     },
     /// The client has ended before it was written. It is not stored.
     #[error("the client has ended")]

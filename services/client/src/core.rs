@@ -434,6 +434,9 @@ impl Core {
     fn send_refused(&mut self, req: u32, error: Error, now: Instant) {
         match self.outbox.refused(req, error, now, self.random.random()) {
             Refusal::Final((reply, _), error) => reply.answer(Err(SendError::Refused(error))),
+            Refusal::Unsure((reply, client_id), error) => {
+                reply.answer(Err(SendError::Unknown { client_id, last: Some(error) }));
+            }
             Refusal::Retried => {}
             Refusal::NotASend => tracing::debug!(req, "an error that answers nothing"),
         }
@@ -446,7 +449,7 @@ impl Core {
     }
 
     fn acked(&mut self, req: u32, sent: Sent) {
-        let Some((reply, _)) = self.outbox.acked(req, &sent.client_id) else { return };
+        let Some((reply, _)) = self.outbox.acked(req, &sent.room, &sent.client_id) else { return };
         count(&self.counters.acked);
         if sent.duplicate {
             count(&self.counters.duplicate_acks);
@@ -467,7 +470,7 @@ impl Core {
         for ((reply, client_id), outcome) in self.outbox.end() {
             match outcome {
                 Unanswered::NotStored(_) => reply.answer(Err(SendError::Ended)),
-                Unanswered::Unknown => reply.answer(Err(SendError::Unknown { client_id })),
+                Unanswered::Unknown(last) => reply.answer(Err(SendError::Unknown { client_id, last })),
             }
         }
         self.leaving.drain().for_each(|(_, reply)| drop(reply.send(Ok(()))));
@@ -481,7 +484,7 @@ impl Core {
 
 fn answer_unanswered((reply, client_id): (SendReply, String), outcome: Unanswered) {
     reply.answer(Err(match outcome {
-        Unanswered::Unknown => SendError::Unknown { client_id },
+        Unanswered::Unknown(last) => SendError::Unknown { client_id, last },
         Unanswered::NotStored(last) => SendError::NotStored { last },
     }));
 }

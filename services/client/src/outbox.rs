@@ -32,8 +32,8 @@ pub(crate) struct Parcel {
 /// How a send ended that was neither acknowledged nor refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Unanswered {
-    /// It may have been stored: it was written, and no answer said otherwise.
-    Unknown,
+    /// It may have been stored: it was written, and no answer said otherwise; the last error answer to another attempt.
+    Unknown(Option<Error>),
     /// It was never written, or every answer said that it was not stored; the last of these.
     NotStored(Option<Error>),
 }
@@ -41,8 +41,10 @@ pub(crate) enum Unanswered {
 /// What an error answer means for a send.
 #[derive(Debug)]
 pub(crate) enum Refusal<R> {
-    /// It ends the send.
+    /// It ends the send, which is not stored.
     Final(R, Error),
+    /// It ends the send, of which an earlier attempt may have been stored.
+    Unsure(R, Error),
     /// It will be written again.
     Retried,
     /// No send has this number.
@@ -63,8 +65,8 @@ struct Entry<R> {
 
 impl<R> Entry<R> {
     fn end(self) -> (R, Unanswered) {
-        let outcome = if self.uncertain { Unanswered::Unknown } else { Unanswered::NotStored(self.last_error) };
-        (self.reply, outcome)
+        let Self { reply, uncertain, last_error, .. } = self;
+        (reply, if uncertain { Unanswered::Unknown(last_error) } else { Unanswered::NotStored(last_error) })
     }
 }
 
@@ -159,12 +161,14 @@ impl<R> Outbox<R> {
         writable.next().map(|(order, _)| *order)
     }
 
-    /// An acknowledgement, matched by request number, or by client id where it answers an attempt that counted as lost.
-    pub(crate) fn acked(&mut self, req: u32, client_id: &str) -> Option<R> {
+    /// An acknowledgement, matched by request number, or by room and client id where it answers an attempt that counted as
+    /// lost: a client id is one message's in its room only.
+    pub(crate) fn acked(&mut self, req: u32, room: &RoomId, client_id: &str) -> Option<R> {
         if let Some(flight) = self.land(req) {
             return Some(flight.entry.reply);
         }
-        let late = |entry: &Entry<R>| entry.attempts > 0 && entry.parcel.client_id == client_id;
+        let late =
+            |entry: &Entry<R>| entry.attempts > 0 && entry.parcel.client_id == client_id && entry.parcel.room == *room;
         if let Some(order) = self.waiting.iter().find(|(_, entry)| late(entry)).map(|(order, _)| *order) {
             return self.waiting.remove(&order).map(|entry| entry.reply);
         }
@@ -176,7 +180,9 @@ impl<R> Outbox<R> {
     pub(crate) fn refused(&mut self, req: u32, error: Error, now: Instant, random: f64) -> Refusal<R> {
         let Some(Flight { order, mut entry, .. }) = self.land(req) else { return Refusal::NotASend };
         if !error.retryable {
-            return Refusal::Final(entry.reply, error);
+            // What an answer says is true of its own attempt only: an earlier one may be stored, whatever ended since.
+            let ended = if entry.uncertain { Refusal::Unsure } else { Refusal::Final };
+            return ended(entry.reply, error);
         }
         entry.uncertain |= may_be_stored(error.code);
         entry.last_error = Some(error);

@@ -75,12 +75,21 @@ struct Room {
     reached: [Option<Seq>; 2],
     /// Per lane: whether the room was asked for again because something was missing.
     repair: [Repair; 2],
+    /// Per lane: the greatest epoch that the other lane's node has left for an older one, as the log itself was set back.
+    /// What this lane brings of epochs up to it is stale, although they are greater than the one in force. 0: none.
+    taken_back: [Epoch; 2],
 }
 
 impl Room {
     fn new(seq: Option<Seq>, epoch: Epoch) -> Self {
         let (asked, seen, content) = ([false; 2], [0; 2], [0; 2]);
-        Self { seq, epoch, asked, seen, content, reached: [None; 2], repair: [Repair::None; 2] }
+        let (reached, repair, taken_back) = ([None; 2], [Repair::None; 2], [0; 2]);
+        Self { seq, epoch, asked, seen, content, reached, repair, taken_back }
+    }
+
+    /// Whether an epoch that a lane is in or was in lies in a past that the room has left.
+    fn is_past(&self, lane: Lane, epoch: Epoch) -> bool {
+        epoch < self.epoch || (epoch > self.epoch && epoch <= self.taken_back[lane.index()])
     }
 
     fn advance(&mut self, lane: Lane, alone: bool, seq: Seq) {
@@ -204,6 +213,7 @@ impl Rooms {
             room.content[lane.index()] = 0;
             room.reached[lane.index()] = None;
             room.repair[lane.index()] = Repair::None;
+            room.taken_back[lane.index()] = 0;
         }
         if alone {
             self.left.clear();
@@ -271,6 +281,9 @@ impl Rooms {
             room.content[lane.index()] = asked.map(|asked| asked.epoch).filter(|epoch| *epoch != 0).unwrap_or(epoch);
             room.reached[lane.index()] = asked.and_then(|asked| asked.seq).or(Some(head));
         }
+        if asked.is_some() {
+            room.taken_back[lane.index()] = 0;
+        }
         if asked.is_some() && room.repairing(lane) {
             room.repair[lane.index()] = Repair::Answered;
         }
@@ -294,10 +307,10 @@ impl Rooms {
         if room.repairing(lane) {
             return Verdict::Repairing;
         }
-        let seen = &mut room.seen[lane.index()];
-        *seen = (*seen).max(message.epoch);
+        let seen = room.seen[lane.index()].max(message.epoch);
+        room.seen[lane.index()] = seen;
         // It lives in a past that the other has left. Left alone with it, ask where the log stands now.
-        let past = *seen < room.epoch;
+        let past = room.is_past(lane, seen);
         if (past && alone) || room.reached[lane.index()].is_some_and(|reached| message.seq > reached + 1) {
             return room.gap(lane);
         }
@@ -330,15 +343,20 @@ impl Rooms {
         let content = std::mem::replace(&mut room.content[lane.index()], epoch);
         room.reached[lane.index()] = Some(seq);
         room.repair[lane.index()] = Repair::None;
-        // An older epoch than that of the position it was asked with: the log itself was set back.
-        let set_back = alone && content >= room.epoch;
-        let seen = &mut room.seen[lane.index()];
-        *seen = if set_back { epoch } else { (*seen).max(epoch) };
-        if epoch < room.epoch && !set_back {
+        // A lane that was in the room's epoch and is in an older one now: the log itself was set back.
+        let outdated = room.is_past(lane, content);
+        let set_back = epoch < room.epoch && !outdated;
+        room.seen[lane.index()] = epoch;
+        if room.is_past(lane, epoch) && !set_back {
             return false;
         }
+        if set_back {
+            let other = &mut room.taken_back[lane.other().index()];
+            *other = (*other).max(room.epoch);
+        }
+        room.taken_back[lane.index()] = 0;
         // The other lane brought this news before and has gone on since: this lane will repeat what came after.
-        let old_news = !alone && epoch == room.epoch && content < epoch;
+        let old_news = !alone && epoch == room.epoch && outdated;
         let beyond = room.seq.is_some_and(|had| seq < had);
         if beyond && old_news {
             return false;
@@ -353,7 +371,7 @@ impl Rooms {
     /// The server says that `from..=to` is gone. What of it the application had not yet is returned.
     pub(crate) fn truncated(&mut self, lane: Lane, alone: bool, id: &RoomId, from: Seq, to: Seq) -> Option<(Seq, Seq)> {
         let room = self.rooms.get_mut(id)?;
-        if room.repairing(lane) || (!alone && room.seen[lane.index()] < room.epoch) {
+        if room.repairing(lane) || (!alone && room.is_past(lane, room.seen[lane.index()])) {
             return None;
         }
         room.reach(lane, to);

@@ -42,7 +42,7 @@ export class SendError extends RequestError {
     this.name = "SendError";
     /** The id under which it may be sent again. */
     this.clientId = more.clientId;
-    /** It was written and nothing said that it was not stored. */
+    /** An attempt was written and nothing said that it was not stored, also where a later one was refused. */
     this.maybeStored = more.maybeStored;
   }
 }

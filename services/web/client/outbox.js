@@ -96,8 +96,10 @@ export class Outbox {
     const entry = this.#land(req);
     if (!entry) return false;
     if (!error.retryable) {
+      // What an answer says is true of its own attempt only: an earlier one may be stored, whatever ended since.
       const { retryable, field } = error;
-      entry.reject(new SendError(error.code, error.message, { clientId: entry.clientId, maybeStored: false, retryable, field }));
+      const { clientId, uncertain: maybeStored } = entry;
+      entry.reject(new SendError(error.code, error.message, { clientId, maybeStored, retryable, field }));
       return true;
     }
     entry.uncertain ||= mayBeStored(error.code);

@@ -24,6 +24,16 @@ class Room {
     this.reached = [null, null];
     /** Per lane: asked for again because something was missing, and whether that was answered. @type {({answered: boolean} | null)[]} */
     this.repair = [null, null];
+    /**
+     * Per lane: the greatest epoch that the other lane's node has left for an older one, as the log itself was set back. What
+     * this lane brings of epochs up to it is stale, although they are greater than the one in force. 0: none.
+     */
+    this.takenBack = [0, 0];
+  }
+
+  /** Whether an epoch that a lane is in or was in lies in a past that the room has left. */
+  isPast(lane, epoch) {
+    return epoch < this.epoch || (epoch > this.epoch && epoch <= this.takenBack[lane]);
   }
 
   advance(lane, alone, seq) {
@@ -104,6 +114,7 @@ export class Rooms {
       room.content[lane] = 0;
       room.reached[lane] = null;
       room.repair[lane] = null;
+      room.takenBack[lane] = 0;
     }
     if (alone) this.left.clear();
   }
@@ -158,6 +169,7 @@ export class Rooms {
       room.content[lane] = asked?.epoch || epoch;
       room.reached[lane] = asked?.seq ?? head;
     }
+    if (asked) room.takenBack[lane] = 0;
     if (asked && room.repair[lane]) room.repair[lane].answered = true;
     if (room.seq === null) {
       room.seq = head;
@@ -181,7 +193,7 @@ export class Rooms {
     if (room.repairing(lane)) return { verdict: "repairing" };
     room.seen[lane] = Math.max(room.seen[lane], message.epoch);
     // It lives in a past that the other has left. Left alone with it, ask where the log stands now.
-    const past = room.seen[lane] < room.epoch;
+    const past = room.isPast(lane, room.seen[lane]);
     const reached = room.reached[lane];
     if ((past && alone) || (reached !== null && message.seq > reached + 1)) return { verdict: room.gap(lane) };
     room.reach(lane, message.seq);
@@ -207,12 +219,15 @@ export class Rooms {
     room.content[lane] = epoch;
     room.reached[lane] = seq;
     room.repair[lane] = null;
-    // An older epoch than that of the position it was asked with: the log itself was set back.
-    const setBack = alone && content >= room.epoch;
-    room.seen[lane] = setBack ? epoch : Math.max(room.seen[lane], epoch);
-    if (epoch < room.epoch && !setBack) return false;
+    // A lane that was in the room's epoch and is in an older one now: the log itself was set back.
+    const outdated = room.isPast(lane, content);
+    const setBack = epoch < room.epoch && !outdated;
+    room.seen[lane] = epoch;
+    if (room.isPast(lane, epoch) && !setBack) return false;
+    if (setBack) room.takenBack[1 - lane] = Math.max(room.takenBack[1 - lane], room.epoch);
+    room.takenBack[lane] = 0;
     // The other lane brought this news before and has gone on since: this lane will repeat what came after.
-    const oldNews = !alone && epoch === room.epoch && content < epoch;
+    const oldNews = !alone && epoch === room.epoch && outdated;
     const had = room.seq;
     if (oldNews && had !== null && seq < had) return false;
     room.epoch = epoch;
@@ -223,7 +238,7 @@ export class Rooms {
   /** The server says that `from..to` is gone. What of it the application had not yet is returned, else null. */
   truncated(lane, alone, id, from, to) {
     const room = this.rooms.get(id);
-    if (!room || room.repairing(lane) || (!alone && room.seen[lane] < room.epoch)) return null;
+    if (!room || room.repairing(lane) || (!alone && room.isPast(lane, room.seen[lane]))) return null;
     room.reach(lane, to);
     const had = room.seq;
     if (had !== null && (to <= had || from > had + 1)) return null;

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { SendError } from "../client/imcluster.js";
+import { Rooms } from "../client/rooms.js";
 import { Stage, heard, message, named, settle, story } from "./stage.mjs";
 
 /** A client in room r, whose log ends at `head`. */
@@ -172,6 +173,57 @@ test("a send that is out of time says whether it may be stored", async () => {
   await stage.pass(1_000);
   const error = await unanswered;
   assert.deepEqual([error.code, error.maybeStored, error.retryable], ["timeout", true, true]);
+});
+
+test("a refusal after an attempt without answer does not say that it is not stored", async () => {
+  const { stage, client } = await inRoom(0);
+  const sent = client.send("r", "a", { clientId: "A" }).catch((error) => error);
+  await settle();
+  stage.socket.take("send");
+  // It may be stored: the answer was lost with the connection. Meanwhile the user has left the room.
+  stage.socket.drop();
+  await stage.pass(150);
+  const auth = await stage.welcome();
+  stage.socket.say({ op: "subscribed", req: auth.req, rooms: [heard(0)] });
+  const { req } = stage.socket.take("send");
+  stage.socket.say({ op: "error", req, code: "not_a_member", text: "you have left", retryable: false });
+  const error = await sent;
+  assert.deepEqual([error.code, error.maybeStored, error.retryable], ["not_a_member", true, false]);
+});
+
+test("a late answer counts for the room it names only", async () => {
+  const { stage, client } = await inRoom(0);
+  const rooms = ["r", "s"];
+  const sends = rooms.map((room) => client.send(room, "a", { clientId: "1" }));
+  await settle();
+  const first = rooms.map(() => stage.socket.take("send"));
+  // Neither is answered in time; then the answer to the second attempt's elder comes.
+  await stage.pass(10_000);
+  stage.socket.say({ op: "ack", req: first[1].req, room: "s", client_id: "1", id: "i", epoch: 1, seq: 7, time: 1, duplicate: false });
+  assert.deepEqual(await sends[1].then(({ room, seq }) => [room, seq]), ["s", 7]);
+  await stage.pass(1_000);
+  const again = stage.socket.take("send");
+  assert.equal(again.room, "r");
+  stage.socket.say({ op: "ack", req: again.req, room: "r", client_id: "1", id: "j", epoch: 1, seq: 1, time: 1, duplicate: false });
+  assert.deepEqual(await sends[0].then(({ room, seq }) => [room, seq]), ["r", 1]);
+});
+
+test("a log set back to a smaller epoch is followed while two connections deliver", () => {
+  const position = { room: "r", epoch: 5, seq: 10 };
+  const rooms = new Rooms([position], false);
+  for (const lane of /** @type {const} */ ([0, 1])) {
+    rooms.ask(lane);
+    rooms.subscribed(lane, true, "r", 5, 10, 0, position);
+  }
+  const said = (lane, epoch, seq) => rooms.message(lane, false, message(seq, { epoch })).verdict;
+  // The master that began epoch 5 is lost with it; the next one's clock is behind.
+  assert.equal(rooms.reset(0, false, "r", 3, 8), true);
+  assert.equal(said(0, 3, 9), "deliver");
+  assert.equal(said(1, 5, 11), "stale");
+  assert.equal(said(0, 3, 10), "deliver");
+  assert.equal(rooms.reset(1, false, "r", 3, 8), false);
+  assert.deepEqual([said(1, 3, 9), said(1, 3, 10), said(1, 3, 11)], ["repeat", "repeat", "deliver"]);
+  assert.deepEqual(rooms.positions(), [{ room: "r", epoch: 3, seq: 11 }]);
 });
 
 test("makes the new connection before it breaks the old one, and hears each message once", async () => {

@@ -136,7 +136,7 @@ async fn a_code_that_forbids_to_come_back_ends_the_client() {
     let answer = play.send("r", "1");
     play.close(Lane::A, CloseCode::Kicked);
     assert_eq!(play.events(), [Event::Ended(End::ByServer { code: CloseCode::Kicked, text: String::new() })]);
-    assert_eq!(answer.await.unwrap(), Err(SendError::Unknown { client_id: "1".to_owned() }));
+    assert_eq!(answer.await.unwrap(), Err(SendError::Unknown { client_id: "1".to_owned(), last: None }));
     assert!(play.core.has_ended());
 }
 

@@ -53,6 +53,10 @@ impl Desk {
             .collect()
     }
 
+    fn acked(&mut self, req: u32, room: &str, client_id: &str) -> Option<&'static str> {
+        self.outbox.acked(req, &RoomId::new(room).unwrap(), client_id)
+    }
+
     fn names(&mut self) -> Vec<String> {
         self.write().into_iter().map(|(_, name)| name).collect()
     }
@@ -73,7 +77,7 @@ async fn sends_are_written_in_order_up_to_the_limits() {
     let written = desk.write();
     let names: Vec<_> = written.iter().map(|(_, name)| name.as_str()).collect();
     assert_eq!(names, ["a1", "a2", "a3", "a4", "b1"], "four per room, and a full room stops no other");
-    assert_eq!(desk.outbox.acked(written[0].0, "a1"), Some("a1"));
+    assert_eq!(desk.acked(written[0].0, "a", "a1"), Some("a1"));
     assert_eq!(desk.names(), ["a5"]);
 }
 
@@ -84,7 +88,7 @@ async fn after_a_disconnect_everything_unanswered_is_written_again_in_order() {
         desk.push("a", name);
     }
     let written = desk.write();
-    desk.outbox.acked(written[1].0, "2");
+    desk.acked(written[1].0, "a", "2");
     desk.outbox.disconnected();
     assert_eq!(desk.names(), ["1", "3", "4", "5"]);
     assert_eq!(desk.outbox.retries(), 3);
@@ -108,7 +112,7 @@ async fn a_retryable_error_holds_the_room_until_what_is_in_flight_there_is_answe
         desk.outbox.refused(written[1].0, error(ErrorCode::RateLimited), desk.now, 1.0),
         Refusal::Retried
     ));
-    desk.outbox.acked(written[2].0, "3");
+    desk.acked(written[2].0, "a", "3");
     assert_eq!(desk.names(), [""; 0], "the wait goes on");
     assert_eq!(desk.outbox.timer(), Some(desk.now + Duration::from_millis(100)));
     desk.pass(Duration::from_millis(100));
@@ -116,7 +120,7 @@ async fn a_retryable_error_holds_the_room_until_what_is_in_flight_there_is_answe
         let written = desk.write();
         assert_eq!(written.len(), 1, "one at a time, until the room has caught up");
         assert_eq!(written[0].1, name);
-        desk.outbox.acked(written[0].0, name);
+        desk.acked(written[0].0, "a", name);
     }
     ["5", "6"].into_iter().for_each(|name| desk.push("a", name));
     assert_eq!(desk.names(), ["5", "6"]);
@@ -142,9 +146,9 @@ async fn an_attempt_without_answer_is_made_again_and_a_late_answer_still_counts(
     let second = desk.write();
     assert_eq!(second[0].1, "1");
     assert_ne!(second[0].0, first[0].0);
-    assert_eq!(desk.outbox.acked(first[0].0, "1"), Some("1"));
+    assert_eq!(desk.acked(first[0].0, "a", "1"), Some("1"));
     assert_eq!(desk.outbox.in_flight(), 0);
-    assert_eq!(desk.outbox.acked(second[0].0, "1"), None, "the second answer finds nobody");
+    assert_eq!(desk.acked(second[0].0, "a", "1"), None, "the second answer finds nobody");
 }
 
 #[tokio::test(start_paused = true)]
@@ -167,9 +171,10 @@ async fn the_deadline_tells_what_was_never_stored_from_what_may_be() {
     let mut ended = desk.pass(Duration::from_secs(30));
     ended.sort_by_key(|(name, _)| *name);
     let limited = Unanswered::NotStored(Some(error(ErrorCode::RateLimited)));
+    let unsure = Unanswered::Unknown(Some(error(ErrorCode::Unavailable)));
     assert_eq!(ended[0], ("l", limited));
     assert!(ended[1..6].iter().all(|end| *end == ("never", Unanswered::NotStored(None))));
-    assert_eq!(ended[6..], [("u", Unanswered::Unknown), ("w", Unanswered::Unknown)]);
+    assert_eq!(ended[6..], [("u", unsure), ("w", Unanswered::Unknown(None))]);
     desk.pass(Duration::from_secs(1));
     assert_eq!(desk.outbox.timer(), None);
 }
@@ -187,6 +192,52 @@ async fn ticking_at_the_timer_never_leaves_the_timer_in_the_past() {
         desk.outbox.tick(at, 1.0);
         assert!(desk.outbox.timer().is_none_or(|next| next > at));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_counts_for_the_room_it_names_only() {
+    let mut desk = Desk::new();
+    let client_id = |room| parcel(room, "1");
+    for room in ["a", "b"] {
+        desk.outbox.push(client_id(room), desk.now + Duration::from_secs(30), room);
+    }
+    let first = desk.write();
+    desk.pass(LIMITS.attempt_timeout);
+    // Both wait to be written again: what b's first attempt is answered with says nothing about a.
+    assert_eq!(desk.acked(first[1].0, "b", "1"), Some("b"));
+    desk.pass(Duration::from_millis(100));
+    let second = desk.write();
+    assert_eq!(second.len(), 1, "a is written again");
+    // And the same while it is in flight for the second time.
+    assert_eq!(desk.acked(first[1].0, "b", "1"), None);
+    assert_eq!(desk.acked(second[0].0, "a", "1"), Some("a"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_after_an_attempt_without_answer_does_not_say_that_it_is_not_stored() {
+    for unsure in ["lost with the connection", "out of time", "answered that nobody knows"] {
+        let mut desk = Desk::new();
+        desk.push("a", "1");
+        let first = desk.write();
+        match unsure {
+            "lost with the connection" => desk.outbox.disconnected(),
+            "out of time" => drop(desk.pass(LIMITS.attempt_timeout)),
+            _ => drop(desk.outbox.refused(first[0].0, error(ErrorCode::Unavailable), desk.now, 1.0)),
+        }
+        desk.pass(Duration::from_secs(1));
+        let second = desk.write();
+        let refusal = desk.outbox.refused(second[0].0, error(ErrorCode::NotAMember), desk.now, 1.0);
+        let unsure_end = matches!(refusal, Refusal::Unsure("1", Error { code: ErrorCode::NotAMember, .. }));
+        assert!(unsure_end, "{unsure}: {refusal:?}");
+    }
+    let mut desk = Desk::new();
+    desk.push("a", "1");
+    let first = desk.write();
+    desk.outbox.refused(first[0].0, error(ErrorCode::RateLimited), desk.now, 1.0);
+    desk.pass(Duration::from_secs(1));
+    let second = desk.write();
+    let refusal = desk.outbox.refused(second[0].0, error(ErrorCode::NotAMember), desk.now, 1.0);
+    assert!(matches!(refusal, Refusal::Final("1", _)), "each answer said that it is not stored");
 }
 
 #[derive(Debug, Clone)]
@@ -217,7 +268,7 @@ proptest! {
         let start = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async { Instant::now() });
         let mut outbox: Outbox<u64> = Outbox::new(LIMITS);
         let (mut now, mut req, mut pushed) = (start, 0_u32, 0_u64);
-        let mut flights: Vec<(u32, u64)> = Vec::new();
+        let mut flights: Vec<(u32, RoomId, u64)> = Vec::new();
         let mut ended: HashSet<u64> = HashSet::new();
         let end = |name: u64, ended: &mut HashSet<u64>| {
             prop_assert!(ended.insert(name), "{} ended twice", name);
@@ -230,12 +281,13 @@ proptest! {
                     pushed += 1;
                 }
                 Happening::Ack(at) if !flights.is_empty() => {
-                    let (req, name) = flights.swap_remove(at % flights.len());
-                    if let Some(name) = outbox.acked(req, &name.to_string()) { end(name, &mut ended)?; }
+                    let (req, room, name) = flights.swap_remove(at % flights.len());
+                    if let Some(name) = outbox.acked(req, &room, &name.to_string()) { end(name, &mut ended)?; }
                 }
                 Happening::Refuse(at, code) if !flights.is_empty() => {
-                    let (req, _) = flights.swap_remove(at % flights.len());
-                    if let Refusal::Final(name, _) = outbox.refused(req, error(code), now, 0.5) { end(name, &mut ended)?; }
+                    let (req, ..) = flights.swap_remove(at % flights.len());
+                    let refusal = outbox.refused(req, error(code), now, 0.5);
+                    if let Refusal::Final(name, _) | Refusal::Unsure(name, _) = refusal { end(name, &mut ended)?; }
                 }
                 Happening::Disconnect => { flights.clear(); outbox.disconnected(); }
                 Happening::Pass(ms) => {
@@ -248,8 +300,8 @@ proptest! {
             while let Some((req, ClientOp::Send { room, client_id, .. })) = outbox.next(now, || { req += 1; req }) {
                 let name: u64 = client_id.parse().unwrap();
                 prop_assert!(!ended.contains(&name), "{} was written after its end", name);
-                if let Some(before) = last.insert(room, name) { prop_assert!(before < name); }
-                flights.push((req, name));
+                if let Some(before) = last.insert(room.clone(), name) { prop_assert!(before < name); }
+                flights.push((req, room, name));
             }
             prop_assert!(outbox.in_flight() <= LIMITS.in_flight);
         }

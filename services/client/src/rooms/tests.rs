@@ -198,6 +198,58 @@ fn each_lane_is_asked_for_what_it_was_not_asked_for() {
     assert_eq!(rooms.ask(Lane::A).len(), 2);
 }
 
+#[test]
+fn a_log_set_back_to_a_smaller_epoch_is_followed_while_two_connections_deliver() {
+    let mut rooms = Rooms::new(vec![at("r", 5, Some(10))], false);
+    for lane in Lane::BOTH {
+        rooms.ask(lane);
+        rooms.subscribed(lane, true, &id("r"), standing(5, 10, 0), Some(&at("r", 5, Some(10))));
+    }
+    // The master that began epoch 5 is lost with it; the next one's clock is behind.
+    assert!(rooms.reset(Lane::A, false, &id("r"), 3, 8));
+    assert_eq!(rooms.message(Lane::A, false, &message("r", 3, 9)), Verdict::Deliver);
+    assert_eq!(rooms.message(Lane::B, false, &message("r", 5, 11)), Verdict::Stale, "its node has not heard yet");
+    assert_eq!(rooms.message(Lane::A, false, &message("r", 3, 10)), Verdict::Deliver);
+    assert!(!rooms.reset(Lane::B, false, &id("r"), 3, 8), "old news");
+    assert_eq!(rooms.message(Lane::B, false, &message("r", 3, 9)), Verdict::Repeat);
+    assert_eq!(rooms.message(Lane::B, false, &message("r", 3, 10)), Verdict::Repeat);
+    assert_eq!(rooms.message(Lane::B, false, &message("r", 3, 11)), Verdict::Deliver);
+    assert_eq!(rooms.place(&id("r")), Some((3, 11)));
+}
+
+#[test]
+fn a_connection_left_alone_in_an_epoch_that_was_taken_back_is_asked_where_the_log_stands() {
+    let mut rooms = Rooms::new(vec![at("r", 5, Some(10))], false);
+    for lane in Lane::BOTH {
+        rooms.ask(lane);
+        rooms.subscribed(lane, true, &id("r"), standing(5, 10, 0), Some(&at("r", 5, Some(10))));
+    }
+    assert!(rooms.reset(Lane::A, false, &id("r"), 3, 8));
+    assert_eq!(rooms.message(Lane::B, true, &message("r", 5, 11)), Verdict::Gap);
+    assert_eq!(rooms.ask_again(Lane::B, &id("r")), Some(at("r", 3, Some(8))));
+    // It is not the past after all: the answer comes after the question.
+    rooms.subscribed(Lane::B, true, &id("r"), standing(5, 10, 0), Some(&at("r", 3, Some(8))));
+    assert_eq!(rooms.message(Lane::B, true, &message("r", 5, 9)), Verdict::Deliver);
+}
+
+#[test]
+fn everything_between_the_epochs_of_a_log_set_back_is_the_past() {
+    let mut rooms = Rooms::new(vec![at("r", 1, Some(5))], false);
+    for lane in Lane::BOTH {
+        rooms.ask(lane);
+        rooms.subscribed(lane, true, &id("r"), standing(1, 5, 0), Some(&at("r", 1, Some(5))));
+    }
+    assert_eq!(rooms.message(Lane::A, false, &message("r", 3, 6)), Verdict::Deliver);
+    assert!(rooms.reset(Lane::A, false, &id("r"), 4, 5));
+    assert!(!rooms.reset(Lane::A, false, &id("r"), 2, 5), "nothing was beyond");
+    assert_eq!(rooms.message(Lane::B, false, &message("r", 3, 6)), Verdict::Stale);
+    assert!(!rooms.reset(Lane::B, false, &id("r"), 4, 5), "the past");
+    assert_eq!(rooms.message(Lane::A, false, &message("r", 2, 6)), Verdict::Deliver);
+    assert!(!rooms.reset(Lane::B, false, &id("r"), 2, 5), "old news");
+    assert_eq!(rooms.message(Lane::B, false, &message("r", 2, 6)), Verdict::Repeat);
+    assert_eq!(rooms.message(Lane::B, false, &message("r", 2, 7)), Verdict::Deliver);
+}
+
 /// A log with a history of failovers, and two nodes that each know it up to some failover.
 #[derive(Debug)]
 struct Log {

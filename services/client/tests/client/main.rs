@@ -374,7 +374,8 @@ async fn refusals_are_typed_and_retried_where_that_helps() {
     assert!(matches!(late, Err(SendError::NotStored { last: Some(error) }) if error.code == ErrorCode::StoreFull));
     server.script(|script| script.mute = true);
     let unsure = Outgoing::text(room("r"), "unsure").client_id("mine").deadline(Duration::from_millis(100));
-    assert_eq!(client.send(unsure).await, Err(SendError::Unknown { client_id: "mine".to_owned() }));
+    let unknown = SendError::Unknown { client_id: "mine".to_owned(), last: None };
+    assert_eq!(client.send(unsure).await, Err(unknown));
 }
 
 #[tokio::test]
