@@ -19,6 +19,7 @@ use crate::address::{Address, BadAddress};
 use crate::keys::{BadPrefix, Keys};
 
 pub use calls::Call;
+pub(crate) use checks::{Role, role, run_id};
 pub use error::Error;
 pub(crate) use keeper::dial;
 pub use topology::{Lane, Master, Topology};

@@ -49,3 +49,11 @@ pub(crate) static DISTURBED: LazyLock<IntCounter> = LazyLock::new(|| {
 pub(crate) static BUS_CONNECTS: LazyLock<IntCounter> = LazyLock::new(|| {
     counter("im_bus_connects_total", "Times that a bus connection was opened, the first ones included.")
 });
+pub(crate) static BUS_RESTARTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    counters(
+        "im_bus_restarts_total",
+        "Times that a bus connection was given up and its subscriptions were begun anew, by reason: it ended, its server has \
+         become a replica, commands go to another server behind the same address, or a slot has moved to another master.",
+        "reason",
+    )
+});

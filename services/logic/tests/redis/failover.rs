@@ -1,10 +1,26 @@
 //! A master that dies, its Sentinel, and the replica that takes over.
 
-use im_logic::store::Store;
-use im_redis_bus::Tiding;
+use std::time::Duration;
 
-use crate::servers::Server;
+use im_logic::store::Store;
+use im_logic::store::redis::RedisStore;
+use im_redis_bus::Tiding;
+use tokio::sync::Mutex;
+
+use crate::forwarder::Forwarder;
+use crate::servers::{Server, until};
 use crate::stage::{Ear, insist, log, message, options, room, say, store};
+
+/// What is said before the subscription has moved is not heard: it is found by comparing heads.
+async fn hears_what_is_said(store: &RedisStore, ear: &Mutex<Ear>) {
+    until("events come from the new master", async || {
+        let last = insist(store, message("lobby", &uuid::Uuid::now_v7().to_string())).await;
+        let mut ear = ear.lock().await;
+        let heard = async { while ear.logged().await.1.seq != last.seq {} };
+        tokio::time::timeout(Duration::from_millis(200), heard).await.is_ok()
+    })
+    .await;
+}
 
 #[tokio::test]
 async fn after_a_failover_appends_and_events_go_on_in_another_epoch() {
@@ -68,29 +84,58 @@ async fn a_failover_that_is_asked_for_is_followed_although_the_old_master_lives(
     let store = store(options(sentinel.sentinel_url())).await;
     let mut ear = Ear::new(&store, 64);
     ear.hear("lobby").await;
-    let ear = tokio::sync::Mutex::new(ear);
+    let ear = Mutex::new(ear);
     say(&store, "lobby", "one").await;
     master.wait_in_step(1).await;
     sentinel.tell(&["SENTINEL", "FAILOVER", "im"]).await;
-    crate::servers::until("the replica is the master", async || {
-        let role: Vec<redis::Value> = replica.ask(&redis::cmd("ROLE")).await.expect("it answers");
-        redis::from_redis_value::<String>(role[0].clone()).expect("a word") == "master"
-    })
-    .await;
+    until("the replica is the master", async || replica.is_master().await).await;
     // The old master may still take writes for a moment; those are what the new epoch takes back.
-    crate::servers::until("appends go to the new master", async || {
+    until("appends go to the new master", async || {
         insist(&store, message("lobby", &uuid::Uuid::now_v7().to_string())).await;
         replica.ask::<usize>(redis::cmd("XLEN").arg("im:r:{lobby}:log")).await.is_ok_and(|length| length > 1)
     })
     .await;
     // What is said before the subscription has moved too is not heard, and nobody said that it would be.
-    crate::servers::until("events come from the new master", async || {
-        let last = insist(&store, message("lobby", &uuid::Uuid::now_v7().to_string())).await;
-        let mut ear = ear.lock().await;
-        let heard = tokio::time::timeout(std::time::Duration::from_millis(200), async {
-            while ear.logged().await.1.seq != last.seq {}
-        });
-        heard.await.is_ok()
-    })
-    .await;
+    hears_what_is_said(&store, &ear).await;
+}
+
+/// Both servers of a planned failover live on; the address in front of them is all that says which is meant.
+#[tokio::test]
+async fn after_a_planned_failover_behind_one_address_the_bus_follows_the_master() {
+    let old = Server::start(&[]).await;
+    let new = Server::start_replica(&old).await;
+    let address = Forwarder::to(old.port).await;
+    let store = store(options(address.url())).await;
+    let mut ear = Ear::new(&store, 64);
+    ear.hear("lobby").await;
+    say(&store, "lobby", "before").await;
+    assert_eq!(ear.logged().await.1.seq, 1);
+    old.wait_in_step(1).await;
+    old.tell(&["FAILOVER"]).await;
+    until("the replica is the master", async || new.is_master().await).await;
+    address.switch(new.port);
+    let begun = tokio::time::Instant::now();
+    let ear = Mutex::new(ear);
+    hears_what_is_said(&store, &ear).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "heard after {:?}", begun.elapsed());
+}
+
+/// The address leads elsewhere and the old server still believes to be a master, as a replica is promoted by hand.
+#[tokio::test]
+async fn when_commands_go_to_another_server_behind_the_address_the_bus_goes_there_too() {
+    let old = Server::start(&[]).await;
+    let new = Server::start_replica(&old).await;
+    let address = Forwarder::to(old.port).await;
+    let store = store(options(address.url())).await;
+    let mut ear = Ear::new(&store, 64);
+    ear.hear("lobby").await;
+    say(&store, "lobby", "before").await;
+    assert_eq!(ear.logged().await.1.seq, 1);
+    old.wait_in_step(1).await;
+    new.tell(&["REPLICAOF", "NO", "ONE"]).await;
+    address.switch(new.port);
+    // Commands are made to connect again; the subscription's connection stays as it is.
+    old.tell(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+    let ear = Mutex::new(ear);
+    hears_what_is_said(&store, &ear).await;
 }

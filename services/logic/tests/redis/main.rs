@@ -3,6 +3,7 @@
 mod bus;
 mod cluster;
 mod failover;
+mod forwarder;
 mod rate;
 mod replicas;
 mod servers;

@@ -87,6 +87,12 @@ impl Server {
         });
     }
 
+    /// Whether it is a master just now.
+    pub(crate) async fn is_master(&self) -> bool {
+        let role: Vec<redis::Value> = self.ask(&redis::cmd("ROLE")).await.expect("it answers");
+        redis::from_redis_value::<String>(role[0].clone()).expect("a word") == "master"
+    }
+
     /// So many replicas have all that is written here.
     pub(crate) async fn wait_in_step(&self, replicas: usize) {
         until("replicas are in step", async || {

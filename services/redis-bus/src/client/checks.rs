@@ -1,21 +1,44 @@
 //! What a server must be: a master, of a release that has sharded channels, and better not one that evicts.
 
 use redis::aio::MultiplexedConnection;
-use redis::{InfoDict, Value};
+use redis::{InfoDict, RedisResult, Value};
 
 use crate::address::Host;
 
 /// The first release with sharded channels.
 const LEAST_MAJOR: u64 = 7;
 
-pub(super) async fn is_master(mut connection: MultiplexedConnection) -> Result<(), String> {
-    match redis::cmd("ROLE").query_async::<Vec<Value>>(&mut connection).await {
+/// What a server says about itself when asked for its role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Master,
+    Replica,
+    /// This user may not ask.
+    Secret,
+}
+
+pub(crate) async fn role(connection: &mut MultiplexedConnection) -> RedisResult<Role> {
+    match redis::cmd("ROLE").query_async::<Vec<Value>>(connection).await {
         Ok(role) => match role.first().map(|role| redis::from_redis_value::<String>(role.clone())) {
-            Some(Ok(role)) if role == "master" => Ok(()),
-            _ => Err("it is a replica: name its master, or Sentinels".to_owned()),
+            Some(Ok(role)) if role == "master" => Ok(Role::Master),
+            _ => Ok(Role::Replica),
         },
+        Err(error) if error.code() == Some("NOPERM") => Ok(Role::Secret),
+        Err(error) => Err(error),
+    }
+}
+
+/// Which process a server is: another one at the same address has another id. `None`: it does not say.
+pub(crate) async fn run_id(connection: &mut MultiplexedConnection) -> Option<String> {
+    let info = redis::cmd("INFO").arg("server").query_async::<InfoDict>(connection).await;
+    info.ok().and_then(|info| info.get("run_id"))
+}
+
+pub(super) async fn is_master(mut connection: MultiplexedConnection) -> Result<(), String> {
+    match role(&mut connection).await {
         // Whoever may not ask is not kept from writing.
-        Err(error) if error.code() == Some("NOPERM") => Ok(()),
+        Ok(Role::Master | Role::Secret) => Ok(()),
+        Ok(Role::Replica) => Err("it is a replica: name its master, or Sentinels".to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -193,8 +193,9 @@ async fn open(shared: &Shared, host: &Host) -> Result<Master, String> {
     let (answering, blocking) = dialled.map_err(|error| error.to_string())?;
     checks::is_master(answering[0].clone()).await?;
     checks::is_fit(answering[0].clone(), host).await?;
+    let run_id = checks::run_id(&mut answering[0].clone()).await;
     metrics::RECONNECTS.inc();
-    Ok(Master::new(host.clone(), answering, blocking))
+    Ok(Master::new(host.clone(), run_id, answering, blocking))
 }
 
 async fn still_good(shared: &Shared, master: &Arc<Master>) -> bool {

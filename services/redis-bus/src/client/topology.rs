@@ -26,6 +26,9 @@ pub enum Lane {
 #[derive(Debug)]
 pub struct Master {
     pub(crate) host: Host,
+    /// Which process it is, where it may be asked; another one at the same address has another id.
+    run_id: Option<String>,
+    opened_at: Instant,
     shared: Vec<MultiplexedConnection>,
     blocking: Vec<MultiplexedConnection>,
     next: AtomicUsize,
@@ -34,9 +37,21 @@ pub struct Master {
 }
 
 impl Master {
-    pub(crate) fn new(host: Host, shared: Vec<MultiplexedConnection>, blocking: Vec<MultiplexedConnection>) -> Self {
+    pub(crate) fn new(
+        host: Host,
+        run_id: Option<String>,
+        shared: Vec<MultiplexedConnection>,
+        blocking: Vec<MultiplexedConnection>,
+    ) -> Self {
         let (next, broken) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Self { host, shared, blocking, next, broken, broken_at: OnceLock::new() }
+        Self { host, run_id, opened_at: Instant::now(), shared, blocking, next, broken, broken_at: OnceLock::new() }
+    }
+
+    /// Whether commands go to another server than a connection to the same address that was opened at this time and found
+    /// the server of this id there. The older of two that differ is the one that has been left behind.
+    pub(crate) fn has_replaced(&self, run_id: Option<&str>, opened_at: Instant) -> bool {
+        let same = matches!((self.run_id.as_deref(), run_id), (Some(own), Some(other)) if own == other);
+        !same && self.opened_at > opened_at && !self.is_broken()
     }
 
     /// The connection of a lane.
@@ -121,6 +136,11 @@ impl Topology {
     /// All masters.
     pub(crate) fn masters(&self) -> &[Arc<Master>] {
         &self.masters
+    }
+
+    /// The master at an address.
+    pub(crate) fn at(&self, host: &Host) -> Option<&Arc<Master>> {
+        self.masters.iter().find(|master| master.host == *host)
     }
 
     pub(crate) fn by_name(&self, host: &str) -> Option<&Arc<Master>> {

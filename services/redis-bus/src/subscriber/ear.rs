@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use im_wire::ids::RoomId;
@@ -15,7 +16,7 @@ use super::wishes::Wishes;
 use super::{SPARE, Tiding};
 use crate::address::Host;
 use crate::backoff::Backoff;
-use crate::client::{Client, Error, dial};
+use crate::client::{Client, Error, Role, dial, role, run_id};
 use crate::metrics;
 
 /// Rooms in one batch of commands: few enough to be confirmed well within the time limit.
@@ -42,8 +43,36 @@ pub(super) struct Ear<T> {
 enum Lost {
     #[error("the connection has ended")]
     Ended,
+    #[error("the server is a replica now, which is not published to")]
+    Replica,
+    #[error("commands go to another server behind this address")]
+    OtherServer,
+    #[error("a slot has moved to another master")]
+    SlotMoved,
     #[error(transparent)]
     Redis(#[from] redis::RedisError),
+}
+
+impl Lost {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Ended | Self::Redis(_) => "ended",
+            Self::Replica => "replica",
+            Self::OtherServer => "other_server",
+            Self::SlotMoved => "slot_moved",
+        }
+    }
+
+    fn of(hearing: &Hearing) -> Self {
+        if hearing.moved.load(Ordering::Acquire) { Self::SlotMoved } else { Self::Ended }
+    }
+}
+
+/// A connection and the server that was found at its other end.
+struct Found {
+    connection: MultiplexedConnection,
+    run_id: Option<String>,
+    opened_at: Instant,
 }
 
 impl<T: From<Tiding> + Send + 'static> Ear<T> {
@@ -67,6 +96,7 @@ impl<T: From<Tiding> + Send + 'static> Ear<T> {
         loop {
             let Err(lost) = self.connected().await;
             if std::mem::take(&mut self.heard) {
+                metrics::BUS_RESTARTS.with_label_values(&[lost.reason()]).inc();
                 tracing::warn!(master = %self.host, %lost, rooms = self.rooms.len(), "a bus connection is lost");
             } else {
                 tracing::debug!(master = %self.host, %lost, "no bus connection");
@@ -79,7 +109,7 @@ impl<T: From<Tiding> + Send + 'static> Ear<T> {
 
     async fn connected(&mut self) -> Result<std::convert::Infallible, Lost> {
         let hearing = Arc::new(Hearing::default());
-        let mut connection = self.dial(&hearing).await?;
+        let mut found = self.dial(&hearing).await?;
         metrics::BUS_CONNECTS.inc();
         self.heard = true;
         self.rooms.values_mut().for_each(|asked| *asked = false);
@@ -90,31 +120,52 @@ impl<T: From<Tiding> + Send + 'static> Ear<T> {
         let mouth = Arc::clone(&self.mouth);
         loop {
             self.take_wishes();
-            let refused = self.settle(&mut connection, &hearing).await?;
+            let refused = self.settle(&mut found.connection, &hearing).await?;
             tokio::select! {
-                () = hearing.lost.notified() => return Err(Lost::Ended),
+                () = hearing.lost.notified() => return Err(Lost::of(&hearing)),
                 () = self.wishes.changed() => {}
                 () = mouth.waiting.notified() => {}
-                _ = check.tick() => ping(&mut connection).await?,
+                _ = check.tick() => self.check(&mut found).await?,
                 () = tokio::time::sleep(self.backoff.next()), if refused => {}
             }
             tokio::select! {
                 () = mouth.speak() => {}
-                () = hearing.lost.notified() => return Err(Lost::Ended),
+                () = hearing.lost.notified() => return Err(Lost::of(&hearing)),
                 // A queue that stays full must not keep the connection from being checked.
-                _ = check.tick() => { mouth.waiting.notify_one(); ping(&mut connection).await? }
+                _ = check.tick() => { mouth.waiting.notify_one(); self.check(&mut found).await? }
             }
         }
     }
 
-    async fn dial(&self, hearing: &Arc<Hearing>) -> redis::RedisResult<MultiplexedConnection> {
+    /// A connection to whatever is at the address, if that is a master.
+    async fn dial(&self, hearing: &Arc<Hearing>) -> Result<Found, Lost> {
+        let opened_at = Instant::now();
         let info = self.client.address().server(&self.host, ProtocolVersion::RESP3)?;
         let (mouth, hearing) = (Arc::clone(&self.mouth), Arc::clone(hearing));
         let push = Box::new(move |push| {
             mouth.heard(&hearing, push);
             Ok::<(), redis::aio::SendError>(())
         });
-        dial(info, self.client.options(), Duration::ZERO, Some(push)).await
+        let mut connection = dial(info, self.client.options(), Duration::ZERO, Some(push)).await?;
+        if role(&mut connection).await? == Role::Replica {
+            return Err(Lost::Replica);
+        }
+        let run_id = run_id(&mut connection).await;
+        Ok(Found { connection, run_id, opened_at })
+    }
+
+    /// Whether the server at the other end answers, and is the one that publishes: a master that was made a replica keeps
+    /// its connections and confirms subscriptions, and an address may lead to another server by now.
+    async fn check(&self, found: &mut Found) -> Result<(), Lost> {
+        if role(&mut found.connection).await? == Role::Replica {
+            return Err(Lost::Replica);
+        }
+        let topology = self.client.topology();
+        let topology = topology.borrow();
+        match topology.at(&self.host) {
+            Some(master) if master.has_replaced(found.run_id.as_deref(), found.opened_at) => Err(Lost::OtherServer),
+            _ => Ok(()),
+        }
     }
 
     fn take_wishes(&mut self) {
@@ -179,8 +230,4 @@ impl<T: From<Tiding> + Send + 'static> Ear<T> {
         }
         Ok(connection.req_packed_commands(&pipeline, 0, rooms.len()).await?)
     }
-}
-
-async fn ping(connection: &mut MultiplexedConnection) -> Result<(), Lost> {
-    redis::cmd("PING").exec_async(connection).await.map_err(Lost::from)
 }

@@ -31,6 +31,8 @@ pub(super) struct Mouth<T> {
 pub(super) struct Hearing {
     /// Unsubscriptions asked for and not confirmed yet.
     leaving: AtomicI64,
+    /// A slot has moved to another master.
+    pub(super) moved: AtomicBool,
     /// The connection is not to be relied on any more.
     pub(super) lost: Notify,
 }
@@ -44,6 +46,7 @@ impl Hearing {
     /// longer match their commands.
     fn left(&self) {
         if self.leaving.fetch_sub(1, Ordering::AcqRel) <= 0 {
+            self.moved.store(true, Ordering::Release);
             self.lost.notify_one();
         }
     }
