@@ -30,7 +30,8 @@ use super::Logic;
 pub struct Options {
     /// How long a call may take, its second try included.
     pub call_timeout: Duration,
-    /// Calls that may wait to be written to one logic process; beyond it they fail at once, retryable.
+    /// Clients' calls that may wait to be written to one logic process; beyond it they fail at once, retryable. The node's own
+    /// have places besides.
     pub queue: usize,
     /// Calls written at once at most.
     pub batch: usize,
@@ -86,6 +87,9 @@ struct Shared {
 }
 
 type LogicEndpoint = Arc<Endpoint<Link>>;
+
+/// Places in each queue that clients' calls do not get: the node repairs its rooms however much its clients ask for.
+const OWN: usize = 256;
 
 /// A call on its way.
 #[derive(Debug)]
@@ -203,6 +207,9 @@ impl Shared {
 
 /// Puts a call into a process's queue, or says why not.
 fn give(endpoint: &LogicEndpoint, mut waiting: Waiting) -> Result<(), Refused> {
+    if !waiting.call.conn.is_empty() && endpoint.link().queue.capacity() <= OWN {
+        return Err(Refused::new(queue_full(), waiting));
+    }
     waiting._flight = Some(endpoint.fly());
     metrics::QUEUED.inc();
     endpoint.link().queue.try_send(waiting).map_err(|refused| {

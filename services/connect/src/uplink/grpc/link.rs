@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
-use super::{Options, Shared, Waiting, lost, metrics, no_logic};
+use super::{OWN, Options, Shared, Waiting, lost, metrics, no_logic};
 
 /// Batches that wait for the transport; one being built meanwhile grows.
 const BATCHES: usize = 2;
@@ -44,7 +44,7 @@ impl Link {
         static NUMBERS: AtomicU64 = AtomicU64::new(1);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let up = Arc::new(AtomicBool::new(false));
-        let capacity = shared.upgrade().map_or(1, |shared| shared.options.queue.max(1));
+        let capacity = shared.upgrade().map_or(1, |shared| shared.options.queue.max(1) + OWN);
         let (queue, calls) = mpsc::channel(capacity);
         if let Some(shared) = shared.upgrade() {
             let end = shared.end.clone();

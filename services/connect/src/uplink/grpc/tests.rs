@@ -376,6 +376,9 @@ async fn a_full_queue_refuses_at_once() {
         }
     }
     assert_eq!(refused, 6);
+    // The node's own questions have places that clients' calls do not get.
+    let own = ask(&uplink, "", call::Op::NodeBeat(NodeBeat::default()));
+    assert!(futures::poll!(Box::pin(own)).is_pending(), "a question of the node is taken");
 }
 
 #[tokio::test]
