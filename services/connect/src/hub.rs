@@ -13,11 +13,14 @@ mod tests;
 use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use im_wire::ids::{Epoch, RoomId, Seq};
 use im_wire::native::Message;
+
+use crate::session::encode::Signal;
 
 pub(crate) use room::{Member, Part, Room};
 
@@ -37,6 +40,7 @@ pub(crate) enum Item {
     Message(Arc<Message>),
     Reset(Place),
     Truncated { from: Seq, to: Seq },
+    Signal(Arc<Signal>),
 }
 
 /// Who asks the log.
@@ -59,6 +63,39 @@ pub(crate) enum Effect {
     Fetch { room: RoomId, asker: Asker, after: Place },
     /// Tell one member.
     Tell { room: RoomId, member: Member, items: Vec<Item> },
+    /// The log does not give the member what it has missed, now or later: it no longer hears the room.
+    GiveUp { room: RoomId, member: Member },
+}
+
+/// Why the log did not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// It cannot be reached just now.
+    Passing,
+    /// It answered that it cannot.
+    Lasting,
+}
+
+/// How often something has been asked in vain.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Tries {
+    failed: u8,
+    /// The last ones, one after the other, that look as if asking again does not help.
+    lasting: u8,
+}
+
+impl Tries {
+    /// After so many lasting failures nothing is asked any more.
+    const LASTING: u8 = 5;
+
+    fn failed(&mut self, failure: Failure) {
+        self.failed = self.failed.saturating_add(1);
+        self.lasting = if failure == Failure::Lasting { self.lasting + 1 } else { 0 };
+    }
+
+    fn is_over(self) -> bool {
+        self.lasting >= Self::LASTING
+    }
 }
 
 /// What the log answered.
@@ -70,12 +107,38 @@ pub(crate) struct Answer {
     pub(crate) entries: Vec<Arc<Message>>,
 }
 
+impl Answer {
+    /// The same with these entries.
+    pub(crate) fn with(&self, entries: Vec<Arc<Message>>) -> Self {
+        Self { entries, ..*self }
+    }
+}
+
 /// Times and bounds.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
     pub(crate) pending: usize,
+    /// Signals that may wait for a room's next batch.
+    pub(crate) signals: usize,
     pub(crate) linger: Duration,
+    /// The first pause before something is asked again; each further one is twice as long.
     pub(crate) retry: Duration,
+    /// The longest.
+    pub(crate) longest: Duration,
+    /// Makes the pauses of one shard differ from those of another.
+    pub(crate) seed: u64,
+}
+
+impl Limits {
+    /// The pause after so many tries: between half of it and all of it, as the room's name has it, so that rooms that failed
+    /// together are not asked about together.
+    fn pause(&self, room: &RoomId, tries: Tries) -> Duration {
+        let doubled = self.retry.saturating_mul(1 << u32::from(tries.failed.saturating_sub(1)).min(16));
+        let mut hasher = DefaultHasher::new();
+        (self.seed, room, tries.failed).hash(&mut hasher);
+        let share = (hasher.finish() >> 40) as f64 / f64::from(1 << 24);
+        doubled.min(self.longest).mul_f64(0.5 + share / 2.0)
+    }
 }
 
 /// What one call may hand on, and when it is.
@@ -107,6 +170,10 @@ pub(crate) struct Counts {
     pub(crate) resets: u64,
     pub(crate) overflows: u64,
     pub(crate) repairs: u64,
+    /// Questions that were given up because they failed for good.
+    pub(crate) given_up: u64,
+    /// Signals beyond what may wait for a room's next batch.
+    pub(crate) signals_dropped: u64,
     /// Batches that were held back.
     pub(crate) held: u64,
 }
@@ -118,7 +185,7 @@ pub(crate) struct Hub {
     limits: Limits,
     /// Rooms with something to deliver, and perhaps some that have nothing any more.
     dirty: VecDeque<RoomId>,
-    /// Those of them that are held back, and until when.
+    /// Those that are held back, and until when.
     held: BinaryHeap<Reverse<(Instant, RoomId)>>,
     pub(crate) counts: Counts,
 }
@@ -129,10 +196,9 @@ impl Hub {
         Self { rooms, limits, dirty, held, counts: Counts::default() }
     }
 
-    /// A member begins to hear a room from a place that it has had; `head` is where logic saw the log's head. Deliver
-    /// with [`Hub::deliver_room`] first: who becomes live must not get what is still to be delivered.
+    /// A member begins to hear a room from a place that it has had; `head` is where logic saw the log's head. What is still to
+    /// be delivered to the others and lies before that place it does not get.
     pub(crate) fn join(&mut self, id: &RoomId, member: Member, after: Place, head: Place, effects: &mut Vec<Effect>) {
-        debug_assert!(self.rooms.get(id).is_none_or(Room::is_clean), "deliver before anybody joins");
         let room = self.rooms.entry(id.clone()).or_insert_with(|| {
             effects.push(Effect::Hear(id.clone()));
             Room::new(head)
@@ -140,9 +206,8 @@ impl Hub {
         room.join(id, member, after, effects);
     }
 
-    /// A member no longer hears a room. Deliver with [`Hub::deliver_room`] first.
+    /// A member no longer hears a room, not even what was still to be delivered.
     pub(crate) fn leave(&mut self, id: &RoomId, member: Member, now: Instant) {
-        debug_assert!(!self.rooms.get(id).is_some_and(Room::is_under_way), "deliver before anybody leaves");
         if let Some(room) = self.rooms.get_mut(id) {
             room.leave(member, now);
         }
@@ -163,14 +228,19 @@ impl Hub {
         }) else {
             return;
         };
-        let was_clean = room.is_clean();
         room.logged(&id, message, &self.limits, &mut self.counts, effects);
-        if was_clean && !room.is_clean() {
-            self.dirty.push_back(id);
+        list(&mut self.dirty, &id, room);
+    }
+
+    /// A signal for the live members of a room: it is delivered behind what the room has put in order before it.
+    pub(crate) fn signal(&mut self, id: &RoomId, signal: Arc<Signal>) {
+        if let Some(room) = self.rooms.get_mut(id) {
+            room.signal(signal, &self.limits, &mut self.counts);
+            list(&mut self.dirty, id, room);
         }
     }
 
-    /// The log answered. Deliver with [`Hub::deliver_room`] first.
+    /// The log answered.
     pub(crate) fn fetched(
         &mut self,
         id: &RoomId,
@@ -180,21 +250,28 @@ impl Hub {
         now: Instant,
         effects: &mut Vec<Effect>,
     ) {
-        debug_assert!(self.rooms.get(id).is_none_or(Room::is_clean), "deliver before an answer is taken");
-        let Some(room) = self.rooms.get_mut(id) else { return };
+        let Self { rooms, limits, counts, dirty, .. } = self;
+        let Some(room) = rooms.get_mut(id) else { return };
         match asker {
-            Asker::Room => room.repaired(id, asked, answer, now, &self.limits, &mut self.counts, effects),
-            Asker::Member(member) => room.caught_up(id, member, asked, answer, now, &self.limits, effects),
+            Asker::Room => room.repaired(id, asked, answer, now, limits, counts, effects),
+            Asker::Member(member) => room.caught_up(id, member, asked, answer, now, limits, counts, effects),
         }
-        if !room.is_clean() {
-            self.dirty.push_back(id.clone());
-        }
+        list(dirty, id, room);
     }
 
-    /// The log did not answer: it is asked again at a later [`Hub::tick`].
-    pub(crate) fn fetch_failed(&mut self, id: &RoomId, asker: Asker, now: Instant) {
-        if let Some(room) = self.rooms.get_mut(id) {
-            room.fetch_failed(asker, now + self.limits.retry);
+    /// The log did not answer: it is asked again at a later [`Hub::tick`], or given up.
+    pub(crate) fn fetch_failed(
+        &mut self,
+        id: &RoomId,
+        asker: Asker,
+        failure: Failure,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Self { rooms, limits, counts, dirty, .. } = self;
+        if let Some(room) = rooms.get_mut(id) {
+            room.fetch_failed(id, asker, failure, now, limits, counts, effects);
+            list(dirty, id, room);
         }
     }
 
@@ -218,9 +295,11 @@ impl Hub {
             keep
         });
         im_runtime::give_back(&mut self.rooms, SPARE);
-        // Those that were delivered on their own.
-        let Self { rooms, dirty, .. } = self;
-        dirty.retain(|id| rooms.get(id).is_some_and(|room| !room.is_clean()));
+    }
+
+    /// Whether a room has something to deliver that nothing holds back.
+    pub(crate) fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
     }
 
     /// Hands the rooms' new items to `deliver`, with live members that are owed them. A room with more of them than are left
@@ -233,7 +312,11 @@ impl Hub {
         while left > 0
             && let Some(id) = self.dirty.pop_front()
         {
-            let Some(room) = self.rooms.get_mut(&id).filter(|room| !room.is_clean()) else { continue };
+            let Some(room) = self.rooms.get_mut(&id) else { continue };
+            if room.is_clean() {
+                room.listed = false;
+                continue;
+            }
             if let Some(until) = room.begin(turn.now, turn.hold) {
                 self.counts.held += 1;
                 self.held.push(Reverse((until, id)));
@@ -242,7 +325,8 @@ impl Hub {
             let handed = room.hand_on(left, |part| deliver(&id, part));
             // A room without members here takes a moment too.
             left = left.saturating_sub(handed.max(1));
-            if !room.is_clean() {
+            room.listed = !room.is_clean();
+            if room.listed {
                 self.dirty.push_back(id);
             }
         }
@@ -251,20 +335,6 @@ impl Hub {
             Some(Reverse((until, _))) => Next::At(*until),
             None => Next::Arrival,
         }
-    }
-
-    /// Hands all of one room's new items to `deliver`.
-    pub(crate) fn deliver_room(&mut self, id: &RoomId, mut deliver: impl FnMut(Part<'_>)) {
-        if let Some(room) = self.rooms.get_mut(id) {
-            while !room.is_clean() {
-                room.hand_on(usize::MAX, &mut deliver);
-            }
-        }
-    }
-
-    /// The live members of a room: signals go to them.
-    pub(crate) fn live(&self, id: &RoomId) -> &[Member] {
-        self.rooms.get(id).map_or(&[], Room::live)
     }
 
     /// Where each room stands.
@@ -289,5 +359,13 @@ impl Hub {
     /// How many rooms there are.
     pub(crate) fn len(&self) -> usize {
         self.rooms.len()
+    }
+}
+
+/// Notes that the room has something to deliver, where it does and is not noted already.
+fn list(dirty: &mut VecDeque<RoomId>, id: &RoomId, room: &mut Room) {
+    if !room.listed && !room.is_clean() {
+        room.listed = true;
+        dirty.push_back(id.clone());
     }
 }

@@ -34,7 +34,14 @@ impl Room {
     /// # Panics
     /// Where the hub does not take them.
     pub fn new(members: u32, body: usize) -> Self {
-        let limits = Limits { pending: 1 << 20, linger: Duration::from_secs(30), retry: Duration::from_millis(200) };
+        let limits = Limits {
+            pending: 1 << 20,
+            signals: 64,
+            linger: Duration::from_secs(30),
+            retry: Duration::from_millis(200),
+            longest: Duration::from_secs(15),
+            seed: 1,
+        };
         let (mut hub, mut effects) = (Hub::new(limits), Vec::new());
         let id = RoomId::new("measured").expect("a good id");
         let start = Place { epoch: EPOCH, seq: 0 };
@@ -65,7 +72,7 @@ impl Room {
         let mut written = 0;
         let outboxes = &mut self.outboxes;
         self.hub.deliver(everything(), |room, Part { members, items, .. }| {
-            let bytes = Encoding::NativeTcp.items(room, items);
+            let bytes = Encoding::NativeTcp.items(room, items, true);
             for member in members {
                 let outbox = &mut outboxes[*member as usize];
                 outbox.push(bytes.clone());

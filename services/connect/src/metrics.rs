@@ -40,7 +40,7 @@ metrics! {
     HELD: IntCounter = register_int_counter("im_connect_batches_held_total", "Batches of busy rooms that a busy shard held back, so that more messages share a write.");
     FAN_OUT_SHARE: GaugeVec = register_gauge_vec("im_connect_fan_out_ratio", "The share of its time that a shard spends in writing to rooms' members, by shard; from 0.35 on busy rooms' batches are held back.", &["shard"]);
     SLOW_READERS: IntCounter = register_int_counter("im_connect_slow_readers_total", "Connections ended because their outbox was full.");
-    SIGNALS_DROPPED: IntCounter = register_int_counter("im_connect_signals_dropped_total", "Signals not delivered because an outbox was half full.");
+    SIGNALS_DROPPED: IntCounter = register_int_counter("im_connect_signals_dropped_total", "Signals not delivered because an outbox was half full, too many came to one room at once, or too many pushes waited.");
     OUTBOX_BYTES: IntGaugeVec = register_int_gauge_vec("im_connect_outbox_bytes", "Bytes that wait for slow readers, by shard.", &["shard"]);
     ROOMS: IntGaugeVec = register_int_gauge_vec("im_connect_rooms", "Rooms that somebody is in or has just left, by shard.", &["shard"]);
     REPEATS: IntCounter = register_int_counter("im_connect_repeats_dropped_total", "Messages that came again from the bus and were dropped.");
@@ -49,6 +49,8 @@ metrics! {
     RESETS: IntCounter = register_int_counter("im_connect_resets_total", "Rooms whose delivered tail the store had lost.");
     PENDING_OVERFLOWS: IntCounter = register_int_counter("im_connect_room_pending_overflows_total", "Events dropped because too many waited for a room's repair.");
     FETCHES: IntCounterVec = register_int_counter_vec("im_connect_fetches_total", "Questions to the log, by outcome.", &["outcome"]);
+    QUESTIONS: IntGaugeVec = register_int_gauge_vec("im_connect_questions_waiting", "Rooms to be repaired or compared and pages of history to be fetched that wait for their turn, by shard; each room and each member of a room waits once at most.", &["shard"]);
+    GIVEN_UP: IntCounter = register_int_counter("im_connect_questions_given_up_total", "Questions to the log that failed for good: who hears the room is told what cannot be had, or no longer hears it.");
     COMPARED: IntCounter = register_int_counter("im_connect_heads_compared_total", "Rooms whose head was compared with the log's.");
     SHARD_QUEUE: IntGaugeVec = register_int_gauge_vec("im_connect_shard_queue", "Events that wait for a shard.", &["shard"]);
     SHARD_QUEUE_FULL: IntCounter = register_int_counter("im_connect_shard_queue_full_total", "Events dropped because a shard's queue was full; its rooms are compared then.");

@@ -56,6 +56,10 @@ pub struct Options {
     pub fetch_entries: u32,
     /// Bytes asked for at once when catching up. Default 256 KiB.
     pub fetch_bytes: u32,
+    /// Pages that one connection may have asked for at once when catching up. Default 4.
+    pub catch_up_at_once: u32,
+    /// Bytes of pages that a shard may have asked for at once, over all its connections that catch up. Default 16 MiB.
+    pub catch_up_bytes: usize,
     /// The presence of the node's connections is void so long after its last sign of life. Default 15 s.
     pub lease: Duration,
     /// How long a drain goes on accepting, to answer "move". Default 2 s.
@@ -94,6 +98,8 @@ impl Default for Options {
             head_compare: Duration::from_secs(30),
             fetch_entries: 200,
             fetch_bytes: 256 << 10,
+            catch_up_at_once: 4,
+            catch_up_bytes: 16 << 20,
             lease: Duration::from_secs(15),
             drain_accept: Duration::from_secs(2),
             drain_deadline: Duration::from_secs(60),

@@ -139,6 +139,14 @@ fn hub(from: &mut Reader<'_>, default: Options) -> Options {
             .bytes("fetch_bytes", "Bytes asked for at once when catching up.")
             .within(1 << 10..=16 << 20)
             .or(default.fetch_bytes),
+        catch_up_at_once: from
+            .integer("catch_up_at_once", "Pages that one connection may have asked for at once when catching up; fewer where its outbox has no room for them.")
+            .within(1..=64)
+            .or(default.catch_up_at_once),
+        catch_up_bytes: from
+            .bytes("catch_up_bytes", "Bytes of pages that a shard may have asked for at once, over all its connections that catch up; they take turns.")
+            .within(1 << 16..=1 << 30)
+            .or(default.catch_up_bytes),
         lease: from
             .duration("presence_lease", "The presence of a node's connections is void so long after its last sign of life.")
             .within(3 * SECOND..=HOUR)

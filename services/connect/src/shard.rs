@@ -2,9 +2,12 @@
 //! process reaches it. Everything here runs on that thread; nothing is locked, nothing in a fan-out awaits.
 
 mod answers;
+mod asking;
 mod fan_out;
 mod inbox;
 mod load;
+mod many;
+mod questions;
 mod upkeep;
 
 use std::cell::{Cell, RefCell};
@@ -16,15 +19,18 @@ use std::time::{Duration, Instant};
 
 use im_wire::ids::{RoomId, Seq, UserId};
 use slab::Slab;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::answers::Answered;
 use self::load::Load;
+use self::many::Many;
+use self::questions::{Bounds, Questions};
 use crate::accept::admission::Admission;
 use crate::accept::rate::Bucket;
 use crate::downlink::router::Router;
 use crate::drain::Draining;
-use crate::hub::{Asker, Effect, Hub, Limits, Member, Place};
+use crate::hub::{Hub, Limits, Place};
 use crate::metrics;
 use crate::options::Options;
 use crate::session::connection::{Connection, Hearing};
@@ -34,8 +40,12 @@ use crate::uplink::shared::Shared;
 pub(crate) use inbox::{Inbox, Match, Order, Target};
 pub(crate) use upkeep::unix_ms as upkeep_unix_ms;
 
-/// What failed is asked again after so long.
+/// What failed is asked again after so long, then after twice as long and so on.
 const RETRY: Duration = Duration::from_millis(200);
+/// After so long at the latest.
+const LONGEST: Duration = Duration::from_secs(15);
+/// Signals that may wait for a room's next batch.
+const SIGNALS: usize = 64;
 
 /// See the module's top.
 pub(crate) struct Shard {
@@ -54,11 +64,13 @@ pub(crate) struct Shard {
     by_user: RefCell<HashMap<UserId, Vec<u32>>>,
     user_rates: RefCell<HashMap<UserId, Bucket>>,
     ip_rates: RefCell<HashMap<IpAddr, Bucket>>,
-    /// Pages of history for members whose outbox is too full just now.
-    held: RefCell<Vec<(RoomId, Member, Place)>>,
+    /// What logic is to be asked.
+    questions: RefCell<Questions>,
+    /// Pushes and kicks under way.
+    many: RefCell<Many>,
+    /// Something is to be delivered that did not come through the inbox.
+    stirred: Notify,
     compare_step: Cell<u64>,
-    /// While all rooms are compared with the log.
-    comparing_all: Cell<Option<inbox::Again>>,
     answered: Answered,
 }
 
@@ -71,7 +83,18 @@ impl Shard {
         router: Arc<Router>,
         accepting: CancellationToken,
     ) -> Rc<Self> {
-        let limits = Limits { pending: options.room_pending, linger: options.room_linger, retry: RETRY };
+        let limits = Limits {
+            pending: options.room_pending,
+            signals: SIGNALS,
+            linger: options.room_linger,
+            retry: RETRY,
+            longest: LONGEST,
+            seed: rand::random(),
+        };
+        let bounds = Bounds {
+            pages: (options.catch_up_bytes / options.fetch_bytes.max(1) as usize).max(1),
+            pages_each: options.catch_up_at_once.max(1) as usize,
+        };
         Rc::new(Self {
             number,
             options,
@@ -87,9 +110,10 @@ impl Shard {
             by_user: RefCell::default(),
             user_rates: RefCell::default(),
             ip_rates: RefCell::default(),
-            held: RefCell::default(),
+            questions: RefCell::new(Questions::new(bounds)),
+            many: RefCell::default(),
+            stirred: Notify::new(),
             compare_step: Cell::new(0),
-            comparing_all: Cell::new(None),
             answered: Answered::default(),
         })
     }
@@ -116,8 +140,8 @@ impl Shard {
     /// The connection is gone: nothing refers to it afterwards.
     pub(crate) fn exit(&self, connection: &Connection) {
         let now = Instant::now();
+        self.questions.borrow_mut().forget_member(connection.key);
         for (room, _) in connection.rooms.take() {
-            self.deliver_room(&room);
             self.hub.borrow_mut().leave(&room, connection.key, now);
             self.count_online(connection, &room, false);
         }
@@ -151,13 +175,13 @@ impl Shard {
 
     /// The connection hears a room from behind `after`; `head` is where logic saw the log's head just now.
     pub(crate) fn join(self: &Rc<Self>, connection: &Connection, room: &RoomId, after: Place, head: Place) {
-        self.deliver_room(room);
         let heard = connection.rooms.borrow_mut().insert(room.clone(), Hearing { checked_at: head.seq });
         let mut effects = Vec::new();
         {
             let mut hub = self.hub.borrow_mut();
             if heard.is_some() {
                 hub.leave(room, connection.key, Instant::now());
+                self.questions.borrow_mut().leave(room, connection.key);
             } else {
                 self.count_online(connection, room, true);
             }
@@ -168,10 +192,10 @@ impl Shard {
 
     /// The connection no longer hears a room. Returns whether it did.
     pub(crate) fn leave(&self, connection: &Connection, room: &RoomId) -> bool {
-        self.deliver_room(room);
         let heard = connection.forget(room);
         if heard {
             self.hub.borrow_mut().leave(room, connection.key, Instant::now());
+            self.questions.borrow_mut().leave(room, connection.key);
             self.count_online(connection, room, false);
         }
         heard
@@ -202,41 +226,6 @@ impl Shard {
         let per_second = options.ip_requests_per_second;
         let bucket = rates.entry(connection.address).or_insert_with(|| Bucket::full(per_second, now));
         if bucket.take(per_second, now) { Ok(()) } else { Err("ip") }
-    }
-
-    /// Does what the hub has decided.
-    pub(crate) fn carry_out(self: &Rc<Self>, effects: Vec<Effect>) {
-        for effect in effects {
-            match effect {
-                Effect::Hear(room) => self.router.hear(self.number, room),
-                Effect::Forget(room) => self.router.forget(self.number, &room),
-                Effect::Fetch { room, asker: Asker::Member(member), after } if self.must_wait(member) => {
-                    self.held.borrow_mut().push((room, member, after));
-                }
-                Effect::Fetch { room, asker, after } => self.fetch(room, asker, after),
-                Effect::Tell { room, member, items } => self.tell(&room, member, &items),
-            }
-        }
-    }
-
-    fn must_wait(&self, member: Member) -> bool {
-        self.connections.borrow().get(member as usize).is_some_and(|connection| !connection.is_calm())
-    }
-
-    fn fetch(self: &Rc<Self>, room: RoomId, asker: Asker, after: Place) {
-        let shard = Rc::clone(self);
-        tokio::task::spawn_local(async move {
-            let answer = shard.logic.fetch(&room, after, asker == Asker::Room).await;
-            shard.deliver_room(&room);
-            let mut effects = Vec::new();
-            let now = Instant::now();
-            match answer {
-                Ok(answer) => shard.hub.borrow_mut().fetched(&room, asker, after, (*answer).clone(), now, &mut effects),
-                Err(_) => shard.hub.borrow_mut().fetch_failed(&room, asker, now),
-            }
-            shard.deliver_room(&room);
-            shard.carry_out(effects);
-        });
     }
 
     /// Whether the entry about this user's membership is news to the connection.

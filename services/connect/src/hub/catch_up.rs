@@ -6,7 +6,7 @@ use std::time::Instant;
 use im_wire::ids::RoomId;
 
 use super::room::{Member, Room};
-use super::{Answer, Asker, Effect, Item, Limits, Place};
+use super::{Answer, Asker, Counts, Effect, Failure, Item, Limits, Place, Tries};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ask {
@@ -21,15 +21,12 @@ enum Ask {
 pub(crate) struct CatchUp {
     place: Place,
     ask: Ask,
+    tries: Tries,
 }
 
 impl CatchUp {
     pub(super) fn asked(place: Place) -> Self {
-        Self { place, ask: Ask::UnderWay }
-    }
-
-    pub(super) fn failed(&mut self, again: Instant) {
-        self.ask = Ask::At(again);
+        Self { place, ask: Ask::UnderWay, tries: Tries::default() }
     }
 
     pub(super) fn ask_again(&mut self, now: Instant) -> Option<Place> {
@@ -51,6 +48,7 @@ impl Room {
         answer: Answer,
         now: Instant,
         limits: &Limits,
+        counts: &mut Counts,
         effects: &mut Vec<Effect>,
     ) {
         let head = self.head();
@@ -61,7 +59,7 @@ impl Room {
         if answer.head.epoch != head.epoch {
             // One of the two has not seen the newest epoch: the room asks for itself, then the member asks again.
             catch_up.ask = Ask::OnRoom;
-            self.suspect_now(now);
+            self.suspect(now, answer.head);
             return;
         }
         let mut items = Vec::new();
@@ -97,18 +95,39 @@ impl Room {
             // The member has seen more than the room on this shard: the room catches up first.
             catch_up.ask = Ask::OnRoom;
         } else {
-            catch_up.ask = if stalled { Ask::At(now + limits.retry) } else { Ask::UnderWay };
-            if !stalled {
+            if stalled {
+                // The log has more and does not give it.
+                self.member_failed(id, member, Failure::Lasting, now, limits, counts, effects);
+            } else {
+                (catch_up.ask, catch_up.tries) = (Ask::UnderWay, Tries::default());
                 effects.push(Effect::Fetch { room: id.clone(), asker: Asker::Member(member), after: reached });
             }
         }
         if answer.head.seq > head.seq {
-            self.suspect(now, limits);
+            self.suspect(now + limits.retry, answer.head);
         }
     }
 
-    fn suspect_now(&mut self, now: Instant) {
-        self.suspect(now, &Limits { pending: 0, linger: Default::default(), retry: Default::default() });
+    /// The log did not answer a member: it is asked again after a pause that grows, and no more where it fails for good.
+    #[allow(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
+    pub(super) fn member_failed(
+        &mut self,
+        id: &RoomId,
+        member: Member,
+        failure: Failure,
+        now: Instant,
+        limits: &Limits,
+        counts: &mut Counts,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(catch_up) = self.behind().get_mut(&member) else { return };
+        catch_up.tries.failed(failure);
+        if catch_up.tries.is_over() {
+            counts.given_up += 1;
+            effects.push(Effect::GiveUp { room: id.clone(), member });
+        } else {
+            catch_up.ask = Ask::At(now + limits.pause(id, catch_up.tries));
+        }
     }
 
     /// After the room has moved: members that waited for it ask again or are there.

@@ -8,13 +8,16 @@ use im_wire::ids::RoomId;
 use im_wire::native::Message;
 
 use super::catch_up::CatchUp;
-use super::{Answer, Asker, Counts, Effect, Item, Limits, Place};
+use super::{Answer, Asker, Counts, Effect, Failure, Item, Limits, Place, Tries};
+use crate::session::encode::Signal;
 
 /// A connection of the shard, by its key.
 pub(crate) type Member = u32;
 
 /// How often a room asks for what its pending events promise before it leaves them to the comparison of heads.
 const FRUITLESS: u32 = 3;
+/// Stands in the index for a member that is told its first items when the next batch begins.
+const LATE: usize = usize::MAX;
 
 /// What the room is waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +30,8 @@ enum Repair {
     Asked,
     /// The log did not answer; it is asked again then.
     Retry(Instant),
+    /// A member found the log as far as this: it is asked then, unless the bus has brought the room there by itself.
+    Suspects { at: Instant, seen: Place },
 }
 
 /// Items of which some live members have been handed all, the others none.
@@ -35,6 +40,8 @@ struct UnderWay {
     items: Vec<Item>,
     /// How many members, from the beginning of `live`, have been handed them.
     handed: usize,
+    /// How many, from the beginning, are to be: those behind joined since.
+    owed: usize,
 }
 
 /// Items, and some of the members that are owed them.
@@ -49,17 +56,24 @@ pub(crate) struct Part<'r> {
 pub(crate) struct Room {
     head: Place,
     live: Vec<Member>,
-    /// Where each live member stands in `live`.
+    /// Where each live member stands in `live`, or [`LATE`].
     index: HashMap<Member, usize>,
+    /// Members that became live while items waited, and how many of these they do not get: they had them.
+    late: Vec<(Member, usize)>,
     behind: HashMap<Member, CatchUp>,
     items: Vec<Item>,
+    /// How many of the items are signals.
+    signals: usize,
     under_way: UnderWay,
+    /// It stands in the hub's list of rooms with something to deliver.
+    pub(super) listed: bool,
     /// When the last batch of a turn began.
     began: Option<Instant>,
     pending: Vec<Arc<Message>>,
     /// Events were dropped while waiting: ask once more after the answer.
     overflowed: bool,
     fruitless: u32,
+    tries: Tries,
     repair: Repair,
     empty_since: Option<Instant>,
 }
@@ -70,13 +84,17 @@ impl Room {
             head,
             live: Vec::new(),
             index: HashMap::new(),
+            late: Vec::new(),
             behind: HashMap::new(),
             items: Vec::new(),
+            signals: 0,
             under_way: UnderWay::default(),
+            listed: false,
             began: None,
             pending: Vec::new(),
             overflowed: false,
             fruitless: 0,
+            tries: Tries::default(),
             repair: Repair::Unheard,
             empty_since: None,
         }
@@ -84,10 +102,6 @@ impl Room {
 
     pub(super) fn head(&self) -> Place {
         self.head
-    }
-
-    pub(super) fn live(&self) -> &[Member] {
-        &self.live
     }
 
     /// Every live member has been handed everything up to the head.
@@ -113,21 +127,40 @@ impl Room {
         until
     }
 
-    /// Hands `deliver` the next part: at most so many members. Returns how many.
-    pub(super) fn hand_on(&mut self, limit: usize, deliver: impl FnOnce(Part<'_>)) -> usize {
-        let Self { live, items, under_way, .. } = self;
-        if under_way.items.is_empty() {
-            under_way.items = std::mem::take(items);
+    /// Hands `deliver` the next part: at most so many members, besides those that joined since the last batch began. Returns
+    /// how many.
+    pub(super) fn hand_on(&mut self, limit: usize, mut deliver: impl FnMut(Part<'_>)) -> usize {
+        let joined = self.late.len();
+        if self.under_way.items.is_empty() {
+            self.begin_batch(&mut deliver);
         }
-        let waiting = &live[under_way.handed..];
+        let Self { live, under_way, .. } = self;
+        let waiting = &live[under_way.handed..under_way.owed];
         let members = &waiting[..limit.min(waiting.len())];
         let last = members.len() == waiting.len();
         deliver(Part { members, items: &under_way.items, last });
         under_way.handed += members.len();
+        let handed = joined + members.len();
         if last {
             *under_way = UnderWay::default();
         }
-        members.len()
+        handed
+    }
+
+    /// The items that wait become a batch for those who are live. Who became live among them gets the rest of them first.
+    fn begin_batch(&mut self, deliver: &mut impl FnMut(Part<'_>)) {
+        let Self { live, index, late, items, signals, under_way, .. } = self;
+        under_way.items = std::mem::take(items);
+        under_way.owed = live.len();
+        *signals = 0;
+        for (member, had) in std::mem::take(late) {
+            let items = &under_way.items[had..];
+            if !items.is_empty() {
+                deliver(Part { members: &[member], items, last: false });
+            }
+            index.insert(member, live.len());
+            live.push(member);
+        }
     }
 
     pub(super) fn is_over(&self, now: Instant, linger: Duration) -> bool {
@@ -149,20 +182,59 @@ impl Room {
 
     pub(super) fn leave(&mut self, member: Member, now: Instant) {
         self.behind.remove(&member);
-        if let Some(place) = self.index.remove(&member) {
-            self.live.swap_remove(place);
-            if let Some(moved) = self.live.get(place) {
-                self.index.insert(*moved, place);
-            }
+        match self.index.remove(&member) {
+            Some(LATE) => self.late.retain(|(late, _)| *late != member),
+            Some(place) => self.take_out(place),
+            None => {}
         }
-        if self.live.is_empty() && self.behind.is_empty() {
+        if self.index.is_empty() && self.behind.is_empty() {
             self.empty_since.get_or_insert(now);
         }
     }
 
+    /// The last of those who were handed the batch takes the place, the last of those who are owed it takes that one's, and
+    /// so on: everybody stays on their side.
+    fn take_out(&mut self, place: usize) {
+        let Self { live, index, under_way: UnderWay { handed, owed, .. }, .. } = self;
+        let mut hole = place;
+        for end in [handed, owed] {
+            if hole < *end {
+                *end -= 1;
+                live.swap(hole, *end);
+                index.insert(live[hole], hole);
+                hole = *end;
+            }
+        }
+        let leaves = live[hole];
+        live.swap_remove(hole);
+        if let Some(moved) = live.get(hole) {
+            index.insert(*moved, hole);
+        }
+        index.remove(&leaves);
+    }
+
+    /// The member has been told everything up to the head, or is at it.
     pub(super) fn make_live(&mut self, member: Member) {
-        self.index.insert(member, self.live.len());
-        self.live.push(member);
+        if self.items.is_empty() {
+            self.index.insert(member, self.live.len());
+            self.live.push(member);
+        } else {
+            self.index.insert(member, LATE);
+            self.late.push((member, self.items.len()));
+        }
+    }
+
+    /// A signal to the live members, behind what was said before it. Too many of them at once are dropped.
+    pub(super) fn signal(&mut self, signal: Arc<Signal>, limits: &Limits, counts: &mut Counts) {
+        if self.index.is_empty() {
+            return;
+        }
+        if self.signals >= limits.signals {
+            counts.signals_dropped += 1;
+            return;
+        }
+        self.signals += 1;
+        self.items.push(Item::Signal(signal));
     }
 
     pub(super) fn behind(&mut self) -> &mut HashMap<Member, CatchUp> {
@@ -196,15 +268,19 @@ impl Room {
         counts: &mut Counts,
         effects: &mut Vec<Effect>,
     ) {
-        if self.repair == Repair::None {
-            if message.epoch == self.head.epoch && message.seq == self.head.seq + 1 {
-                self.hand_out(message);
-                return;
+        if message.epoch == self.head.epoch && message.seq == self.head.seq + 1 {
+            // Whatever else the room is waiting for: nothing is missing before this one.
+            self.hand_out(message);
+            if !self.pending.is_empty() {
+                self.settle_pending(counts);
             }
-            if message.epoch == self.head.epoch && message.seq <= self.head.seq {
-                counts.repeats += 1;
-                return;
-            }
+            return;
+        }
+        if message.epoch == self.head.epoch && message.seq <= self.head.seq {
+            counts.repeats += 1;
+            return;
+        }
+        if matches!(self.repair, Repair::None | Repair::Suspects { .. }) {
             counts.gaps += 1;
             counts.repairs += 1;
             self.ask(id, effects);
@@ -234,7 +310,9 @@ impl Room {
         counts: &mut Counts,
         effects: &mut Vec<Effect>,
     ) {
-        if asked != self.head {
+        let continues =
+            asked.epoch == self.head.epoch && answer.head.epoch == self.head.epoch && asked.seq <= self.head.seq;
+        if asked != self.head && !continues {
             // Something else moved the head meanwhile; what follows it is asked anew.
             self.ask(id, effects);
             return;
@@ -245,12 +323,13 @@ impl Room {
         let more = self.head.seq < answer.head.seq;
         self.settle_pending(counts);
         if (more && self.head != before) || std::mem::take(&mut self.overflowed) {
-            self.fruitless = 0;
+            (self.fruitless, self.tries) = (0, Tries::default());
             self.ask(id, effects);
         } else if more {
-            self.repair = Repair::Retry(now + limits.retry);
+            // The log says that there is more and does not give it.
+            self.failed(id, now, Failure::Lasting, limits, counts);
         } else if self.pending.is_empty() {
-            self.fruitless = 0;
+            (self.fruitless, self.tries) = (0, Tries::default());
         } else if self.head == before && self.fruitless >= FRUITLESS {
             self.fruitless = 0;
             self.pending.clear();
@@ -259,6 +338,28 @@ impl Room {
             self.repair = Repair::Retry(now + limits.retry * self.fruitless);
         }
         self.wake_members(id, effects);
+    }
+
+    /// The room is asked about again after a pause that grows. What fails for good is left out: who hears the room is told
+    /// that there is something that cannot be had, and goes on.
+    fn failed(&mut self, id: &RoomId, now: Instant, failure: Failure, limits: &Limits, counts: &mut Counts) {
+        self.tries.failed(failure);
+        if !self.tries.is_over() {
+            self.repair = Repair::Retry(now + limits.pause(id, self.tries));
+            return;
+        }
+        counts.given_up += 1;
+        self.tries = Tries::default();
+        self.repair = Repair::None;
+        let first =
+            self.pending.iter().filter(|message| message.epoch == self.head.epoch).map(|message| message.seq).min();
+        if let Some(first) = first.filter(|first| *first > self.head.seq + 1) {
+            self.items.push(Item::Truncated { from: self.head.seq + 1, to: first - 1 });
+            self.head.seq = first - 1;
+        }
+        self.settle_pending(counts);
+        // Of another epoch: what stands before them can only be told by the log.
+        self.pending.clear();
     }
 
     fn apply(&mut self, answer: &Answer, counts: &mut Counts) {
@@ -301,20 +402,40 @@ impl Room {
         }
     }
 
-    pub(super) fn fetch_failed(&mut self, asker: Asker, again: Instant) {
+    #[allow(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
+    pub(super) fn fetch_failed(
+        &mut self,
+        id: &RoomId,
+        asker: Asker,
+        failure: Failure,
+        now: Instant,
+        limits: &Limits,
+        counts: &mut Counts,
+        effects: &mut Vec<Effect>,
+    ) {
         match asker {
-            Asker::Room => self.repair = Repair::Retry(again),
-            Asker::Member(member) => {
-                if let Some(catch_up) = self.behind.get_mut(&member) {
-                    catch_up.failed(again);
+            Asker::Room => {
+                self.failed(id, now, failure, limits, counts);
+                if self.repair == Repair::None {
+                    self.wake_members(id, effects);
                 }
             }
+            Asker::Member(member) => self.member_failed(id, member, failure, now, limits, counts, effects),
         }
     }
 
     pub(super) fn retry(&mut self, id: &RoomId, now: Instant, effects: &mut Vec<Effect>) {
-        if matches!(self.repair, Repair::Retry(at) if at <= now) {
-            self.ask(id, effects);
+        match self.repair {
+            Repair::Retry(at) if at <= now => self.ask(id, effects),
+            Repair::Suspects { at, seen } if at <= now => {
+                if self.head.epoch == seen.epoch && self.head.seq >= seen.seq {
+                    self.repair = Repair::None;
+                    self.wake_members(id, effects);
+                } else {
+                    self.ask(id, effects);
+                }
+            }
+            _ => {}
         }
         for (member, catch_up) in &mut self.behind {
             if let Some(after) = catch_up.ask_again(now) {
@@ -331,17 +452,19 @@ impl Room {
         counts: &mut Counts,
         effects: &mut Vec<Effect>,
     ) {
-        // What has moved since is in order; the next comparison sees it.
-        if self.repair == Repair::None && self.head == stood && self.head != head {
+        // What has moved since is in order; the next comparison sees it. A room that the bus does not carry yet may wait for
+        // that for long, and must not wait for what the log has.
+        let idle = matches!(self.repair, Repair::None | Repair::Unheard);
+        if idle && self.head == stood && self.head != head {
             counts.repairs += 1;
             self.ask(id, effects);
         }
     }
 
-    /// Asks the room's own question where a member found the log further than the room.
-    pub(super) fn suspect(&mut self, now: Instant, limits: &Limits) {
+    /// Asks the room's own question at that time, where a member found the log further than the room.
+    pub(super) fn suspect(&mut self, at: Instant, seen: Place) {
         if self.repair == Repair::None {
-            self.repair = Repair::Retry(now + limits.retry);
+            self.repair = Repair::Suspects { at, seen };
         }
     }
 }

@@ -10,7 +10,8 @@ use im_wire::ids::{Epoch, RoomId, Seq};
 use im_wire::native::{Body, Message};
 use proptest::prelude::*;
 
-use super::{Answer, Asker, Effect, Hub, Item, Limits, Member, Next, Part, Place, Turn};
+use super::{Answer, Asker, Effect, Failure, Hub, Item, Limits, Member, Next, Part, Place, Turn};
+use crate::session::encode::Signal;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -36,6 +37,8 @@ enum Step {
     /// The nth question was read from the log some time ago and is answered now.
     ReadNow(usize),
     Heard,
+    /// Somebody types.
+    Signal,
     Tick(u64),
     /// The shard is so busy that batches are held back for so many milliseconds.
     Hold(u64),
@@ -54,6 +57,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..4_usize).prop_map(Step::Failed),
         2 => (0..4_usize).prop_map(Step::ReadNow),
         2 => Just(Step::Heard),
+        2 => Just(Step::Signal),
         2 => (5..400_u64).prop_map(Step::Tick),
         1 => (0..30_u64).prop_map(Step::Hold),
         1 => Just(Step::Compare),
@@ -114,7 +118,14 @@ impl Log {
 }
 
 fn limits() -> Limits {
-    Limits { pending: 4, linger: Duration::from_secs(1), retry: Duration::from_millis(100) }
+    Limits {
+        pending: 4,
+        signals: 3,
+        linger: Duration::from_secs(1),
+        retry: Duration::from_millis(100),
+        longest: Duration::from_millis(800),
+        seed: 7,
+    }
 }
 
 fn room() -> RoomId {
@@ -152,8 +163,18 @@ impl Record {
                 self.from = self.from.min(place.seq);
             }
             Item::Truncated { .. } => panic!("nothing is ever truncated here"),
+            Item::Signal(signal) => {
+                let last = self.kept.last().map_or(self.from, |(seq, _)| *seq);
+                assert_eq!(signal.operation, last as i32, "a signal is heard behind exactly what was said before it");
+            }
         }
     }
+}
+
+/// A signal that carries a number.
+fn typing(number: Seq) -> Arc<Signal> {
+    let (room, from, kind) = ("r".to_owned(), "a".to_owned(), "typing".to_owned());
+    Arc::new(Signal { room, from, kind, body: Body::Text(Default::default()), operation: number as i32 })
 }
 
 fn tell(records: &mut HashMap<Member, Record>, part: &Part<'_>) {
@@ -183,11 +204,6 @@ impl World {
         self.hub.deliver(Turn { members, now: *now, hold: *hold }, |_, part| tell(records, &part));
     }
 
-    fn deliver_room(&mut self) {
-        let records = &mut self.records;
-        self.hub.deliver_room(&room(), |part| tell(records, &part));
-    }
-
     fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
@@ -198,6 +214,7 @@ impl World {
                     let record = self.records.get_mut(&member).expect("a member that catches up has joined");
                     items.iter().for_each(|item| record.tell(item));
                 }
+                Effect::GiveUp { .. } => panic!("nothing fails for good here"),
             }
         }
     }
@@ -241,11 +258,9 @@ impl World {
                 // The epoch of the entry that the member had last.
                 let epoch = seq.checked_sub(1).and_then(|n| self.log.entries.get(n as usize)).map_or(0, |m| m.epoch);
                 self.records.insert(member, Record { from: seq, kept: Vec::new() });
-                self.deliver_room();
                 self.with(|hub, effects| hub.join(&room(), member, Place { epoch, seq }, head, effects));
             }
             Step::Leave(member) if self.records.contains_key(&member) => {
-                self.deliver_room();
                 self.records.remove(&member);
                 self.hub.leave(&room(), member, now);
                 self.asked.retain(|(asker, ..)| *asker != Asker::Member(member));
@@ -257,16 +272,19 @@ impl World {
             Step::Answered(n) if n < self.asked.len() => {
                 let (asker, after, read) = self.asked.remove(n).expect("just checked");
                 let answer = read.unwrap_or_else(|| self.log.answer(after));
-                self.deliver_room();
                 self.with(|hub, effects| hub.fetched(&room(), asker, after, answer, now, effects));
             }
             Step::Failed(n) if n < self.asked.len() => {
                 let (asker, ..) = self.asked.remove(n).expect("just checked");
-                self.hub.fetch_failed(&room(), asker, now);
+                self.with(|hub, effects| hub.fetch_failed(&room(), asker, Failure::Passing, now, effects));
             }
             Step::Heard if self.hear_wanted && !self.subscribed => {
                 self.subscribed = true;
                 self.with(|hub, effects| hub.heard(&room(), effects));
+            }
+            Step::Signal => {
+                let stands = self.hub.head(&room()).unwrap_or_default().seq;
+                self.with(|hub, _| hub.signal(&room(), typing(stands)));
             }
             Step::Tick(ms) => {
                 self.now += Duration::from_millis(ms);
@@ -417,8 +435,178 @@ fn a_busy_room_of_a_busy_shard_is_held_back_and_an_idle_one_never() {
 
     hear(&mut hub, "busy", 4);
     assert_eq!(deliver(&mut hub, at(25)), (vec![], Next::At(at(40))));
-    hub.deliver_room(&RoomId::new("busy").unwrap(), |part| assert_eq!(part.items.len(), 1));
-    assert_eq!(deliver(&mut hub, at(40)), (vec![], Next::Arrival), "what was delivered meanwhile is not again");
+    // Neither who types nor who comes and goes makes the room hurry; signals beyond their bound are dropped.
+    let busy = RoomId::new("busy").unwrap();
+    (0..5).for_each(|number| hub.signal(&busy, typing(number)));
+    let (mut effects, head) = (Vec::new(), hub.head(&busy).unwrap());
+    hub.join(&busy, 70, head, head, &mut effects);
+    hub.leave(&busy, 2, at(26));
+    assert_eq!((deliver(&mut hub, at(26)), effects), ((vec![], Next::At(at(40))), vec![]));
+    assert_eq!(deliver(&mut hub, at(40)), (vec![told("busy", 4)], Next::Arrival));
+    assert_eq!(hub.counts.signals_dropped, 2);
     hear(&mut hub, "busy", 5);
-    assert_eq!(deliver(&mut hub, at(45)), (vec![told("busy", 1)], Next::Arrival));
+    assert_eq!(deliver(&mut hub, at(60)), (vec![told("busy", 1)], Next::Arrival));
+}
+
+#[test]
+fn who_comes_and_goes_while_a_large_room_is_delivered_changes_nothing_for_the_others() {
+    let mut hub = hub_of(&[("large", 500)]);
+    let large = RoomId::new("large").unwrap();
+    let mut heard: HashMap<Member, Vec<Seq>> = HashMap::new();
+    let deliver = |hub: &mut Hub, heard: &mut HashMap<Member, Vec<Seq>>| {
+        hub.deliver(Turn { members: 64, now: Instant::now(), hold: Duration::ZERO }, |_, part| {
+            let seqs = part.items.iter().map(|item| match item {
+                Item::Message(message) => message.seq,
+                other => panic!("{other:?}"),
+            });
+            let seqs: Vec<Seq> = seqs.collect();
+            part.members.iter().for_each(|member| heard.entry(*member).or_default().extend(&seqs));
+        })
+    };
+    let (mut effects, now) = (Vec::new(), Instant::now());
+    hear(&mut hub, "large", 1);
+    for round in 0..4_u32 {
+        deliver(&mut hub, &mut heard);
+        // Of those who were handed it, of those who are still owed it, and of those who joined since.
+        for member in [round, 499 - round, 60 + round * 30, 1_000 + round] {
+            hub.leave(&large, member, now);
+            heard.remove(&member);
+        }
+        let head = hub.head(&large).unwrap();
+        hub.join(&large, 1_001 + round, head, head, &mut effects);
+        hear(&mut hub, "large", head.seq + 1);
+        hub.join(&large, 2_001 + round, Place { epoch: 1, seq: head.seq + 1 }, head, &mut effects);
+    }
+    while deliver(&mut hub, &mut heard) == Next::Now {}
+    assert!(effects.is_empty(), "{effects:?}");
+    let head = hub.head(&large).unwrap().seq;
+    for member in 0..500 {
+        let gone = (0..4).any(|round| [round, 499 - round, 60 + round * 30].contains(&member));
+        let expected = (!gone).then(|| (1..=head).collect::<Vec<Seq>>());
+        assert_eq!(heard.get(&member).cloned(), expected, "member {member}");
+    }
+    assert_eq!(heard[&1_004], [5], "who came while something waited hears what came after");
+    assert_eq!((heard.get(&2_001).cloned(), heard.get(&2_004).cloned()), (Some(vec![3, 4, 5]), None));
+}
+
+fn answer(head: Seq, entries: impl IntoIterator<Item = Seq>) -> Answer {
+    let entry = |seq| Arc::new(Message { seq, ..(*Log::default().append()).clone() });
+    let entries = entries.into_iter().map(entry).collect();
+    Answer { head: Place { epoch: 1, seq: head }, entries, ..Answer::default() }
+}
+
+#[test]
+fn what_continues_the_head_is_delivered_whatever_the_room_waits_for() {
+    let mut hub = hub_of(&[("r", 2)]);
+    let (mut effects, now) = (Vec::new(), Instant::now());
+    let place = |seq| Place { epoch: 1, seq };
+    let deliver = |hub: &mut Hub| {
+        let mut told = 0;
+        let turn = Turn { members: usize::MAX, now, hold: Duration::ZERO };
+        hub.deliver(turn, |_, part| told += part.members.len() * part.items.len());
+        told
+    };
+    hear(&mut hub, "r", 1);
+    assert_eq!(deliver(&mut hub), 2);
+    // Somebody joins and sees that the log is further than the bus: the room is not held up by that.
+    hub.join(&room(), 9, place(0), place(1), &mut effects);
+    hub.fetched(&room(), Asker::Member(9), place(0), answer(2, 1..=2), now, &mut effects);
+    effects.clear();
+    hear(&mut hub, "r", 2);
+    assert_eq!(deliver(&mut hub), 3, "at once, to all three");
+    // What was suspected has come by itself: nobody is asked.
+    hub.tick(now + limits().retry, &mut effects);
+    assert_eq!(effects, []);
+    // The same while the log is asked; its answer is good for what it still adds.
+    hub.heard(&room(), &mut effects);
+    assert_eq!(effects, [Effect::Fetch { room: room(), asker: Asker::Room, after: place(2) }]);
+    hear(&mut hub, "r", 3);
+    assert_eq!(deliver(&mut hub), 3);
+    effects.clear();
+    hub.fetched(&room(), Asker::Room, place(2), answer(4, 3..=4), now, &mut effects);
+    assert_eq!((deliver(&mut hub), effects), (3, vec![]));
+}
+
+#[test]
+fn a_room_that_the_bus_does_not_carry_yet_is_compared_like_any_other() {
+    let (mut hub, mut effects, start) = (Hub::new(limits()), Vec::new(), Place { epoch: 1, seq: 0 });
+    hub.join(&room(), 1, start, start, &mut effects);
+    effects.clear();
+    hub.compared(&room(), start, Place { epoch: 1, seq: 1 }, &mut effects);
+    assert_eq!(effects, [Effect::Fetch { room: room(), asker: Asker::Room, after: start }]);
+    hub.fetched(&room(), Asker::Room, start, answer(1, [1]), Instant::now(), &mut effects);
+    assert_eq!(hub.head(&room()), Some(Place { epoch: 1, seq: 1 }));
+}
+
+/// Fails whatever is asked, and says after how long it was asked again each time.
+fn pauses(hub: &mut Hub, asker: Asker, failure: Failure, times: usize) -> Vec<Duration> {
+    let (mut now, mut effects, mut pauses) = (Instant::now(), Vec::new(), Vec::new());
+    for _ in 0..times {
+        let failed = now;
+        hub.fetch_failed(&room(), asker, failure, now, &mut effects);
+        while !effects.iter().any(|effect| matches!(effect, Effect::Fetch { .. })) {
+            if effects.iter().any(|effect| matches!(effect, Effect::GiveUp { .. })) || now - failed > limits().longest {
+                return pauses;
+            }
+            now += Duration::from_millis(5);
+            hub.tick(now, &mut effects);
+        }
+        effects.clear();
+        pauses.push(now - failed);
+    }
+    pauses
+}
+
+#[test]
+fn what_is_not_answered_is_asked_again_after_growing_pauses() {
+    for asker in [Asker::Room, Asker::Member(5)] {
+        let mut hub = hub_of(&[("r", 1)]);
+        hear(&mut hub, "r", 1);
+        hub.join(&room(), 5, Place { epoch: 1, seq: 0 }, Place { epoch: 1, seq: 1 }, &mut Vec::new());
+        let pauses = pauses(&mut hub, asker, Failure::Passing, 12);
+        assert_eq!(pauses.len(), 12, "for as long as nobody answers");
+        for (tries, pause) in pauses.iter().enumerate() {
+            let whole = limits().longest.min(limits().retry * (1 << tries.min(8)));
+            assert!((whole / 2..=whole + Duration::from_millis(5)).contains(pause), "{pauses:?}");
+        }
+    }
+}
+
+#[test]
+fn what_fails_for_good_is_given_up_and_said() {
+    // A member that cannot be told what it has missed no longer hears the room.
+    let mut hub = hub_of(&[("r", 1)]);
+    hear(&mut hub, "r", 1);
+    hub.join(&room(), 5, Place { epoch: 1, seq: 0 }, Place { epoch: 1, seq: 1 }, &mut Vec::new());
+    assert_eq!(pauses(&mut hub, Asker::Member(5), Failure::Lasting, 20).len(), 4);
+    assert_eq!(hub.counts.given_up, 1);
+
+    // A room whose gap cannot be filled says so, and goes on behind it.
+    let mut hub = hub_of(&[("r", 2)]);
+    let mut effects = Vec::new();
+    let message = Message { seq: 3, ..(*Log::default().append()).clone() };
+    hub.logged(Arc::new(message), &mut effects);
+    assert_eq!(pauses(&mut hub, Asker::Room, Failure::Lasting, 20).len(), 4);
+    let mut told = Vec::new();
+    hub.deliver(Turn { members: 64, now: Instant::now(), hold: Duration::ZERO }, |_, part| {
+        told.extend(part.items.to_vec())
+    });
+    assert!(matches!(told[..], [Item::Truncated { from: 1, to: 2 }, Item::Message(_)]), "{told:?}");
+    hear(&mut hub, "r", 4);
+
+    // So does an answer that names more than it gives, again and again.
+    let mut hub = hub_of(&[("r", 1)]);
+    let (mut now, mut asked) = (Instant::now(), 0);
+    let start = Place { epoch: 1, seq: 0 };
+    hub.compared(&room(), start, Place { epoch: 1, seq: 9 }, &mut effects);
+    for _ in 0..200 {
+        for effect in std::mem::take(&mut effects) {
+            assert!(matches!(effect, Effect::Fetch { .. }));
+            asked += 1;
+            hub.fetched(&room(), Asker::Room, start, answer(9, []), now, &mut effects);
+        }
+        now += Duration::from_millis(100);
+        hub.tick(now, &mut effects);
+    }
+    assert_eq!((asked, hub.counts.given_up), (5, 1));
 }

@@ -167,13 +167,13 @@ impl Connection {
 
     /// Writes a signal: dropped where half the outbox is taken.
     pub(crate) fn write_signal(&self, bytes: &Bytes) -> bool {
-        let room = self.outbox.borrow().len() < self.bound / 2;
-        if room {
+        let takes = self.takes_signals();
+        if takes {
             self.write(bytes);
         } else {
             metrics::SIGNALS_DROPPED.inc();
         }
-        room
+        takes
     }
 
     fn flush_into(&self, outbox: &mut Outbox) {
@@ -201,9 +201,21 @@ impl Connection {
         !self.outbox.borrow().is_empty()
     }
 
-    /// Whether the outbox has room for another page of history.
-    pub(crate) fn is_calm(&self) -> bool {
-        self.outbox.borrow().len() < self.bound / 4
+    /// How many pages of history of so many bytes may be on their way: none while a quarter of the outbox is taken, otherwise as
+    /// many as it has room for, and one in any case.
+    pub(crate) fn pages(&self, bytes: usize) -> usize {
+        let waiting = self.outbox.borrow().len();
+        if waiting < self.bound / 4 { ((self.bound - waiting) / bytes.max(1)).max(1) } else { 0 }
+    }
+
+    /// What the outbox has room for besides a quarter that is left to what is said meanwhile.
+    pub(crate) fn room(&self) -> usize {
+        (self.bound / 4 * 3).saturating_sub(self.outbox.borrow().len())
+    }
+
+    /// Whether signals are still delivered: not from half the outbox on.
+    pub(crate) fn takes_signals(&self) -> bool {
+        self.outbox.borrow().len() < self.bound / 2
     }
 
     /// The connection is to end; the session says so to the client and closes. The first reason stands.

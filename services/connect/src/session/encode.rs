@@ -100,8 +100,9 @@ impl Encoding {
         }
     }
 
-    /// What happened in a room. Membership entries are the server's own words: foreign clients do not know them.
-    pub(crate) fn items(self, room: &RoomId, items: &[Item]) -> Bytes {
+    /// What happened in a room, with or without the signals. Membership entries are the server's own words: foreign clients do
+    /// not know them.
+    pub(crate) fn items(self, room: &RoomId, items: &[Item], signals: bool) -> Bytes {
         let mut out = BytesMut::new();
         for item in items {
             match item {
@@ -117,28 +118,50 @@ impl Encoding {
                     let op = ServerOp::Truncated { room: room.clone(), from: *from, to: *to };
                     self.put_response(&mut out, &Response { req: 0, op });
                 }
+                Item::Signal(signal) if signals => self.put_signal(&mut out, signal),
+                Item::Signal(_) => {}
             }
         }
         out.freeze()
     }
 
     /// A signal. golang-im has no word for one; goim hears what names an operation.
-    pub(crate) fn signal(self, signal: &Signal) -> Bytes {
-        let mut out = BytesMut::new();
+    fn put_signal(self, out: &mut BytesMut, signal: &Signal) {
         match self {
             Self::NativeText | Self::NativeWs | Self::NativeTcp => {
                 let Signal { room, from, kind, body, operation } = signal.clone();
-                self.put_response(
-                    &mut out,
-                    &Response { req: 0, op: ServerOp::Signal { room, from, kind, body, operation } },
-                );
+                let op = ServerOp::Signal { room, from, kind, body, operation };
+                self.put_response(out, &Response { req: 0, op });
             }
             Self::GoimWs | Self::GoimTcp if signal.operation != 0 => {
-                self.put_frame(&mut out, signal.operation, 0, signal.body.bytes());
+                self.put_frame(out, signal.operation, 0, signal.body.bytes());
             }
             Self::GoimWs | Self::GoimTcp | Self::GolangImWs | Self::GolangImTcp => {}
         }
+    }
+
+    /// A signal by itself; empty where the dialect does not hear it.
+    pub(crate) fn signal(self, signal: &Signal) -> Bytes {
+        let mut out = BytesMut::new();
+        self.put_signal(&mut out, signal);
         out.freeze()
+    }
+
+    /// How many bytes a message takes at most: its body as it is written, and what stands around it.
+    pub(crate) fn weight(self, message: &Message) -> usize {
+        /// Field names, numbers, lengths and headers.
+        const AROUND: usize = 512;
+        let body = message.body.bytes();
+        let body = match (self, &message.body) {
+            // Quotes and control characters take up to six times as much in JSON.
+            (Self::NativeText | Self::GolangImWs | Self::GolangImTcp, Body::Text(text)) => {
+                text.iter().map(|byte| if *byte < 0x20 || matches!(byte, b'"' | b'\\') { 6 } else { 1 }).sum()
+            }
+            (Self::NativeText | Self::GolangImWs | Self::GolangImTcp, Body::Binary(_)) => body.len().div_ceil(3) * 4,
+            _ => body.len(),
+        };
+        let names = message.room.as_str().len() + message.id.len() + message.from.len() + message.client_id.len();
+        body + 6 * (names + message.kind.len()) + AROUND
     }
 
     /// The last words: every dialect's own, and WebSocket's close frame.
@@ -172,7 +195,7 @@ fn put_close(out: &mut BytesMut, code: CloseCode, text: &str) {
 }
 
 /// A signal as the bus or a push brings it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Signal {
     pub(crate) room: String,
     pub(crate) from: String,

@@ -37,55 +37,54 @@ impl Shard {
         next
     }
 
-    /// Writes everything that the hub has put in order of one room.
-    pub(super) fn deliver_room(&self, room: &RoomId) {
-        let mut departures = Vec::new();
-        self.hub.borrow_mut().deliver_room(room, |part| self.write(room, part, &mut departures));
-        self.evict(departures);
-    }
-
     fn write(&self, room: &RoomId, part: Part<'_>, departures: &mut Vec<Departure>) {
         let Part { members, items, last } = part;
         let connections = self.connections.borrow();
-        let mut encoded = PerEncoding::default();
+        let (mut encoded, mut without_signals) = (PerEncoding::default(), PerEncoding::default());
+        let signals = items.iter().filter(|item| matches!(item, Item::Signal(_))).count();
         for member in members {
             let Some(connection) = connections.get(*member as usize) else { continue };
             let encoding = connection.encoding.get();
-            let bytes = encoded[encoding as usize].get_or_insert_with(|| encoding.items(room, items));
+            let all = signals == 0 || connection.takes_signals();
+            let encoded = if all { &mut encoded } else { &mut without_signals };
+            let bytes = encoded[encoding as usize].get_or_insert_with(|| encoding.items(room, items, all));
             connection.write(bytes);
+            if !all {
+                metrics::SIGNALS_DROPPED.inc_by(signals as u64);
+            }
         }
         if last {
             departures.extend(items.iter().filter_map(|item| departure(room, item)));
             metrics::FAN_OUTS.inc();
         }
         metrics::publish_writes();
-        metrics::DELIVERIES.inc_by((members.len() * items.len()) as u64);
+        metrics::DELIVERIES.inc_by((members.len() * (items.len() - signals)) as u64);
     }
 
     /// Tells one member that catches up.
     pub(super) fn tell(&self, room: &RoomId, member: Member, items: &[Item]) {
         if let Some(connection) = self.connection(member) {
-            connection.write(&connection.encoding.get().items(room, items));
+            connection.write(&connection.encoding.get().items(room, items, true));
             metrics::DELIVERIES.inc_by(items.len() as u64);
         }
     }
 
-    /// A signal to a room's live members, or to one user's among them.
-    pub(super) fn signal(&self, room: &RoomId, signal: &Signal, to_user: &str) {
-        let hub = self.hub.borrow();
-        let connections = self.connections.borrow();
-        let mut encoded = PerEncoding::default();
-        for connection in hub.live(room).iter().filter_map(|member| connections.get(*member as usize)) {
-            if !to_user.is_empty() && connection.user().is_none_or(|user| user.as_str() != to_user) {
-                continue;
-            }
+    /// A signal to one user's connections that hear the room. It says how things stand now, so it waits for nothing that the
+    /// room still has to deliver.
+    pub(super) fn signal_to(&self, room: &RoomId, signal: &Signal, user: &str) {
+        let connections = self.of_user(user);
+        let mut hearing = connections.iter().filter(|one| one.rooms.borrow().contains_key(room)).peekable();
+        if hearing.peek().is_none() {
+            return;
+        }
+        let state = read_state(signal);
+        for connection in hearing {
             let encoding = connection.encoding.get();
-            if let Some(op) = read_state(signal, to_user).filter(|_| encoding.is_native()) {
-                connection.write_signal(&encoding.response(0, op));
-                continue;
-            }
-            let bytes = encoded[encoding as usize].get_or_insert_with(|| encoding.signal(signal));
-            connection.write_signal(bytes);
+            let bytes = match &state {
+                Some(op) if encoding.is_native() => encoding.response(0, op.clone()),
+                _ => encoding.signal(signal),
+            };
+            connection.write_signal(&bytes);
         }
     }
 
@@ -106,9 +105,9 @@ impl Shard {
         room: &RoomId,
         reason: &str,
     ) {
-        self.deliver_room(room);
         if connection.forget(room) {
             self.hub.borrow_mut().leave(room, connection.key, Instant::now());
+            self.questions.borrow_mut().leave(room, connection.key);
             self.count_online(connection, room, false);
             let op = ServerOp::RoomChanged { room: room.clone(), subscribed: false, reason: reason.to_owned() };
             connection.write(&connection.encoding.get().response(0, op));
@@ -129,8 +128,8 @@ fn departure(room: &RoomId, item: &Item) -> Option<Departure> {
 }
 
 /// A read position that moved on another device, which logic sends as a signal to the user.
-fn read_state(signal: &Signal, to_user: &str) -> Option<ServerOp> {
-    if signal.kind != "read" || to_user.is_empty() || !signal.from.is_empty() {
+fn read_state(signal: &Signal) -> Option<ServerOp> {
+    if signal.kind != "read" || !signal.from.is_empty() {
         return None;
     }
     let body: Value = serde_json::from_slice(signal.body.bytes()).ok()?;

@@ -10,7 +10,6 @@ use im_wire::ids::RoomId;
 use tokio::time::MissedTickBehavior;
 
 use super::Shard;
-use crate::hub::{Asker, Effect, Place};
 use crate::metrics;
 use crate::session::connection::Connection;
 
@@ -44,9 +43,8 @@ impl Shard {
     fn retry(self: &Rc<Self>) {
         let mut effects = Vec::new();
         self.hub.borrow_mut().tick(Instant::now(), &mut effects);
-        let held = self.held.take().into_iter();
-        effects.extend(held.map(|(room, member, after)| Effect::Fetch { room, asker: Asker::Member(member), after }));
         self.carry_out(effects);
+        self.ask_those_that_waited();
     }
 
     fn look_at_connections(&self) {
@@ -75,11 +73,8 @@ impl Shard {
         let part = self.compare_step.get() % parts;
         self.compare_step.set(part + 1);
         let hub = self.hub.borrow();
-        let due: Vec<(RoomId, Place)> = hub
-            .heads()
-            .filter(|(room, _)| part_of(room, parts) == part)
-            .map(|(room, place)| (room.clone(), place))
-            .collect();
+        let due: Vec<RoomId> =
+            hub.heads().map(|(room, _)| room).filter(|room| part_of(room, parts) == part).cloned().collect();
         drop(hub);
         if !due.is_empty() {
             self.compare(due);
@@ -106,6 +101,10 @@ impl Shard {
         metrics::REPAIRS.inc_by(counts.repairs);
         metrics::PENDING_OVERFLOWS.inc_by(counts.overflows);
         metrics::HELD.inc_by(counts.held);
+        metrics::GIVEN_UP.inc_by(counts.given_up);
+        metrics::SIGNALS_DROPPED.inc_by(counts.signals_dropped);
+        let waiting = self.questions.borrow().waiting();
+        metrics::QUESTIONS.with_label_values(&[&shard]).set(waiting as i64);
         let share = self.load.borrow_mut().share(Instant::now());
         metrics::FAN_OUT_SHARE.with_label_values(&[&shard]).set(share);
     }

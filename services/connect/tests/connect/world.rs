@@ -41,6 +41,10 @@ struct State {
     repeat: bool,
     /// No call is answered.
     down: bool,
+    /// The bus carries nothing and confirms nothing.
+    bus_away: bool,
+    /// Rooms whose log cannot be read.
+    unreadable: HashSet<String>,
     calls: Vec<call::Op>,
     fetched_at: Option<Instant>,
 }
@@ -60,6 +64,8 @@ pub(crate) struct World {
     state: Arc<Mutex<State>>,
     /// Sends and questions for heads are answered while this is true.
     answering: watch::Sender<bool>,
+    /// Pages of the log are answered while this is true.
+    paging: watch::Sender<bool>,
 }
 
 /// One node's way up and down.
@@ -75,7 +81,7 @@ fn fault(code: ErrorCode) -> Fault {
 
 impl World {
     pub(crate) fn new() -> Self {
-        Self { state: Arc::default(), answering: watch::channel(true).0 }
+        Self { state: Arc::default(), answering: watch::channel(true).0, paging: watch::channel(true).0 }
     }
 
     pub(crate) fn link(&self) -> Arc<Link> {
@@ -137,6 +143,34 @@ impl World {
     /// Whether sends and questions for heads are answered, or wait until they are.
     pub(crate) fn set_answering(&self, answering: bool) {
         self.answering.send_replace(answering);
+    }
+
+    /// Whether pages of the log are answered, or wait until they are.
+    pub(crate) fn set_paging(&self, paging: bool) {
+        self.paging.send_replace(paging);
+    }
+
+    /// From now on the bus carries nothing, not even the word that a room is heard.
+    pub(crate) fn take_bus_away(&self) {
+        self.state().bus_away = true;
+    }
+
+    /// The store has something in a room's log that nobody can read.
+    pub(crate) fn spoil(&self, room: &str) {
+        self.state().unreadable.insert(room.to_owned());
+    }
+
+    /// Logic tells one user how far they have read a room.
+    pub(crate) fn tell_read(&self, room: &str, user: &str, read: Seq) {
+        let body = format!(r#"{{"room":"{room}","read":{read},"head":{read},"unread":0}}"#);
+        let signal = pb::Signal {
+            r#type: "read".to_owned(),
+            body: body.into(),
+            encoding: pb::Encoding::Json.into(),
+            to_user: user.to_owned(),
+            ..pb::Signal::default()
+        };
+        self.state().publish(room, bus_event::Event::Signal(signal));
     }
 
     /// The bus was away.
@@ -215,6 +249,9 @@ impl State {
     }
 
     fn publish(&mut self, room: &str, event: bus_event::Event) {
+        if self.bus_away {
+            return;
+        }
         if self.lose > 0 {
             self.lose -= 1;
             return;
@@ -255,7 +292,13 @@ impl State {
                 let rooms = rooms.into_iter().map(|room| self.subscribed(room)).collect();
                 reply::Result::Subscribed(pb::Subscribed { rooms })
             }
-            call::Op::Fetch(fetch) => reply::Result::Fetched(self.fetch(fetch)),
+            call::Op::Fetch(fetch) => {
+                let room = fetch.after.as_ref().map(|after| after.room.as_str()).unwrap_or_default();
+                if self.unreadable.contains(room) {
+                    return Err(fault(ErrorCode::Internal));
+                }
+                reply::Result::Fetched(self.fetch(fetch))
+            }
             call::Op::Heads(pb::Heads { rooms }) => {
                 let head = |room: String| {
                     let log = self.log(&room);
@@ -322,11 +365,14 @@ impl State {
 impl Logic for Link {
     async fn call(&self, grant: Bytes, _conn: &str, op: call::Op) -> Result<reply::Result, Fault> {
         let user = String::from_utf8(grant.to_vec()).unwrap();
-        let may_wait = matches!(op, call::Op::Send(_) | call::Op::Heads(_));
+        let gate = match op {
+            call::Op::Send(_) | call::Op::Heads(_) => Some(&self.world.answering),
+            call::Op::Fetch(_) => Some(&self.world.paging),
+            _ => None,
+        };
         let answer = self.world.state().answer(&user, op);
-        if may_wait {
-            let mut answering = self.world.answering.subscribe();
-            let _ = answering.wait_for(|answering| *answering).await;
+        if let Some(gate) = gate {
+            let _ = gate.subscribe().wait_for(|open| *open).await;
         }
         answer
     }
@@ -351,8 +397,9 @@ impl Bus for Link {
 
     fn subscribe(&self, room: RoomId) {
         let mut state = self.world.state();
+        let away = state.bus_away;
         let node = &mut state.nodes[self.number];
-        if node.heard.insert(room.clone()) {
+        if node.heard.insert(room.clone()) && !away {
             node.tell(Tidings::Subscribed(room));
         }
     }
