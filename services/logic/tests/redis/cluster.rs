@@ -70,8 +70,32 @@ async fn a_slot_that_moves_takes_its_room_along() {
     while ear.logged().await.1.seq != 3 {}
 }
 
-/// Moves the slot of a key to another master, the way redis-cli does.
+#[tokio::test]
+async fn a_send_into_a_slot_on_its_way_waits_for_its_arrival() {
+    let nodes = Server::start_cluster().await;
+    let store = store(options(url(&nodes))).await;
+    say(&store, "lobby", "one").await;
+    let (under_way, arrives) = tokio::sync::oneshot::channel();
+    let send = async {
+        under_way_of(arrives).await;
+        // One call, as a client's send: nobody repeats it.
+        store.append(message("lobby", "two")).await
+    };
+    let ((), sent) = tokio::join!(move_slot_slowly(&nodes, "im:r:{lobby}:", Some(under_way)), send);
+    assert_eq!(sent.expect("stored once the slot has arrived").seq, 2);
+    assert_eq!(log(&store, "lobby").await, ["one", "two"]);
+}
+
+async fn under_way_of(arrives: tokio::sync::oneshot::Receiver<()>) {
+    arrives.await.expect("the slot begins to move");
+}
+
 async fn move_slot(nodes: &[Server], key: &str) {
+    move_slot_slowly(nodes, key, None).await;
+}
+
+/// Moves the slot of a key to another master, the way redis-cli does; tells when it is under way and waits a while then.
+async fn move_slot_slowly(nodes: &[Server], key: &str, told: Option<tokio::sync::oneshot::Sender<()>>) {
     let ask = async |node: &Server, words: &[&str]| -> redis::Value {
         node.ask(redis::cmd(words[0]).arg(&words[1..])).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))
     };
@@ -88,6 +112,11 @@ async fn move_slot(nodes: &[Server], key: &str) {
     let (from_id, to_id) = (text(ask(from, &["CLUSTER", "MYID"]).await), text(ask(to, &["CLUSTER", "MYID"]).await));
     ask(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]).await;
     ask(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]).await;
+    if let Some(told) = told {
+        told.send(()).expect("somebody waits");
+        // As long as a slot with a good deal in it is on its way.
+        tokio::time::sleep(std::time::Duration::from_millis(450)).await;
+    }
     let keys: Vec<String> =
         redis::from_redis_value(ask(from, &["CLUSTER", "GETKEYSINSLOT", &slot, "100"]).await).expect("names");
     assert!(!keys.is_empty());

@@ -1,5 +1,6 @@
 //! Calls: each goes to the master of its slot, those of one master in one pipeline; what certainly did not happen is tried
-//! once more on the right server, what may have happened only where the caller says that a repeat does no harm.
+//! once more on the right server (into a slot on its way to another master: again and again for half of the call's time),
+//! what may have happened only where the caller says that a repeat does no harm.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +12,14 @@ use tokio::time::Instant;
 use super::error::checked;
 use super::topology::{Lane, Master};
 use super::{Client, Error};
+use crate::backoff::Backoff;
 use crate::scripts::Script;
 use crate::slot::Slot;
 
 /// How long a call that met the wrong server waits for the right one to be found.
 const CHANGEOVER: Duration = Duration::from_millis(300);
+/// How long a call into a slot that is on its way to another master waits before it asks again, at first.
+const ARRIVAL: Duration = Duration::from_millis(20);
 
 /// One command for one slot.
 #[derive(Debug, Clone)]
@@ -67,27 +71,42 @@ impl Client {
         let deadline = Instant::now() + self.options().command_timeout;
         let mut outcomes: Vec<Option<Outcome>> = calls.iter().map(|_| None).collect();
         self.attempt(lane, &calls, &mut outcomes, deadline).await;
-        let again = |outcome: &Option<Outcome>, call: &Call| match outcome {
-            Some(Err(Error::Lost(_))) => call.repeatable,
-            Some(Err(error)) => error.is_safe_to_repeat(),
-            _ => false,
-        };
-        // A call that comes after one that is tried again, in the same slot, has passed it already: that cannot be helped.
+        let mut arrival = Backoff::new(ARRIVAL, CHANGEOVER);
+        let arrived_by = Instant::now() + (deadline - Instant::now()) / 2;
         let mut topology = self.topology();
-        let (mut any, mut elsewhere) = (false, false);
-        for (outcome, call) in outcomes.iter_mut().zip(&calls) {
-            if again(outcome, call) && Instant::now() < deadline {
-                elsewhere |= matches!(outcome, Some(Err(Error::Elsewhere(_))));
-                *outcome = None;
-                any = true;
+        // Which calls have been tried again; nothing is kept while all goes well.
+        let mut repeated: Vec<bool> = Vec::new();
+        loop {
+            // A call that comes after one that is tried again, in the same slot, has passed it already: that cannot be
+            // helped.
+            let (mut any, mut elsewhere, mut moving) = (false, false, false);
+            for (number, (outcome, call)) in outcomes.iter_mut().zip(&calls).enumerate() {
+                let Some(Err(error)) = outcome else { continue };
+                repeated.resize(calls.len(), false);
+                let is_moving = matches!(error, Error::Moving(_));
+                let again = match error {
+                    Error::Moving(_) => Instant::now() < arrived_by,
+                    Error::Lost(_) => call.repeatable && !repeated[number],
+                    _ => error.is_safe_to_repeat() && !repeated[number],
+                };
+                if again && Instant::now() < deadline {
+                    elsewhere |= matches!(error, Error::Elsewhere(_));
+                    moving |= is_moving;
+                    repeated[number] |= !is_moving;
+                    *outcome = None;
+                    any = true;
+                }
             }
-        }
-        if elsewhere {
-            // The server was the wrong one, or is not ready: a moment for the keeper to find out who is.
-            topology.mark_unchanged();
-            let _ = tokio::time::timeout_at(deadline.min(Instant::now() + CHANGEOVER), topology.changed()).await;
-        }
-        if any {
+            if !any {
+                break;
+            }
+            if elsewhere || moving {
+                // The server was the wrong one, or is not ready: a moment for the keeper to find out who is. A slot on
+                // its way is there soon.
+                let pause = if elsewhere { CHANGEOVER } else { arrival.next() };
+                topology.mark_unchanged();
+                let _ = tokio::time::timeout_at(deadline.min(Instant::now() + pause), topology.changed()).await;
+            }
             self.attempt(lane, &calls, &mut outcomes, deadline).await;
         }
         let unanswered = || Err(Error::Down("no call was made".to_owned()));
@@ -246,7 +265,7 @@ fn take(calls: &[&Call], mut replies: Vec<Value>) -> Vec<Outcome> {
 /// What is an instruction to this module is "elsewhere" to everyone else.
 fn outward(error: Error) -> Error {
     match error {
-        Error::NoScript | Error::Ask(_) => Error::Elsewhere(error.to_string()),
+        Error::NoScript | Error::Ask(_) | Error::Moving(_) => Error::Elsewhere(error.to_string()),
         error => error,
     }
 }

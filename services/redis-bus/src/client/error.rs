@@ -25,6 +25,10 @@ pub enum Error {
     /// Ask this other server once: it did not happen here. Does not leave this crate.
     #[error("redis sends elsewhere: {0}")]
     Ask(String),
+    /// The slot is on its way to another master, and what is asked for is partly here and partly there: it did not happen.
+    /// Does not leave this crate.
+    #[error("redis moves the slot: {0}")]
+    Moving(String),
     /// Anything else that the server said.
     #[error("redis refuses: {0}")]
     Failed(String),
@@ -54,11 +58,10 @@ impl Error {
             }
             "NOSCRIPT" => Self::NoScript,
             "ASK" => Self::Ask(details.split_ascii_whitespace().nth(1).unwrap_or_default().to_owned()),
-            "MOVED" | "TRYAGAIN" | "CLUSTERDOWN" | "READONLY" | "LOADING" | "MASTERDOWN" | "BUSY" => {
-                Self::Elsewhere(text)
-            }
+            "TRYAGAIN" => Self::Moving(text),
+            "MOVED" | "CLUSTERDOWN" | "READONLY" | "LOADING" | "MASTERDOWN" | "BUSY" => Self::Elsewhere(text),
             // A script met a key of a slot that is being moved away.
-            _ if details.contains("access a non local key") => Self::Elsewhere(text),
+            _ if details.contains("access a non local key") => Self::Moving(text),
             "OOM" | "MISCONF" | "NOREPLICAS" => Self::Refused(text),
             "UNBLOCKED" => Self::Lost(text),
             _ => Self::Failed(text),
@@ -67,12 +70,12 @@ impl Error {
 
     /// Whether it certainly did not happen, and may on another try soon.
     pub(crate) fn is_safe_to_repeat(&self) -> bool {
-        matches!(self, Self::Down(_) | Self::Elsewhere(_) | Self::NoScript | Self::Ask(_))
+        matches!(self, Self::Down(_) | Self::Elsewhere(_) | Self::NoScript | Self::Ask(_) | Self::Moving(_))
     }
 
     /// Whether the connections to the master should be looked at.
     pub(crate) fn is_suspicious(&self) -> bool {
-        matches!(self, Self::Lost(_) | Self::Elsewhere(_))
+        matches!(self, Self::Lost(_) | Self::Elsewhere(_) | Self::Moving(_))
     }
 
     /// Counts it by kind.
@@ -84,6 +87,7 @@ impl Error {
             Self::Refused(_) => "refused",
             Self::NoScript => "no_script",
             Self::Ask(_) => "ask",
+            Self::Moving(_) => "moving",
             Self::Failed(_) => "failed",
         };
         metrics::ERRORS.with_label_values(&[kind]).inc();
@@ -118,6 +122,7 @@ mod tests {
         assert!(matches!(Error::of_code("ERR", "ERR ERR"), Error::Failed(_)));
         assert_eq!(Error::of_code("ASK", "7 10.0.0.1:7000"), Error::Ask("10.0.0.1:7000".into()));
         let moving = "Script attempted to access a non local key in a cluster node";
-        assert!(matches!(Error::of_code("ERR", moving), Error::Elsewhere(_)));
+        assert!(matches!(Error::of_code("ERR", moving), Error::Moving(_)));
+        assert!(matches!(Error::of_code("TRYAGAIN", "Multiple keys request"), Error::Moving(_)));
     }
 }
