@@ -10,10 +10,12 @@
 //!   derived, may lag, and are repaired from the rooms.
 
 pub mod embedded;
+mod readable;
 #[cfg(feature = "cluster")]
 pub mod redis;
 #[doc(hidden)]
 pub mod suite;
+mod verdict;
 
 use std::time::Duration;
 

@@ -14,6 +14,8 @@
 
 mod apply;
 mod dedupe;
+mod disk;
+mod epochs;
 mod groups;
 mod log;
 mod metrics;
@@ -105,6 +107,7 @@ type Shelf = Arc<RwLock<Option<Database>>>;
 /// See the module's top.
 pub struct EmbeddedStore {
     shelf: Shelf,
+    /// Of rooms for which none is noted, see [`epochs::Epochs::of_the_file`].
     epoch: Epoch,
     writes: mpsc::Sender<Write>,
     readers: Arc<Semaphore>,
@@ -124,11 +127,21 @@ impl EmbeddedStore {
     /// # Errors
     /// [`OpenError`] names the folder or file and what to do.
     pub fn open(options: Options, publish: Arc<dyn Publish>) -> std::result::Result<Self, OpenError> {
-        let (database, epoch, generations) = tables::open(&options)?;
+        Self::open_on(&Arc::default(), options, publish)
+    }
+
+    fn open_on(
+        disk: &Arc<disk::Disk>,
+        options: Options,
+        publish: Arc<dyn Publish>,
+    ) -> std::result::Result<Self, OpenError> {
+        let (database, epochs, generations) = tables::open(&options, disk)?;
+        let epoch = epochs.of_the_file();
         let shelf: Shelf = Arc::new(RwLock::new(Some(database)));
         let (writes, queue) = mpsc::channel(options.queue.max(1));
         let readers = Arc::new(Semaphore::new(options.readers.max(1)));
-        let writer = writer::Writer::new(Arc::clone(&shelf), epoch, generations, options, Arc::clone(&publish));
+        let file = (Arc::clone(&shelf), Arc::clone(disk));
+        let writer = writer::Writer::new(file, epochs, generations, options, Arc::clone(&publish));
         writer::start(writer, queue).map_err(OpenError::Thread)?;
         Ok(Self { shelf, epoch, writes, readers, presence: PresenceBook::default(), publish })
     }
@@ -339,5 +352,56 @@ impl Store for EmbeddedStore {
         if self.writes.send(Write::Close(done)).await.is_ok() {
             let _closed_already = closed.await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use im_proto::v1::Entry;
+    use im_wire::ids::ClientId;
+
+    use super::*;
+    use crate::store::Access;
+
+    struct Silent;
+
+    impl Publish for Silent {
+        fn logged(&self, _: &RoomId, _: Epoch, _: Seq, _: &Entry) {}
+
+        fn signal(&self, _: &RoomId, _: &Signal) {}
+    }
+
+    fn message(client_id: &str) -> Append {
+        let user = UserId::new("ann").expect("a good id");
+        let access = Access { user, direct: false, open: true, system: false };
+        let entry = Entry { id: client_id.to_owned(), ..Entry::default() };
+        let room = RoomId::new("lobby").expect("a good id");
+        Append { room, access, client_id: ClientId::new(client_id).expect("a good id"), entry }
+    }
+
+    #[tokio::test]
+    async fn after_a_sync_that_failed_nothing_is_acknowledged_any_more() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = Options { folder: Some(folder.path().to_owned()), ..Options::default() };
+        let disk = Arc::new(disk::Disk::default());
+        let store = EmbeddedStore::open_on(&disk, options.clone(), Arc::new(Silent)).expect("a new store");
+        assert_eq!(store.append(message("one")).await.expect("stored").seq, 1);
+        disk.fails_to_sync.store(true, Ordering::Release);
+        let refused = store.append(message("two")).await;
+        assert!(matches!(&refused, Err(Error::Unavailable(why)) if why.contains("disk")), "{refused:?}");
+        // The disk seems to be well again. What it dropped meanwhile nobody knows.
+        disk.fails_to_sync.store(false, Ordering::Release);
+        for id in ["three", "one", "two"] {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            let refused = store.append(message(id)).await;
+            assert!(matches!(&refused, Err(Error::Unavailable(why)) if why.contains("disk")), "{refused:?}");
+        }
+        assert_eq!(metrics::DISK_FAILED.get(), 1);
+        store.close().await;
+        drop(store);
+        let store = EmbeddedStore::open(options, Arc::new(Silent)).expect("the file as it was");
+        assert!(store.append(message("one")).await.expect("stored").duplicate);
     }
 }

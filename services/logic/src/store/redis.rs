@@ -11,7 +11,6 @@ mod presence;
 mod queue;
 mod reply;
 mod rooms;
-mod verdict;
 
 use std::sync::Arc;
 use std::time::Duration;

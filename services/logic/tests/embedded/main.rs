@@ -2,6 +2,7 @@
 
 mod crash;
 mod disk;
+mod edges;
 mod model;
 mod promises;
 mod rate;

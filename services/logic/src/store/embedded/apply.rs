@@ -2,18 +2,22 @@
 //! write has changed nothing, and the transaction goes on.
 
 use im_proto::v1::Entry;
-use im_wire::ids::{Epoch, RoomId, Seq, UserId};
+use im_wire::ids::{RoomId, Seq, UserId};
 use prost::Message as _;
 use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::dedupe::{self, Generations, Marks};
-use super::tables::{DEDUPE, LOG, MEMBERS, READS, ROOMS, Room, RoomRow, SEEN, USER_ROOMS, role};
+use super::epochs::Epochs;
+use super::tables::{DEDUPE, EPOCHS, LOG, MEMBERS, READS, ROOMS, Room, RoomRow, SEEN, USER_ROOMS, role};
 use super::writer::Publication;
 use super::{Plain, milliseconds};
+use crate::store::readable::decode;
 use crate::store::{Access, Append, Appended, Error, Kind, ReadPosition, Result, Retention, Role};
 
 /// Entries removed with one append at most: the work stays bounded, and faster than what is added.
 const TRIM: u64 = 16;
+/// A message's time may be so far from the machine's clock, in milliseconds; what is further away becomes this.
+const SKEW: u64 = 60_000;
 /// Client ids forgotten with one transaction at least; more where it stores more.
 const FORGET: usize = 512;
 
@@ -28,17 +32,19 @@ pub(super) struct Sheets<'t> {
     pub(super) reads: Table<'t, (&'static str, &'static str), u64>,
     user_rooms: Table<'t, (&'static str, &'static str), ()>,
     seen: Table<'t, &'static str, u64>,
-    epoch: Epoch,
+    noted_epochs: Table<'t, &'static str, &'static str>,
+    epochs: &'t mut Epochs,
     pub(super) retention: &'t Retention,
     generation: u64,
     living: Vec<u64>,
+    now_ms: u64,
     stored: usize,
 }
 
 impl<'t> Sheets<'t> {
     pub(super) fn open(
         transaction: &'t WriteTransaction,
-        epoch: Epoch,
+        epochs: &'t mut Epochs,
         retention: &'t Retention,
         generations: &mut Generations,
         now_ms: u64,
@@ -51,10 +57,12 @@ impl<'t> Sheets<'t> {
             reads: transaction.open_table(READS)?,
             user_rooms: transaction.open_table(USER_ROOMS)?,
             seen: transaction.open_table(SEEN)?,
-            epoch,
+            noted_epochs: transaction.open_table(EPOCHS)?,
+            epochs,
             retention,
             generation: generations.current(now_ms),
             living: generations.living(now_ms),
+            now_ms,
             stored: 0,
         })
     }
@@ -76,14 +84,13 @@ impl<'t> Sheets<'t> {
         if let Some(first) = self.known(&id, &access.user, client_id.as_str())? {
             // What retention has removed is not published again, and still known.
             if let Some(entry) = self.entry(&id, first.seq)? {
-                publications.push(Publication { room: id, seq: first.seq, entry });
+                publications.push(Publication { room: id, epoch: first.epoch, seq: first.seq, entry });
             }
             return Ok(Ok(first));
         }
-        let (time_ms, entry_id) = (entry.time_ms, entry.id.clone());
         let appended = self.store(&id, room, entry, publications)?;
         let key = (self.generation, id.as_str(), access.user.as_str(), client_id.as_str());
-        self.marks.insert(key, (appended.seq, time_ms, entry_id.as_str()))?;
+        self.marks.insert(key, (appended.seq, appended.time_ms, appended.id.as_str()))?;
         Ok(Ok(Appended { created, ..appended }))
     }
 
@@ -110,20 +117,26 @@ impl<'t> Sheets<'t> {
     }
 
     /// What was stored under this client id within the window.
-    fn known(&self, id: &RoomId, user: &UserId, client_id: &str) -> Plain<Option<Appended>> {
+    fn known(&mut self, id: &RoomId, user: &UserId, client_id: &str) -> Plain<Option<Appended>> {
         for generation in &self.living {
             if let Some(row) = self.marks.get((*generation, id.as_str(), user.as_str(), client_id))? {
                 let (seq, time_ms, entry) = row.value();
-                let (id, epoch) = (entry.to_owned(), self.epoch);
+                let epoch = self.epochs.in_force(&self.noted_epochs, id)?;
+                let id = entry.to_owned();
                 return Ok(Some(Appended { id, epoch, seq, time_ms, duplicate: true, created: false }));
             }
         }
         Ok(None)
     }
 
+    /// `None`: it is gone, or cannot be read, which is as good as gone.
     fn entry(&self, id: &RoomId, seq: Seq) -> Plain<Option<Entry>> {
-        let Some(bytes) = self.log.get((id.as_str(), seq))? else { return Ok(None) };
-        Entry::decode(bytes.value()).map(Some).map_err(|error| redb::Error::Corrupted(error.to_string()))
+        Ok(self.log.get((id.as_str(), seq))?.and_then(|bytes| decode(id, seq, bytes.value())))
+    }
+
+    /// A room comes into being: its first epoch begins.
+    pub(super) fn begin_epoch(&mut self, id: &RoomId) -> Plain<()> {
+        self.epochs.settle(&mut self.noted_epochs, id, 0).map(drop)
     }
 
     /// The one place that adds to a log.
@@ -131,28 +144,31 @@ impl<'t> Sheets<'t> {
         &mut self,
         id: &RoomId,
         mut room: Room,
-        entry: Entry,
+        mut entry: Entry,
         publications: &mut Vec<Publication>,
     ) -> Plain<Appended> {
+        let epoch = self.epochs.settle(&mut self.noted_epochs, id, room.head)?;
         room.head += 1;
+        entry.time_ms =
+            entry.time_ms.clamp(self.now_ms.saturating_sub(SKEW), self.now_ms.saturating_add(SKEW));
         let (seq, time_ms) = (room.head, entry.time_ms);
         self.log.insert((id.as_str(), seq), entry.encode_to_vec().as_slice())?;
         if room.first == seq {
             room.oldest_ms = time_ms;
         }
-        self.trim(id, &mut room, time_ms)?;
+        self.trim(id, &mut room)?;
         self.rooms.insert(id.as_str(), room.row())?;
         self.stored += 1;
-        let appended =
-            Appended { id: entry.id.clone(), epoch: self.epoch, seq, time_ms, duplicate: false, created: false };
-        publications.push(Publication { room: id.clone(), seq, entry });
+        let appended = Appended { id: entry.id.clone(), epoch, seq, time_ms, duplicate: false, created: false };
+        publications.push(Publication { room: id.clone(), epoch, seq, entry });
         Ok(appended)
     }
 
-    /// Removes what retention no longer keeps, never what was appended just now. `oldest_ms` is of the oldest entry or of
-    /// one before it, so that an entry is looked at only when that age is reached.
-    fn trim(&mut self, id: &RoomId, room: &mut Room, now_ms: u64) -> Plain<()> {
-        let max_age = milliseconds(self.retention.max_age);
+    /// Removes what retention no longer keeps, never what was appended just now. Age counts by the machine's clock, whatever
+    /// time a message names. `oldest_ms` is of the oldest entry or of one before it, so that an entry is looked at only
+    /// when that age is reached.
+    fn trim(&mut self, id: &RoomId, room: &mut Room) -> Plain<()> {
+        let (now_ms, max_age) = (self.now_ms, milliseconds(self.retention.max_age));
         let is_old = |time_ms: u64| max_age > 0 && now_ms.saturating_sub(time_ms) > max_age;
         for _ in 0..TRIM {
             if room.first >= room.head {

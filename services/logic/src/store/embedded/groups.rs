@@ -33,6 +33,7 @@ impl Sheets<'_> {
             }
         }
         self.rooms.insert(id.as_str(), room.row())?;
+        self.begin_epoch(id)?;
         Ok(Ok(true))
     }
 

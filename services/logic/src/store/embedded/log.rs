@@ -1,112 +1,122 @@
 //! Reading a room's log: what follows a position, and pages of history.
 
-use im_proto::v1::{Entry, LogEntry};
 use im_wire::ids::{Epoch, RoomId, Seq};
-use prost::Message as _;
 use redb::ReadTransaction;
 
-use super::Plain;
 use super::tables::{LOG, ROOMS, Room};
+use super::{Plain, epochs};
+use crate::store::readable::{PAGE_BYTES, Run};
+use crate::store::verdict::Transitions;
 use crate::store::{Page, Slice, Tail};
 
 fn room(snapshot: &ReadTransaction, id: &RoomId) -> Plain<Option<Room>> {
     Ok(snapshot.open_table(ROOMS)?.get(id.as_str())?.map(|row| Room::from(row.value())))
 }
 
-/// See [`crate::store::Store::tail`]. The file has one epoch: a position of another one is of another file, of which
-/// nothing stands.
+/// See [`crate::store::Store::tail`]; `file`: the epoch of rooms for which none is noted.
 pub(super) fn tail(
     snapshot: &ReadTransaction,
     id: &RoomId,
-    own: Epoch,
+    file: Epoch,
     (epoch, seq): (Epoch, Seq),
     limit: usize,
     max_bytes: usize,
 ) -> Plain<Tail> {
     let room = room(snapshot, id)?;
     let (head, first) = room.map_or((0, 1), |room| (room.head, room.first));
-    let now = if room.is_some() { own } else { 0 };
-    let stands = if epoch != 0 && epoch != own { 0 } else { head };
-    let reset_to = (seq > stands).then_some(stands);
+    let (now, transitions) = match room {
+        Some(_) => (epochs::in_force(snapshot, id, file)?, epochs::transitions(snapshot, id, file)?),
+        None => (0, Transitions::default()),
+    };
+    let reset_to = transitions.reset(epoch, seq, head);
     let after = reset_to.unwrap_or(seq);
-    let truncated = (after + 1 < first).then(|| (after + 1, first - 1));
-    let entries = entries(snapshot, id, (first.max(after + 1), head), limit, max_bytes)?;
-    Ok(Tail { epoch: now, head, reset_to, truncated, entries })
+    let run = oldest(snapshot, id, (first.max(after + 1), head), limit, max_bytes)?;
+    let truncated = gone_after(after, first, &run);
+    Ok(Tail { epoch: now, head, reset_to, truncated, entries: run.entries })
 }
 
-/// A page never takes more than this at once: it is asked on when more is wanted.
-const PAGE_BYTES: usize = 4 << 20;
+/// What retention has removed behind `after`, and what could not be read after that.
+fn gone_after(after: Seq, first: Seq, run: &Run) -> Option<(Seq, Seq)> {
+    let last = run.gone.map_or(first - 1, |(_, to)| to);
+    (after < last).then(|| (after + 1, last))
+}
 
 /// See [`crate::store::Store::page`].
-pub(super) fn page(snapshot: &ReadTransaction, id: &RoomId, own: Epoch, slice: Slice, limit: usize) -> Plain<Page> {
+pub(super) fn page(snapshot: &ReadTransaction, id: &RoomId, file: Epoch, slice: Slice, limit: usize) -> Plain<Page> {
     let Some(Room { head, first, .. }) = room(snapshot, id)? else {
         return Ok(Page { epoch: 0, head: 0, truncated: None, entries: Vec::new() });
     };
-    let many = limit as u64;
-    let (wanted, entries) = match slice {
+    let (truncated, run) = match slice {
+        Slice::After(seq) if seq >= head => (None, Run::default()),
         Slice::After(seq) => {
-            let from = seq.saturating_add(1);
-            let entries = entries(snapshot, id, (first.max(from), head), limit, PAGE_BYTES)?;
-            ((from, head), entries)
+            let run = oldest(snapshot, id, (first.max(seq + 1), head), limit, PAGE_BYTES)?;
+            (gone_after(seq, first, &run), run)
         }
         Slice::Before(_) | Slice::Latest => {
             let to = if let Slice::Before(seq) = slice { head.min(seq.saturating_sub(1)) } else { head };
-            let from = (to + 1).saturating_sub(many).max(1);
-            let entries = newest(snapshot, id, (first.max(from), to), limit)?;
-            ((from, to), entries)
+            let run = newest(snapshot, id, (first, to), limit)?;
+            let wanted = (to + 1).saturating_sub(limit as u64).max(1);
+            // Told by the page that comes to it: a page may end before, where its bytes end.
+            let is_reached = run.entries.first().is_none_or(|entry| entry.seq <= first);
+            let removed = is_reached && wanted <= to && wanted < first;
+            (run.gone.or_else(|| removed.then(|| (wanted, to.min(first - 1)))), run)
         }
     };
-    let (from, to) = wanted;
-    let truncated = (from <= to && from < first).then(|| (from, to.min(first - 1)));
-    Ok(Page { epoch: own, head, truncated, entries })
+    let epoch = epochs::in_force(snapshot, id, file)?;
+    Ok(Page { epoch, head, truncated, entries: run.entries })
 }
 
-/// The newest entries from..=to, as many as [`PAGE_BYTES`] take, in order of seq.
-fn newest(snapshot: &ReadTransaction, id: &RoomId, (from, to): (Seq, Seq), limit: usize) -> Plain<Vec<LogEntry>> {
+/// The newest entries of from..=to, as many as [`PAGE_BYTES`] take, in order of seq.
+fn newest(snapshot: &ReadTransaction, id: &RoomId, (from, to): (Seq, Seq), limit: usize) -> Plain<Run> {
     let log = snapshot.open_table(LOG)?;
-    let mut entries = Vec::new();
-    if from > to {
-        return Ok(entries);
+    let mut run = Run::default();
+    if from <= to {
+        let rows = log.range((id.as_str(), from)..=(id.as_str(), to))?.rev();
+        collect(&mut run, id, rows, limit, PAGE_BYTES)?;
+        run.entries.reverse();
     }
-    let mut bytes = 0;
-    for row in log.range((id.as_str(), from)..=(id.as_str(), to))?.rev().take(limit) {
-        let (key, value) = row?;
-        bytes += value.value().len();
-        if bytes > PAGE_BYTES && !entries.is_empty() {
-            break;
-        }
-        entries.push(entry(key.value().1, value.value())?);
-    }
-    entries.reverse();
-    Ok(entries)
+    Ok(run)
 }
 
 /// The oldest entries of from..=to.
-fn entries(
+fn oldest(
     snapshot: &ReadTransaction,
     id: &RoomId,
     (from, to): (Seq, Seq),
     limit: usize,
     max_bytes: usize,
-) -> Plain<Vec<LogEntry>> {
+) -> Plain<Run> {
     let log = snapshot.open_table(LOG)?;
-    let mut entries = Vec::new();
-    if from > to {
-        return Ok(entries);
+    let mut run = Run::default();
+    if from <= to {
+        collect(&mut run, id, log.range((id.as_str(), from)..=(id.as_str(), to))?, limit, max_bytes)?;
     }
-    let mut bytes = 0;
-    for row in log.range((id.as_str(), from)..=(id.as_str(), to))?.take(limit) {
-        let (key, value) = row?;
-        bytes += value.value().len();
-        if bytes > max_bytes && !entries.is_empty() {
-            break;
-        }
-        entries.push(entry(key.value().1, value.value())?);
-    }
-    Ok(entries)
+    Ok(run)
 }
 
-fn entry(seq: Seq, bytes: &[u8]) -> Plain<LogEntry> {
-    let entry = Entry::decode(bytes).map_err(|error| redb::Error::Corrupted(format!("entry {seq}: {error}")))?;
-    Ok(LogEntry { seq, entry: Some(entry) })
+type Row<'t> = (redb::AccessGuard<'t, (&'static str, u64)>, redb::AccessGuard<'t, &'static [u8]>);
+
+/// As many entries as may be, and one at least.
+fn collect<'t>(
+    run: &mut Run,
+    id: &RoomId,
+    rows: impl Iterator<Item = Result<Row<'t>, redb::StorageError>>,
+    limit: usize,
+    max_bytes: usize,
+) -> Plain<()> {
+    let mut bytes = 0_usize;
+    for row in rows {
+        if run.entries.len() >= limit {
+            break;
+        }
+        let (key, value) = row?;
+        bytes = bytes.saturating_add(value.value().len());
+        if bytes > max_bytes && !run.entries.is_empty() {
+            break;
+        }
+        if !run.take(id, key.value().1, value.value()) {
+            break;
+        }
+    }
+    Ok(())
 }

@@ -30,6 +30,14 @@ pub(super) static FAILED: LazyLock<IntCounter> = LazyLock::new(|| {
     let help = "Transactions that the disk did not take; none of their writes is stored or acknowledged.";
     register_int_counter!("im_store_failed_commits_total", help).expect(REGISTERS)
 });
+pub(super) static ABANDONED: LazyLock<IntCounter> = LazyLock::new(|| {
+    let help = "Messages and changes that nobody waited for any more when their turn came: not stored.";
+    register_int_counter!("im_store_abandoned_total", help).expect(REGISTERS)
+});
+pub(super) static DISK_FAILED: LazyLock<IntGauge> = LazyLock::new(|| {
+    let help = "1: the disk has failed to sync, and the embedded store takes no writes until it is looked after.";
+    register_int_gauge!("im_store_disk_failed", help).expect(REGISTERS)
+});
 pub(super) static READING: LazyLock<IntGauge> = LazyLock::new(|| {
     register_int_gauge!("im_store_reads", "Reads of the embedded store that run or wait.").expect(REGISTERS)
 });

@@ -3,8 +3,8 @@
 use im_wire::ids::{Epoch, RoomId, Seq, UserId};
 use redb::ReadTransaction;
 
-use super::Plain;
 use super::tables::{MEMBERS, READS, ROOMS, Room, SEEN, USER_ROOMS, role};
+use super::{Plain, epochs};
 use crate::store::{Member, View};
 
 /// Sorts behind every character that an id may have.
@@ -14,7 +14,7 @@ fn checked<T>(made: Result<T, im_wire::ids::BadId>) -> Plain<T> {
     made.map_err(|bad| redb::Error::Corrupted(bad.to_string()))
 }
 
-pub(super) fn view(snapshot: &ReadTransaction, id: &RoomId, user: &UserId, epoch: Epoch) -> Plain<Option<View>> {
+pub(super) fn view(snapshot: &ReadTransaction, id: &RoomId, user: &UserId, file: Epoch) -> Plain<Option<View>> {
     let Some(room) = snapshot.open_table(ROOMS)?.get(id.as_str())?.map(|row| Room::from(row.value())) else {
         return Ok(None);
     };
@@ -23,7 +23,7 @@ pub(super) fn view(snapshot: &ReadTransaction, id: &RoomId, user: &UserId, epoch
     let read = snapshot.open_table(READS)?.get(key)?.map_or(0, |row| row.value());
     Ok(Some(View {
         kind: room.kind,
-        epoch,
+        epoch: epochs::in_force(snapshot, id, file)?,
         head: room.head,
         first: room.first,
         role: member.map(|(number, _)| role(number)),
@@ -33,9 +33,11 @@ pub(super) fn view(snapshot: &ReadTransaction, id: &RoomId, user: &UserId, epoch
     }))
 }
 
-pub(super) fn head(snapshot: &ReadTransaction, id: &RoomId, epoch: Epoch) -> Plain<(Epoch, Seq)> {
-    let row = snapshot.open_table(ROOMS)?.get(id.as_str())?.map(|row| Room::from(row.value()));
-    Ok(row.map_or((0, 0), |room| (epoch, room.head)))
+pub(super) fn head(snapshot: &ReadTransaction, id: &RoomId, file: Epoch) -> Plain<(Epoch, Seq)> {
+    match snapshot.open_table(ROOMS)?.get(id.as_str())?.map(|row| Room::from(row.value())) {
+        Some(room) => Ok((epochs::in_force(snapshot, id, file)?, room.head)),
+        None => Ok((0, 0)),
+    }
 }
 
 /// The members of a group; `None` where there is no such room.

@@ -1,24 +1,31 @@
 //! The tables of the file, its version, and how it is opened.
 
+use std::fs::File;
 use std::io::ErrorKind;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
+use std::sync::Arc;
 
-use im_wire::ids::{Epoch, Seq};
+use im_wire::ids::Seq;
 use redb::backends::InMemoryBackend;
 use redb::{Database, DatabaseError, ReadableTable, StorageError, TableDefinition, TableHandle};
 
 use super::dedupe::Generations;
+use super::disk::Disk;
+use super::epochs::Epochs;
 use super::{OpenError, Options, Plain, milliseconds};
 use crate::clock;
+use crate::store::verdict::next_epoch;
 use crate::store::{Kind, Role};
 
-/// Facts about the file itself.
+/// Facts about the file itself: its layout, the epoch in which it was made, and the last opening's.
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// Room → what it is.
 pub(super) const ROOMS: TableDefinition<'_, &str, RoomRow> = TableDefinition::new("rooms");
 /// (room, seq) → the entry as protobuf.
 pub(super) const LOG: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("log");
+/// Room → its epochs with their bases, see [`super::epochs`]; none: see [`Epochs::of_the_file`].
+pub(super) const EPOCHS: TableDefinition<'_, &str, &str> = TableDefinition::new("epochs");
 /// See [`super::dedupe`].
 pub(super) const DEDUPE: TableDefinition<'_, DedupeKey<'_>, (u64, u64, &str)> = TableDefinition::new("dedupe");
 /// (room, user) → role and the head at joining.
@@ -93,17 +100,17 @@ pub(super) fn role(number: u8) -> Role {
     }
 }
 
-/// The database, its epoch, and the generations of client ids that it holds.
-pub(super) type Opened = (Database, Epoch, Generations);
+/// The database, its epochs, and the generations of client ids that it holds.
+pub(super) type Opened = (Database, Epochs, Generations);
 
 /// Opens or creates the database.
-pub(super) fn open(options: &Options) -> Result<Opened, OpenError> {
-    let database = create(options)?;
+pub(super) fn open(options: &Options, disk: &Arc<Disk>) -> Result<Opened, OpenError> {
+    let database = create(options, disk)?;
     let file = options.folder.as_deref().map_or_else(|| Path::new("(memory)").to_owned(), |folder| folder.join(FILE));
     let window = milliseconds(options.retention.dedupe_window);
     let prepared = std::panic::catch_unwind(AssertUnwindSafe(|| prepare(&database, window)));
     let problem = match prepared.unwrap_or_else(|_| Err(redb::Error::Corrupted("it is damaged".to_owned()))) {
-        Ok(Facts::Ours(epoch, generations)) => return Ok((database, epoch, generations)),
+        Ok(Facts::Ours(epochs, generations)) => return Ok((database, epochs, generations)),
         Ok(Facts::OtherLayout(other)) => format!(
             "has layout {other}, and this program reads {FORMAT}: use the release that wrote it, or another data_dir"
         ),
@@ -114,7 +121,7 @@ pub(super) fn open(options: &Options) -> Result<Opened, OpenError> {
 }
 
 /// Opens the file only, as after the disk has failed.
-pub(super) fn create(options: &Options) -> Result<Database, OpenError> {
+pub(super) fn create(options: &Options, disk: &Arc<Disk>) -> Result<Database, OpenError> {
     let mut builder = Database::builder();
     builder.set_cache_size(options.cache_bytes);
     let Some(folder) = &options.folder else {
@@ -125,8 +132,10 @@ pub(super) fn create(options: &Options) -> Result<Database, OpenError> {
     let folder_error = |error| OpenError::Folder { folder: folder.clone(), error };
     std::fs::create_dir_all(folder).map_err(folder_error)?;
     let file = folder.join(FILE);
+    let opened = File::options().read(true).write(true).create(true).truncate(false).open(&file);
+    let opened = opened.map_err(folder_error)?;
     // What a damaged file makes the database trip over is told like any other damage.
-    let opened = std::panic::catch_unwind(AssertUnwindSafe(|| builder.create(&file)));
+    let opened = std::panic::catch_unwind(AssertUnwindSafe(|| builder.create_with_backend(disk.watch(opened)?)));
     let damaged = |why: String| OpenError::File {
         file: file.clone(),
         problem: format!("is no database of this store, or damaged ({why}): restore it from a backup, or move it away"),
@@ -144,7 +153,7 @@ pub(super) fn create(options: &Options) -> Result<Database, OpenError> {
 
 /// What a database turns out to be.
 enum Facts {
-    Ours(Epoch, Generations),
+    Ours(Epochs, Generations),
     OtherLayout(u64),
     Foreign,
 }
@@ -155,26 +164,31 @@ fn prepare(database: &Database, window: u64) -> Plain<Facts> {
     if !is_new && !transaction.list_tables()?.any(|table| table.name() == META.name()) {
         return Ok(Facts::Foreign);
     }
-    let (epoch, generations) = {
+    let (epochs, generations) = {
         let mut meta = transaction.open_table(META)?;
+        let fact =
+            |meta: &redb::Table<'_, &str, u64>, name| Ok::<_, redb::Error>(meta.get(name)?.map(|value| value.value()));
+        let last = fact(&meta, "opened")?.or(fact(&meta, "epoch")?).unwrap_or(0);
+        let opening = next_epoch(last, clock::now_ms(), rand::random());
         if is_new {
             meta.insert("format", FORMAT)?;
-            meta.insert("epoch", clock::now_ms().max(1))?;
+            meta.insert("epoch", opening)?;
         }
-        let fact = |name| Ok::<_, redb::Error>(meta.get(name)?.map(|value| value.value()));
-        let (format, epoch) = (fact("format")?, fact("epoch")?);
-        let (Some(FORMAT), Some(epoch)) = (format, epoch) else {
+        let (format, file) = (fact(&meta, "format")?, fact(&meta, "epoch")?);
+        let (Some(FORMAT), Some(file)) = (format, file) else {
             return Ok(format.map_or(Facts::Foreign, Facts::OtherLayout));
         };
+        meta.insert("opened", opening)?;
         // Readers expect the tables to be there.
         transaction.open_table(ROOMS)?;
         transaction.open_table(LOG)?;
+        transaction.open_table(EPOCHS)?;
         transaction.open_table(MEMBERS)?;
         transaction.open_table(READS)?;
         transaction.open_table(USER_ROOMS)?;
         transaction.open_table(SEEN)?;
-        (epoch, Generations::read(&transaction.open_table(DEDUPE)?, window)?)
+        (Epochs::new(file, opening), Generations::read(&transaction.open_table(DEDUPE)?, window)?)
     };
     transaction.commit()?;
-    Ok(Facts::Ours(epoch, generations))
+    Ok(Facts::Ours(epochs, generations))
 }

@@ -11,12 +11,16 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::apply::{Sheets, Written};
 use super::dedupe::Generations;
+use super::disk::Disk;
+use super::epochs::Epochs;
 use super::{OpenError, Options, Plain, Shelf, failed, metrics, tables};
 use crate::clock;
 use crate::store::{Append, Appended, Create, Error, Membership, Publish, ReadPosition, Result};
 
 /// How long the writer waits between attempts to open the file again after the disk has failed.
 const REOPEN: Duration = Duration::from_millis(200);
+/// How often the log says again that the disk has failed, while writes are asked for.
+const REMIND: Duration = Duration::from_secs(60);
 
 /// Tells the caller what became of a write.
 pub(super) type Done<T> = oneshot::Sender<Result<T>>;
@@ -33,9 +37,21 @@ pub(super) enum Write {
     Close(Done<()>),
 }
 
+impl Write {
+    /// A message or a change for which nobody waits any more.
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Append(_, done) => done.is_closed(),
+            Self::Membership(_, done) => done.is_closed(),
+            _ => false,
+        }
+    }
+}
+
 /// What is published once it is on disk.
 pub(super) struct Publication {
     pub(super) room: RoomId,
+    pub(super) epoch: Epoch,
     pub(super) seq: Seq,
     pub(super) entry: Entry,
 }
@@ -45,7 +61,8 @@ type Answer = Box<dyn FnOnce(Option<Error>) + Send>;
 
 pub(super) struct Writer {
     shelf: Shelf,
-    epoch: Epoch,
+    disk: Arc<Disk>,
+    epochs: Epochs,
     generations: Generations,
     options: Options,
     publish: Arc<dyn Publish>,
@@ -60,13 +77,13 @@ pub(super) fn start(writer: Writer, queue: mpsc::Receiver<Write>) -> std::io::Re
 
 impl Writer {
     pub(super) fn new(
-        shelf: Shelf,
-        epoch: Epoch,
+        (shelf, disk): (Shelf, Arc<Disk>),
+        epochs: Epochs,
         generations: Generations,
         options: Options,
         publish: Arc<dyn Publish>,
     ) -> Self {
-        Self { shelf, epoch, generations, options, publish, failing: None }
+        Self { shelf, disk, epochs, generations, options, publish, failing: None }
     }
 
     fn run(mut self, mut queue: mpsc::Receiver<Write>) {
@@ -79,6 +96,8 @@ impl Writer {
             for write in batch.drain(..) {
                 match write {
                     Write::Close(done) => closing.push(done),
+                    // Whoever has gone while it waited will come again if it matters, and under the same client id.
+                    write if write.is_abandoned() => metrics::ABANDONED.inc(),
                     write => writes.push(write),
                 }
             }
@@ -112,16 +131,22 @@ impl Writer {
         });
         let Err(error) = outcome else {
             metrics::COMMIT.observe(begun.elapsed().as_secs_f64());
-            for Publication { room, seq, entry } in publications {
-                self.publish.logged(&room, self.epoch, seq, &entry);
+            for Publication { room, epoch, seq, entry } in publications {
+                self.publish.logged(&room, epoch, seq, &entry);
             }
             return answers.into_iter().for_each(|answer: Answer| answer(None));
         };
         metrics::FAILED.inc();
-        if self.failing.is_none() {
-            tracing::error!(%error, "a transaction was not stored");
-            self.reopen(&error);
-        }
+        self.epochs.look_again();
+        let error = if self.disk.has_failed() {
+            self.refuse(&error)
+        } else {
+            if self.failing.is_none() {
+                tracing::error!(%error, "a transaction was not stored");
+                self.reopen(&error);
+            }
+            error
+        };
         answers.extend(writes.map(|write| apply(None, write, &mut publications).0));
         answers.into_iter().for_each(|answer| answer(Some(error.clone())));
     }
@@ -138,7 +163,7 @@ impl Writer {
         transaction.set_quick_repair(true);
         let now_ms = clock::now_ms();
         let mut sheets =
-            Sheets::open(&transaction, self.epoch, &self.options.retention, &mut self.generations, now_ms)?;
+            Sheets::open(&transaction, &mut self.epochs, &self.options.retention, &mut self.generations, now_ms)?;
         for write in writes {
             let (answer, failure) = apply(Some(&mut sheets), write, publications);
             answers.push(answer);
@@ -156,13 +181,31 @@ impl Writer {
         Ok(())
     }
 
+    /// After a failed sync: nothing is written any more, see [`super::disk`].
+    fn refuse(&mut self, error: &Error) -> Error {
+        metrics::DISK_FAILED.set(1);
+        if let Some((since, why)) = &self.failing
+            && since.elapsed() < REMIND
+        {
+            return why.clone();
+        }
+        tracing::error!(
+            %error,
+            "the disk did not keep what was written, and nothing is stored any more: look after the disk, restart the \
+             machine (the system's cache may show what is not on the disk), and restore a backup if the file is damaged"
+        );
+        let why = Error::Unavailable("the disk has failed to keep what was written: nothing is stored".to_owned());
+        self.failing = Some((Instant::now(), why.clone()));
+        why
+    }
+
     /// After a failure the database takes nothing until its file is opened anew, which also shows what it holds.
     fn reopen(&mut self, why: &Error) {
         if self.options.folder.is_none() {
             return;
         }
         self.put(None);
-        match tables::create(&self.options) {
+        match tables::create(&self.options, &self.disk) {
             Ok(database) => {
                 self.put(Some(database));
                 self.failing = None;
@@ -181,6 +224,9 @@ impl Writer {
     /// Tries to open the file where that has failed, now and then; in between the last error holds.
     fn recover(&mut self) -> Result<()> {
         let Some((since, error)) = self.failing.clone() else { return Ok(()) };
+        if self.disk.has_failed() {
+            return Err(error);
+        }
         if since.elapsed() >= REOPEN {
             self.reopen(&error);
         }

@@ -1,17 +1,16 @@
 //! Reading a room's log: the rest after a position, and pages of history.
 
-use im_proto::v1::{Entry, LogEntry};
 use im_redis_bus::{Call, Lane, script};
 use im_wire::ids::{Epoch, RoomId, Seq};
-use prost::Message;
 
 use super::Shared;
 use super::reply::{self, Fields};
-use super::verdict::Transitions;
+use crate::store::readable::{PAGE_BYTES, Run};
+use crate::store::verdict::Transitions;
 use crate::store::{Error, Page, Result, Slice, Tail};
 
-/// A page never takes more than this out of redis at once: it is asked on when more is wanted.
-const PAGE_BYTES: usize = 4 << 20;
+/// How often reading goes on where nothing that was read could be decoded.
+const READ_ON: usize = 64;
 
 /// What the script reads in one step. The default is what a room that does not exist looks like.
 #[derive(Default)]
@@ -21,7 +20,7 @@ struct Excerpt {
     epoch: Epoch,
     transitions: Transitions,
     /// In the order of reading.
-    entries: Vec<LogEntry>,
+    run: Run,
 }
 
 impl Shared {
@@ -45,8 +44,8 @@ impl Shared {
                 continue;
             }
             let truncated = gone_after(from, limit, &excerpt);
-            let Excerpt { head, epoch, entries, .. } = excerpt;
-            return Ok(Tail { epoch, head, reset_to, truncated, entries });
+            let Excerpt { head, epoch, run, .. } = excerpt;
+            return Ok(Tail { epoch, head, reset_to, truncated, entries: run.entries });
         }
         Err(Error::Unavailable(format!("{room} changes faster than it can be read")))
     }
@@ -59,13 +58,33 @@ impl Shared {
             Slice::Latest => gone_before(excerpt.head + 1, limit, &excerpt),
         };
         if !matches!(slice, Slice::After(_)) {
-            excerpt.entries.reverse();
+            excerpt.run.entries.reverse();
         }
-        let Excerpt { head, epoch, entries, .. } = excerpt;
-        Ok(Page { epoch, head, truncated, entries })
+        let Excerpt { head, epoch, run, .. } = excerpt;
+        Ok(Page { epoch, head, truncated, entries: run.entries })
     }
 
+    /// A part of the log; what cannot be read is gone over.
     async fn excerpt(&self, room: &RoomId, slice: Slice, limit: usize, max_bytes: usize) -> Result<Excerpt> {
+        let mut excerpt = self.read_log(room, slice, limit, max_bytes).await?;
+        for _ in 0..READ_ON {
+            let Some((from, to)) = excerpt.run.gone.filter(|_| excerpt.run.entries.is_empty()) else { break };
+            let further = match slice {
+                Slice::After(_) => Slice::After(to),
+                Slice::Before(_) | Slice::Latest => Slice::Before(from),
+            };
+            let more = self.read_log(room, further, limit, max_bytes).await?;
+            // Another epoch: what was read before may be another log. What is known so far is told.
+            if more.epoch != excerpt.epoch || (more.run.entries.is_empty() && more.run.gone.is_none()) {
+                break;
+            }
+            let gone = more.run.gone.map_or((from, to), |(low, high)| (low.min(from), high.max(to)));
+            excerpt.run = Run { gone: Some(gone), ..more.run };
+        }
+        Ok(excerpt)
+    }
+
+    async fn read_log(&self, room: &RoomId, slice: Slice, limit: usize, max_bytes: usize) -> Result<Excerpt> {
         let keys = self.client.keys().room(room);
         let (way, seq) = match slice {
             Slice::After(seq) => ("after", seq),
@@ -81,29 +100,37 @@ impl Shared {
         }
         let (head, first, epoch) = (fields.take()?, fields.take()?, fields.take()?);
         let transitions = Transitions::parse(&fields.take::<String>()?)?;
-        let mut entries = Vec::new();
+        let mut run = Run::default();
         while !fields.is_empty() {
             let seq = fields.take()?;
-            let entry = Entry::decode(fields.take::<Vec<u8>>()?.as_slice());
-            let entry = entry.map_err(|error| Error::Corrupt(format!("entry {seq} of {room}: {error}")))?;
-            entries.push(LogEntry { seq, entry: Some(entry) });
+            if !run.take(room, seq, &fields.take::<Vec<u8>>()?) {
+                break;
+            }
         }
-        Ok(Excerpt { head, first, epoch, transitions, entries })
+        Ok(Excerpt { head, first, epoch, transitions, run })
     }
 }
 
 /// What is missing between `seq` and the first entry read after it: what stands in the log counts, not what should.
 fn gone_after(seq: Seq, limit: usize, excerpt: &Excerpt) -> Option<(Seq, Seq)> {
-    let next = match excerpt.entries.first() {
-        Some(entry) => entry.seq,
-        None if limit > 0 => excerpt.head + 1,
-        None => excerpt.first,
+    let next = match (excerpt.run.entries.first(), excerpt.run.gone) {
+        (Some(entry), _) => entry.seq,
+        (None, Some((_, to))) => to + 1,
+        (None, None) if limit > 0 => excerpt.head + 1,
+        (None, None) => excerpt.first,
     };
-    (next > seq + 1).then(|| (seq + 1, next - 1))
+    let missing = seq.saturating_add(1);
+    (next > missing).then(|| (missing, next - 1))
 }
 
-/// What is missing of the `limit` entries before `seq`.
+/// What is missing of the `limit` entries before `seq`: what could not be read, or where reading has come to it, what
+/// retention has removed.
 fn gone_before(seq: Seq, limit: usize, excerpt: &Excerpt) -> Option<(Seq, Seq)> {
+    if excerpt.run.gone.is_some() {
+        return excerpt.run.gone;
+    }
     let oldest_wanted = seq.saturating_sub(limit as u64).max(1);
-    (excerpt.first > oldest_wanted && seq > oldest_wanted).then(|| (oldest_wanted, (excerpt.first - 1).min(seq - 1)))
+    let is_reached = excerpt.run.entries.last().is_none_or(|entry| entry.seq <= excerpt.first);
+    let is_gone = is_reached && excerpt.first > oldest_wanted && seq > oldest_wanted;
+    is_gone.then(|| (oldest_wanted, (excerpt.first - 1).min(seq - 1)))
 }

@@ -8,6 +8,7 @@ use crate::store::{Error, Kind, Role, Slice};
 pub(super) async fn cases(stage: &Stage) {
     the_rest_after_a_position(stage).await;
     a_position_beyond_the_head_is_reset(stage).await;
+    a_position_beyond_all_numbers_is_one_beyond_the_head(stage).await;
     pages_in_both_directions(stage).await;
     what_does_not_exist_is_empty(stage).await;
     heads_and_views_come_in_the_order_asked(stage).await;
@@ -46,6 +47,24 @@ async fn a_position_beyond_the_head_is_reset(stage: &Stage) {
         assert_eq!((tail.reset_to, tail.head, tail.entries.len()), (Some(3), 3, 0));
         let tail = stage.store.tail(&room, epoch, 3, 100, 1 << 20).await.expect("readable");
         assert_eq!(tail.reset_to, None);
+    }
+}
+
+async fn a_position_beyond_all_numbers_is_one_beyond_the_head(stage: &Stage) {
+    let room = stage.filled(3).await;
+    let epoch = stage.store.heads(std::slice::from_ref(&room)).await.expect("a head")[0].0;
+    for seq in [u64::MAX, u64::MAX - 1, u64::MAX - 1024, 1 << 63, (1 << 53) + 1] {
+        for epoch in [0, epoch, u64::MAX] {
+            let tail = stage.store.tail(&room, epoch, seq, 100, 1 << 20).await.expect("readable");
+            assert!(tail.reset_to.is_some_and(|stands| stands <= 3), "{epoch} {seq}: {:?}", tail.reset_to);
+            assert_eq!(tail.head, 3);
+        }
+        for (slice, expected) in [(Slice::Before(seq), vec![2, 3]), (Slice::After(seq), Vec::new())] {
+            let page = stage.store.page(&room, slice, 2).await.expect("readable");
+            assert_eq!((seqs(&page.entries), page.truncated, page.head), (expected, None, 3), "{slice:?}");
+        }
+        let nobody = stage.user("nobody");
+        assert_eq!(stage.store.mark_read(&room, &nobody, seq).await.expect("a room").read, 3);
     }
 }
 
