@@ -2,6 +2,7 @@
 
 mod bus;
 mod cluster;
+mod edges;
 mod failover;
 mod forwarder;
 mod rate;

@@ -1,4 +1,5 @@
-//! What a server must be: a master, of a release that has sharded channels, and better not one that evicts.
+//! What a server must be: a master that says which one it is, of a release that has sharded channels, and better not one
+//! that evicts.
 
 use redis::aio::MultiplexedConnection;
 use redis::{InfoDict, RedisResult, Value};
@@ -45,11 +46,22 @@ pub(super) async fn is_master(mut connection: MultiplexedConnection) -> Result<(
 
 /// Asked once for each server that is connected to.
 pub(super) async fn is_fit(mut connection: MultiplexedConnection, host: &Host) -> Result<(), String> {
-    let info = redis::cmd("INFO").arg("server").arg("memory").query_async::<InfoDict>(&mut connection).await;
+    let info = redis::cmd("INFO")
+        .arg("server")
+        .arg("memory")
+        .arg("replication")
+        .query_async::<InfoDict>(&mut connection)
+        .await;
     let Ok(info) = info else { return Ok(()) };
     let release: String = info.get("redis_version").unwrap_or_default();
     if release.split('.').next().and_then(|major| major.parse::<u64>().ok()).is_some_and(|major| major < LEAST_MAJOR) {
         return Err(format!("it is redis {release}: {LEAST_MAJOR}.0 or newer is needed, for sharded channels"));
+    }
+    // Without it nobody would notice that another master, which may lack a part of the log, has taken over.
+    if info.get::<String>("master_replid").is_none_or(|id| id.is_empty()) {
+        return Err("INFO shows no master_replid, so a failover could take messages back unseen: \
+                    use a redis that shows it, without a proxy that hides it"
+            .to_owned());
     }
     let policy: String = info.get("maxmemory_policy").unwrap_or_default();
     if info.get::<u64>("maxmemory").is_some_and(|bytes| bytes > 0) && policy != "noeviction" {

@@ -34,23 +34,72 @@ local function refusal(room, access, user, time)
   end
 end
 
--- Two hashes take turns, each for one window; what is in either is known. A retry is known for one window at least.
-local function turn_dedupe(room)
-  room.turn = math.max(math.floor(now / window), room.generation)
-  room.current = room.dedupe[room.turn % 2 + 1]
-  room.previous = room.dedupe[(room.turn + 1) % 2 + 1]
-  room.turned = room.turn > room.generation
-  if room.turned then room.before = room.turn == room.generation + 1 end
+-- Two hashes take turns; what is in either is known. A generation is named by the millisecond of its beginning, and lasts
+-- for the longest window under which anything was stored in it or in the one before: whatever windows are in force, one
+-- after the other or at once, a mark counts for the one that it was stored under at least. A release that named them by
+-- their number since 1970 goes on with the hash whose turn it was.
+local NAMED_BY_NUMBER = 1e11
+
+local function named(time, turn)
+  return time % 2 == turn and time or time + 1
 end
 
--- Before the first mark of a new generation: what still has its name is two windows old or older.
+local function windows_of(room)
+  return room.own == room.earlier and digits(room.own) or digits(room.own) .. ':' .. digits(room.earlier)
+end
+
+local function turn_dedupe(room)
+  local own, before = window, window
+  local is_usual = room.windows == ARGV[1]
+  if room.windows and not is_usual then
+    local first, second = string.match(room.windows, '^(%d+):?(%d*)$')
+    own = math.max(tonumber(first), window)
+    before = tonumber(second) or tonumber(first)
+  end
+  local begun = room.generation
+  if begun > 0 and begun < NAMED_BY_NUMBER then begun = named(now, begun % 2) end
+  local over = now - begun - math.max(own, before)
+  if begun == 0 or over >= 0 then
+    room.turned = true
+    -- The newest mark of the generation that ends is not older than `over`.
+    room.before = begun > 0 and over < own
+    before, own = own, window
+    begun = named(now, 1 - begun % 2)
+  end
+  room.own, room.earlier = own, before
+  room.changes = begun ~= room.generation or not is_usual and windows_of(room) ~= room.windows
+  room.begun = begun
+  room.current = room.dedupe[begun % 2 + 1]
+  room.previous = room.dedupe[(begun + 1) % 2 + 1]
+end
+
+-- Before the first mark of a new generation: what still has its name is older than any window.
 local function begin_generation(room)
   redis.call('UNLINK', room.current)
   if not room.before then redis.call('UNLINK', room.previous) end
-  set(room, 'g', digits(room.turn))
-  set(room, 'q', room.before and '1' or '0')
   room.turned = false
-  room.expires = true
+end
+
+local function live_until(key, time)
+  local left = redis.call('PTTL', key)
+  if left == -1 or (left >= 0 and now + left < time) then redis.call('PEXPIREAT', key, digits(time)) end
+end
+
+-- Whatever became of the hashes' ends (another window, another release, a copy of the data), they get them again: when
+-- anything about the generation changes, and now and then.
+local CHECKED = 64
+
+local function keep_generation(room)
+  if room.changes then
+    set(room, 'g', digits(room.begun))
+    set(room, 'q', room.before and '1' or '0')
+    set(room, 'w', windows_of(room))
+  elseif math.floor(room.head / CHECKED) == math.floor(room.loaded / CHECKED) then
+    return
+  end
+  local ends = room.begun + math.max(room.own, room.earlier)
+  live_until(room.current, ends + room.own)
+  if room.before then live_until(room.previous, ends) end
 end
 
 local rooms = {}
@@ -63,6 +112,7 @@ local function room_of(number)
   room.log, room.members = KEYS[key + 2], KEYS[key + 3]
   room.dedupe = { KEYS[key + 4], KEYS[key + 5] }
   room.channel = ARGV[HEADER + place]
+  room.loaded = room.head
   rooms[number] = room
   return room
 end
@@ -93,13 +143,13 @@ local function store(number, access, user, field, id, time, entry)
   if redis.call('HSETNX', room.current, field, mark) == 0 then
     return repeated(room, redis.call('HGET', room.current, field))
   end
-  local done, seq, place = pcall(append, room, room.log, entry, time)
+  local done, seq, place = pcall(append, room, room.log, entry)
   if not done then
     -- The mark must not outlive what it stands for.
     redis.call('HDEL', room.current, field)
     error(seq, 0)
   end
-  room.newest = time
+  room.stored = true
   if publishing then publish(room.channel, room.epoch, seq, entry) end
   local created = room.created and 1 or 0
   room.created = nil
@@ -116,8 +166,10 @@ for at = HEADER + room_count + 1, #ARGV, MESSAGE_ARGS do
   replies[#replies + 1] = reply
 end
 for _, room in pairs(rooms) do
-  if room.expires then redis.call('PEXPIRE', room.current, 2 * window) end
-  if room.newest then trim(room, room.log, max_entries, slack, max_age, tonumber(room.newest)) end
+  if room.stored then
+    keep_generation(room)
+    trim(room, room.log, max_entries, slack, max_age)
+  end
   write_back(room)
 end
 say()

@@ -6,7 +6,8 @@
 --       after, descending before and latest
 local meta, log = unpack(KEYS)
 local way, seq, limit, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local PIECE = 64
+-- The first piece is small, as nobody knows yet how large entries are here; the next ones are as large as will be given.
+local FIRST_PIECE, LARGEST_PIECE = 4, 512
 
 local m = redis.call('HMGET', meta, 'k', 'h', 'f', 'e', 'p')
 if not m[1] then return {} end
@@ -22,19 +23,23 @@ local function piece_before(last, count)
 end
 
 local read = way == 'after' and piece_after or piece_before
-local last = way == 'latest' and tonumber(reply[1]) + 1 or seq
-local taken, bytes = 0, 0
-while taken < limit do
-  local wanted = math.min(PIECE, limit - taken)
+-- Beyond the head a position is no number that this language has: what is behind the head is the same for all of them.
+local head = tonumber(reply[1])
+local last = way == 'latest' and head + 1 or math.min(seq, way == 'before' and head + 1 or head)
+local taken, bytes, piece_size = 0, 0, FIRST_PIECE
+while taken < limit and (taken == 0 or bytes < max_bytes) do
+  local wanted = math.min(piece_size, limit - taken)
   local piece = read(last, wanted)
   for _, entry in ipairs(piece) do
-    bytes = bytes + #entry[2][4]
+    local body = entry[2][4] or ''
+    bytes = bytes + #body
     if taken > 0 and bytes > max_bytes then return reply end
     last = tonumber(string.match(entry[1], '^%d+'))
     reply[#reply + 1] = string.format('%.0f', last)
-    reply[#reply + 1] = entry[2][4]
+    reply[#reply + 1] = body
     taken = taken + 1
   end
   if #piece < wanted then break end
+  piece_size = math.max(1, math.min(LARGEST_PIECE, math.ceil((max_bytes - bytes) * taken / math.max(bytes, 1))))
 end
 return reply

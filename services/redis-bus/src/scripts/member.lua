@@ -11,7 +11,7 @@ local meta, log, members, order, reads = unpack(KEYS)
 local max_entries, slack, max_age = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local max_members, publishing, channel = tonumber(ARGV[4]), ARGV[5] == '1', ARGV[6]
 local system, actor, user, role = tonumber(ARGV[7]) >= SYSTEM, ARGV[8], ARGV[9], ARGV[10]
-local time, entry = ARGV[11], ARGV[12]
+local entry = ARGV[12]
 
 local function role_of(name)
   local member = redis.call('HGET', members, name)
@@ -41,7 +41,7 @@ if (had or '') == role then
 end
 if not had and redis.call('HLEN', members) >= max_members then return { FULL } end
 
-local seq = append(room, log, entry, time)
+local seq = append(room, log, entry)
 if role == '' then
   redis.call('HDEL', members, user)
   redis.call('ZREM', order, user)
@@ -51,7 +51,7 @@ else
   redis.call('HSET', members, user, role .. ':' .. joined)
   redis.call('ZADD', order, 0, user)
 end
-trim(room, log, max_entries, slack, max_age, tonumber(time))
+trim(room, log, max_entries, slack, max_age)
 write_back(room)
 if publishing then
   publish(channel, room.epoch, seq, entry)

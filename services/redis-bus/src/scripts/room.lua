@@ -5,16 +5,22 @@
 --   h head: the last seq                     f first: the oldest seq kept        o time of the oldest entry, about
 --   e epoch in force                         p its transitions, oldest first: "epoch:base,epoch:base"
 --   r the master's replication id at the last append
---   g the newest dedupe generation           q 1: the generation before it holds something
+--   g the newest dedupe generation, named by the unix milliseconds of its beginning: even and odd ones take turns with
+--     the two hashes                         q 1: the generation before it holds something
+--   w for how long its marks count, ms; "own:before" where it is another time for those of the generation before it
 --
 -- Replies are numbers and strings only. An answer begins with one of these:
 local NEW, REPEATED, UNCHANGED = 0, 1, 2
 local NO_ROOM, NOT_A_MEMBER, FORBIDDEN, FULL, OTHER_KIND = 10, 11, 12, 13, 14
 local DIRECT, OPEN, SYSTEM = 1, 2, 4
 local MAX_TRANSITIONS = 32
+-- An epoch is redis' time in milliseconds and, in its last digits, a part of the master's id: two masters whose clocks
+-- show the same do not give the same epoch. Stays below 2^53 until the year 2109.
+local EPOCHS_PER_MS = 2048
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local stamp = string.format('%d', now)
 
 -- Asked once per call, and inside it: which master this is cannot change between the answer and the append.
 local master_id
@@ -22,7 +28,8 @@ local function master()
   if not master_id then
     local info = redis.call('INFO', 'replication')
     local _, before = string.find(info, 'master_replid:', 1, true)
-    master_id = before and string.sub(info, before + 1, before + 40) or ''
+    if not before then error('this redis shows no master_replid: a failover would not be noticed', 0) end
+    master_id = string.sub(info, before + 1, before + 40)
   end
   return master_id
 end
@@ -32,7 +39,7 @@ local function digits(number)
 end
 
 local function load_room(meta)
-  local m = redis.call('HMGET', meta, 'k', 'h', 'e', 'r', 'f', 'o', 'g', 'q')
+  local m = redis.call('HMGET', meta, 'k', 'h', 'e', 'r', 'f', 'o', 'g', 'q', 'w')
   return {
     meta = meta,
     kind = m[1],
@@ -43,6 +50,7 @@ local function load_room(meta)
     oldest = tonumber(m[6] or 0),
     generation = tonumber(m[7] or 0),
     before = m[8] == '1',
+    windows = m[9],
     changed = {},
   }
 end
@@ -52,20 +60,38 @@ local function set(room, field, value)
   room.changed[#room.changed + 1] = value
 end
 
+local function next_epoch(last)
+  local mark = tonumber(string.sub(master(), 1, 3), 16) % EPOCHS_PER_MS
+  return math.max(now, math.floor(last / EPOCHS_PER_MS) + 1) * EPOCHS_PER_MS + mark
+end
+
+-- Those that are kept, and the new one. What falls off the list leaves its base with the oldest that is kept, where that
+-- is smaller: what it took back stays taken back.
+local function transitions_with(list, epoch, base)
+  local transitions = {}
+  for one in string.gmatch(list, '[^,]+') do
+    transitions[#transitions + 1] = one
+  end
+  transitions[#transitions + 1] = digits(epoch) .. ':' .. digits(base)
+  local from = math.max(1, #transitions - MAX_TRANSITIONS + 1)
+  if from > 1 then
+    local least = base
+    for at = 1, from do
+      least = math.min(least, tonumber(string.match(transitions[at], ':(%d+)')) or 0)
+    end
+    transitions[from] = string.match(transitions[from], '^%d+') .. ':' .. digits(least)
+  end
+  return table.concat(transitions, ',', from)
+end
+
 -- The epoch moves on with the first append on another master: its log may lack what the last one had.
 local function settle_epoch(room)
   if room.master == master() then return end
-  room.epoch = math.max(room.epoch + 1, now)
+  room.epoch = next_epoch(room.epoch)
   room.master = master()
-  local transitions = {}
-  for one in string.gmatch(redis.call('HGET', room.meta, 'p') or '', '[^,]+') do
-    transitions[#transitions + 1] = one
-  end
-  transitions[#transitions + 1] = digits(room.epoch) .. ':' .. digits(room.head)
-  local from = math.max(1, #transitions - MAX_TRANSITIONS + 1)
   set(room, 'e', digits(room.epoch))
   set(room, 'r', room.master)
-  set(room, 'p', table.concat(transitions, ',', from))
+  set(room, 'p', transitions_with(redis.call('HGET', room.meta, 'p') or '', room.epoch, room.head))
 end
 
 local function create_room(room, kind, time)
@@ -74,18 +100,20 @@ local function create_room(room, kind, time)
   set(room, 'c', time)
 end
 
--- Removes what retention no longer keeps. By age a piece at a time: the rest goes with the next appends.
-local function trim(room, log, max_entries, slack, max_age, time)
+-- Removes what retention no longer keeps. By age a piece at a time: the rest goes with the next appends. Age counts from
+-- when redis got an entry, by its own clock: no other process' clock removes anything.
+local function trim(room, log, max_entries, slack, max_age)
   if room.head - room.first + 1 > max_entries + slack then
     room.first = room.first + redis.call('XTRIM', log, 'MAXLEN', '=', max_entries)
     set(room, 'f', digits(room.first))
   end
-  if max_age == 0 or time - room.oldest <= max_age then return end
+  if max_age == 0 or now - room.oldest <= max_age then return end
   local piece = redis.call('XRANGE', log, '-', '+', 'COUNT', 128)
   local keep = room.first
   for _, entry in ipairs(piece) do
-    room.oldest = tonumber(entry[2][2])
-    if time - room.oldest <= max_age then break end
+    -- What something else has put there has no time: it goes when its turn comes.
+    room.oldest = tonumber(entry[2][2]) or 0
+    if now - room.oldest <= max_age then break end
     keep = keep + 1
   end
   if keep > room.first then
@@ -96,17 +124,17 @@ local function trim(room, log, max_entries, slack, max_age, time)
   set(room, 'o', digits(room.oldest))
 end
 
--- Gives the next seq, as the number and as its digits. `t` stands first in the entry: see trim.
-local function append(room, log, entry, time)
+-- Gives the next seq, as the number and as its digits. `t` (when redis got it) stands first in the entry: see trim.
+local function append(room, log, entry)
   settle_epoch(room)
   local seq = room.head + 1
   local place = digits(seq)
-  redis.call('XADD', log, place .. '-0', 't', time, 'e', entry)
+  redis.call('XADD', log, place .. '-0', 't', stamp, 'e', entry)
   room.head = seq
   room.touched = true
   if room.oldest == 0 then
-    room.oldest = tonumber(time)
-    set(room, 'o', time)
+    room.oldest = now
+    set(room, 'o', stamp)
   end
   return seq, place
 end

@@ -149,8 +149,7 @@ impl<'t> Sheets<'t> {
     ) -> Plain<Appended> {
         let epoch = self.epochs.settle(&mut self.noted_epochs, id, room.head)?;
         room.head += 1;
-        entry.time_ms =
-            entry.time_ms.clamp(self.now_ms.saturating_sub(SKEW), self.now_ms.saturating_add(SKEW));
+        entry.time_ms = entry.time_ms.clamp(self.now_ms.saturating_sub(SKEW), self.now_ms.saturating_add(SKEW));
         let (seq, time_ms) = (room.head, entry.time_ms);
         self.log.insert((id.as_str(), seq), entry.encode_to_vec().as_slice())?;
         if room.first == seq {

@@ -30,6 +30,12 @@ pub(super) static QUEUED: LazyLock<IntGauge> = LazyLock::new(|| {
 pub(super) static QUEUE_FULL: LazyLock<IntCounter> = LazyLock::new(|| {
     counter("im_store_append_queue_full_total", "Appends refused because the queue of appends was full.")
 });
+pub(super) static ABANDONED: LazyLock<IntCounter> = LazyLock::new(|| {
+    counter(
+        "im_store_append_abandoned_total",
+        "Appends that nobody waited for any more when their turn came: not stored.",
+    )
+});
 pub(super) static REPEATED: LazyLock<IntCounter> = LazyLock::new(|| {
     counter("im_store_repeated_total", "Appends that had been stored before under the same client id.")
 });

@@ -26,6 +26,15 @@ pub(super) enum Job {
     Membership(Membership, Answer<Option<Appended>>),
 }
 
+impl Job {
+    fn is_awaited(&self) -> bool {
+        match self {
+            Self::Append(_, answer) => !answer.is_closed(),
+            Self::Membership(_, answer) => !answer.is_closed(),
+        }
+    }
+}
+
 /// The queues. Dropping it ends the workers at once; [`Queue::close`] lets them finish.
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -99,6 +108,10 @@ async fn work(batcher: Batcher, mut queue: mpsc::Receiver<Job>, batch: usize) {
             let mut jobs = Vec::with_capacity(batch);
             let taken = queue.recv_many(&mut jobs, batch).await;
             metrics::QUEUED.sub(i64::try_from(taken).unwrap_or(i64::MAX));
+            // Whoever has gone while it waited here will come again if it matters, and under the same client id: after an
+            // overload, work that nobody waits for would only keep those waiting who do.
+            jobs.retain(Job::is_awaited);
+            metrics::ABANDONED.inc_by((taken - jobs.len()) as u64);
             if taken == 0 { None } else { Some(batcher.store(jobs).await) }
         };
         let ((), next) = tokio::join!(batcher.publish(confirmed), next);
