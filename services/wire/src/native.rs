@@ -14,6 +14,7 @@ pub mod generated {
     include!("native/generated.rs");
 }
 
+pub use body::{MAX_DEPTH, is_sound_json};
 use bytes::Bytes;
 
 use crate::code::{CloseCode, ErrorCode};
