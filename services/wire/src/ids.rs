@@ -25,10 +25,23 @@ fn check(field: &'static str, max: usize, name: &str) -> Result<(), BadId> {
         format!("has {} bytes: {max} at most", name.len())
     } else if name.chars().any(|c| c.is_control() || c.is_whitespace()) {
         "has white space or control characters: use neither".to_owned()
+    } else if name.chars().any(is_unseen) {
+        "has characters that nobody sees (zero-width, or of writing direction): use none".to_owned()
     } else {
         return Ok(());
     };
     Err(BadId { field, problem })
+}
+
+/// Whether a character shows nothing, or changes the direction in which others are shown: two names that look the same
+/// would not be.
+pub fn is_unseen(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}'
+            | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}'
+    )
 }
 
 macro_rules! id {
@@ -38,7 +51,8 @@ macro_rules! id {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Checks the name: 1 to the limit's bytes of UTF-8 without white space or control characters.
+            /// Checks the name: 1 to the limit's bytes of UTF-8 without white space, control characters or others that
+            /// nobody sees ([`is_unseen`]).
             ///
             /// # Errors
             /// [`BadId`] names the field and says what would be accepted.
@@ -46,6 +60,24 @@ macro_rules! id {
                 let name = name.as_ref();
                 check($field, $max, name)?;
                 Ok(Self(name.into()))
+            }
+
+            /// A name that was checked when it was new, by the rule of that time.
+            ///
+            /// # Errors
+            /// One that is empty or too long, or has white space or control characters.
+            pub fn known(name: impl AsRef<str>) -> Result<Self, BadId> {
+                let name = name.as_ref();
+                match check($field, $max, name) {
+                    Err(_) if name.chars().any(is_unseen) && name.len() <= $max => {
+                        let seen: String = name.chars().filter(|c| !is_unseen(*c)).collect();
+                        if !seen.is_empty() {
+                            check($field, $max, &seen)?;
+                        }
+                        Ok(Self(name.into()))
+                    }
+                    checked => checked.map(|()| Self(name.into())),
+                }
             }
 
             /// The name as it was given.

@@ -100,7 +100,7 @@ impl Shared {
         let mut totals: HashMap<RoomId, u64> = HashMap::new();
         for counted in counts.await? {
             for (room, count) in reply::parsed::<HashMap<String, u64>>(counted)? {
-                let room = RoomId::new(room).map_err(|bad| Error::Corrupt(bad.to_string()))?;
+                let room = RoomId::known(room).map_err(|bad| Error::Corrupt(bad.to_string()))?;
                 *totals.entry(room).or_default() += count;
             }
         }

@@ -51,7 +51,7 @@ impl Shared {
         while !fields.is_empty() {
             let user: String = fields.take()?;
             let (role, joined) = membership(&fields.take::<String>()?)?;
-            let user = UserId::new(user).map_err(|bad| Error::Corrupt(bad.to_string()))?;
+            let user = UserId::known(user).map_err(|bad| Error::Corrupt(bad.to_string()))?;
             members.push(Member { user, role, joined });
         }
         Ok(members)
