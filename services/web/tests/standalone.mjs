@@ -22,14 +22,16 @@ async function program() {
 }
 
 export class Standalone {
-  static async start() {
+  /** With further flags, if any. */
+  static async start(...flags) {
     const folder = await mkdtemp(join(tmpdir(), "im-standalone-"));
-    const server = new Standalone(folder, await program());
+    const server = new Standalone(folder, await program(), flags);
     await server.run(Object.fromEntries(["tcp", "ws", "http", "page", "admin"].map((name) => [name, "127.0.0.1:0"])));
     return server;
   }
 
-  constructor(folder, path) {
+  constructor(folder, path, flags) {
+    this.flags = flags;
     this.folder = folder;
     this.path = path;
   }
@@ -42,7 +44,7 @@ export class Standalone {
     const log = await open(join(this.folder, "log"), "a");
     // What is exported for the tests is none of the server's business.
     const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("IM_")));
-    this.process = spawn(this.path, [...flags, "--data-dir", join(this.folder, "data"), "--ports-file", ports], { env, stdio: ["ignore", log.fd, log.fd] });
+    this.process = spawn(this.path, [...flags, ...this.flags, "--data-dir", join(this.folder, "data"), "--ports-file", ports], { env, stdio: ["ignore", log.fd, log.fd] });
     this.ended = new Promise((resolve) => this.process.once("exit", resolve));
     this.process.once("error", () => {});
     await log.close();
