@@ -34,6 +34,9 @@ pub struct Options {
     pub allow_no_expiry: bool,
     /// Believe what clients without a token say of themselves. For development only: anybody is anybody.
     pub allow_unsigned: bool,
+    /// What the ids of guests begin with, whose tokens have the scope guest: nobody makes them members of groups. Empty:
+    /// there are none.
+    pub guest_prefix: String,
     /// The open rooms that an unsigned identity may enter.
     pub unsigned_rooms: Vec<String>,
 }
@@ -50,6 +53,7 @@ impl Default for Options {
             leeway: Duration::from_secs(5),
             allow_no_expiry: false,
             allow_unsigned: false,
+            guest_prefix: String::new(),
             unsigned_rooms: vec!["*".to_owned()],
         }
     }

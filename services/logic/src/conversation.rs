@@ -1,6 +1,7 @@
 //! What a user is part of: subscribing to rooms, the list of conversations.
 
 use std::collections::HashSet;
+use std::pin::pin;
 
 use futures::{StreamExt, TryStreamExt};
 use im_proto::v1::{LogEntry, Subscribe, Subscribed, SubscribedRoom};
@@ -14,6 +15,9 @@ use crate::store::{Slice, View};
 
 /// Last messages read at once for a list of conversations.
 const AT_ONCE: usize = 16;
+
+/// About so many bytes a room takes in the answer to a subscription, besides its id.
+const SHOWN: usize = 120;
 
 /// One of a user's conversations.
 pub(crate) struct Conversation {
@@ -42,32 +46,62 @@ impl Core {
             rooms.push(subscribed(name, judged));
         }
         if ask.all {
-            let (mine, more) = self.rooms_of(&user, None, limits.max_rooms_per_user).await?;
-            if more.is_some() {
-                tracing::warn!(%user, limit = limits.max_rooms_per_user, "a user has more rooms than are subscribed");
-            }
+            let (mine, more) = self.rooms_of(who, None, limits.max_rooms_per_user).await?;
             let named: HashSet<_> = sound.iter().collect();
+            let all = mine.len();
+            let mut left = limits.max_subscribed_bytes;
+            let fits = |(room, _): &(RoomId, View)| {
+                left = left.saturating_sub(SHOWN + 2 * room.as_str().len());
+                left > 0
+            };
+            let mine: Vec<_> = mine.into_iter().take_while(fits).collect();
+            if more.is_some() || mine.len() < all {
+                tracing::warn!(%user, covered = mine.len(), "a user has more rooms than are subscribed");
+            }
             let mine = mine.into_iter().filter(|(room, _)| !named.contains(room));
             rooms.extend(mine.map(|(room, view)| subscribed(room.as_str().to_owned(), Ok(view))));
         }
         Ok(Subscribed { rooms })
     }
 
-    /// The caller's conversations, in order of room id, from behind `after`; and where to go on.
+    /// The caller's conversations, in the order of [`Core::rooms_of`], from behind `after`; and where to go on. The page ends
+    /// early, with one conversation at least, where the last messages in it have about `max_history_bytes`.
     pub(crate) async fn conversations(
         &self,
         who: &Grant,
         after: Option<&RoomId>,
         limit: usize,
     ) -> Result<(Vec<Conversation>, Option<RoomId>)> {
-        let (rooms, next) = self.rooms_of(&who.user()?, after, limit).await?;
+        let (rooms, mut next) = self.rooms_of(who, after, limit).await?;
+        let all = rooms.len();
         let with_last = |(room, view): (RoomId, View)| async move {
             let last =
                 if view.head == 0 { None } else { self.store.page(&room, Slice::Latest, 1).await?.entries.pop() };
             Ok::<_, Error>(Conversation { room, view, last })
         };
-        let conversations = futures::stream::iter(rooms).map(with_last).buffered(AT_ONCE).try_collect().await?;
+        let mut reading = pin!(futures::stream::iter(rooms).map(with_last).buffered(AT_ONCE));
+        let (mut conversations, mut left) = (Vec::new(), self.options.limits.max_history_bytes);
+        while left > 0
+            && let Some(one) = reading.try_next().await?
+        {
+            left = left.saturating_sub(one.shown_bytes());
+            conversations.push(one);
+        }
+        if conversations.len() < all {
+            next = conversations.last().map(|one: &Conversation| one.room.clone());
+        }
         Ok((conversations, next))
+    }
+}
+
+impl Conversation {
+    /// About what it takes in an answer.
+    fn shown_bytes(&self) -> usize {
+        const AROUND: usize = 256;
+        let last = self.last.as_ref().and_then(|last| last.entry.as_ref());
+        // A control character becomes six bytes.
+        let body = last.map_or(0, |last| last.body.iter().map(|byte| if *byte < 0x20 { 6 } else { 1 }).sum());
+        AROUND + 2 * self.room.as_str().len() + body
     }
 }
 

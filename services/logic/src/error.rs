@@ -8,6 +8,8 @@ use im_wire::ids::{BadId, RoomId};
 
 use crate::{auth, store};
 
+mod incident;
+
 /// A call that was not carried out.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
@@ -58,6 +60,25 @@ pub enum Error {
         /// How many there may be.
         limit: usize,
     },
+    /// A field that asks for what the token does not give.
+    #[error("{field}: {problem}")]
+    NotAllowed {
+        /// Which.
+        field: &'static str,
+        /// What would be needed.
+        problem: &'static str,
+    },
+    /// More bytes than the user may say, or than the room may hear.
+    #[error("too many bytes {whose}: wait {} ms and retry", .wait.as_millis())]
+    TooManyBytes {
+        /// Of whom.
+        whose: &'static str,
+        /// How long the next takes.
+        wait: Duration,
+    },
+    /// More requests under way than one user, or one address, may have.
+    #[error("too many requests of yours are under way: wait for their answers and retry")]
+    Crowded,
     /// More requests than the user may make.
     #[error("too many requests: wait {} ms and retry", .0.as_millis())]
     RateLimited(Duration),
@@ -95,7 +116,8 @@ impl Error {
             Self::NoSuchRoom(_) => ErrorCode::NoSuchRoom,
             Self::Conflict(_) => ErrorCode::Conflict,
             Self::LimitReached { .. } => ErrorCode::LimitReached,
-            Self::RateLimited(_) => ErrorCode::RateLimited,
+            Self::NotAllowed { .. } => ErrorCode::Forbidden,
+            Self::RateLimited(_) | Self::TooManyBytes { .. } | Self::Crowded => ErrorCode::RateLimited,
             Self::Overloaded | Self::Timeout(_) => ErrorCode::Unavailable,
             Self::Internal(_) => ErrorCode::Internal,
         }
@@ -107,7 +129,7 @@ impl Error {
             Self::Auth(error) => error.field(),
             Self::BadId(bad) => bad.field,
             Self::BadField { field, .. } => field,
-            Self::TooLarge { field, .. } => field,
+            Self::TooLarge { field, .. } | Self::NotAllowed { field, .. } => field,
             _ => "",
         }
     }
@@ -117,12 +139,33 @@ impl Error {
         self.code() == ErrorCode::Internal
     }
 
+    /// How long to wait before the same is asked again, where that is known.
+    pub(crate) fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited(wait) | Self::TooManyBytes { wait, .. } => Some(*wait),
+            Self::Crowded => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+
+    /// The text for who asked. What a store says of itself (addresses, files, scripts) is for the log, where its line has
+    /// the number that is shown.
+    pub(crate) fn shown(&self) -> String {
+        let (what, details) = match self {
+            Self::Store(store::Error::Unavailable(details)) => (incident::What::Unavailable, details),
+            Self::Store(store::Error::Full(details)) => (incident::What::Full, details),
+            Self::Store(store::Error::Corrupt(details)) => (incident::What::Corrupt, details),
+            _ => return self.to_string(),
+        };
+        format!("{} (log: {})", what.text(), incident::log(what, details))
+    }
+
     /// As it travels to connect.
     pub fn fault(&self) -> Fault {
         let code = self.code();
         Fault {
             code: code.name().to_owned(),
-            text: self.to_string(),
+            text: self.shown(),
             retryable: code.retryable(),
             field: self.field().to_owned(),
         }

@@ -8,9 +8,11 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::future::join_all;
 use im_proto::v1::RoomsChangedRequest;
 use im_wire::ids::{RoomId, UserId};
 
+use crate::auth::grant::Grant;
 use crate::error::Result;
 use crate::service::Core;
 use crate::store::View;
@@ -19,6 +21,8 @@ use crate::store::View;
 const REMEMBERED: usize = 100_000;
 /// Rooms read from the index at once.
 const STEP: usize = 500;
+/// Repairs at the same time.
+const REPAIRS: usize = 16;
 
 /// Direct rooms that this process has indexed: two generations of hashes, the older forgotten when the younger is full.
 /// Forgetting, and the rare two rooms of one hash, cost one needless or one missing repeat of an idempotent write.
@@ -93,14 +97,19 @@ impl Core {
         }
     }
 
-    /// The user's rooms with what the user sees of each, in order of id, from behind `after`, about `limit`; what the
-    /// user is in no more is left out and taken from the index. The second part is where to go on; `None` at the end.
+    /// The user's rooms with what the user sees of each, direct rooms first and each kind in order of id, from behind
+    /// `after`, about `limit`; what the user is in no more is left out and taken from the index. The second part is where to go on; `None` at the end.
     pub(crate) async fn rooms_of(
         &self,
-        user: &UserId,
+        who: &Grant,
         after: Option<&RoomId>,
         limit: usize,
     ) -> Result<(Vec<(RoomId, View)>, Option<RoomId>)> {
+        // A guest's direct rooms are what others have written to them: not for guests.
+        if who.guest {
+            return Ok((Vec::new(), None));
+        }
+        let user = &who.user()?;
         let (mut seen, mut after) = (Vec::new(), after.cloned());
         while seen.len() < limit {
             let step = STEP.min(limit - seen.len());
@@ -108,17 +117,28 @@ impl Core {
             let complete = rooms.len() < step;
             let views = self.store.views(&rooms, user).await?;
             after = rooms.last().cloned().or(after);
+            let mut stale = Vec::new();
             for (room, view) in rooms.into_iter().zip(views) {
                 match view.filter(|view| room.is_direct() || view.role.is_some()) {
                     Some(view) => seen.push((room, view)),
-                    None => self.repair(user, &room).await,
+                    None => stale.push(room),
                 }
+            }
+            for some in stale.chunks(REPAIRS) {
+                join_all(some.iter().map(|room| self.repair(user, room))).await;
             }
             if complete {
                 return Ok((seen, None));
             }
         }
         Ok((seen, after))
+    }
+
+    /// A change of a group was refused: what was indexed for it is taken out again, unless the user is in it all the same.
+    pub(crate) async fn index_of_refused(&self, users: &[UserId], room: &RoomId) {
+        for some in users.chunks(REPAIRS) {
+            join_all(some.iter().map(|user| self.repair(user, room))).await;
+        }
     }
 
     /// Takes a room from the index of a user who is not in it, unless that has just changed.

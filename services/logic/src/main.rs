@@ -34,6 +34,7 @@ async fn run(mut settings: Settings, process: Process) -> Result<()> {
     if settings.logic.uplink.secret.is_none() {
         tracing::warn!("no peer_secret: whoever reaches the internal gRPC port is believed");
     }
+    let ending = shutdown.clone();
     let serving = admin.readiness().latch("not draining");
     let store = Arc::new(RedisStore::start(settings.store.clone())?);
     let peers = Peers::start(settings.peers.clone(), Watch::start(settings.etcd.clone(), Kind::Connect))?;
@@ -52,6 +53,16 @@ async fn run(mut settings: Settings, process: Process) -> Result<()> {
         Ok::<_, std::convert::Infallible>(())
     });
     tasks.spawn("gRPC server", async move { over_grpc.serve_grpc(grpc, tls).await });
+    let (sharing, mut others) = (Arc::clone(&service), Watch::start(settings.etcd.clone(), Kind::Logic));
+    tasks.spawn("count of logic processes", async move {
+        loop {
+            sharing.shared_by(others.nodes().len());
+            tokio::select! {
+                () = others.changed() => {}
+                () = ending.begun() => return Ok::<_, std::convert::Infallible>(()),
+            }
+        }
+    });
     let entry = entry(&settings, &node, grpc_address.port());
     let registration = Registration::start(settings.etcd.clone(), Kind::Logic, entry);
     serving.set();

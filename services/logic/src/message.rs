@@ -1,9 +1,11 @@
 //! Saying something: a message that is stored, a signal that is not.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use im_proto::v1::{Encoding, Entry, Send, SendSignal, Signal, Stored};
-use im_wire::ids::{ClientId, RoomId};
+use im_wire::ids::{ClientId, RoomId, UserId};
+use im_wire::native::{MAX_DEPTH, is_sound_json};
+use prometheus::{IntCounterVec, register_int_counter_vec};
 use uuid::Uuid;
 
 use crate::auth::grant::Grant;
@@ -15,6 +17,22 @@ use crate::store::{Access, Append};
 
 /// What the types of the server's own entries and signals begin with.
 const OURS: &str = "im.";
+const OF_A_USER: &str = "of yours";
+const IN_A_ROOM: &str = "are said in this room";
+
+static BYTES_REFUSED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let help = "Messages and signals refused because a user said too many bytes, or a room heard too many, by whose.";
+    register_int_counter_vec!("im_logic_bytes_limited_total", help, &["whose"])
+        .expect("each metric is registered once, under a name of its own")
+});
+
+/// Makes the metric here visible from the start, with nothing counted yet.
+pub(crate) fn declare_metrics() {
+    for whose in ["user", "room"] {
+        BYTES_REFUSED.with_label_values(&[whose]);
+    }
+}
+
 /// What a message is whose sender does not say.
 const TEXT: &str = "text";
 
@@ -59,7 +77,14 @@ impl Core {
             device,
         };
         let room = draft.room;
+        let (bytes, system) = (entry.body.len(), access.system);
+        if !system {
+            self.within_budget(&access.user, &room, bytes)?;
+        }
         let stored = self.store.append(Append { room: room.clone(), access, client_id, entry }).await?;
+        if !system && !stored.duplicate {
+            self.room_bytes.charge(room.as_str(), bytes);
+        }
         self.index_direct(&room, stored.created || stored.duplicate).await;
         Ok(Stored {
             id: stored.id,
@@ -79,8 +104,25 @@ impl Core {
         self.check(&ask.r#type, &ask.body, ask.encoding)?;
         self.view(who, &room).await?;
         let SendSignal { r#type, body, encoding, .. } = ask;
+        if !who.admin {
+            self.within_budget(&who.user()?, &room, body.len())?;
+            self.room_bytes.charge(room.as_str(), body.len());
+        }
         let signal = Signal { from: who.user.clone(), r#type, body, encoding, ..Signal::default() };
         Ok(self.store.signal(&room, signal).await?)
+    }
+
+    /// Counts the bytes of something a user says, where neither the user nor the room has had too many. The room's are
+    /// counted only once it is said: who may not speak in a room takes nothing from it.
+    fn within_budget(&self, user: &UserId, room: &RoomId, bytes: usize) -> Result<()> {
+        let limited = |whose| {
+            move |wait| {
+                BYTES_REFUSED.with_label_values(&[whose]).inc();
+                Error::TooManyBytes { whose: if whose == "user" { OF_A_USER } else { IN_A_ROOM }, wait }
+            }
+        };
+        self.room_bytes.check(room.as_str()).map_err(limited("room"))?;
+        self.user_bytes.take(user.as_str(), bytes).map_err(limited("user"))
     }
 
     fn check(&self, kind: &str, body: &[u8], encoding: i32) -> Result<()> {
@@ -106,7 +148,14 @@ impl Core {
         }
         let sound = match Encoding::try_from(encoding) {
             Ok(Encoding::Text) => std::str::from_utf8(body).is_ok(),
-            Ok(Encoding::Json) => serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok(),
+            Ok(Encoding::Json) if is_sound_json(body) => true,
+            Ok(Encoding::Json) => {
+                let problem = format!(
+                    "is no JSON that every client can read: give one value with finite numbers, whole surrogate pairs and \
+                     at most {MAX_DEPTH} levels of arrays and objects"
+                );
+                return Err(Error::bad("body", problem));
+            }
             Ok(Encoding::Binary) => true,
             Err(_) => return Err(Error::bad("encoding", "is not known: use text, JSON or binary")),
         };

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::auth;
 
 /// All of logic's options.
@@ -48,9 +50,40 @@ pub struct Limits {
     pub max_members_per_call: usize,
     /// Users asked about in one question for presence, or addressed by one push, at most. Beyond: `limit_reached`.
     pub max_users_per_call: usize,
+    /// Bytes of bodies per second that one user may say in the long run, over all of a cluster's logic processes, each of
+    /// which has its part; zero: no limit. The scope admin has none. Beyond: `rate_limited`.
+    pub user_byte_rate: usize,
+    /// The same at once after a pause.
+    pub user_byte_burst: usize,
+    /// Bytes of bodies per second that all users together may say in one room in the long run; zero: no limit. The scope
+    /// admin has none. Beyond: `rate_limited`.
+    pub room_byte_rate: usize,
+    /// The same at once after a pause.
+    pub room_byte_burst: usize,
+    /// Groups that one user may make in a day (UTC); zero: no limit. The scope admin has none. Beyond: `limit_reached`.
+    pub user_groups_per_day: u64,
+    /// Memberships that one user may give to others in a day (UTC); zero: no limit. The scope admin has none. Beyond:
+    /// `limit_reached`.
+    pub user_adds_per_day: u64,
+    /// Whom a user may make a member of a group. The scope admin may anybody.
+    pub group_add_policy: AddPolicy,
+    /// About so many bytes in the list of a user's rooms that a subscription to all of them answers with; the others, groups
+    /// last in order of id, are left out and a warning is logged.
+    pub max_subscribed_bytes: usize,
     /// Work that follows an answer (indexing a new direct room, telling nodes) that may be under way; beyond, the answer
     /// waits for its own.
     pub max_follow_ups: usize,
+}
+
+/// Whom a user may make a member of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddPolicy {
+    /// Anybody.
+    Anyone,
+    /// Users who have a direct room with the one who adds them, and have spoken or read in it.
+    Contacts,
+    /// Nobody: members are added by the scope admin.
+    Admins,
 }
 
 impl Default for Limits {
@@ -67,6 +100,14 @@ impl Default for Limits {
             max_rooms_per_user: 10_000,
             max_members_per_call: 1000,
             max_users_per_call: 100,
+            user_byte_rate: 512 * 1024,
+            user_byte_burst: 2 * 1024 * 1024,
+            room_byte_rate: 1024 * 1024,
+            room_byte_burst: 4 * 1024 * 1024,
+            user_groups_per_day: 100,
+            user_adds_per_day: 2000,
+            group_add_policy: AddPolicy::Anyone,
+            max_subscribed_bytes: 512 * 1024,
             max_follow_ups: 1024,
         }
     }
@@ -81,6 +122,25 @@ pub struct Http {
     pub request_timeout: Duration,
     /// A connection must have sent a request's header within this, also an idle one. Beyond: it is closed.
     pub header_timeout: Duration,
+    /// A request's body must have come within this. Beyond: 408.
+    pub body_timeout: Duration,
+    /// Connections that one address (IPv6: one /64) may have open at most. Beyond: 429, and it is closed. Proxies of
+    /// `forwarded_from` may have any number.
+    pub max_connections_per_ip: usize,
+    /// Requests that one address may have under way at most, until their answers have left. Beyond: 429.
+    pub max_requests_per_ip: usize,
+    /// Requests that one user may have under way at most, until their answers have left. The scope admin may have any
+    /// number. Beyond: 429.
+    pub max_requests_per_user: usize,
+    /// Bytes of bodies of requests under way at most. Beyond: 503, retryable.
+    pub max_pending_bytes: usize,
+    /// Tokens of one address that may be refused before it has to wait: 1 s after the next, twice that after each further
+    /// one, 60 s at most. It is answered 429 meanwhile, except with tokens that were good before.
+    pub auth_failures: u32,
+    /// The proxies whose `X-Forwarded-For` is believed.
+    pub forwarded_from: Vec<IpNet>,
+    /// The origins whose pages browsers let use the API, in small letters; `*`: all. Empty: those of none.
+    pub allowed_origins: Vec<String>,
     /// Requests under way at most. Beyond: 503 at once, retryable.
     pub max_requests: usize,
     /// Open connections at most. Beyond: new ones wait to be accepted.
@@ -97,7 +157,15 @@ impl Default for Http {
         Self {
             max_request_bytes: 256 * 1024,
             request_timeout: Duration::from_secs(10),
-            header_timeout: Duration::from_secs(30),
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(10),
+            max_connections_per_ip: 1024,
+            max_requests_per_ip: 256,
+            max_requests_per_user: 32,
+            max_pending_bytes: 64 * 1024 * 1024,
+            auth_failures: 50,
+            forwarded_from: Vec::new(),
+            allowed_origins: Vec::new(),
             max_requests: 1024,
             max_connections: 4096,
             user_rate: 50.0,

@@ -1,5 +1,6 @@
 //! Who is there: connections begin and end, nodes say that they live.
 
+use std::collections::HashSet;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -83,6 +84,11 @@ impl Core {
             return self.unsigned(&UserId::new(&ask.unsigned_user)?, named);
         }
         let claims = self.verify(&ask.token)?;
+        // goim's `mid` and golang-im's `user_id` say what the token says, or nothing.
+        if !ask.unsigned_user.is_empty() && ask.unsigned_user != claims.user.as_str() {
+            REFUSED.with_label_values(&[auth::Error::OtherUser.reason()]).inc();
+            return Err(auth::Error::OtherUser.into());
+        }
         let device = match (claims.device.clone(), named) {
             (Some(claimed), Some(named)) if claimed != named => {
                 REFUSED.with_label_values(&[auth::Error::OtherDevice.reason()]).inc();
@@ -153,7 +159,9 @@ impl Core {
     }
 
     /// Whether these users are there.
-    pub(crate) async fn presence(&self, users: Vec<UserId>) -> Result<Vec<Present>> {
+    pub(crate) async fn presence(&self, mut users: Vec<UserId>) -> Result<Vec<Present>> {
+        let mut seen = HashSet::new();
+        users.retain(|user| seen.insert(user.clone()));
         let limit = self.options.limits.max_users_per_call;
         if users.len() > limit {
             return Err(Error::LimitReached { what: "users in one question", limit });

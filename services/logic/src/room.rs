@@ -1,6 +1,7 @@
 //! Rooms as such: what somebody may do in one, how one comes into being, who is in it.
 
 pub(crate) mod access;
+mod adding;
 pub(crate) mod create;
 pub(crate) mod membership;
 

@@ -14,11 +14,15 @@ use tracing::Instrument;
 use crate::auth::grant::Grant;
 use crate::auth::token::Verifier;
 use crate::auth::{self, jwks, key};
+use crate::budget::Budget;
 use crate::error::{Error, Result};
 use crate::index::Indexed;
 use crate::nodes::Nodes;
 use crate::options::Options;
+use crate::serve::address::Network;
+use crate::serve::attempts::Attempts;
 use crate::serve::limit::Limiter;
+use crate::serve::shares::Shares;
 use crate::store::Store;
 
 mod metrics;
@@ -42,11 +46,22 @@ pub(crate) struct Core {
     pub(crate) verifier: Arc<Verifier>,
     pub(crate) indexed: Indexed,
     pub(crate) limiter: Limiter,
+    pub(crate) attempts: Attempts,
+    /// Bytes that users say.
+    pub(crate) user_bytes: Budget,
+    /// Bytes that rooms hear.
+    pub(crate) room_bytes: Budget,
     pub(crate) phase: watch::Sender<Phase>,
     /// Streams, connections and follow-ups under way.
     pub(crate) under_way: TaskTracker,
     /// Bounds the HTTP requests under way.
     pub(crate) http_places: Arc<Semaphore>,
+    /// Bounds those of one address, until their answers have left.
+    pub(crate) http_by_address: Arc<Shares<Network>>,
+    /// Bounds those of one user, until their answers have left.
+    pub(crate) http_by_user: Arc<Shares<String>>,
+    /// Bounds the bytes of their bodies.
+    pub(crate) http_pending: Arc<Semaphore>,
     follow_ups: Semaphore,
     runtime: runtime::Handle,
 }
@@ -88,16 +103,23 @@ impl Service {
         warn_about(&options.auth);
         metrics::declare();
         crate::presence::declare_metrics();
+        crate::message::declare_metrics();
         crate::serve::declare_metrics();
         let core = Core {
             verifier,
             store,
             nodes,
             indexed: Indexed::default(),
+            attempts: Attempts::new(options.http.auth_failures),
+            user_bytes: Budget::new(options.limits.user_byte_rate, options.limits.user_byte_burst),
+            room_bytes: Budget::new(options.limits.room_byte_rate, options.limits.room_byte_burst),
             limiter: Limiter::new(options.http.user_rate, options.http.user_burst),
             phase: watch::Sender::new(Phase::Serving),
             under_way: TaskTracker::new(),
             http_places: Arc::new(Semaphore::new(options.http.max_requests)),
+            http_by_address: Shares::new(options.http.max_requests_per_ip),
+            http_by_user: Shares::new(options.http.max_requests_per_user),
+            http_pending: Arc::new(Semaphore::new(options.http.max_pending_bytes)),
             follow_ups: Semaphore::new(options.limits.max_follow_ups),
             runtime: runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?,
             options,
@@ -113,6 +135,12 @@ impl Service {
     /// For whoever calls without a wire between.
     pub fn handle(&self) -> Handle {
         Handle { core: Arc::clone(&self.core) }
+    }
+
+    /// So many logic processes, this one among them, serve the same users: each has its part of their bytes.
+    pub fn shared_by(&self, processes: usize) {
+        self.core.user_bytes.share(processes);
+        self.core.room_bytes.share(processes);
     }
 
     /// Leaves: goes on for `drain.at_least`, then ends every stream and connection that has nothing in flight, and

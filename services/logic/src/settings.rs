@@ -6,10 +6,11 @@ pub mod cluster;
 use std::time::Duration;
 
 use im_runtime::settings::Reader;
+use ipnet::IpNet;
 
 use crate::Options;
 use crate::auth::{self, Secret};
-use crate::options::{Compat, Http, Limits};
+use crate::options::{AddPolicy, Compat, Http, Limits};
 use crate::store::Retention;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -90,6 +91,7 @@ fn auth(from: &mut Reader<'_>, default: auth::Options) -> auth::Options {
                 "The open rooms that an unsigned identity may enter.",
             )
             .or(default.unsigned_rooms),
+        guest_prefix: default.guest_prefix,
     }
 }
 
@@ -124,6 +126,41 @@ fn limits(from: &mut Reader<'_>, default: Limits) -> Limits {
             .integer("max_users_per_call", "Users asked about, or addressed by one push, at most.")
             .within(1..=100_000)
             .or(default.max_users_per_call),
+        user_byte_rate: from
+            .bytes("user_byte_rate", "Bytes of bodies per second that one user may say in the long run, over all logic processes, each of which has its part; 0: no limit. Admin tokens have none.")
+            .within(0..=1 << 40)
+            .or(default.user_byte_rate),
+        user_byte_burst: from
+            .bytes("user_byte_burst", "Bytes of bodies that one user may say at once after a pause.")
+            .within(1..=1 << 40)
+            .or(default.user_byte_burst),
+        room_byte_rate: from
+            .bytes("room_byte_rate", "Bytes of bodies per second that all together may say in one room in the long run; 0: no limit. Admin tokens have none.")
+            .within(0..=1 << 40)
+            .or(default.room_byte_rate),
+        room_byte_burst: from
+            .bytes("room_byte_burst", "Bytes of bodies that all together may say in one room at once after a pause.")
+            .within(1..=1 << 40)
+            .or(default.room_byte_burst),
+        user_groups_per_day: from
+            .integer("user_groups_per_day", "Groups that one user may make in a day (UTC); 0: no limit. Admin tokens have none.")
+            .within(0..=1_000_000_000)
+            .or(default.user_groups_per_day),
+        user_adds_per_day: from
+            .integer("user_adds_per_day", "Memberships of groups that one user may give to others in a day (UTC); 0: no limit. Admin tokens have none.")
+            .within(0..=1_000_000_000)
+            .or(default.user_adds_per_day),
+        group_add_policy: from
+            .choice(
+                "group_add_policy",
+                &[("anyone", AddPolicy::Anyone), ("contacts", AddPolicy::Contacts), ("admins", AddPolicy::Admins)],
+                "Whom a user may add to a group: anyone; contacts, who have spoken or read in a direct room with them; or nobody, members are added with admin tokens only.",
+            )
+            .or(default.group_add_policy),
+        max_subscribed_bytes: from
+            .bytes("max_subscribed_bytes", "About so many bytes in the list of rooms that a subscription to all of a user's rooms answers with; groups beyond are left out.")
+            .within(1 << 12..=16 << 20)
+            .or(default.max_subscribed_bytes),
         ..default
     }
 }
@@ -146,6 +183,48 @@ fn http(from: &mut Reader<'_>, default: Http) -> Http {
             )
             .within(SECOND..=HOUR)
             .or(default.header_timeout),
+        body_timeout: from
+            .duration("http_body_timeout", "A request's body has come within this, or is answered with 408.")
+            .within(SECOND..=HOUR)
+            .or(default.body_timeout),
+        max_connections_per_ip: from
+            .integer("http_max_connections_per_ip", "Open connections of one address (IPv6: of one /64) at most; more are answered with 429 and closed.")
+            .within(1..=1_000_000)
+            .or(default.max_connections_per_ip),
+        max_requests_per_ip: from
+            .integer("http_max_requests_per_ip", "Requests of one address under way at most; more are answered with 429.")
+            .within(1..=1_000_000)
+            .or(default.max_requests_per_ip),
+        max_requests_per_user: from
+            .integer("http_max_requests_per_user", "Requests of one user under way at most; more are answered with 429. Admin tokens may have any number.")
+            .within(1..=1_000_000)
+            .or(default.max_requests_per_user),
+        max_pending_bytes: from
+            .bytes("http_max_pending", "Bytes of request bodies in memory at most; more are answered with 503.")
+            .within(1 << 16..=1 << 30)
+            .or(default.max_pending_bytes),
+        auth_failures: from
+            .integer("http_auth_failures", "Tokens of one address that may be refused before it has to wait: 1 s after the next, twice that after each further one, 60 s at most.")
+            .within(0..=1_000_000)
+            .or(default.auth_failures),
+        forwarded_from: from
+            .list(
+                "http_forwarded_from",
+                "address or CIDR",
+                network,
+                ToString::to_string,
+                "The proxies whose X-Forwarded-For is believed: limits per address are those of their clients. Behind a proxy that is not named here all clients have one address.",
+            )
+            .or(default.forwarded_from),
+        allowed_origins: from
+            .list(
+                "http_allowed_origins",
+                "origin",
+                crate::serve::http::origin,
+                String::clone,
+                "The origins whose pages browsers let use the HTTP API (CORS), `https://app.example`; `*`: all. Not given: those of none.",
+            )
+            .or(default.allowed_origins),
         max_requests: from
             .integer("http_max_requests", "Requests under way at most; more are answered with 503 at once.")
             .within(1..=1_000_000)
@@ -166,6 +245,11 @@ fn http(from: &mut Reader<'_>, default: Http) -> Http {
             .within(1.0..=1e6)
             .or(default.user_burst),
     }
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<std::net::IpAddr>().map(IpNet::from);
+    text.parse().or_else(|_| address()).map_err(|_| "write an address or a network, like 10.0.0.0/8".to_owned())
 }
 
 fn compat(from: &mut Reader<'_>, default: Compat) -> Compat {

@@ -17,11 +17,12 @@ pub mod redis;
 pub mod suite;
 mod verdict;
 
+use std::ops::Bound;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use im_proto::v1::{Entry, LogEntry, Signal};
-use im_wire::ids::{ClientId, Epoch, RoomId, Seq, UserId};
+use im_wire::ids::{ClientId, DIRECT_PREFIX, Epoch, RoomId, Seq, UserId};
 
 /// What a room is; never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -216,6 +217,20 @@ pub struct Presence {
     pub since_ms: u64,
 }
 
+impl Error {
+    /// Whether it is certain that nothing was changed.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::NoSuchRoom(_)
+                | Self::NotAMember { .. }
+                | Self::Forbidden { .. }
+                | Self::Conflict { .. }
+                | Self::TooManyMembers { .. }
+        )
+    }
+}
+
 /// Why the store did not do it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -302,12 +317,17 @@ pub trait Store: Send + Sync + 'static {
     /// Publishes to the room's channel without storing.
     async fn signal(&self, room: &RoomId, signal: Signal) -> Result<()>;
 
-    /// The user's index of rooms (groups and direct rooms), in order of id, from behind `after`, at most `limit`.
+    /// The user's index of rooms from behind `after`, at most `limit`: direct rooms first, then groups, each in order of id,
+    /// so that no number of groups pushes a direct room out of what is read first. See [`spans`].
     async fn user_rooms(&self, user: &UserId, after: Option<&RoomId>, limit: usize) -> Result<Vec<RoomId>>;
     /// Puts a room into users' indexes. Idempotent.
     async fn index_room(&self, users: &[UserId], room: &RoomId) -> Result<()>;
     /// Takes a room out of a user's index. Idempotent.
     async fn unindex_room(&self, user: &UserId, room: &RoomId) -> Result<()>;
+
+    /// Counts `amount` of something (a short name) for a user on a day, where no more than `limit` come together then;
+    /// `false`: they would, and nothing is counted. A process that dies, or embedded is started anew, may count less.
+    async fn spend(&self, user: &UserId, what: &'static str, day: u64, amount: u64, limit: u64) -> Result<bool>;
 
     /// A node lives for `lease` more, with so many connections and so many online per room.
     async fn node_beat(&self, node: &str, lease: Duration, connections: u64, online: Vec<(RoomId, u64)>) -> Result<()>;
@@ -330,6 +350,21 @@ pub trait Store: Send + Sync + 'static {
     async fn ping(&self) -> Result<()>;
     /// Ends background work after everything accepted has been stored.
     async fn close(&self);
+}
+
+/// The parts of a user's index in their order, each ascending by id: what follows `after` in it.
+pub(crate) fn spans(after: Option<&RoomId>) -> Vec<(Bound<&str>, Bound<&str>)> {
+    const DIRECT: Bound<&str> = Bound::Excluded(DIRECT_PREFIX);
+    /// The smallest text that is greater than all that begin with the prefix.
+    const BEHIND: &str = "direct;";
+    let (before, behind) = ((Bound::Unbounded, DIRECT), (Bound::Included(BEHIND), Bound::Unbounded));
+    let direct_from = |from| (from, Bound::Excluded(BEHIND));
+    match after {
+        None => vec![direct_from(Bound::Included(DIRECT_PREFIX)), before, behind],
+        Some(after) if after.is_direct() => vec![direct_from(Bound::Excluded(after.as_str())), before, behind],
+        Some(after) if after.as_str() < DIRECT_PREFIX => vec![(Bound::Excluded(after.as_str()), DIRECT), behind],
+        Some(after) => vec![(Bound::Excluded(after.as_str()), Bound::Unbounded)],
+    }
 }
 
 /// Where an embedded store publishes: the process's own bus.

@@ -62,7 +62,7 @@ impl Keys {
     /// The room whose channel this is; `None` for any other channel.
     pub fn room_of_channel(&self, channel: &str) -> Option<RoomId> {
         let rest = channel.strip_prefix(&self.prefix)?.strip_prefix(":r:{")?;
-        RoomId::new(unescape(rest.strip_suffix("}:bus")?)?).ok()
+        RoomId::known(unescape(rest.strip_suffix("}:bus")?)?).ok()
     }
 
     /// A user's index of rooms.
@@ -78,6 +78,11 @@ impl Keys {
     /// When a user was last seen.
     pub fn user_seen(&self, user: &UserId) -> String {
         self.user(user, "seen")
+    }
+
+    /// How much of something a user has had on a day.
+    pub fn user_quota(&self, user: &UserId, what: &str, day: u64) -> String {
+        self.user(user, &format!("quota:{what}:{day}"))
     }
 
     fn user(&self, user: &UserId, what: &str) -> String {

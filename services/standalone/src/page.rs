@@ -59,7 +59,7 @@ pub(crate) struct Page {
     pub(crate) signer: Option<guest::Signer>,
 }
 
-pub(crate) use guest::Signer;
+pub(crate) use guest::{PREFIX as GUEST_PREFIX, Signer};
 
 impl Page {
     fn guests(&self) -> bool {

@@ -35,6 +35,7 @@ pub(crate) async fn run(mut settings: Settings, process: Process) -> anyhow::Res
     // By then the clients have gone, and nobody else needs to learn of it.
     settings.logic.drain = Drain { at_least: Duration::ZERO, at_most: process.shutdown.remaining() };
     let nodes = OneNode::default();
+    settings.logic.auth.guest_prefix = page::GUEST_PREFIX.to_owned();
     let logic = im_logic::Service::new(settings.logic.clone(), Arc::clone(&store), Arc::new(nodes.clone()))?;
     let (http, page) = bind(&settings).await?;
     settings.connect.node.clone_from(&process.node);

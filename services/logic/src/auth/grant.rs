@@ -34,6 +34,9 @@ pub struct Grant {
     /// Nobody has signed for it.
     #[prost(bool, tag = "7")]
     pub unsigned: bool,
+    /// It is for open rooms only.
+    #[prost(bool, tag = "11")]
+    pub guest: bool,
 }
 
 impl Grant {

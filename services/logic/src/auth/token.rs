@@ -25,6 +25,8 @@ pub const MAX_PATTERN: usize = 256;
 const FETCHED: [Algorithm; 3] = [Algorithm::ES256, Algorithm::EdDSA, Algorithm::RS256];
 /// The scope that may do everything.
 pub const ADMIN: &str = "admin";
+/// The scope that may use open rooms only.
+pub const GUEST: &str = "guest";
 
 /// What a good token says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,19 +41,27 @@ pub struct Claims {
     pub admin: bool,
     /// `rooms`: patterns of the open rooms that the user may enter.
     pub rooms: Vec<String>,
+    /// Whether `scope` has `guest`: open rooms and nothing else.
+    pub guest: bool,
 }
 
 impl Claims {
     /// What later calls carry.
     pub fn grant(self, device: &DeviceId) -> Grant {
+        self.grant_for(device.as_str().to_owned())
+    }
+
+    /// The same; an empty `device` is none.
+    pub(crate) fn grant_for(self, device: String) -> Grant {
         Grant {
             version: Grant::VERSION,
             user: self.user.as_str().to_owned(),
-            device: device.as_str().to_owned(),
+            device,
             admin: self.admin,
             rooms: self.rooms,
             expires_ms: self.expires_ms,
             unsigned: false,
+            guest: self.guest && !self.admin,
         }
     }
 }
@@ -257,11 +267,13 @@ fn claims(token: &TokenData<Map<String, Value>>) -> Result<Claims, Error> {
         Some(Value::String(device)) => Some(DeviceId::new(device).map_err(|_| bad("dev"))?),
         Some(_) => return Err(bad("dev")),
     };
+    let scope = words(claims.get("scope")).ok_or_else(|| bad("scope"))?;
     Ok(Claims {
         user: UserId::new(user).map_err(|_| bad("sub"))?,
         device,
         expires_ms: expires(claims.get("exp")).ok_or_else(|| bad("exp"))?,
-        admin: words(claims.get("scope")).ok_or_else(|| bad("scope"))?.contains(&ADMIN),
+        admin: scope.contains(&ADMIN),
+        guest: scope.contains(&GUEST),
         rooms: patterns(claims.get("rooms")).ok_or_else(|| bad("rooms"))?,
     })
 }

@@ -8,14 +8,19 @@ use crate::error::{Error, Result};
 use crate::store::{Access, Kind, View};
 
 const NOT_YOURS: &str = "a direct room is for its two members";
+const NOT_FOR_GUESTS: &str = "a guest may use open rooms only: take part with a token of your own";
 const NOT_COVERED: &str = "your token does not cover this open room";
 
 /// The right that a caller brings along to speak.
 ///
 /// # Errors
-/// An id that begins like a direct room's and is none; a direct room of two others.
+/// An id that begins like a direct room's and is none; a direct room of two others; for a guest, a room that the token
+/// does not cover.
 pub(crate) fn of(who: &Grant, room: &RoomId) -> Result<Access> {
     let user = who.user()?;
+    if who.guest && !who.opens(room) {
+        return Err(Error::Forbidden(NOT_FOR_GUESTS));
+    }
     let direct = match pair(room)? {
         Some((one, other)) => one == user || other == user,
         None => false,
@@ -45,10 +50,19 @@ pub(crate) fn judge(who: &Grant, room: &RoomId, view: Option<View>) -> Result<Vi
         None if access.direct => Ok(nothing_yet(Kind::Direct)),
         None if access.open => Ok(nothing_yet(Kind::Open)),
         None => Err(Error::NoSuchRoom(room.clone())),
+        Some(view) if who.guest && view.kind != Kind::Open => Err(Error::Forbidden(NOT_FOR_GUESTS)),
         Some(view) if may_hear(&access, &view) => Ok(view),
         Some(view) if view.kind == Kind::Group => Err(Error::NotAMember(room.clone())),
         Some(_) => Err(Error::Forbidden(NOT_COVERED)),
     }
+}
+
+/// A guest makes no rooms but open ones, and is made a member of none.
+///
+/// # Errors
+/// Forbidden to a guest.
+pub(crate) fn not_a_guest(who: &Grant) -> Result<()> {
+    if who.guest { Err(Error::Forbidden(NOT_FOR_GUESTS)) } else { Ok(()) }
 }
 
 fn may_hear(access: &Access, view: &View) -> bool {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use im_wire::ids::{RoomId, UserId};
 use uuid::Uuid;
 
+use super::access;
 use crate::auth::grant::Grant;
 use crate::clock;
 use crate::error::{Error, Result};
@@ -35,7 +36,7 @@ impl Core {
         }
         let (room, members) = match wanted.kind {
             Kind::Direct => (direct(who, &user, &wanted)?, Vec::new()),
-            Kind::Group => group(who, user, &wanted)?,
+            Kind::Group => group(who, user.clone(), &wanted)?,
             Kind::Open => (open(who, &wanted)?, Vec::new()),
         };
         let hearers: Vec<UserId> = match wanted.kind {
@@ -43,12 +44,28 @@ impl Core {
             Kind::Group => members.iter().map(|(user, _)| user.clone()).collect(),
             Kind::Open => Vec::new(),
         };
+        if wanted.kind != Kind::Open {
+            access::not_a_guest(who)?;
+        }
         // Before and after: see the module `index`.
         if wanted.kind == Kind::Group {
+            let others: Vec<UserId> = hearers.iter().filter(|hearer| **hearer != user).cloned().collect();
+            self.no_guests(&hearers, "members")?;
+            self.may_bring(who, &others, "members").await?;
+            self.spend_adds(who, others.len()).await?;
+            self.spend_group(who).await?;
             self.store.index_room(&hearers, &room).await?;
         }
         let create = Create { room: room.clone(), kind: wanted.kind, members, time_ms: clock::now_ms() };
-        let created = self.store.create(create).await?;
+        let created = match self.store.create(create).await {
+            Ok(created) => created,
+            Err(error) => {
+                if wanted.kind == Kind::Group && error.is_refusal() {
+                    self.index_of_refused(&hearers, &room).await;
+                }
+                return Err(error.into());
+            }
+        };
         if !hearers.is_empty() {
             self.store.index_room(&hearers, &room).await?;
             let told = room.clone();
@@ -79,6 +96,11 @@ type Group = (RoomId, Vec<(UserId, Role)>);
 
 fn group(who: &Grant, user: UserId, wanted: &Wanted) -> Result<Group> {
     let room = match &wanted.id {
+        Some(_) if !who.admin => {
+            let problem =
+                "of a group is chosen by the server: leave it out, or ask with a token of the scope \"admin\"";
+            return Err(Error::bad("id", problem));
+        }
         Some(id) => not_direct(id)?,
         None => RoomId::new(format!("g-{}", Uuid::now_v7()))?,
     };
@@ -145,7 +167,8 @@ mod tests {
         assert!(room.as_str().starts_with("g-"));
         assert_eq!(names(&members), [("bob", Role::Member), ("ann", Role::Owner)]);
         let named = wanted(Some("team"), Kind::Group, &[("ann", m), ("bob", Role::Admin)]);
-        let (room, members) = group(&grant("ann", false), ann.clone(), &named).unwrap();
+        assert_eq!(group(&grant("ann", false), ann.clone(), &named).unwrap_err().field(), "id");
+        let (room, members) = group(&grant("ann", true), ann.clone(), &named).unwrap();
         assert_eq!((room.as_str(), names(&members)), ("team", vec![("ann", Role::Owner), ("bob", Role::Admin)]));
         let twice = wanted(None, Kind::Group, &[("bob", m), ("bob", m)]);
         assert!(group(&grant("ann", false), ann, &twice).is_err());

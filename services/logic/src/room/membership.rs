@@ -29,14 +29,35 @@ impl Core {
         role: Role,
     ) -> Result<bool> {
         self.may_change(who, room, user, Some(role)).await?;
+        self.bring(who, room, user).await?;
         // Before and after: see the module `index`.
         self.store.index_room(std::slice::from_ref(user), room).await?;
-        let changed = self.change(who, room, user, Some(role)).await?;
+        let changed = match self.change(who, room, user, Some(role)).await {
+            Err(Error::Store(error)) if error.is_refusal() => {
+                self.index_of_refused(std::slice::from_ref(user), room).await;
+                return Err(error.into());
+            }
+            changed => changed?,
+        };
         self.store.index_room(std::slice::from_ref(user), room).await?;
         if changed {
             self.tell_later(user, room, true).await;
         }
         Ok(changed)
+    }
+
+    /// Whether the caller may make this user a member, who may be one already; counted if not.
+    async fn bring(&self, who: &Grant, room: &RoomId, user: &UserId) -> Result<()> {
+        self.no_guests(std::slice::from_ref(user), "user")?;
+        if who.admin || who.user()? == *user {
+            return Ok(());
+        }
+        let now = self.store.views(std::slice::from_ref(room), user).await?;
+        if now.into_iter().flatten().any(|view| view.role.is_some()) {
+            return Ok(());
+        }
+        self.may_bring(who, std::slice::from_ref(user), "user").await?;
+        self.spend_adds(who, 1).await
     }
 
     /// Ends a membership: one's own, or another's. `false`: there was none.

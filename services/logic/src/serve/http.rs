@@ -3,6 +3,7 @@
 mod answer;
 mod ask;
 mod conversations;
+mod cors;
 mod guard;
 mod members;
 mod messages;
@@ -10,9 +11,11 @@ mod metrics;
 mod people;
 mod rooms;
 mod server;
+mod stream;
 
 pub(crate) use answer::{Failure, message};
-pub(crate) use ask::{Params, Raw, bearer};
+pub(crate) use ask::{Credentials, Params, Raw, bearer};
+pub(crate) use cors::origin;
 pub(super) use metrics::declare as declare_metrics;
 
 use axum::Router;
@@ -53,6 +56,7 @@ impl Handle {
         native
             .layer(DefaultBodyLimit::max(limit))
             .layer(axum::middleware::from_fn_with_state(self.clone(), guard::guard))
+            .layer(axum::middleware::from_fn_with_state(self.clone(), cors::cors))
     }
 }
 

@@ -20,6 +20,7 @@ mod groups;
 mod log;
 mod metrics;
 mod presence;
+mod quotas;
 mod read;
 mod tables;
 mod writer;
@@ -39,6 +40,7 @@ use super::{
     Slice, Store, Tail, View,
 };
 use presence::PresenceBook;
+use quotas::Quotas;
 use writer::{Done, Write};
 
 /// Where and how the store keeps things.
@@ -112,6 +114,7 @@ pub struct EmbeddedStore {
     writes: mpsc::Sender<Write>,
     readers: Arc<Semaphore>,
     presence: PresenceBook,
+    quotas: Quotas,
     publish: Arc<dyn Publish>,
 }
 
@@ -143,7 +146,15 @@ impl EmbeddedStore {
         let file = (Arc::clone(&shelf), Arc::clone(disk));
         let writer = writer::Writer::new(file, epochs, generations, options, Arc::clone(&publish));
         writer::start(writer, queue).map_err(OpenError::Thread)?;
-        Ok(Self { shelf, epoch, writes, readers, presence: PresenceBook::default(), publish })
+        Ok(Self {
+            shelf,
+            epoch,
+            writes,
+            readers,
+            presence: PresenceBook::default(),
+            quotas: Quotas::default(),
+            publish,
+        })
     }
 
     /// A store that forgets everything when it is dropped.
@@ -293,6 +304,10 @@ impl Store for EmbeddedStore {
     async fn index_room(&self, users: &[UserId], room: &RoomId) -> Result<()> {
         let (users, room) = (users.to_vec(), room.clone());
         self.write(|done| Write::Index { users, room, done }).await
+    }
+
+    async fn spend(&self, user: &UserId, what: &'static str, day: u64, amount: u64, limit: u64) -> Result<bool> {
+        Ok(self.quotas.spend(user, what, day, amount, limit))
     }
 
     async fn unindex_room(&self, user: &UserId, room: &RoomId) -> Result<()> {

@@ -179,6 +179,10 @@ impl Store for RedisStore {
         self.shared.index_room(users, room).await
     }
 
+    async fn spend(&self, user: &UserId, what: &'static str, day: u64, amount: u64, limit: u64) -> Result<bool> {
+        self.shared.spend(user, what, day, amount, limit).await
+    }
+
     async fn unindex_room(&self, user: &UserId, room: &RoomId) -> Result<()> {
         self.shared.unindex_room(user, room).await
     }

@@ -88,6 +88,9 @@ impl Store for Gated {
     async fn index_room(&self, users: &[UserId], room: &RoomId) -> Result<()> {
         self.inner.index_room(users, room).await
     }
+    async fn spend(&self, user: &UserId, what: &'static str, day: u64, amount: u64, limit: u64) -> Result<bool> {
+        self.inner.spend(user, what, day, amount, limit).await
+    }
     async fn unindex_room(&self, user: &UserId, room: &RoomId) -> Result<()> {
         self.inner.unindex_room(user, room).await
     }

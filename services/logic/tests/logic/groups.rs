@@ -103,7 +103,7 @@ async fn only_owners_make_and_unmake_administrators() {
 #[tokio::test]
 async fn a_group_made_again_with_the_same_members_is_the_same() {
     let site = Site::new().await;
-    let ann = token("ann");
+    let ann = admin();
     let wanted = json!({"id": "team/blue", "kind": "group", "members": ["bob", {"user": "cat", "role": "admin"}]});
     assert_eq!(site.post(&ann, "/v1/rooms", wanted.clone()).await.status, 201);
     let again = site.post(&ann, "/v1/rooms", wanted).await;

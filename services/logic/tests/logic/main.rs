@@ -1,6 +1,7 @@
 //! Logic in one process: the real service over the real embedded store in memory, reached through real sockets.
 
 mod access;
+mod bounds;
 mod compat;
 mod drain;
 mod failures;
@@ -10,5 +11,6 @@ mod messages;
 mod mistakes;
 mod people;
 mod presence;
+mod quotas;
 mod site;
 mod uplink;

@@ -9,7 +9,7 @@ use axum::body::Bytes;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use im_wire::ids::{MAX_ID, UserId};
+use im_wire::ids::{MAX_ID, UserId, is_unseen};
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -17,7 +17,10 @@ use serde_json::json;
 use super::{Page, host, refusal};
 
 /// What guests' user ids begin with, so that no guest is ever somebody with a token of their own.
-const PREFIX: &str = "guest:";
+pub(crate) const PREFIX: &str = "guest:";
+
+/// The scope in their tokens, which logic knows.
+const GUEST: &str = im_logic::auth::token::GUEST;
 
 /// Signs guests' tokens as logic wants them.
 #[derive(Clone)]
@@ -38,6 +41,8 @@ struct Claims<'a> {
     sub: &'a str,
     exp: u64,
     rooms: &'a [String],
+    /// Open rooms, and nothing else.
+    scope: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     iss: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -52,7 +57,7 @@ impl Signer {
     }
 
     fn sign(&self, user: &UserId, rooms: &[String], exp: u64) -> Result<String, jsonwebtoken::errors::Error> {
-        let claims = Claims { sub: user.as_str(), exp, rooms, iss: &self.issuer, aud: &self.audience };
+        let claims = Claims { sub: user.as_str(), exp, rooms, scope: GUEST, iss: &self.issuer, aud: &self.audience };
         encode(&Header::default(), &claims, &self.key)
     }
 }
@@ -130,7 +135,7 @@ fn wish(headers: &HeaderMap, body: &[u8]) -> Result<UserId, (&'static str, &'sta
 fn user_of(name: &str) -> Option<String> {
     let name = name.trim();
     let mut user = String::from(PREFIX);
-    for c in name.chars().map(|c| if c.is_whitespace() || c.is_control() { '_' } else { c }) {
+    for c in name.chars().map(|c| if c.is_whitespace() || c.is_control() || is_unseen(c) { '_' } else { c }) {
         if user.len() + c.len_utf8() > MAX_ID {
             break;
         }
@@ -147,6 +152,7 @@ mod tests {
     fn names_become_ids() {
         assert_eq!(user_of(" Ann  Lee\t2 ").unwrap(), "guest:Ann__Lee_2");
         assert_eq!(user_of("a\u{0}b\u{85}c").unwrap(), "guest:a_b_c");
+        assert_eq!(user_of("a\u{200d}b\u{202e}").unwrap(), "guest:a_b_");
         assert_eq!(user_of("  "), None);
         let long = user_of(&"ä".repeat(500)).unwrap();
         assert!(long.len() <= MAX_ID && long.len() > MAX_ID - 2);

@@ -121,8 +121,9 @@ async fn native_goim_golang_im_and_http_share_one_room_and_one_order() -> Result
 async fn history_order_and_unread_survive_kill_9_and_clients_resume_by_themselves() -> Result<()> {
     let mut server = Server::start(&[]).await?;
     let (ann, bob) = (server.token("ann", &[], "")?, server.token("bob", &[], "")?);
-    let group = json!({"id": "team", "kind": "group", "members": ["bob"]});
-    assert_eq!(ask(&server, Method::POST, "/v1/rooms", &ann, group).await?.0 / 100, 2);
+    let backend = server.token("backend", &[], "admin")?;
+    let group = json!({"id": "team", "kind": "group", "members": ["bob", {"user": "ann", "role": "owner"}]});
+    assert_eq!(ask(&server, Method::POST, "/v1/rooms", &backend, group).await?.0 / 100, 2);
     let address = format!("tcp://{}", server.addresses.tcp);
     let (speaker, _heard_by_ann) = client(&address, ann.clone(), &["team"])?;
     let (listener, mut listening) = client(&address, bob.clone(), &["team"])?;

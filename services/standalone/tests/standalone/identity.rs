@@ -93,8 +93,9 @@ async fn strangers_stay_outside() -> Result<()> {
     const DIRECT: &str = "direct:3:ann:bob";
     let server = Server::start(&[]).await?;
     let (ann, eve) = (server.token("ann", &[], "")?, server.token("eve", &["open-*"], "")?);
-    let group = json!({"id": "team", "kind": "group", "members": ["bob"]});
-    assert_eq!(ask(&server, Method::POST, "/v1/rooms", &ann, group).await?.0, 201);
+    let backend = server.token("backend", &[], "admin")?;
+    let group = json!({"id": "team", "kind": "group", "members": ["bob", {"user": "ann", "role": "owner"}]});
+    assert_eq!(ask(&server, Method::POST, "/v1/rooms", &backend, group).await?.0, 201);
     let mut ann = Console::enter(&server, &ann).await?;
     for room in [DIRECT, "team"] {
         let sent =

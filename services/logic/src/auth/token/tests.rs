@@ -73,6 +73,7 @@ fn a_good_token_says_who_and_what() {
         device: Some(DeviceId::new("phone").unwrap()),
         expires_ms: exp * 1000,
         admin: true,
+        guest: false,
         rooms: vec!["live://*".to_owned(), "video://1".to_owned()],
     };
     assert_eq!(claims, expected);

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
@@ -14,8 +13,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result, compat_codes};
-use crate::serve::http::{Params, Raw};
-use crate::service::{Core, Handle};
+use crate::serve::http::{Credentials, Params, Raw};
+use crate::service::Handle;
 
 /// What goim's pushes are called to native clients.
 const PUSH: &str = "push";
@@ -50,16 +49,10 @@ impl From<Result<Value>> for Answer {
             Ok(data) => Self { code: 0, message: String::new(), data },
             Err(error) => {
                 let (code, _) = compat_codes(error.code());
-                Self { code, message: error.to_string(), data: Value::Null }
+                Self { code, message: error.shown(), data: Value::Null }
             }
         }
     }
-}
-
-/// A token in the header `Authorization` or `token`, or in the query's `token`; it must have the admin scope.
-fn admit(core: &Core, headers: &HeaderMap, params: &Params) -> Result<()> {
-    let grant = core.caller(super::token(headers, params))?;
-    grant.admin.then_some(()).ok_or(Error::Forbidden("this needs a token with the scope \"admin\""))
 }
 
 fn operation(params: &Params) -> Result<i32> {
@@ -81,9 +74,9 @@ fn room_id(kind: Option<&str>, room: &str) -> Result<RoomId> {
     })
 }
 
-async fn push_keys(State(handle): State<Handle>, headers: HeaderMap, params: Params, Raw(body): Raw) -> Json<Answer> {
+async fn push_keys(State(handle): State<Handle>, who: Credentials, params: Params, Raw(body): Raw) -> Json<Answer> {
     let push = async {
-        admit(&handle.core, &headers, &params)?;
+        who.admin()?;
         let operation = operation(&params)?;
         let keys = params.list("keys").into_iter().map(DeviceId::new).collect::<std::result::Result<Vec<_>, _>>()?;
         if keys.is_empty() {
@@ -95,9 +88,9 @@ async fn push_keys(State(handle): State<Handle>, headers: HeaderMap, params: Par
     Json(push.await.into())
 }
 
-async fn push_mids(State(handle): State<Handle>, headers: HeaderMap, params: Params, Raw(body): Raw) -> Json<Answer> {
+async fn push_mids(State(handle): State<Handle>, who: Credentials, params: Params, Raw(body): Raw) -> Json<Answer> {
     let push = async {
-        admit(&handle.core, &headers, &params)?;
+        who.admin()?;
         let operation = operation(&params)?;
         let number = |mid: &&str| mid.parse::<i64>().is_ok();
         let mids = params.list("mids");
@@ -111,9 +104,9 @@ async fn push_mids(State(handle): State<Handle>, headers: HeaderMap, params: Par
     Json(push.await.into())
 }
 
-async fn push_room(State(handle): State<Handle>, headers: HeaderMap, params: Params, Raw(body): Raw) -> Json<Answer> {
+async fn push_room(State(handle): State<Handle>, who: Credentials, params: Params, Raw(body): Raw) -> Json<Answer> {
     let push = async {
-        admit(&handle.core, &headers, &params)?;
+        who.admin()?;
         let operation = operation(&params)?;
         let room = params.text("room").ok_or_else(|| Error::bad("room", "is missing"))?;
         let room = room_id(params.text("type"), room)?;
@@ -123,9 +116,9 @@ async fn push_room(State(handle): State<Handle>, headers: HeaderMap, params: Par
     Json(push.await.into())
 }
 
-async fn push_all(State(handle): State<Handle>, headers: HeaderMap, params: Params, Raw(body): Raw) -> Json<Answer> {
+async fn push_all(State(handle): State<Handle>, who: Credentials, params: Params, Raw(body): Raw) -> Json<Answer> {
     let push = async {
-        admit(&handle.core, &headers, &params)?;
+        who.admin()?;
         let operation = operation(&params)?;
         let speed = params.number("speed")?.unwrap_or(0);
         handle.core.broadcast(signal(operation, body), speed).await?;
@@ -134,9 +127,9 @@ async fn push_all(State(handle): State<Handle>, headers: HeaderMap, params: Para
     Json(push.await.into())
 }
 
-async fn online_top(State(handle): State<Handle>, headers: HeaderMap, params: Params) -> Json<Answer> {
+async fn online_top(State(handle): State<Handle>, who: Credentials, params: Params) -> Json<Answer> {
     let top = async {
-        admit(&handle.core, &headers, &params)?;
+        who.admin()?;
         let kind = params.text("type").ok_or_else(|| Error::bad("type", "is missing"))?;
         let limit: usize = params.number("limit")?.ok_or_else(|| Error::bad("limit", "is missing"))?;
         let prefix = format!("{kind}://");
@@ -151,9 +144,9 @@ async fn online_top(State(handle): State<Handle>, headers: HeaderMap, params: Pa
     Json(top.await.into())
 }
 
-async fn online_room(State(handle): State<Handle>, headers: HeaderMap, params: Params) -> Json<Answer> {
+async fn online_room(State(handle): State<Handle>, who: Credentials, params: Params) -> Json<Answer> {
     let online = async {
-        admit(&handle.core, &headers, &params)?;
+        who.admin()?;
         let named = params.list("rooms");
         if named.is_empty() {
             return Err(Error::bad("rooms", "is missing"));
@@ -170,9 +163,9 @@ async fn online_room(State(handle): State<Handle>, headers: HeaderMap, params: P
     Json(online.await.into())
 }
 
-async fn online_total(State(handle): State<Handle>, headers: HeaderMap, params: Params) -> Json<Answer> {
+async fn online_total(State(handle): State<Handle>, who: Credentials) -> Json<Answer> {
     let total = async {
-        admit(&handle.core, &headers, &params)?;
+        who.admin()?;
         let connections: u64 = handle.core.store.nodes().await?.iter().map(|(_, connections)| connections).sum();
         // Addresses are not counted here: nobody keeps them over nodes.
         Ok(json!({"ip_count": 0, "conn_count": connections}))
@@ -185,10 +178,10 @@ fn host(address: &str) -> &str {
     address.rsplit_once(':').map_or(address, |(host, _)| host)
 }
 
-async fn nodes_weighted(State(handle): State<Handle>, headers: HeaderMap, params: Params) -> Json<Answer> {
+async fn nodes_weighted(State(handle): State<Handle>, who: Credentials, params: Params) -> Json<Answer> {
     let weighted = async {
         // Any user may ask where to connect.
-        handle.core.caller(super::token(&headers, &params))?;
+        who.0?;
         let options = &handle.core.options.compat;
         let web = params.text("platform") == Some("web");
         let known = handle.core.nodes.known().into_iter().filter(|node| !node.draining);
@@ -219,9 +212,9 @@ async fn nodes_weighted(State(handle): State<Handle>, headers: HeaderMap, params
     Json(weighted.await.into())
 }
 
-async fn nodes_instances(State(handle): State<Handle>, headers: HeaderMap, params: Params) -> Json<Answer> {
+async fn nodes_instances(State(handle): State<Handle>, who: Credentials) -> Json<Answer> {
     let instances = async {
-        admit(&handle.core, &headers, &params)?;
+        who.admin()?;
         let living: HashMap<String, u64> = handle.core.store.nodes().await?.into_iter().collect();
         let instance = |node: crate::nodes::Node| {
             let connections = living.get(&node.name).copied().unwrap_or_default();

@@ -2,7 +2,6 @@
 //! `{"code", "msg", "success", "result"?}`; 200 is good, -1 is not.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::routing::post;
 use axum::{Json, Router};
 use im_proto::v1::Encoding;
@@ -15,7 +14,7 @@ use crate::auth::grant::Grant;
 use crate::error::{Error, Result, compat_codes};
 use crate::message::Draft;
 use crate::room::access;
-use crate::serve::http::{Params, Raw, message};
+use crate::serve::http::{Credentials, Params, Raw, message};
 use crate::service::Handle;
 use crate::store::{Access, Slice};
 
@@ -45,7 +44,7 @@ impl From<Result<Value>> for Answer {
             Ok(result) => Self { code: 200, msg: "success".to_owned(), success: true, result },
             Err(error) => {
                 let (_, code) = compat_codes(error.code());
-                Self { code, msg: error.to_string(), success: false, result: Value::Null }
+                Self { code, msg: error.shown(), success: false, result: Value::Null }
             }
         }
     }
@@ -63,10 +62,10 @@ fn access(who: &Grant, room: &RoomId) -> Result<Access> {
     Ok(Access { open: access.open || (who.admin && !room.is_direct()), ..access })
 }
 
-async fn push(State(handle): State<Handle>, headers: HeaderMap, query: Params, Raw(body): Raw) -> Json<Answer> {
+async fn push(State(handle): State<Handle>, who: Credentials, query: Params, Raw(body): Raw) -> Json<Answer> {
     let push = async {
         let form = Params::parse(&body);
-        let who = handle.core.caller(super::token(&headers, &query))?;
+        let who = who.0?;
         let room = RoomId::new(field(&form, &query, "room_id")?)?;
         let kind = field(&form, &query, "type")?.to_owned();
         let said = field(&form, &query, "msg")?.to_owned();
@@ -85,10 +84,10 @@ async fn push(State(handle): State<Handle>, headers: HeaderMap, query: Params, R
     Json(push.await.into())
 }
 
-async fn list(State(handle): State<Handle>, headers: HeaderMap, query: Params, Raw(body): Raw) -> Json<Answer> {
+async fn list(State(handle): State<Handle>, who: Credentials, query: Params, Raw(body): Raw) -> Json<Answer> {
     let list = async {
         let form = Params::parse(&body);
-        let who = handle.core.caller(super::token(&headers, &query))?;
+        let who = who.0?;
         let room = RoomId::new(field(&form, &query, "room_id")?)?;
         let limit = query.number("limit")?.filter(|limit| (1..BELOW).contains(limit)).unwrap_or(USUAL);
         let page = query.number("page")?.filter(|page| (1..PAGES_BELOW).contains(page)).unwrap_or(1);

@@ -35,15 +35,12 @@ impl From<Error> for Failure {
         if error.is_a_defect() {
             tracing::error!(%error, "a request failed");
         }
-        let retry_after = match &error {
-            Error::RateLimited(wait) => Some(*wait),
-            _ if http_status(code) == 503 => Some(Duration::from_secs(1)),
-            _ => None,
-        };
+        let busy = (http_status(code) == 503).then_some(Duration::from_secs(1));
+        let retry_after = error.wait().or(busy);
         Self {
             status: StatusCode::from_u16(http_status(code)).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
             code,
-            text: error.to_string(),
+            text: error.shown(),
             field: error.field().to_owned(),
             retry_after,
         }
@@ -74,6 +71,10 @@ impl IntoResponse for Failure {
         }
         let mut response = (self.status, Json(serde_json::json!({ "error": error }))).into_response();
         let headers = response.headers_mut();
+        if self.status == StatusCode::REQUEST_TIMEOUT || self.status == StatusCode::PAYLOAD_TOO_LARGE {
+            // The rest of the body may still come.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

@@ -1,5 +1,7 @@
 //! What requests bring along, read so that every mistake is answered in one shape and names the field.
 
+use std::convert::Infallible;
+
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -15,7 +17,11 @@ use super::Failure;
 use crate::auth;
 use crate::auth::grant::Grant;
 use crate::error::{Error, Result};
-use crate::service::{Core, Handle};
+use crate::service::Handle;
+
+/// Where a request comes from; the server notes it with each.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) std::net::IpAddr);
 
 /// Who asks: a token in `Authorization: Bearer …`, within the user's rate.
 pub(crate) struct Caller(pub(crate) Grant);
@@ -38,25 +44,25 @@ impl Caller {
     }
 }
 
-impl Core {
-    /// Who a token is, within the user's rate.
-    pub(crate) fn caller(&self, token: &str) -> Result<Grant> {
-        let claims = self.verify(token)?;
-        if !claims.admin {
-            self.limiter.take(claims.user.as_str()).map_err(|wait| {
-                super::metrics::RATE_LIMITED.inc();
-                Error::RateLimited(wait)
-            })?;
-        }
-        Ok(Grant {
-            version: Grant::VERSION,
-            user: claims.user.as_str().to_owned(),
-            device: claims.device.map(|device| device.as_str().to_owned()).unwrap_or_default(),
-            admin: claims.admin,
-            rooms: claims.rooms,
-            expires_ms: claims.expires_ms,
-            unsigned: false,
-        })
+/// What came of looking at the request's token, before its body was read.
+#[derive(Debug, Clone)]
+pub(crate) struct Credentials(pub(crate) Result<Grant>);
+
+impl Credentials {
+    /// Who asks, and must have the admin scope.
+    pub(crate) fn admin(self) -> Result<Grant> {
+        let who = Caller(self.0?);
+        who.admin()?;
+        Ok(who.0)
+    }
+}
+
+impl FromRequestParts<Handle> for Credentials {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Handle) -> std::result::Result<Self, Infallible> {
+        let seen = parts.extensions.get::<Self>().cloned();
+        Ok(seen.unwrap_or_else(|| Self(Err(auth::Error::Missing.into()))))
     }
 }
 
@@ -73,12 +79,8 @@ impl FromRequestParts<Handle> for Caller {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, handle: &Handle) -> std::result::Result<Self, Failure> {
-        let token = bearer(&parts.headers);
-        if token.is_empty() {
-            // Counted like every other token that is not accepted.
-            handle.core.verify("").map_err(|_| Error::from(auth::Error::Missing))?;
-        }
-        Ok(Self(handle.core.caller(token)?))
+        let Ok(Credentials(who)) = Credentials::from_request_parts(parts, handle).await;
+        Ok(Self(who?))
     }
 }
 
@@ -195,6 +197,8 @@ fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
         let problem = error.into_inner().to_string();
         match field.as_str() {
             "." | "?" => Error::bad(named_in(&problem).to_owned(), problem),
+            // What is inside of a body is its sender's affair, and may be named as they like.
+            inside if inside.starts_with("body.") || inside.starts_with("body[") => Error::bad("body", problem),
             _ => Error::bad(field, problem),
         }
     })?;

@@ -1,23 +1,44 @@
-//! What stands in front of every route: a bound on requests under way, a time limit, panics caught, everything counted.
+//! What stands in front of every route, in this order: a share of the client's address, the token, a share of the user's,
+//! the body (bounded in bytes and time), a place among the requests under way. Then a time limit, panics caught, everything
+//! counted.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderValue, header};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
+use super::ask::{Credentials, Params, Peer, bearer};
 use super::{Failure, metrics};
-use crate::error::Error;
+use crate::auth::grant::Grant;
+use crate::error::{Error, Result};
+use crate::serve::address::{self, Network};
+use crate::serve::compat;
+use crate::serve::shares::Share;
 use crate::service::{Core, Handle, Phase};
+
+/// What a request holds until its answer has left, besides its place.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    _address: Option<Arc<Share<Network>>>,
+    _user: Option<Arc<Share<String>>>,
+}
 
 /// Runs the request, counted; while logic is leaving, clients are told not to keep their connection.
 pub(super) async fn guard(State(handle): State<Handle>, request: Request, next: Next) -> Response {
-    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
-    let observed = metrics::Asked::begin(request.method(), route.clone());
-    let mut response =
-        run(&handle.core, route, request, next).await.unwrap_or_else(|error| Failure::from(error).into_response());
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let label = route.clone().unwrap_or_else(|| "none".to_owned());
+    let observed = metrics::Asked::begin(request.method(), label);
+    let mut response = run(&handle.core, route, request, next).await.unwrap_or_else(Failure::into_response);
     if handle.core.phase() != Phase::Serving {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -25,19 +46,148 @@ pub(super) async fn guard(State(handle): State<Handle>, request: Request, next: 
     response
 }
 
-/// In a task of its own: it goes on to its end where the client does not wait for it (half a change of membership helps
-/// nobody), and a panic ends nothing but it.
-async fn run(core: &Arc<Core>, route: String, request: Request, next: Next) -> Result<Response, Error> {
+async fn run(
+    core: &Arc<Core>,
+    route: Option<String>,
+    request: Request,
+    next: Next,
+) -> std::result::Result<Response, Failure> {
+    let (mut parts, body) = request.into_parts();
+    let peer = parts.extensions.get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0);
+    let client = address::client(peer, &parts.headers, &core.options.http.forwarded_from);
+    parts.extensions.insert(Peer(client));
+    let network = Network::from(client);
+    let share = core.http_by_address.take(network).ok_or_else(too_many)?;
+    let mut held = Held { _address: Some(Arc::new(share)), _user: None };
+    let Some(route) = route else {
+        // There is nothing here whatever the body says, and whoever asks.
+        return Ok(next.run(Request::from_parts(parts, Body::empty())).await);
+    };
+    let credentials = core.credentials(network, &route, &parts);
+    let mut bytes = Bytes::new();
+    let mut pending = None;
+    if let Ok(who) = &credentials {
+        if !who.admin {
+            held._user = Some(Arc::new(core.http_by_user.take(who.user.clone()).ok_or_else(too_many)?));
+        }
+        (bytes, pending) = gather(core, &parts, body).await?;
+    }
+    parts.extensions.insert(Credentials(credentials));
     let place = Arc::clone(&core.http_places).try_acquire_owned().map_err(|_| {
         metrics::SHED.inc();
         Error::Overloaded
     })?;
-    let span = tracing::debug_span!("http", method = %request.method(), route);
+    // A look ends with whoever looks. A change goes on to its end where the client does not wait for it: half a change of
+    // membership helps nobody.
+    let safe = parts.method == Method::GET || parts.method == Method::HEAD;
+    let span = tracing::debug_span!("http", method = %parts.method, route);
     let limit = core.options.http.request_timeout;
+    let request = Request::from_parts(parts, Body::from(bytes));
     let running = async move {
-        let _place = place;
+        let _place = (place, pending);
         tokio::time::timeout(limit, next.run(request)).await.map_err(|_| Error::Timeout(limit))
     };
-    let ended = tokio::spawn(running.instrument(span)).await;
-    ended.map_err(|_| Error::Internal("a request ended in a defect of ours"))?
+    // In a task of its own: a panic ends nothing but it.
+    let task = tokio::spawn(running.instrument(span));
+    let ended = if safe { AbortOnDropHandle::new(task).await } else { task.await };
+    let mut response = ended.map_err(|_| Error::Internal("a request ended in a defect of ours"))??;
+    response.extensions_mut().insert(held);
+    Ok(response)
+}
+
+fn too_many() -> Error {
+    metrics::SHARES_REFUSED.inc();
+    Error::Crowded
+}
+
+impl Core {
+    /// Whom the request's token stands for, within the user's rate. Looked at before the body is.
+    fn credentials(&self, network: Network, route: &str, parts: &Parts) -> Result<Grant> {
+        let query;
+        let mut token = bearer(&parts.headers);
+        let mut in_query = false;
+        if token.is_empty() && !route.starts_with("/v1/") {
+            query = Params::parse(parts.uri.query().unwrap_or_default().as_bytes());
+            (token, in_query) = compat::token(&parts.headers, &query);
+        }
+        if !token.is_empty() {
+            self.attempts.admit(network, token).map_err(|wait| {
+                metrics::ATTEMPTS_REFUSED.inc();
+                Error::RateLimited(wait)
+            })?;
+        }
+        let claims = self.verify(token).inspect_err(|error| {
+            // No token costs nothing, and no keys is our own fault.
+            let counts = !token.is_empty() && *error != Error::Auth(crate::auth::Error::NoKeysYet);
+            if counts && !self.attempts.failed(network).is_zero() {
+                metrics::PAUSES.inc();
+                tracing::debug!(%network, %error, "tokens from there are not looked at for a while");
+            }
+        })?;
+        self.attempts.succeeded(token);
+        if claims.admin && in_query {
+            return Err(Error::Forbidden(
+                "a token with the scope \"admin\" stands in no address, which logs keep: send it in a header, \
+                 Authorization: Bearer …",
+            ));
+        }
+        self.caller(claims)
+    }
+}
+
+/// Reads the body, and says what is held while it is there.
+async fn gather(
+    core: &Core,
+    parts: &Parts,
+    mut body: Body,
+) -> std::result::Result<(Bytes, Option<OwnedSemaphorePermit>), Failure> {
+    let limit = core.options.http.max_request_bytes;
+    let announced = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if let Some(bytes) = announced.filter(|bytes| *bytes > limit) {
+        return Err(Error::TooLarge { field: "", bytes, limit }.into());
+    }
+    let reading = async {
+        let mut whole = BytesMut::new();
+        let mut held: Option<OwnedSemaphorePermit> = None;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                let text = format!("the request's body cannot be read: {error}");
+                Failure::bad_request(StatusCode::BAD_REQUEST, text)
+            })?;
+            let Ok(data) = frame.into_data() else { continue };
+            if whole.len() + data.len() > limit {
+                return Err(Failure::from(Error::TooLarge { field: "", bytes: limit + 1, limit }));
+            }
+            let permits = u32::try_from(data.len()).unwrap_or(u32::MAX);
+            let more = Arc::clone(&core.http_pending).try_acquire_many_owned(permits).map_err(|_| {
+                metrics::SHED.inc();
+                Error::Overloaded
+            })?;
+            match &mut held {
+                Some(held) => held.merge(more),
+                None => held = Some(more),
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok((whole.freeze(), held))
+    };
+    let limit = core.options.http.body_timeout;
+    tokio::time::timeout(limit, reading).await.unwrap_or_else(|_| {
+        let text = format!("the request's body did not come within {} ms", limit.as_millis());
+        Err(Failure::bad_request(StatusCode::REQUEST_TIMEOUT, text))
+    })
+}
+
+impl Core {
+    /// The grant of an accepted token, within its user's rate.
+    fn caller(&self, claims: crate::auth::token::Claims) -> Result<Grant> {
+        if !claims.admin {
+            self.limiter.take(claims.user.as_str()).map_err(|wait| {
+                metrics::RATE_LIMITED.inc();
+                Error::RateLimited(wait)
+            })?;
+        }
+        let device = claims.device.as_ref().map(|device| device.as_str().to_owned()).unwrap_or_default();
+        Ok(claims.grant_for(device))
+    }
 }

@@ -47,6 +47,38 @@ pub(super) static RATE_LIMITED: LazyLock<IntCounter> = LazyLock::new(|| {
         .expect(ONCE)
 });
 
+pub(super) static CONNECTIONS_REFUSED: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "im_logic_http_connections_refused_total",
+        "HTTP connections refused because their address has as many as one may have."
+    )
+    .expect(ONCE)
+});
+
+pub(super) static SHARES_REFUSED: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "im_logic_http_shares_refused_total",
+        "HTTP requests refused because their user or address had as many under way as one may have."
+    )
+    .expect(ONCE)
+});
+
+pub(super) static ATTEMPTS_REFUSED: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "im_logic_http_attempts_refused_total",
+        "HTTP requests whose token was not looked at because too many from their address were not accepted."
+    )
+    .expect(ONCE)
+});
+
+pub(super) static PAUSES: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "im_logic_http_auth_pauses_total",
+        "Pauses in which no token of an address is looked at, begun after one that was not accepted."
+    )
+    .expect(ONCE)
+});
+
 /// A request under way.
 pub(super) struct Asked {
     method: &'static str,
@@ -82,4 +114,7 @@ pub(in crate::serve) fn declare() {
     LazyLock::force(&CONNECTIONS);
     LazyLock::force(&SHED);
     LazyLock::force(&RATE_LIMITED);
+    for counter in [&CONNECTIONS_REFUSED, &SHARES_REFUSED, &ATTEMPTS_REFUSED, &PAUSES] {
+        LazyLock::force(counter);
+    }
 }

@@ -20,6 +20,9 @@ use crate::service::Handle;
 /// What a push is called that says nothing else.
 const PUSH: &str = "push";
 
+/// Connections of one user in an answer at most.
+const CONNECTIONS: usize = 50;
+
 /// `GET /v1/me`
 pub(super) async fn me(Caller(who): Caller) -> Json<Value> {
     let mut me = json!({"user": who.user, "admin": who.admin, "rooms": who.rooms, "expires": who.expires_ms});
@@ -47,7 +50,7 @@ pub(super) async fn presence(
 
 /// Which node holds a connection is shown to administrators only.
 fn shown(present: &Present, with_nodes: bool) -> Value {
-    let connections = present.connections.iter().map(|connection| {
+    let connections = present.connections.iter().take(CONNECTIONS).map(|connection| {
         let mut shown = json!({"device": connection.device, "since": connection.since_ms});
         if with_nodes {
             shown["conn"] = connection.conn.as_str().into();
@@ -60,6 +63,7 @@ fn shown(present: &Present, with_nodes: bool) -> Value {
         "user": present.user,
         "online": !connections.is_empty(),
         "connections": connections,
+        "count": present.connections.len(),
         "last_seen": present.last_seen_ms,
     })
 }

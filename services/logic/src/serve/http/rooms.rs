@@ -85,7 +85,7 @@ pub(super) async fn mine(
 ) -> std::result::Result<Json<Value>, Failure> {
     let limit = params.number("limit")?.unwrap_or(USUAL).clamp(1, MOST);
     let after = params.text("after").map(RoomId::new).transpose()?;
-    let (rooms, next) = handle.core.rooms_of(&who.user()?, after.as_ref(), limit).await?;
+    let (rooms, next) = handle.core.rooms_of(&who, after.as_ref(), limit).await?;
     let rooms: Vec<_> = rooms.iter().map(|(room, view)| shown("id", room, view)).collect();
     let mut answer = json!({ "rooms": rooms });
     if let Some(next) = next {

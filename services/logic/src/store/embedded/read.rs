@@ -1,11 +1,13 @@
 //! Reading what rooms are, who is in them, and users' indexes.
 
+use std::ops::Bound;
+
 use im_wire::ids::{Epoch, RoomId, Seq, UserId};
 use redb::ReadTransaction;
 
 use super::tables::{MEMBERS, READS, ROOMS, Room, SEEN, USER_ROOMS, role};
 use super::{Plain, epochs};
-use crate::store::{Member, View};
+use crate::store::{Member, View, spans};
 
 /// Sorts behind every character that an id may have.
 const LAST: &str = "\u{10ffff}";
@@ -62,7 +64,7 @@ pub(super) fn members(
         let user = key.value().1;
         if Some(user) != after.map(UserId::as_str) {
             let (number, joined) = value.value();
-            members.push(Member { user: checked(UserId::new(user))?, role: role(number), joined });
+            members.push(Member { user: checked(UserId::known(user))?, role: role(number), joined });
         }
     }
     Ok(Some(members))
@@ -75,16 +77,18 @@ pub(super) fn user_rooms(
     limit: usize,
 ) -> Plain<Vec<RoomId>> {
     let table = snapshot.open_table(USER_ROOMS)?;
-    let from = after.map_or("", RoomId::as_str);
     let mut rooms = Vec::new();
-    for row in table.range((user.as_str(), from)..=(user.as_str(), LAST))? {
-        if rooms.len() >= limit {
-            break;
-        }
-        let room = row?.0;
-        let room = room.value().1;
-        if Some(room) != after.map(RoomId::as_str) {
-            rooms.push(checked(RoomId::new(room))?);
+    for (from, to) in spans(after) {
+        let from = match from {
+            Bound::Unbounded => Bound::Included((user.as_str(), "")),
+            from => from.map(|room| (user.as_str(), room)),
+        };
+        let to = match to {
+            Bound::Unbounded => Bound::Included((user.as_str(), LAST)),
+            to => to.map(|room| (user.as_str(), room)),
+        };
+        for row in table.range((from, to))?.take(limit - rooms.len()) {
+            rooms.push(checked(RoomId::known(row?.0.value().1))?);
         }
     }
     Ok(rooms)

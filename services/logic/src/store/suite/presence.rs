@@ -12,6 +12,8 @@ const SHORT: Duration = Duration::from_millis(200);
 
 pub(super) async fn cases(stage: &Stage) {
     rooms_are_listed_in_order(stage).await;
+    direct_rooms_come_first(stage).await;
+    what_a_user_has_in_a_day_is_counted(stage).await;
     users_are_online_while_their_node_lives(stage).await;
     a_lease_that_runs_out_takes_its_connections_along(stage).await;
     nodes_count_who_is_online(stage).await;
@@ -34,6 +36,44 @@ async fn rooms_are_listed_in_order(stage: &Stage) {
     assert_eq!(first, rooms[..4]);
     assert_eq!(stage.store.user_rooms(&ann, first.last(), 4).await.expect("an index"), rooms[4..]);
     assert_eq!(stage.store.user_rooms(&stage.user("nobody"), None, 4).await, Ok(Vec::new()));
+}
+
+async fn direct_rooms_come_first(stage: &Stage) {
+    let (ann, mark) = (stage.user("ann"), stage.room());
+    let named = |name: &str| RoomId::new(format!("{name}{mark}")).expect("a good id");
+    let direct = |other: &str| RoomId::direct(&ann, &stage.user(other)).expect("two users");
+    let mut directs: Vec<RoomId> = ["bob", "cat", "dan"].into_iter().map(direct).collect();
+    directs.sort();
+    let before = [named("!"), named("a"), named("direct!")];
+    let behind = [named("direct;"), named("e"), named("g-")];
+    let wanted: Vec<RoomId> = directs.iter().chain(&before).chain(&behind).cloned().collect();
+    for room in wanted.iter().rev() {
+        assert_eq!(stage.store.index_room(std::slice::from_ref(&ann), room).await, Ok(()));
+    }
+    for step in [1, 2, 4, 9, 100] {
+        let mut seen: Vec<RoomId> = Vec::new();
+        loop {
+            let more = stage.store.user_rooms(&ann, seen.last(), step).await.expect("an index");
+            let end = more.len() < step;
+            seen.extend(more);
+            if end {
+                break;
+            }
+        }
+        assert_eq!(seen, wanted, "in steps of {step}");
+    }
+}
+
+async fn what_a_user_has_in_a_day_is_counted(stage: &Stage) {
+    let (ann, bob) = (stage.user("ann"), stage.user("bob"));
+    let spend = async |user: &UserId, what, day, amount| stage.store.spend(user, what, day, amount, 10).await;
+    assert_eq!(spend(&ann, "groups", 20_000, 7).await, Ok(true));
+    assert_eq!(spend(&ann, "groups", 20_000, 4).await, Ok(false));
+    assert_eq!(spend(&ann, "groups", 20_000, 3).await, Ok(true), "what was refused is not counted");
+    assert_eq!(spend(&ann, "groups", 20_000, 1).await, Ok(false));
+    assert_eq!(spend(&ann, "adds", 20_000, 10).await, Ok(true));
+    assert_eq!(spend(&bob, "groups", 20_000, 10).await, Ok(true));
+    assert_eq!(spend(&ann, "groups", 20_001, 10).await, Ok(true), "a new day");
 }
 
 fn presence(user: &UserId, conn: &str, node: &str, since_ms: u64) -> Presence {

@@ -1,0 +1,143 @@
+//! Tokens that are not accepted, by where they come from: whoever goes on with them waits ever longer before the next is
+//! looked at. Tokens that were good a while ago are, so that who shares an address with a guesser is not locked out.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::address::Network;
+
+/// The first pause; each further failure doubles it.
+const FIRST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(60);
+/// After so long without a failure an address begins anew.
+const FORGET: Duration = Duration::from_secs(600);
+/// Addresses remembered at most; beyond, those without a pause are forgotten first, then all.
+const MOST: usize = 100_000;
+/// Good tokens remembered at most, twice over, 8 bytes each.
+const GOOD: usize = 50_000;
+
+#[derive(Debug, Clone, Copy)]
+struct Failures {
+    count: u32,
+    last: Instant,
+    until: Instant,
+}
+
+/// The failures, and the hashes of good tokens in two generations.
+#[derive(Debug)]
+pub(crate) struct Attempts {
+    free: u32,
+    failures: Mutex<HashMap<Network, Failures>>,
+    good: Mutex<[HashSet<u64>; 2]>,
+    hasher: RandomState,
+}
+
+impl Attempts {
+    /// So many failures of one address cost it nothing.
+    pub(crate) fn new(free: u32) -> Self {
+        Self { free, failures: Mutex::default(), good: Mutex::default(), hasher: RandomState::new() }
+    }
+
+    /// Whether a token from there is looked at; `Err` says how long not.
+    pub(crate) fn admit(&self, network: Network, token: &str) -> Result<(), Duration> {
+        let now = Instant::now();
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = failures.get(&network).map(|one| one.until.saturating_duration_since(now)).unwrap_or_default();
+        drop(failures);
+        if wait.is_zero() || self.was_good(token) { Ok(()) } else { Err(wait) }
+    }
+
+    /// The token was not accepted. Returns the pause that begins.
+    pub(crate) fn failed(&self, network: Network) -> Duration {
+        let now = Instant::now();
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.len() >= MOST && !failures.contains_key(&network) {
+            failures.retain(|_, one| one.until > now);
+            if failures.len() >= MOST {
+                failures.clear();
+            }
+        }
+        let one = failures.entry(network).or_insert(Failures { count: 0, last: now, until: now });
+        if now.saturating_duration_since(one.last) > FORGET {
+            one.count = 0;
+        }
+        one.count = one.count.saturating_add(1);
+        one.last = now;
+        let beyond = one.count.saturating_sub(self.free);
+        let pause = match beyond {
+            0 => Duration::ZERO,
+            beyond => FIRST.saturating_mul(1 << (beyond - 1).min(10)).min(LONGEST),
+        };
+        one.until = now + pause;
+        pause
+    }
+
+    /// The token was accepted.
+    pub(crate) fn succeeded(&self, token: &str) {
+        let hash = self.hasher.hash_one(token);
+        let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
+        if good[0].contains(&hash) {
+            return;
+        }
+        if good[0].len() >= GOOD {
+            good.swap(0, 1);
+            good[0].clear();
+        }
+        good[0].insert(hash);
+    }
+
+    fn was_good(&self, token: &str) -> bool {
+        let hash = self.hasher.hash_one(token);
+        let good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
+        good.iter().any(|generation| generation.contains(&hash))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+
+    fn network(number: u32) -> Network {
+        IpAddr::V4(Ipv4Addr::from(number)).into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_and_end() {
+        let attempts = Attempts::new(3);
+        let eve = network(1);
+        attempts.succeeded("good");
+        for _ in 0..3 {
+            assert_eq!(attempts.failed(eve), Duration::ZERO);
+            assert_eq!(attempts.admit(eve, "x"), Ok(()));
+        }
+        let pauses: Vec<_> = (0..9).map(|_| attempts.failed(eve).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(attempts.admit(eve, "x"), Err(Duration::from_secs(60)));
+        assert_eq!(attempts.admit(eve, "good"), Ok(()), "who was there before is not locked out");
+        assert_eq!(attempts.admit(network(2), "x"), Ok(()), "nor is anybody else");
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(attempts.admit(eve, "x"), Ok(()));
+        assert_eq!(attempts.failed(eve), LONGEST, "it goes on where it was");
+        tokio::time::advance(FORGET + Duration::from_secs(1)).await;
+        assert_eq!(attempts.failed(eve), Duration::ZERO, "and is forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_remembered_is_bounded() {
+        let attempts = Attempts::new(0);
+        for number in 0..u32::try_from(MOST).unwrap() + 10 {
+            attempts.failed(network(number));
+        }
+        for number in 0..3 * GOOD {
+            attempts.succeeded(&number.to_string());
+        }
+        assert!(attempts.failures.lock().unwrap().len() <= MOST);
+        assert!(attempts.good.lock().unwrap().iter().map(HashSet::len).sum::<usize>() <= 2 * GOOD);
+    }
+}
