@@ -93,12 +93,11 @@ impl Shard {
             {
                 let _caller_gone = kick.done.send(kick.closed);
             }
-        } else if let Some(push) = many.pushes.front_mut() {
-            if self.push_some(push)
-                && let Some(push) = many.pushes.pop_front()
-            {
-                let _caller_gone = push.done.send(push.delivered);
-            }
+        } else if let Some(push) = many.pushes.front_mut()
+            && self.push_some(push)
+            && let Some(push) = many.pushes.pop_front()
+        {
+            let _caller_gone = push.done.send(push.delivered);
         }
         !(many.kicks.is_empty() && many.pushes.is_empty())
     }
