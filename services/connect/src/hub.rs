@@ -117,7 +117,10 @@ impl Answer {
 /// Times and bounds.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
+    /// Events of one room that may wait for its repair.
     pub(crate) pending: usize,
+    /// Bytes of such events, of all rooms together.
+    pub(crate) pending_bytes: usize,
     /// Signals that may wait for a room's next batch.
     pub(crate) signals: usize,
     pub(crate) linger: Duration,
@@ -187,13 +190,15 @@ pub(crate) struct Hub {
     dirty: VecDeque<RoomId>,
     /// Those that are held back, and until when.
     held: BinaryHeap<Reverse<(Instant, RoomId)>>,
+    /// Bytes of events that wait for repairs.
+    pending_bytes: usize,
     pub(crate) counts: Counts,
 }
 
 impl Hub {
     pub(crate) fn new(limits: Limits) -> Self {
         let (rooms, dirty, held) = Default::default();
-        Self { rooms, limits, dirty, held, counts: Counts::default() }
+        Self { rooms, limits, dirty, held, pending_bytes: 0, counts: Counts::default() }
     }
 
     /// A member begins to hear a room from a place that it has had; `head` is where logic saw the log's head. What is still to
@@ -228,7 +233,10 @@ impl Hub {
         }) else {
             return;
         };
-        room.logged(&id, message, &self.limits, &mut self.counts, effects);
+        let before = room.pending_bytes();
+        let left = self.limits.pending_bytes.saturating_sub(self.pending_bytes);
+        room.logged(&id, message, left, &self.limits, &mut self.counts, effects);
+        self.pending_bytes = self.pending_bytes + room.pending_bytes() - before;
         list(&mut self.dirty, &id, room);
     }
 
@@ -250,12 +258,14 @@ impl Hub {
         now: Instant,
         effects: &mut Vec<Effect>,
     ) {
-        let Self { rooms, limits, counts, dirty, .. } = self;
+        let Self { rooms, limits, counts, dirty, pending_bytes, .. } = self;
         let Some(room) = rooms.get_mut(id) else { return };
+        let before = room.pending_bytes();
         match asker {
             Asker::Room => room.repaired(id, asked, answer, now, limits, counts, effects),
             Asker::Member(member) => room.caught_up(id, member, asked, answer, now, limits, counts, effects),
         }
+        *pending_bytes = *pending_bytes + room.pending_bytes() - before;
         list(dirty, id, room);
     }
 
@@ -268,9 +278,11 @@ impl Hub {
         now: Instant,
         effects: &mut Vec<Effect>,
     ) {
-        let Self { rooms, limits, counts, dirty, .. } = self;
+        let Self { rooms, limits, counts, dirty, pending_bytes, .. } = self;
         if let Some(room) = rooms.get_mut(id) {
+            let before = room.pending_bytes();
             room.fetch_failed(id, asker, failure, now, limits, counts, effects);
+            *pending_bytes = *pending_bytes + room.pending_bytes() - before;
             list(dirty, id, room);
         }
     }
@@ -285,11 +297,13 @@ impl Hub {
     /// Asks again what failed, and lets go of rooms that have been empty for long.
     pub(crate) fn tick(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let linger = self.limits.linger;
+        let pending_bytes = &mut self.pending_bytes;
         self.rooms.retain(|id, room| {
             let keep = !room.is_over(now, linger);
             if keep {
                 room.retry(id, now, effects);
             } else {
+                *pending_bytes -= room.pending_bytes();
                 effects.push(Effect::Forget(id.clone()));
             }
             keep
@@ -354,6 +368,11 @@ impl Hub {
         {
             room.heard(id, effects);
         }
+    }
+
+    /// Bytes of events that wait for repairs of their rooms.
+    pub(crate) fn pending_bytes(&self) -> usize {
+        self.pending_bytes
     }
 
     /// How many rooms there are.

@@ -36,6 +36,7 @@ impl Room {
     pub fn new(members: u32, body: usize) -> Self {
         let limits = Limits {
             pending: 1 << 20,
+            pending_bytes: 1 << 30,
             signals: 64,
             linger: Duration::from_secs(30),
             retry: Duration::from_millis(200),

@@ -47,13 +47,15 @@ metrics! {
     GAPS: IntCounter = register_int_counter("im_connect_gaps_total", "Jumps in seq or changes of epoch seen on the bus.");
     REPAIRS: IntCounter = register_int_counter("im_connect_repairs_total", "Rooms whose log was asked because something was or might be missing.");
     RESETS: IntCounter = register_int_counter("im_connect_resets_total", "Rooms whose delivered tail the store had lost.");
-    PENDING_OVERFLOWS: IntCounter = register_int_counter("im_connect_room_pending_overflows_total", "Events dropped because too many waited for a room's repair.");
+    PENDING_OVERFLOWS: IntCounter = register_int_counter("im_connect_room_pending_overflows_total", "Events dropped because too many, or too many bytes of them, waited for rooms' repairs.");
     FETCHES: IntCounterVec = register_int_counter_vec("im_connect_fetches_total", "Questions to the log, by outcome.", &["outcome"]);
     QUESTIONS: IntGaugeVec = register_int_gauge_vec("im_connect_questions_waiting", "Rooms to be repaired or compared and pages of history to be fetched that wait for their turn, by shard; each room and each member of a room waits once at most.", &["shard"]);
     GIVEN_UP: IntCounter = register_int_counter("im_connect_questions_given_up_total", "Questions to the log that failed for good: who hears the room is told what cannot be had, or no longer hears it.");
     COMPARED: IntCounter = register_int_counter("im_connect_heads_compared_total", "Rooms whose head was compared with the log's.");
     SHARD_QUEUE: IntGaugeVec = register_int_gauge_vec("im_connect_shard_queue", "Events that wait for a shard.", &["shard"]);
-    SHARD_QUEUE_FULL: IntCounter = register_int_counter("im_connect_shard_queue_full_total", "Events dropped because a shard's queue was full; its rooms are compared then.");
+    SHARD_QUEUE_BYTES: IntGaugeVec = register_int_gauge_vec("im_connect_shard_queue_bytes", "Bytes of the events that wait for a shard; bound: shard_queue_bytes.", &["shard"]);
+    PENDING_BYTES: IntGaugeVec = register_int_gauge_vec("im_connect_room_pending_bytes", "Bytes of events that wait for repairs of their rooms, by shard; bound: room_pending_bytes.", &["shard"]);
+    SHARD_QUEUE_FULL: IntCounter = register_int_counter("im_connect_shard_queue_full_total", "Events dropped because a shard's queue was full, by their number or their bytes; its rooms are compared then.");
     DISTURBED: IntCounter = register_int_counter("im_connect_bus_disturbed_total", "Times that the bus may have lost events.");
     MOVED: IntCounter = register_int_counter("im_connect_drain_moved_total", "Clients told to move.");
     DRAINING: IntGauge = register_int_gauge("im_connect_draining", "1 while the node drains.");

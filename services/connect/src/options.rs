@@ -45,6 +45,10 @@ pub struct Options {
     pub shard_queue: usize,
     /// Events that may wait while a room is repaired; beyond it they are dropped and fetched. Default 1,024.
     pub room_pending: usize,
+    /// Bytes of events that may wait for a shard; beyond it as with `shard_queue`. Default 64 MiB.
+    pub shard_queue_bytes: usize,
+    /// Bytes of events that may wait on a shard while rooms are repaired; beyond it as with `room_pending`. Default 32 MiB.
+    pub room_pending_bytes: usize,
     /// How long a busy shard holds back a busy room's next messages at most, so that more of them share a write. Default
     /// 20 ms.
     pub coalesce: Duration,
@@ -93,6 +97,8 @@ impl Default for Options {
             flood_after: Duration::from_secs(30),
             shard_queue: 16_384,
             room_pending: 1_024,
+            shard_queue_bytes: 64 << 20,
+            room_pending_bytes: 32 << 20,
             coalesce: Duration::from_millis(20),
             room_linger: Duration::from_secs(30),
             head_compare: Duration::from_secs(30),

@@ -3,7 +3,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -99,7 +99,8 @@ impl Service {
         let logic = Shared::new(Arc::clone(&parts.logic), &options);
         let admission = Admission::new(options.max_connections, options.max_connections_per_ip);
         let accepting = CancellationToken::new();
-        let (doors, inboxes): (Vec<_>, Vec<_>) = (0..options.shards).map(|_| queue(options.shard_queue)).unzip();
+        let (doors, inboxes): (Vec<_>, Vec<_>) =
+            (0..options.shards).map(|_| queue(options.shard_queue, options.shard_queue_bytes)).unzip();
         let router = Arc::new(Router::new(Arc::clone(&parts.bus), doors));
         let mut bus = Some(parts.bus);
         for (number, ((inbox, tcp), ws)) in inboxes.into_iter().zip(tcp.1).zip(ws.1).enumerate() {
@@ -134,10 +135,12 @@ impl Service {
     }
 }
 
-fn queue(bound: usize) -> (Door, Inbox) {
-    let (sender, orders) = mpsc::channel(bound);
+fn queue(places: usize, bound: usize) -> (Door, Inbox) {
+    let (sender, orders) = mpsc::channel(places);
+    let bytes = Arc::new(AtomicUsize::new(0));
     let disturbed = Arc::new(AtomicBool::new(false));
-    (Door { orders: sender, disturbed: Arc::clone(&disturbed) }, Inbox { orders, disturbed })
+    let door = Door { orders: sender, disturbed: Arc::clone(&disturbed), bytes: Arc::clone(&bytes), bound };
+    (door, Inbox { orders, disturbed, bytes })
 }
 
 /// Hears the bus on the thread of a shard, the first: for its rooms no other thread has to be woken, and it never is so

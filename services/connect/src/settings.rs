@@ -119,6 +119,14 @@ fn hub(from: &mut Reader<'_>, default: Options) -> Options {
             .integer("room_pending", "Events that may wait while a room is repaired; beyond it they are fetched later.")
             .within(1..=1 << 20)
             .or(default.room_pending),
+        shard_queue_bytes: from
+            .bytes("shard_queue_bytes", "Bytes of events that may wait for a shard; beyond it as with `shard_queue`.")
+            .within(1 << 20..=16 << 30)
+            .or(default.shard_queue_bytes),
+        room_pending_bytes: from
+            .bytes("room_pending_bytes", "Bytes of events that may wait on a shard while rooms are repaired; beyond it they are fetched later.")
+            .within(1 << 16..=16 << 30)
+            .or(default.room_pending_bytes),
         coalesce: from
             .duration("coalesce", "How long a busy shard holds back a busy room's next messages at most, so that more of them share a write. `0s`: never.")
             .within(Duration::ZERO..=SECOND)

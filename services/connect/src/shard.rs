@@ -85,6 +85,7 @@ impl Shard {
     ) -> Rc<Self> {
         let limits = Limits {
             pending: options.room_pending,
+            pending_bytes: options.room_pending_bytes,
             signals: SIGNALS,
             linger: options.room_linger,
             retry: RETRY,

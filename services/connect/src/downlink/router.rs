@@ -1,7 +1,7 @@
 //! Which shards have which rooms: what the bus brings crosses to a shard once, and only where somebody hears it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use im_proto::v1::{BusEvent, bus_event};
@@ -17,12 +17,18 @@ use crate::uplink::translate;
 pub(crate) struct Door {
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) disturbed: Arc<AtomicBool>,
+    /// Bytes of the events that wait, and how many may.
+    pub(crate) bytes: Arc<AtomicUsize>,
+    pub(crate) bound: usize,
 }
 
 impl Door {
-    /// Events are dropped where the queue is full; the shard compares its rooms then.
+    /// Events are dropped where the queue is full, by their number or their bytes; the shard compares its rooms then.
     fn event(&self, order: Order) {
-        if self.orders.try_send(order).is_err() {
+        let bytes = order.bytes();
+        let waiting = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if waiting + bytes > self.bound || self.orders.try_send(order).is_err() {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
             metrics::SHARD_QUEUE_FULL.inc();
             self.disturbed.store(true, Ordering::Release);
         }
@@ -172,5 +178,38 @@ impl Router {
         for (room, counts) in online.iter_mut() {
             counts.1 = everywhere.get(room.as_str()).copied().unwrap_or(0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use im_wire::native::{Body, Message};
+
+    use super::*;
+
+    #[test]
+    fn a_shards_queue_is_bounded_in_bytes_and_a_loss_is_told() {
+        let (orders, mut queue) = mpsc::channel(1_000);
+        let (disturbed, bytes) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let door = Door { orders, disturbed: Arc::clone(&disturbed), bytes: Arc::clone(&bytes), bound: 1 << 20 };
+        let message = |length: usize| {
+            let (room, kind) = (RoomId::new("r").unwrap(), "text".to_owned());
+            let (id, from, client_id) = Default::default();
+            let body = Body::Binary(vec![0; length].into());
+            Order::Logged(Arc::new(Message { room, epoch: 1, seq: 1, id, from, client_id, kind, body, time_ms: 0 }))
+        };
+        for _ in 0..100 {
+            door.event(message(64 << 10));
+        }
+        let mut taken = Vec::new();
+        while let Ok(order) = queue.try_recv() {
+            taken.push(order.bytes());
+        }
+        assert_eq!(taken.len(), 15, "as many as the bytes allow");
+        assert_eq!(bytes.load(Ordering::Relaxed), taken.iter().sum::<usize>());
+        assert!(disturbed.load(Ordering::Relaxed), "the shard compares its rooms");
+        bytes.store(0, Ordering::Relaxed);
+        (0..2_000).for_each(|_| door.event(message(10)));
+        assert_eq!(std::iter::from_fn(|| queue.try_recv().ok()).count(), 1_000, "and as many as there are places for");
     }
 }

@@ -70,6 +70,7 @@ pub(crate) struct Room {
     /// When the last batch of a turn began.
     began: Option<Instant>,
     pending: Vec<Arc<Message>>,
+    pending_bytes: usize,
     /// Events were dropped while waiting: ask once more after the answer.
     overflowed: bool,
     fruitless: u32,
@@ -92,6 +93,7 @@ impl Room {
             listed: false,
             began: None,
             pending: Vec::new(),
+            pending_bytes: 0,
             overflowed: false,
             fruitless: 0,
             tries: Tries::default(),
@@ -260,10 +262,12 @@ impl Room {
         effects.push(Effect::Fetch { room: id.clone(), asker: Asker::Room, after: self.head });
     }
 
+    /// `left`: bytes that may still wait, of this and all other rooms.
     pub(super) fn logged(
         &mut self,
         id: &RoomId,
         message: Arc<Message>,
+        left: usize,
         limits: &Limits,
         counts: &mut Counts,
         effects: &mut Vec<Effect>,
@@ -285,7 +289,9 @@ impl Room {
             counts.repairs += 1;
             self.ask(id, effects);
         }
-        if self.pending.len() < limits.pending {
+        let bytes = weight(&message);
+        if self.pending.len() < limits.pending && bytes <= left {
+            self.pending_bytes += bytes;
             self.pending.push(message);
         } else {
             counts.overflows += 1;
@@ -332,7 +338,7 @@ impl Room {
             (self.fruitless, self.tries) = (0, Tries::default());
         } else if self.head == before && self.fruitless >= FRUITLESS {
             self.fruitless = 0;
-            self.pending.clear();
+            self.drop_pending();
         } else {
             self.fruitless = if self.head == before { self.fruitless + 1 } else { 0 };
             self.repair = Repair::Retry(now + limits.retry * self.fruitless);
@@ -359,7 +365,17 @@ impl Room {
         }
         self.settle_pending(counts);
         // Of another epoch: what stands before them can only be told by the log.
+        self.drop_pending();
+    }
+
+    fn drop_pending(&mut self) {
         self.pending.clear();
+        self.pending_bytes = 0;
+    }
+
+    /// Bytes of the events that wait for the repair.
+    pub(super) fn pending_bytes(&self) -> usize {
+        self.pending_bytes
     }
 
     fn apply(&mut self, answer: &Answer, counts: &mut Counts) {
@@ -388,6 +404,7 @@ impl Room {
     /// Delivers what has been waiting as far as it continues the head; keeps what still has a gap before it.
     fn settle_pending(&mut self, counts: &mut Counts) {
         let mut pending = std::mem::take(&mut self.pending);
+        self.pending_bytes = 0;
         pending.sort_by_key(|message| (message.epoch, message.seq));
         for message in pending {
             if message.epoch == self.head.epoch && message.seq == self.head.seq + 1 {
@@ -395,6 +412,7 @@ impl Room {
             } else if message.epoch > self.head.epoch
                 || (message.epoch == self.head.epoch && message.seq > self.head.seq)
             {
+                self.pending_bytes += weight(&message);
                 self.pending.push(message);
             } else {
                 counts.repeats += 1;
@@ -467,4 +485,11 @@ impl Room {
             self.repair = Repair::Suspects { at, seen };
         }
     }
+}
+
+/// What an event takes while it waits.
+fn weight(message: &Message) -> usize {
+    /// Names, numbers and the place among the others.
+    const AROUND: usize = 256;
+    AROUND + message.body.bytes().len()
 }

@@ -120,6 +120,7 @@ impl Log {
 fn limits() -> Limits {
     Limits {
         pending: 4,
+        pending_bytes: 4_000,
         signals: 3,
         linger: Duration::from_secs(1),
         retry: Duration::from_millis(100),
@@ -609,4 +610,26 @@ fn what_fails_for_good_is_given_up_and_said() {
         hub.tick(now, &mut effects);
     }
     assert_eq!((asked, hub.counts.given_up), (5, 1));
+}
+
+#[test]
+fn what_waits_for_repairs_is_bounded_in_bytes_over_all_rooms() {
+    let mut hub = hub_of(&[("a", 1), ("b", 1)]);
+    let mut effects = Vec::new();
+    let long = |room: &str, seq| {
+        let (room, body) = (RoomId::new(room).unwrap(), Body::Binary(vec![0; 1_000].into()));
+        Arc::new(Message { room, epoch: 1, seq, body, ..(*Log::default().append()).clone() })
+    };
+    for seq in 2..=3 {
+        ["a", "b"].into_iter().for_each(|room| hub.logged(long(room, seq), &mut effects));
+    }
+    assert_eq!((hub.pending_bytes(), hub.counts.overflows), (3 * 1_256, 1));
+    // What was dropped is fetched, and what has waited leaves its place to others.
+    for name in ["a", "b"] {
+        let (room, start, now) = (RoomId::new(name).unwrap(), Place { epoch: 1, seq: 0 }, Instant::now());
+        let missing = Answer { head: Place { epoch: 1, seq: 3 }, entries: vec![long(name, 1)], ..Answer::default() };
+        hub.fetched(&room, Asker::Room, start, missing, now, &mut effects);
+    }
+    assert_eq!(hub.pending_bytes(), 0);
+    assert!(matches!(effects.last(), Some(Effect::Fetch { after: Place { seq: 2, .. }, .. })), "{effects:?}");
 }

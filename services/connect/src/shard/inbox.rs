@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use im_wire::code::CloseCode;
 use im_wire::ids::RoomId;
@@ -54,16 +54,35 @@ pub(crate) struct Inbox {
     pub(crate) orders: mpsc::Receiver<Order>,
     /// Events were dropped because the queue was full.
     pub(crate) disturbed: Arc<AtomicBool>,
+    /// Bytes of the events that wait.
+    pub(crate) bytes: Arc<AtomicUsize>,
+}
+
+impl Order {
+    /// What an event takes while it waits; 0 where it is no event.
+    pub(crate) fn bytes(&self) -> usize {
+        /// Names, numbers and the place in the queue.
+        const AROUND: usize = 256;
+        match self {
+            Self::Logged(message) => AROUND + message.body.bytes().len(),
+            Self::Signal { signal, .. } => AROUND + signal.body.bytes().len(),
+            _ => 0,
+        }
+    }
 }
 
 impl Inbox {
     /// Runs as long as the process has orders.
     pub(crate) async fn run(mut self, shard: Rc<Shard>) {
-        let gauge = metrics::SHARD_QUEUE.with_label_values(&[&shard.number.to_string()]);
+        let number = shard.number.to_string();
+        let gauge = metrics::SHARD_QUEUE.with_label_values(&[&number]);
+        let bytes_gauge = metrics::SHARD_QUEUE_BYTES.with_label_values(&[&number]);
         let mut batch = Vec::with_capacity(BATCH);
         let mut next = Next::Arrival;
         while self.next(&shard, &mut batch, next).await {
             gauge.set(self.orders.len() as i64);
+            let taken = batch.iter().map(Order::bytes).sum::<usize>();
+            bytes_gauge.set((self.bytes.fetch_sub(taken, Ordering::Relaxed) - taken) as i64);
             for order in batch.drain(..) {
                 shard.take(order);
             }

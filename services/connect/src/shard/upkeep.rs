@@ -94,6 +94,7 @@ impl Shard {
         metrics::OUTBOX_BYTES.with_label_values(&[&shard]).set(self.outbox_bytes() as i64);
         let mut hub = self.hub.borrow_mut();
         metrics::ROOMS.with_label_values(&[&shard]).set(hub.len() as i64);
+        metrics::PENDING_BYTES.with_label_values(&[&shard]).set(hub.pending_bytes() as i64);
         let counts = std::mem::take(&mut hub.counts);
         metrics::REPEATS.inc_by(counts.repeats);
         metrics::GAPS.inc_by(counts.gaps);
