@@ -53,6 +53,8 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: TcpListener, tcp: bool) {
         };
         match accepted {
             Ok((stream, peer)) => {
+                #[cfg(test)]
+                crate::shard::planted::pass(&shard.options.node, shard.number, "accept");
                 while !bucket.take(rate, Instant::now()) {
                     metrics::REFUSED.with_label_values(&["accept_rate_delayed"]).inc();
                     tokio::time::sleep(Duration::from_millis(20)).await;

@@ -60,7 +60,7 @@ async fn run(mut settings: Settings, process: Process) -> Result<()> {
     let grpc = grpc.with_context(|| format!("grpc_listen {}", settings.grpc_listen))?;
     let grpc_port = grpc.local_addr()?.port();
 
-    let handle = service.spawn()?;
+    let handle = service.spawn(&tasks, admin.liveness())?;
     let end = CancellationToken::new();
     tasks.spawn("gRPC server", serve_grpc(handle.clone(), grpc, tls, settings.peer_secret.clone(), end.clone()));
     let drain_page = handle.clone();

@@ -41,6 +41,8 @@ pub struct Options {
     pub ip_requests_per_second: u32,
     /// A connection that is over its rate without a pause for so long is closed as a flood. Default 30 s.
     pub flood_after: Duration,
+    /// A shard that does not turn for so long makes the process count as not alive. Default 15 s.
+    pub shard_stall: Duration,
     /// Events that may wait for a shard; beyond it they are dropped and every room is compared. Default 16,384.
     pub shard_queue: usize,
     /// Events that may wait while a room is repaired; beyond it they are dropped and fetched. Default 1,024.
@@ -95,6 +97,7 @@ impl Default for Options {
             user_requests_per_second: 200,
             ip_requests_per_second: 20_000,
             flood_after: Duration::from_secs(30),
+            shard_stall: Duration::from_secs(15),
             shard_queue: 16_384,
             room_pending: 1_024,
             shard_queue_bytes: 64 << 20,

@@ -1,16 +1,18 @@
 //! The node as one thing: bound first, serving nothing; spawned, it runs on threads of its own; its handle is how the rest
 //! of the process reaches it.
 
+use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
-use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use im_proto::v1::{KickRequest, NodeBeat, PushRequest, RoomsChangedRequest, call, push_request, reply};
+use im_runtime::Tasks;
+use im_runtime::admin::Liveness;
 use im_wire::code::CloseCode;
 use im_wire::ids::RoomId;
-use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -20,11 +22,9 @@ use crate::downlink::router::{Door, Router};
 use crate::drain::{Drained, Pace, Status};
 use crate::metrics;
 use crate::options::Options;
-use crate::shard::{Inbox, Match, Order, Shard, Target};
+use crate::shard::{Inbox, Match, Order, Shard, Target, thread};
 use crate::uplink::{Logic, shared::Shared, translate};
 
-/// Events that may wait between the bus and the router.
-const BUS_QUEUE: usize = 16_384;
 /// How long a shard may take to answer a push, a kick or a count.
 const SHARD_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -90,32 +90,36 @@ impl Service {
         Ok(Self { options: Arc::new(options), parts, tcp, ws })
     }
 
-    /// Starts the shards' threads and, on the current runtime, what is said about the node as a whole.
+    /// Starts the shards' threads and, on the current runtime, what is said about the node as a whole. `tasks` learns of
+    /// a shard that ends, `liveness` of one that stands still.
     ///
     /// # Errors
     /// [`Error::Thread`].
-    pub fn spawn(self) -> Result<Handle, Error> {
+    pub fn spawn(self, tasks: &Tasks, liveness: &Liveness) -> Result<Handle, Error> {
         let Self { options, parts, tcp, ws } = self;
         let logic = Shared::new(Arc::clone(&parts.logic), &options);
         let admission = Admission::new(options.max_connections, options.max_connections_per_ip);
         let accepting = CancellationToken::new();
         let (doors, inboxes): (Vec<_>, Vec<_>) =
             (0..options.shards).map(|_| queue(options.shard_queue, options.shard_queue_bytes)).unzip();
-        let router = Arc::new(Router::new(Arc::clone(&parts.bus), doors));
+        let router = Arc::new(Router::new(Arc::clone(&parts.bus), doors, &options.node));
         let mut bus = Some(parts.bus);
         for (number, ((inbox, tcp), ws)) in inboxes.into_iter().zip(tcp.1).zip(ws.1).enumerate() {
             let (options, logic) = (Arc::clone(&options), Arc::clone(&logic));
             let (admission, router, accepting) = (Arc::clone(&admission), Arc::clone(&router), accepting.clone());
-            let bus = bus.take();
-            let run = move || {
-                run_shard(inbox, tcp, ws, || {
-                    if let Some(bus) = bus {
-                        listen(bus, Arc::clone(&router));
-                    }
-                    Shard::new(number, options, logic.on_this_thread(), admission, router, accepting)
-                });
-            };
-            std::thread::Builder::new().name(format!("shard-{number}")).spawn(run).map_err(Error::Thread)?;
+            let bus = bus.take().map(|bus| (bus, Arc::clone(&router)));
+            let has_bus = bus.is_some();
+            let pulse = liveness.pulse(format!("shard {number}"), options.shard_stall);
+            let ended = thread::start(number, thread::Parts { inbox, tcp, ws, pulse, bus }, move || {
+                Shard::new(number, options, logic.on_this_thread(), admission, router, accepting)
+            });
+            let ended = tokio::spawn(ended.map_err(Error::Thread)?);
+            if has_bus {
+                // The others hear nothing without it: their clients are better off elsewhere at once.
+                tasks.supervise("shard", ended);
+            } else {
+                tasks.drain_after("shard", ended);
+            }
         }
         if let Some(losses) = parts.logic_losses {
             tokio::spawn(compare_after_losses(Arc::clone(&router), losses));
@@ -130,7 +134,7 @@ impl Service {
             draining: Mutex::default(),
             beating: CancellationToken::new(),
         }));
-        tokio::spawn(beat(handle.clone()));
+        tasks.supervise("signs of life", tokio::spawn(beat(handle.clone()).map(Ok::<_, Infallible>)));
         Ok(handle)
     }
 }
@@ -141,39 +145,6 @@ fn queue(places: usize, bound: usize) -> (Door, Inbox) {
     let disturbed = Arc::new(AtomicBool::new(false));
     let door = Door { orders: sender, disturbed: Arc::clone(&disturbed), bytes: Arc::clone(&bytes), bound };
     (door, Inbox { orders, disturbed, bytes })
-}
-
-/// Hears the bus on the thread of a shard, the first: for its rooms no other thread has to be woken, and it never is so
-/// busy with others' that its own wait.
-fn listen(bus: Arc<dyn Bus>, router: Arc<Router>) {
-    let (into, tidings) = mpsc::channel(BUS_QUEUE);
-    tokio::task::spawn_local(async move { bus.run(into).await });
-    tokio::task::spawn_local(async move { router.run(tidings).await });
-}
-
-fn run_shard(inbox: Inbox, tcp: TcpListener, ws: TcpListener, make: impl FnOnce() -> Rc<Shard>) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
-    {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            // Half a node is none: without this thread its share of clients would hang at the door.
-            tracing::error!(%error, "a shard cannot run");
-            std::process::abort();
-        }
-    };
-    runtime.block_on(async move {
-        let shard = make();
-        let listeners = (tokio::net::TcpListener::from_std(tcp), tokio::net::TcpListener::from_std(ws));
-        let (Ok(tcp), Ok(ws)) = listeners else {
-            tracing::error!("a shard's listeners cannot be used");
-            std::process::abort();
-        };
-        tokio::task::spawn_local(accept::accept(Rc::clone(&shard), tcp, true));
-        tokio::task::spawn_local(accept::accept(Rc::clone(&shard), ws, false));
-        tokio::task::spawn_local(Rc::clone(&shard).upkeep());
-        tokio::task::spawn_local(Rc::clone(&shard).flush_answers());
-        inbox.run(shard).await;
-    });
 }
 
 async fn compare_after_losses(router: Arc<Router>, mut losses: watch::Receiver<u64>) {

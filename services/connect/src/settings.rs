@@ -111,6 +111,10 @@ fn limits(from: &mut Reader<'_>, default: Options) -> Options {
 fn hub(from: &mut Reader<'_>, default: Options) -> Options {
     from.group("Rooms on a node");
     Options {
+        shard_stall: from
+            .duration("shard_stall", "A shard that does not turn for so long makes `/healthz` fail, so that the process is started again.")
+            .within(SECOND..=HOUR)
+            .or(default.shard_stall),
         shard_queue: from
             .integer("shard_queue", "Events that may wait for a shard; beyond it they are dropped, and every room is compared with its log.")
             .within(64..=1 << 24)

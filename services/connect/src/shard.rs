@@ -7,7 +7,10 @@ mod fan_out;
 mod inbox;
 mod load;
 mod many;
+#[cfg(test)]
+pub(crate) mod planted;
 mod questions;
+pub(crate) mod thread;
 mod upkeep;
 
 use std::cell::{Cell, RefCell};

@@ -231,6 +231,9 @@ where
         ended = Box::pin(body(process)) => ended.map_err(Into::into)?,
         ended = tasks.ended() => return Err(ended.into()),
     }
+    if let Some(failed) = tasks.failure() {
+        return Err(failed.into());
+    }
     tracing::info!("{} has ended", program.name);
     Ok(())
 }
@@ -248,5 +251,34 @@ fn raise_descriptor_limit() -> Option<u64> {
             tracing::warn!(%error, limit = now.current, "the limit of descriptors cannot be raised");
             now.current
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_that_has_lost_a_part_drains_the_rest_and_ends_as_failed() {
+        let program = Program { name: "sample", about: "A test's." };
+        let options = Options {
+            node: "sample".to_owned(),
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            logs: logs::Options::default(),
+            drain: Duration::from_secs(1),
+            threads: 1,
+        };
+        let (drained, has_drained) = tokio::sync::oneshot::channel();
+        let body = async move |process: Process| {
+            process.tasks.drain_after("shard", tokio::spawn(async { Err("number 1: its inbox panicked") }));
+            process.shutdown.begun().await;
+            let _told = drained.send(());
+            Ok::<_, Infallible>(())
+        };
+        let ended = serve(program, &options, "sample.1".to_owned(), body).await;
+        assert_eq!(ended.unwrap_err().to_string(), "shard ended: number 1: its inbox panicked");
+        has_drained.await.unwrap();
     }
 }

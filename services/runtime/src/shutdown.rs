@@ -29,7 +29,8 @@ impl Shutdown {
     }
 
     /// Begins the drain at SIGTERM and SIGINT. A second one, or a drain that takes 10 s longer than its deadline, ends
-    /// the process at once. Called within a tokio runtime.
+    /// the process at once; where the drain has begun by itself, the first signal is as good as its beginning. Called
+    /// within a tokio runtime.
     ///
     /// # Errors
     /// The signals cannot be listened for.
@@ -37,8 +38,20 @@ impl Shutdown {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let own = self.clone();
         tokio::spawn(async move {
-            own.begin(either(&mut terminate, &mut interrupt).await);
-            let second = tokio::time::timeout(own.grace + RESERVE, either(&mut terminate, &mut interrupt)).await;
+            let told = tokio::select! {
+                name = either(&mut terminate, &mut interrupt) => {
+                    own.begin(name);
+                    true
+                }
+                () = own.begun() => false,
+            };
+            let second = tokio::time::timeout(own.grace + RESERVE, async {
+                if !told {
+                    either(&mut terminate, &mut interrupt).await;
+                }
+                either(&mut terminate, &mut interrupt).await
+            });
+            let second = second.await;
             match second {
                 Ok(name) => tracing::error!("{name} again: ending at once"),
                 Err(_) => tracing::error!("not drained long past the deadline: ending by force"),

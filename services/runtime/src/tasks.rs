@@ -23,13 +23,27 @@ pub struct Ended {
 pub struct Tasks {
     running: TaskTracker,
     first: watch::Sender<Option<Ended>>,
+    /// The first that ended too early, also where the rest is drained because of it.
+    failure: watch::Sender<Option<Ended>>,
     shutdown: Shutdown,
+}
+
+/// What the early end of a task means for the rest of the process.
+#[derive(Debug, Clone, Copy)]
+enum Then {
+    End,
+    Drain,
 }
 
 impl Tasks {
     /// Tasks may end once `shutdown` has begun.
     pub fn new(shutdown: Shutdown) -> Self {
-        Self { running: TaskTracker::new(), first: watch::Sender::new(None), shutdown }
+        Self {
+            running: TaskTracker::new(),
+            first: watch::Sender::new(None),
+            failure: watch::Sender::new(None),
+            shutdown,
+        }
     }
 
     /// Starts a task that must not end before the drain.
@@ -43,7 +57,17 @@ impl Tasks {
 
     /// Takes a task that runs already under supervision.
     pub fn supervise<E: Display + Send + 'static>(&self, task: &'static str, handle: JoinHandle<Result<(), E>>) {
-        let (first, shutdown) = (self.first.clone(), self.shutdown.clone());
+        self.watch(task, handle, Then::End);
+    }
+
+    /// The same for a task that is a part of several: when it ends too early the rest is drained first, and then the
+    /// process ends as failed.
+    pub fn drain_after<E: Display + Send + 'static>(&self, task: &'static str, handle: JoinHandle<Result<(), E>>) {
+        self.watch(task, handle, Then::Drain);
+    }
+
+    fn watch<E: Display + Send + 'static>(&self, task: &'static str, handle: JoinHandle<Result<(), E>>, then: Then) {
+        let (first, failure, shutdown) = (self.first.clone(), self.failure.clone(), self.shutdown.clone());
         self.running.spawn(async move {
             let why = match handle.await {
                 Ok(Ok(())) => "it returned".to_owned(),
@@ -51,16 +75,24 @@ impl Tasks {
                 Err(error) if error.is_panic() => "it panicked".to_owned(),
                 Err(_) => "it was cancelled".to_owned(),
             };
-            if !shutdown.has_begun() {
-                first.send_if_modified(|first| match first {
-                    Some(_) => false,
-                    None => {
-                        *first = Some(Ended { task, why });
-                        true
-                    }
-                });
+            if shutdown.has_begun() {
+                return;
+            }
+            let ended = Ended { task, why };
+            set_once(&failure, ended.clone());
+            match then {
+                Then::End => set_once(&first, ended),
+                Then::Drain => {
+                    tracing::error!(%ended, "a part of the process is lost: the rest is drained");
+                    shutdown.begin(&ended.to_string());
+                }
             }
         });
+    }
+
+    /// The first task that ended too early, where one has: the process has failed, however orderly it ends.
+    pub fn failure(&self) -> Option<Ended> {
+        self.failure.borrow().clone()
     }
 
     /// Returns when the first task has ended too early; never otherwise.
@@ -77,6 +109,16 @@ impl Tasks {
         self.running.close();
         self.running.wait().await;
     }
+}
+
+fn set_once(cell: &watch::Sender<Option<Ended>>, ended: Ended) {
+    cell.send_if_modified(|first| {
+        let unset = first.is_none();
+        if unset {
+            *first = Some(ended);
+        }
+        unset
+    });
 }
 
 #[cfg(test)]
@@ -98,6 +140,19 @@ mod tests {
         let tasks = Tasks::new(Shutdown::new(Duration::from_secs(1)));
         tasks.spawn::<String>("shard", async { panic!("a defect") });
         assert_eq!(tasks.ended().await.why, "it panicked");
+    }
+
+    #[tokio::test]
+    async fn the_rest_is_drained_after_the_end_of_a_part_and_the_reason_is_kept() {
+        let shutdown = Shutdown::new(Duration::from_secs(1));
+        let tasks = Tasks::new(shutdown.clone());
+        tasks.drain_after("shard", tokio::spawn(async { Err("number 1: its inbox panicked") }));
+        shutdown.begun().await;
+        let ended = Ended { task: "shard", why: "number 1: its inbox panicked".to_owned() };
+        assert_eq!(tasks.failure(), Some(ended));
+        tasks.spawn::<String>("later", async { panic!("a defect in the drain") });
+        tasks.finished().await;
+        assert_eq!(tasks.failure().map(|ended| ended.task), Some("shard"));
     }
 
     #[tokio::test(start_paused = true)]

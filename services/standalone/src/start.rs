@@ -40,7 +40,8 @@ pub(crate) async fn run(mut settings: Settings, process: Process) -> anyhow::Res
     let (http, page) = bind(&settings).await?;
     settings.connect.node.clone_from(&process.node);
     let parts = Parts { logic: Arc::new(LocalLogic(logic.handle())), bus: Arc::new(bus), logic_losses: None };
-    let connect = im_connect::Service::bind(settings.connect.clone(), parts)?.spawn()?;
+    let connect =
+        im_connect::Service::bind(settings.connect.clone(), parts)?.spawn(&process.tasks, process.admin.liveness())?;
 
     let addresses = Addresses {
         tcp: connect.tcp_address(),

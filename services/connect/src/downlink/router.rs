@@ -49,11 +49,21 @@ pub(crate) struct Router {
     routes: Mutex<HashMap<RoomId, Route>>,
     /// Of rooms with goim or golang-im clients: how many are here, and how many everywhere when last asked.
     online: Mutex<HashMap<RoomId, (u64, u64)>>,
+    /// Where a test plants its faults.
+    #[cfg(test)]
+    node: String,
 }
 
 impl Router {
-    pub(crate) fn new(bus: Arc<dyn Bus>, doors: Vec<Door>) -> Self {
-        Self { bus, doors, routes: Mutex::default(), online: Mutex::default() }
+    pub(crate) fn new(bus: Arc<dyn Bus>, doors: Vec<Door>, _node: &str) -> Self {
+        Self {
+            bus,
+            doors,
+            routes: Mutex::default(),
+            online: Mutex::default(),
+            #[cfg(test)]
+            node: _node.to_owned(),
+        }
     }
 
     pub(crate) fn doors(&self) -> &[Door] {
@@ -89,6 +99,8 @@ impl Router {
     /// Takes what the bus brings until it ends.
     pub(crate) async fn run(&self, mut tidings: mpsc::Receiver<Tidings>) {
         while let Some(one) = tidings.recv().await {
+            #[cfg(test)]
+            crate::shard::planted::pass(&self.node, 0, "router");
             match one {
                 Tidings::Event(event) => self.event(event),
                 Tidings::Subscribed(room) => self.confirmed(room),

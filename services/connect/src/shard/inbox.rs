@@ -80,6 +80,8 @@ impl Inbox {
         let mut batch = Vec::with_capacity(BATCH);
         let mut next = Next::Arrival;
         while self.next(&shard, &mut batch, next).await {
+            #[cfg(test)]
+            super::planted::pass(&shard.options.node, shard.number, "inbox");
             gauge.set(self.orders.len() as i64);
             let taken = batch.iter().map(Order::bytes).sum::<usize>();
             bytes_gauge.set((self.bytes.fetch_sub(taken, Ordering::Relaxed) - taken) as i64);

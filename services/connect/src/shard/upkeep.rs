@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use im_runtime::admin::Pulse;
 use im_wire::code::CloseCode;
 use im_wire::ids::RoomId;
 use tokio::time::MissedTickBehavior;
@@ -24,12 +25,15 @@ pub(crate) fn unix_ms() -> u64 {
 }
 
 impl Shard {
-    /// Runs as long as the shard.
-    pub(crate) async fn upkeep(self: Rc<Self>) {
+    /// Runs as long as the shard, and shows by the pulse that it turns.
+    pub(crate) async fn upkeep(self: Rc<Self>, pulse: Pulse) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for count in 0_u64.. {
             tick.tick().await;
+            pulse.beat();
+            #[cfg(test)]
+            super::planted::pass(&self.options.node, self.number, "housekeeping");
             self.retry();
             if count % SLOW == 0 {
                 self.look_at_connections();

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use im_connect::{Handle, Options, Parts, Service};
+use im_runtime::admin::Liveness;
+use im_runtime::{Shutdown, Tasks};
 use raw::SOON;
 use world::World;
 
@@ -35,7 +37,8 @@ fn options() -> Options {
 fn node(world: &World, options: Options) -> Handle {
     let link = world.link();
     let parts = Parts { logic: Arc::clone(&link) as _, bus: link, logic_losses: None };
-    Service::bind(options, parts).unwrap().spawn().unwrap()
+    let tasks = Tasks::new(Shutdown::new(SOON));
+    Service::bind(options, parts).unwrap().spawn(&tasks, &Liveness::default()).unwrap()
 }
 
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
