@@ -87,7 +87,12 @@ fn environment(building: &Building<'_>) -> Vec<EnvVar> {
     let mut all = vec![variable("IM_DRAIN_DEADLINE", format!("{}s", valid.spec().connect.drain_seconds))];
     if valid.hides_addresses() {
         let given = &valid.spec().connect.pod.extra_env;
-        let limits = ["IM_MAX_CONNECTIONS_PER_IP", "IM_IP_REQUESTS_PER_SECOND"];
+        let limits = [
+            "IM_MAX_CONNECTIONS_PER_IP",
+            "IM_IP_REQUESTS_PER_SECOND",
+            "IM_ACCEPTS_PER_SECOND_PER_IP",
+            "IM_AUTH_FAILURES_PER_IP",
+        ];
         let open = limits.into_iter().filter(|name| given.iter().all(|variable| variable.name != *name));
         all.extend(open.map(|name| variable(name, NO_LIMIT)));
     }

@@ -70,6 +70,8 @@ fn limits_by_address_are_off_where_addresses_are_hidden_unless_given() {
     let hidden = given(external(), "demo-connect");
     assert_eq!(hidden["IM_MAX_CONNECTIONS_PER_IP"], "10000000");
     assert_eq!(hidden["IM_IP_REQUESTS_PER_SECOND"], "10000000");
+    assert_eq!(hidden["IM_ACCEPTS_PER_SECOND_PER_IP"], "10000000");
+    assert_eq!(hidden["IM_AUTH_FAILURES_PER_IP"], "10000000");
     assert_eq!(hidden["IM_REDIS_PREFIX"], "chat");
     let mut spec = external();
     spec["connect"]["extraEnv"] = serde_json::json!([{ "name": "IM_MAX_CONNECTIONS_PER_IP", "value": "7" }]);

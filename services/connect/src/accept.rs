@@ -1,10 +1,11 @@
 //! The door: every shard listens on the same ports (SO_REUSEPORT), counts who comes, and starts a session for each.
 
 pub(crate) mod admission;
+pub(crate) mod failures;
 pub(crate) mod rate;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,8 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::metrics;
 use crate::session;
 use crate::shard::Shard;
-use rate::Bucket;
+use admission::{Place, Refusal};
+use rate::{Bucket, Rate};
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 4096;
@@ -44,7 +46,7 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 /// Accepts until the shard stops accepting.
 pub(crate) async fn accept(shard: Rc<Shard>, listener: TcpListener, tcp: bool) {
-    let rate = shard.options.accepts_per_second;
+    let rate = Rate::of_things(shard.options.accepts_per_second);
     let mut bucket = Bucket::full(rate, Instant::now());
     loop {
         let accepted = tokio::select! {
@@ -55,11 +57,16 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: TcpListener, tcp: bool) {
             Ok((stream, peer)) => {
                 #[cfg(test)]
                 crate::shard::planted::pass(&shard.options.node, shard.number, "accept");
+                let address = peer.ip().to_canonical();
+                if !shard.rates.accept(address, Instant::now()) {
+                    refuse(&shard, stream, address, tcp, Refusal::AddressTooFast);
+                    continue;
+                }
                 while !bucket.take(rate, Instant::now()) {
                     metrics::REFUSED.with_label_values(&["accept_rate_delayed"]).inc();
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
-                enter(&shard, stream, peer, tcp);
+                enter(&shard, stream, address, tcp);
             }
             Err(error) => {
                 // Out of descriptors or memory: those that leave make room. Nothing is gained by asking at once.
@@ -71,18 +78,26 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: TcpListener, tcp: bool) {
     }
 }
 
-fn enter(shard: &Rc<Shard>, stream: TcpStream, peer: SocketAddr, tcp: bool) {
-    let place = match shard.admission.enter(peer.ip().to_canonical()) {
-        Ok(place) => place,
-        Err(refusal) => {
-            metrics::REFUSED.with_label_values(&[refusal.name()]).inc();
-            return;
-        }
-    };
+fn enter(shard: &Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool) {
+    match shard.admission.enter(address) {
+        Ok(place) => serve(shard, stream, address, tcp, place),
+        Err(refusal) => refuse(shard, stream, address, tcp, refusal),
+    }
+}
+
+/// Says so, where not too many are being told already.
+fn refuse(shard: &Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool, refusal: Refusal) {
+    metrics::REFUSED.with_label_values(&[refusal.name()]).inc();
+    if let Some(place) = shard.admission.turn_away(refusal) {
+        serve(shard, stream, address, tcp, place);
+    }
+}
+
+fn serve(shard: &Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool, place: Place) {
     if let Err(error) = tune(&stream) {
         tracing::debug!(%error, "socket options");
     }
-    tokio::task::spawn_local(session::serve(Rc::clone(shard), stream, peer.ip().to_canonical(), tcp, place));
+    tokio::task::spawn_local(session::serve(Rc::clone(shard), stream, address, tcp, place));
 }
 
 fn tune(stream: &TcpStream) -> io::Result<()> {

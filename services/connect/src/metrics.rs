@@ -40,6 +40,10 @@ metrics! {
     HELD: IntCounter = register_int_counter("im_connect_batches_held_total", "Batches of busy rooms that a busy shard held back, so that more messages share a write.");
     FAN_OUT_SHARE: GaugeVec = register_gauge_vec("im_connect_fan_out_ratio", "The share of its time that a shard spends in writing to rooms' members, by shard; from 0.35 on busy rooms' batches are held back.", &["shard"]);
     SLOW_READERS: IntCounter = register_int_counter("im_connect_slow_readers_total", "Connections ended because their outbox was full.");
+    OUTBOXES_SHED: IntCounter = register_int_counter("im_connect_outboxes_shed_total", "Connections ended because all outboxes together were over `outbox_total` and theirs was among the largest.");
+    UNIDENTIFIED: IntGauge = register_int_gauge("im_connect_unidentified", "Sockets that are not authenticated yet.");
+    WAITING_FOR_LOGIC: IntGauge = register_int_gauge("im_connect_waiting_for_logic", "Clients that wait to be authenticated because logic has not been found yet.");
+    AUTH_DELAYED: IntCounter = register_int_counter("im_connect_auth_delayed_total", "Authentications that had to wait because too many from their address had failed.");
     SIGNALS_DROPPED: IntCounter = register_int_counter("im_connect_signals_dropped_total", "Signals not delivered because an outbox was half full, too many came to one room at once, or too many pushes waited.");
     OUTBOX_BYTES: IntGaugeVec = register_int_gauge_vec("im_connect_outbox_bytes", "Bytes that wait for slow readers, by shard.", &["shard"]);
     ROOMS: IntGaugeVec = register_int_gauge_vec("im_connect_rooms", "Rooms that somebody is in or has just left, by shard.", &["shard"]);

@@ -12,14 +12,26 @@ pub struct Options {
     pub tcp_listen: SocketAddr,
     /// Where WebSocket clients connect, on `/sub` and `/ws`. Default `0.0.0.0:3102`.
     pub ws_listen: SocketAddr,
+    /// Origins whose pages may open a WebSocket, `*` for any; empty: not looked at. Default empty.
+    pub ws_allowed_origins: Vec<String>,
     /// Threads, each with its own listeners, connections and part of the hub. Default: one per core.
     pub shards: usize,
     /// Connections at once, in all. Default 100,000.
     pub max_connections: usize,
     /// Connections at once from one address. Default 20,000.
     pub max_connections_per_ip: usize,
+    /// Connections at once of one user. Default 100.
+    pub max_connections_per_user: usize,
+    /// Sockets at once that are not authenticated yet, in all. Default 10,000.
+    pub max_unidentified: usize,
+    /// What they may have sent together beyond 8 KiB each, in bytes. Default 32 MiB.
+    pub handshake_bytes: usize,
+    /// Authentications from one address that may fail in about a minute before further ones from there wait. Default 20.
+    pub auth_failures_per_ip: u32,
     /// Connections accepted per second and shard. Default 5,000.
     pub accepts_per_second: u32,
+    /// The same from one address, with twice as many at once; more are refused. Default 2,500.
+    pub accepts_per_second_per_ip: u32,
     /// From accept until auth is complete. Default 10 s.
     pub handshake_timeout: Duration,
     /// A client that is not heard for so long is closed. Default 90 s.
@@ -28,6 +40,8 @@ pub struct Options {
     pub max_body: usize,
     /// Bytes that may wait for a slow reader before it is closed. Default 1 MiB.
     pub outbox_bytes: usize,
+    /// Bytes that may wait for all slow readers together; beyond it the largest outboxes are closed. Default 256 MiB.
+    pub outbox_total: usize,
     /// Rooms that one connection may hear. Default 1,000.
     pub max_rooms: usize,
     /// Calls to logic that one connection may have under way; beyond it its socket is not read. Default 64.
@@ -35,6 +49,10 @@ pub struct Options {
     /// Requests per second of one connection, with twice as many at once; beyond it the connection is read more slowly.
     /// Default 100.
     pub requests_per_second: u32,
+    /// Bytes per second of one connection, with eight times as many at once. Default 256 KiB.
+    pub bytes_per_second: usize,
+    /// Bytes per second of one user over their connections on a shard, with eight times as many at once. Default 512 KiB.
+    pub user_bytes_per_second: usize,
     /// Requests per second of one user over their connections on a shard, with twice as many at once. Default 200.
     pub user_requests_per_second: u32,
     /// Requests per second of one address on a shard, with twice as many at once. Default 20,000.
@@ -83,17 +101,26 @@ impl Default for Options {
             node: "connect".to_owned(),
             tcp_listen: any(3101),
             ws_listen: any(3102),
+            ws_allowed_origins: Vec::new(),
             shards: std::thread::available_parallelism().map_or(1, usize::from),
             max_connections: 100_000,
             max_connections_per_ip: 20_000,
+            max_connections_per_user: 100,
+            max_unidentified: 10_000,
+            handshake_bytes: 32 << 20,
+            auth_failures_per_ip: 20,
             accepts_per_second: 5_000,
+            accepts_per_second_per_ip: 2_500,
             handshake_timeout: Duration::from_secs(10),
             heartbeat_timeout: Duration::from_secs(90),
             max_body: 64 << 10,
             outbox_bytes: 1 << 20,
+            outbox_total: 256 << 20,
             max_rooms: 1_000,
             max_in_flight: 64,
             requests_per_second: 100,
+            bytes_per_second: 256 << 10,
+            user_bytes_per_second: 512 << 10,
             user_requests_per_second: 200,
             ip_requests_per_second: 20_000,
             flood_after: Duration::from_secs(30),

@@ -98,7 +98,7 @@ impl Service {
     pub fn spawn(self, tasks: &Tasks, liveness: &Liveness) -> Result<Handle, Error> {
         let Self { options, parts, tcp, ws } = self;
         let logic = Shared::new(Arc::clone(&parts.logic), &options);
-        let admission = Admission::new(options.max_connections, options.max_connections_per_ip);
+        let admission = Admission::new(&options);
         let accepting = CancellationToken::new();
         let (doors, inboxes): (Vec<_>, Vec<_>) =
             (0..options.shards).map(|_| queue(options.shard_queue, options.shard_queue_bytes)).unzip();

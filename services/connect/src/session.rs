@@ -1,7 +1,9 @@
 //! One client from accept to close. Before auth a session is an [`handshake::Unidentified`], afterwards an
 //! [`established::Established`]; the first cannot do what the second can.
 
+mod accepts;
 pub(crate) mod connection;
+pub(crate) mod early;
 pub(crate) mod encode;
 mod established;
 mod foreign;
@@ -33,10 +35,14 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Serves one socket until its end.
 pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool, place: Place) {
     let entrance = if tcp { Entrance::Tcp } else { Entrance::Ws };
-    let bound = shard.options.outbox_bytes;
+    let bounds = (shard.options.outbox_bytes, Rc::clone(&shard.outboxes));
     let id = uuid::Uuid::now_v7().simple().to_string();
-    let connection = shard.enter(|key| Connection::new(key, id, entrance, address, stream, bound));
-    let mut wire = Wire::new(Rc::clone(&shard), Rc::clone(&connection), tcp);
+    let connection = shard.enter(|key| Connection::new(key, id, entrance, address, stream, bounds));
+    shard.enter_early(&connection);
+    let mut wire = Wire::new(Rc::clone(&shard), Rc::clone(&connection), tcp, place);
+    if tcp {
+        wire.turn_away();
+    }
     if let Some(mut established) = Box::pin(Unidentified::new(&mut wire).identify()).await {
         established.run(&mut wire).await;
     }
@@ -49,7 +55,6 @@ pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, address: IpAddr, 
         tokio::task::spawn_local(async move { logic.call(grant, &id, gone).await.map(drop) });
     }
     Box::pin(close(&connection, &wire)).await;
-    drop(place);
 }
 
 /// Says why, gives the words time to leave, and closes.

@@ -27,6 +27,15 @@ fn clients(from: &mut Reader<'_>, default: Options) -> Options {
         ws_listen: from
             .address("ws_listen", "Where WebSocket clients connect, on `/sub` and `/ws`.")
             .or(default.ws_listen),
+        ws_allowed_origins: from
+            .list(
+                "ws_allowed_origins",
+                "origin",
+                origin,
+                String::clone,
+                "Whose pages may open a WebSocket, such as `https://chat.example.org`; `*`: any. Others get 403. Not given: `Origin` is not looked at. Clients that are no browsers say no origin and are not meant.",
+            )
+            .or(default.ws_allowed_origins),
         shards: from
             .integer("shards", "Threads, each with its own listeners, connections and part of the hub.")
             .within(1..=64)
@@ -51,6 +60,22 @@ fn clients(from: &mut Reader<'_>, default: Options) -> Options {
     }
 }
 
+fn origin(text: &str) -> Result<String, String> {
+    let is_origin = match text.split_once("://") {
+        Some((scheme, host)) => {
+            scheme.bytes().all(|b| b.is_ascii_alphanumeric())
+                && !host.is_empty()
+                && !host.contains(['/', '?', '#', '@'])
+        }
+        None => text == "*",
+    };
+    if is_origin {
+        Ok(text.to_owned())
+    } else {
+        Err("write scheme://host or scheme://host:port, without a path, or *".to_owned())
+    }
+}
+
 fn limits(from: &mut Reader<'_>, default: Options) -> Options {
     from.group("Limits on clients");
     Options {
@@ -62,6 +87,26 @@ fn limits(from: &mut Reader<'_>, default: Options) -> Options {
             .integer("max_connections_per_ip", "Connections at once from one address.")
             .within(1..=10_000_000)
             .or(default.max_connections_per_ip),
+        max_connections_per_user: from
+            .integer("max_connections_per_user", "Connections at once of one user; a further one is refused (`too_many_connections`), those that are open stay.")
+            .within(1..=10_000_000)
+            .or(default.max_connections_per_user),
+        max_unidentified: from
+            .integer("max_unidentified", "Sockets at once that are not authenticated yet. At more the one that has said nothing for longest goes, and where all have asked to be let in, the newcomer.")
+            .within(64..=10_000_000)
+            .or(default.max_unidentified),
+        handshake_bytes: from
+            .bytes("handshake_bytes", "What these may have sent together, beyond 8 KiB each; more is refused (`too_many_connections`).")
+            .within(1 << 20..=1 << 40)
+            .or(default.handshake_bytes),
+        auth_failures_per_ip: from
+            .integer("auth_failures_per_ip", "Authentications from one address that may fail in about a minute; further ones from there wait, longer with each, up to half of `handshake_timeout`.")
+            .within(1..=10_000_000)
+            .or(default.auth_failures_per_ip),
+        accepts_per_second_per_ip: from
+            .integer("accepts_per_second_per_ip", "Connections accepted per second and shard from one address, twice as many at once; more are refused (`too_many_connections`).")
+            .within(1..=10_000_000)
+            .or(default.accepts_per_second_per_ip),
         accepts_per_second: from
             .integer(
                 "accepts_per_second",
@@ -77,6 +122,10 @@ fn limits(from: &mut Reader<'_>, default: Options) -> Options {
             .bytes("outbox_bytes", "What may wait for a slow reader before it is closed (`slow_reader`).")
             .within(16 << 10..=1 << 30)
             .or(default.outbox_bytes),
+        outbox_total: from
+            .bytes("outbox_total", "What may wait for all slow readers together; beyond it the largest outboxes are closed (`slow_reader`). Each shard has its share.")
+            .within(16 << 20..=1 << 40)
+            .or(default.outbox_total),
         max_rooms: from
             .integer("max_rooms", "Rooms that one connection may hear.")
             .within(1..=1_000_000)
@@ -92,6 +141,14 @@ fn limits(from: &mut Reader<'_>, default: Options) -> Options {
             )
             .within(1..=1_000_000)
             .or(default.requests_per_second),
+        bytes_per_second: from
+            .bytes("bytes_per_second", "Bytes per second that one connection may send, eight times as many at once; beyond it its socket is not read for a moment.")
+            .within(1 << 10..=1 << 40)
+            .or(default.bytes_per_second),
+        user_bytes_per_second: from
+            .bytes("user_bytes_per_second", "The same for one user over their connections on a shard.")
+            .within(1 << 10..=1 << 40)
+            .or(default.user_bytes_per_second),
         user_requests_per_second: from
             .integer("user_requests_per_second", "The same for one user over their connections on a shard.")
             .within(1..=1_000_000)

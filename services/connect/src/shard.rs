@@ -10,12 +10,13 @@ mod many;
 #[cfg(test)]
 pub(crate) mod planted;
 mod questions;
+pub(crate) mod rates;
+mod relief;
 pub(crate) mod thread;
 mod upkeep;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,15 +30,17 @@ use self::answers::Answered;
 use self::load::Load;
 use self::many::Many;
 use self::questions::{Bounds, Questions};
+use self::rates::Rates;
 use crate::accept::admission::Admission;
-use crate::accept::rate::Bucket;
 use crate::downlink::router::Router;
 use crate::drain::Draining;
 use crate::hub::{Hub, Limits, Place};
 use crate::metrics;
 use crate::options::Options;
 use crate::session::connection::{Connection, Hearing};
+use crate::session::early::Early;
 use crate::session::encode::Encoding;
+use crate::session::outbox::Budget;
 use crate::uplink::shared::Shared;
 
 pub(crate) use inbox::{Inbox, Match, Order, Target};
@@ -65,8 +68,10 @@ pub(crate) struct Shard {
     load: RefCell<Load>,
     connections: RefCell<Slab<Rc<Connection>>>,
     by_user: RefCell<HashMap<UserId, Vec<u32>>>,
-    user_rates: RefCell<HashMap<UserId, Bucket>>,
-    ip_rates: RefCell<HashMap<IpAddr, Bucket>>,
+    pub(crate) rates: Rates,
+    pub(crate) early: Early,
+    /// What all outboxes here hold together.
+    pub(crate) outboxes: Rc<Budget>,
     /// What logic is to be asked.
     questions: RefCell<Questions>,
     /// Pushes and kicks under way.
@@ -86,6 +91,9 @@ impl Shard {
         router: Arc<Router>,
         accepting: CancellationToken,
     ) -> Rc<Self> {
+        let rates = Rates::new(&options);
+        let early = Early::new(options.max_unidentified / options.shards, options.handshake_bytes / options.shards);
+        let outboxes = Rc::new(Budget::new(options.outbox_total / options.shards));
         let limits = Limits {
             pending: options.room_pending,
             pending_bytes: options.room_pending_bytes,
@@ -112,8 +120,9 @@ impl Shard {
             load: RefCell::new(Load::new(Instant::now())),
             connections: RefCell::default(),
             by_user: RefCell::default(),
-            user_rates: RefCell::default(),
-            ip_rates: RefCell::default(),
+            rates,
+            early,
+            outboxes,
             questions: RefCell::new(Questions::new(bounds)),
             many: RefCell::default(),
             stirred: Notify::new(),
@@ -136,6 +145,7 @@ impl Shard {
     pub(crate) fn identified(&self, connection: &Connection) {
         if let Some(user) = connection.user() {
             self.by_user.borrow_mut().entry(user.clone()).or_default().push(connection.key);
+            self.early.leave();
             metrics::CONNECTIONS.with_label_values(&[connection.encoding.get().dialect()]).inc();
             metrics::HANDSHAKE.observe(connection.since.elapsed().as_secs_f64());
         }
@@ -149,17 +159,26 @@ impl Shard {
             self.hub.borrow_mut().leave(&room, connection.key, now);
             self.count_online(connection, &room, false);
         }
-        if let Some(user) = connection.user() {
-            let mut by_user = self.by_user.borrow_mut();
-            if let Some(keys) = by_user.get_mut(user) {
-                keys.retain(|key| *key != connection.key);
-                if keys.is_empty() {
-                    by_user.remove(user);
-                }
-            }
+        if self.forget_identity(connection) {
             metrics::CONNECTIONS.with_label_values(&[connection.encoding.get().dialect()]).dec();
+        } else {
+            self.early.leave();
         }
         self.connections.borrow_mut().try_remove(connection.key as usize);
+    }
+
+    /// Whether it was known under its user's name: a handshake may end after logic's answer.
+    fn forget_identity(&self, connection: &Connection) -> bool {
+        let Some(user) = connection.user() else { return false };
+        let mut by_user = self.by_user.borrow_mut();
+        let Some(keys) = by_user.get_mut(user) else { return false };
+        let before = keys.len();
+        keys.retain(|key| *key != connection.key);
+        let was_known = keys.len() < before;
+        if keys.is_empty() {
+            by_user.remove(user);
+        }
+        was_known
     }
 
     pub(crate) fn connection(&self, key: u32) -> Option<Rc<Connection>> {
@@ -216,30 +235,9 @@ impl Shard {
         self.router.online(room)
     }
 
-    /// Takes one request's worth from the user's and the address' allowance; which limit refused, where one did.
-    pub(crate) fn allow(&self, connection: &Connection, now: Instant) -> Result<(), &'static str> {
-        let options = &self.options;
-        if let Some(user) = connection.user() {
-            let mut rates = self.user_rates.borrow_mut();
-            let per_second = options.user_requests_per_second;
-            if !rates.entry(user.clone()).or_insert_with(|| Bucket::full(per_second, now)).take(per_second, now) {
-                return Err("user");
-            }
-        }
-        let mut rates = self.ip_rates.borrow_mut();
-        let per_second = options.ip_requests_per_second;
-        let bucket = rates.entry(connection.address).or_insert_with(|| Bucket::full(per_second, now));
-        if bucket.take(per_second, now) { Ok(()) } else { Err("ip") }
-    }
-
     /// Whether the entry about this user's membership is news to the connection.
     fn is_news(connection: &Connection, room: &RoomId, seq: Seq) -> bool {
         connection.rooms.borrow().get(room).is_some_and(|hearing| seq > hearing.checked_at)
-    }
-
-    /// What waits in outboxes, for the gauge.
-    fn outbox_bytes(&self) -> usize {
-        self.connections.borrow().iter().map(|(_, connection)| connection.waiting()).sum()
     }
 }
 

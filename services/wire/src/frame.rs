@@ -79,6 +79,11 @@ pub fn decode(buffer: &mut BytesMut, limit: usize) -> Result<Option<Frame>, Malf
     Ok(Some(parse(buffer.split_to(HEADER + length).freeze())))
 }
 
+/// How long the frame is, its header included, that these bytes begin with; `None`: they do not say.
+pub fn length(frame: &[u8]) -> Option<usize> {
+    usize::try_from(i32::from_be_bytes(frame.get(..4)?.try_into().ok()?)).ok()
+}
+
 /// Reads one WebSocket binary message as exactly one frame.
 ///
 /// # Errors

@@ -12,6 +12,16 @@ pub enum Kind {
     Binary,
 }
 
+/// How long the frame is, its header included, that these bytes of a server begin with; `None`: its header is not whole.
+pub fn length(frame: &[u8]) -> Option<usize> {
+    let short = usize::from(*frame.get(1)? & 0x7f);
+    match short {
+        126 => Some(4 + usize::from(u16::from_be_bytes(frame.get(2..4)?.try_into().ok()?))),
+        127 => usize::try_from(u64::from_be_bytes(frame.get(2..10)?.try_into().ok()?)).ok()?.checked_add(10),
+        _ => Some(2 + short),
+    }
+}
+
 /// Appends the header of a whole, unmasked message; exactly `length` bytes must follow.
 pub fn put_header(out: &mut BytesMut, kind: Kind, length: usize) {
     const WHOLE: u8 = 0x80;

@@ -1,16 +1,33 @@
-//! Who may come in: limits on connections in all and per address, counted over all shards.
+//! Who may come in: limits on connections in all, per address and per user, counted over all shards.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use im_wire::ids::UserId;
+
+use super::failures::Failures;
 use crate::metrics;
+use crate::options::Options;
+
+/// How many of those who are refused are told so at a time; further ones are dropped without a word.
+const TOLD: usize = 256;
+
+/// Whom a limit per address counts: an IPv4 address, or the /64 that one IPv6 subscriber has.
+pub(crate) fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+    }
+}
 
 /// Why a socket is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Full,
     AddressFull,
+    AddressTooFast,
+    UserFull,
 }
 
 impl Refusal {
@@ -18,6 +35,17 @@ impl Refusal {
         match self {
             Self::Full => "connections",
             Self::AddressFull => "connections_per_ip",
+            Self::AddressTooFast => "accept_rate_per_ip",
+            Self::UserFull => "connections_per_user",
+        }
+    }
+
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Full => "the node has as many connections as it may",
+            Self::AddressFull => "this address has as many connections as it may",
+            Self::AddressTooFast => "this address connects too often",
+            Self::UserFull => "this user has as many connections to the node as a user may",
         }
     }
 }
@@ -25,34 +53,51 @@ impl Refusal {
 #[derive(Debug, Default)]
 struct Counts {
     all: usize,
+    told: usize,
     by_address: HashMap<IpAddr, usize>,
+    by_user: HashMap<UserId, usize>,
 }
 
-/// The door's counters. Locked at accept and close only.
+/// The door's counters. Locked at accept, auth and close only.
 #[derive(Debug)]
 pub(crate) struct Admission {
     max: usize,
     max_per_ip: usize,
+    max_per_user: usize,
     counts: Mutex<Counts>,
+    pub(crate) failures: Failures,
 }
 
 /// A place taken, given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     admission: Arc<Admission>,
-    address: IpAddr,
+    address: Option<IpAddr>,
+    user: Option<UserId>,
+    refusal: Option<Refusal>,
 }
 
 impl Admission {
-    pub(crate) fn new(max: usize, max_per_ip: usize) -> Arc<Self> {
-        Arc::new(Self { max, max_per_ip, counts: Mutex::default() })
+    pub(crate) fn new(options: &Options) -> Arc<Self> {
+        Arc::new(Self {
+            max: options.max_connections,
+            max_per_ip: options.max_connections_per_ip,
+            max_per_user: options.max_connections_per_user,
+            counts: Mutex::default(),
+            failures: Failures::new(options.auth_failures_per_ip, options.handshake_timeout / 2),
+        })
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Place, Refusal> {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts();
         if counts.all >= self.max {
             return Err(Refusal::Full);
         }
+        let address = network(address);
         let own = counts.by_address.entry(address).or_default();
         if *own >= self.max_per_ip {
             return Err(Refusal::AddressFull);
@@ -60,24 +105,67 @@ impl Admission {
         *own += 1;
         counts.all += 1;
         metrics::SOCKETS.set(counts.all as i64);
-        Ok(Place { admission: Arc::clone(self), address })
+        Ok(Place { admission: Arc::clone(self), address: Some(address), user: None, refusal: None })
+    }
+
+    /// A place for the time that it takes to say why there is none; `None`: too many are being told already.
+    pub(crate) fn turn_away(self: &Arc<Self>, refusal: Refusal) -> Option<Place> {
+        let mut counts = self.counts();
+        if counts.told >= TOLD {
+            return None;
+        }
+        counts.told += 1;
+        Some(Place { admission: Arc::clone(self), address: None, user: None, refusal: Some(refusal) })
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).all
+        self.counts().all
+    }
+}
+
+impl Place {
+    /// Why it is none, where it is none.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        self.refusal
+    }
+
+    /// Counts it for its user too.
+    pub(crate) fn name(&mut self, user: &UserId) -> Result<(), Refusal> {
+        let admission = Arc::clone(&self.admission);
+        let mut counts = admission.counts();
+        let own = counts.by_user.entry(user.clone()).or_default();
+        if *own >= admission.max_per_user {
+            return Err(Refusal::UserFull);
+        }
+        *own += 1;
+        self.user = Some(user.clone());
+        Ok(())
+    }
+}
+
+fn give_back<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, of: &K) {
+    if let Some(own) = counts.get_mut(of) {
+        *own -= 1;
+        if *own == 0 {
+            counts.remove(of);
+        }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self.admission.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.admission.counts();
+        if self.refusal.is_some() {
+            counts.told -= 1;
+            return;
+        }
         counts.all -= 1;
         metrics::SOCKETS.set(counts.all as i64);
-        if let Some(own) = counts.by_address.get_mut(&self.address) {
-            *own -= 1;
-            if *own == 0 {
-                counts.by_address.remove(&self.address);
-            }
+        if let Some(address) = &self.address {
+            give_back(&mut counts.by_address, address);
+        }
+        if let Some(user) = &self.user {
+            give_back(&mut counts.by_user, user);
         }
     }
 }
@@ -88,9 +176,18 @@ mod tests {
 
     use super::*;
 
+    fn admission() -> Arc<Admission> {
+        Admission::new(&Options {
+            max_connections: 3,
+            max_connections_per_ip: 2,
+            max_connections_per_user: 1,
+            ..Options::default()
+        })
+    }
+
     #[test]
     fn places_are_limited_and_given_back() {
-        let admission = Admission::new(3, 2);
+        let admission = admission();
         let (one, two) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)));
         let first = admission.enter(one).unwrap();
         let _second = admission.enter(one).unwrap();
@@ -99,5 +196,37 @@ mod tests {
         assert_eq!(admission.enter(two).unwrap_err(), Refusal::Full);
         drop(first);
         assert!(admission.enter(one).is_ok());
+    }
+
+    #[test]
+    fn addresses_of_one_ipv6_subscriber_share_a_count() {
+        let admission = admission();
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let _first = admission.enter(address("2001:db8:1:2::1")).unwrap();
+        let _second = admission.enter(address("2001:db8:1:2:ffff::9")).unwrap();
+        assert_eq!(admission.enter(address("2001:db8:1:2:3:4:5:6")).unwrap_err(), Refusal::AddressFull);
+        assert!(admission.enter(address("2001:db8:1:3::1")).is_ok(), "the next /64 is another's");
+    }
+
+    #[test]
+    fn a_user_has_so_many_connections_and_gets_their_places_back() {
+        let admission = admission();
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let ann = UserId::new("ann").unwrap();
+        let (mut first, mut second) = (admission.enter(address).unwrap(), admission.enter(address).unwrap());
+        first.name(&ann).unwrap();
+        assert_eq!(second.name(&ann), Err(Refusal::UserFull));
+        drop(first);
+        second.name(&ann).unwrap();
+    }
+
+    #[test]
+    fn only_so_many_are_told_that_they_are_refused() {
+        let admission = admission();
+        let told: Vec<_> = (0..TOLD).map(|_| admission.turn_away(Refusal::Full).unwrap()).collect();
+        assert!(admission.turn_away(Refusal::Full).is_none());
+        assert_eq!(admission.count(), 0);
+        drop(told);
+        assert!(admission.turn_away(Refusal::Full).is_some());
     }
 }

@@ -4,6 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::io::{ErrorKind, IoSlice};
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -13,8 +14,9 @@ use im_wire::ids::{RoomId, Seq, UserId};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use super::accepts::Accepts;
 use super::encode::Encoding;
-use super::outbox::Outbox;
+use super::outbox::{Budget, Outbox};
 use crate::metrics;
 
 /// What logic said of the client.
@@ -44,7 +46,7 @@ pub(crate) struct Connection {
     pub(crate) key: u32,
     pub(crate) id: String,
     pub(crate) entrance: Entrance,
-    pub(crate) address: IpAddr,
+    address: Cell<IpAddr>,
     pub(crate) since: Instant,
     pub(crate) encoding: Cell<Encoding>,
     pub(crate) identity: OnceCell<Identity>,
@@ -54,14 +56,17 @@ pub(crate) struct Connection {
     pub(crate) rooms: RefCell<HashMap<RoomId, Hearing>>,
     pub(crate) follows_all: Cell<bool>,
     /// goim: the operations it wants of pushes; empty: all.
-    pub(crate) accepts: RefCell<Vec<i32>>,
+    pub(crate) accepts: RefCell<Accepts>,
     /// goim and golang-im: the room it is in.
     pub(crate) room: RefCell<Option<RoomId>>,
+    /// Auth has come; logic may still be thinking about it.
+    pub(crate) has_asked: Cell<bool>,
     pub(crate) moved: Cell<bool>,
     pub(crate) in_flight: Cell<u32>,
     stream: TcpStream,
     outbox: RefCell<Outbox>,
     bound: usize,
+    budget: Rc<Budget>,
     ending: RefCell<Option<Ending>>,
     broken: Cell<bool>,
     wake: Notify,
@@ -74,7 +79,7 @@ impl Connection {
         entrance: Entrance,
         address: IpAddr,
         stream: TcpStream,
-        bound: usize,
+        (bound, budget): (usize, Rc<Budget>),
     ) -> Self {
         let now = Instant::now();
         let encoding = if entrance == Entrance::Tcp { Encoding::NativeTcp } else { Encoding::NativeText };
@@ -82,7 +87,7 @@ impl Connection {
             key,
             id,
             entrance,
-            address,
+            address: Cell::new(address),
             since: now,
             encoding: Cell::new(encoding),
             identity: OnceCell::new(),
@@ -93,15 +98,22 @@ impl Connection {
             follows_all: Cell::new(false),
             accepts: RefCell::default(),
             room: RefCell::default(),
+            has_asked: Cell::new(false),
             moved: Cell::new(false),
             in_flight: Cell::new(0),
             stream,
             outbox: RefCell::default(),
             bound,
+            budget,
             ending: RefCell::default(),
             broken: Cell::new(false),
             wake: Notify::new(),
         }
+    }
+
+    /// The client's, as far as is known: whoever passes its connection on may say it later.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address.get()
     }
 
     pub(crate) fn stream(&self) -> &TcpStream {
@@ -119,11 +131,34 @@ impl Connection {
         }
         if outbox.len() + bytes.len() > self.bound {
             drop(outbox);
-            metrics::SLOW_READERS.inc();
-            self.end(CloseCode::SlowReader, "the outbox is full: read faster, and resume");
-            return;
+            return self.too_slow();
         }
-        outbox.push(bytes.clone());
+        self.queue(bytes.clone(), &mut outbox);
+    }
+
+    fn queue(&self, bytes: Bytes, outbox: &mut Outbox) {
+        let before = outbox.len();
+        outbox.push(bytes);
+        self.budget.changed(before, outbox.len());
+    }
+
+    fn too_slow(&self) {
+        metrics::SLOW_READERS.inc();
+        self.end(CloseCode::SlowReader, "the outbox is full: read faster, and resume");
+    }
+
+    /// Ends a connection whose outbox takes room that others need; gives the room back at once.
+    pub(crate) fn shed(&self) {
+        /// What may stay of an outbox so that the reason can be told after it.
+        const REST: usize = 64 << 10;
+        self.too_slow();
+        let mut outbox = self.outbox.borrow_mut();
+        let before = outbox.len();
+        if !outbox.keep_first(REST) {
+            self.broken.set(true);
+            self.wake.notify_one();
+        }
+        self.budget.changed(before, outbox.len());
     }
 
     /// Nothing waits: what the socket takes whole neither allocates nor counts another owner of the bytes.
@@ -133,7 +168,7 @@ impl Connection {
             match self.try_write(&bytes[written..]) {
                 Ok(length) if length > 0 => written += length,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    outbox.push(bytes.slice(written..));
+                    self.queue_rest(bytes, written, outbox);
                     return self.wake.notify_one();
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -143,6 +178,19 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// What was begun is ended, so that what follows can be read; frames beyond the bound are not.
+    fn queue_rest(&self, bytes: &Bytes, written: usize, outbox: &mut Outbox) {
+        let mut end = bytes.len();
+        if end - written > self.bound {
+            self.too_slow();
+            end = self.encoding.get().frame_end(bytes, written);
+            if end - written > self.bound {
+                return self.broken.set(true);
+            }
+        }
+        self.queue(bytes.slice(written..end), outbox);
     }
 
     fn try_write(&self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -161,7 +209,7 @@ impl Connection {
             self.write(bytes);
             return false;
         }
-        self.outbox.borrow_mut().push(bytes.clone());
+        self.queue(bytes.clone(), &mut self.outbox.borrow_mut());
         true
     }
 
@@ -177,7 +225,9 @@ impl Connection {
     }
 
     fn flush_into(&self, outbox: &mut Outbox) {
-        match outbox.flush(|slices| self.try_write_joined(slices)) {
+        let before = outbox.len();
+        let flushed = outbox.flush(|slices| self.try_write_joined(slices));
+        match flushed {
             Ok(true) => {}
             Ok(false) => self.wake.notify_one(),
             Err(_) => {
@@ -186,6 +236,7 @@ impl Connection {
                 self.wake.notify_one();
             }
         }
+        self.budget.changed(before, outbox.len());
     }
 
     /// Writes what waits, as far as the socket takes it.
@@ -243,7 +294,7 @@ impl Connection {
     /// Writes the last frames: what waited before them is dropped where the reader was too slow for it.
     pub(crate) fn write_last(&self, bytes: Bytes) {
         let mut outbox = self.outbox.borrow_mut();
-        outbox.push(bytes);
+        self.queue(bytes, &mut outbox);
         self.flush_into(&mut outbox);
     }
 
@@ -268,5 +319,11 @@ impl Connection {
 
     pub(crate) fn user(&self) -> Option<&UserId> {
         self.identity.get().map(|identity| &identity.user)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.budget.changed(self.outbox.get_mut().len(), 0);
     }
 }

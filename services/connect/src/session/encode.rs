@@ -164,6 +164,17 @@ impl Encoding {
         body + 6 * (names + message.kind.len()) + AROUND
     }
 
+    /// Where the frame ends that the byte at `at` of these whole frames is in.
+    pub(crate) fn frame_end(self, frames: &[u8], at: usize) -> usize {
+        let mut end = 0;
+        while end <= at && end < frames.len() {
+            let rest = &frames[end..];
+            let length = if self.over_tcp() { frame::length(rest) } else { websocket::length(rest) };
+            end = length.map_or(frames.len(), |length| (end + length.max(1)).min(frames.len()));
+        }
+        end
+    }
+
     /// The last words: every dialect's own, and WebSocket's close frame.
     pub(crate) fn close(self, ending: &Ending) -> Bytes {
         let mut out = BytesMut::new();

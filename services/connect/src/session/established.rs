@@ -4,18 +4,22 @@ use std::time::{Duration, Instant};
 
 use im_wire::code::CloseCode;
 use im_wire::frame::Frame;
-use im_wire::native::{Error, ServerOp, binary, json};
+use im_wire::native::{Error, Request, ServerOp, binary, json};
 
 use super::foreign;
 use super::intake::Inbound;
 use super::native;
 use super::wire::Wire;
-use crate::accept::rate::Bucket;
+use crate::accept::rate::{Bucket, Rate};
 use crate::metrics;
 use crate::options::Options;
 
 /// How long a client over its rate is not read before it is looked at again.
 const SLOWED: Duration = Duration::from_millis(20);
+
+/// A client that has not had to wait for so long has made a pause: those that the rate lets through between two that wait
+/// are none.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Which dialect the session speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,27 +33,34 @@ pub(crate) enum Kind {
 pub(crate) struct Established {
     kind: Kind,
     rate: Bucket,
-    /// Since when every request has had to wait.
-    slowed_since: Option<Instant>,
-    /// Whether the one at hand has.
-    slowed: bool,
+    bytes: Bucket,
+    /// Since when requests have had to wait without a pause between, and when the last one had to.
+    slowed: Option<(Instant, Instant)>,
 }
 
 impl Established {
     pub(crate) fn new(kind: Kind, options: &Options) -> Self {
-        let rate = Bucket::full(options.requests_per_second, Instant::now());
-        Self { kind, rate, slowed_since: None, slowed: false }
+        let now = Instant::now();
+        let rate = Bucket::full(Rate::of_things(options.requests_per_second), now);
+        let bytes = Bucket::full(Rate::of_bytes(options.bytes_per_second), now);
+        Self { kind, rate, bytes, slowed: None }
     }
 
     /// Takes requests until the session is over.
     pub(crate) async fn run(&mut self, wire: &mut Wire) {
         while let Some(inbound) = wire.next().await {
-            if !self.admit(wire).await {
+            if !self.admit(wire, inbound.len()).await {
                 return;
             }
             match (self.kind, inbound) {
-                (Kind::Native, Inbound::Text(text)) => text_frame(wire, text.as_bytes()),
-                (Kind::Native, Inbound::Frame(frame)) => binary_frame(wire, &frame),
+                (Kind::Native, Inbound::Text(text)) => {
+                    let weight = text_frame(wire, text.as_bytes());
+                    self.weigh(wire, weight);
+                }
+                (Kind::Native, Inbound::Frame(frame)) => {
+                    let weight = binary_frame(wire, &frame);
+                    self.weigh(wire, weight);
+                }
                 (kind, Inbound::Frame(frame)) => {
                     // Boxed: every idle session would carry room for it, native ones too.
                     let work = Box::pin(foreign::take(&wire.shard, &wire.connection, kind, frame));
@@ -58,25 +69,40 @@ impl Established {
                 (_, Inbound::Text(_)) => {
                     wire.connection.end(CloseCode::ProtocolError, "text frames are the native dialect's");
                 }
-                (_, Inbound::Upgraded(_) | Inbound::Close) => {}
+                (_, Inbound::Upgraded(_) | Inbound::Control | Inbound::Close) => {}
             }
+            // What has been read already is no reason to keep others waiting.
+            tokio::task::consume_budget().await;
         }
     }
 
-    /// Waits until connection, user and address have a request to spare. A client over its rate is read more slowly and
-    /// answered in order: a refusal would let its next message overtake the refused one. `false`: the session is over.
-    async fn admit(&mut self, wire: &Wire) -> bool {
-        let options = &wire.shard.options;
-        let mut own = false;
+    fn weigh(&mut self, wire: &Wire, more: u32) {
+        if more > 0 {
+            self.owe(more);
+            wire.shard.rates.user_owes(&wire.connection, more);
+        }
+    }
+
+    /// The request at hand weighed more than one.
+    pub(super) fn owe(&mut self, more: u32) {
+        self.rate.owe(more);
+    }
+
+    /// Waits until connection, user and address have a request to spare, and connection and user its bytes. A client over
+    /// its rate is read more slowly and answered in order: a refusal would let its next message overtake the refused one.
+    /// `false`: the session is over.
+    async fn admit(&mut self, wire: &Wire, bytes: usize) -> bool {
+        let mut passed = 0;
         loop {
             let now = Instant::now();
-            own = own || self.rate.take(options.requests_per_second, now);
-            let limit = if own { wire.shard.allow(&wire.connection, now).err() } else { Some("connection") };
-            let Some(limit) = limit else { break };
-            let since = *self.slowed_since.get_or_insert(now);
-            self.slowed = true;
+            let Err(limit) = self.pass(wire, bytes, now, &mut passed) else { break };
+            let since = match self.slowed {
+                Some((since, last)) if now.saturating_duration_since(last) < PAUSE => since,
+                _ => now,
+            };
+            self.slowed = Some((since, now));
             metrics::RATE_LIMITED.with_label_values(&[limit]).inc();
-            if now.saturating_duration_since(since) > options.flood_after {
+            if now.saturating_duration_since(since) > wire.shard.options.flood_after {
                 wire.connection.end_after(CloseCode::Flood, "far too many requests for too long", 5_000);
                 return false;
             }
@@ -85,29 +111,53 @@ impl Established {
                 return false;
             }
         }
-        if !std::mem::take(&mut self.slowed) {
-            self.slowed_since = None;
-        }
         true
+    }
+
+    /// Each limit once: `passed` are behind. Which one refused, where one did.
+    fn pass(&mut self, wire: &Wire, bytes: usize, now: Instant, passed: &mut u8) -> Result<(), &'static str> {
+        let (shard, connection) = (&wire.shard, &wire.connection);
+        if *passed == 0 && !self.rate.take(Rate::of_things(shard.options.requests_per_second), now) {
+            return Err("connection");
+        }
+        *passed = (*passed).max(1);
+        if *passed == 1 && !self.bytes.spend(Rate::of_bytes(shard.options.bytes_per_second), bytes, now) {
+            return Err("connection_bytes");
+        }
+        *passed = (*passed).max(2);
+        if *passed == 2 {
+            shard.rates.user_request(connection, bytes, now)?;
+            *passed = 3;
+        }
+        if shard.rates.address_request(connection, now) { Ok(()) } else { Err("ip") }
     }
 }
 
-fn text_frame(wire: &Wire, text: &[u8]) {
+/// Takes a frame; how much more it weighs than one request.
+fn text_frame(wire: &Wire, text: &[u8]) -> u32 {
     match json::decode_request(text) {
-        Ok(request) => native::take(&wire.shard, &wire.connection, request),
+        Ok(request) => return take(wire, request),
         Err(rejected) if rejected.fatal => malformed(wire, rejected.error.text),
         Err(rejected) => reject(wire, rejected.req, rejected.error),
     }
+    0
 }
 
-fn binary_frame(wire: &Wire, frame: &Frame) {
+fn binary_frame(wire: &Wire, frame: &Frame) -> u32 {
     match binary::decode_request(frame) {
-        Ok(request) => native::take(&wire.shard, &wire.connection, request),
+        Ok(request) => return take(wire, request),
         Err(binary::Refusal::Rejected { req, error }) => reject(wire, req, error),
         Err(binary::Refusal::Broken { operation }) => {
             malformed(wire, format!("the body of operation {operation} cannot be read"));
         }
     }
+    0
+}
+
+fn take(wire: &Wire, request: Request) -> u32 {
+    let weight = native::weight(&request.op);
+    native::take(&wire.shard, &wire.connection, request);
+    weight
 }
 
 fn reject(wire: &Wire, req: u32, error: Error) {

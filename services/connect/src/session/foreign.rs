@@ -145,16 +145,14 @@ impl Client<'_> {
     }
 
     fn accept(&self, body: &[u8], more: bool) {
-        let operations = goim::operations(body);
-        let mut accepts = self.connection.accepts.borrow_mut();
-        accepts.retain(|operation| !operations.contains(operation));
-        if more {
-            // A frame holds far fewer than this; many frames shall not hold more.
-            const MOST: usize = 1024;
-            accepts.extend(operations.into_iter().take(MOST));
-            accepts.truncate(MOST);
+        let changed = {
+            let mut accepts = self.connection.accepts.borrow_mut();
+            let operations = goim::operations(body);
+            if more { accepts.add(operations) } else { accepts.remove(operations) }
+        };
+        if let Err(refused) = changed {
+            return self.refuse(&refused.to_string());
         }
-        drop(accepts);
         self.reply(if more { goim::SUBSCRIBE_REPLY } else { goim::UNSUBSCRIBE_REPLY }, b"");
     }
 

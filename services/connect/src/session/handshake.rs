@@ -1,6 +1,7 @@
 //! Before auth: the first frame tells the dialect and must be auth. Nothing else can be done here.
 
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use im_proto::v1::{Authenticate, Authenticated, Dialect, Fault, call, reply};
@@ -14,10 +15,35 @@ use super::connection::Identity;
 use super::encode::Encoding;
 use super::established::{Established, Kind};
 use super::intake::Inbound;
+use super::native;
 use super::subscribe;
 use super::wire::Wire;
+use crate::metrics;
 use crate::shard::upkeep_unix_ms;
 use crate::uplink::translate;
+
+/// WebSocket pings and pongs that may come before auth.
+const EARLY_CONTROLS: u32 = 16;
+
+/// The first pause of those who wait for logic to be found, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// Shown in the gauge as long as it lives. Those who wait are bounded as all who have no name yet are.
+struct Waiting;
+
+impl Waiting {
+    fn begin() -> Self {
+        metrics::WAITING_FOR_LOGIC.inc();
+        Self
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        metrics::WAITING_FOR_LOGIC.dec();
+    }
+}
 
 /// A connection nobody has put a name to.
 pub(crate) struct Unidentified<'a> {
@@ -39,10 +65,21 @@ impl<'a> Unidentified<'a> {
     /// Waits for auth and asks logic. `None`: the session is over before it began.
     pub(crate) async fn identify(self) -> Option<Established> {
         let mut entrance = self.wire.connection.entrance;
+        let mut controls = 0;
         loop {
             let hello = match self.wire.next().await? {
+                Inbound::Control if controls < EARLY_CONTROLS => {
+                    controls += 1;
+                    continue;
+                }
+                Inbound::Control => {
+                    metrics::RATE_LIMITED.with_label_values(&["handshake"]).inc();
+                    self.wire.connection.end_after(CloseCode::Flood, "pings and pongs instead of auth", 5_000);
+                    return None;
+                }
                 Inbound::Upgraded(path) => {
                     entrance = path;
+                    self.wire.turn_away();
                     continue;
                 }
                 Inbound::Text(text) => self.native_text(text.as_bytes()),
@@ -91,23 +128,61 @@ impl<'a> Unidentified<'a> {
         let (shard, connection) = (Rc::clone(&self.wire.shard), Rc::clone(&self.wire.connection));
         self.set_encoding(&hello);
         let op = call::Op::Authenticate(self.question(&hello));
-        let asked = shard.logic.call(Bytes::new(), &connection.id, op);
-        let answer = match asked.await {
+        connection.has_asked.set(true);
+        let answer = match self.ask(op).await {
             Ok(reply::Result::Authenticated(answer)) => answer,
             Ok(_) => return self.refuse(&hello, translate::unexpected()),
-            Err(fault) => return self.refuse(&hello, fault),
+            Err(fault) => {
+                if fault.code == ErrorCode::Unauthenticated.name() {
+                    shard.admission.failures.failed(connection.address(), Instant::now());
+                }
+                return self.refuse(&hello, fault);
+            }
         };
         let Authenticated { grant, user, device, expires_ms } = answer;
         let Ok(user) = UserId::new(user) else { return self.refuse(&hello, translate::unexpected()) };
         *connection.grant.borrow_mut() = grant;
         connection.expires_ms.set(expires_ms);
+        let named = self.wire.place.name(&user);
         let _first_time = connection.identity.set(Identity { user, device });
+        if let Err(refusal) = named {
+            metrics::REFUSED.with_label_values(&[refusal.name()]).inc();
+            connection.end_after(CloseCode::TooManyConnections, refusal.text(), 5_000);
+        }
         if connection.ending().is_some() {
-            // The handshake took too long; presence is taken back by the caller.
+            // The handshake took too long, or the user has too many; presence is taken back by the caller.
             return None;
         }
         shard.identified(&connection);
+        self.wire.identified();
         Some(self.welcome(hello).await)
+    }
+
+    /// Asks logic. After too many failures from the address that waits for a while; and where this node has just started
+    /// and has not found logic yet, the client waits for it as long as its handshake may take.
+    async fn ask(&self, op: call::Op) -> Result<reply::Result, Fault> {
+        let (shard, connection) = (&self.wire.shard, &self.wire.connection);
+        let pause = shard.admission.failures.pause(connection.address(), Instant::now());
+        if !pause.is_zero() {
+            metrics::AUTH_DELAYED.inc();
+            self.wire.busy(Box::pin(tokio::time::sleep(pause))).await;
+        }
+        let give_up = connection.since + shard.options.handshake_timeout.mul_f64(0.8);
+        let mut waits = None;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let asked = Box::pin(shard.logic.call(Bytes::new(), &connection.id, op.clone())).await;
+            let may_wait = |fault: &Fault| fault.code == ErrorCode::Unavailable.name() && !shard.logic.has_answered();
+            match asked {
+                Err(fault) if may_wait(&fault) && Instant::now() < give_up && connection.ending().is_none() => {
+                    waits.get_or_insert_with(Waiting::begin);
+                    let jittered = pause.mul_f64(rand::random_range(0.5..1.0));
+                    self.wire.busy(Box::pin(tokio::time::sleep(jittered))).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                answered => return answered,
+            }
+        }
     }
 
     fn set_encoding(&self, hello: &Hello) {
@@ -124,7 +199,7 @@ impl<'a> Unidentified<'a> {
     }
 
     fn question(&self, hello: &Hello) -> Authenticate {
-        let remote_ip = self.wire.connection.address.to_string();
+        let remote_ip = self.wire.connection.address().to_string();
         let node = self.wire.shard.options.node.clone();
         let common = Authenticate { remote_ip, node, ..Default::default() };
         match hello {
@@ -180,6 +255,7 @@ impl<'a> Unidentified<'a> {
     async fn welcome(self, hello: Hello) -> Established {
         let (shard, connection) = (Rc::clone(&self.wire.shard), Rc::clone(&self.wire.connection));
         let encoding = connection.encoding.get();
+        let mut weight = 0;
         let kind = match hello {
             Hello::Native { req, resume, all, .. } => {
                 let identity = connection.identity.get();
@@ -195,6 +271,7 @@ impl<'a> Unidentified<'a> {
                     };
                     connection.write(&encoding.response(req, op));
                 }
+                weight = native::rooms_weight(resume.len());
                 if all || !resume.is_empty() {
                     let subscribing = subscribe::subscribe(Rc::clone(&shard), Rc::clone(&connection), req, resume, all);
                     tokio::task::spawn_local(subscribing);
@@ -202,7 +279,12 @@ impl<'a> Unidentified<'a> {
                 Kind::Native
             }
             Hello::Goim(seq, auth) => {
-                *connection.accepts.borrow_mut() = auth.accepts;
+                let named = connection.accepts.borrow_mut().add(auth.accepts);
+                if let Err(refused) = named {
+                    metrics::MALFORMED.with_label_values(&[CloseCode::ProtocolError.name()]).inc();
+                    connection.end(CloseCode::ProtocolError, refused.to_string());
+                    return Established::new(Kind::Goim, &shard.options);
+                }
                 if let Some(room) = auth.room {
                     subscribe::enter(&shard, &connection, &room).await;
                 }
@@ -215,6 +297,8 @@ impl<'a> Unidentified<'a> {
             }
         };
         shard.greet_while_draining(&connection);
-        Established::new(kind, &shard.options)
+        let mut established = Established::new(kind, &shard.options);
+        established.owe(weight);
+        established
     }
 }

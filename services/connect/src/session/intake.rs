@@ -12,10 +12,15 @@ use tokio_tungstenite::tungstenite::handshake::server::{Request, create_response
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
+use crate::metrics;
+use crate::options::Options;
+
 /// The longest request that upgrades to WebSocket, in bytes.
 const MAX_UPGRADE: usize = 8 << 10;
 /// The library's own read buffer, kept per WebSocket connection.
 const READ_BUFFER: usize = 512;
+/// What comes before a client's payload in a frame of control: two bytes, and the mask.
+const CONTROL_HEADER: usize = 6;
 
 /// Something that a client said.
 #[derive(Debug)]
@@ -26,8 +31,21 @@ pub(crate) enum Inbound {
     Frame(Frame),
     /// A text frame.
     Text(Utf8Bytes),
+    /// A WebSocket ping or pong.
+    Control,
     /// The client says goodbye.
     Close,
+}
+
+impl Inbound {
+    /// How many bytes it took on the way in, about: what a limit in bytes counts.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Frame(frame) => frame::HEADER + frame.body.len(),
+            Self::Text(text) => text.len(),
+            Self::Upgraded(_) | Self::Control | Self::Close => 0,
+        }
+    }
 }
 
 /// What a client sent is not of the protocol.
@@ -67,6 +85,8 @@ pub(crate) struct Intake {
     state: State,
     rest: BytesMut,
     limit: usize,
+    /// Of a WebSocket message that is not complete: bytes so far, frame headers included.
+    unfinished: usize,
 }
 
 /// What the library reads from and writes to.
@@ -100,7 +120,7 @@ impl Write for Pipe<'_> {
 impl Intake {
     /// For a connection that came in on the TCP or the WebSocket port; `limit` is the longest body.
     pub(crate) fn new(tcp: bool, limit: usize) -> Self {
-        Self { state: if tcp { State::Tcp } else { State::Upgrade }, rest: BytesMut::new(), limit }
+        Self { state: if tcp { State::Tcp } else { State::Upgrade }, rest: BytesMut::new(), limit, unfinished: 0 }
     }
 
     /// Whether there is a WebSocket to close.
@@ -114,13 +134,13 @@ impl Intake {
     }
 
     /// The next whole thing, and what is to be written because of it (pongs, the upgrade's answer).
-    pub(crate) fn next(&mut self, output: &mut Vec<u8>) -> Result<Option<Inbound>, Broken> {
+    pub(crate) fn next(&mut self, output: &mut Vec<u8>, options: &Options) -> Result<Option<Inbound>, Broken> {
         let next = match &mut self.state {
             State::Tcp => frame::decode(&mut self.rest, self.limit)?.map(Inbound::Frame),
-            State::Upgrade => self.upgrade(output)?,
+            State::Upgrade => self.upgrade(output, options)?,
             State::WebSocket(context) => {
                 let pipe = Pipe { input: &mut self.rest, output };
-                read_websocket(context, pipe, self.limit)?
+                read_websocket(context, pipe, self.limit, &mut self.unfinished)?
             }
         };
         if next.is_none() && self.rest.is_empty() {
@@ -129,7 +149,7 @@ impl Intake {
         Ok(next)
     }
 
-    fn upgrade(&mut self, output: &mut Vec<u8>) -> Result<Option<Inbound>, Broken> {
+    fn upgrade(&mut self, output: &mut Vec<u8>, options: &Options) -> Result<Option<Inbound>, Broken> {
         let refuse = |output: &mut Vec<u8>, status: &str, why: String| {
             let text = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{why}", why.len());
             output.extend_from_slice(text.as_bytes());
@@ -151,6 +171,10 @@ impl Intake {
             "/ws" => Entrance::Ws,
             _ => return refuse(output, "404 Not Found", "use /ws or /sub".to_owned()),
         };
+        if !may_upgrade(request.headers().get(http::header::ORIGIN), &options.ws_allowed_origins) {
+            metrics::REFUSED.with_label_values(&["origin"]).inc();
+            return refuse(output, "403 Forbidden", "this origin is not in ws_allowed_origins".to_owned());
+        }
         let response = match create_response(&request) {
             Ok(response) => response,
             Err(error) => return refuse(output, "400 Bad Request", error.to_string()),
@@ -169,24 +193,53 @@ impl Intake {
     }
 }
 
-fn read_websocket(context: &mut WebSocketContext, mut pipe: Pipe<'_>, limit: usize) -> Result<Option<Inbound>, Broken> {
-    loop {
-        match context.read(&mut pipe) {
-            Ok(Message::Binary(bytes)) => {
-                return Ok(Some(Inbound::Frame(frame::decode_exact(bytes, limit)?)));
-            }
-            Ok(Message::Text(text)) => return Ok(Some(Inbound::Text(text))),
-            Ok(Message::Close(_)) => return Ok(Some(Inbound::Close)),
-            Ok(Message::Ping(_)) => {
-                // The library has queued the pong: it leaves with the rest.
-                let _flushed = context.flush(&mut pipe);
-            }
-            Ok(Message::Pong(_) | Message::Frame(_)) => {}
-            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(Error::ConnectionClosed | Error::AlreadyClosed) => return Ok(Some(Inbound::Close)),
-            Err(Error::Utf8(_)) => return Err(Broken::Utf8),
-            Err(Error::Capacity(_)) => return Err(Broken::TooLarge(limit)),
-            Err(error) => return Err(Broken::WebSocket(error.to_string())),
+/// Browsers say where their page is from, and cannot leave it out; other clients say nothing and are not meant.
+fn may_upgrade(origin: Option<&http::HeaderValue>, allowed: &[String]) -> bool {
+    let Some(origin) = origin.filter(|_| !allowed.is_empty()) else { return true };
+    allowed.iter().any(|allowed| allowed == "*" || origin.as_bytes().eq_ignore_ascii_case(allowed.as_bytes()))
+}
+
+/// Every frame of control is something that the client said, and counts as such. Frames that only continue a message
+/// without adding to it are bounded by what the whole may take on the way in.
+fn read_websocket(
+    context: &mut WebSocketContext,
+    mut pipe: Pipe<'_>,
+    limit: usize,
+    unfinished: &mut usize,
+) -> Result<Option<Inbound>, Broken> {
+    let before = pipe.input.len();
+    let read = context.read(&mut pipe);
+    *unfinished += before - pipe.input.len();
+    match read {
+        Ok(Message::Binary(bytes)) => {
+            *unfinished = 0;
+            Ok(Some(Inbound::Frame(frame::decode_exact(bytes, limit)?)))
         }
+        Ok(Message::Text(text)) => {
+            *unfinished = 0;
+            Ok(Some(Inbound::Text(text)))
+        }
+        Ok(Message::Close(_)) => Ok(Some(Inbound::Close)),
+        Ok(Message::Ping(payload)) => {
+            *unfinished = unfinished.saturating_sub(CONTROL_HEADER + payload.len());
+            // The library has queued the pong: it leaves with the rest.
+            let _flushed = context.flush(&mut pipe);
+            Ok(Some(Inbound::Control))
+        }
+        Ok(Message::Pong(payload)) => {
+            *unfinished = unfinished.saturating_sub(CONTROL_HEADER + payload.len());
+            Ok(Some(Inbound::Control))
+        }
+        Ok(Message::Frame(_)) => Ok(Some(Inbound::Control)),
+        Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+            if *unfinished > 2 * limit + MAX_UPGRADE {
+                return Err(Broken::WebSocket("a message in too many frames".to_owned()));
+            }
+            Ok(None)
+        }
+        Err(Error::ConnectionClosed | Error::AlreadyClosed) => Ok(Some(Inbound::Close)),
+        Err(Error::Utf8(_)) => Err(Broken::Utf8),
+        Err(Error::Capacity(_)) => Err(Broken::TooLarge(limit)),
+        Err(error) => Err(Broken::WebSocket(error.to_string())),
     }
 }

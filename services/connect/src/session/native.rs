@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
 use im_proto::v1::{self as pb, call, reply};
 use im_wire::code::ErrorCode;
 use im_wire::ids::{RoomId, Seq};
@@ -42,6 +43,20 @@ pub(crate) fn take(shard: &Rc<Shard>, connection: &Rc<Connection>, request: Requ
         ClientOp::Read { room, seq } => read(shard, connection, req, room, seq),
         ClientOp::Refresh { token } => refresh(shard, connection, req, token),
     }
+}
+
+/// How many requests more than one it is as much as: rooms cost logic and store something each.
+pub(super) fn weight(op: &ClientOp) -> u32 {
+    match op {
+        ClientOp::Subscribe { rooms, .. } => rooms_weight(rooms.len()),
+        ClientOp::Unsubscribe { rooms } => rooms_weight(rooms.len()),
+        _ => 0,
+    }
+}
+
+/// A fifth of a request for each room.
+pub(super) fn rooms_weight(rooms: usize) -> u32 {
+    u32::try_from(rooms / 5).unwrap_or(u32::MAX)
 }
 
 fn name(op: &ClientOp) -> &'static str {
@@ -86,6 +101,8 @@ fn ask(
     read: impl FnOnce(&Connection, reply::Result) -> Option<ServerOp> + 'static,
 ) {
     let (asked, asker) = (Rc::clone(shard), Rc::clone(connection));
+    // Which end of a page of history is the one that was asked for.
+    let forward = matches!(&op, call::Op::History(pb::History { after: Some(_), .. }));
     in_flight(shard, connection, async move {
         let grant = asker.grant.borrow().clone();
         let op = match asked.logic.call(grant, &asker.id, op).await {
@@ -93,8 +110,37 @@ fn ask(
             Err(fault) => Err(fault),
         };
         let op = op.unwrap_or_else(|fault| ServerOp::Error(translate::error(fault)));
-        asked.answer(&asker, &asker.encoding.get().response(req, op));
+        asked.answer(&asker, &fitting(&asked, &asker, req, op, forward));
     });
+}
+
+/// An answer that fits the outbox: a page of history is cut, any other that does not is an error.
+fn fitting(shard: &Shard, connection: &Connection, req: u32, mut op: ServerOp, forward: bool) -> Bytes {
+    let (encoding, most) = (connection.encoding.get(), shard.options.outbox_bytes / 2);
+    loop {
+        let bytes = encoding.response(req, op.clone());
+        if bytes.len() <= most {
+            return bytes;
+        }
+        match &mut op {
+            ServerOp::History { messages, .. } if messages.len() > 1 => {
+                // As many as are likely to fit, and fewer than before in any case.
+                let kept = (messages.len() * most / bytes.len()).clamp(1, messages.len() - 1);
+                if forward {
+                    messages.truncate(kept);
+                } else {
+                    messages.drain(..messages.len() - kept);
+                }
+            }
+            ServerOp::Error(_) => return bytes,
+            _ => op = ServerOp::Error(too_long(bytes.len(), most)),
+        }
+    }
+}
+
+fn too_long(length: usize, most: usize) -> Error {
+    let text = format!("the answer takes {length} bytes, and {most} fit a connection's outbox: ask for less");
+    Error { code: ErrorCode::TooLarge, text, retryable: false, field: None }
 }
 
 fn send(

@@ -1,10 +1,12 @@
 //! The one way out of a connection. What the socket takes at once is written at once; the rest waits here, bounded in
 //! bytes, until the socket is writable again. An empty outbox owns nothing.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use bytes::{Buf, Bytes};
+use tokio::sync::Notify;
 
 /// How many of what waits go into one write.
 const JOINED: usize = 64;
@@ -68,9 +70,52 @@ impl Outbox {
         }
     }
 
+    /// Drops what waits but what has to follow what was written already, where that is no more than `most`. `false`: it
+    /// is, and nothing is left.
+    pub(crate) fn keep_first(&mut self, most: usize) -> bool {
+        let first = self.waiting.pop_front().filter(|first| first.len() <= most);
+        self.clear();
+        first.map(|first| self.push(first)).is_some()
+    }
+
     /// Nothing that waits will be written.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
+    }
+}
+
+/// What the outboxes of a shard hold together, in bytes; shared ones count for each that holds them.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    bound: usize,
+    held: Cell<usize>,
+    exceeded: Notify,
+}
+
+impl Budget {
+    pub(crate) fn new(bound: usize) -> Self {
+        Self { bound, held: Cell::new(0), exceeded: Notify::new() }
+    }
+
+    pub(crate) fn bound(&self) -> usize {
+        self.bound
+    }
+
+    pub(crate) fn held(&self) -> usize {
+        self.held.get()
+    }
+
+    /// An outbox held `before` and holds `after`.
+    pub(crate) fn changed(&self, before: usize, after: usize) {
+        self.held.set((self.held.get() + after).saturating_sub(before));
+        if after > before && self.held.get() > self.bound {
+            self.exceeded.notify_one();
+        }
+    }
+
+    /// Returns when they hold more than they may.
+    pub(crate) async fn exceeded(&self) {
+        self.exceeded.notified().await;
     }
 }
 

@@ -8,24 +8,56 @@ use im_wire::code::CloseCode;
 use tokio::io::Interest;
 
 use super::connection::Connection;
+use super::early::FREE;
 use super::intake::{Inbound, Intake};
+use crate::accept::admission::Place;
 use crate::metrics;
 use crate::shard::Shard;
+
+/// What a client that has been told to go may still send before it is cut off.
+const LAST_WORDS: usize = 1 << 20;
 
 pub(crate) struct Wire {
     pub(crate) shard: Rc<Shard>,
     pub(crate) connection: Rc<Connection>,
+    pub(crate) place: Place,
     intake: Intake,
+    /// Bytes that the client has sent before it was authenticated.
+    early: usize,
 }
 
 impl Wire {
-    pub(crate) fn new(shard: Rc<Shard>, connection: Rc<Connection>, tcp: bool) -> Self {
+    pub(crate) fn new(shard: Rc<Shard>, connection: Rc<Connection>, tcp: bool, place: Place) -> Self {
         let intake = Intake::new(tcp, shard.options.max_body);
-        Self { shard, connection, intake }
+        Self { shard, connection, place, intake, early: 0 }
     }
 
     pub(crate) fn is_upgrading(&self) -> bool {
         self.intake.is_upgrading()
+    }
+
+    /// Ends a connection for which there was no place, once there is a way to say so.
+    pub(crate) fn turn_away(&self) {
+        if let Some(refusal) = self.place.refusal() {
+            self.connection.end_after(CloseCode::TooManyConnections, refusal.text(), 5_000);
+        }
+    }
+
+    /// The client has a name: what it sends is counted elsewhere.
+    pub(crate) fn identified(&mut self) {
+        let early = std::mem::take(&mut self.early);
+        self.shard.early.give_bytes(early.saturating_sub(FREE));
+    }
+
+    /// Counts what a client without a name has sent. `false`: it is too much, with what others have.
+    fn may_send(&mut self, length: usize) -> bool {
+        let taken = self.early.saturating_sub(FREE);
+        let more = (self.early + length).saturating_sub(FREE) - taken;
+        let may = self.shard.early.take_bytes(more);
+        if may {
+            self.early += length;
+        }
+        may
     }
 
     /// What the client says next; `None`: the session is over. A client with too many calls under way is not read.
@@ -47,9 +79,15 @@ impl Wire {
             tokio::select! {
                 () = connection.woken() => {}
                 readable = connection.stream().readable(), if may_read => {
-                    if readable.is_err() || !self.read() {
-                        connection.set_broken();
-                        return None;
+                    let taken = if readable.is_ok() { self.read() } else { Taken::End };
+                    match taken {
+                        Taken::All => {}
+                        // As long as the socket has more, the runtime would never ask whether others wait for this thread.
+                        Taken::Part => tokio::task::yield_now().await,
+                        Taken::End => {
+                            connection.set_broken();
+                            return None;
+                        }
                     }
                 }
                 writable = connection.stream().writable(), if connection.has_waiting() => {
@@ -83,7 +121,7 @@ impl Wire {
 
     fn decode(&mut self) -> Result<Option<Inbound>, ()> {
         let mut output = Vec::new();
-        let next = self.intake.next(&mut output);
+        let next = self.intake.next(&mut output, &self.shard.options);
         if !output.is_empty() {
             self.connection.write(&output.into());
         }
@@ -93,20 +131,29 @@ impl Wire {
         })
     }
 
-    /// Takes what the socket has. `false`: the client has gone.
-    fn read(&mut self) -> bool {
-        let mut buffer = self.shard.read_buffer.borrow_mut();
+    /// Takes what the socket has, as far as the buffer goes.
+    fn read(&mut self) -> Taken {
+        let shard = Rc::clone(&self.shard);
+        let mut buffer = shard.read_buffer.borrow_mut();
         match self.connection.stream().try_read(&mut buffer) {
-            Ok(0) => false,
+            Ok(0) => Taken::End,
             Ok(length) => {
                 self.connection.last_heard.set(Instant::now());
                 self.intake.feed(&buffer[..length]);
-                if length < buffer.len() {
+                let taken = if length == buffer.len() { Taken::Part } else { Taken::All };
+                drop(buffer);
+                if matches!(taken, Taken::All) {
                     self.forget_readiness();
                 }
-                true
+                if self.connection.identity.get().is_none() && !self.may_send(length) {
+                    metrics::RATE_LIMITED.with_label_values(&["handshake_bytes"]).inc();
+                    let text = "too many long handshakes at once: authenticate with fewer rooms, or later";
+                    self.connection.end_after(CloseCode::TooManyConnections, text, 1_000);
+                }
+                taken
             }
-            Err(error) => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Taken::All,
+            Err(_) => Taken::End,
         }
     }
 
@@ -126,14 +173,34 @@ impl Wire {
         if socket.shutdown(std::net::Shutdown::Write).is_err() {
             return;
         }
-        let mut scrap = [0; 1024];
-        while self.connection.stream().readable().await.is_ok() {
-            match self.connection.stream().try_read(&mut scrap) {
+        let mut patience = LAST_WORDS;
+        while patience > 0 && self.connection.stream().readable().await.is_ok() {
+            let read = self.connection.stream().try_read(&mut self.shard.read_buffer.borrow_mut());
+            match read {
                 Ok(0) => return,
-                Ok(_) => {}
+                Ok(length) => {
+                    patience = patience.saturating_sub(length);
+                    tokio::task::yield_now().await;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(_) => return,
             }
         }
     }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.identified();
+    }
+}
+
+/// What a read has left in the socket.
+enum Taken {
+    /// Nothing.
+    All,
+    /// Perhaps more.
+    Part,
+    /// The client has gone.
+    End,
 }

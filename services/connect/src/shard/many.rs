@@ -168,7 +168,7 @@ impl Push {
     fn give(&mut self, connection: &Connection) {
         let encoding = connection.encoding.get();
         let accepts = connection.accepts.borrow();
-        let wanted = !encoding.is_goim() || accepts.is_empty() || accepts.contains(&self.signal.operation);
+        let wanted = !encoding.is_goim() || accepts.wants(self.signal.operation);
         if wanted && connection.user().is_some() {
             let bytes = self.encoded[encoding as usize].get_or_insert_with(|| encoding.signal(&self.signal));
             if !bytes.is_empty() && connection.write_signal(bytes) {

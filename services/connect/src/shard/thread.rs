@@ -80,6 +80,7 @@ fn run(parts: Parts, make: impl FnOnce() -> Rc<Shard>) -> String {
             }
         }
         loops.spawn("housekeeping", Rc::clone(&shard).upkeep(pulse));
+        loops.spawn("relief of outboxes", Rc::clone(&shard).relieve());
         loops.spawn("flush of answers", Rc::clone(&shard).flush_answers());
         tokio::select! {
             inbox = AssertUnwindSafe(inbox.run(shard)).catch_unwind() => ended("inbox", inbox),

@@ -38,7 +38,7 @@ impl Shard {
             if count % SLOW == 0 {
                 self.look_at_connections();
                 self.compare_some();
-                self.forget_full_buckets();
+                self.rates.forget_full();
                 self.publish_figures();
             }
         }
@@ -85,17 +85,10 @@ impl Shard {
         }
     }
 
-    fn forget_full_buckets(&self) {
-        let now = Instant::now();
-        let (user, ip) = (self.options.user_requests_per_second, self.options.ip_requests_per_second);
-        self.user_rates.borrow_mut().retain(|_, bucket| !bucket.is_full(user, now));
-        self.ip_rates.borrow_mut().retain(|_, bucket| !bucket.is_full(ip, now));
-    }
-
     fn publish_figures(&self) {
         metrics::publish_writes();
         let shard = self.number.to_string();
-        metrics::OUTBOX_BYTES.with_label_values(&[&shard]).set(self.outbox_bytes() as i64);
+        metrics::OUTBOX_BYTES.with_label_values(&[&shard]).set(self.outboxes.held() as i64);
         let mut hub = self.hub.borrow_mut();
         metrics::ROOMS.with_label_values(&[&shard]).set(hub.len() as i64);
         metrics::PENDING_BYTES.with_label_values(&[&shard]).set(hub.pending_bytes() as i64);

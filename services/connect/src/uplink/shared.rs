@@ -2,12 +2,14 @@
 //! dies, many clients of one room come back with the same position.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared as SharedFuture};
 use im_proto::v1::{Fault, Fetch, Fetched, Position, call, reply};
+use im_wire::code::ErrorCode;
 use im_wire::ids::RoomId;
 
 use super::{Logic, translate};
@@ -23,22 +25,42 @@ pub(crate) struct Shared {
     limit: u32,
     max_bytes: u32,
     under_way: Arc<Mutex<HashMap<(RoomId, Place), Fetching>>>,
+    /// Logic has answered a call of this thread once.
+    answered: AtomicBool,
 }
 
 impl Shared {
     pub(crate) fn new(logic: Arc<dyn Logic>, options: &Options) -> Arc<Self> {
-        let (limit, max_bytes) = (options.fetch_entries, options.fetch_bytes);
-        Arc::new(Self { logic, limit, max_bytes, under_way: Arc::default() })
+        // A page fits the outbox beside what may wait there, also where a client's encoding takes six bytes for one.
+        let fits = u32::try_from(options.outbox_bytes / 10).unwrap_or(u32::MAX);
+        let (limit, max_bytes) = (options.fetch_entries, options.fetch_bytes.min(fits));
+        Arc::new(Self { logic, limit, max_bytes, under_way: Arc::default(), answered: AtomicBool::new(false) })
     }
 
     /// The same for one shard; called on its runtime.
     pub(crate) fn on_this_thread(&self) -> Arc<Self> {
         let logic = Arc::clone(&self.logic).on_this_thread();
-        Arc::new(Self { logic, limit: self.limit, max_bytes: self.max_bytes, under_way: Arc::clone(&self.under_way) })
+        Arc::new(Self {
+            logic,
+            limit: self.limit,
+            max_bytes: self.max_bytes,
+            under_way: Arc::clone(&self.under_way),
+            answered: AtomicBool::new(false),
+        })
     }
 
     pub(crate) async fn call(&self, grant: Bytes, conn: &str, op: call::Op) -> Result<reply::Result, Fault> {
-        self.logic.call(grant, conn, op).await
+        let answer = self.logic.call(grant, conn, op).await;
+        let is_there = answer.as_ref().err().is_none_or(|fault| fault.code != ErrorCode::Unavailable.name());
+        if is_there && !self.has_answered() {
+            self.answered.store(true, Ordering::Relaxed);
+        }
+        answer
+    }
+
+    /// Whether logic has ever answered a call of this thread: before that it has not been found yet.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// The log after a place. `fresh`: as it is now or later, so not from a question that was asked before.

@@ -3,6 +3,7 @@
 mod bounds;
 mod delivery;
 mod drain;
+mod limits;
 mod raw;
 mod sessions;
 mod world;
@@ -26,6 +27,8 @@ fn options() -> Options {
         // Found by other means than waiting for it, unless a test says so.
         head_compare: Duration::from_secs(3600),
         drain_accept: Duration::from_millis(100),
+        bytes_per_second: 1 << 30,
+        user_bytes_per_second: 1 << 30,
         requests_per_second: 100_000,
         user_requests_per_second: 100_000,
         ip_requests_per_second: 100_000,

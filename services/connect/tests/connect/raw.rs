@@ -16,8 +16,8 @@ pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 pub(crate) struct Raw {
     pub(crate) stream: TcpStream,
-    buffer: BytesMut,
-    req: u32,
+    pub(crate) buffer: BytesMut,
+    pub(crate) req: u32,
 }
 
 pub(crate) fn room(name: &str) -> RoomId {

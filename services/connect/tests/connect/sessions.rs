@@ -51,7 +51,8 @@ async fn refused_credentials_are_told_and_close_the_connection() {
 #[tokio::test]
 async fn without_logic_nobody_gets_in_and_sends_fail_fast() {
     let world = World::new();
-    let node = node(&world, options());
+    // One shard, which has found logic: before that newcomers wait.
+    let node = node(&world, Options { shards: 1, ..options() });
     let mut client = Raw::session(node.tcp_address(), "ann", vec![from("r", 0, Some(0))]).await;
     world.set_down(true);
     let begin = Instant::now();

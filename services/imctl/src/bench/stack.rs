@@ -60,7 +60,15 @@ fn unlimited(command: &mut Command) {
     for limit in ["IM_REQUESTS_PER_SECOND", "IM_USER_REQUESTS_PER_SECOND", "IM_IP_REQUESTS_PER_SECOND"] {
         command.env(limit, "1000000");
     }
-    command.env("IM_MAX_CONNECTIONS_PER_IP", "1000000").env("IM_ACCEPTS_PER_SECOND", "1000000");
+    for bytes in ["IM_BYTES_PER_SECOND", "IM_USER_BYTES_PER_SECOND"] {
+        command.env(bytes, "1GiB");
+    }
+    for limit in ["IM_MAX_CONNECTIONS_PER_IP", "IM_MAX_CONNECTIONS_PER_USER", "IM_MAX_UNIDENTIFIED"] {
+        command.env(limit, "1000000");
+    }
+    for rate in ["IM_ACCEPTS_PER_SECOND", "IM_ACCEPTS_PER_SECOND_PER_IP"] {
+        command.env(rate, "1000000");
+    }
 }
 
 impl Stack {

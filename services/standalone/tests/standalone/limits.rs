@@ -81,7 +81,9 @@ async fn one_address_has_so_many_connections_and_no_more() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_reader_is_closed_alone_and_finds_everything_when_it_comes_back() -> Result<()> {
     const MESSAGES: usize = 150;
-    let server = Server::start(&["--outbox-bytes", "64KiB", "--user-byte-rate", "0", "--room-byte-rate", "0"]).await?;
+    let mut settings = vec!["--outbox-bytes", "64KiB", "--user-byte-rate", "0", "--room-byte-rate", "0"];
+    settings.extend(["--bytes-per-second", "64MiB", "--user-bytes-per-second", "64MiB"]);
+    let server = Server::start(&settings).await?;
     let token = |user: &str| server.token(user, &["*"], "");
     let mut slow = slow_console(&server, &token("slow")?).await?;
     let (_reader, mut reading) = client(&format!("tcp://{}", server.addresses.tcp), token("fast")?, &["r"])?;

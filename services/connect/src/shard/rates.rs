@@ -1,0 +1,95 @@
+//! What users and addresses may ask of a shard, in requests and in bytes, over all their connections on it.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use im_wire::ids::UserId;
+
+use crate::accept::admission::network;
+use crate::accept::rate::{Bucket, Rate};
+use crate::options::Options;
+use crate::session::connection::Connection;
+
+/// See the module's top.
+pub(crate) struct Rates {
+    user: Rate,
+    user_bytes: Rate,
+    address: Rate,
+    accepts: Rate,
+    users: RefCell<HashMap<UserId, User>>,
+    addresses: RefCell<HashMap<IpAddr, Bucket>>,
+    accepted: RefCell<HashMap<IpAddr, Bucket>>,
+}
+
+struct User {
+    requests: Bucket,
+    bytes: Bucket,
+}
+
+impl Rates {
+    pub(crate) fn new(options: &Options) -> Self {
+        Self {
+            user: Rate::of_things(options.user_requests_per_second),
+            user_bytes: Rate::of_bytes(options.user_bytes_per_second),
+            address: Rate::of_things(options.ip_requests_per_second),
+            accepts: Rate::of_things(options.accepts_per_second_per_ip),
+            users: RefCell::default(),
+            addresses: RefCell::default(),
+            accepted: RefCell::default(),
+        }
+    }
+
+    /// One request of so many bytes of the connection's user; which limit refused, where one did.
+    pub(crate) fn user_request(&self, connection: &Connection, bytes: usize, now: Instant) -> Result<(), &'static str> {
+        let Some(user) = connection.user() else { return Ok(()) };
+        let mut users = self.users.borrow_mut();
+        if !users.contains_key(user) {
+            users.insert(
+                user.clone(),
+                User { requests: Bucket::full(self.user, now), bytes: Bucket::full(self.user_bytes, now) },
+            );
+        }
+        let Some(User { requests, bytes: spent }) = users.get_mut(user) else { return Ok(()) };
+        if !requests.take(self.user, now) {
+            return Err("user");
+        }
+        if !spent.spend(self.user_bytes, bytes, now) {
+            requests.give_back();
+            return Err("user_bytes");
+        }
+        Ok(())
+    }
+
+    /// One request of the connection's address.
+    pub(crate) fn address_request(&self, connection: &Connection, now: Instant) -> bool {
+        let address = network(connection.address());
+        bucket(&mut self.addresses.borrow_mut(), address, self.address, now).take(self.address, now)
+    }
+
+    /// A request of the connection's user weighed more than one.
+    pub(crate) fn user_owes(&self, connection: &Connection, more: u32) {
+        let mut users = self.users.borrow_mut();
+        if let Some(user) = connection.user().and_then(|user| users.get_mut(user)) {
+            user.requests.owe(more);
+        }
+    }
+
+    /// One more connection from an address.
+    pub(crate) fn accept(&self, address: IpAddr, now: Instant) -> bool {
+        bucket(&mut self.accepted.borrow_mut(), network(address), self.accepts, now).take(self.accepts, now)
+    }
+
+    pub(crate) fn forget_full(&self) {
+        let now = Instant::now();
+        let is_full = |user: &User| user.requests.is_full(self.user, now) && user.bytes.is_full(self.user_bytes, now);
+        self.users.borrow_mut().retain(|_, user| !is_full(user));
+        self.addresses.borrow_mut().retain(|_, bucket| !bucket.is_full(self.address, now));
+        self.accepted.borrow_mut().retain(|_, bucket| !bucket.is_full(self.accepts, now));
+    }
+}
+
+fn bucket(buckets: &mut HashMap<IpAddr, Bucket>, of: IpAddr, rate: Rate, now: Instant) -> &mut Bucket {
+    buckets.entry(of).or_insert_with(|| Bucket::full(rate, now))
+}
