@@ -93,6 +93,11 @@ impl Tries {
         self.lasting = if failure == Failure::Lasting { self.lasting + 1 } else { 0 };
     }
 
+    /// Nobody could be reached, and now somebody can: what was asked in vain meanwhile says nothing.
+    fn forget_passing(&mut self) {
+        self.failed = self.lasting;
+    }
+
     fn is_over(self) -> bool {
         self.lasting >= Self::LASTING
     }
@@ -292,6 +297,11 @@ impl Hub {
         if let Some(room) = self.rooms.get_mut(id) {
             room.compared(id, stood, head, &mut self.counts, effects);
         }
+    }
+
+    /// The log is answered from again: what failed is asked at the next [`Hub::tick`], and its pauses begin anew.
+    pub(crate) fn end_pauses(&mut self, now: Instant) {
+        self.rooms.values_mut().for_each(|room| room.end_pauses(now));
     }
 
     /// Asks again what failed, and lets go of rooms that have been empty for long.

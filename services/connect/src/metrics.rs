@@ -54,6 +54,7 @@ metrics! {
     PENDING_OVERFLOWS: IntCounter = register_int_counter("im_connect_room_pending_overflows_total", "Events dropped because too many, or too many bytes of them, waited for rooms' repairs.");
     FETCHES: IntCounterVec = register_int_counter_vec("im_connect_fetches_total", "Questions to the log, by outcome.", &["outcome"]);
     QUESTIONS: IntGaugeVec = register_int_gauge_vec("im_connect_questions_waiting", "Rooms to be repaired or compared and pages of history to be fetched that wait for their turn, by shard; each room and each member of a room waits once at most.", &["shard"]);
+    PUSHES_WAITING: IntGaugeVec = register_int_gauge_vec("im_connect_pushes_waiting", "Pushes that take turns with others on their way through a shard's connections; bound: 256, further ones are dropped.", &["shard"]);
     GIVEN_UP: IntCounter = register_int_counter("im_connect_questions_given_up_total", "Questions to the log that failed for good: who hears the room is told what cannot be had, or no longer hears it.");
     COMPARED: IntCounter = register_int_counter("im_connect_heads_compared_total", "Rooms whose head was compared with the log's.");
     SHARD_QUEUE: IntGaugeVec = register_int_gauge_vec("im_connect_shard_queue", "Events that wait for a shard.", &["shard"]);

@@ -49,7 +49,7 @@ pub(crate) use upkeep::unix_ms as upkeep_unix_ms;
 /// What failed is asked again after so long, then after twice as long and so on.
 const RETRY: Duration = Duration::from_millis(200);
 /// After so long at the latest.
-const LONGEST: Duration = Duration::from_secs(15);
+const LONGEST: Duration = Duration::from_secs(10);
 /// Signals that may wait for a room's next batch.
 const SIGNALS: usize = 64;
 

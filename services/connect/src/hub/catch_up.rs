@@ -29,6 +29,13 @@ impl CatchUp {
         Self { place, ask: Ask::UnderWay, tries: Tries::default() }
     }
 
+    pub(super) fn end_pause(&mut self, now: Instant) {
+        if let Ask::At(at) = &mut self.ask {
+            *at = now;
+            self.tries.forget_passing();
+        }
+    }
+
     pub(super) fn ask_again(&mut self, now: Instant) -> Option<Place> {
         matches!(self.ask, Ask::At(at) if at <= now).then(|| {
             self.ask = Ask::UnderWay;

@@ -462,6 +462,14 @@ impl Room {
         }
     }
 
+    pub(super) fn end_pauses(&mut self, now: Instant) {
+        if let Repair::Retry(at) = &mut self.repair {
+            *at = now;
+            self.tries.forget_passing();
+        }
+        self.behind.values_mut().for_each(|catch_up| catch_up.end_pause(now));
+    }
+
     pub(super) fn compared(
         &mut self,
         id: &RoomId,

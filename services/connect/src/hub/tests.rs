@@ -566,6 +566,14 @@ fn what_is_not_answered_is_asked_again_after_growing_pauses() {
         hub.join(&room(), 5, Place { epoch: 1, seq: 0 }, Place { epoch: 1, seq: 1 }, &mut Vec::new());
         let pauses = pauses(&mut hub, asker, Failure::Passing, 12);
         assert_eq!(pauses.len(), 12, "for as long as nobody answers");
+        // Once anything is answered again nobody waits for their pause.
+        let (mut effects, now) = (Vec::new(), Instant::now());
+        hub.fetch_failed(&room(), asker, Failure::Passing, now, &mut effects);
+        hub.tick(now, &mut effects);
+        assert_eq!(effects, []);
+        hub.end_pauses(now);
+        hub.tick(now, &mut effects);
+        assert!(matches!(effects[..], [Effect::Fetch { .. }]), "{effects:?}");
         for (tries, pause) in pauses.iter().enumerate() {
             let whole = limits().longest.min(limits().retry * (1 << tries.min(8)));
             assert!((whole / 2..=whole + Duration::from_millis(5)).contains(pause), "{pauses:?}");

@@ -102,6 +102,11 @@ impl Shard {
         !(many.kicks.is_empty() && many.pushes.is_empty())
     }
 
+    /// Pushes under way.
+    pub(super) fn pushes_waiting(&self) -> usize {
+        self.many.borrow().pushes.len()
+    }
+
     /// `true`: it has been everywhere.
     fn push_some(&self, push: &mut Push) -> bool {
         if let Target::Users(users) = &push.target {

@@ -69,6 +69,8 @@ pub(super) struct Questions {
     /// Questions in a row that nobody answered, and when the next one is asked.
     unanswered: u32,
     not_before: Option<Instant>,
+    /// Somebody answers after nobody did.
+    recovered: bool,
 }
 
 /// A connection that catches up.
@@ -94,6 +96,7 @@ impl Questions {
             first: 0,
             unanswered: 0,
             not_before: None,
+            recovered: false,
         }
     }
 
@@ -250,6 +253,7 @@ impl Questions {
 
     fn ended(&mut self, answered: bool, now: Instant) {
         if answered {
+            self.recovered |= self.unanswered >= PATIENCE;
             (self.unanswered, self.not_before) = (0, None);
             return;
         }
@@ -257,6 +261,11 @@ impl Questions {
         let doublings = self.unanswered.saturating_sub(PATIENCE).min(10);
         let pause = (PAUSE * (1 << doublings)).min(LONGEST);
         self.not_before = Some(now + pause.mul_f64(rand::random_range(0.5..1.0)));
+    }
+
+    /// Whether somebody has begun to answer again since this was asked last: what waits for its pause need not any more.
+    pub(super) fn has_recovered(&mut self) -> bool {
+        std::mem::take(&mut self.recovered)
     }
 
     /// Things that wait to be asked.
@@ -401,6 +410,7 @@ mod tests {
         }
         assert!(repaired >= 490 && compared >= 1_500, "{repaired} and {compared}");
         assert_eq!(questions.waiting(), 0);
+        assert_eq!((questions.has_recovered(), questions.has_recovered()), (true, false));
     }
 
     #[test]

@@ -46,7 +46,11 @@ impl Shard {
 
     fn retry(self: &Rc<Self>) {
         let mut effects = Vec::new();
-        self.hub.borrow_mut().tick(Instant::now(), &mut effects);
+        let now = Instant::now();
+        if self.questions.borrow_mut().has_recovered() {
+            self.hub.borrow_mut().end_pauses(now);
+        }
+        self.hub.borrow_mut().tick(now, &mut effects);
         self.carry_out(effects);
         self.ask_those_that_waited();
     }
@@ -102,6 +106,7 @@ impl Shard {
         metrics::GIVEN_UP.inc_by(counts.given_up);
         metrics::SIGNALS_DROPPED.inc_by(counts.signals_dropped);
         let waiting = self.questions.borrow().waiting();
+        metrics::PUSHES_WAITING.with_label_values(&[&shard]).set(self.pushes_waiting() as i64);
         metrics::QUESTIONS.with_label_values(&[&shard]).set(waiting as i64);
         let share = self.load.borrow_mut().share(Instant::now());
         metrics::FAN_OUT_SHARE.with_label_values(&[&shard]).set(share);
