@@ -1,6 +1,7 @@
 //! A stretch of time under audit: everybody's record from one barrier to the next, held against the logs as read back.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +12,7 @@ use im_wire::ids::{RoomId, Seq};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::{self, Logged, Verdict};
+use crate::audit::{self, Logged, Outcome, Verdict};
 use crate::crowd::Crowd;
 use crate::token::Signer;
 
@@ -64,6 +65,15 @@ impl Audit {
         }
         defects
     }
+}
+
+/// What a fault took back that was acknowledged, as it must: nothing by default.
+#[derive(Debug, Clone, Default)]
+pub struct TakenBack {
+    /// Of the crowd's sends of this stretch of time, in the order in which they ended, those that were taken back.
+    pub sends: Range<usize>,
+    /// The logs begin anew: everybody is owed all of them.
+    pub whole_logs: bool,
 }
 
 /// The middle, the tail and the end of some durations.
@@ -122,9 +132,16 @@ impl<'c> Begun<'c> {
     }
 
     /// Waits until everybody has everything, reads the logs from the HTTP API at `address`, and judges.
-    pub async fn judge(self, address: &str, signer: &Signer) -> Result<Audit> {
+    pub async fn judge(self, address: &str, signer: &Signer, taken_back: &TakenBack) -> Result<Audit> {
         self.crowd.barrier(BARRIER).await.context("the barrier after")?;
-        let (sends, records) = self.crowd.take(&self.from);
+        let (mut sends, mut records) = self.crowd.take(&self.from);
+        for send in sends.get_mut(taken_back.sends.clone()).unwrap_or_default() {
+            // Acknowledged and gone, or written again afterwards: as for an outcome that nobody knows, both are right.
+            send.outcome = Outcome::Unknown;
+        }
+        if taken_back.whole_logs {
+            records.iter_mut().for_each(|record| record.from = 0);
+        }
         let admin = signer.token("auditor", "admin", &["*"])?;
         let mut logs = HashMap::new();
         for room in self.crowd.rooms() {

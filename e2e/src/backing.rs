@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use im_runtime::unused_port;
 
+use crate::forwarder::Forwarder;
 use crate::process::{Process, until};
 
 /// How long Sentinels wait before they call a master down.
@@ -33,6 +34,11 @@ impl RedisServer {
     async fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> redis::RedisResult<T> {
         ask(self.port, command).await
     }
+
+    async fn is_master(&self) -> bool {
+        let role: redis::RedisResult<redis::Value> = self.ask(&redis::cmd("ROLE")).await;
+        role.is_ok_and(|role| format!("{role:?}").contains("master"))
+    }
 }
 
 async fn ask<T: redis::FromRedisValue>(port: u16, command: &redis::Cmd) -> redis::RedisResult<T> {
@@ -41,16 +47,27 @@ async fn ask<T: redis::FromRedisValue>(port: u16, command: &redis::Cmd) -> redis
     command.query_async(&mut connection).await
 }
 
-/// A master with two replicas, watched by three Sentinels.
+/// How the master is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Three Sentinels say who it is, and choose another where it dies.
+    Sentinels,
+    /// One address leads to it; who it is is decided by hand.
+    OneAddress,
+}
+
+/// A master with two replicas.
 #[derive(Debug)]
 pub struct RedisSet {
     servers: Vec<RedisServer>,
+    /// Three, or none where there is one address.
     sentinels: Vec<(u16, Process)>,
+    address: Option<Forwarder>,
 }
 
 impl RedisSet {
     /// Starts everything and waits until both replicas are in step and every Sentinel knows the others.
-    pub async fn start(folder: &Path) -> Result<Self> {
+    pub async fn start(folder: &Path, way: Way) -> Result<Self> {
         let mut servers = Vec::new();
         for number in 0..3 {
             let master = servers.first().map(|server: &RedisServer| server.port);
@@ -60,10 +77,16 @@ impl RedisSet {
             until("redis answers", PATIENCE, async || server.ask::<String>(&redis::cmd("PING")).await.ok()).await?;
         }
         let mut sentinels = Vec::new();
-        for number in 0..3 {
-            sentinels.push(configure_sentinel(folder, number, servers[0].port)?);
+        let mut address = None;
+        match way {
+            Way::OneAddress => address = Some(Forwarder::to(servers[0].port).await?),
+            Way::Sentinels => {
+                for number in 0..3 {
+                    sentinels.push(configure_sentinel(folder, number, servers[0].port)?);
+                }
+            }
         }
-        let set = Self { servers, sentinels };
+        let set = Self { servers, sentinels, address };
         set.in_step().await?;
         Ok(set)
     }
@@ -103,12 +126,28 @@ impl RedisSet {
 
     /// What im's processes are given.
     pub fn url(&self) -> String {
+        if let Some(address) = &self.address {
+            return format!("redis://127.0.0.1:{}", address.port());
+        }
         let hosts: Vec<String> = self.sentinels.iter().map(|(port, _)| format!("127.0.0.1:{port}")).collect();
         format!("redis+sentinel://{}/{SERVICE}", hosts.join(","))
     }
 
-    /// The port of the master that the Sentinels agree on first.
+    /// The address that leads to the master.
+    pub fn address(&self) -> Result<&Forwarder> {
+        self.address.as_ref().context("Sentinels lead to this redis, and no address")
+    }
+
+    /// The port of the master that the Sentinels agree on first, or of the one there is.
     pub async fn master_port(&self) -> Option<u16> {
+        if self.address.is_some() {
+            for server in &self.servers {
+                if server.is_master().await {
+                    return Some(server.port);
+                }
+            }
+            return None;
+        }
         for (port, _) in &self.sentinels {
             let mut question = redis::cmd("SENTINEL");
             question.arg("get-master-addr-by-name").arg(SERVICE);
@@ -166,10 +205,35 @@ impl RedisSet {
         self.servers.remove(place).process.kill()?;
         until("another master", PATIENCE, async || {
             let port = self.master_port().await.filter(|port| *port != old)?;
-            let role: redis::Value = ask(port, &redis::cmd("ROLE")).await.ok()?;
-            format!("{role:?}").contains("master").then_some(port)
+            let server = self.servers.iter().find(|server| server.port == port)?;
+            server.is_master().await.then_some(port)
         })
         .await
+    }
+
+    /// Makes a replica the master, as an operator would before work on the master's machine: nothing is lost, both live on,
+    /// and then the address leads to the new one. Connections that stand stay with the old one.
+    pub async fn hand_over(&mut self) -> Result<()> {
+        let old = self.master_port().await.context("no master")?;
+        ask::<()>(old, redis::cmd("FAILOVER").arg("TIMEOUT").arg(10_000)).await?;
+        let new =
+            until("a replica has taken over", PATIENCE, async || self.master_port().await.filter(|port| *port != old));
+        let new = new.await?;
+        self.address()?.switch(new);
+        for server in self.servers.iter().filter(|server| ![old, new].contains(&server.port)) {
+            server.ask::<()>(redis::cmd("REPLICAOF").arg("127.0.0.1").arg(new)).await?;
+        }
+        self.in_step().await
+    }
+
+    /// `kill -9` of the master, which comes back at the same port with nothing at all; its replicas forget with it.
+    pub async fn wipe(&mut self, folder: &Path) -> Result<()> {
+        let port = self.master_port().await.context("no master")?;
+        let server = self.servers.iter_mut().find(|server| server.port == port).context("an unknown master")?;
+        server.process.kill()?;
+        std::fs::remove_dir_all(data(folder, server.number))?;
+        *server = start_server(folder, server.number, port, None)?;
+        self.in_step().await
     }
 
     /// Starts a new, empty server that joins as a replica, in the place of one that was killed.
@@ -185,9 +249,14 @@ impl RedisSet {
     }
 }
 
+/// Where a server keeps what it has.
+fn data(folder: &Path, number: usize) -> PathBuf {
+    folder.join(format!("redis-{number}"))
+}
+
 fn start_server(folder: &Path, number: usize, port: u16, master: Option<u16>) -> Result<RedisServer> {
     let name = format!("redis-{number}");
-    let data = folder.join(&name);
+    let data = data(folder, number);
     std::fs::create_dir_all(&data)?;
     let mut command = Command::new("redis-server");
     command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--appendonly", "yes", "--save", ""]);

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use im_runtime::unused_port;
 use tempfile::TempDir;
 
-use crate::backing::{Etcd, RedisSet};
+use crate::backing::{Etcd, RedisSet, Way};
 use crate::process::{Process, until};
 
 /// The secret that signs the test's tokens.
@@ -22,6 +23,8 @@ pub struct Plan {
     pub connect: usize,
     /// logic processes.
     pub logic: usize,
+    /// How the redis master is found.
+    pub redis: Way,
     /// Replicas that must confirm before an acknowledgement.
     pub wait_replicas: u32,
     /// Further `IM_…` variables for connect.
@@ -32,7 +35,8 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { connect: 2, logic: 2, wait_replicas: 1, connect_env: Vec::new(), logic_env: Vec::new() }
+        let (connect_env, logic_env) = (Vec::new(), Vec::new());
+        Self { connect: 2, logic: 2, redis: Way::Sentinels, wait_replicas: 1, connect_env, logic_env }
     }
 }
 
@@ -73,6 +77,8 @@ pub struct Cluster {
     pub redis: RedisSet,
     /// Discovery.
     pub etcd: Etcd,
+    /// Where the HTTP API is or was, as logic processes come and go.
+    pub apis: Apis,
     started: usize,
     folder: TempDir,
 }
@@ -81,8 +87,9 @@ impl Cluster {
     /// Starts everything and waits until it is ready.
     pub async fn start(plan: Plan) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("im-e2e-").tempdir()?;
-        let (redis, etcd) = tokio::try_join!(RedisSet::start(folder.path()), Etcd::start(folder.path()))?;
-        let mut cluster = Self { plan, connects: Vec::new(), logics: Vec::new(), redis, etcd, started: 0, folder };
+        let (redis, etcd) = tokio::try_join!(RedisSet::start(folder.path(), plan.redis), Etcd::start(folder.path()))?;
+        let (connects, logics) = (Vec::new(), Vec::new());
+        let mut cluster = Self { plan, connects, logics, redis, etcd, apis: Apis::default(), started: 0, folder };
         for _ in 0..cluster.plan.logic {
             cluster.add_logic()?;
         }
@@ -138,6 +145,7 @@ impl Cluster {
         command.env("IM_REDIS_WAIT_REPLICAS", self.plan.wait_replicas.to_string());
         command.envs(self.plan.logic_env.iter().map(|(key, value)| (key, value)));
         let process = Process::start(&name, command, self.folder.path())?;
+        self.apis.add(&http);
         self.logics.push(Logic { http, admin, process });
         Ok(())
     }
@@ -157,6 +165,22 @@ impl Cluster {
             .env("IM_REDIS_URL", self.redis.url())
             .env("IM_ETCD_ENDPOINTS", self.etcd.endpoint());
         Ok(command)
+    }
+}
+
+/// The addresses of the HTTP API that were ever given out; clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Apis(Arc<Mutex<Vec<String>>>);
+
+impl Apis {
+    /// One more.
+    pub fn add(&self, address: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(address.to_owned());
+    }
+
+    /// All, the newest first: it is the likeliest to answer.
+    pub fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().rev().cloned().collect()
     }
 }
 

@@ -148,6 +148,16 @@ impl Crowd {
         Ok(heads)
     }
 
+    /// Everybody's name.
+    pub fn users(&self) -> Vec<String> {
+        self.members.iter().map(|member| member.user.clone()).collect()
+    }
+
+    /// How many sends have ended since the last [`Self::take`].
+    pub fn ended_sends(&self) -> usize {
+        lock(&self.sends).len()
+    }
+
     /// How far each room has been heard, by whoever has heard most of it.
     pub fn heard(&self) -> HashMap<RoomId, Seq> {
         let mut heads = HashMap::new();

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use im_e2e::cluster::{Cluster, Plan};
+use im_e2e::cluster::Plan;
 use im_e2e::crowd::Size;
 use im_e2e::faults::{Fault, Stage};
 use im_e2e::hostile::{self, Attack};
@@ -41,9 +41,18 @@ struct Faults {
     /// logic processes.
     #[arg(long, default_value_t = 2)]
     logic: usize,
-    /// What to break, in this order. Default: everything.
+    /// What to break, in this order. Default: what every build must pass.
     #[arg(value_enum)]
     faults: Vec<Fault>,
+    /// The same, for one fault or several divided by commas.
+    #[arg(long, value_enum, value_delimiter = ',', conflicts_with = "faults")]
+    only: Vec<Fault>,
+    /// Every fault there is.
+    #[arg(long, conflicts_with_all = ["faults", "only"])]
+    all: bool,
+    /// Faults last as long as they are meant to: no logic for 5 minutes instead of 30 s.
+    #[arg(long)]
+    full: bool,
     /// One JSON object per fault instead of the table.
     #[arg(long)]
     json: bool,
@@ -82,15 +91,25 @@ async fn main() -> ExitCode {
 async fn faults(arguments: Faults) -> Result<()> {
     let plan = Plan { connect: arguments.connect, logic: arguments.logic, ..Plan::default() };
     let size = Size { connections: arguments.connections, rooms: arguments.rooms, rate: arguments.rate };
-    let mut stage = Stage::set(Cluster::start(plan).await?, size).await?;
+    let faults = match (arguments.all, arguments.faults.is_empty(), arguments.only.is_empty()) {
+        (true, ..) => Fault::EVERY.to_vec(),
+        (_, true, true) => Fault::ALL.to_vec(),
+        _ => [arguments.faults, arguments.only].concat(),
+    };
     let mut reports = Vec::new();
-    for fault in if arguments.faults.is_empty() { Fault::ALL.to_vec() } else { arguments.faults } {
+    let mut stage: Option<Stage> = None;
+    for fault in faults {
         eprintln!("{fault:?} …");
-        let report = stage.play(fault).await?;
+        let mut stands = match stage.take().filter(|stage| stage.ground() == fault.ground()) {
+            Some(stage) => stage,
+            None => Stage::set(fault.ground(), plan.clone(), size.clone(), arguments.full).await?,
+        };
+        let report = stands.play(fault).await?;
+        stage = Some(stands);
         if arguments.json {
             println!("{}", serde_json::to_string(&report)?);
         }
-        for example in &report.audit.verdict.examples {
+        for example in report.audit.verdict.examples.iter().chain(&report.findings.examples) {
             eprintln!("  {example}");
         }
         reports.push(report);
@@ -98,7 +117,7 @@ async fn faults(arguments: Faults) -> Result<()> {
     if !arguments.json {
         println!("{}", report::table(&reports));
     }
-    let dirty = reports.iter().filter(|report| !report.audit.is_clean()).count();
+    let dirty = reports.iter().filter(|report| !report.is_clean()).count();
     ensure!(dirty == 0, "{dirty} of {} audits are not clean", reports.len());
     Ok(())
 }

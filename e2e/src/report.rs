@@ -8,7 +8,7 @@ use crate::faults::Report;
 pub fn table(reports: &[Report]) -> String {
     let mut text = String::from(
         "fault             | acked | unknown | delivered | lost | repeated | reordered | phantoms | taken back | dedupe hits | retries | \
-         away n / p50 / p99 / max ms    | moves (most) | resumed\n",
+         away n / p50 / p99 / max ms    | moves (most) | resumed | changes | presence | rooms\n",
     );
     for report in reports {
         let (audit, verdict) = (&report.audit, &report.audit.verdict);
@@ -18,7 +18,7 @@ pub fn table(reports: &[Report]) -> String {
         let lost = verdict.lost + verdict.acknowledged_lost;
         let _ = writeln!(
             text,
-            "{:17} | {:5} | {:7} | {:9} | {:4} | {:8} | {:9} | {:8} | {:10} | {:11} | {:7} | {:30} | {:5} ({})    | {}",
+            "{:17} | {:5} | {:7} | {:9} | {:4} | {:8} | {:9} | {:8} | {:10} | {:11} | {:7} | {:30} | {:5} ({})    | {:7} | {:7} | {:8} | {}",
             fault.as_str().unwrap_or_default(),
             verdict.acknowledged,
             verdict.unknown,
@@ -34,6 +34,9 @@ pub fn table(reports: &[Report]) -> String {
             audit.moves,
             audit.most_moves,
             audit.resumed,
+            report.changes,
+            report.findings.presence,
+            report.findings.rooms,
         );
     }
     text

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::figures::Figures;
 use super::kube::{Kube, until};
 use super::witness::{Life, Witness, now};
-use crate::audited::{Audit, Begun};
+use crate::audited::{Audit, Begun, TakenBack};
 use crate::crowd::{Crowd, Size};
 use crate::token::Signer;
 
@@ -111,7 +111,7 @@ impl Stage {
         let logic = self.witness.staying("logic").into_iter().find(|life| life.ready.is_some());
         let logic = logic.context("no logic pod to read the logs from")?;
         let forward = self.kube.forward(&self.namespace, &logic.name, HTTP).await?;
-        begun.judge(&forward.address, &self.signer).await
+        begun.judge(&forward.address, &self.signer, &TakenBack::default()).await
     }
 
     /// Waits until the ImCluster is as its spec says: see [`settled`].

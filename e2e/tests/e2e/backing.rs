@@ -1,12 +1,12 @@
 //! The harness itself: a cut-off tail is really taken back by a failover. Without this the audit's failover proves nothing.
 
 use anyhow::Result;
-use im_e2e::backing::RedisSet;
+use im_e2e::backing::{RedisSet, Way};
 
 #[tokio::test]
 async fn a_failover_with_replicas_cut_off_takes_the_tail_back() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let mut redis = RedisSet::start(folder.path()).await?;
+    let mut redis = RedisSet::start(folder.path(), Way::Sentinels).await?;
     let ask = async |port: u16, words: &[&str]| -> Result<Option<String>> {
         let client = redis::Client::open(format!("redis://127.0.0.1:{port}/"))?;
         let mut connection = client.get_multiplexed_async_connection().await?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use im_e2e::audited::{Audit, Begun};
+use im_e2e::audited::{Audit, Begun, TakenBack};
 use im_e2e::cluster::{Cluster, Plan, SECRET};
 use im_e2e::crowd::{Crowd, Size};
 use im_e2e::process::until;
@@ -43,7 +43,7 @@ async fn spoiled(crowd: &Crowd, proxy: &Proxy, signer: &Signer, http: &str, tamp
         anyhow::Ok(())
     });
     event.await?;
-    let audit = begun.judge(http, signer).await.context("the audit")?;
+    let audit = begun.judge(http, signer, &TakenBack::default()).await.context("the audit")?;
     ensure!(audit.verdict.delivered > 0, "nobody heard anything");
     Ok(audit)
 }
