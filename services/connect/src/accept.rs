@@ -3,6 +3,7 @@
 pub(crate) mod admission;
 pub(crate) mod failures;
 pub(crate) mod rate;
+pub(crate) mod relay;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -58,7 +59,7 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: TcpListener, tcp: bool) {
                 #[cfg(test)]
                 crate::shard::planted::pass(&shard.options.node, shard.number, "accept");
                 let address = peer.ip().to_canonical();
-                if !shard.rates.accept(address, Instant::now()) {
+                if !is_relay(&shard, address, tcp) && !shard.rates.accept(address, Instant::now()) {
                     refuse(&shard, stream, address, tcp, Refusal::AddressTooFast);
                     continue;
                 }
@@ -79,10 +80,17 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: TcpListener, tcp: bool) {
 }
 
 fn enter(shard: &Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool) {
-    match shard.admission.enter(address) {
+    let own = (!is_relay(shard, address, tcp)).then_some(address);
+    match shard.admission.enter(own) {
         Ok(place) => serve(shard, stream, address, tcp, place),
         Err(refusal) => refuse(shard, stream, address, tcp, refusal),
     }
+}
+
+/// Whether the peer passes on what others send and says whose it is: limits per address are for those.
+fn is_relay(shard: &Shard, peer: IpAddr, tcp: bool) -> bool {
+    let options = &shard.options;
+    relay::is_in(&options.proxy_protocol_from, peer) || !tcp && relay::is_in(&options.forwarded_from, peer)
 }
 
 /// Says so, where not too many are being told already.

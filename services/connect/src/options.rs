@@ -3,6 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 /// Addresses, limits and times of one connect process. The defaults suit a node of two cores.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -14,6 +16,10 @@ pub struct Options {
     pub ws_listen: SocketAddr,
     /// Origins whose pages may open a WebSocket, `*` for any; empty: not looked at. Default empty.
     pub ws_allowed_origins: Vec<String>,
+    /// Peers that begin every connection with a PROXY protocol header (version 1 or 2), on both ports. Default none.
+    pub proxy_protocol_from: Vec<IpNet>,
+    /// Peers whose `X-Forwarded-For` at the WebSocket upgrade is believed. Default none.
+    pub forwarded_from: Vec<IpNet>,
     /// Threads, each with its own listeners, connections and part of the hub. Default: one per core.
     pub shards: usize,
     /// Connections at once, in all. Default 100,000.
@@ -102,6 +108,8 @@ impl Default for Options {
             tcp_listen: any(3101),
             ws_listen: any(3102),
             ws_allowed_origins: Vec::new(),
+            proxy_protocol_from: Vec::new(),
+            forwarded_from: Vec::new(),
             shards: std::thread::available_parallelism().map_or(1, usize::from),
             max_connections: 100_000,
             max_connections_per_ip: 20_000,

@@ -3,9 +3,11 @@
 #[cfg(feature = "cluster")]
 pub mod cluster;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use im_runtime::settings::Reader;
+use ipnet::IpNet;
 
 use crate::Options;
 
@@ -36,6 +38,12 @@ fn clients(from: &mut Reader<'_>, default: Options) -> Options {
                 "Whose pages may open a WebSocket, such as `https://chat.example.org`; `*`: any. Others get 403. Not given: `Origin` is not looked at. Clients that are no browsers say no origin and are not meant.",
             )
             .or(default.ws_allowed_origins),
+        proxy_protocol_from: from
+            .list("proxy_protocol_from", "addresses", net, IpNet::to_string, "Peers (`10.0.0.0/8`, `192.0.2.7`) that begin every connection, TCP and WebSocket, with a PROXY protocol header of version 1 or 2. Limits per address count the client's; without the header such a connection is closed.")
+            .or(default.proxy_protocol_from),
+        forwarded_from: from
+            .list("forwarded_from", "addresses", net, IpNet::to_string, "Peers whose `X-Forwarded-For` at the WebSocket upgrade is believed: the last address in it that is none of these counts as the client's.")
+            .or(default.forwarded_from),
         shards: from
             .integer("shards", "Threads, each with its own listeners, connections and part of the hub.")
             .within(1..=64)
@@ -58,6 +66,11 @@ fn clients(from: &mut Reader<'_>, default: Options) -> Options {
             .or(default.drain_floor),
         ..default
     }
+}
+
+fn net(text: &str) -> Result<IpNet, String> {
+    let one = text.parse::<IpAddr>().map(IpNet::from);
+    one.or_else(|_| text.parse()).map_err(|_| "write an address or a network such as 10.0.0.0/8".to_owned())
 }
 
 fn origin(text: &str) -> Result<String, String> {

@@ -92,20 +92,19 @@ impl Admission {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Place, Refusal> {
+    /// `None`: the address will be known later, see [`Place::claim`].
+    pub(crate) fn enter(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Place, Refusal> {
         let mut counts = self.counts();
         if counts.all >= self.max {
             return Err(Refusal::Full);
         }
-        let address = network(address);
-        let own = counts.by_address.entry(address).or_default();
-        if *own >= self.max_per_ip {
-            return Err(Refusal::AddressFull);
+        let address = address.map(network);
+        if let Some(address) = address {
+            counts.add_address(address, self.max_per_ip)?;
         }
-        *own += 1;
         counts.all += 1;
         metrics::SOCKETS.set(counts.all as i64);
-        Ok(Place { admission: Arc::clone(self), address: Some(address), user: None, refusal: None })
+        Ok(Place { admission: Arc::clone(self), address, user: None, refusal: None })
     }
 
     /// A place for the time that it takes to say why there is none; `None`: too many are being told already.
@@ -123,10 +122,37 @@ impl Admission {
     }
 }
 
+impl Counts {
+    fn add_address(&mut self, network: IpAddr, most: usize) -> Result<(), Refusal> {
+        let own = self.by_address.entry(network).or_default();
+        if *own >= most {
+            return Err(Refusal::AddressFull);
+        }
+        *own += 1;
+        Ok(())
+    }
+}
+
 impl Place {
+    /// Counts it for its address, where that was not known before.
+    pub(crate) fn claim(&mut self, address: IpAddr) -> Result<(), Refusal> {
+        if self.address.is_some() || self.refusal.is_some() {
+            return Ok(());
+        }
+        let network = network(address);
+        self.admission.counts().add_address(network, self.admission.max_per_ip)?;
+        self.address = Some(network);
+        Ok(())
+    }
+
     /// Why it is none, where it is none.
     pub(crate) fn refusal(&self) -> Option<Refusal> {
         self.refusal
+    }
+
+    /// Whether it counts for an address already, or for none ever.
+    pub(crate) fn is_claimed(&self) -> bool {
+        self.address.is_some() || self.refusal.is_some()
     }
 
     /// Counts it for its user too.
@@ -189,23 +215,36 @@ mod tests {
     fn places_are_limited_and_given_back() {
         let admission = admission();
         let (one, two) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)));
-        let first = admission.enter(one).unwrap();
-        let _second = admission.enter(one).unwrap();
-        assert_eq!(admission.enter(one).unwrap_err(), Refusal::AddressFull);
-        let _third = admission.enter(two).unwrap();
-        assert_eq!(admission.enter(two).unwrap_err(), Refusal::Full);
+        let first = admission.enter(Some(one)).unwrap();
+        let _second = admission.enter(Some(one)).unwrap();
+        assert_eq!(admission.enter(Some(one)).unwrap_err(), Refusal::AddressFull);
+        let _third = admission.enter(Some(two)).unwrap();
+        assert_eq!(admission.enter(Some(two)).unwrap_err(), Refusal::Full);
         drop(first);
-        assert!(admission.enter(one).is_ok());
+        assert!(admission.enter(Some(one)).is_ok());
     }
 
     #[test]
     fn addresses_of_one_ipv6_subscriber_share_a_count() {
         let admission = admission();
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
-        let _first = admission.enter(address("2001:db8:1:2::1")).unwrap();
-        let _second = admission.enter(address("2001:db8:1:2:ffff::9")).unwrap();
-        assert_eq!(admission.enter(address("2001:db8:1:2:3:4:5:6")).unwrap_err(), Refusal::AddressFull);
-        assert!(admission.enter(address("2001:db8:1:3::1")).is_ok(), "the next /64 is another's");
+        let _first = admission.enter(Some(address("2001:db8:1:2::1"))).unwrap();
+        let _second = admission.enter(Some(address("2001:db8:1:2:ffff::9"))).unwrap();
+        assert_eq!(admission.enter(Some(address("2001:db8:1:2:3:4:5:6"))).unwrap_err(), Refusal::AddressFull);
+        assert!(admission.enter(Some(address("2001:db8:1:3::1"))).is_ok(), "the next /64 is another's");
+    }
+
+    #[test]
+    fn a_place_whose_address_is_said_later_counts_from_then_on() {
+        let admission = admission();
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let mut places: Vec<_> = (0..3).map(|_| admission.enter(None).unwrap()).collect();
+        places[0].claim(address).unwrap();
+        places[0].claim(address).unwrap();
+        places[1].claim(address).unwrap();
+        assert_eq!(places[2].claim(address), Err(Refusal::AddressFull));
+        places.truncate(1);
+        assert!(admission.enter(Some(address)).is_ok());
     }
 
     #[test]
@@ -213,7 +252,8 @@ mod tests {
         let admission = admission();
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let ann = UserId::new("ann").unwrap();
-        let (mut first, mut second) = (admission.enter(address).unwrap(), admission.enter(address).unwrap());
+        let (mut first, mut second) =
+            (admission.enter(Some(address)).unwrap(), admission.enter(Some(address)).unwrap());
         first.name(&ann).unwrap();
         assert_eq!(second.name(&ann), Err(Refusal::UserFull));
         drop(first);

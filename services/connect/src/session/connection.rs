@@ -116,6 +116,10 @@ impl Connection {
         self.address.get()
     }
 
+    pub(crate) fn set_address(&self, address: IpAddr) {
+        self.address.set(address);
+    }
+
     pub(crate) fn stream(&self) -> &TcpStream {
         &self.stream
     }

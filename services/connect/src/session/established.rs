@@ -69,7 +69,7 @@ impl Established {
                 (_, Inbound::Text(_)) => {
                     wire.connection.end(CloseCode::ProtocolError, "text frames are the native dialect's");
                 }
-                (_, Inbound::Upgraded(_) | Inbound::Control | Inbound::Close) => {}
+                (_, Inbound::Proxied(_) | Inbound::Upgraded(..) | Inbound::Control | Inbound::Close) => {}
             }
             // What has been read already is no reason to keep others waiting.
             tokio::task::consume_budget().await;

@@ -77,7 +77,7 @@ impl<'a> Unidentified<'a> {
                     self.wire.connection.end_after(CloseCode::Flood, "pings and pongs instead of auth", 5_000);
                     return None;
                 }
-                Inbound::Upgraded(path) => {
+                Inbound::Upgraded(path, _) => {
                     entrance = path;
                     self.wire.turn_away();
                     continue;
@@ -92,6 +92,7 @@ impl<'a> Unidentified<'a> {
                         None
                     }
                 },
+                Inbound::Proxied(_) => continue,
                 Inbound::Close => return None,
             };
             return self.authenticate(hello?).await;

@@ -2,16 +2,19 @@
 //! only while something is incomplete.
 
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 
 use bytes::{Buf, BytesMut};
 use im_wire::code::CloseCode;
 use im_wire::dialect::Entrance;
 use im_wire::frame::{self, Frame, Malformed};
+use ipnet::IpNet;
 use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, create_response, write_response};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
+use crate::accept::relay;
 use crate::metrics;
 use crate::options::Options;
 
@@ -25,8 +28,10 @@ const CONTROL_HEADER: usize = 6;
 /// Something that a client said.
 #[derive(Debug)]
 pub(crate) enum Inbound {
-    /// The upgrade succeeded; the path tells more.
-    Upgraded(Entrance),
+    /// Whoever passes the connection on has said whose it is; `None`: its own.
+    Proxied(Option<IpAddr>),
+    /// The upgrade succeeded; the path tells more. The client's address, where a proxy that is believed has said it.
+    Upgraded(Entrance, Option<IpAddr>),
     /// A TLV frame.
     Frame(Frame),
     /// A text frame.
@@ -43,7 +48,7 @@ impl Inbound {
         match self {
             Self::Frame(frame) => frame::HEADER + frame.body.len(),
             Self::Text(text) => text.len(),
-            Self::Upgraded(_) | Self::Control | Self::Close => 0,
+            Self::Proxied(_) | Self::Upgraded(..) | Self::Control | Self::Close => 0,
         }
     }
 }
@@ -59,6 +64,8 @@ pub(crate) enum Broken {
     Utf8,
     #[error("a message of more than {0} bytes")]
     TooLarge(usize),
+    #[error("{0}")]
+    Relay(#[from] relay::Malformed),
     /// The answer has been written; there is no WebSocket to close.
     #[error("no WebSocket upgrade: {0}")]
     Upgrade(String),
@@ -69,12 +76,14 @@ impl Broken {
         match self {
             Self::Frame(Malformed::TooLarge { .. }) | Self::TooLarge(_) => CloseCode::TooLarge,
             Self::Utf8 => CloseCode::InvalidText,
-            Self::Frame(_) | Self::WebSocket(_) | Self::Upgrade(_) => CloseCode::ProtocolError,
+            Self::Frame(_) | Self::WebSocket(_) | Self::Relay(_) | Self::Upgrade(_) => CloseCode::ProtocolError,
         }
     }
 }
 
 enum State {
+    /// A PROXY protocol header comes first; TCP or WebSocket after it.
+    Proxied(bool),
     Tcp,
     Upgrade,
     WebSocket(Box<WebSocketContext>),
@@ -117,15 +126,23 @@ impl Write for Pipe<'_> {
     }
 }
 
+impl State {
+    fn of(tcp: bool) -> Self {
+        if tcp { Self::Tcp } else { Self::Upgrade }
+    }
+}
+
 impl Intake {
-    /// For a connection that came in on the TCP or the WebSocket port; `limit` is the longest body.
-    pub(crate) fn new(tcp: bool, limit: usize) -> Self {
-        Self { state: if tcp { State::Tcp } else { State::Upgrade }, rest: BytesMut::new(), limit, unfinished: 0 }
+    /// For a connection that came in on the TCP or the WebSocket port, with a PROXY protocol header before it or without;
+    /// `limit` is the longest body.
+    pub(crate) fn new(tcp: bool, proxied: bool, limit: usize) -> Self {
+        let state = if proxied { State::Proxied(tcp) } else { State::of(tcp) };
+        Self { state, rest: BytesMut::new(), limit, unfinished: 0 }
     }
 
     /// Whether there is a WebSocket to close.
     pub(crate) fn is_upgrading(&self) -> bool {
-        matches!(self.state, State::Upgrade)
+        matches!(self.state, State::Upgrade | State::Proxied(false))
     }
 
     /// Takes bytes from the socket.
@@ -134,10 +151,23 @@ impl Intake {
     }
 
     /// The next whole thing, and what is to be written because of it (pongs, the upgrade's answer).
-    pub(crate) fn next(&mut self, output: &mut Vec<u8>, options: &Options) -> Result<Option<Inbound>, Broken> {
+    pub(crate) fn next(
+        &mut self,
+        output: &mut Vec<u8>,
+        options: &Options,
+        peer: IpAddr,
+    ) -> Result<Option<Inbound>, Broken> {
         let next = match &mut self.state {
+            State::Proxied(tcp) => match relay::read(&self.rest)? {
+                Some((length, address)) => {
+                    self.rest.advance(length);
+                    self.state = State::of(*tcp);
+                    Some(Inbound::Proxied(address))
+                }
+                None => None,
+            },
             State::Tcp => frame::decode(&mut self.rest, self.limit)?.map(Inbound::Frame),
-            State::Upgrade => self.upgrade(output, options)?,
+            State::Upgrade => self.upgrade(output, options, peer)?,
             State::WebSocket(context) => {
                 let pipe = Pipe { input: &mut self.rest, output };
                 read_websocket(context, pipe, self.limit, &mut self.unfinished)?
@@ -149,7 +179,7 @@ impl Intake {
         Ok(next)
     }
 
-    fn upgrade(&mut self, output: &mut Vec<u8>, options: &Options) -> Result<Option<Inbound>, Broken> {
+    fn upgrade(&mut self, output: &mut Vec<u8>, options: &Options, peer: IpAddr) -> Result<Option<Inbound>, Broken> {
         let refuse = |output: &mut Vec<u8>, status: &str, why: String| {
             let text = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{why}", why.len());
             output.extend_from_slice(text.as_bytes());
@@ -175,6 +205,10 @@ impl Intake {
             metrics::REFUSED.with_label_values(&["origin"]).inc();
             return refuse(output, "403 Forbidden", "this origin is not in ws_allowed_origins".to_owned());
         }
+        let forwarded = match forwarded(&request, &options.forwarded_from, peer) {
+            Ok(forwarded) => forwarded,
+            Err(malformed) => return refuse(output, "400 Bad Request", malformed.to_string()),
+        };
         let response = match create_response(&request) {
             Ok(response) => response,
             Err(error) => return refuse(output, "400 Bad Request", error.to_string()),
@@ -189,8 +223,18 @@ impl Intake {
             .max_message_size(longest)
             .max_frame_size(longest);
         self.state = State::WebSocket(Box::new(WebSocketContext::new(Role::Server, Some(config))));
-        Ok(Some(Inbound::Upgraded(entrance)))
+        Ok(Some(Inbound::Upgraded(entrance, forwarded)))
     }
+}
+
+/// Whose connection a proxy passes on, where that proxy is believed.
+fn forwarded(request: &Request, believed: &[IpNet], peer: IpAddr) -> Result<Option<IpAddr>, relay::Malformed> {
+    if !relay::is_in(believed, peer) {
+        return Ok(None);
+    }
+    let values: Vec<&[u8]> =
+        request.headers().get_all("x-forwarded-for").iter().map(http::HeaderValue::as_bytes).collect();
+    relay::forwarded(values.into_iter(), believed)
 }
 
 /// Browsers say where their page is from, and cannot leave it out; other clients say nothing and are not meant.

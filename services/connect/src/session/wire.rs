@@ -1,16 +1,19 @@
 //! A session's socket: what the client says comes out of [`Wire::next`]; what waits in the outbox leaves meanwhile.
 
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
 use im_wire::code::CloseCode;
+use im_wire::dialect::Entrance;
 use tokio::io::Interest;
 
 use super::connection::Connection;
 use super::early::FREE;
 use super::intake::{Inbound, Intake};
-use crate::accept::admission::Place;
+use crate::accept::admission::{Place, Refusal};
+use crate::accept::relay;
 use crate::metrics;
 use crate::shard::Shard;
 
@@ -24,12 +27,15 @@ pub(crate) struct Wire {
     intake: Intake,
     /// Bytes that the client has sent before it was authenticated.
     early: usize,
+    /// The client's address has as many as it may, as is known since somebody has said whose the connection is.
+    refusal: Option<Refusal>,
 }
 
 impl Wire {
     pub(crate) fn new(shard: Rc<Shard>, connection: Rc<Connection>, tcp: bool, place: Place) -> Self {
-        let intake = Intake::new(tcp, shard.options.max_body);
-        Self { shard, connection, place, intake, early: 0 }
+        let proxied = relay::is_in(&shard.options.proxy_protocol_from, connection.address());
+        let intake = Intake::new(tcp, proxied, shard.options.max_body);
+        Self { shard, connection, place, intake, early: 0, refusal: None }
     }
 
     pub(crate) fn is_upgrading(&self) -> bool {
@@ -38,8 +44,32 @@ impl Wire {
 
     /// Ends a connection for which there was no place, once there is a way to say so.
     pub(crate) fn turn_away(&self) {
-        if let Some(refusal) = self.place.refusal() {
+        if let Some(refusal) = self.place.refusal().or(self.refusal) {
             self.connection.end_after(CloseCode::TooManyConnections, refusal.text(), 5_000);
+        }
+    }
+
+    /// Somebody who is believed has said whose connection it is: from now on it counts as that address'.
+    fn claim(&mut self, address: IpAddr) {
+        self.connection.set_address(address);
+        let too_fast = || (!self.shard.rates.accept(address, Instant::now())).then_some(Refusal::AddressTooFast);
+        self.refusal = self.place.claim(address).err().or_else(too_fast);
+        if let Some(refusal) = self.refusal {
+            metrics::REFUSED.with_label_values(&[refusal.name()]).inc();
+        }
+    }
+
+    /// What comes before the client itself says anything.
+    fn proxied(&mut self, address: Option<IpAddr>) {
+        let address = address.unwrap_or(self.connection.address());
+        let tcp = self.connection.entrance == Entrance::Tcp;
+        if !tcp && relay::is_in(&self.shard.options.forwarded_from, address) {
+            // One that passes on passes on for another, which will say more.
+            return self.connection.set_address(address);
+        }
+        self.claim(address);
+        if tcp {
+            self.turn_away();
         }
     }
 
@@ -71,6 +101,16 @@ impl Wire {
             if may_read {
                 match self.decode() {
                     Ok(Some(Inbound::Close)) => return None,
+                    Ok(Some(Inbound::Proxied(address))) => {
+                        self.proxied(address);
+                        continue;
+                    }
+                    Ok(Some(Inbound::Upgraded(path, forwarded))) => {
+                        if !self.place.is_claimed() && self.refusal.is_none() {
+                            self.claim(forwarded.unwrap_or(connection.address()));
+                        }
+                        return Some(Inbound::Upgraded(path, forwarded));
+                    }
                     Ok(Some(inbound)) => return Some(inbound),
                     Ok(None) => {}
                     Err(()) => return None,
@@ -121,7 +161,7 @@ impl Wire {
 
     fn decode(&mut self) -> Result<Option<Inbound>, ()> {
         let mut output = Vec::new();
-        let next = self.intake.next(&mut output, &self.shard.options);
+        let next = self.intake.next(&mut output, &self.shard.options, self.connection.address());
         if !output.is_empty() {
             self.connection.write(&output.into());
         }

@@ -463,3 +463,67 @@ async fn outboxes_together_hold_no_more_than_their_bound_and_readers_go_on() {
     eventually("so many as were too much", || node.connections() < 9).await;
     reader.hears_nothing().await;
 }
+
+const LOOPBACK: &str = "127.0.0.0/8";
+
+fn believed() -> Vec<ipnet::IpNet> {
+    vec![LOOPBACK.parse().unwrap()]
+}
+
+fn remote_ips(world: &World) -> Vec<String> {
+    world.authenticated().into_iter().map(|asked| asked.remote_ip).collect()
+}
+
+#[tokio::test]
+async fn a_peer_that_is_believed_says_whose_connection_it_is_and_limits_count_that_address() {
+    let world = World::new();
+    let limits = Options { proxy_protocol_from: believed(), max_connections_per_ip: 1, ..options() };
+    let node = node(&world, limits);
+    let through = async |client: &str| {
+        let mut raw = Raw::connect(node.tcp_address()).await;
+        let header = format!("PROXY TCP4 {client} 198.51.100.1 4711 3101\r\n");
+        raw.stream.write_all(header.as_bytes()).await.unwrap();
+        raw
+    };
+    let mut first = through("192.0.2.1").await;
+    first.auth("ann", Vec::new(), false).await;
+    let mut second = through("192.0.2.2").await;
+    second.auth("bob", Vec::new(), false).await;
+    assert_eq!(remote_ips(&world), ["192.0.2.1", "192.0.2.2"]);
+    assert_eq!(through("192.0.2.1").await.closed().await, Some(CloseCode::TooManyConnections));
+    second.hears_nothing().await;
+
+    let before = counted("im_connect_malformed_total", "protocol_error");
+    let mut bare = Raw::connect(node.tcp_address()).await;
+    bare.ask(ClientOp::Ping).await;
+    assert_eq!(bare.closed().await, Some(CloseCode::ProtocolError));
+    assert!(counted("im_connect_malformed_total", "protocol_error") > before);
+}
+
+#[tokio::test]
+async fn who_begins_a_proxy_header_and_does_not_end_it_is_sent_away_in_time() {
+    let world = World::new();
+    let short = Duration::from_millis(300);
+    let node = node(&world, Options { proxy_protocol_from: believed(), handshake_timeout: short, ..options() });
+    let mut slow = Raw::connect(node.tcp_address()).await;
+    slow.stream.write_all(b"PROXY TCP4 192.0").await.unwrap();
+    assert_eq!(slow.closed().await, Some(CloseCode::HandshakeTimeout));
+}
+
+#[tokio::test]
+async fn x_forwarded_for_is_believed_of_the_peers_that_are_named_and_of_no_others() {
+    for (from, expected) in [(believed(), "192.0.2.7"), (Vec::new(), "127.0.0.1")] {
+        let world = World::new();
+        let node = node(&world, Options { forwarded_from: from, ..options() });
+        let headers = "X-Forwarded-For: 203.0.113.1, 192.0.2.7\r\n";
+        let (mut stream, status) = upgrade(node.ws_address(), headers).await;
+        assert!(status.starts_with("HTTP/1.1 101"), "{status}");
+        stream.write_all(&masked(0x81, r#"{"op":"auth","req":1,"token":"ann"}"#)).await.unwrap();
+        eventually("logic is asked", || !world.authenticated().is_empty()).await;
+        assert_eq!(remote_ips(&world), [expected]);
+    }
+    let world = World::new();
+    let node = node(&world, Options { forwarded_from: believed(), ..options() });
+    let (_stream, status) = upgrade(node.ws_address(), "X-Forwarded-For: somebody\r\n").await;
+    assert!(status.starts_with("HTTP/1.1 400"), "{status}");
+}

@@ -201,6 +201,15 @@ impl World {
         self.state().calls.iter().filter(|op| which(op)).count()
     }
 
+    /// What logic was asked to authenticate, in order.
+    pub(crate) fn authenticated(&self) -> Vec<pb::Authenticate> {
+        let calls = &self.state().calls;
+        calls
+            .iter()
+            .filter_map(|op| if let call::Op::Authenticate(asked) = op { Some(asked.clone()) } else { None })
+            .collect()
+    }
+
     /// The bodies of a room, in order.
     pub(crate) fn stored(&self, room: &str) -> Vec<String> {
         let state = self.state();
