@@ -11,6 +11,7 @@ use crate::cluster::SECRET;
 #[derive(Serialize)]
 struct Claims<'a> {
     sub: &'a str,
+    iat: u64,
     exp: u64,
     scope: &'a str,
     rooms: &'a [&'a str],
@@ -28,8 +29,8 @@ impl Signer {
 
     /// A token of one day for `user`, who may enter the open rooms that `rooms` covers.
     pub fn token(&self, user: &str, scope: &str, rooms: &[&str]) -> Result<String> {
-        let exp = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + 86_400;
-        Ok(encode(&Header::default(), &Claims { sub: user, exp, scope, rooms }, &self.0)?)
+        let iat = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        Ok(encode(&Header::default(), &Claims { sub: user, iat, exp: iat + 86_400, scope, rooms }, &self.0)?)
     }
 }
 

@@ -119,6 +119,65 @@ pub struct Fault {
     #[prost(string, tag = "4")]
     pub field: ::prost::alloc::string::String,
 }
+/// Who is not let in: a ban, or the end of the tokens that a user had before a moment. Which fields are set says what it
+/// is: `address` alone, `device` alone (of tokens that carry it), `user` and `device`, `user` alone.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Ban {
+    /// Its name, made of what it is about: a second one about the same takes its place.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Unlike every other change of the list, and greater than those before.
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
+    #[prost(string, tag = "3")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub device: ::prost::alloc::string::String,
+    /// An address or a range of them, "192.0.2.0/24".
+    #[prost(string, tag = "5")]
+    pub address: ::prost::alloc::string::String,
+    /// Not a ban: the user's tokens issued before this (unix milliseconds) are refused, and those that do not say when.
+    #[prost(uint64, tag = "6")]
+    pub issued_before_ms: u64,
+    /// In force until then, unix milliseconds; 0: for ever.
+    #[prost(uint64, tag = "7")]
+    pub until_ms: u64,
+    /// For people.
+    #[prost(string, tag = "8")]
+    pub reason: ::prost::alloc::string::String,
+    /// Who made it, and when (unix milliseconds).
+    #[prost(string, tag = "9")]
+    pub by: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "10")]
+    pub made_ms: u64,
+}
+/// What has changed in the list of bans after a version.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BanChanges {
+    /// The list's version.
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+    /// How far this reaches; less than `version`: ask again from here.
+    #[prost(uint64, tag = "2")]
+    pub upto: u64,
+    /// What is known is to be forgotten first.
+    #[prost(bool, tag = "3")]
+    pub reset: bool,
+    /// New or changed, in order of version.
+    #[prost(message, repeated, tag = "4")]
+    pub bans: ::prost::alloc::vec::Vec<Ban>,
+    #[prost(message, repeated, tag = "5")]
+    pub lifted: ::prost::alloc::vec::Vec<LiftedBan>,
+}
+/// A ban that is lifted, or noted no longer because it is over.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LiftedBan {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// The list's version by this change.
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
+}
 /// How the bytes of a body are to be shown in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -173,7 +232,7 @@ pub struct Call {
     /// The connection the call is made for; empty for calls of the node itself.
     #[prost(string, tag = "3")]
     pub conn: ::prost::alloc::string::String,
-    #[prost(oneof = "call::Op", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20")]
+    #[prost(oneof = "call::Op", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 40")]
     pub op: ::core::option::Option<call::Op>,
 }
 /// Nested message and enum types in `Call`.
@@ -202,13 +261,18 @@ pub mod call {
         Read(super::Read),
         #[prost(message, tag = "20")]
         NodeBeat(super::NodeBeat),
+        #[prost(message, tag = "40")]
+        Bans(super::AskBans),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Reply {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "reply::Result", tags = "2, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20")]
+    #[prost(
+        oneof = "reply::Result",
+        tags = "2, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 40"
+    )]
     pub result: ::core::option::Option<reply::Result>,
 }
 /// Nested message and enum types in `Reply`.
@@ -237,6 +301,8 @@ pub mod reply {
         Read(super::ReadState),
         #[prost(message, tag = "20")]
         NodeBeaten(super::NodeBeaten),
+        #[prost(message, tag = "40")]
+        Bans(super::BanChanges),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -274,6 +340,12 @@ pub struct Authenticated {
     /// When the token expires, unix milliseconds; 0: never.
     #[prost(uint64, tag = "4")]
     pub expires_ms: u64,
+    /// When the token was issued, unix milliseconds; 0: it does not say.
+    #[prost(uint64, tag = "9")]
+    pub issued_ms: u64,
+    /// Whether `device` is the token's own and not merely what the client calls itself.
+    #[prost(bool, tag = "10")]
+    pub signed_device: bool,
 }
 /// A newer token on an open connection: same user and device, or a fault.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -287,6 +359,11 @@ pub struct Refreshed {
     pub grant: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "2")]
     pub expires_ms: u64,
+    /// As in Authenticated.
+    #[prost(uint64, tag = "9")]
+    pub issued_ms: u64,
+    #[prost(bool, tag = "10")]
+    pub signed_device: bool,
 }
 /// The connection has ended; presence ends here.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -478,6 +555,16 @@ pub struct NodeBeat {
 pub struct NodeBeaten {
     #[prost(map = "string, uint64", tag = "1")]
     pub online: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
+}
+/// What has changed in the list of bans. Asked by the node itself, several times a second.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AskBans {
+    /// The version that the node has; 0: none.
+    #[prost(uint64, tag = "1")]
+    pub since: u64,
+    /// While it gets the whole list in parts: the list's version when it began.
+    #[prost(uint64, tag = "2")]
+    pub began: u64,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

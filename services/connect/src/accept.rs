@@ -10,12 +10,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use im_proto::bans::Who;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::metrics;
 use crate::session;
-use crate::shard::Shard;
+use crate::shard::{Shard, upkeep_unix_ms};
 use admission::{Place, Refusal};
 use rate::{Bucket, Rate};
 
@@ -81,6 +82,10 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: TcpListener, tcp: bool) {
 
 fn enter(shard: &Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool) {
     let own = (!is_relay(shard, address, tcp)).then_some(address);
+    if shard.bans.refuses(&Who { address: own, ..Who::default() }, upkeep_unix_ms).is_some() {
+        metrics::REFUSED.with_label_values(&["banned"]).inc();
+        return;
+    }
     match shard.admission.enter(own) {
         Ok(place) => serve(shard, stream, address, tcp, place),
         Err(refusal) => refuse(shard, stream, address, tcp, refusal),

@@ -4,6 +4,7 @@
 //! A shard is one thread with its own listeners, connections and part of the hub.
 
 mod accept;
+mod bans;
 pub mod downlink;
 pub mod drain;
 mod hub;

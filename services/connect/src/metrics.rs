@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::sync::LazyLock;
 
 use prometheus::{
-    GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_gauge_vec, register_histogram,
-    register_int_counter, register_int_counter_vec, register_int_gauge, register_int_gauge_vec,
+    Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_gauge, register_gauge_vec,
+    register_histogram, register_int_counter, register_int_counter_vec, register_int_gauge, register_int_gauge_vec,
 };
 
 macro_rules! metrics {
@@ -62,6 +62,9 @@ metrics! {
     PENDING_BYTES: IntGaugeVec = register_int_gauge_vec("im_connect_room_pending_bytes", "Bytes of events that wait for repairs of their rooms, by shard; bound: room_pending_bytes.", &["shard"]);
     SHARD_QUEUE_FULL: IntCounter = register_int_counter("im_connect_shard_queue_full_total", "Events dropped because a shard's queue was full, by their number or their bytes; its rooms are compared then.");
     DISTURBED: IntCounter = register_int_counter("im_connect_bus_disturbed_total", "Times that the bus may have lost events.");
+    BANS: IntGauge = register_int_gauge("im_connect_bans", "Bans and revocations in the node's copy of the list.");
+    BANS_AGE: Gauge = register_gauge("im_connect_bans_age_seconds", "How long ago logic last said what has changed in the list of bans; the list known then is in force.");
+    BANNED: IntCounterVec = register_int_counter_vec("im_connect_banned_total", "Connections ended by a ban or revocation, by what it is about.", &["kind"]);
     MOVED: IntCounter = register_int_counter("im_connect_drain_moved_total", "Clients told to move.");
     DRAINING: IntGauge = register_int_gauge("im_connect_draining", "1 while the node drains.");
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
+use im_proto::bans::Bans;
 use im_proto::v1::{KickRequest, NodeBeat, PushRequest, RoomsChangedRequest, call, push_request, reply};
 use im_runtime::Tasks;
 use im_runtime::admin::Liveness;
@@ -17,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::accept::{self, admission::Admission};
+use crate::bans;
 use crate::downlink::Bus;
 use crate::downlink::router::{Door, Router};
 use crate::drain::{Drained, Pace, Status};
@@ -103,15 +105,17 @@ impl Service {
         let (doors, inboxes): (Vec<_>, Vec<_>) =
             (0..options.shards).map(|_| queue(options.shard_queue, options.shard_queue_bytes)).unzip();
         let router = Arc::new(Router::new(Arc::clone(&parts.bus), doors, &options.node));
+        let bans: Arc<Bans> = Arc::default();
         let mut bus = Some(parts.bus);
         for (number, ((inbox, tcp), ws)) in inboxes.into_iter().zip(tcp.1).zip(ws.1).enumerate() {
             let (options, logic) = (Arc::clone(&options), Arc::clone(&logic));
             let (admission, router, accepting) = (Arc::clone(&admission), Arc::clone(&router), accepting.clone());
+            let bans = Arc::clone(&bans);
             let bus = bus.take().map(|bus| (bus, Arc::clone(&router)));
             let has_bus = bus.is_some();
             let pulse = liveness.pulse(format!("shard {number}"), options.shard_stall);
             let ended = thread::start(number, thread::Parts { inbox, tcp, ws, pulse, bus }, move || {
-                Shard::new(number, options, logic.on_this_thread(), admission, router, accepting)
+                Shard::new(number, options, logic.on_this_thread(), admission, router, accepting, bans)
             });
             let ended = tokio::spawn(ended.map_err(Error::Thread)?);
             if has_bus {
@@ -135,6 +139,9 @@ impl Service {
             beating: CancellationToken::new(),
         }));
         tasks.supervise("signs of life", tokio::spawn(beat(handle.clone()).map(Ok::<_, Infallible>)));
+        let node = &handle.0;
+        let following = bans::follow(bans, Arc::clone(&node.logic), Arc::clone(&node.router), node.beating.clone());
+        tasks.supervise("bans", tokio::spawn(following.map(Ok::<_, Infallible>)));
         Ok(handle)
     }
 }

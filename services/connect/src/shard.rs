@@ -5,6 +5,7 @@ mod answers;
 mod asking;
 mod fan_out;
 mod inbox;
+mod kicks;
 mod load;
 mod many;
 #[cfg(test)]
@@ -16,11 +17,12 @@ pub(crate) mod thread;
 mod upkeep;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use im_proto::bans::Bans;
 use im_wire::ids::{RoomId, Seq, UserId};
 use slab::Slab;
 use tokio::sync::Notify;
@@ -60,6 +62,10 @@ pub(crate) struct Shard {
     pub(crate) logic: Arc<Shared>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) accepting: CancellationToken,
+    /// Who is not let in.
+    pub(crate) bans: Arc<Bans>,
+    /// While connections are looked through for banned ones: whether they are to be once more.
+    pub(crate) sweeping: Cell<Option<bool>>,
     pub(crate) draining: RefCell<Option<Draining>>,
     /// Bytes from sockets pass through here; nothing stays.
     pub(crate) read_buffer: RefCell<Vec<u8>>,
@@ -79,6 +85,7 @@ pub(crate) struct Shard {
     /// Something is to be delivered that did not come through the inbox.
     stirred: Notify,
     compare_step: Cell<u64>,
+    kicks: RefCell<VecDeque<kicks::Kick>>,
     answered: Answered,
 }
 
@@ -90,6 +97,7 @@ impl Shard {
         admission: Arc<Admission>,
         router: Arc<Router>,
         accepting: CancellationToken,
+        bans: Arc<Bans>,
     ) -> Rc<Self> {
         let rates = Rates::new(&options);
         let early = Early::new(options.max_unidentified / options.shards, options.handshake_bytes / options.shards);
@@ -113,6 +121,8 @@ impl Shard {
             logic,
             admission,
             accepting,
+            bans,
+            sweeping: Cell::new(None),
             draining: RefCell::default(),
             read_buffer: RefCell::new(vec![0; 64 << 10]),
             router,
@@ -127,6 +137,7 @@ impl Shard {
             many: RefCell::default(),
             stirred: Notify::new(),
             compare_step: Cell::new(0),
+            kicks: RefCell::default(),
             answered: Answered::default(),
         })
     }

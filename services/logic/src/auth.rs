@@ -117,6 +117,17 @@ pub enum Error {
     /// A newer token must be for the same user.
     #[error("the token is for another user than the connection's")]
     OtherUser,
+    /// User, device or address is banned.
+    #[error("{what} is banned here{}", until(*until_ms))]
+    Banned {
+        /// Which of the three.
+        what: &'static str,
+        /// Until when, unix milliseconds; 0: for ever.
+        until_ms: u64,
+    },
+    /// The user's tokens of that time are no longer good.
+    #[error("the token was issued before the user's tokens were revoked, or does not say when (`iat`): get a new one")]
+    Revoked,
     /// The call carries no grant, or one that cannot be read.
     #[error("the connection is not authenticated")]
     NoGrant,
@@ -137,6 +148,8 @@ impl Error {
             Self::BadClaim(_) => "bad_claim",
             Self::OtherDevice => "other_device",
             Self::OtherUser => "other_user",
+            Self::Banned { .. } => "banned",
+            Self::Revoked => "revoked",
             Self::NoGrant => "no_grant",
         }
     }
@@ -145,8 +158,12 @@ impl Error {
     pub fn field(&self) -> &'static str {
         match self {
             Self::OtherDevice => "device",
-            Self::NoGrant | Self::NoKeysYet => "",
+            Self::NoGrant | Self::NoKeysYet | Self::Banned { .. } => "",
             _ => "token",
         }
     }
+}
+
+fn until(ms: u64) -> String {
+    if ms == 0 { String::new() } else { format!(" until {ms} (unix milliseconds)") }
 }

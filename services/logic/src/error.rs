@@ -107,6 +107,7 @@ impl Error {
         match self {
             Self::Auth(auth::Error::Expired) => ErrorCode::TokenExpired,
             Self::Auth(auth::Error::NoKeysYet) => ErrorCode::Unavailable,
+            Self::Auth(auth::Error::Banned { .. }) => ErrorCode::Banned,
             Self::Auth(_) => ErrorCode::Unauthenticated,
             Self::Store(error) => store_code(error),
             Self::BadId(_) | Self::BadField { .. } => ErrorCode::BadRequest,
@@ -192,7 +193,7 @@ pub(crate) fn http_status(code: ErrorCode) -> u16 {
     match code {
         ErrorCode::BadRequest => 400,
         ErrorCode::Unauthenticated | ErrorCode::TokenExpired => 401,
-        ErrorCode::Forbidden | ErrorCode::NotAMember => 403,
+        ErrorCode::Forbidden | ErrorCode::NotAMember | ErrorCode::Banned => 403,
         ErrorCode::NoSuchRoom => 404,
         ErrorCode::Conflict | ErrorCode::WrongState | ErrorCode::LimitReached => 409,
         ErrorCode::TooLarge => 413,

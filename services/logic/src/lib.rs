@@ -5,6 +5,7 @@
 //! their own: everything they touch is behind the traits [`store::Store`] and [`nodes::Nodes`].
 
 pub mod auth;
+mod bans;
 mod budget;
 mod clock;
 mod conversation;

@@ -73,6 +73,8 @@ pub struct Limits {
     /// Work that follows an answer (indexing a new direct room, telling nodes) that may be under way; beyond, the answer
     /// waits for its own.
     pub max_follow_ups: usize,
+    /// Bans and revocations in force at the same time. Beyond: `limit_reached`.
+    pub max_bans: usize,
 }
 
 /// Whom a user may make a member of a group.
@@ -109,6 +111,7 @@ impl Default for Limits {
             group_add_policy: AddPolicy::Anyone,
             max_subscribed_bytes: 512 * 1024,
             max_follow_ups: 1024,
+            max_bans: 100_000,
         }
     }
 }

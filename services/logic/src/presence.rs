@@ -1,6 +1,7 @@
 //! Who is there: connections begin and end, nodes say that they live.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -37,6 +38,11 @@ pub(crate) fn declare_metrics() {
     LazyLock::force(&UNSIGNED);
 }
 
+/// Counts somebody who is not believed or not let in.
+pub(crate) fn count_refused(error: &auth::Error) {
+    REFUSED.with_label_values(&[error.reason()]).inc();
+}
+
 /// A node's lease is at least and at most this, whatever it asks.
 const LEASE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
@@ -60,6 +66,8 @@ impl Core {
     /// A connection presents itself; its presence begins.
     pub(crate) async fn authenticate(&self, conn: &str, ask: Authenticate) -> Result<Authenticated> {
         let grant = self.identify(&ask)?;
+        self.bans_known().await?;
+        self.refuse_banned(&grant, ask.remote_ip.parse().ok().map(|address: IpAddr| address.to_canonical()))?;
         if !conn.is_empty() {
             let presence = Presence {
                 user: grant.user()?,
@@ -71,7 +79,9 @@ impl Core {
             // A connection that nobody could find would miss pushes, kicks and changes of its rooms: better none.
             self.store.connected(presence).await?;
         }
-        Ok(Authenticated { grant: grant.seal(), expires_ms: grant.expires_ms, user: grant.user, device: grant.device })
+        let (grant_sealed, expires_ms) = (grant.seal(), grant.expires_ms);
+        let Grant { user, device, issued_ms, signed_device, .. } = grant;
+        Ok(Authenticated { grant: grant_sealed, expires_ms, user, device, issued_ms, signed_device })
     }
 
     fn identify(&self, ask: &Authenticate) -> Result<Grant> {
@@ -128,7 +138,9 @@ impl Core {
             return Err(auth::Error::OtherDevice.into());
         }
         let renewed = claims.grant(&device);
-        Ok(Refreshed { grant: renewed.seal(), expires_ms: renewed.expires_ms })
+        self.refuse_banned(&renewed, None)?;
+        let Grant { expires_ms, issued_ms, signed_device, .. } = renewed;
+        Ok(Refreshed { grant: renewed.seal(), expires_ms, issued_ms, signed_device })
     }
 
     /// A connection has ended; so has its presence.

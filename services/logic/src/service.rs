@@ -14,6 +14,7 @@ use tracing::Instrument;
 use crate::auth::grant::Grant;
 use crate::auth::token::Verifier;
 use crate::auth::{self, jwks, key};
+use crate::bans::{self, Roll};
 use crate::budget::Budget;
 use crate::error::{Error, Result};
 use crate::index::Indexed;
@@ -51,6 +52,8 @@ pub(crate) struct Core {
     pub(crate) user_bytes: Budget,
     /// Bytes that rooms hear.
     pub(crate) room_bytes: Budget,
+    /// Who is not let in.
+    pub(crate) roll: Roll,
     pub(crate) phase: watch::Sender<Phase>,
     /// Streams, connections and follow-ups under way.
     pub(crate) under_way: TaskTracker,
@@ -104,6 +107,7 @@ impl Service {
         metrics::declare();
         crate::presence::declare_metrics();
         crate::message::declare_metrics();
+        bans::declare_metrics();
         crate::serve::declare_metrics();
         let core = Core {
             verifier,
@@ -114,6 +118,7 @@ impl Service {
             user_bytes: Budget::new(options.limits.user_byte_rate, options.limits.user_byte_burst),
             room_bytes: Budget::new(options.limits.room_byte_rate, options.limits.room_byte_burst),
             limiter: Limiter::new(options.http.user_rate, options.http.user_burst),
+            roll: Roll::default(),
             phase: watch::Sender::new(Phase::Serving),
             under_way: TaskTracker::new(),
             http_places: Arc::new(Semaphore::new(options.http.max_requests)),
@@ -129,6 +134,7 @@ impl Service {
             let (verifier, refresh) = (Arc::clone(&core.verifier), core.options.auth.jwks_refresh);
             core.runtime.spawn(jwks::keep_fetching(source, verifier, refresh, core.phase.subscribe()));
         }
+        bans::start(&core, &core.runtime);
         Ok(Self { core })
     }
 
@@ -234,13 +240,16 @@ impl Core {
                 let room = RoomId::new(&ask.room)?;
                 Ok(Answer::Read(self.read(&self.who(grant)?, &room, ask.seq).await?))
             }),
+            Op::Bans(ask) => Box::pin(async move { Ok(Answer::Bans(self.bans_since(&ask).await?)) }),
             Op::NodeBeat(beat) => Box::pin(async move { Ok(Answer::NodeBeaten(self.node_beat(beat).await?)) }),
         }
     }
 
     /// Who makes the call.
     fn who(&self, grant: &[u8]) -> Result<Grant> {
-        Ok(Grant::open(grant)?.alive(self.options.auth.leeway)?)
+        let grant = Grant::open(grant)?.alive(self.options.auth.leeway)?;
+        self.refuse_banned(&grant, None)?;
+        Ok(grant)
     }
 
     /// Does what follows an answer without delaying it. Where too much of that is under way already, the answer waits.

@@ -126,6 +126,10 @@ fn limits(from: &mut Reader<'_>, default: Limits) -> Limits {
             .integer("max_users_per_call", "Users asked about, or addressed by one push, at most.")
             .within(1..=100_000)
             .or(default.max_users_per_call),
+        max_bans: from
+            .integer("max_bans", "Bans and revocations in force at the same time; more are refused (`limit_reached`).")
+            .within(1..=1_000_000)
+            .or(default.max_bans),
         user_byte_rate: from
             .bytes("user_byte_rate", "Bytes of bodies per second that one user may say in the long run, over all logic processes, each of which has its part; 0: no limit. Admin tokens have none.")
             .within(0..=1 << 40)

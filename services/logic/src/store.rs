@@ -21,7 +21,7 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use im_proto::v1::{Entry, LogEntry, Signal};
+use im_proto::v1::{AskBans, Ban, BanChanges, Entry, LogEntry, Signal};
 use im_wire::ids::{ClientId, DIRECT_PREFIX, Epoch, RoomId, Seq, UserId};
 
 /// What a room is; never changes.
@@ -290,6 +290,9 @@ pub enum Error {
     Corrupt(String),
 }
 
+/// Bans that are over and are removed in one step at most.
+pub const FORGET_AT_ONCE: usize = 100;
+
 /// The result of a store's call.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -345,6 +348,15 @@ pub trait Store: Send + Sync + 'static {
     async fn disconnected(&self, user: &UserId, conn: &str, now_ms: u64) -> Result<()>;
     /// The users' connections on living nodes, and when they were last seen (unix milliseconds, 0: never), in order.
     async fn presence(&self, users: &[UserId]) -> Result<Vec<(Vec<Presence>, u64)>>;
+
+    /// Notes a ban in the place of one of the same id and gives it a version. `false`: there are `max` already.
+    async fn ban(&self, ban: Ban, max: usize) -> Result<bool>;
+    /// Lifts the ban of this id; whether there was one.
+    async fn lift_ban(&self, id: &str) -> Result<bool>;
+    /// Removes bans that are over, [`FORGET_AT_ONCE`] at most; how many. A ban that is over refuses nobody before that.
+    async fn forget_bans(&self) -> Result<usize>;
+    /// What has changed in the list of bans after a version.
+    async fn bans(&self, ask: AskBans) -> Result<BanChanges>;
 
     /// Whether the store answers: for metrics and start-up, never for readiness.
     async fn ping(&self) -> Result<()>;

@@ -14,6 +14,7 @@
 //! im:{nodes}:leases     zset    node -> unix ms at which its lease ends
 //! im:{nodes}:conns      hash    node -> how many connections
 //! im:{nodes}:online:NODE hash   room -> how many online on that node; expires with the lease
+//! im:{bans}:list        hash    ban -> what it says; :order, :lifted, :ends (zsets) and :meta: see scripts/ban.lua
 //! ```
 //!
 //! What stands in braces decides the slot, so everything of one room (of one user, of all nodes) lives in one slot.
@@ -102,6 +103,11 @@ impl Keys {
     /// How many are online in rooms on this node.
     pub fn node_online(&self, node: &str) -> String {
         format!("{}:{{nodes}}:online:{node}", self.prefix)
+    }
+
+    /// A part of the list of bans.
+    pub fn bans(&self, part: &str) -> String {
+        format!("{}:{{bans}}:{part}", self.prefix)
     }
 
     /// The field of a message in its room's dedupe hash. Neither part can hold a NUL.

@@ -84,4 +84,8 @@ scripts! {
     nodes = "scripts/nodes.lua";
     /// Notes when a user was seen.
     seen = "scripts/seen.lua";
+    /// Changes the list of bans.
+    ban = "scripts/ban.lua";
+    /// Reads what has changed in it.
+    bans = "scripts/bans.lua";
 }

@@ -1,7 +1,7 @@
 // The native dialect's JSON frames: bodies, messages and close codes as the client shows them.
 
 /** Codes after which a client must not come back by itself. All others, unknown ones too, mean: connect again. */
-const FINAL_CLOSE_CODES = new Set([1002, 1007, 1009, 4001, 4002, 4006, 4010, 4011]);
+const FINAL_CLOSE_CODES = new Set([1002, 1007, 1009, 4001, 4002, 4006, 4010, 4011, 4012]);
 
 export const CLOSE_REPLACED = 4010;
 /** Closes that another token can cure. */

@@ -79,6 +79,8 @@ codes!(
         Internal = 14, "internal", true;
         /// A limit on how many of something there may be (rooms on a connection, members of a group) is reached.
         LimitReached = 15, "limit_reached", false;
+        /// User, device or address is banned here.
+        Banned = 16, "banned", false;
     }
     retryable: "Whether the same request may succeed later."
 );
@@ -122,6 +124,8 @@ codes!(
         Replaced = 4010, "replaced", false;
         /// Something other than auth came first, or auth a second time.
         WrongState = 4011, "wrong_state", false;
+        /// User, device or address is banned here.
+        Banned = 4012, "banned", false;
     }
     reconnect: "Whether the client should connect again by itself, with backoff."
 );

@@ -24,6 +24,16 @@ use crate::metrics;
 pub(crate) struct Identity {
     pub(crate) user: UserId,
     pub(crate) device: String,
+    pub(crate) token: Cell<TokenFacts>,
+}
+
+/// What logic said of the token that was shown last.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct TokenFacts {
+    /// When it was issued, unix milliseconds; 0: it does not say.
+    pub(crate) issued_ms: u64,
+    /// Whether it carries the device.
+    pub(crate) signed_device: bool,
 }
 
 /// A room that the connection hears.

@@ -1,5 +1,6 @@
 //! Before auth: the first frame tells the dialect and must be auth. Nothing else can be done here.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use im_wire::ids::UserId;
 use im_wire::native::{ClientOp, Position, Request, ServerOp, json};
 use im_wire::{goim, golang_im};
 
-use super::connection::Identity;
+use super::connection::{Identity, TokenFacts};
 use super::encode::Encoding;
 use super::established::{Established, Kind};
 use super::intake::Inbound;
@@ -129,6 +130,7 @@ impl<'a> Unidentified<'a> {
         let (shard, connection) = (Rc::clone(&self.wire.shard), Rc::clone(&self.wire.connection));
         self.set_encoding(&hello);
         let op = call::Op::Authenticate(self.question(&hello));
+        let began = Instant::now();
         connection.has_asked.set(true);
         let answer = match self.ask(op).await {
             Ok(reply::Result::Authenticated(answer)) => answer,
@@ -140,21 +142,25 @@ impl<'a> Unidentified<'a> {
                 return self.refuse(&hello, fault);
             }
         };
-        let Authenticated { grant, user, device, expires_ms } = answer;
+        let Authenticated { grant, user, device, expires_ms, issued_ms, signed_device } = answer;
         let Ok(user) = UserId::new(user) else { return self.refuse(&hello, translate::unexpected()) };
         *connection.grant.borrow_mut() = grant;
         connection.expires_ms.set(expires_ms);
         let named = self.wire.place.name(&user);
-        let _first_time = connection.identity.set(Identity { user, device });
+        let token = Cell::new(TokenFacts { issued_ms, signed_device });
+        let _first_time = connection.identity.set(Identity { user, device, token });
         if let Err(refusal) = named {
             metrics::REFUSED.with_label_values(&[refusal.name()]).inc();
             connection.end_after(CloseCode::TooManyConnections, refusal.text(), 5_000);
         }
+        shard.identified(&connection);
+        // Whoever was banned or kicked meanwhile was not found by their name before.
+        shard.refuse_banned(&connection);
+        shard.apply_kicks(&connection, began);
         if connection.ending().is_some() {
-            // The handshake took too long, or the user has too many; presence is taken back by the caller.
+            // Or the handshake took too long, or the user has too many; presence is taken back by the caller.
             return None;
         }
-        shard.identified(&connection);
         self.wire.identified();
         Some(self.welcome(hello).await)
     }
@@ -236,6 +242,7 @@ impl<'a> Unidentified<'a> {
         let error = translate::error(fault);
         let code = match error.code {
             ErrorCode::TokenExpired => CloseCode::TokenExpired,
+            ErrorCode::Banned => CloseCode::Banned,
             _ if error.retryable => CloseCode::Unavailable,
             _ => CloseCode::Unauthenticated,
         };

@@ -8,7 +8,7 @@ use im_wire::code::ErrorCode;
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::{Body, ClientOp, Error, Request, ServerOp};
 
-use super::connection::Connection;
+use super::connection::{Connection, TokenFacts};
 use super::subscribe;
 use crate::metrics;
 use crate::shard::{Shard, upkeep_unix_ms};
@@ -202,10 +202,15 @@ fn read(shard: &Rc<Shard>, connection: &Rc<Connection>, req: u32, room: RoomId, 
 }
 
 fn refresh(shard: &Rc<Shard>, connection: &Rc<Connection>, req: u32, token: String) {
-    ask(shard, connection, req, call::Op::Refresh(pb::Refresh { token }), |connection, result| match result {
-        reply::Result::Refreshed(pb::Refreshed { grant, expires_ms }) => {
+    let own = Rc::clone(shard);
+    ask(shard, connection, req, call::Op::Refresh(pb::Refresh { token }), move |connection, result| match result {
+        reply::Result::Refreshed(pb::Refreshed { grant, expires_ms, issued_ms, signed_device }) => {
             *connection.grant.borrow_mut() = grant;
             connection.expires_ms.set(expires_ms);
+            if let Some(identity) = connection.identity.get() {
+                identity.token.set(TokenFacts { issued_ms, signed_device });
+                own.refuse_banned(connection);
+            }
             Some(ServerOp::Refreshed { expires_ms })
         }
         _ => None,

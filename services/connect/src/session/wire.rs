@@ -52,6 +52,7 @@ impl Wire {
     /// Somebody who is believed has said whose connection it is: from now on it counts as that address'.
     fn claim(&mut self, address: IpAddr) {
         self.connection.set_address(address);
+        self.shard.refuse_banned(&self.connection);
         let too_fast = || (!self.shard.rates.accept(address, Instant::now())).then_some(Refusal::AddressTooFast);
         self.refusal = self.place.claim(address).err().or_else(too_fast);
         if let Some(refusal) = self.refusal {

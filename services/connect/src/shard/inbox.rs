@@ -15,6 +15,7 @@ use super::Shard;
 use crate::drain::{self, Pace};
 use crate::hub::Next;
 use crate::metrics;
+use crate::session::connection::Connection;
 use crate::session::encode::Signal;
 use crate::session::subscribe;
 
@@ -36,16 +37,47 @@ pub(crate) struct Match {
     pub(crate) conn: String,
 }
 
+impl Match {
+    /// Whether the connection is meant. One that is not authenticated yet is nobody's.
+    pub(super) fn fits(&self, connection: &Connection) -> bool {
+        let fits = |wanted: &str, had: &str| wanted.is_empty() || wanted == had;
+        connection.identity.get().is_some_and(|identity| {
+            let user = fits(&self.user, identity.user.as_str());
+            user && fits(&self.device, &identity.device) && fits(&self.conn, &connection.id)
+        })
+    }
+}
+
 /// One thing for a shard to do.
 #[derive(Debug)]
 pub(crate) enum Order {
     Logged(Arc<Message>),
-    Signal { room: RoomId, signal: Arc<Signal>, to_user: String },
+    Signal {
+        room: RoomId,
+        signal: Arc<Signal>,
+        to_user: String,
+    },
     Heard(RoomId),
-    Push { target: Target, signal: Arc<Signal>, done: oneshot::Sender<u64> },
-    Kick { which: Match, code: CloseCode, text: String, done: oneshot::Sender<u64> },
-    RoomsChanged { user: String, added: Vec<RoomId>, removed: Vec<RoomId>, done: oneshot::Sender<u64> },
+    Push {
+        target: Target,
+        signal: Arc<Signal>,
+        done: oneshot::Sender<u64>,
+    },
+    Kick {
+        which: Match,
+        code: CloseCode,
+        text: String,
+        done: oneshot::Sender<u64>,
+    },
+    RoomsChanged {
+        user: String,
+        added: Vec<RoomId>,
+        removed: Vec<RoomId>,
+        done: oneshot::Sender<u64>,
+    },
     Compare,
+    /// The list of bans is another one.
+    Bans,
     Drain(Pace),
 }
 
@@ -147,6 +179,7 @@ impl Shard {
                 let _caller_gone = done.send(self.rooms_changed(&user, &added, &removed));
             }
             Order::Compare => self.disturbed(),
+            Order::Bans => self.look_for_banned(),
             Order::Drain(pace) => drain::begin(self, pace),
         }
     }

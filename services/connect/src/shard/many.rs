@@ -73,6 +73,7 @@ impl Shard {
     }
 
     pub(super) fn kick(&self, which: Match, code: CloseCode, text: String, done: oneshot::Sender<u64>) {
+        self.remember_kick(&which, code, &text);
         let mut kick = Kick { which, code, text, closed: 0, done, next: 0 };
         let kicks = &mut self.many.borrow_mut().kicks;
         if kicks.len() >= WAITING {
@@ -185,10 +186,7 @@ impl Push {
 
 impl Kick {
     fn end(&mut self, connection: &Connection) {
-        let fits = |wanted: &str, had: &str| wanted.is_empty() || wanted == had;
-        let Some(identity) = connection.identity.get() else { return };
-        let Match { user, device, conn } = &self.which;
-        if fits(user, identity.user.as_str()) && fits(device, &identity.device) && fits(conn, &connection.id) {
+        if self.which.fits(connection) {
             connection.end(self.code, self.text.clone());
             self.closed += 1;
         }

@@ -1,5 +1,6 @@
 //! A node over real sockets, with the test's own logic, store and bus behind it.
 
+mod bans;
 mod bounds;
 mod delivery;
 mod drain;

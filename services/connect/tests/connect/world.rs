@@ -8,10 +8,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use im_connect::downlink::{Bus, Tidings};
 use im_connect::uplink::Logic;
+use im_proto::bans::{Book, subject};
 use im_proto::v1::{self as pb, Fault, bus_event, call, reply};
 use im_wire::code::ErrorCode;
 use im_wire::ids::{RoomId, Seq};
 use tokio::sync::{mpsc, watch};
+
+/// When every token was issued; a refreshed one 2 ms later.
+pub(crate) const ISSUED: u64 = 1_000_000;
 
 /// One room's log.
 #[derive(Default)]
@@ -46,6 +50,7 @@ struct State {
     /// Rooms whose log cannot be read.
     unreadable: HashSet<String>,
     calls: Vec<call::Op>,
+    bans: Book,
     fetched_at: Option<Instant>,
 }
 
@@ -66,6 +71,8 @@ pub(crate) struct World {
     answering: watch::Sender<bool>,
     /// Pages of the log are answered while this is true.
     paging: watch::Sender<bool>,
+    /// Auths are answered while this is true.
+    identifying: watch::Sender<bool>,
 }
 
 /// One node's way up and down.
@@ -81,7 +88,8 @@ fn fault(code: ErrorCode) -> Fault {
 
 impl World {
     pub(crate) fn new() -> Self {
-        Self { state: Arc::default(), answering: watch::channel(true).0, paging: watch::channel(true).0 }
+        let open = || watch::channel(true).0;
+        Self { state: Arc::default(), answering: open(), paging: open(), identifying: open() }
     }
 
     pub(crate) fn link(&self) -> Arc<Link> {
@@ -138,6 +146,26 @@ impl World {
 
     pub(crate) fn set_down(&self, down: bool) {
         self.state().down = down;
+    }
+
+    /// Bans somebody; the id of the ban.
+    pub(crate) fn ban(&self, ban: pb::Ban) -> String {
+        let id = subject(&ban).unwrap().1;
+        let bans = &mut self.state().bans;
+        let version = bans.version() + 1;
+        bans.put(pb::Ban { id: id.clone(), version, ..ban });
+        id
+    }
+
+    pub(crate) fn lift(&self, id: &str) {
+        let bans = &mut self.state().bans;
+        let version = bans.version() + 1;
+        assert!(bans.lift(id, version));
+    }
+
+    /// Auths are answered while this is true.
+    pub(crate) fn set_identifying(&self, identifying: bool) {
+        self.identifying.send_replace(identifying);
     }
 
     /// Whether sends and questions for heads are answered, or wait until they are.
@@ -288,10 +316,14 @@ impl State {
                     user: user.to_owned(),
                     device: if device.is_empty() { "device".to_owned() } else { device },
                     expires_ms: 0,
+                    issued_ms: ISSUED,
+                    signed_device: user.starts_with("signed"),
                 }),
             },
             call::Op::Refresh(_) => {
-                reply::Result::Refreshed(pb::Refreshed { grant: user.to_owned().into(), expires_ms: 0 })
+                let issued_ms = ISSUED + 2;
+                let grant = user.to_owned().into();
+                reply::Result::Refreshed(pb::Refreshed { grant, expires_ms: 0, issued_ms, signed_device: false })
             }
             call::Op::Disconnected(_) => reply::Result::Done(pb::Done {}),
             call::Op::Subscribe(pb::Subscribe { mut rooms, all }) => {
@@ -336,6 +368,7 @@ impl State {
                 let head = self.log(&room).head;
                 reply::Result::Read(pb::ReadState { read: seq, joined: 0, head, unread: head.saturating_sub(seq) })
             }
+            call::Op::Bans(ask) => reply::Result::Bans(self.bans.since(&ask)),
             call::Op::NodeBeat(_) => reply::Result::NodeBeaten(pb::NodeBeaten::default()),
         })
     }
@@ -377,6 +410,7 @@ impl Logic for Link {
         let gate = match op {
             call::Op::Send(_) | call::Op::Heads(_) => Some(&self.world.answering),
             call::Op::Fetch(_) => Some(&self.world.paging),
+            call::Op::Authenticate(_) => Some(&self.world.identifying),
             _ => None,
         };
         let answer = self.world.state().answer(&user, op);

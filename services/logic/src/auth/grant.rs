@@ -34,6 +34,12 @@ pub struct Grant {
     /// Nobody has signed for it.
     #[prost(bool, tag = "7")]
     pub unsigned: bool,
+    /// When the token was issued, unix milliseconds; 0: it does not say.
+    #[prost(uint64, tag = "9")]
+    pub issued_ms: u64,
+    /// Whether the token carries the device.
+    #[prost(bool, tag = "10")]
+    pub signed_device: bool,
     /// It is for open rooms only.
     #[prost(bool, tag = "11")]
     pub guest: bool,

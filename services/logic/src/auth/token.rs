@@ -37,6 +37,8 @@ pub struct Claims {
     pub device: Option<DeviceId>,
     /// `exp` in unix milliseconds; 0: never.
     pub expires_ms: u64,
+    /// `iat` in unix milliseconds; 0: it does not say.
+    pub issued_ms: u64,
     /// Whether `scope` (words in a string, or an array of them) has `admin`.
     pub admin: bool,
     /// `rooms`: patterns of the open rooms that the user may enter.
@@ -62,6 +64,8 @@ impl Claims {
             expires_ms: self.expires_ms,
             unsigned: false,
             guest: self.guest && !self.admin,
+            issued_ms: self.issued_ms,
+            signed_device: self.device.is_some(),
         }
     }
 }
@@ -272,6 +276,7 @@ fn claims(token: &TokenData<Map<String, Value>>) -> Result<Claims, Error> {
         user: UserId::new(user).map_err(|_| bad("sub"))?,
         device,
         expires_ms: expires(claims.get("exp")).ok_or_else(|| bad("exp"))?,
+        issued_ms: issued(claims.get("iat")).ok_or_else(|| bad("iat"))?,
         admin: scope.contains(&ADMIN),
         guest: scope.contains(&GUEST),
         rooms: patterns(claims.get("rooms")).ok_or_else(|| bad("rooms"))?,
@@ -283,6 +288,14 @@ fn expires(exp: Option<&Value>) -> Option<u64> {
         None | Some(Value::Null) => Some(0),
         // Whole seconds, as the library that has validated it rounds.
         Some(exp) => Some((exp.as_f64()?.round() as u64).saturating_mul(1000)),
+    }
+}
+
+/// A part of a second counts: a token is as old as it says.
+fn issued(iat: Option<&Value>) -> Option<u64> {
+    match iat {
+        None | Some(Value::Null) => Some(0),
+        Some(iat) => Some((iat.as_f64()? * 1000.0) as u64),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod answer;
 mod ask;
+mod bans;
 mod conversations;
 mod cors;
 mod guard;
@@ -48,6 +49,9 @@ impl Handle {
             .route("/v1/devices/{device}/push", post(people::push_device))
             .route("/v1/broadcast", post(people::broadcast))
             .route("/v1/kick", post(people::kick))
+            .route("/v1/bans", get(bans::list).post(bans::make).delete(bans::lift_about))
+            .route("/v1/bans/{id}", delete(bans::lift))
+            .route("/v1/users/{user}/revoke", post(bans::revoke))
             .route("/v1/nodes", get(people::nodes))
             .merge(compat::routes())
             .fallback(no_such_route)

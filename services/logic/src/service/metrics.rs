@@ -62,6 +62,7 @@ pub(super) fn name(op: &Op) -> &'static str {
         Op::History(_) => "history",
         Op::Read(_) => "read",
         Op::NodeBeat(_) => "node_beat",
+        Op::Bans(_) => "bans",
     }
 }
 

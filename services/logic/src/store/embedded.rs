@@ -13,6 +13,7 @@
 //! Presence and node leases are kept in memory: they are void when the process ends.
 
 mod apply;
+mod bans;
 mod dedupe;
 mod disk;
 mod epochs;
@@ -30,15 +31,17 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use im_proto::v1::Signal;
+use im_proto::bans::Book;
+use im_proto::v1::{AskBans, Ban, BanChanges, Signal};
 use im_wire::ids::{Epoch, RoomId, Seq, UserId};
 use redb::{Database, ReadableDatabase};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use super::{
     Append, Appended, Create, Error, Member, Membership, Page, Presence, Publish, ReadPosition, Result, Retention,
     Slice, Store, Tail, View,
 };
+use bans::Wish;
 use presence::PresenceBook;
 use quotas::Quotas;
 use writer::{Done, Write};
@@ -115,6 +118,7 @@ pub struct EmbeddedStore {
     readers: Arc<Semaphore>,
     presence: PresenceBook,
     quotas: Quotas,
+    bans: Arc<Mutex<Book>>,
     publish: Arc<dyn Publish>,
 }
 
@@ -140,6 +144,7 @@ impl EmbeddedStore {
     ) -> std::result::Result<Self, OpenError> {
         let (database, epochs, generations) = tables::open(&options, disk)?;
         let epoch = epochs.of_the_file();
+        let bans = Arc::new(Mutex::new(tables::bans(&options, &database)?));
         let shelf: Shelf = Arc::new(RwLock::new(Some(database)));
         let (writes, queue) = mpsc::channel(options.queue.max(1));
         let readers = Arc::new(Semaphore::new(options.readers.max(1)));
@@ -153,6 +158,7 @@ impl EmbeddedStore {
             readers,
             presence: PresenceBook::default(),
             quotas: Quotas::default(),
+            bans,
             publish,
         })
     }
@@ -167,18 +173,7 @@ impl EmbeddedStore {
 
     /// Queues a write and waits for its commit. Queued when first polled: that is the order.
     async fn write<T>(&self, make: impl FnOnce(Done<T>) -> Write) -> Result<T> {
-        let (done, answer) = oneshot::channel();
-        if let Err(refused) = self.writes.try_send(make(done)) {
-            let why = match refused {
-                mpsc::error::TrySendError::Full(_) => {
-                    metrics::REJECTED.inc();
-                    "too many writes wait"
-                }
-                mpsc::error::TrySendError::Closed(_) => CLOSED,
-            };
-            return Err(Error::Unavailable(why.to_owned()));
-        }
-        answer.await.unwrap_or_else(|_| Err(Error::Unavailable(CLOSED.to_owned())))
+        queued(&self.writes, make).await
     }
 
     /// Reads on a snapshot, on a thread that may block.
@@ -199,6 +194,22 @@ impl EmbeddedStore {
         });
         task.await.unwrap_or_else(|_| Err(Error::Unavailable("a read has failed".to_owned())))
     }
+}
+
+/// Queues a write when first polled, and waits for its commit.
+async fn queued<T>(writes: &mpsc::Sender<Write>, make: impl FnOnce(Done<T>) -> Write) -> Result<T> {
+    let (done, answer) = oneshot::channel();
+    if let Err(refused) = writes.try_send(make(done)) {
+        let why = match refused {
+            mpsc::error::TrySendError::Full(_) => {
+                metrics::REJECTED.inc();
+                "too many writes wait"
+            }
+            mpsc::error::TrySendError::Closed(_) => CLOSED,
+        };
+        return Err(Error::Unavailable(why.to_owned()));
+    }
+    answer.await.unwrap_or_else(|_| Err(Error::Unavailable(CLOSED.to_owned())))
 }
 
 /// A read in the gauge.
@@ -355,6 +366,22 @@ impl Store for EmbeddedStore {
         let asked = users.to_vec();
         let seen = self.read(move |snapshot| read::seen(snapshot, &asked)).await?;
         Ok(users.iter().map(|user| self.presence.of(user)).zip(seen).collect())
+    }
+
+    async fn ban(&self, ban: Ban, max: usize) -> Result<bool> {
+        Ok(self.change_bans(Wish::Put(ban, max)).await? >= 0)
+    }
+
+    async fn lift_ban(&self, id: &str) -> Result<bool> {
+        Ok(self.change_bans(Wish::Lift(id.to_owned())).await? > 0)
+    }
+
+    async fn forget_bans(&self) -> Result<usize> {
+        Ok(usize::try_from(self.change_bans(Wish::Forget).await?).unwrap_or(0))
+    }
+
+    async fn bans(&self, ask: AskBans) -> Result<BanChanges> {
+        Ok(self.bans_since(&ask).await)
     }
 
     async fn ping(&self) -> Result<()> {

@@ -3,6 +3,7 @@
 //!
 //! Appends go through `queue` (bounded, batched, in order per room) and `batch`; everything else goes straight to redis.
 
+mod bans;
 mod batch;
 mod index;
 mod journal;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use im_proto::v1::Signal;
+use im_proto::v1::{AskBans, Ban, BanChanges, Signal};
 use im_redis_bus::{Client, Envelope, Lane};
 use im_runtime::tls::Tls;
 use im_wire::ids::{Epoch, RoomId, Seq, UserId};
@@ -217,6 +218,22 @@ impl Store for RedisStore {
 
     async fn presence(&self, users: &[UserId]) -> Result<Vec<(Vec<Presence>, u64)>> {
         self.shared.presence(users).await
+    }
+
+    async fn ban(&self, ban: Ban, max: usize) -> Result<bool> {
+        self.shared.ban(&ban, max).await
+    }
+
+    async fn lift_ban(&self, id: &str) -> Result<bool> {
+        self.shared.lift_ban(id).await
+    }
+
+    async fn forget_bans(&self) -> Result<usize> {
+        self.shared.forget_bans().await
+    }
+
+    async fn bans(&self, ask: AskBans) -> Result<BanChanges> {
+        self.shared.bans(ask).await
     }
 
     async fn ping(&self) -> Result<()> {

@@ -1,6 +1,7 @@
 //! What every store must do, checked on a store that is given: the redis store on real servers, the embedded store on its
 //! file and in memory. Part of the library so that every test binary can run it; nothing in the product calls it.
 
+mod bans;
 mod membership;
 mod messages;
 mod presence;
@@ -24,6 +25,7 @@ pub async fn cases(store: Arc<dyn Store>) {
     membership::cases(&stage).await;
     reading::cases(&stage).await;
     presence::cases(&stage).await;
+    bans::cases(&stage).await;
 }
 
 /// A store, and names that nobody has used yet.

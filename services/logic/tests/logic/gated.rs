@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use im_logic::store::{
     Append, Appended, Create, Error, Member, Membership, Page, Presence, ReadPosition, Result, Slice, Store, Tail, View,
 };
-use im_proto::v1::Signal;
+use im_proto::v1::{AskBans, Ban, BanChanges, Signal};
 use im_wire::ids::{Epoch, RoomId, Seq, UserId};
 use tokio::sync::Semaphore;
 
@@ -117,6 +117,18 @@ impl Store for Gated {
     }
     async fn presence(&self, users: &[UserId]) -> Result<Vec<(Vec<Presence>, u64)>> {
         self.inner.presence(users).await
+    }
+    async fn ban(&self, ban: Ban, max: usize) -> Result<bool> {
+        self.inner.ban(ban, max).await
+    }
+    async fn lift_ban(&self, id: &str) -> Result<bool> {
+        self.inner.lift_ban(id).await
+    }
+    async fn forget_bans(&self) -> Result<usize> {
+        self.inner.forget_bans().await
+    }
+    async fn bans(&self, ask: AskBans) -> Result<BanChanges> {
+        self.inner.bans(ask).await
     }
     async fn ping(&self) -> Result<()> {
         self.inner.ping().await

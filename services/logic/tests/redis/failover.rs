@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use im_logic::store::Store;
 use im_logic::store::redis::RedisStore;
+use im_proto::bans::{Bans, subject};
+use im_proto::v1::Ban;
 use im_redis_bus::Tiding;
 use tokio::sync::Mutex;
 
@@ -138,4 +140,30 @@ async fn when_commands_go_to_another_server_behind_the_address_the_bus_goes_ther
     old.tell(&["CLIENT", "KILL", "TYPE", "normal"]).await;
     let ear = Mutex::new(ear);
     hears_what_is_said(&store, &ear).await;
+}
+
+#[tokio::test]
+async fn bans_that_a_failover_takes_back_are_out_of_every_copy() {
+    let mut master = Server::start(&[]).await;
+    let _replica = Server::start_replica(&master).await;
+    let sentinel = Server::start_sentinel(&master).await;
+    let store = store(options(sentinel.sentinel_url())).await;
+    let ban = |user: &str| {
+        let ban = Ban { user: user.to_owned(), ..Ban::default() };
+        Ban { id: subject(&ban).expect("about a user").1, ..ban }
+    };
+    let copy = Bans::default();
+    assert_eq!(store.ban(ban("kept"), 10).await, Ok(true));
+    master.wait_in_step(1).await;
+    master.cut_replicas_off().await;
+    assert_eq!(store.ban(ban("lost"), 10).await, Ok(true));
+    copy.apply(store.bans(copy.known()).await.expect("the list"));
+    assert_eq!(copy.read().len(), 2);
+    master.kill();
+    // The new master's first change comes before the copy has asked again.
+    until("another ban is taken", async || store.ban(ban("new"), 10).await == Ok(true)).await;
+    copy.apply(store.bans(copy.known()).await.expect("the list"));
+    let book = copy.read();
+    let found = ["user:kept", "user:lost", "user:new"].map(|id| book.get(id).is_some());
+    assert_eq!(found, [true, false, true]);
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use futures::future::join_all;
 use im_logic::store::redis::Options;
 use im_logic::store::{Error, Retention, Slice, Store};
+use im_proto::bans::{Applied, Bans, Who, subject};
+use im_proto::v1::Ban;
 
 use crate::servers::{Server, until};
 use crate::stage::{Ear, insist, log, message, options, room, say, store};
@@ -248,4 +250,54 @@ async fn closing_stores_what_waits_and_takes_no_more() {
 async fn a_single_server_does_what_every_store_must_do() {
     let redis = Server::start(&[]).await;
     im_logic::store::suite::cases(std::sync::Arc::new(store(options(redis.url())).await)).await;
+}
+
+/// Brings a copy of the list of bans up to date; how many answers it took.
+async fn follow(store: &impl Store, copy: &Bans) -> usize {
+    for answers in 1..100 {
+        if let Applied::All { .. } = copy.apply(store.bans(copy.known()).await.expect("the list")) {
+            return answers;
+        }
+    }
+    panic!("the list has no end");
+}
+
+#[tokio::test]
+async fn a_long_list_of_bans_comes_in_parts_and_differences_follow() {
+    const MANY: usize = 1_300;
+    let redis = Server::start(&[]).await;
+    let store = store(options(redis.url())).await;
+    let ban = |number: usize| {
+        let ban = Ban { user: format!("u{number}"), ..Ban::default() };
+        Ban { id: subject(&ban).expect("about a user").1, ..ban }
+    };
+    let refuses = |copy: &Bans, number: usize| {
+        copy.refuses(&Who { user: &format!("u{number}"), ..Who::default() }, || 1).is_some()
+    };
+    for some in (0..MANY).collect::<Vec<_>>().chunks(50) {
+        for done in join_all(some.iter().map(|number| store.ban(ban(*number), MANY))).await {
+            assert_eq!(done, Ok(true));
+        }
+    }
+    assert_eq!(store.ban(ban(MANY), MANY).await, Ok(false));
+    let (copy, late) = (Bans::default(), Bans::default());
+    assert_eq!((follow(&store, &copy).await, follow(&store, &late).await), (2, 2));
+    assert!((0..MANY).all(|number| refuses(&copy, number)));
+    let lift = |number: usize| {
+        let (store, id) = (&store, ban(number).id);
+        async move { store.lift_ban(&id).await }
+    };
+    for some in (0..MANY / 2).collect::<Vec<_>>().chunks(50) {
+        join_all(some.iter().map(|number| lift(*number))).await;
+    }
+    assert_eq!(follow(&store, &copy).await, 1);
+    assert!((0..MANY).all(|number| refuses(&copy, number) == (number >= MANY / 2)));
+    for some in (MANY / 2..MANY).collect::<Vec<_>>().chunks(50) {
+        join_all(some.iter().map(|number| lift(*number))).await;
+    }
+    assert_eq!(follow(&store, &copy).await, 1);
+    // More was lifted than is remembered: whoever has not heard of it gets the whole list, which is empty.
+    assert!(store.bans(late.known()).await.expect("the list").reset);
+    follow(&store, &late).await;
+    assert!(copy.read().is_empty() && late.read().is_empty());
 }

@@ -39,6 +39,7 @@ impl std::fmt::Debug for Signer {
 #[derive(Serialize)]
 struct Claims<'a> {
     sub: &'a str,
+    iat: u64,
     exp: u64,
     rooms: &'a [String],
     /// Open rooms, and nothing else.
@@ -56,8 +57,9 @@ impl Signer {
         Self { key, issuer: issuer.to_owned(), audience: audience.to_owned() }
     }
 
-    fn sign(&self, user: &UserId, rooms: &[String], exp: u64) -> Result<String, jsonwebtoken::errors::Error> {
-        let claims = Claims { sub: user.as_str(), exp, rooms, scope: GUEST, iss: &self.issuer, aud: &self.audience };
+    fn sign(&self, user: &UserId, rooms: &[String], iat: u64, exp: u64) -> Result<String, jsonwebtoken::errors::Error> {
+        let claims =
+            Claims { sub: user.as_str(), iat, exp, rooms, scope: GUEST, iss: &self.issuer, aud: &self.audience };
         encode(&Header::default(), &claims, &self.key)
     }
 }
@@ -85,8 +87,9 @@ pub(super) async fn mint(
         Ok(user) => user,
         Err((field, text)) => return refusal(StatusCode::BAD_REQUEST, "bad_request", text, Some(field)),
     };
-    let expires = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO) + page.options.guest_ttl;
-    match signer.sign(&user, &page.options.guest_rooms, expires.as_secs()) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let expires = now + page.options.guest_ttl;
+    match signer.sign(&user, &page.options.guest_rooms, now.as_secs(), expires.as_secs()) {
         Ok(token) => {
             let known = json!({"token": token, "user": user, "expires": expires.as_secs() * 1000});
             ([(header::CACHE_CONTROL, "no-store")], Json(known)).into_response()

@@ -1,5 +1,6 @@
 //! The whole program from outside: real sockets, real files, real signals.
 
+mod bans;
 mod chat;
 mod console;
 mod frames;

@@ -73,8 +73,8 @@ impl Server {
     /// A token of an hour, signed with the secret that the program made.
     pub(crate) fn token(&self, user: &str, rooms: &[&str], scope: &str) -> Result<String> {
         let secret = std::fs::read_to_string(self.data().join("auth.secret"))?;
-        let exp = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + 3600;
-        let claims = json!({"sub": user, "exp": exp, "rooms": rooms, "scope": scope});
+        let iat = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let claims = json!({"sub": user, "iat": iat, "exp": iat + 3600, "rooms": rooms, "scope": scope});
         let key = jsonwebtoken::EncodingKey::from_secret(secret.trim().as_bytes());
         Ok(jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key)?)
     }

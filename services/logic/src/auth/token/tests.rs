@@ -65,13 +65,14 @@ fn by_hand(header: &Value, claims: &Value, signature: &[u8]) -> String {
 fn a_good_token_says_who_and_what() {
     let exp = now() + 60;
     let token = hs256(&json!({
-        "sub": "ann", "dev": "phone", "exp": exp, "scope": "chat admin", "rooms": ["live://*", "video://1"],
+        "sub": "ann", "dev": "phone", "iat": exp - 90, "exp": exp, "scope": "chat admin", "rooms": ["live://*", "video://1"],
     }));
     let claims = with_secret(|_| {}).verify(&token).unwrap();
     let expected = Claims {
         user: UserId::new("ann").unwrap(),
         device: Some(DeviceId::new("phone").unwrap()),
         expires_ms: exp * 1000,
+        issued_ms: (exp - 90) * 1000,
         admin: true,
         guest: false,
         rooms: vec!["live://*".to_owned(), "video://1".to_owned()],

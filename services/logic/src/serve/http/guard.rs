@@ -63,7 +63,12 @@ async fn run(
         // There is nothing here whatever the body says, and whoever asks.
         return Ok(next.run(Request::from_parts(parts, Body::empty())).await);
     };
+    // Nobody is served before it is known who is banned, and no address that is.
+    core.bans_known().await?;
     let credentials = core.credentials(network, &route, &parts);
+    if !credentials.as_ref().is_ok_and(|who| who.admin) {
+        core.refuse_address(client)?;
+    }
     let mut bytes = Bytes::new();
     let mut pending = None;
     if let Ok(who) = &credentials {
@@ -188,6 +193,8 @@ impl Core {
             })?;
         }
         let device = claims.device.as_ref().map(|device| device.as_str().to_owned()).unwrap_or_default();
-        Ok(claims.grant_for(device))
+        let grant = claims.grant_for(device);
+        self.refuse_banned(&grant, None)?;
+        Ok(grant)
     }
 }

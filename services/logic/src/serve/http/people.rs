@@ -163,6 +163,8 @@ pub(super) async fn kick(
         code: code.number().into(),
         text: kick.text,
     };
+    let KickRequest { user, device, conn, text, .. } = &request;
+    tracing::info!(target: "audit", action = "kick", by = caller.0.user, user, device, conn, reason = text, "asked");
     let tally = handle.core.kick(request).await?;
     let mut answer = json!({"closed": tally.connections});
     if !tally.failed.is_empty() {

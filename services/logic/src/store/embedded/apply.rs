@@ -10,7 +10,7 @@ use super::dedupe::{self, Generations, Marks};
 use super::epochs::Epochs;
 use super::tables::{DEDUPE, EPOCHS, LOG, MEMBERS, READS, ROOMS, Room, RoomRow, SEEN, USER_ROOMS, role};
 use super::writer::Publication;
-use super::{Plain, milliseconds};
+use super::{Plain, bans, milliseconds};
 use crate::store::readable::decode;
 use crate::store::{Access, Append, Appended, Error, Kind, ReadPosition, Result, Retention, Role};
 
@@ -25,6 +25,7 @@ pub(super) type Written<T> = Plain<Result<T>>;
 
 /// The open tables of one transaction.
 pub(super) struct Sheets<'t> {
+    transaction: &'t WriteTransaction,
     pub(super) rooms: Table<'t, &'static str, RoomRow>,
     log: Table<'t, (&'static str, u64), &'static [u8]>,
     marks: Marks<'t>,
@@ -50,6 +51,7 @@ impl<'t> Sheets<'t> {
         now_ms: u64,
     ) -> Plain<Self> {
         Ok(Self {
+            transaction,
             rooms: transaction.open_table(ROOMS)?,
             log: transaction.open_table(LOG)?,
             marks: transaction.open_table(DEDUPE)?,
@@ -218,6 +220,10 @@ impl<'t> Sheets<'t> {
     pub(super) fn unindex(&mut self, user: &UserId, room: &RoomId) -> Written<()> {
         self.user_rooms.remove((user.as_str(), room.as_str()))?;
         Ok(Ok(()))
+    }
+
+    pub(super) fn bans(&mut self, change: bans::Change) -> Written<()> {
+        bans::change(self.transaction, change)
     }
 
     pub(super) fn note_seen(&mut self, user: &UserId, at_ms: u64) -> Written<()> {

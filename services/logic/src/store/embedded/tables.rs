@@ -6,6 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 
+use im_proto::bans::Book;
 use im_wire::ids::Seq;
 use redb::backends::InMemoryBackend;
 use redb::{Database, DatabaseError, ReadableTable, StorageError, TableDefinition, TableHandle};
@@ -13,7 +14,7 @@ use redb::{Database, DatabaseError, ReadableTable, StorageError, TableDefinition
 use super::dedupe::Generations;
 use super::disk::Disk;
 use super::epochs::Epochs;
-use super::{OpenError, Options, Plain, milliseconds};
+use super::{OpenError, Options, Plain, bans, milliseconds};
 use crate::clock;
 use crate::store::verdict::next_epoch;
 use crate::store::{Kind, Role};
@@ -118,6 +119,15 @@ pub(super) fn open(options: &Options, disk: &Arc<Disk>) -> Result<Opened, OpenEr
         Err(error) => format!("cannot be read: {error}: restore it from a backup, or move it away"),
     };
     Err(OpenError::File { file, problem })
+}
+
+/// The list of bans that the file has.
+pub(super) fn bans(options: &Options, database: &Database) -> Result<Book, OpenError> {
+    bans::read(database).map_err(|error| {
+        let file = options.folder.as_deref().unwrap_or(Path::new("(memory)")).join(FILE);
+        let problem = format!("its list of bans cannot be read: {error}: restore it from a backup");
+        OpenError::File { file, problem }
+    })
 }
 
 /// Opens the file only, as after the disk has failed.

@@ -13,7 +13,7 @@ use super::apply::{Sheets, Written};
 use super::dedupe::Generations;
 use super::disk::Disk;
 use super::epochs::Epochs;
-use super::{OpenError, Options, Plain, Shelf, failed, metrics, tables};
+use super::{OpenError, Options, Plain, Shelf, bans, failed, metrics, tables};
 use crate::clock;
 use crate::store::{Append, Appended, Create, Error, Membership, Publish, ReadPosition, Result};
 
@@ -34,6 +34,7 @@ pub(super) enum Write {
     Index { users: Vec<UserId>, room: RoomId, done: Done<()> },
     Unindex { user: UserId, room: RoomId, done: Done<()> },
     Seen { user: UserId, at_ms: u64, done: Done<()> },
+    Bans(bans::Change, Done<()>),
     Close(Done<()>),
 }
 
@@ -255,6 +256,7 @@ fn apply(
         Write::Index { users, room, done } => settle(sheets, done, |sheets| sheets.index(&users, &room)),
         Write::Unindex { user, room, done } => settle(sheets, done, |sheets| sheets.unindex(&user, &room)),
         Write::Seen { user, at_ms, done } => settle(sheets, done, |sheets| sheets.note_seen(&user, at_ms)),
+        Write::Bans(change, done) => settle(sheets, done, |sheets| sheets.bans(change)),
         Write::Close(done) => settle(sheets, done, |_| Ok(Ok(()))),
     }
 }
