@@ -36,6 +36,14 @@ pub(crate) enum Command {
     Conversations(ListArgs),
     /// List the connect nodes, or look at one process.
     Node(NodeArgs),
+    /// Ban a user, one device or an address: open connections end, new ones and HTTP are refused.
+    Ban(BanArgs),
+    /// Lift a ban, or take back a revocation.
+    Unban(UnbanArgs),
+    /// List bans and revocations in force.
+    Bans(ListArgs),
+    /// Refuse the tokens that a user has so far: a newer one is needed.
+    Revoke(RevokeArgs),
     /// Measure servers: throughput, latency, losses, CPU time and memory; against the least that this machine can do.
     Bench(Box<BenchArgs>),
     /// One process of a benchmark's clients.
@@ -262,6 +270,60 @@ pub(crate) struct NodeArgs {
     pub(crate) at: Option<String>,
 }
 
+/// Whom a ban is about.
+#[derive(Debug, Args)]
+pub(crate) struct WhomArgs {
+    /// The user.
+    #[arg(value_name = "USER")]
+    pub(crate) whom: Option<String>,
+    /// Only this device of the user; without a user: whoever's token carries it.
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) banned_device: Option<String>,
+    /// An address or a range of them: 192.0.2.7, 192.0.2.0/24, 2001:db8::/32.
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["whom", "banned_device"])]
+    pub(crate) from: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BanArgs {
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+    #[command(flatten)]
+    pub(crate) whom: WhomArgs,
+    /// How long: 90s, 15m, 1h, 7d; without: for ever.
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    pub(crate) length: Option<Duration>,
+    /// Why; for the list and the audit log.
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UnbanArgs {
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+    #[command(flatten)]
+    pub(crate) whom: WhomArgs,
+    /// The ban's id, as `imctl bans` shows it; the way to take back a revocation.
+    #[arg(long, conflicts_with_all = ["whom", "banned_device", "from"])]
+    pub(crate) id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RevokeArgs {
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+    /// The user.
+    #[arg(value_name = "USER")]
+    pub(crate) whom: String,
+    /// Only tokens that were issued longer ago than this; without: all so far.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) older_than: Option<Duration>,
+    /// How long that is remembered: as long as your tokens live; without: for ever.
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    pub(crate) length: Option<Duration>,
+}
+
 /// `90s`, `15m`, `1h`, `7d`, `1h30m`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a time: write 90s, 15m, 1h, 7d or 1h30m");
@@ -313,6 +375,14 @@ mod tests {
         let line = "imctl token --secret S --user U --device D --ttl 1h --admin --rooms live://* news";
         let Command::Token(token) = Imctl::try_parse_from(line.split(' ')).unwrap().command else { panic!() };
         assert_eq!((token.user.as_str(), token.rooms.len(), token.admin), ("U", 2, true));
+    }
+
+    #[test]
+    fn bans_are_about_somebody_else_than_who_makes_them() {
+        let line = "imctl ban eve --banned-device phone --for 1h --reason spam --secret S --user root --admin";
+        let Command::Ban(ban) = Imctl::try_parse_from(line.split(' ')).unwrap().command else { panic!() };
+        assert_eq!((ban.whom.whom.as_deref(), ban.connect.user.as_deref()), (Some("eve"), Some("root")));
+        assert!(Imctl::try_parse_from("imctl ban eve --from 10.0.0.1 --token T".split(' ')).is_err());
     }
 
     #[test]

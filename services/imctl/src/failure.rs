@@ -58,6 +58,7 @@ fn advice(code: ErrorCode) -> Option<&'static str> {
             "this needs somebody else's token, or one with more rights: see --admin and --rooms of `imctl token`"
         }
         ErrorCode::NoSuchRoom => "create the room first, or get a token whose --rooms pattern covers it",
+        ErrorCode::Banned => "an administrator has banned you, your device or your address: `imctl bans` lists whom",
         ErrorCode::NotAMember => "ask a member to add you",
         ErrorCode::RateLimited | ErrorCode::Unavailable | ErrorCode::NotReplicated => "try again in a moment",
         _ => return None,

@@ -1,11 +1,11 @@
-//! GET over plain HTTP: the API and the admin addresses.
+//! Plain HTTP: the API and the admin addresses.
 
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::header::{ACCEPT, AUTHORIZATION};
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
@@ -46,21 +46,32 @@ pub(crate) fn api(args: &ConnectArgs) -> Result<String, Failure> {
 
 /// Asks; every status is an answer.
 pub(crate) async fn get(url: &str, token: Option<&str>, within: Duration) -> Result<Answer, Failure> {
+    call(Method::GET, url, token, String::new(), within).await
+}
+
+async fn call(
+    method: Method,
+    url: &str,
+    token: Option<&str>,
+    body: String,
+    within: Duration,
+) -> Result<Answer, Failure> {
     if !url.starts_with("http://") {
         let failure = Failure::usage(format!("{url:?} is not an address that can be asked"));
         return Err(failure.hint("write http://host:port; TLS is not spoken here"));
     }
-    let mut request = Request::get(url).header(ACCEPT, "application/json");
+    let mut request = Request::builder().method(method).uri(url).header(ACCEPT, "application/json");
     if let Some(token) = token {
         request = request.header(AUTHORIZATION, format!("Bearer {token}"));
     }
-    let request = request.body(Empty::<Bytes>::new()).map_err(|error| Failure::usage(format!("{url}: {error}")))?;
+    let request =
+        request.body(Full::new(Bytes::from(body))).map_err(|error| Failure::usage(format!("{url}: {error}")))?;
     let unreachable = |reason: String| {
         let failure = Failure::new(Exit::Unreachable, format!("cannot ask {url}: {reason}"));
         failure.hint("is the server running there? --http or IM_HTTP name another")
     };
     let asking = async {
-        let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+        let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
         let response = client.request(request).await.map_err(|error| unreachable(root(&error)))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), LONGEST).collect().await;
@@ -72,8 +83,20 @@ pub(crate) async fn get(url: &str, token: Option<&str>, within: Duration) -> Res
 
 /// Asks the API, as the user.
 pub(crate) async fn ask(args: &ConnectArgs, credentials: &Credentials, path: &str) -> Result<Value, Failure> {
+    send(args, credentials, Method::GET, path, None).await
+}
+
+/// Asks the API to do something, as the user.
+pub(crate) async fn send(
+    args: &ConnectArgs,
+    credentials: &Credentials,
+    method: Method,
+    path: &str,
+    body: Option<Value>,
+) -> Result<Value, Failure> {
     let token = credentials.token().map_err(Failure::usage)?;
-    let answer = get(&format!("{}{path}", api(args)?), Some(&token), args.timeout).await?;
+    let body = body.map(|body| body.to_string()).unwrap_or_default();
+    let answer = call(method, &format!("{}{path}", api(args)?), Some(&token), body, args.timeout).await?;
     let value = serde_json::from_str(&answer.text).unwrap_or(Value::Null);
     if answer.status.is_success() {
         return Ok(value);

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::args::ListArgs;
+use crate::args::{ConnectArgs, ListArgs};
 use crate::failure::Failure;
 use crate::http;
 use crate::output::{Output, printable};
@@ -20,10 +20,24 @@ pub(crate) async fn run(
     columns: &[&str],
     output: &mut Output,
 ) -> Result<(), Failure> {
+    let mut rows = all(&args.connect, credentials, path, field).await?;
+    if !args.connect.json {
+        rows.iter_mut().for_each(shorten);
+    }
+    show(&serde_json::json!({ field: rows }), field, columns, args.connect.json, output)
+}
+
+/// The objects of the array `field`, page by page.
+pub(crate) async fn all(
+    connect: &ConnectArgs,
+    credentials: &Credentials,
+    path: &str,
+    field: &str,
+) -> Result<Vec<Value>, Failure> {
     let mut rows: Vec<Value> = Vec::new();
     let mut page = path.to_owned();
     for _ in 0..PAGES {
-        let mut answer = http::ask(&args.connect, credentials, &page).await?;
+        let mut answer = http::ask(connect, credentials, &page).await?;
         if let Some(Value::Array(more)) = answer.get_mut(field).map(Value::take) {
             rows.extend(more);
         }
@@ -32,10 +46,7 @@ pub(crate) async fn run(
             None => break,
         }
     }
-    if !args.connect.json {
-        rows.iter_mut().for_each(shorten);
-    }
-    show(&serde_json::json!({ field: rows }), field, columns, args.connect.json, output)
+    Ok(rows)
 }
 
 /// The last message of a conversation in a few words.

@@ -1,6 +1,7 @@
 //! People's tool for an ImCluster: tokens, a chat in the terminal, sending, following, reading, looking at nodes, measuring.
 
 mod args;
+mod bans;
 mod bench;
 mod chat;
 mod failure;
@@ -69,6 +70,10 @@ async fn run(command: Command) -> Result<(), Failure> {
             Some(at) => node::process(&args, at, &mut output).await,
             None => node::nodes(&args, &credentials(&args.connect)?, &mut output).await,
         },
+        Command::Ban(args) => bans::ban(&args, &credentials(&args.connect)?, &mut output).await,
+        Command::Unban(args) => bans::unban(&args, &credentials(&args.connect)?, &mut output).await,
+        Command::Bans(args) => bans::all(&args, &credentials(&args.connect)?, &mut output).await,
+        Command::Revoke(args) => bans::revoke(&args, &credentials(&args.connect)?, &mut output).await,
         Command::Bench(args) => bench::run(&args, env, &mut output).await,
         Command::BenchWorker => bench::worker::run(),
         Command::BenchFloor { joins } => bench::floor::run(joins),
@@ -86,7 +91,10 @@ fn wants_json(command: &Command) -> bool {
         Command::Send(args) => args.connect.json,
         Command::Tail(args) => args.connect.json,
         Command::History(args) => args.connect.json,
-        Command::Rooms(args) | Command::Conversations(args) => args.connect.json,
+        Command::Rooms(args) | Command::Conversations(args) | Command::Bans(args) => args.connect.json,
+        Command::Ban(args) => args.connect.json,
+        Command::Unban(args) => args.connect.json,
+        Command::Revoke(args) => args.connect.json,
         Command::Node(args) => args.connect.json,
         Command::Bench(args) => args.json,
         Command::BenchWorker | Command::BenchFloor { .. } => false,
