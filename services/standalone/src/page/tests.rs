@@ -76,7 +76,8 @@ async fn a_guest_gets_a_short_token_for_a_name_of_its_own() {
     let key = jsonwebtoken::DecodingKey::from_secret(SECRET.as_bytes());
     let claims = jsonwebtoken::decode::<Value>(told["token"].as_str().unwrap(), &key, &wanted).unwrap().claims;
     assert_eq!((claims["sub"].as_str(), claims["rooms"][0].as_str()), (Some("guest:Ann"), Some("*")));
-    assert!(claims.get("scope").is_none() && claims.get("aud").is_none());
+    assert!(claims["scope"] == "guest" && claims.get("aud").is_none());
+    assert!(claims["iat"].as_u64() < claims["exp"].as_u64(), "a revocation would end one without: {claims}");
     let left = claims["exp"].as_u64().unwrap().abs_diff(told["expires"].as_u64().unwrap() / 1000);
     assert!(left <= 1);
 }
