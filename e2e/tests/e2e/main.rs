@@ -6,5 +6,6 @@ mod dialects;
 mod faults;
 mod guarantees;
 mod parts;
+mod presence;
 mod secured;
 mod sees;

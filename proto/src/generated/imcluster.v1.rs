@@ -232,7 +232,10 @@ pub struct Call {
     /// The connection the call is made for; empty for calls of the node itself.
     #[prost(string, tag = "3")]
     pub conn: ::prost::alloc::string::String,
-    #[prost(oneof = "call::Op", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 40")]
+    #[prost(
+        oneof = "call::Op",
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 40, 21"
+    )]
     pub op: ::core::option::Option<call::Op>,
 }
 /// Nested message and enum types in `Call`.
@@ -263,6 +266,8 @@ pub mod call {
         NodeBeat(super::NodeBeat),
         #[prost(message, tag = "40")]
         Bans(super::AskBans),
+        #[prost(message, tag = "21")]
+        AssertPresence(super::AssertPresence),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -271,7 +276,7 @@ pub struct Reply {
     pub id: u64,
     #[prost(
         oneof = "reply::Result",
-        tags = "2, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 40"
+        tags = "2, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 40, 21"
     )]
     pub result: ::core::option::Option<reply::Result>,
 }
@@ -303,6 +308,8 @@ pub mod reply {
         NodeBeaten(super::NodeBeaten),
         #[prost(message, tag = "40")]
         Bans(super::BanChanges),
+        #[prost(message, tag = "21")]
+        PresenceAsserted(super::PresenceAsserted),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -327,6 +334,10 @@ pub struct Authenticate {
     pub dialect: i32,
     #[prost(string, tag = "7")]
     pub platform: ::prost::alloc::string::String,
+    /// Where the node keeps this connection: a number of the node's own, greater than 0, that no other connection of it has at
+    /// the same time. Presence is asserted by ranges of places. 0: the node does not assert.
+    #[prost(uint64, tag = "8")]
+    pub place: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Authenticated {
@@ -343,9 +354,9 @@ pub struct Authenticated {
     /// When the token was issued, unix milliseconds; 0: it does not say.
     #[prost(uint64, tag = "9")]
     pub issued_ms: u64,
-    /// Whether `device` is the token's own and not merely what the client calls itself.
-    #[prost(bool, tag = "10")]
-    pub signed_device: bool,
+    /// Only the client says that this is its device: no token names it. Whoever is addressed by device alone is somebody else.
+    #[prost(bool, tag = "5")]
+    pub device_unproven: bool,
 }
 /// A newer token on an open connection: same user and device, or a fault.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -362,14 +373,64 @@ pub struct Refreshed {
     /// As in Authenticated.
     #[prost(uint64, tag = "9")]
     pub issued_ms: u64,
-    #[prost(bool, tag = "10")]
-    pub signed_device: bool,
+    #[prost(bool, tag = "3")]
+    pub device_unproven: bool,
 }
-/// The connection has ended; presence ends here.
+/// The connection has ended; presence ends here. Told until it is answered. Without a grant (its auth was never answered, or
+/// only the store remembers it) `node` and `place` or `user` say which it is; the call's `conn` names it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Disconnected {
     #[prost(string, tag = "1")]
     pub node: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub place: u64,
+    #[prost(string, tag = "3")]
+    pub user: ::prost::alloc::string::String,
+    /// How long ago it ended, milliseconds.
+    #[prost(uint64, tag = "4")]
+    pub ago_ms: u64,
+}
+/// A node names all connections that it has at the places from `from` on and before `to`. What the store lacks of them is put
+/// back; what it has there besides is told, and the node ends what it does not know (Disconnected).
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AssertPresence {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub from: u64,
+    #[prost(uint64, tag = "3")]
+    pub to: u64,
+    #[prost(message, repeated, tag = "4")]
+    pub held: ::prost::alloc::vec::Vec<Held>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Held {
+    #[prost(uint64, tag = "1")]
+    pub place: u64,
+    #[prost(string, tag = "2")]
+    pub conn: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub device: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub since_ms: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PresenceAsserted {
+    /// Connections that were missing and are there now: the node ends those that it has lost meanwhile.
+    #[prost(message, repeated, tag = "1")]
+    pub restored: ::prost::alloc::vec::Vec<Stray>,
+    /// Connections that the node did not name. One that has just begun may be among them.
+    #[prost(message, repeated, tag = "2")]
+    pub strays: ::prost::alloc::vec::Vec<Stray>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Stray {
+    #[prost(string, tag = "1")]
+    pub conn: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
 }
 /// May the caller hear these rooms? Nothing is remembered by logic: connect does the subscribing.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -543,18 +604,44 @@ pub struct NodeBeat {
     pub lease_ms: u64,
     #[prost(uint64, tag = "3")]
     pub connections: u64,
-    /// How many of the node's connections are in rooms that have goim or golang-im clients on it.
+    /// How many of the node's connections are in rooms that have goim or golang-im clients on it: all of them. Not read where
+    /// `counts` is there; sent to processes that do not know it.
     #[prost(map = "string, uint64", tag = "4")]
     pub online: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
     /// The node is about to end: forget its presence now.
     #[prost(bool, tag = "5")]
     pub leaving: bool,
+    /// The same as a difference.
+    #[prost(message, optional, tag = "6")]
+    pub counts: ::core::option::Option<OnlineCounts>,
+    /// Rooms whose number over all nodes is asked for.
+    #[prost(string, repeated, tag = "7")]
+    pub ask: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
-/// Over all nodes, for the rooms asked.
+/// What has changed between two states of a node's counts.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct OnlineCounts {
+    /// The state that the change is from; 0: from nothing, what the store has of the node is void.
+    #[prost(uint64, tag = "1")]
+    pub since: u64,
+    /// The state it leads to; equal to `since` where nothing has changed.
+    #[prost(uint64, tag = "2")]
+    pub state: u64,
+    /// Rooms with how many are online in them now; 0: nobody any more.
+    #[prost(map = "string, uint64", tag = "3")]
+    pub changed: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeBeaten {
+    /// Over all nodes, for rooms asked: as many of them, from the first on, as one answer covers.
     #[prost(map = "string, uint64", tag = "1")]
     pub online: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
+    /// Whether the process reads `counts`.
+    #[prost(bool, tag = "2")]
+    pub knows_counts: bool,
+    /// The store's counts of the node are now in the state given; otherwise it wants them from nothing.
+    #[prost(bool, tag = "3")]
+    pub counts_taken: bool,
 }
 /// What has changed in the list of bans. Asked by the node itself, several times a second.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -906,7 +993,7 @@ pub struct PushRequest {
     /// For `everyone`: connections per second at most; 0: at once.
     #[prost(uint32, tag = "5")]
     pub speed: u32,
-    #[prost(oneof = "push_request::Target", tags = "1, 2, 3")]
+    #[prost(oneof = "push_request::Target", tags = "1, 2, 3, 6")]
     pub target: ::core::option::Option<push_request::Target>,
 }
 /// Nested message and enum types in `PushRequest`.
@@ -915,18 +1002,28 @@ pub mod push_request {
     pub enum Target {
         #[prost(message, tag = "1")]
         Users(super::Names),
-        /// goim's keys, which are device ids here.
+        /// goim's keys, which are device ids here: connections whose token names the device.
         #[prost(message, tag = "2")]
         Devices(super::Names),
         /// Every connection.
         #[prost(bool, tag = "3")]
         Everyone(bool),
+        /// One user's device, whoever named it.
+        #[prost(message, tag = "6")]
+        UserDevice(super::UserDevice),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Names {
     #[prost(string, repeated, tag = "1")]
     pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UserDevice {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub device: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PushReply {
@@ -935,7 +1032,7 @@ pub struct PushReply {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct KickRequest {
-    /// All that are set must match.
+    /// All that are set must match. `device` alone matches connections whose token names it.
     #[prost(string, tag = "1")]
     pub user: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]

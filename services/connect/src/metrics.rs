@@ -66,6 +66,9 @@ metrics! {
     BANS_AGE: Gauge = register_gauge("im_connect_bans_age_seconds", "How long ago logic last said what has changed in the list of bans; the list known then is in force.");
     BANNED: IntCounterVec = register_int_counter_vec("im_connect_banned_total", "Connections ended by a ban or revocation, by what it is about.", &["kind"]);
     MOVED: IntCounter = register_int_counter("im_connect_drain_moved_total", "Clients told to move.");
+    ENDS_WAITING: IntGaugeVec = register_int_gauge_vec("im_connect_ends_waiting", "Ends of connections that logic has not been told of yet, by shard; bound: 16,384 and 4 MiB.", &["shard"]);
+    ENDS_DROPPED: IntCounter = register_int_counter("im_connect_ends_dropped_total", "Ends of connections not told because too many waited; the next round of presence finds them.");
+    PRESENCE_CORRECTED: IntCounterVec = register_int_counter_vec("im_connect_presence_corrected_total", "Connections whose presence was not as this node has it: restored, or ended.", &["what"]);
     DRAINING: IntGauge = register_int_gauge("im_connect_draining", "1 while the node drains.");
 }
 

@@ -1,9 +1,10 @@
 //! The node as one thing: bound first, serving nothing; spawned, it runs on threads of its own; its handle is how the rest
 //! of the process reaches it.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -137,6 +138,7 @@ impl Service {
             router,
             draining: Mutex::default(),
             beating: CancellationToken::new(),
+            knows_counts: AtomicBool::new(false),
         }));
         tasks.supervise("signs of life", tokio::spawn(beat(handle.clone()).map(Ok::<_, Infallible>)));
         let node = &handle.0;
@@ -183,21 +185,41 @@ struct Node {
     router: Arc<Router>,
     draining: Mutex<Option<Status>>,
     beating: CancellationToken,
+    /// Whether logic reads differences of counts; until it has said so it gets all of them too.
+    knows_counts: AtomicBool,
 }
 
 impl Node {
+    /// One beat. Where more counts have changed than one takes, the others follow at once.
     async fn say_alive(&self, leaving: bool) {
-        let beat = NodeBeat {
-            node: self.options.node.clone(),
-            lease_ms: u64::try_from(self.options.lease.as_millis()).unwrap_or(u64::MAX),
-            connections: self.admission.count() as u64,
-            online: self.router.counts(),
-            leaving,
-        };
-        match self.logic.call(bytes::Bytes::new(), "", call::Op::NodeBeat(beat)).await {
-            Ok(reply::Result::NodeBeaten(beaten)) => self.router.learn(&beaten.online),
-            Ok(_) => {}
-            Err(fault) => tracing::debug!(code = fault.code, "sign of life not taken; the next one follows"),
+        let mut ask = self.router.to_ask();
+        loop {
+            let change = self.router.change();
+            let beat = NodeBeat {
+                node: self.options.node.clone(),
+                lease_ms: u64::try_from(self.options.lease.as_millis()).unwrap_or(u64::MAX),
+                connections: self.admission.count() as u64,
+                online: if self.knows_counts.load(Ordering::Relaxed) { HashMap::new() } else { self.router.counts() },
+                leaving,
+                counts: Some(change.clone()),
+                ask: std::mem::take(&mut ask).iter().map(ToString::to_string).collect(),
+            };
+            match self.logic.call(bytes::Bytes::new(), "", call::Op::NodeBeat(beat)).await {
+                Ok(reply::Result::NodeBeaten(beaten)) => {
+                    self.router.learn(&beaten.online);
+                    self.knows_counts.store(beaten.knows_counts, Ordering::Relaxed);
+                    let goes_on = self.router.changed(change, beaten.knows_counts && beaten.counts_taken);
+                    if leaving || !beaten.knows_counts || !goes_on {
+                        return;
+                    }
+                }
+                Ok(_) => return,
+                Err(fault) => {
+                    self.router.change_lost(change);
+                    tracing::debug!(code = fault.code, "sign of life not taken; the next one follows");
+                    return;
+                }
+            }
         }
     }
 }
@@ -234,6 +256,7 @@ impl Handle {
         let target = match request.target {
             Some(push_request::Target::Users(users)) => Target::Users(Arc::new(users.names)),
             Some(push_request::Target::Devices(devices)) => Target::Devices(Arc::new(devices.names)),
+            Some(push_request::Target::UserDevice(which)) => Target::UserDevice(Arc::new((which.user, which.device))),
             Some(push_request::Target::Everyone(true)) => Target::Everyone,
             Some(push_request::Target::Everyone(false)) | None => return 0,
         };

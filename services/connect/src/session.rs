@@ -18,7 +18,6 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use im_proto::v1::{Disconnected, call};
 use im_wire::dialect::Entrance;
 use tokio::net::TcpStream;
 
@@ -47,13 +46,7 @@ pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, address: IpAddr, 
         established.run(&mut wire).await;
     }
     shard.exit(&connection);
-    if connection.user().is_some() {
-        let gone = call::Op::Disconnected(Disconnected { node: shard.options.node.clone() });
-        let (grant, logic) = (connection.grant.borrow().clone(), std::sync::Arc::clone(&shard.logic));
-        let id = connection.id.clone();
-        // Presence also ends with the node's lease: a failure here is not worth a retry.
-        tokio::task::spawn_local(async move { logic.call(grant, &id, gone).await.map(drop) });
-    }
+    shard.ended(&connection);
     Box::pin(close(&connection, &wire)).await;
 }
 

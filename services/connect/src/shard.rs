@@ -10,6 +10,7 @@ mod load;
 mod many;
 #[cfg(test)]
 pub(crate) mod planted;
+mod presence;
 mod questions;
 pub(crate) mod rates;
 mod relief;
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use self::answers::Answered;
 use self::load::Load;
 use self::many::Many;
+use self::presence::Ends;
 use self::questions::{Bounds, Questions};
 use self::rates::Rates;
 use crate::accept::admission::Admission;
@@ -87,6 +89,7 @@ pub(crate) struct Shard {
     compare_step: Cell<u64>,
     kicks: RefCell<VecDeque<kicks::Kick>>,
     answered: Answered,
+    ends: Ends,
 }
 
 impl Shard {
@@ -139,6 +142,7 @@ impl Shard {
             compare_step: Cell::new(0),
             kicks: RefCell::default(),
             answered: Answered::default(),
+            ends: Ends::default(),
         })
     }
 

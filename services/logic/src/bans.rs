@@ -162,8 +162,8 @@ impl Core {
 
     /// Refuses who is banned, or whose token is of a time that is over.
     pub(crate) fn refuse_banned(&self, grant: &Grant, address: Option<IpAddr>) -> Result<()> {
-        let Grant { user, device, signed_device, issued_ms, .. } = grant;
-        let (signed_device, issued_ms) = (*signed_device, *issued_ms);
+        let Grant { user, device, device_unproven, issued_ms, .. } = grant;
+        let (signed_device, issued_ms) = (!device_unproven, *issued_ms);
         self.refuse(&Who { user, device, signed_device, issued_ms, address })
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use im_proto::v1::push_request::Target;
-use im_proto::v1::{KickRequest, Names, PushRequest, Signal};
+use im_proto::v1::{KickRequest, Names, PushRequest, Signal, UserDevice};
 use im_wire::ids::{DeviceId, RoomId, UserId};
 
 use crate::error::{Error, Result};
@@ -29,7 +29,20 @@ impl Core {
         Ok(self.nodes.push(to, PushRequest { target, signal: Some(signal), speed: 0 }).await)
     }
 
-    /// Delivers to devices' connections. Where a device is, no index says: every node is asked.
+    /// Delivers to the connections of one device of a user, whoever named it.
+    pub(crate) async fn push_user_device(&self, user: &UserId, device: &DeviceId, signal: Signal) -> Result<Tally> {
+        self.check_pushed(1, &signal)?;
+        let presence = self.store.presence(std::slice::from_ref(user)).await?;
+        let connections = presence.into_iter().flat_map(|(connections, _)| connections);
+        let connections: Vec<_> = connections.filter(|one| one.device == device.as_str()).collect();
+        let Some(to) = nodes_of(&connections) else { return Ok(Tally::default()) };
+        let (user, device) = (user.as_str().to_owned(), device.as_str().to_owned());
+        let target = Some(Target::UserDevice(UserDevice { user, device }));
+        Ok(self.nodes.push(to, PushRequest { target, signal: Some(signal), speed: 0 }).await)
+    }
+
+    /// Delivers to devices' connections: to those whose token names the device, as a client may call its own whatever it
+    /// likes. Where a device is, no index says: every node is asked.
     pub(crate) async fn push_devices(&self, devices: &[DeviceId], signal: Signal) -> Result<Tally> {
         self.check_pushed(devices.len(), &signal)?;
         let names = devices.iter().map(|device| device.as_str().to_owned()).collect();
@@ -50,7 +63,7 @@ impl Core {
         Ok(self.store.signal(room, signal).await?)
     }
 
-    /// Ends connections. Every node is asked, also about a user: presence may lag, and who is sent away must go.
+    /// Ends connections; by a device alone those whose token names it. Every node is asked, also about a user: presence may lag, and who is sent away must go.
     pub(crate) async fn kick(&self, request: KickRequest) -> Result<Tally> {
         if request.user.is_empty() && request.device.is_empty() && request.conn.is_empty() {
             return Err(Error::bad("user", "is missing, and so are \"device\" and \"conn\": name one of the three"));

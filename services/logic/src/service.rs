@@ -220,8 +220,8 @@ impl Core {
             Op::Refresh(ask) => {
                 Box::pin(async move { Ok(Answer::Refreshed(self.refresh(&Grant::open(grant)?, &ask)?)) })
             }
-            Op::Disconnected(_) => Box::pin(async move {
-                self.disconnected(&Grant::open(grant)?, conn).await?;
+            Op::Disconnected(gone) => Box::pin(async move {
+                self.disconnected(grant, conn, gone).await?;
                 Ok(Answer::Done(Done {}))
             }),
             Op::Subscribe(ask) => {
@@ -241,6 +241,9 @@ impl Core {
                 Ok(Answer::Read(self.read(&self.who(grant)?, &room, ask.seq).await?))
             }),
             Op::Bans(ask) => Box::pin(async move { Ok(Answer::Bans(self.bans_since(&ask).await?)) }),
+            Op::AssertPresence(ask) => {
+                Box::pin(async move { Ok(Answer::PresenceAsserted(self.assert_presence(ask).await?)) })
+            }
             Op::NodeBeat(beat) => Box::pin(async move { Ok(Answer::NodeBeaten(self.node_beat(beat).await?)) }),
         }
     }

@@ -13,8 +13,12 @@
 //! im:u:{USER}:seen      string  unix ms
 //! im:{nodes}:leases     zset    node -> unix ms at which its lease ends
 //! im:{nodes}:conns      hash    node -> how many connections
-//! im:{nodes}:online:NODE hash   room -> how many online on that node; expires with the lease
 //! im:{bans}:list        hash    ban -> what it says; :order, :lifted, :ends (zsets) and :meta: see scripts/ban.lua
+//! im:{nodes}:online:NODE hash   room -> how many online on that node
+//! im:{nodes}:states     hash    node -> the state of its counts in `online`, a number of the node's own
+//! im:{nodes}:lost       set     nodes that have ended, whose connections are still to be removed
+//! im:n:{NODE}:held      zset    connection NUL user, by the place at which the node keeps it; written before the user's
+//!                               `presence` and removed after it, so every entry there stands here too
 //! ```
 //!
 //! What stands in braces decides the slot, so everything of one room (of one user, of all nodes) lives in one slot.
@@ -108,6 +112,21 @@ impl Keys {
     /// A part of the list of bans.
     pub fn bans(&self, part: &str) -> String {
         format!("{}:{{bans}}:{part}", self.prefix)
+    }
+
+    /// Which state of its counts the store has of each node.
+    pub fn node_states(&self) -> String {
+        format!("{}:{{nodes}}:states", self.prefix)
+    }
+
+    /// Nodes that have ended and have left connections behind.
+    pub fn nodes_lost(&self) -> String {
+        format!("{}:{{nodes}}:lost", self.prefix)
+    }
+
+    /// The connections of a node.
+    pub fn node_held(&self, node: &str) -> String {
+        format!("{}:n:{{{}}}:held", self.prefix, escape(node))
     }
 
     /// The field of a message in its room's dedupe hash. Neither part can hold a NUL.

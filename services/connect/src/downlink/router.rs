@@ -1,10 +1,10 @@
 //! Which shards have which rooms: what the bus brings crosses to a shard once, and only where somebody hears it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use im_proto::v1::{BusEvent, bus_event};
+use im_proto::v1::{BusEvent, OnlineCounts, bus_event};
 use im_wire::ids::RoomId;
 use tokio::sync::mpsc;
 
@@ -47,11 +47,28 @@ pub(crate) struct Router {
     bus: Arc<dyn Bus>,
     doors: Vec<Door>,
     routes: Mutex<HashMap<RoomId, Route>>,
-    /// Of rooms with goim or golang-im clients: how many are here, and how many everywhere when last asked.
-    online: Mutex<HashMap<RoomId, (u64, u64)>>,
+    online: Mutex<Online>,
     /// Where a test plants its faults.
     #[cfg(test)]
     node: String,
+}
+
+/// Rooms named in one beat at most, as changed or as asked for: what a beat costs does not grow with them.
+const ROOMS_PER_BEAT: usize = 2_000;
+
+/// Rooms with goim or golang-im clients.
+#[derive(Default)]
+struct Online {
+    /// How many are here, and how many everywhere when last asked.
+    rooms: HashMap<RoomId, (u64, u64)>,
+    /// Rooms whose number here has changed since it was told.
+    changed: HashSet<RoomId>,
+    /// The last state that was given a number.
+    newest: u64,
+    /// The state that the store has; 0: unknown, everything is to be told.
+    told: u64,
+    /// Rooms whose number everywhere is still to be asked for, until all have had their turn.
+    to_ask: VecDeque<RoomId>,
 }
 
 impl Router {
@@ -165,30 +182,83 @@ impl Router {
     /// A goim or golang-im client enters or leaves a room.
     pub(crate) fn count_online(&self, room: &RoomId, joins: bool) {
         let mut online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts = online.entry(room.clone()).or_default();
+        let counts = online.rooms.entry(room.clone()).or_default();
         counts.0 = if joins { counts.0 + 1 } else { counts.0.saturating_sub(1) };
         if counts.0 == 0 {
-            online.remove(room);
+            online.rooms.remove(room);
         }
+        online.changed.insert(room.clone());
     }
 
     /// How many are online in a room, as far as this node knows.
     pub(crate) fn online(&self, room: &RoomId) -> u64 {
         let online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
-        online.get(room).map_or(0, |(here, everywhere)| *here.max(everywhere))
+        online.rooms.get(room).map_or(0, |(here, everywhere)| *here.max(everywhere))
     }
 
     /// This node's counts.
     pub(crate) fn counts(&self) -> HashMap<String, u64> {
         let online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
-        online.iter().map(|(room, (here, _))| (room.to_string(), *here)).collect()
+        online.rooms.iter().map(|(room, (here, _))| (room.to_string(), *here)).collect()
     }
 
-    /// What all nodes together count.
+    /// What is to be told of this node's counts next.
+    pub(crate) fn change(&self) -> OnlineCounts {
+        let mut online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
+        let Online { rooms, changed, newest, told, .. } = &mut *online;
+        if *told == 0 {
+            *changed = rooms.keys().cloned().collect();
+        }
+        let some: Vec<RoomId> = changed.iter().take(ROOMS_PER_BEAT).cloned().collect();
+        for room in &some {
+            changed.remove(room);
+        }
+        if changed.is_empty() {
+            changed.shrink_to(ROOMS_PER_BEAT);
+        }
+        if !some.is_empty() {
+            *newest += 1;
+        }
+        let state = if some.is_empty() { *told } else { *newest };
+        let count = |room: RoomId| (room.to_string(), rooms.get(&room).map_or(0, |(here, _)| *here));
+        OnlineCounts { since: *told, state, changed: some.into_iter().map(count).collect() }
+    }
+
+    /// The change was taken, or the store wants everything. Whether there is more to tell at once.
+    pub(crate) fn changed(&self, change: OnlineCounts, taken: bool) -> bool {
+        let mut online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
+        online.told = if taken { change.state } else { 0 };
+        if taken { !online.changed.is_empty() } else { change.since != 0 }
+    }
+
+    /// Nobody knows whether it was taken: told again, and where it was, the store will want everything.
+    pub(crate) fn change_lost(&self, change: OnlineCounts) {
+        let mut online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
+        online.changed.extend(change.changed.into_keys().filter_map(|room| RoomId::new(room).ok()));
+    }
+
+    /// Rooms to ask for now.
+    pub(crate) fn to_ask(&self) -> Vec<RoomId> {
+        let mut online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
+        let Online { rooms, to_ask, .. } = &mut *online;
+        if to_ask.is_empty() {
+            to_ask.extend(rooms.keys().cloned());
+        }
+        to_ask.iter().take(ROOMS_PER_BEAT).cloned().collect()
+    }
+
+    /// What all nodes together count in some of the rooms.
     pub(crate) fn learn(&self, everywhere: &HashMap<String, u64>) {
         let mut online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
-        for (room, counts) in online.iter_mut() {
-            counts.1 = everywhere.get(room.as_str()).copied().unwrap_or(0);
+        let Online { rooms, to_ask, .. } = &mut *online;
+        for (room, count) in everywhere {
+            if let Some(counts) = rooms.get_mut(room.as_str()) {
+                counts.1 = *count;
+            }
+        }
+        // Those that an answer does not cover stay in front.
+        while to_ask.front().is_some_and(|room| everywhere.contains_key(room.as_str()) || !rooms.contains_key(room)) {
+            to_ask.pop_front();
         }
     }
 }
@@ -223,5 +293,72 @@ mod tests {
         bytes.store(0, Ordering::Relaxed);
         (0..2_000).for_each(|_| door.event(message(10)));
         assert_eq!(std::iter::from_fn(|| queue.try_recv().ok()).count(), 1_000, "and as many as there are places for");
+    }
+
+    struct Deaf;
+
+    #[async_trait::async_trait]
+    impl Bus for Deaf {
+        async fn run(&self, _: mpsc::Sender<Tidings>) {}
+        fn subscribe(&self, _: RoomId) {}
+        fn unsubscribe(&self, _: &RoomId) {}
+    }
+
+    fn room(number: usize) -> RoomId {
+        RoomId::new(format!("live://{number}")).expect("a good id")
+    }
+
+    fn router(rooms: usize) -> Router {
+        let router = Router::new(Arc::new(Deaf), Vec::new(), "node");
+        (0..rooms).for_each(|number| router.count_online(&room(number), true));
+        router
+    }
+
+    /// Tells until nothing is left; how many rooms were named.
+    fn tell_all(router: &Router) -> usize {
+        let mut named = 0;
+        loop {
+            let change = router.change();
+            assert!(change.changed.len() <= ROOMS_PER_BEAT);
+            named += change.changed.len();
+            if !router.changed(change, true) {
+                return named;
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_has_changed_is_told() {
+        let router = router(5_000);
+        assert_eq!(tell_all(&router), 5_000);
+        assert_eq!(tell_all(&router), 0);
+        router.count_online(&room(7), true);
+        router.count_online(&room(8), false);
+        let change = router.change();
+        let expected = HashMap::from([(room(7).to_string(), 2), (room(8).to_string(), 0)]);
+        assert_eq!((change.changed.clone(), change.since > 0, change.state > change.since), (expected, true, true));
+        // No answer: told again. Not in that state: everything is told, from nothing.
+        router.change_lost(change);
+        let again = router.change();
+        assert_eq!(again.changed.len(), 2);
+        assert!(router.changed(again, false));
+        assert_eq!(router.change().since, 0);
+        assert_eq!(tell_all(&router), 4_999);
+    }
+
+    #[test]
+    fn every_room_is_asked_for_in_its_turn() {
+        let router = router(5_000);
+        let mut asked = HashSet::new();
+        for _ in 0..5_000_usize.div_ceil(400) {
+            let some = router.to_ask();
+            assert!(some.len() <= ROOMS_PER_BEAT);
+            // An answer covers the first ones only.
+            let answer: HashMap<String, u64> = some.iter().take(400).map(|room| (room.to_string(), 9)).collect();
+            asked.extend(answer.keys().cloned());
+            router.learn(&answer);
+        }
+        assert_eq!(asked.len(), 5_000);
+        assert_eq!(router.online(&room(4_321)), 9);
     }
 }

@@ -32,8 +32,8 @@ pub(crate) struct Identity {
 pub(crate) struct TokenFacts {
     /// When it was issued, unix milliseconds; 0: it does not say.
     pub(crate) issued_ms: u64,
-    /// Whether it carries the device.
-    pub(crate) signed_device: bool,
+    /// Only the client says that this is its device: no token names it.
+    pub(crate) device_unproven: bool,
 }
 
 /// A room that the connection hears.
@@ -329,6 +329,11 @@ impl Connection {
         let heard = rooms.remove(room).is_some();
         im_runtime::give_back(&mut rooms, SPARE);
         heard
+    }
+
+    /// Whether only the client says that its device is its own; who has no name yet has proven nothing.
+    pub(crate) fn device_unproven(&self) -> bool {
+        self.identity.get().is_none_or(|identity| identity.token.get().device_unproven)
     }
 
     pub(crate) fn user(&self) -> Option<&UserId> {

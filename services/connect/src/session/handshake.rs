@@ -139,15 +139,18 @@ impl<'a> Unidentified<'a> {
                 if fault.code == ErrorCode::Unauthenticated.name() {
                     shard.admission.failures.failed(connection.address(), Instant::now());
                 }
+                if fault.retryable {
+                    shard.never_began(&connection);
+                }
                 return self.refuse(&hello, fault);
             }
         };
-        let Authenticated { grant, user, device, expires_ms, issued_ms, signed_device } = answer;
+        let Authenticated { grant, user, device, expires_ms, issued_ms, device_unproven } = answer;
         let Ok(user) = UserId::new(user) else { return self.refuse(&hello, translate::unexpected()) };
         *connection.grant.borrow_mut() = grant;
         connection.expires_ms.set(expires_ms);
         let named = self.wire.place.name(&user);
-        let token = Cell::new(TokenFacts { issued_ms, signed_device });
+        let token = Cell::new(TokenFacts { issued_ms, device_unproven });
         let _first_time = connection.identity.set(Identity { user, device, token });
         if let Err(refusal) = named {
             metrics::REFUSED.with_label_values(&[refusal.name()]).inc();
@@ -208,7 +211,8 @@ impl<'a> Unidentified<'a> {
     fn question(&self, hello: &Hello) -> Authenticate {
         let remote_ip = self.wire.connection.address().to_string();
         let node = self.wire.shard.options.node.clone();
-        let common = Authenticate { remote_ip, node, ..Default::default() };
+        let place = self.wire.shard.place(self.wire.connection.key);
+        let common = Authenticate { remote_ip, node, place, ..Default::default() };
         match hello {
             Hello::Native { token, device, agent, .. } => Authenticate {
                 token: token.clone(),

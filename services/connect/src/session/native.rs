@@ -204,11 +204,11 @@ fn read(shard: &Rc<Shard>, connection: &Rc<Connection>, req: u32, room: RoomId, 
 fn refresh(shard: &Rc<Shard>, connection: &Rc<Connection>, req: u32, token: String) {
     let own = Rc::clone(shard);
     ask(shard, connection, req, call::Op::Refresh(pb::Refresh { token }), move |connection, result| match result {
-        reply::Result::Refreshed(pb::Refreshed { grant, expires_ms, issued_ms, signed_device }) => {
+        reply::Result::Refreshed(pb::Refreshed { grant, expires_ms, issued_ms, device_unproven }) => {
             *connection.grant.borrow_mut() = grant;
             connection.expires_ms.set(expires_ms);
             if let Some(identity) = connection.identity.get() {
-                identity.token.set(TokenFacts { issued_ms, signed_device });
+                identity.token.set(TokenFacts { issued_ms, device_unproven });
                 own.refuse_banned(connection);
             }
             Some(ServerOp::Refreshed { expires_ms })

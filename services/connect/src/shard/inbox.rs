@@ -25,11 +25,13 @@ const BATCH: usize = 1024;
 #[derive(Debug, Clone)]
 pub(crate) enum Target {
     Users(Arc<Vec<String>>),
+    /// Of whichever user, where the token names the device.
     Devices(Arc<Vec<String>>),
+    UserDevice(Arc<(String, String)>),
     Everyone,
 }
 
-/// Which connections are to end: all that are set must match.
+/// Which connections are to end: all that are set must match, `device` alone only where the token names it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Match {
     pub(crate) user: String,
@@ -38,8 +40,12 @@ pub(crate) struct Match {
 }
 
 impl Match {
-    /// Whether the connection is meant. One that is not authenticated yet is nobody's.
+    /// Whether the connection is meant. One that is not authenticated yet is nobody's. A client may call its device what it
+    /// likes: by a device alone only those are meant whose token names it.
     pub(super) fn fits(&self, connection: &Connection) -> bool {
+        if self.user.is_empty() && self.conn.is_empty() && connection.device_unproven() {
+            return false;
+        }
         let fits = |wanted: &str, had: &str| wanted.is_empty() || wanted == had;
         connection.identity.get().is_some_and(|identity| {
             let user = fits(&self.user, identity.user.as_str());

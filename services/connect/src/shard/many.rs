@@ -59,7 +59,7 @@ impl Shard {
         }
         let devices = match &target {
             Target::Devices(names) => names.iter().cloned().collect(),
-            Target::Users(_) | Target::Everyone => HashSet::new(),
+            Target::Users(_) | Target::UserDevice(_) | Target::Everyone => HashSet::new(),
         };
         pushes.push_back(Push {
             target,
@@ -125,9 +125,18 @@ impl Shard {
             }
             return push.next >= users.len();
         }
+        if let Target::UserDevice(which) = &push.target {
+            let which = Arc::clone(which);
+            let connections = self.of_user(&which.0);
+            let named = connections.iter().filter(|one| one.identity.get().is_some_and(|id| id.device == which.1));
+            named.for_each(|connection| push.give(connection));
+            return true;
+        }
         let (mut writes, by_device) = (0, matches!(push.target, Target::Devices(_)));
         let (next, over) = self.look(push.next, |connection| {
-            let named = !by_device || connection.identity.get().is_some_and(|one| push.devices.contains(&one.device));
+            let named = !by_device
+                || !connection.device_unproven()
+                    && connection.identity.get().is_some_and(|one| push.devices.contains(&one.device));
             if named {
                 push.give(connection);
                 writes += 1;

@@ -82,6 +82,8 @@ fn run(parts: Parts, make: impl FnOnce() -> Rc<Shard>) -> String {
         loops.spawn("housekeeping", Rc::clone(&shard).upkeep(pulse));
         loops.spawn("relief of outboxes", Rc::clone(&shard).relieve());
         loops.spawn("flush of answers", Rc::clone(&shard).flush_answers());
+        loops.spawn("telling of ends", Rc::clone(&shard).tell_ends());
+        loops.spawn("assertion of presence", Rc::clone(&shard).assert_presence());
         tokio::select! {
             inbox = AssertUnwindSafe(inbox.run(shard)).catch_unwind() => ended("inbox", inbox),
             why = loops.first_to_end() => why,

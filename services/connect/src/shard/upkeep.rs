@@ -92,6 +92,7 @@ impl Shard {
     fn publish_figures(&self) {
         metrics::publish_writes();
         let shard = self.number.to_string();
+        metrics::ENDS_WAITING.with_label_values(&[&shard]).set(self.ends.len() as i64);
         metrics::OUTBOX_BYTES.with_label_values(&[&shard]).set(self.outboxes.held() as i64);
         let mut hub = self.hub.borrow_mut();
         metrics::ROOMS.with_label_values(&[&shard]).set(hub.len() as i64);

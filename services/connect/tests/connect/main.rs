@@ -5,6 +5,7 @@ mod bounds;
 mod delivery;
 mod drain;
 mod limits;
+mod presence;
 mod raw;
 mod sessions;
 mod world;

@@ -110,6 +110,13 @@ impl Raw {
         assert_eq!(said.await, None);
     }
 
+    /// Nothing comes before the answer to a ping.
+    pub(crate) async fn hears_nothing_at_all(&mut self) {
+        self.ask(ClientOp::Ping).await;
+        let first = self.next().await.expect("the connection has ended").op;
+        assert!(matches!(first, ServerOp::Pong { .. }), "{first:?}");
+    }
+
     /// Reads to the end; the code of the close frame, where there was one.
     pub(crate) async fn closed(&mut self) -> Option<CloseCode> {
         let mut code = None;

@@ -52,6 +52,11 @@ struct State {
     calls: Vec<call::Op>,
     bans: Book,
     fetched_at: Option<Instant>,
+    /// Ends that were answered, each with its grant.
+    ended: Vec<(String, pb::Disconnected)>,
+    asserted: Vec<pb::AssertPresence>,
+    /// Each with its place.
+    strays: Vec<(u64, pb::Stray)>,
 }
 
 /// The bus's end at one node.
@@ -238,6 +243,32 @@ impl World {
             .collect()
     }
 
+    /// The ends that were answered, each with its grant.
+    pub(crate) fn ended(&self) -> Vec<(String, pb::Disconnected)> {
+        self.state().ended.clone()
+    }
+
+    /// How often some connections were asserted.
+    pub(crate) fn assertions(&self) -> usize {
+        self.state().asserted.len()
+    }
+
+    /// The users that were named in assertions from this one on.
+    pub(crate) fn asserted_since(&self, first: usize) -> std::collections::BTreeSet<String> {
+        let state = self.state();
+        state.asserted[first..].iter().flat_map(|one| &one.held).map(|held| held.user.clone()).collect()
+    }
+
+    /// All that were ever named.
+    pub(crate) fn held(&self) -> Vec<pb::Held> {
+        self.state().asserted.iter().flat_map(|one| one.held.clone()).collect()
+    }
+
+    /// What assertions of these places are told to be there besides.
+    pub(crate) fn set_strays(&self, strays: Vec<(u64, pb::Stray)>) {
+        self.state().strays = strays;
+    }
+
     /// The bodies of a room, in order.
     pub(crate) fn stored(&self, room: &str) -> Vec<String> {
         let state = self.state();
@@ -317,15 +348,24 @@ impl State {
                     device: if device.is_empty() { "device".to_owned() } else { device },
                     expires_ms: 0,
                     issued_ms: ISSUED,
-                    signed_device: user.starts_with("signed"),
+                    device_unproven: matches!(user, "mallory" | "eve"),
                 }),
             },
             call::Op::Refresh(_) => {
                 let issued_ms = ISSUED + 2;
                 let grant = user.to_owned().into();
-                reply::Result::Refreshed(pb::Refreshed { grant, expires_ms: 0, issued_ms, signed_device: false })
+                reply::Result::Refreshed(pb::Refreshed { grant, issued_ms, ..pb::Refreshed::default() })
             }
-            call::Op::Disconnected(_) => reply::Result::Done(pb::Done {}),
+            call::Op::Disconnected(gone) => {
+                self.ended.push((user.to_owned(), gone));
+                reply::Result::Done(pb::Done {})
+            }
+            call::Op::AssertPresence(named) => {
+                let asked = |(place, _): &&(u64, pb::Stray)| (named.from..named.to).contains(place);
+                let strays = self.strays.iter().filter(asked).map(|(_, stray)| stray.clone()).collect();
+                self.asserted.push(named);
+                reply::Result::PresenceAsserted(pb::PresenceAsserted { restored: Vec::new(), strays })
+            }
             call::Op::Subscribe(pb::Subscribe { mut rooms, all }) => {
                 if all {
                     rooms.extend(self.members.get(user).cloned().unwrap_or_default());

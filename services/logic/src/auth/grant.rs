@@ -37,9 +37,9 @@ pub struct Grant {
     /// When the token was issued, unix milliseconds; 0: it does not say.
     #[prost(uint64, tag = "9")]
     pub issued_ms: u64,
-    /// Whether the token carries the device.
+    /// Only the client says that this is its device: no token names it.
     #[prost(bool, tag = "10")]
-    pub signed_device: bool,
+    pub device_unproven: bool,
     /// It is for open rooms only.
     #[prost(bool, tag = "11")]
     pub guest: bool,

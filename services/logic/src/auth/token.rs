@@ -56,6 +56,7 @@ impl Claims {
     /// The same; an empty `device` is none.
     pub(crate) fn grant_for(self, device: String) -> Grant {
         Grant {
+            device_unproven: self.device.is_none(),
             version: Grant::VERSION,
             user: self.user.as_str().to_owned(),
             device,
@@ -65,7 +66,6 @@ impl Claims {
             unsigned: false,
             guest: self.guest && !self.admin,
             issued_ms: self.issued_ms,
-            signed_device: self.device.is_some(),
         }
     }
 }

@@ -46,6 +46,7 @@ impl Handle {
             .route("/v1/unread", get(conversations::unread))
             .route("/v1/presence", get(people::presence))
             .route("/v1/users/{user}/push", post(people::push_user))
+            .route("/v1/users/{user}/devices/{device}/push", post(people::push_user_device))
             .route("/v1/devices/{device}/push", post(people::push_device))
             .route("/v1/broadcast", post(people::broadcast))
             .route("/v1/kick", post(people::kick))

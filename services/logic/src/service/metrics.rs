@@ -63,6 +63,7 @@ pub(super) fn name(op: &Op) -> &'static str {
         Op::Read(_) => "read",
         Op::NodeBeat(_) => "node_beat",
         Op::Bans(_) => "bans",
+        Op::AssertPresence(_) => "assert_presence",
     }
 }
 

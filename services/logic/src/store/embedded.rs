@@ -26,6 +26,7 @@ mod read;
 mod tables;
 mod writer;
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -38,8 +39,8 @@ use redb::{Database, ReadableDatabase};
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use super::{
-    Append, Appended, Create, Error, Member, Membership, Page, Presence, Publish, ReadPosition, Result, Retention,
-    Slice, Store, Tail, View,
+    Append, Appended, Asserted, Counts, Create, Ended, Error, Member, Membership, Page, Presence, Publish,
+    ReadPosition, Result, Retention, Slice, Store, Tail, View,
 };
 use bans::Wish;
 use presence::PresenceBook;
@@ -326,9 +327,8 @@ impl Store for EmbeddedStore {
         self.write(|done| Write::Unindex { user, room, done }).await
     }
 
-    async fn node_beat(&self, node: &str, lease: Duration, connections: u64, online: Vec<(RoomId, u64)>) -> Result<()> {
-        self.presence.beat(node, lease, connections, online);
-        Ok(())
+    async fn node_beat(&self, node: &str, lease: Duration, connections: u64, counts: Counts) -> Result<bool> {
+        Ok(self.presence.beat(node, lease, connections, counts))
     }
 
     async fn node_gone(&self, node: &str) -> Result<()> {
@@ -356,10 +356,16 @@ impl Store for EmbeddedStore {
         Ok(())
     }
 
-    async fn disconnected(&self, user: &UserId, conn: &str, now_ms: u64) -> Result<()> {
-        self.presence.disconnected(user, conn);
-        let user = user.clone();
-        self.write(|done| Write::Seen { user, at_ms: now_ms, done }).await
+    async fn disconnected(&self, ended: Ended) -> Result<()> {
+        let at_ms = ended.at_ms;
+        match self.presence.disconnected(ended) {
+            Some(user) => self.write(|done| Write::Seen { user, at_ms, done }).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn assert_presence(&self, node: &str, places: Range<u64>, named: Vec<Presence>) -> Result<Asserted> {
+        Ok(self.presence.assert(node, places, named))
     }
 
     async fn presence(&self, users: &[UserId]) -> Result<Vec<(Vec<Presence>, u64)>> {

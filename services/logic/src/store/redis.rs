@@ -8,11 +8,13 @@ mod batch;
 mod index;
 mod journal;
 mod metrics;
+mod nodes;
 mod presence;
 mod queue;
 mod reply;
 mod rooms;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,8 +25,8 @@ use im_runtime::tls::Tls;
 use im_wire::ids::{Epoch, RoomId, Seq, UserId};
 
 use super::{
-    Append, Appended, Create, Member, Membership, Page, Presence, ReadPosition, Result, Retention, Slice, Store, Tail,
-    View,
+    Append, Appended, Asserted, Counts, Create, Ended, Member, Membership, Page, Presence, ReadPosition, Result,
+    Retention, Slice, Store, Tail, View,
 };
 use queue::{Job, Queue};
 
@@ -188,8 +190,8 @@ impl Store for RedisStore {
         self.shared.unindex_room(user, room).await
     }
 
-    async fn node_beat(&self, node: &str, lease: Duration, connections: u64, online: Vec<(RoomId, u64)>) -> Result<()> {
-        self.shared.node_beat(node, lease, connections, online).await
+    async fn node_beat(&self, node: &str, lease: Duration, connections: u64, counts: Counts) -> Result<bool> {
+        self.shared.node_beat(node, lease, connections, counts).await
     }
 
     async fn node_gone(&self, node: &str) -> Result<()> {
@@ -212,8 +214,12 @@ impl Store for RedisStore {
         self.shared.connected(presence).await
     }
 
-    async fn disconnected(&self, user: &UserId, conn: &str, now_ms: u64) -> Result<()> {
-        self.shared.disconnected(user, conn, now_ms).await
+    async fn disconnected(&self, ended: Ended) -> Result<()> {
+        self.shared.disconnected(ended).await
+    }
+
+    async fn assert_presence(&self, node: &str, places: Range<u64>, named: Vec<Presence>) -> Result<Asserted> {
+        self.shared.assert_presence(node, places, named).await
     }
 
     async fn presence(&self, users: &[UserId]) -> Result<Vec<(Vec<Presence>, u64)>> {

@@ -1,7 +1,7 @@
 //! Opened again: by the same process, by another one, and what is not a store at all.
 
 use im_logic::store::embedded::OpenError;
-use im_logic::store::{Create, Kind, Role, Store};
+use im_logic::store::{Create, Ended, Kind, Role, Store};
 use redb::{Database, TableDefinition};
 
 use crate::stage::{message, open, room, said, say, try_open, user};
@@ -18,7 +18,8 @@ async fn everything_is_there_again() {
     say(&store, "lobby", "two").await;
     store.mark_read(&lobby, &ann, 1).await.unwrap();
     store.index_room(std::slice::from_ref(&ann), &lobby).await.unwrap();
-    store.disconnected(&ann, "c1", 77).await.unwrap();
+    let (node, conn, user) = ("n".to_owned(), "c1".to_owned(), Some(ann.clone()));
+    store.disconnected(Ended { conn, user, node, place: 0, at_ms: 77 }).await.unwrap();
     let rooms = [group.clone(), lobby.clone()];
     let before = (store.views(&rooms, &ann).await, store.members(&group, None, 10).await);
     store.close().await;

@@ -112,7 +112,7 @@ async fn tokens_issued_before_a_revocation_are_refused_and_later_ones_are_not() 
     let site = Site::new().await;
     let (old, plain) = (issued("ann", 60, "d"), token("ann"));
     let connected = enter(&site, &old, "", "").await.unwrap();
-    assert_eq!((connected.issued_ms / 1000, connected.signed_device), (now() - 60, true));
+    assert_eq!((connected.issued_ms / 1000, connected.device_unproven), (now() - 60, false));
     let before = (now() - 30) * 1000;
     let revoked = site.post(&admin(), "/v1/users/ann/revoke", json!({ "before": before })).await.good();
     assert_eq!((&revoked["id"], &revoked["before"]), (&json!("tokens:ann"), &json!(before)));

@@ -96,7 +96,7 @@ async fn compat_routes_need_credentials() {
 async fn goim_counts_who_is_online() {
     let site = Site::new().await;
     let online = HashMap::from([("live://1".to_owned(), 3), ("live://2".to_owned(), 9), ("video://1".to_owned(), 5)]);
-    let beat = NodeBeat { node: "node-1".to_owned(), lease_ms: 60_000, connections: 17, online, leaving: false };
+    let beat = NodeBeat { node: "node-1".to_owned(), lease_ms: 60_000, connections: 17, online, ..NodeBeat::default() };
     site.call(Bytes::new(), "", call::Op::NodeBeat(beat)).await.unwrap();
     let top = site.get(&admin(), "/goim/online/top?type=live&limit=1").await;
     assert_eq!(top.body, json!({"code": 0, "message": "", "data": [{"room_id": "2", "count": 9}]}));

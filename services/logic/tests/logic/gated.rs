@@ -1,12 +1,14 @@
 //! A store whose appends wait at a gate, and that remembers in which order they came.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use im_logic::store::{
-    Append, Appended, Create, Error, Member, Membership, Page, Presence, ReadPosition, Result, Slice, Store, Tail, View,
+    Append, Appended, Asserted, Counts, Create, Ended, Error, Member, Membership, Page, Presence, ReadPosition, Result,
+    Slice, Store, Tail, View,
 };
 use im_proto::v1::{AskBans, Ban, BanChanges, Signal};
 use im_wire::ids::{Epoch, RoomId, Seq, UserId};
@@ -94,8 +96,8 @@ impl Store for Gated {
     async fn unindex_room(&self, user: &UserId, room: &RoomId) -> Result<()> {
         self.inner.unindex_room(user, room).await
     }
-    async fn node_beat(&self, node: &str, lease: Duration, connections: u64, online: Vec<(RoomId, u64)>) -> Result<()> {
-        self.inner.node_beat(node, lease, connections, online).await
+    async fn node_beat(&self, node: &str, lease: Duration, connections: u64, counts: Counts) -> Result<bool> {
+        self.inner.node_beat(node, lease, connections, counts).await
     }
     async fn node_gone(&self, node: &str) -> Result<()> {
         self.inner.node_gone(node).await
@@ -112,8 +114,11 @@ impl Store for Gated {
     async fn connected(&self, presence: Presence) -> Result<()> {
         self.inner.connected(presence).await
     }
-    async fn disconnected(&self, user: &UserId, conn: &str, now_ms: u64) -> Result<()> {
-        self.inner.disconnected(user, conn, now_ms).await
+    async fn disconnected(&self, ended: Ended) -> Result<()> {
+        self.inner.disconnected(ended).await
+    }
+    async fn assert_presence(&self, node: &str, places: Range<u64>, named: Vec<Presence>) -> Result<Asserted> {
+        self.inner.assert_presence(node, places, named).await
     }
     async fn presence(&self, users: &[UserId]) -> Result<Vec<(Vec<Presence>, u64)>> {
         self.inner.presence(users).await

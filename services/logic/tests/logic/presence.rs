@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use im_proto::v1::{Disconnected, Fetch, Heads, NodeBeat, Position, call, reply};
+use im_proto::v1::{AssertPresence, Disconnected, Fetch, Heads, Held, NodeBeat, Position, Stray, call, reply};
 use serde_json::json;
 
 use crate::site::{Site, token, token_for};
@@ -20,7 +20,7 @@ async fn presence_ends_with_the_connection() {
     let one = site.connect(&token("ann"), "c-1").await;
     let two = site.connect(&token("ann"), "c-2").await;
     assert!(online(&site, "ann").await);
-    let gone = || call::Op::Disconnected(Disconnected { node: "node-1".to_owned() });
+    let gone = || call::Op::Disconnected(Disconnected { node: "node-1".to_owned(), ..Disconnected::default() });
     site.call(one.grant, "c-1", gone()).await.unwrap();
     assert!(online(&site, "ann").await, "the other connection is there");
     site.call(two.grant.clone(), "c-2", gone()).await.unwrap();
@@ -44,11 +44,55 @@ async fn presence_ends_with_the_node() {
 }
 
 #[tokio::test]
+async fn a_node_says_which_connections_it_has() {
+    let site = Site::new().await;
+    site.beat().await;
+    let held = |place: u64, conn: &str, user: &str| {
+        let (conn, user, device) = (conn.to_owned(), user.to_owned(), "phone".to_owned());
+        Held { place, conn, user, device, since_ms: 5 }
+    };
+    let assert = |from: u64, to: u64, held: Vec<Held>| {
+        let ask = AssertPresence { node: "node-1".to_owned(), from, to, held };
+        site.call(Bytes::new(), "", call::Op::AssertPresence(ask))
+    };
+    let reply = assert(1, 10, vec![held(1, "c-1", "ann"), held(2, "c-2", "bob")]).await.unwrap();
+    let reply::Result::PresenceAsserted(first) = reply else { panic!("{reply:?}") };
+    assert_eq!((first.restored.len(), first.strays.len()), (2, 0));
+    assert!(online(&site, "ann").await && online(&site, "bob").await);
+    let reply = assert(1, 10, vec![held(1, "c-1", "ann")]).await.unwrap();
+    let reply::Result::PresenceAsserted(second) = reply else { panic!("{reply:?}") };
+    assert_eq!(
+        (second.restored, second.strays),
+        (vec![], vec![Stray { conn: "c-2".to_owned(), user: "bob".to_owned() }])
+    );
+    assert!(online(&site, "bob").await, "whether it has just begun only the node knows");
+    let (node, user) = ("node-1".to_owned(), "bob".to_owned());
+    let gone = Disconnected { node, user, ago_ms: 60_000, ..Disconnected::default() };
+    site.call(Bytes::new(), "c-2", call::Op::Disconnected(gone)).await.unwrap();
+    assert!(!online(&site, "bob").await);
+    let shown = site.get(&token("cy"), "/v1/presence?users=bob").await.good();
+    let ago = crate::site::now() - shown["users"][0]["last_seen"].as_u64().unwrap() / 1000;
+    assert!((59..90).contains(&ago), "{ago} s");
+    for (from, to, held, field) in [
+        (0, 5, vec![], "to"),
+        (5, 5, vec![], "to"),
+        (1, 5, vec![held(5, "c-1", "ann")], "held"),
+        (1, 5, vec![held(1, "", "ann")], "held"),
+        (1, 5, vec![held(1, "c-1", "")], "user"),
+    ] {
+        assert_eq!(assert(from, to, held).await.unwrap_err().field, field);
+    }
+    let nobody = call::Op::Disconnected(Disconnected::default());
+    assert_eq!(site.call(Bytes::new(), "c-2", nobody).await.unwrap_err().code, "unauthenticated");
+}
+
+#[tokio::test]
 async fn those_online_in_a_room_are_counted_over_nodes() {
     let site = Site::new().await;
     let beat = |node: &str, count: u64| {
         let online = HashMap::from([("live://1".to_owned(), count)]);
-        let beat = NodeBeat { node: node.to_owned(), lease_ms: 60_000, connections: count, online, leaving: false };
+        let beat =
+            NodeBeat { node: node.to_owned(), lease_ms: 60_000, connections: count, online, ..NodeBeat::default() };
         site.call(Bytes::new(), "", call::Op::NodeBeat(beat))
     };
     beat("node-1", 3).await.unwrap();

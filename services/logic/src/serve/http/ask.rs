@@ -109,6 +109,22 @@ impl FromRequestParts<Handle> for Name {
     }
 }
 
+/// The user and the device in the path.
+pub(crate) struct DeviceOf {
+    pub(crate) user: String,
+    pub(crate) device: String,
+}
+
+impl FromRequestParts<Handle> for DeviceOf {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, handle: &Handle) -> std::result::Result<Self, Failure> {
+        let names = names(parts, handle).await?;
+        let named = |wanted: &str| names.iter().find(|(name, _)| name == wanted).map(|(_, name)| name.clone());
+        Ok(Self { user: named("user").unwrap_or_default(), device: named("device").unwrap_or_default() })
+    }
+}
+
 async fn names(parts: &mut Parts, handle: &Handle) -> std::result::Result<Vec<(String, String)>, Failure> {
     let names = Path::<Vec<(String, String)>>::from_request_parts(parts, handle).await;
     names.map(|Path(names)| names).map_err(|rejection| {

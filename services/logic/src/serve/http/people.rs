@@ -11,7 +11,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::ask::{Caller, Content, Name, Object, Params};
+use super::ask::{Caller, Content, DeviceOf, Name, Object, Params};
+use crate::auth::grant::Grant;
 use crate::error::{Error, Result as LogicResult};
 use crate::nodes::Tally;
 use crate::presence::Present;
@@ -44,15 +45,19 @@ pub(super) async fn presence(
     }
     let users = users.into_iter().map(UserId::new).collect::<Result<Vec<_>, _>>()?;
     let present = handle.core.presence(users).await?;
-    let users: Vec<_> = present.iter().map(|one| shown(one, who.admin)).collect();
+    let users: Vec<_> = present.iter().map(|one| shown(one, &who)).collect();
     Ok(Json(json!({ "users": users })))
 }
 
-/// Which node holds a connection is shown to administrators only.
-fn shown(present: &Present, with_nodes: bool) -> Value {
+/// What a user calls their devices is shown to themselves and to administrators, which node holds a connection to
+/// administrators only.
+fn shown(present: &Present, to: &Grant) -> Value {
     let connections = present.connections.iter().take(CONNECTIONS).map(|connection| {
-        let mut shown = json!({"device": connection.device, "since": connection.since_ms});
-        if with_nodes {
+        let mut shown = json!({"since": connection.since_ms});
+        if to.admin || present.user.as_str() == to.user {
+            shown["device"] = connection.device.as_str().into();
+        }
+        if to.admin {
             shown["conn"] = connection.conn.as_str().into();
             shown["node"] = connection.node.as_str().into();
         }
@@ -108,6 +113,18 @@ pub(super) async fn push_user(
     caller.admin()?;
     let user = UserId::new(user)?;
     Ok(delivered(&handle.core.push_users(&[user], push.signal()?).await?))
+}
+
+/// `POST /v1/users/{user}/devices/{device}/push`
+pub(super) async fn push_user_device(
+    State(handle): State<Handle>,
+    caller: Caller,
+    DeviceOf { user, device }: DeviceOf,
+    Object(push): Object<NewPush>,
+) -> Result<Json<Value>, Failure> {
+    caller.admin()?;
+    let (user, device) = (UserId::new(user)?, DeviceId::new(device)?);
+    Ok(delivered(&handle.core.push_user_device(&user, &device, push.signal()?).await?))
 }
 
 /// `POST /v1/devices/{device}/push`

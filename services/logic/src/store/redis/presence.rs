@@ -1,142 +1,161 @@
 //! Who is online: connections per user, counted only while the lease of their node runs.
 //!
-//! redis' own clock ends leases. A connection whose node's lease has ended is not shown at once, and removed only when
-//! the node has been silent for long: a node that could not beat for a while comes back with its connections.
+//! What a node has stands twice: with the user, to be looked up, and with the node (`held`), to be compared. The second is
+//! written first and removed last, so a node that compares it with what it has finds whatever is left behind with users.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use im_redis_bus::{Call, Lane, Slot, script};
-use im_wire::ids::{RoomId, UserId};
-use redis::{Cmd, Value};
+use im_wire::ids::UserId;
+use redis::Cmd;
 
 use super::Shared;
-use super::reply::{self, Fields};
-use crate::store::{Error, Presence, Result};
+use super::reply;
+use crate::store::{Asserted, Ended, Error, Presence, Result, Stray};
 
-/// How long after its lease has ended a node may come back to its connections.
+/// How old a connection is before a reader who finds its node unknown removes it. Nothing rests on it: what belongs to a
+/// node that is only late is put back when the node asserts it.
 const REMEMBERED: Duration = Duration::from_secs(600);
-
-/// The state of the nodes.
-pub(super) struct Leases {
-    /// Whose lease runs, with how many connections.
-    pub(super) living: Vec<(String, u64)>,
-    /// Whose lease has ended not long ago.
-    silent: HashSet<String>,
-}
+/// How many connections that were not named one comparison finds at most; the next round finds the others.
+const STRAYS: usize = 1_000;
+/// How many connections of a lost node are removed at once.
+const SWEPT: usize = 1_000;
 
 impl Shared {
-    pub(super) async fn node_beat(
-        &self,
-        node: &str,
-        lease: Duration,
-        connections: u64,
-        online: Vec<(RoomId, u64)>,
-    ) -> Result<()> {
-        let keys = self.client.keys();
-        let mut command = script::beat().call(3);
-        command.arg(keys.node_leases()).arg(keys.node_connections()).arg(keys.node_online(node));
-        command.arg(node).arg(lease.as_millis().max(1) as u64).arg(connections).arg(REMEMBERED.as_millis() as u64);
-        for (room, count) in online {
-            command.arg(room.as_str()).arg(count);
-        }
-        let call = Call::script(self.nodes_slot(), script::beat(), command).repeatable();
-        reply::value(self.client.call(Lane::Any, call).await).map(drop)
-    }
-
-    pub(super) async fn node_gone(&self, node: &str) -> Result<()> {
-        let keys = self.client.keys();
-        let mut commands = [redis::cmd("ZREM"), redis::cmd("HDEL"), redis::cmd("DEL")];
-        commands[0].arg(keys.node_leases()).arg(node);
-        commands[1].arg(keys.node_connections()).arg(node);
-        commands[2].arg(keys.node_online(node));
-        let calls = commands.map(|command| Call::new(self.nodes_slot(), command).repeatable());
-        let outcomes = self.client.calls(Lane::Any, calls.into()).await;
-        outcomes.into_iter().try_for_each(|outcome| reply::value(outcome).map(drop))
-    }
-
-    pub(super) async fn leases(&self) -> Result<Leases> {
-        let keys = self.client.keys();
-        let mut command = script::nodes().call(2);
-        command.arg(keys.node_leases()).arg(keys.node_connections());
-        let call = Call::script(self.nodes_slot(), script::nodes(), command).repeatable();
-        let mut fields = Fields::of(reply::value(self.client.call(Lane::Any, call).await)?)?;
-        let count = fields.take::<usize>()?;
-        let living = (0..count).map(|_| Ok((fields.take()?, fields.take()?))).collect::<Result<_>>()?;
-        let mut silent = HashSet::new();
-        while !fields.is_empty() {
-            silent.insert(fields.take()?);
-        }
-        Ok(Leases { living, silent })
-    }
-
-    pub(super) async fn online(&self, rooms: &[RoomId]) -> Result<Vec<u64>> {
-        if rooms.is_empty() {
-            return Ok(Vec::new());
-        }
-        let counts = self.of_living(|key| {
-            let mut command = redis::cmd("HMGET");
-            command.arg(key);
-            for room in rooms {
-                command.arg(room.as_str());
-            }
-            command
-        });
-        let mut totals = vec![0; rooms.len()];
-        for counted in counts.await? {
-            for (total, count) in totals.iter_mut().zip(reply::parsed::<Vec<Option<u64>>>(counted)?) {
-                *total += count.unwrap_or(0);
-            }
-        }
-        Ok(totals)
-    }
-
-    pub(super) async fn online_rooms(&self) -> Result<Vec<(RoomId, u64)>> {
-        let counts = self.of_living(|key| {
-            let mut command = redis::cmd("HGETALL");
-            command.arg(key);
-            command
-        });
-        let mut totals: HashMap<RoomId, u64> = HashMap::new();
-        for counted in counts.await? {
-            for (room, count) in reply::parsed::<HashMap<String, u64>>(counted)? {
-                let room = RoomId::known(room).map_err(|bad| Error::Corrupt(bad.to_string()))?;
-                *totals.entry(room).or_default() += count;
-            }
-        }
-        let mut totals: Vec<_> = totals.into_iter().filter(|(_, count)| *count > 0).collect();
-        totals.sort();
-        Ok(totals)
-    }
-
-    /// A command on what each living node counts.
-    async fn of_living(&self, command: impl Fn(String) -> Cmd) -> Result<Vec<Value>> {
-        let living = self.leases().await?.living;
-        let calls = living.iter().map(|(node, _)| {
-            let command = command(self.client.keys().node_online(node));
-            Call::new(self.nodes_slot(), command).repeatable()
-        });
-        self.client.calls(Lane::Any, calls.collect()).await.into_iter().map(reply::value).collect()
-    }
-
     pub(super) async fn connected(&self, presence: Presence) -> Result<()> {
+        if presence.place > 0 {
+            self.hold(&presence.node, [&presence]).await?;
+        }
+        self.all(vec![self.note(&presence)]).await
+    }
+
+    /// With the node.
+    async fn hold(&self, node: &str, held: impl IntoIterator<Item = &Presence>) -> Result<()> {
+        let key = self.client.keys().node_held(node);
+        let mut command = redis::cmd("ZADD");
+        command.arg(&key);
+        for one in held {
+            command.arg(one.place).arg(member(&one.conn, &one.user));
+        }
+        self.all(vec![call(&key, command)]).await
+    }
+
+    /// With the user.
+    fn note(&self, presence: &Presence) -> Call {
         let key = self.client.keys().user_presence(&presence.user);
-        let Presence { user: _, device, conn, node, since_ms } = presence;
+        let Presence { device, conn, node, since_ms, .. } = presence;
         let mut command = redis::cmd("HSET");
         command.arg(&key).arg(conn).arg(format!("{since_ms}\0{node}\0{device}"));
-        let call = Call::new(Slot::of(&key), command).repeatable();
-        reply::value(self.client.call(Lane::Any, call).await).map(drop)
+        call(&key, command)
     }
 
-    pub(super) async fn disconnected(&self, user: &UserId, conn: &str, now_ms: u64) -> Result<()> {
-        let (key, seen) = (self.client.keys().user_presence(user), self.client.keys().user_seen(user));
-        let mut forget = redis::cmd("HDEL");
-        forget.arg(&key).arg(conn);
+    pub(super) async fn disconnected(&self, ended: Ended) -> Result<()> {
+        let Ended { conn, user, node, place, at_ms } = ended;
+        let user = match user {
+            Some(user) => user,
+            None => match self.who_is_at(&node, place, &conn).await? {
+                Some(user) => user,
+                // Its presence never began, or has ended.
+                None => return Ok(()),
+            },
+        };
+        let seen = self.client.keys().user_seen(&user);
         let mut note = script::seen().call(1);
-        note.arg(&seen).arg(now_ms);
-        let forget = Call::new(Slot::of(&key), forget).repeatable();
+        note.arg(&seen).arg(at_ms);
         let note = Call::script(Slot::of(&seen), script::seen(), note).repeatable();
-        let outcomes = self.client.calls(Lane::Any, vec![forget, note]).await;
+        self.all(vec![self.erase(&user, [conn.as_str()]), note]).await?;
+        if node.is_empty() { Ok(()) } else { self.let_go(&node, &[member(&conn, &user)]).await }
+    }
+
+    fn erase<'a>(&self, user: &UserId, connections: impl IntoIterator<Item = &'a str>) -> Call {
+        let key = self.client.keys().user_presence(user);
+        let mut command = redis::cmd("HDEL");
+        command.arg(&key);
+        for conn in connections {
+            command.arg(conn);
+        }
+        call(&key, command)
+    }
+
+    async fn let_go(&self, node: &str, members: &[String]) -> Result<()> {
+        let key = self.client.keys().node_held(node);
+        let mut command = redis::cmd("ZREM");
+        command.arg(&key).arg(members);
+        self.all(vec![call(&key, command)]).await
+    }
+
+    async fn who_is_at(&self, node: &str, place: u64, conn: &str) -> Result<Option<UserId>> {
+        if node.is_empty() || place == 0 {
+            return Ok(None);
+        }
+        let held = self.client.call(Lane::Any, self.held(node, place..place + 1, STRAYS)).await;
+        let held: Vec<String> = reply::read(held)?;
+        let mut strays = held.iter().filter_map(|text| stray(text));
+        Ok(strays.find(|stray| stray.conn == conn).map(|stray| stray.user))
+    }
+
+    fn held(&self, node: &str, places: Range<u64>, limit: usize) -> Call {
+        let key = self.client.keys().node_held(node);
+        let mut command = redis::cmd("ZRANGEBYSCORE");
+        command.arg(&key).arg(places.start).arg(format!("({}", places.end)).arg("LIMIT").arg(0).arg(limit);
+        call(&key, command)
+    }
+
+    /// Reads only, where everything is as it is named.
+    pub(super) async fn assert_presence(
+        &self,
+        node: &str,
+        places: Range<u64>,
+        named: Vec<Presence>,
+    ) -> Result<Asserted> {
+        let limit = named.len() + STRAYS;
+        let looks = named.iter().map(|one| {
+            let key = self.client.keys().user_presence(&one.user);
+            let mut command = redis::cmd("HEXISTS");
+            command.arg(&key).arg(&one.conn);
+            call(&key, command)
+        });
+        let calls = std::iter::once(self.held(node, places, limit)).chain(looks).collect();
+        let mut replies = self.client.calls(Lane::Any, calls).await.into_iter();
+        let nothing = || Err(im_redis_bus::Error::Lost("too few replies".to_owned()));
+        let held: Vec<String> = reply::read(replies.next().unwrap_or_else(nothing))?;
+        let mut held: HashSet<String> = held.into_iter().collect();
+        let mut missing = Vec::new();
+        for one in &named {
+            let noted: bool = reply::read(replies.next().unwrap_or_else(nothing))?;
+            let is_held = held.remove(&member(&one.conn, &one.user));
+            if !noted || !is_held {
+                missing.push((one, noted));
+            }
+        }
+        if !missing.is_empty() {
+            self.hold(node, missing.iter().map(|(one, _)| *one)).await?;
+            self.all(missing.iter().filter(|(_, noted)| !noted).map(|(one, _)| self.note(one)).collect()).await?;
+        }
+        let restored = missing.iter().map(|(one, _)| Stray { conn: one.conn.clone(), user: one.user.clone() });
+        Ok(Asserted { restored: restored.collect(), strays: held.iter().filter_map(|text| stray(text)).collect() })
+    }
+
+    /// Removes some of what a lost node has left behind. `true`: nothing is left.
+    pub(super) async fn sweep(&self, node: &str) -> Result<bool> {
+        let key = self.client.keys().node_held(node);
+        let mut command = redis::cmd("ZRANGE");
+        command.arg(&key).arg(0).arg(SWEPT - 1);
+        let held: Vec<String> = reply::read(self.client.call(Lane::Any, call(&key, command)).await)?;
+        if held.is_empty() {
+            return Ok(true);
+        }
+        let left: Vec<Stray> = held.iter().filter_map(|text| stray(text)).collect();
+        self.all(left.iter().map(|one| self.erase(&one.user, [one.conn.as_str()])).collect()).await?;
+        self.let_go(node, &held).await?;
+        Ok(held.len() < SWEPT)
+    }
+
+    /// Calls whose replies do not matter.
+    pub(super) async fn all(&self, calls: Vec<Call>) -> Result<()> {
+        let outcomes = self.client.calls(Lane::Any, calls).await;
         outcomes.into_iter().try_for_each(|outcome| reply::value(outcome).map(drop))
     }
 
@@ -178,22 +197,28 @@ impl Shared {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         // A connection may be noted before its node's first beat.
         let old = now.saturating_sub(REMEMBERED).as_millis() as u64;
-        let key = self.client.keys().user_presence(user);
-        let mut command = redis::cmd("HDEL");
-        command.arg(&key);
-        let mut any = false;
-        for one in gone.filter(|one| one.since_ms < old) {
-            command.arg(&one.conn);
-            any = true;
-        }
-        if any && let Err(error) = self.client.call(Lane::Any, Call::new(Slot::of(&key), command)).await {
+        let gone: Vec<&str> = gone.filter(|one| one.since_ms < old).map(|one| one.conn.as_str()).collect();
+        if !gone.is_empty()
+            && let Err(error) = self.all(vec![self.erase(user, gone)]).await
+        {
             tracing::debug!(%user, %error, "connections of lost nodes stay for now");
         }
     }
+}
 
-    fn nodes_slot(&self) -> Slot {
-        Slot::of(&self.client.keys().node_leases())
-    }
+/// Each of them may be made twice.
+fn call(key: &str, command: Cmd) -> Call {
+    Call::new(Slot::of(key), command).repeatable()
+}
+
+/// "connection NUL user": neither can hold a NUL.
+fn member(conn: &str, user: &UserId) -> String {
+    format!("{conn}\0{user}")
+}
+
+fn stray(member: &str) -> Option<Stray> {
+    let (conn, user) = member.split_once('\0')?;
+    Some(Stray { conn: conn.to_owned(), user: UserId::known(user).ok()? })
 }
 
 /// "since NUL node NUL device".
@@ -206,6 +231,7 @@ fn entry(user: &UserId, conn: String, text: &str) -> Result<Presence> {
             conn,
             node: (*node).to_owned(),
             since_ms: since.parse().unwrap_or(0),
+            place: 0,
         }),
         _ => Err(Error::Corrupt(format!("the connection {conn:?} of {user}"))),
     }
