@@ -234,7 +234,7 @@ pub struct Call {
     pub conn: ::prost::alloc::string::String,
     #[prost(
         oneof = "call::Op",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 40, 21"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 24, 40, 21"
     )]
     pub op: ::core::option::Option<call::Op>,
 }
@@ -264,6 +264,8 @@ pub mod call {
         Read(super::Read),
         #[prost(message, tag = "20")]
         NodeBeat(super::NodeBeat),
+        #[prost(message, tag = "24")]
+        KnownRooms(super::KnownRooms),
         #[prost(message, tag = "40")]
         Bans(super::AskBans),
         #[prost(message, tag = "21")]
@@ -276,7 +278,7 @@ pub struct Reply {
     pub id: u64,
     #[prost(
         oneof = "reply::Result",
-        tags = "2, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 40, 21"
+        tags = "2, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 24, 40, 21"
     )]
     pub result: ::core::option::Option<reply::Result>,
 }
@@ -306,6 +308,8 @@ pub mod reply {
         Read(super::ReadState),
         #[prost(message, tag = "20")]
         NodeBeaten(super::NodeBeaten),
+        #[prost(message, tag = "24")]
+        RoomLists(super::RoomLists),
         #[prost(message, tag = "40")]
         Bans(super::BanChanges),
         #[prost(message, tag = "21")]
@@ -370,6 +374,10 @@ pub struct Refreshed {
     pub grant: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "2")]
     pub expires_ms: u64,
+    /// The newer token gives every right that the older one gave. Where it is not said, the rooms that the connection hears are
+    /// asked about again.
+    #[prost(bool, tag = "4")]
+    pub as_wide: bool,
     /// As in Authenticated.
     #[prost(uint64, tag = "9")]
     pub issued_ms: u64,
@@ -465,6 +473,36 @@ pub struct SubscribedRoom {
     pub read: u64,
     #[prost(uint64, tag = "7")]
     pub joined: u64,
+}
+/// Are these users' lists of rooms (groups and direct rooms) still those that the node knows? Asked by the node itself for
+/// connections that follow all their user's rooms: notifications may be lost.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct KnownRooms {
+    #[prost(message, repeated, tag = "1")]
+    pub lists: ::prost::alloc::vec::Vec<KnownList>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KnownList {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    /// As logic gave it with the list; 0: the node knows none.
+    #[prost(uint64, tag = "2")]
+    pub digest: u64,
+}
+/// In the order asked. There may be fewer than were asked for, at least one: the others are to be asked for again.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RoomLists {
+    #[prost(message, repeated, tag = "1")]
+    pub lists: ::prost::alloc::vec::Vec<RoomList>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RoomList {
+    /// Of the list as it is now, never 0; another one than was asked with: `rooms` is the list. It may name rooms that the user
+    /// is in no more.
+    #[prost(uint64, tag = "1")]
+    pub digest: u64,
+    #[prost(string, repeated, tag = "2")]
+    pub rooms: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// The log after a position: resume, gap repair and head comparison are all this. Asked by the node itself for rooms
 /// that it has been told it may hear; many askers of one position share the answer.
@@ -1058,6 +1096,9 @@ pub struct RoomsChangedRequest {
     pub added: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, repeated, tag = "3")]
     pub removed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Where the change stands in the room's log; 0: not known. Says which of two changes is the later one.
+    #[prost(uint64, tag = "4")]
+    pub seq: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RoomsChangedReply {

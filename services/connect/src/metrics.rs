@@ -57,6 +57,10 @@ metrics! {
     PUSHES_WAITING: IntGaugeVec = register_int_gauge_vec("im_connect_pushes_waiting", "Pushes that take turns with others on their way through a shard's connections; bound: 256, further ones are dropped.", &["shard"]);
     GIVEN_UP: IntCounter = register_int_counter("im_connect_questions_given_up_total", "Questions to the log that failed for good: who hears the room is told what cannot be had, or no longer hears it.");
     COMPARED: IntCounter = register_int_counter("im_connect_heads_compared_total", "Rooms whose head was compared with the log's.");
+    RIGHTS_ASKED_AGAIN: IntCounter = register_int_counter("im_connect_rights_asked_again_total", "Questions what a user may hear that were asked again because a right ended, or a newer token came, while logic answered.");
+    LISTS_COMPARED: IntCounter = register_int_counter("im_connect_room_lists_compared_total", "Lists of a user's rooms that were compared with logic's, for connections that follow all of them.");
+    LISTS_CHANGED: IntCounter = register_int_counter("im_connect_room_lists_changed_total", "Compared lists that were new or had changed.");
+    LIST_ROOMS_FOUND: IntCounter = register_int_counter("im_connect_room_list_rooms_found_total", "Rooms that a connection heard of by comparing lists: the notification had not come.");
     SHARD_QUEUE: IntGaugeVec = register_int_gauge_vec("im_connect_shard_queue", "Events that wait for a shard.", &["shard"]);
     SHARD_QUEUE_BYTES: IntGaugeVec = register_int_gauge_vec("im_connect_shard_queue_bytes", "Bytes of the events that wait for a shard; bound: shard_queue_bytes.", &["shard"]);
     PENDING_BYTES: IntGaugeVec = register_int_gauge_vec("im_connect_room_pending_bytes", "Bytes of events that wait for repairs of their rooms, by shard; bound: room_pending_bytes.", &["shard"]);

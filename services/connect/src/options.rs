@@ -82,6 +82,9 @@ pub struct Options {
     pub room_linger: Duration,
     /// Every room's head is compared with the log once in so long. Default 30 s.
     pub head_compare: Duration,
+    /// The list of rooms of each user with a connection that follows all of them is compared with logic's once in so long.
+    /// Default 30 s.
+    pub rooms_compare: Duration,
     /// Entries asked for at once when catching up. Default 200.
     pub fetch_entries: u32,
     /// Bytes asked for at once when catching up. Default 256 KiB.
@@ -140,6 +143,7 @@ impl Default for Options {
             coalesce: Duration::from_millis(20),
             room_linger: Duration::from_secs(30),
             head_compare: Duration::from_secs(30),
+            rooms_compare: Duration::from_secs(30),
             fetch_entries: 200,
             fetch_bytes: 256 << 10,
             catch_up_at_once: 4,

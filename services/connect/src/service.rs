@@ -25,7 +25,7 @@ use crate::downlink::router::{Door, Router};
 use crate::drain::{Drained, Pace, Status};
 use crate::metrics;
 use crate::options::Options;
-use crate::shard::{Inbox, Match, Order, Shard, Target, thread};
+use crate::shard::{Inbox, Match, Order, RoomsChange, Shard, Target, thread};
 use crate::uplink::{Logic, shared::Shared, translate};
 
 /// How long a shard may take to answer a push, a kick or a count.
@@ -275,10 +275,9 @@ impl Handle {
     /// A user's rooms have changed; how many of their connections are here.
     pub async fn rooms_changed(&self, request: RoomsChangedRequest) -> u64 {
         let rooms = |names: Vec<String>| names.iter().filter_map(|name| RoomId::new(name).ok()).collect::<Vec<_>>();
-        let (user, added, removed) = (request.user, rooms(request.added), rooms(request.removed));
-        let order =
-            |done| Order::RoomsChanged { user: user.clone(), added: added.clone(), removed: removed.clone(), done };
-        self.ask_all(order).await
+        let RoomsChangedRequest { user, added, removed, seq } = request;
+        let change = Arc::new(RoomsChange { user, added: rooms(added), removed: rooms(removed), seq });
+        self.ask_all(|done| Order::RoomsChanged { change: Arc::clone(&change), done }).await
     }
 
     async fn ask_all(&self, order: impl Fn(oneshot::Sender<u64>) -> Order) -> u64 {

@@ -2,6 +2,7 @@
 //! [`established::Established`]; the first cannot do what the second can.
 
 mod accepts;
+pub(crate) mod asking;
 pub(crate) mod connection;
 pub(crate) mod early;
 pub(crate) mod encode;

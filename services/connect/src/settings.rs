@@ -213,6 +213,10 @@ fn hub(from: &mut Reader<'_>, default: Options) -> Options {
             .duration("head_compare", "Once in so long every room's head is compared with its log, so that a lost last message is found.")
             .within(SECOND..=HOUR)
             .or(default.head_compare),
+        rooms_compare: from
+            .duration("rooms_compare", "Once in so long a connection that follows all its user's rooms has their list compared, so that a new or lost room is found although its notification was lost.")
+            .within(SECOND..=HOUR)
+            .or(default.rooms_compare),
         fetch_entries: from
             .integer("fetch_entries", "Messages asked for at once when catching up.")
             .within(1..=10_000)

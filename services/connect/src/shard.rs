@@ -6,6 +6,7 @@ mod asking;
 mod fan_out;
 mod inbox;
 mod kicks;
+mod lists;
 mod load;
 mod many;
 #[cfg(test)]
@@ -19,7 +20,7 @@ mod upkeep;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,7 +48,7 @@ use crate::session::encode::Encoding;
 use crate::session::outbox::Budget;
 use crate::uplink::shared::Shared;
 
-pub(crate) use inbox::{Inbox, Match, Order, Target};
+pub(crate) use inbox::{Inbox, Match, Order, RoomsChange, Target};
 pub(crate) use upkeep::unix_ms as upkeep_unix_ms;
 
 /// What failed is asked again after so long, then after twice as long and so on.
@@ -59,6 +60,8 @@ const SIGNALS: usize = 64;
 
 /// See the module's top.
 pub(crate) struct Shard {
+    /// Itself, for work that goes on by itself.
+    me: Weak<Self>,
     pub(crate) number: usize,
     pub(crate) options: Arc<Options>,
     pub(crate) logic: Arc<Shared>,
@@ -88,6 +91,7 @@ pub(crate) struct Shard {
     stirred: Notify,
     compare_step: Cell<u64>,
     kicks: RefCell<VecDeque<kicks::Kick>>,
+    lists: lists::Lists,
     answered: Answered,
     ends: Ends,
 }
@@ -118,7 +122,8 @@ impl Shard {
             pages: (options.catch_up_bytes / options.fetch_bytes.max(1) as usize).max(1),
             pages_each: options.catch_up_at_once.max(1) as usize,
         };
-        Rc::new(Self {
+        Rc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
             number,
             options,
             logic,
@@ -141,6 +146,7 @@ impl Shard {
             stirred: Notify::new(),
             compare_step: Cell::new(0),
             kicks: RefCell::default(),
+            lists: lists::Lists::default(),
             answered: Answered::default(),
             ends: Ends::default(),
         })
@@ -200,6 +206,16 @@ impl Shard {
         self.connections.borrow().get(key as usize).cloned()
     }
 
+    /// Whether a connection has ended, as it may while logic is asked: it must not be put into rooms then.
+    pub(crate) fn is_gone(&self, connection: &Rc<Connection>) -> bool {
+        self.connection(connection.key).is_none_or(|current| !Rc::ptr_eq(&current, connection))
+    }
+
+    /// Where a room stands that somebody here is in or has just left.
+    pub(crate) fn head(&self, room: &RoomId) -> Option<Place> {
+        self.hub.borrow().head(room)
+    }
+
     /// Every connection, authenticated or not.
     pub(crate) fn everyone(&self) -> Vec<Rc<Connection>> {
         self.connections.borrow().iter().map(|(_, connection)| Rc::clone(connection)).collect()
@@ -213,7 +229,8 @@ impl Shard {
 
     /// The connection hears a room from behind `after`; `head` is where logic saw the log's head just now.
     pub(crate) fn join(self: &Rc<Self>, connection: &Connection, room: &RoomId, after: Place, head: Place) {
-        let heard = connection.rooms.borrow_mut().insert(room.clone(), Hearing { checked_at: head.seq });
+        let checked_at = connection.rooms.borrow().get(room).map_or(head.seq, |heard| heard.checked_at.max(head.seq));
+        let heard = connection.rooms.borrow_mut().insert(room.clone(), Hearing { checked_at });
         let mut effects = Vec::new();
         {
             let mut hub = self.hub.borrow_mut();

@@ -97,7 +97,13 @@ impl Load {
             ..Entry::default()
         };
         let access = Access { user, direct: false, open: true, system: false };
-        Append { room, access, client_id: ClientId::new(self.said.to_string()).expect("a good id"), entry }
+        Append {
+            room,
+            access,
+            client_id: ClientId::new(self.said.to_string()).expect("a good id"),
+            entry,
+            index: Vec::new(),
+        }
     }
 }
 

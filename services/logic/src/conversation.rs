@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::pin::pin;
+use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use im_proto::v1::{LogEntry, Subscribe, Subscribed, SubscribedRoom};
@@ -28,7 +29,7 @@ pub(crate) struct Conversation {
 
 impl Core {
     /// Which of these rooms the caller may hear, and where each stands.
-    pub(crate) async fn subscribe(&self, who: &Grant, ask: Subscribe) -> Result<Subscribed> {
+    pub(crate) async fn subscribe(self: &Arc<Self>, who: &Grant, ask: Subscribe) -> Result<Subscribed> {
         let limits = &self.options.limits;
         if ask.rooms.len() > limits.max_rooms_per_call {
             return Err(Error::LimitReached { what: "rooms in one subscription", limit: limits.max_rooms_per_call });
@@ -36,31 +37,43 @@ impl Core {
         let user = who.user()?;
         let named: Vec<_> = ask.rooms.iter().map(RoomId::new).collect();
         let sound: Vec<RoomId> = named.iter().flatten().cloned().collect();
+        // Before the named ones are judged: this may take long, and what is judged should not be old when it is answered.
+        let (mut mine, mut indexed) = (Vec::new(), None::<HashSet<RoomId>>);
+        if ask.all {
+            let (mut rooms, more) = self.rooms_of(who, None, limits.max_rooms_per_user).await?;
+            indexed = more.is_none().then(|| rooms.iter().map(|(room, _)| room.clone()).collect());
+            let (all, mut left) = (rooms.len(), limits.max_subscribed_bytes);
+            let fits = |(room, _): &&(RoomId, View)| {
+                left = left.saturating_sub(SHOWN + 2 * room.as_str().len());
+                left > 0
+            };
+            let covered = rooms.iter().take_while(fits).count();
+            if more.is_some() || covered < all {
+                tracing::warn!(%user, covered, "a user has more rooms than are subscribed");
+            }
+            rooms.truncate(covered);
+            mine = rooms;
+        }
         let mut views = if sound.is_empty() { Vec::new() } else { self.store.views(&sound, &user).await? }.into_iter();
         let mut rooms = Vec::with_capacity(ask.rooms.len());
+        let mut lacking = Vec::new();
         for (name, room) in ask.rooms.into_iter().zip(named) {
             let judged = match &room {
                 Ok(room) => access::judge(who, room, views.next().flatten()),
                 Err(bad) => Err(bad.clone().into()),
             };
+            if let (Some(indexed), Ok(room), Ok(view)) = (&indexed, &room, &judged)
+                && is_listed(room, view)
+                && !indexed.contains(room)
+            {
+                lacking.push(room.clone());
+            }
             rooms.push(subscribed(name, judged));
         }
-        if ask.all {
-            let (mine, more) = self.rooms_of(who, None, limits.max_rooms_per_user).await?;
-            let named: HashSet<_> = sound.iter().collect();
-            let all = mine.len();
-            let mut left = limits.max_subscribed_bytes;
-            let fits = |(room, _): &(RoomId, View)| {
-                left = left.saturating_sub(SHOWN + 2 * room.as_str().len());
-                left > 0
-            };
-            let mine: Vec<_> = mine.into_iter().take_while(fits).collect();
-            if more.is_some() || mine.len() < all {
-                tracing::warn!(%user, covered = mine.len(), "a user has more rooms than are subscribed");
-            }
-            let mine = mine.into_iter().filter(|(room, _)| !named.contains(room));
-            rooms.extend(mine.map(|(room, view)| subscribed(room.as_str().to_owned(), Ok(view))));
-        }
+        let named: HashSet<_> = sound.iter().collect();
+        let mine = mine.into_iter().filter(|(room, _)| !named.contains(room));
+        rooms.extend(mine.map(|(room, view)| subscribed(room.as_str().to_owned(), Ok(view))));
+        self.index_missing(&user, lacking).await;
         Ok(Subscribed { rooms })
     }
 
@@ -103,6 +116,11 @@ impl Conversation {
         let body = last.map_or(0, |last| last.body.iter().map(|byte| if *byte < 0x20 { 6 } else { 1 }).sum());
         AROUND + 2 * self.room.as_str().len() + body
     }
+}
+
+/// Whether a room that the user may hear belongs into the user's index.
+fn is_listed(room: &RoomId, view: &View) -> bool {
+    if room.is_direct() { view.head > 0 } else { view.role.is_some() }
 }
 
 fn subscribed(room: String, judged: Result<View>) -> SubscribedRoom {

@@ -1,21 +1,23 @@
 //! A user's index of rooms: derived from the rooms, kept wide rather than narrow, repaired when it is read.
 //!
 //! A member is indexed before the membership stands and again after it, and taken out after it has ended: a process that
-//! dies between leaves an index that names too much, never too little. Direct rooms are indexed after their first message
-//! that this process sees.
+//! dies between leaves an index that names too much, never too little. A direct room is indexed before the first message
+//! that this process stores there, in the same place of the store's queue and as safely as the message; and again when the
+//! room's epoch shows that a failover may have lost it.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::join_all;
-use im_proto::v1::RoomsChangedRequest;
-use im_wire::ids::{RoomId, UserId};
+use futures::{StreamExt, TryStreamExt};
+use im_proto::v1::{KnownList, KnownRooms, RoomList, RoomLists, RoomsChangedRequest};
+use im_wire::ids::{Epoch, RoomId, Seq, UserId};
 
 use crate::auth::grant::Grant;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::service::Core;
-use crate::store::View;
+use crate::store::{Appended, View};
 
 /// So many direct rooms are remembered twice over, 16 bytes each.
 const REMEMBERED: usize = 100_000;
@@ -23,12 +25,17 @@ const REMEMBERED: usize = 100_000;
 const STEP: usize = 500;
 /// Repairs at the same time.
 const REPAIRS: usize = 16;
+/// Lists read at once.
+const AT_ONCE: usize = 16;
+/// An answer with lists ends when their names have so many bytes; the rest is asked for anew.
+const ANSWER_BYTES: usize = 1 << 20;
 
-/// Direct rooms that this process has indexed: two generations of hashes, the older forgotten when the younger is full.
-/// Forgetting, and the rare two rooms of one hash, cost one needless or one missing repeat of an idempotent write.
+/// Direct rooms that this process has indexed, by hash, and the epoch in which it did: two generations, the older forgotten
+/// when the younger is full. Forgetting, and the rare two rooms of one hash, cost one needless or one missing repeat of an
+/// idempotent write.
 #[derive(Default)]
 pub(crate) struct Indexed {
-    generations: Mutex<[HashSet<u64>; 2]>,
+    generations: Mutex<[HashMap<u64, Epoch>; 2]>,
 }
 
 impl Indexed {
@@ -38,44 +45,76 @@ impl Indexed {
         hasher.finish()
     }
 
-    fn has(&self, room: &RoomId) -> bool {
+    fn epoch(&self, room: &RoomId) -> Option<Epoch> {
         let hash = Self::hash(room);
         let generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        generations.iter().any(|generation| generation.contains(&hash))
+        generations.iter().find_map(|generation| generation.get(&hash).copied())
     }
 
-    fn put(&self, room: &RoomId) {
+    fn put(&self, room: &RoomId, epoch: Epoch) {
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
         if generations[0].len() >= REMEMBERED {
             generations.swap(0, 1);
             generations[0].clear();
         }
-        generations[0].insert(Self::hash(room));
+        generations[0].insert(Self::hash(room), epoch);
     }
 }
 
+/// A list of rooms in a number: the same for the same list, whichever process computes it; never 0.
+fn digest(rooms: &[RoomId]) -> u64 {
+    // FNV-1a, with a byte between that no id has.
+    let bytes = rooms.iter().flat_map(|room| room.as_str().bytes().chain([0xff]));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)).max(1)
+}
+
 impl Core {
-    /// After a message in a direct room: puts it into both users' indexes and tells their nodes, unless that was done.
-    pub(crate) async fn index_direct(self: &Arc<Self>, room: &RoomId, again: bool) {
-        if !room.is_direct() || (!again && self.indexed.has(room)) {
-            return;
+    /// The members of a direct room that this process has not put into their indexes; otherwise none.
+    pub(crate) fn not_indexed(&self, room: &RoomId) -> Vec<UserId> {
+        if !room.is_direct() || self.indexed.epoch(room).is_some() {
+            return Vec::new();
         }
-        let Some((one, other)) = room.direct_members() else { return };
-        let room = room.clone();
-        self.follow_up(async move |core: Arc<Self>| {
-            let users = [one, other];
-            match core.store.index_room(&users, &room).await {
-                Ok(()) => core.indexed.put(&room),
-                Err(error) => tracing::warn!(%room, %error, "a direct room is not in its users' lists yet"),
-            }
-            core.tell_rooms_changed(&users, Some(&room), None).await;
-        })
-        .await;
+        room.direct_members().map(|(one, other)| vec![one, other]).unwrap_or_default()
     }
 
-    /// Tells the users' nodes that a room was added or removed. At most once: whoever misses it learns it from the room's
-    /// own log or on the next connection.
-    pub(crate) async fn tell_rooms_changed(&self, users: &[UserId], added: Option<&RoomId>, removed: Option<&RoomId>) {
+    /// After a message in a direct room: remembers that it is indexed, indexes it again where a failover may have lost that,
+    /// and tells the members' nodes of a new room.
+    pub(crate) async fn said_in_direct(
+        self: &Arc<Self>,
+        room: &RoomId,
+        stored: &Appended,
+        indexed: bool,
+    ) -> Result<()> {
+        let Some((one, other)) = room.is_direct().then(|| room.direct_members()).flatten() else { return Ok(()) };
+        let users = [one, other];
+        if !indexed && self.indexed.epoch(room) != Some(stored.epoch) {
+            self.store.index_room(&users, room).await?;
+        }
+        self.indexed.put(room, stored.epoch);
+        if stored.created || (stored.duplicate && indexed) {
+            let room = room.clone();
+            self.follow_up(async move |core: Arc<Self>| {
+                // Once more, as with groups: the one before may have been at a master that was lost before the message.
+                if let Err(error) = core.store.index_room(&users, &room).await {
+                    tracing::debug!(%room, %error, "a direct room was not indexed a second time");
+                }
+                core.tell_rooms_changed(&users, Some(&room), None, 0).await;
+            })
+            .await;
+        }
+        Ok(())
+    }
+
+    /// Tells the users' nodes that a room was added or removed, by the entry `seq` of its log (0: not known). At most once, and
+    /// not at all where a node has failed a moment ago: whoever misses it finds it when the node compares the user's list, or
+    /// is told by the room's own log.
+    pub(crate) async fn tell_rooms_changed(
+        &self,
+        users: &[UserId],
+        added: Option<&RoomId>,
+        removed: Option<&RoomId>,
+        seq: Seq,
+    ) {
         let names = |room: Option<&RoomId>| room.iter().map(|room| room.as_str().to_owned()).collect::<Vec<_>>();
         for chunk in users.chunks(self.options.limits.max_users_per_call.max(1)) {
             let presence = match self.store.presence(chunk).await {
@@ -88,7 +127,7 @@ impl Core {
             for (user, (connections, _)) in chunk.iter().zip(presence) {
                 let Some(to) = super::push::nodes_of(&connections) else { continue };
                 let user = user.as_str().to_owned();
-                let request = RoomsChangedRequest { user, added: names(added), removed: names(removed) };
+                let request = RoomsChangedRequest { user, added: names(added), removed: names(removed), seq };
                 let tally = self.nodes.rooms_changed(to, request).await;
                 if !tally.failed.is_empty() {
                     tracing::info!(nodes = ?tally.failed, "nodes were not told that a user's rooms changed");
@@ -141,19 +180,67 @@ impl Core {
         }
     }
 
-    /// Takes a room from the index of a user who is not in it, unless that has just changed.
-    async fn repair(&self, user: &UserId, room: &RoomId) {
-        let repaired = async {
-            self.store.unindex_room(user, room).await?;
-            let views = self.store.views(std::slice::from_ref(room), user).await?;
-            match views.into_iter().next().flatten() {
-                Some(view) if room.is_direct() || view.role.is_some() => {
-                    self.store.index_room(std::slice::from_ref(user), room).await
-                }
-                _ => Ok(()),
-            }
+    /// Whether users' lists of rooms still are as a node knows them; see `KnownRooms` in `logic.proto`.
+    pub(crate) async fn known_rooms(&self, ask: KnownRooms) -> Result<RoomLists> {
+        let limits = &self.options.limits;
+        if ask.lists.len() > limits.max_rooms_per_call {
+            return Err(Error::LimitReached {
+                what: "lists of rooms in one comparison",
+                limit: limits.max_rooms_per_call,
+            });
+        }
+        let list = |known: KnownList| async move {
+            let user = UserId::new(&known.user)?;
+            let rooms = self.store.user_rooms(&user, None, limits.max_rooms_per_user).await?;
+            let digest = digest(&rooms);
+            let rooms = if digest == known.digest { Vec::new() } else { rooms };
+            Ok::<_, Error>(RoomList { digest, rooms: rooms.into_iter().map(|room| room.as_str().to_owned()).collect() })
         };
-        if let Err(error) = repaired.await {
+        let lists = futures::stream::iter(ask.lists).map(list).buffered(AT_ONCE);
+        let mut lists = std::pin::pin!(lists);
+        let (mut answer, mut bytes) = (RoomLists::default(), 0);
+        while bytes < ANSWER_BYTES
+            && let Some(list) = lists.try_next().await?
+        {
+            bytes += list.rooms.iter().map(String::len).sum::<usize>();
+            answer.lists.push(list);
+        }
+        Ok(answer)
+    }
+
+    /// Puts rooms that a user has named and may hear into the user's index where it lacks them.
+    pub(crate) async fn index_missing(self: &Arc<Self>, user: &UserId, rooms: Vec<RoomId>) {
+        if rooms.is_empty() {
+            return;
+        }
+        tracing::info!(%user, rooms = rooms.len(), "a user's index lacked rooms that the user is in");
+        let user = user.clone();
+        self.follow_up(async move |core: Arc<Self>| {
+            for room in rooms {
+                let users = room.direct_members().map_or_else(|| vec![user.clone()], |(one, other)| vec![one, other]);
+                if let Err(error) = core.store.index_room(&users, &room).await {
+                    tracing::debug!(%user, %room, %error, "an index still lacks a room");
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Takes a room from the index of a user who is not in it. A membership that begins meanwhile is indexed again: its own
+    /// indexing may have come before this.
+    pub(crate) async fn unindex(&self, user: &UserId, room: &RoomId) -> Result<()> {
+        self.store.unindex_room(user, room).await?;
+        let views = self.store.views(std::slice::from_ref(room), user).await?;
+        match views.into_iter().next().flatten() {
+            Some(view) if room.is_direct() || view.role.is_some() => {
+                Ok(self.store.index_room(std::slice::from_ref(user), room).await?)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn repair(&self, user: &UserId, room: &RoomId) {
+        if let Err(error) = self.unindex(user, room).await {
             tracing::debug!(%user, %room, %error, "an index was not repaired");
         }
     }
@@ -161,23 +248,38 @@ impl Core {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
     fn what_was_indexed_is_remembered_until_two_generations_later() {
         let indexed = Indexed::default();
         let room = |number: usize| RoomId::new(format!("direct:1:a:{number}")).unwrap();
-        assert!(!indexed.has(&room(0)));
-        indexed.put(&room(0));
-        assert!(indexed.has(&room(0)));
+        let has = |number| indexed.epoch(&room(number)).is_some();
+        assert!(!has(0));
+        indexed.put(&room(0), 7);
+        assert_eq!(indexed.epoch(&room(0)), Some(7));
+        indexed.put(&room(0), 8);
+        assert_eq!(indexed.epoch(&room(0)), Some(8), "the newest");
         for number in 1..=REMEMBERED {
-            indexed.put(&room(number));
+            indexed.put(&room(number), 7);
         }
-        assert!(indexed.has(&room(0)), "in the older generation");
+        assert!(has(0), "in the older generation");
         for number in REMEMBERED..=2 * REMEMBERED {
-            indexed.put(&room(number));
+            indexed.put(&room(number), 7);
         }
-        assert!(!indexed.has(&room(0)), "forgotten");
-        assert!(indexed.has(&room(2 * REMEMBERED)));
+        assert!(!has(0), "forgotten");
+        assert!(has(2 * REMEMBERED));
+    }
+
+    #[test]
+    fn a_digest_is_that_of_the_list() {
+        let list = |names: &[&str]| names.iter().map(|name| RoomId::new(*name).unwrap()).collect::<Vec<_>>();
+        let lists = [list(&[]), list(&["a"]), list(&["a", "b"]), list(&["ab"]), list(&["b", "a"])];
+        let digests: HashSet<u64> = lists.iter().map(|list| digest(list)).collect();
+        assert_eq!(digests.len(), lists.len());
+        assert!(!digests.contains(&0));
+        assert_eq!(digest(&list(&["a", "b"])), digest(&list(&["a", "b"])));
     }
 }

@@ -81,11 +81,14 @@ impl Core {
         if !system {
             self.within_budget(&access.user, &room, bytes)?;
         }
-        let stored = self.store.append(Append { room: room.clone(), access, client_id, entry }).await?;
+        // Before anything is said there: what is acknowledged is in both lists.
+        let index = self.not_indexed(&room);
+        let indexes = !index.is_empty();
+        let stored = self.store.append(Append { room: room.clone(), access, client_id, entry, index }).await?;
         if !system && !stored.duplicate {
             self.room_bytes.charge(room.as_str(), bytes);
         }
-        self.index_direct(&room, stored.created || stored.duplicate).await;
+        self.said_in_direct(&room, &stored, indexes).await?;
         Ok(Stored {
             id: stored.id,
             epoch: stored.epoch,

@@ -154,8 +154,9 @@ impl Core {
         // A token of this connection has named the device once: that one without the claim follows takes nothing back.
         let renewed = Grant { device_unproven: renewed.device_unproven && grant.device_unproven, ..renewed };
         self.refuse_banned(&renewed, None)?;
+        let as_wide = (renewed.admin || !grant.admin) && grant.rooms.iter().all(|room| renewed.rooms.contains(room));
         let Grant { expires_ms, issued_ms, device_unproven, .. } = renewed;
-        Ok(Refreshed { grant: renewed.seal(), expires_ms, issued_ms, device_unproven })
+        Ok(Refreshed { grant: renewed.seal(), expires_ms, as_wide, issued_ms, device_unproven })
     }
 
     /// A connection has ended; so has its presence. Without a grant, where the node has none for it.

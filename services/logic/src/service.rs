@@ -244,6 +244,7 @@ impl Core {
             Op::AssertPresence(ask) => {
                 Box::pin(async move { Ok(Answer::PresenceAsserted(self.assert_presence(ask).await?)) })
             }
+            Op::KnownRooms(ask) => Box::pin(async move { Ok(Answer::RoomLists(self.known_rooms(ask).await?)) }),
             Op::NodeBeat(beat) => Box::pin(async move { Ok(Answer::NodeBeaten(self.node_beat(beat).await?)) }),
         }
     }

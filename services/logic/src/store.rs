@@ -70,6 +70,9 @@ pub struct Append {
     pub client_id: ClientId,
     /// What; `entry.id` is used if it is new.
     pub entry: Entry,
+    /// A direct room's two members, where the room is to be in their indexes before the message is stored, and as safely:
+    /// where that fails, nothing is stored. Empty: nothing is indexed.
+    pub index: Vec<UserId>,
 }
 
 /// Where a message came to stand.

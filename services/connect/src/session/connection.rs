@@ -1,7 +1,7 @@
 //! One client's connection as the shard sees it: its socket, its outbox, who it is, what it hears.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{ErrorKind, IoSlice};
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::accepts::Accepts;
+use super::asking::Asking;
 use super::encode::Encoding;
 use super::outbox::{Budget, Outbox};
 use crate::metrics;
@@ -65,6 +66,12 @@ pub(crate) struct Connection {
     pub(crate) last_heard: Cell<Instant>,
     pub(crate) rooms: RefCell<HashMap<RoomId, Hearing>>,
     pub(crate) follows_all: Cell<bool>,
+    /// Of the user's list of rooms, as logic gave it when it was last compared; 0: not yet.
+    pub(crate) list_digest: Cell<u64>,
+    /// While logic is asked what the user may hear.
+    pub(crate) asking: RefCell<Option<Box<Asking>>>,
+    /// Rooms of the user that a connection which follows all of them was told to leave.
+    pub(crate) unfollowed: RefCell<Option<Box<HashSet<RoomId>>>>,
     /// goim: the operations it wants of pushes; empty: all.
     pub(crate) accepts: RefCell<Accepts>,
     /// goim and golang-im: the room it is in.
@@ -106,6 +113,9 @@ impl Connection {
             last_heard: Cell::new(now),
             rooms: RefCell::default(),
             follows_all: Cell::new(false),
+            list_digest: Cell::new(0),
+            asking: RefCell::default(),
+            unfollowed: RefCell::default(),
             accepts: RefCell::default(),
             room: RefCell::default(),
             has_asked: Cell::new(false),
@@ -334,6 +344,42 @@ impl Connection {
     /// Whether only the client says that its device is its own; who has no name yet has proven nothing.
     pub(crate) fn device_unproven(&self) -> bool {
         self.identity.get().is_none_or(|identity| identity.token.get().device_unproven)
+    }
+
+    /// Logic has said that the user may hear the room, of which it saw the log up to `head`.
+    pub(crate) fn checked(&self, room: &RoomId, head: Seq) {
+        if let Some(hearing) = self.rooms.borrow_mut().get_mut(room) {
+            hearing.checked_at = hearing.checked_at.max(head);
+        }
+    }
+
+    /// The room's log was taken back to `seq`: what is said behind it about the user's membership is news.
+    pub(crate) fn reset(&self, room: &RoomId, seq: Seq) {
+        if let Some(hearing) = self.rooms.borrow_mut().get_mut(room) {
+            hearing.checked_at = hearing.checked_at.min(seq);
+        }
+    }
+
+    /// The client leaves a room of the user although it follows all of them: it is not to find itself back in it.
+    pub(crate) fn unfollow(&self, room: &RoomId, bound: usize) {
+        if self.follows_all.get() {
+            let mut unfollowed = self.unfollowed.borrow_mut();
+            let unfollowed = unfollowed.get_or_insert_default();
+            if unfollowed.len() < bound {
+                unfollowed.insert(room.clone());
+            }
+        }
+    }
+
+    /// The opposite of [`Self::unfollow`].
+    pub(crate) fn follow_again(&self, room: &RoomId) {
+        if let Some(unfollowed) = self.unfollowed.borrow_mut().as_mut() {
+            unfollowed.remove(room);
+        }
+    }
+
+    pub(crate) fn has_unfollowed(&self, room: &RoomId) -> bool {
+        self.unfollowed.borrow().as_ref().is_some_and(|unfollowed| unfollowed.contains(room))
     }
 
     pub(crate) fn user(&self) -> Option<&UserId> {

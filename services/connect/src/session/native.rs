@@ -8,6 +8,7 @@ use im_wire::code::ErrorCode;
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::{Body, ClientOp, Error, Request, ServerOp};
 
+use super::asking;
 use super::connection::{Connection, TokenFacts};
 use super::subscribe;
 use crate::metrics;
@@ -32,6 +33,7 @@ pub(crate) fn take(shard: &Rc<Shard>, connection: &Rc<Connection>, request: Requ
         ClientOp::Unsubscribe { rooms } => {
             for room in &rooms {
                 shard.leave(connection, room);
+                connection.unfollow(room, shard.options.max_rooms);
             }
             answer(connection, req, ServerOp::Done);
         }
@@ -202,14 +204,18 @@ fn read(shard: &Rc<Shard>, connection: &Rc<Connection>, req: u32, room: RoomId, 
 }
 
 fn refresh(shard: &Rc<Shard>, connection: &Rc<Connection>, req: u32, token: String) {
-    let own = Rc::clone(shard);
+    let (own, own_connection) = (Rc::clone(shard), Rc::clone(connection));
     ask(shard, connection, req, call::Op::Refresh(pb::Refresh { token }), move |connection, result| match result {
-        reply::Result::Refreshed(pb::Refreshed { grant, expires_ms, issued_ms, device_unproven }) => {
+        reply::Result::Refreshed(pb::Refreshed { grant, expires_ms, as_wide, issued_ms, device_unproven }) => {
             *connection.grant.borrow_mut() = grant;
             connection.expires_ms.set(expires_ms);
             if let Some(identity) = connection.identity.get() {
                 identity.token.set(TokenFacts { issued_ms, device_unproven });
                 own.refuse_banned(connection);
+            }
+            let rooms: Vec<RoomId> = connection.rooms.borrow().keys().cloned().collect();
+            if !as_wide && !rooms.is_empty() {
+                tokio::task::spawn_local(asking::recheck(own, own_connection, rooms));
             }
             Some(ServerOp::Refreshed { expires_ms })
         }

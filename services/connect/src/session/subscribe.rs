@@ -3,24 +3,16 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use im_proto::v1::{Fault, SubscribedRoom as Answer, call, reply};
+use im_proto::v1::SubscribedRoom as Answer;
 use im_wire::code::ErrorCode;
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::{Error, Position, ServerOp, SubscribedRoom};
 
+use super::asking::{self, Answers, Pauses};
 use super::connection::Connection;
-use crate::hub::Place;
+use crate::hub::{Item, Place};
 use crate::shard::Shard;
 use crate::uplink::translate;
-
-async fn ask(shard: &Shard, connection: &Connection, rooms: Vec<String>, all: bool) -> Result<Vec<Answer>, Fault> {
-    let grant = connection.grant.borrow().clone();
-    let op = call::Op::Subscribe(im_proto::v1::Subscribe { rooms, all });
-    match shard.logic.call(grant, &connection.id, op).await? {
-        reply::Result::Subscribed(answer) => Ok(answer.rooms),
-        _ => Err(translate::unexpected()),
-    }
-}
 
 /// A native client's subscription: the results first, then what it missed, then live.
 pub(crate) async fn subscribe(
@@ -32,15 +24,20 @@ pub(crate) async fn subscribe(
 ) {
     let encoding = connection.encoding.get();
     let names = positions.iter().map(|position| position.room.to_string()).collect();
-    let answers = match ask(&shard, &connection, names, all).await {
+    let Answers { rooms: answers, added } = match asking::ask(&shard, &connection, names, all).await {
         Ok(answers) => answers,
         Err(fault) => {
+            if all {
+                // Rooms that came meanwhile were kept for this answer.
+                connection.list_digest.set(0);
+            }
             connection.write(&encoding.response(req, ServerOp::Error(translate::error(fault))));
             return;
         }
     };
     if all {
         connection.follows_all.set(true);
+        connection.list_digest.set(0);
     }
     let from: HashMap<RoomId, (u64, Option<Seq>)> =
         positions.into_iter().map(|position| (position.room, (position.epoch, position.seq))).collect();
@@ -64,46 +61,85 @@ pub(crate) async fn subscribe(
                 _ if new => Some(head),
                 _ => None,
             };
+            connection.follow_again(&room);
             joins.extend(after.map(|after| (room, after, head)));
         }
         results.push(result);
     }
     connection.write(&encoding.response(req, ServerOp::Subscribed { rooms: results }));
-    if is_gone(&shard, &connection) {
+    if shard.is_gone(&connection) {
         return;
     }
-    for (room, after, head) in joins {
+    for (room, mut after, head) in joins {
+        if after.epoch == head.epoch && after.seq > head.seq {
+            // The log did not have it when logic looked: what follows that look, were it the user's own end, must be told.
+            connection.write(&encoding.items(&room, &[Item::Reset(head)], true));
+            after = head;
+        }
         shard.join(&connection, &room, after, head);
+    }
+    let added: Vec<RoomId> = added.into_iter().filter(|room| !connection.rooms.borrow().contains_key(room)).collect();
+    if !added.is_empty() {
+        tokio::task::spawn_local(follow(shard, connection, added));
     }
 }
 
 /// The user has become a member of rooms, and the connection follows all of them: heard from their beginning of
-/// membership on.
+/// membership on. Where logic does not answer, it is asked again a few times; after that the comparison of the user's list
+/// finds the rooms.
 pub(crate) async fn follow(shard: Rc<Shard>, connection: Rc<Connection>, rooms: Vec<RoomId>) {
-    let names = rooms.iter().map(RoomId::to_string).collect();
-    let Ok(answers) = ask(&shard, &connection, names, false).await else { return };
-    for answer in answers {
-        let Ok(room) = RoomId::new(&answer.room) else { continue };
-        let full = connection.rooms.borrow().len() >= shard.options.max_rooms;
-        let heard = connection.rooms.borrow().contains_key(&room);
-        if answer.fault.is_some() || full || heard || is_gone(&shard, &connection) {
-            continue;
+    const TRIES: usize = 4;
+    let mut pauses = Pauses::new();
+    for rooms in rooms.chunks(asking::AT_ONCE) {
+        for attempt in 1.. {
+            match asking::ask(&shard, &connection, rooms.iter().map(RoomId::to_string).collect(), false).await {
+                Ok(answers) => {
+                    answers.rooms.into_iter().for_each(|answer| follow_one(&shard, &connection, answer));
+                    break;
+                }
+                Err(_) if attempt < TRIES => tokio::time::sleep(pauses.next()).await,
+                Err(_) => {
+                    connection.list_digest.set(0);
+                    return;
+                }
+            }
         }
-        let head = Place { epoch: answer.epoch, seq: answer.head };
-        // A direct room comes into being with its first message, which the user has not had; a group begins at joining.
-        let after = Place { epoch: answer.epoch, seq: answer.joined.min(answer.head) };
-        let op = ServerOp::RoomChanged { room: room.clone(), subscribed: true, reason: "joined".to_owned() };
-        connection.write(&connection.encoding.get().response(0, op));
-        shard.join(&connection, &room, after, head);
     }
+}
+
+fn follow_one(shard: &Rc<Shard>, connection: &Rc<Connection>, answer: Answer) {
+    let Ok(room) = RoomId::new(&answer.room) else { return };
+    if answer.fault.is_some() || shard.is_gone(connection) {
+        if answer.fault.is_some_and(|fault| fault.retryable) {
+            connection.list_digest.set(0);
+        }
+        return;
+    }
+    if connection.rooms.borrow().contains_key(&room) {
+        return connection.checked(&room, answer.head);
+    }
+    let full = connection.rooms.borrow().len() >= shard.options.max_rooms;
+    if !connection.follows_all.get() {
+        return connection.write(&connection.encoding.get().response(0, joined(room, false, "joined")));
+    }
+    let reason = if full { "limit_reached" } else { "joined" };
+    connection.write(&connection.encoding.get().response(0, joined(room.clone(), !full, reason)));
+    if full {
+        return;
+    }
+    let head = Place { epoch: answer.epoch, seq: answer.head };
+    // A direct room comes into being with its first message, which the user has not had; a group begins at joining.
+    let after = Place { epoch: answer.epoch, seq: answer.joined.min(answer.head) };
+    connection.follow_again(&room);
+    shard.join(connection, &room, after, head);
 }
 
 /// A goim or golang-im client enters a room, from now on, and leaves the one it was in. Returns whether it may.
 pub(crate) async fn enter(shard: &Rc<Shard>, connection: &Rc<Connection>, room: &str) -> bool {
     let Ok(room) = RoomId::new(room) else { return false };
-    let Ok(answers) = ask(shard, connection, vec![room.to_string()], false).await else { return false };
-    let Some(answer) = answers.into_iter().find(|answer| answer.fault.is_none()) else { return false };
-    if is_gone(shard, connection) {
+    let Ok(answers) = asking::ask(shard, connection, vec![room.to_string()], false).await else { return false };
+    let Some(answer) = answers.rooms.into_iter().find(|answer| answer.fault.is_none()) else { return false };
+    if shard.is_gone(connection) {
         return false;
     }
     let before = connection.room.borrow_mut().replace(room.clone());
@@ -117,9 +153,8 @@ pub(crate) async fn enter(shard: &Rc<Shard>, connection: &Rc<Connection>, room: 
     true
 }
 
-/// The connection may have ended while logic was asked: it must not be put into rooms then.
-fn is_gone(shard: &Shard, connection: &Rc<Connection>) -> bool {
-    shard.connection(connection.key).is_none_or(|current| !Rc::ptr_eq(&current, connection))
+fn joined(room: RoomId, subscribed: bool, reason: &str) -> ServerOp {
+    ServerOp::RoomChanged { room, subscribed, reason: reason.to_owned() }
 }
 
 fn result(room: RoomId, answer: Answer) -> SubscribedRoom {

@@ -16,6 +16,9 @@ use crate::session::encode::Signal;
 /// How many members are written to before others have their turn: about half a millisecond's worth.
 const PART: usize = 64;
 
+/// The type of the entry that says that a member is none any more.
+const LEAVE: &str = "im.leave";
+
 /// A member that the log says has left.
 struct Departure {
     room: RoomId,
@@ -42,10 +45,20 @@ impl Shard {
         let connections = self.connections.borrow();
         let (mut encoded, mut without_signals) = (PerEncoding::default(), PerEncoding::default());
         let signals = items.iter().filter(|item| matches!(item, Item::Signal(_))).count();
+        // Rare: somebody leaves, has left with a batch of this very turn, or the log has lost something.
+        let leaving = items.iter().any(tells_of_rights);
+        let left: Vec<&Departure> = departures.iter().filter(|departure| departure.room == *room).collect();
         for member in members {
             let Some(connection) = connections.get(*member as usize) else { continue };
+            if left.iter().any(|departure| Self::is_own(connection, departure)) {
+                continue;
+            }
             let encoding = connection.encoding.get();
             let all = signals == 0 || connection.takes_signals();
+            if leaving && let Some(end) = self.note_rights(connection, room, items) {
+                connection.write(&encoding.items(room, &items[..end], all));
+                continue;
+            }
             let encoded = if all { &mut encoded } else { &mut without_signals };
             let bytes = encoded[encoding as usize].get_or_insert_with(|| encoding.items(room, items, all));
             connection.write(bytes);
@@ -63,10 +76,52 @@ impl Shard {
 
     /// Tells one member that catches up.
     pub(super) fn tell(&self, room: &RoomId, member: Member, items: &[Item]) {
-        if let Some(connection) = self.connection(member) {
-            connection.write(&connection.encoding.get().items(room, items, true));
-            metrics::DELIVERIES.inc_by(items.len() as u64);
+        let Some(connection) = self.connection(member) else { return };
+        let mut items = items;
+        let mut reason = None;
+        if items.iter().any(tells_of_rights)
+            && let Some(end) = self.note_rights(&connection, room, items)
+        {
+            items = &items[..end];
+            reason = items.last().and_then(|item| departure(room, item)).map(|departure| departure.reason);
         }
+        connection.write(&connection.encoding.get().items(room, items, true));
+        metrics::DELIVERIES.inc_by(items.len() as u64);
+        if let Some(reason) = reason {
+            self.drop_room(&connection, room, reason);
+        }
+    }
+
+    /// Whether it is the end of what the connection hears there.
+    fn is_own(connection: &crate::session::connection::Connection, departure: &Departure) -> bool {
+        connection.user().is_some_and(|user| user.as_str() == departure.user)
+            && Self::is_news(connection, &departure.room, departure.seq)
+    }
+
+    /// What these items say of the connection's right to hear the room. Returns how many of them it may have: its user's
+    /// departure is the last.
+    fn note_rights(
+        &self,
+        connection: &Rc<crate::session::connection::Connection>,
+        room: &RoomId,
+        items: &[Item],
+    ) -> Option<usize> {
+        for (at, item) in items.iter().enumerate() {
+            match item {
+                Item::Reset(place) => {
+                    connection.reset(room, place.seq);
+                    self.recheck_soon(connection, room);
+                }
+                // What is gone may have told of the user.
+                Item::Truncated { .. } => self.recheck_soon(connection, room),
+                _ => {
+                    if departure(room, item).is_some_and(|departure| Self::is_own(connection, &departure)) {
+                        return Some(at + 1);
+                    }
+                }
+            }
+        }
+        None
     }
 
     /// A signal to one user's connections that hear the room. It says how things stand now, so it waits for nothing that the
@@ -91,6 +146,7 @@ impl Shard {
     fn evict(&self, departures: Vec<Departure>) {
         for Departure { room, user, seq, reason } in departures {
             for connection in self.of_user(&user) {
+                connection.note_end(&room, seq);
                 if Self::is_news(&connection, &room, seq) {
                     self.drop_room(&connection, &room, reason);
                 }
@@ -115,10 +171,19 @@ impl Shard {
     }
 }
 
+/// Whether an item may change what somebody may hear.
+fn tells_of_rights(item: &Item) -> bool {
+    match item {
+        Item::Message(message) => message.kind == LEAVE,
+        Item::Reset(_) | Item::Truncated { .. } => true,
+        Item::Signal(_) => false,
+    }
+}
+
 /// Reads `im.leave` entries; their body is `{"user", "by"}`.
 fn departure(room: &RoomId, item: &Item) -> Option<Departure> {
     let Item::Message(message) = item else { return None };
-    if message.kind != "im.leave" {
+    if message.kind != LEAVE {
         return None;
     }
     let body: Value = serde_json::from_slice(message.body.bytes()).ok()?;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use im_wire::code::CloseCode;
-use im_wire::ids::RoomId;
-use im_wire::native::{Message, ServerOp};
+use im_wire::ids::{RoomId, Seq};
+use im_wire::native::Message;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout_at;
 
@@ -17,7 +17,6 @@ use crate::hub::Next;
 use crate::metrics;
 use crate::session::connection::Connection;
 use crate::session::encode::Signal;
-use crate::session::subscribe;
 
 /// How many orders are taken at once.
 const BATCH: usize = 1024;
@@ -54,6 +53,16 @@ impl Match {
     }
 }
 
+/// What has become of a user's rooms.
+#[derive(Debug, Clone)]
+pub(crate) struct RoomsChange {
+    pub(crate) user: String,
+    pub(crate) added: Vec<RoomId>,
+    pub(crate) removed: Vec<RoomId>,
+    /// Where it stands in the room's log; 0: not known.
+    pub(crate) seq: Seq,
+}
+
 /// One thing for a shard to do.
 #[derive(Debug)]
 pub(crate) enum Order {
@@ -76,9 +85,7 @@ pub(crate) enum Order {
         done: oneshot::Sender<u64>,
     },
     RoomsChanged {
-        user: String,
-        added: Vec<RoomId>,
-        removed: Vec<RoomId>,
+        change: Arc<RoomsChange>,
         done: oneshot::Sender<u64>,
     },
     Compare,
@@ -181,8 +188,8 @@ impl Shard {
             }
             Order::Push { target, signal, done } => self.push(target, signal, done),
             Order::Kick { which, code, text, done } => self.kick(which, code, text, done),
-            Order::RoomsChanged { user, added, removed, done } => {
-                let _caller_gone = done.send(self.rooms_changed(&user, &added, &removed));
+            Order::RoomsChanged { change, done } => {
+                let _caller_gone = done.send(self.rooms_changed(&change));
             }
             Order::Compare => self.disturbed(),
             Order::Bans => self.look_for_banned(),
@@ -207,26 +214,7 @@ impl Shard {
             self.hub.borrow_mut().unstick(room, &mut effects);
         }
         self.carry_out(effects);
+        self.hurry_lists();
         self.compare(rooms);
-    }
-
-    fn rooms_changed(self: &Rc<Self>, user: &str, added: &[RoomId], removed: &[RoomId]) -> u64 {
-        let connections = self.of_user(user);
-        for connection in &connections {
-            for room in removed {
-                self.drop_room(connection, room, "left");
-            }
-            let unheard = |room: &&RoomId| !connection.rooms.borrow().contains_key(*room);
-            let fresh: Vec<RoomId> = added.iter().filter(unheard).cloned().collect();
-            if connection.follows_all.get() && !fresh.is_empty() {
-                tokio::task::spawn_local(subscribe::follow(Rc::clone(self), Rc::clone(connection), fresh));
-            } else if connection.encoding.get().is_native() {
-                for room in fresh {
-                    let op = ServerOp::RoomChanged { room, subscribed: false, reason: "joined".to_owned() };
-                    connection.write(&connection.encoding.get().response(0, op));
-                }
-            }
-        }
-        connections.len() as u64
     }
 }

@@ -38,6 +38,7 @@ impl Shard {
             if count % SLOW == 0 {
                 self.look_at_connections();
                 self.compare_some();
+                self.compare_lists();
                 self.rates.forget_full();
                 self.publish_figures();
             }

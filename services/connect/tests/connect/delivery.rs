@@ -261,6 +261,7 @@ async fn membership_changes_reach_open_connections() {
         user: "ann".to_owned(),
         added: vec!["new".to_owned()],
         removed: Vec::new(),
+        seq: 0,
     };
     assert_eq!(node.rooms_changed(changed).await, 1);
     let joined = client.until(|op| match op {

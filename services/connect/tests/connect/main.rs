@@ -7,6 +7,7 @@ mod drain;
 mod limits;
 mod presence;
 mod raw;
+mod rights;
 mod sessions;
 mod world;
 
@@ -28,6 +29,7 @@ fn options() -> Options {
         shards: 2,
         // Found by other means than waiting for it, unless a test says so.
         head_compare: Duration::from_secs(3600),
+        rooms_compare: Duration::from_secs(3600),
         drain_accept: Duration::from_millis(100),
         bytes_per_second: 1 << 30,
         user_bytes_per_second: 1 << 30,

@@ -38,6 +38,10 @@ impl Log {
 struct State {
     rooms: HashMap<String, Log>,
     members: HashMap<String, HashSet<String>>,
+    /// Rooms that only members may hear.
+    groups: HashSet<String>,
+    /// So many questions what a user may hear fail.
+    fail_subscriptions: usize,
     nodes: Vec<Node>,
     /// So many publications are lost on the bus.
     lose: usize,
@@ -78,12 +82,19 @@ pub(crate) struct World {
     paging: watch::Sender<bool>,
     /// Auths are answered while this is true.
     identifying: watch::Sender<bool>,
+    /// Questions what a user may hear are answered while this is true: judged when they are asked.
+    judging: watch::Sender<bool>,
 }
 
 /// One node's way up and down.
 pub(crate) struct Link {
     world: World,
     number: usize,
+}
+
+/// A token is a user's name, and `/live` behind it where it covers these rooms.
+fn user_of(token: &str) -> &str {
+    token.split('/').next().unwrap_or(token)
 }
 
 fn fault(code: ErrorCode) -> Fault {
@@ -94,7 +105,7 @@ fn fault(code: ErrorCode) -> Fault {
 impl World {
     pub(crate) fn new() -> Self {
         let open = || watch::channel(true).0;
-        Self { state: Arc::default(), answering: open(), paging: open(), identifying: open() }
+        Self { state: Arc::default(), answering: open(), paging: open(), identifying: open(), judging: open() }
     }
 
     pub(crate) fn link(&self) -> Arc<Link> {
@@ -113,12 +124,33 @@ impl World {
         self.state().append(room, "bob", client_id, "text", text.as_bytes()).0
     }
 
-    /// The server says that a user has left.
-    pub(crate) fn leave(&self, room: &str, user: &str) {
+    /// The server says that a user has left; its seq.
+    pub(crate) fn leave(&self, room: &str, user: &str) -> Seq {
         let body = format!(r#"{{"user":"{user}","by":"{user}"}}"#);
         let mut state = self.state();
         state.members.entry(user.to_owned()).or_default().remove(room);
-        state.append(room, "", &format!("leave-{user}"), "im.leave", body.as_bytes());
+        let client_id = format!("leave-{user}-{}", state.log(room).head);
+        state.append(room, "", &client_id, "im.leave", body.as_bytes()).0
+    }
+
+    /// The server says that a user has been added; its seq.
+    pub(crate) fn add(&self, room: &str, user: &str) -> Seq {
+        self.join(room, user);
+        let body = format!(r#"{{"user":"{user}","by":"{user}"}}"#);
+        let mut state = self.state();
+        let client_id = format!("join-{user}-{}", state.log(room).head);
+        state.append(room, "", &client_id, "im.join", body.as_bytes()).0
+    }
+
+    /// A room for its members only.
+    pub(crate) fn group(&self, room: &str, members: &[&str]) {
+        self.state().groups.insert(room.to_owned());
+        members.iter().for_each(|user| self.join(room, user));
+    }
+
+    /// A user is no member any more, and no log says so.
+    pub(crate) fn forget_member(&self, room: &str, user: &str) {
+        self.state().members.entry(user.to_owned()).or_default().remove(room);
     }
 
     /// A user becomes a member; nobody is told.
@@ -204,6 +236,15 @@ impl World {
             ..pb::Signal::default()
         };
         self.state().publish(room, bus_event::Event::Signal(signal));
+    }
+
+    /// Whether questions what a user may hear are answered, as they were judged when asked.
+    pub(crate) fn set_judging(&self, judging: bool) {
+        self.judging.send_replace(judging);
+    }
+
+    pub(crate) fn fail_subscriptions(&self, count: usize) {
+        self.state().fail_subscriptions = count;
     }
 
     /// The bus was away.
@@ -333,8 +374,13 @@ impl State {
         }
     }
 
-    fn answer(&mut self, user: &str, op: call::Op) -> Result<reply::Result, Fault> {
+    fn answer(&mut self, grant: &str, op: call::Op) -> Result<reply::Result, Fault> {
+        let user = user_of(grant);
         self.calls.push(op.clone());
+        if matches!(op, call::Op::Subscribe(_)) && self.fail_subscriptions > 0 {
+            self.fail_subscriptions -= 1;
+            return Err(fault(ErrorCode::Unavailable));
+        }
         if self.down {
             return Err(fault(ErrorCode::Unavailable));
         }
@@ -342,18 +388,18 @@ impl State {
             call::Op::Authenticate(pb::Authenticate { token, device, .. }) => match token.as_str() {
                 "expired" => return Err(fault(ErrorCode::TokenExpired)),
                 "forged" => return Err(fault(ErrorCode::Unauthenticated)),
-                user => reply::Result::Authenticated(pb::Authenticated {
-                    grant: Bytes::copy_from_slice(user.as_bytes()),
-                    user: user.to_owned(),
+                token => reply::Result::Authenticated(pb::Authenticated {
+                    grant: Bytes::copy_from_slice(token.as_bytes()),
+                    user: user_of(token).to_owned(),
                     device: if device.is_empty() { "device".to_owned() } else { device },
                     expires_ms: 0,
                     issued_ms: ISSUED,
-                    device_unproven: matches!(user, "mallory" | "eve"),
+                    device_unproven: matches!(user_of(token), "mallory" | "eve"),
                 }),
             },
-            call::Op::Refresh(_) => {
+            call::Op::Refresh(pb::Refresh { token }) => {
                 let issued_ms = ISSUED + 2;
-                let grant = user.to_owned().into();
+                let grant = token.into();
                 reply::Result::Refreshed(pb::Refreshed { grant, issued_ms, ..pb::Refreshed::default() })
             }
             call::Op::Disconnected(gone) => {
@@ -370,7 +416,7 @@ impl State {
                 if all {
                     rooms.extend(self.members.get(user).cloned().unwrap_or_default());
                 }
-                let rooms = rooms.into_iter().map(|room| self.subscribed(room)).collect();
+                let rooms = rooms.into_iter().map(|room| self.subscribed(grant, room)).collect();
                 reply::Result::Subscribed(pb::Subscribed { rooms })
             }
             call::Op::Fetch(fetch) => {
@@ -409,12 +455,26 @@ impl State {
                 reply::Result::Read(pb::ReadState { read: seq, joined: 0, head, unread: head.saturating_sub(seq) })
             }
             call::Op::Bans(ask) => reply::Result::Bans(self.bans.since(&ask)),
+            call::Op::KnownRooms(pb::KnownRooms { lists }) => {
+                let list = |known: pb::KnownList| {
+                    let mut rooms: Vec<_> = self.members.get(&known.user).into_iter().flatten().cloned().collect();
+                    rooms.sort();
+                    let digest = 1 + rooms.iter().flat_map(|room| room.bytes()).map(u64::from).sum::<u64>();
+                    pb::RoomList { digest, rooms: if digest == known.digest { Vec::new() } else { rooms } }
+                };
+                // One at a time, so that the rest has to be asked for anew.
+                reply::Result::RoomLists(pb::RoomLists { lists: lists.into_iter().take(1).map(list).collect() })
+            }
             call::Op::NodeBeat(_) => reply::Result::NodeBeaten(pb::NodeBeaten::default()),
         })
     }
 
-    fn subscribed(&mut self, room: String) -> pb::SubscribedRoom {
-        if room == "secret" {
+    fn subscribed(&mut self, grant: &str, room: String) -> pb::SubscribedRoom {
+        let member = self.members.get(user_of(grant)).is_some_and(|rooms| rooms.contains(&room));
+        let stranger = self.groups.contains(&room) && !member;
+        // Open to those whose token ends like this.
+        let uncovered = room.starts_with("live:") && !grant.ends_with("/live");
+        if room == "secret" || stranger || uncovered {
             let fault = Some(fault(ErrorCode::NotAMember));
             return pb::SubscribedRoom { room, fault, ..pb::SubscribedRoom::default() };
         }
@@ -446,14 +506,15 @@ impl State {
 #[async_trait]
 impl Logic for Link {
     async fn call(&self, grant: Bytes, _conn: &str, op: call::Op) -> Result<reply::Result, Fault> {
-        let user = String::from_utf8(grant.to_vec()).unwrap();
+        let grant = String::from_utf8(grant.to_vec()).unwrap();
         let gate = match op {
             call::Op::Send(_) | call::Op::Heads(_) => Some(&self.world.answering),
             call::Op::Fetch(_) => Some(&self.world.paging),
             call::Op::Authenticate(_) => Some(&self.world.identifying),
+            call::Op::Subscribe(_) => Some(&self.world.judging),
             _ => None,
         };
-        let answer = self.world.state().answer(&user, op);
+        let answer = self.world.state().answer(&grant, op);
         if let Some(gate) = gate {
             let _ = gate.subscribe().wait_for(|open| *open).await;
         }

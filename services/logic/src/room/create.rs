@@ -69,7 +69,7 @@ impl Core {
         if !hearers.is_empty() {
             self.store.index_room(&hearers, &room).await?;
             let told = room.clone();
-            self.follow_up(async move |core: Arc<Self>| core.tell_rooms_changed(&hearers, Some(&told), None).await)
+            self.follow_up(async move |core: Arc<Self>| core.tell_rooms_changed(&hearers, Some(&told), None, 0).await)
                 .await;
         }
         Ok(Created { room, kind: wanted.kind, created })

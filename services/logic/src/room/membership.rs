@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use im_proto::v1::{Encoding, Entry};
-use im_wire::ids::{RoomId, UserId};
+use im_wire::ids::{RoomId, Seq, UserId};
 use uuid::Uuid;
 
 use super::{access, role_name};
@@ -40,10 +40,9 @@ impl Core {
             changed => changed?,
         };
         self.store.index_room(std::slice::from_ref(user), room).await?;
-        if changed {
-            self.tell_later(user, room, true).await;
-        }
-        Ok(changed)
+        // Also where it was so already: an earlier try may have been stored and not told.
+        self.tell_later(user, room, true, changed).await;
+        Ok(changed.is_some())
     }
 
     /// Whether the caller may make this user a member, who may be one already; counted if not.
@@ -64,17 +63,21 @@ impl Core {
     pub(crate) async fn end_member(self: &Arc<Self>, who: &Grant, room: &RoomId, user: &UserId) -> Result<bool> {
         self.may_change(who, room, user, None).await?;
         let changed = self.change(who, room, user, None).await?;
-        self.store.unindex_room(user, room).await?;
-        if changed {
-            self.tell_later(user, room, false).await;
-        }
-        Ok(changed)
+        self.unindex(user, room).await?;
+        self.tell_later(user, room, false, changed).await;
+        Ok(changed.is_some())
     }
 
     /// Enters a room: a group as a member (only an administrator may bring themselves in), an open room by its token.
     pub(crate) async fn join(self: &Arc<Self>, who: &Grant, room: &RoomId) -> Result<bool> {
         let view = self.view(who, room).await?;
-        if view.kind != Kind::Group || view.role.is_some() {
+        if view.kind != Kind::Group {
+            return Ok(false);
+        }
+        if view.role.is_some() {
+            let user = who.user()?;
+            self.store.index_room(std::slice::from_ref(&user), room).await?;
+            self.tell_later(&user, room, true, None).await;
             return Ok(false);
         }
         self.set_member(who, room, &who.user()?, Role::Member).await
@@ -137,7 +140,8 @@ impl Core {
         Ok(())
     }
 
-    async fn change(&self, who: &Grant, room: &RoomId, user: &UserId, role: Option<Role>) -> Result<bool> {
+    /// Where the change stands in the room's log; `None`: it was so already.
+    async fn change(&self, who: &Grant, room: &RoomId, user: &UserId, role: Option<Role>) -> Result<Option<Seq>> {
         let change = Membership {
             room: room.clone(),
             user: user.clone(),
@@ -145,14 +149,15 @@ impl Core {
             access: access::of(who, room)?,
             entry: entry(who, user, role),
         };
-        Ok(self.store.change_membership(change).await?.is_some())
+        Ok(self.store.change_membership(change).await?.map(|appended| appended.seq))
     }
 
-    async fn tell_later(self: &Arc<Self>, user: &UserId, room: &RoomId, added: bool) {
+    async fn tell_later(self: &Arc<Self>, user: &UserId, room: &RoomId, added: bool, seq: Option<Seq>) {
+        let seq = seq.unwrap_or(0);
         let (user, room) = (user.clone(), room.clone());
         self.follow_up(async move |core: Arc<Self>| {
             let (added, removed) = if added { (Some(&room), None) } else { (None, Some(&room)) };
-            core.tell_rooms_changed(std::slice::from_ref(&user), added, removed).await;
+            core.tell_rooms_changed(std::slice::from_ref(&user), added, removed, seq).await;
         })
         .await;
     }

@@ -61,6 +61,7 @@ pub(super) fn name(op: &Op) -> &'static str {
         Op::Signal(_) => "signal",
         Op::History(_) => "history",
         Op::Read(_) => "read",
+        Op::KnownRooms(_) => "known_rooms",
         Op::NodeBeat(_) => "node_beat",
         Op::Bans(_) => "bans",
         Op::AssertPresence(_) => "assert_presence",

@@ -426,7 +426,7 @@ mod tests {
         let access = Access { user, direct: false, open: true, system: false };
         let entry = Entry { id: client_id.to_owned(), ..Entry::default() };
         let room = RoomId::new("lobby").expect("a good id");
-        Append { room, access, client_id: ClientId::new(client_id).expect("a good id"), entry }
+        Append { room, access, client_id: ClientId::new(client_id).expect("a good id"), entry, index: Vec::new() }
     }
 
     #[tokio::test]

@@ -111,7 +111,7 @@ fn entry(from: &UserId, client_id: &str, kind: &str) -> Entry {
 fn message(room: &RoomId, access: Access, client_id: &str) -> Append {
     let entry = entry(&access.user, client_id, "text");
     let client_id = ClientId::new(client_id).expect("a good id");
-    Append { room: room.clone(), access, client_id, entry }
+    Append { room: room.clone(), access, client_id, entry, index: Vec::new() }
 }
 
 fn change(room: &RoomId, access: Access, user: &UserId, role: Option<Role>) -> Membership {

@@ -75,7 +75,8 @@ pub(crate) fn message_of(who: &str, in_room: &str, client_id: &str) -> Append {
         time_ms: now.as_millis().try_into().expect("before the year 584 million"),
         ..Entry::default()
     };
-    Append { room: room(in_room), access, client_id: ClientId::new(client_id).expect("a client id"), entry }
+    let client_id = ClientId::new(client_id).expect("a client id");
+    Append { room: room(in_room), access, client_id, entry, index: Vec::new() }
 }
 
 pub(crate) fn message(in_room: &str, client_id: &str) -> Append {

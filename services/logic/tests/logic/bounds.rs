@@ -98,7 +98,7 @@ async fn one_stored_message_never_costs_a_list_its_answer() {
             ..Default::default()
         };
         let access = im_logic::store::Access { user, direct: true, open: false, system: false };
-        let append = im_logic::store::Append { room: room.clone(), access, client_id, entry };
+        let append = im_logic::store::Append { room: room.clone(), access, client_id, entry, index: Vec::new() };
         store.append(append).await.unwrap();
         for path in ["/v1/conversations".to_owned(), format!("/v1/rooms/{}/messages", encoded(room.as_str()))] {
             let answer = site.get(&ann, &path).await;

@@ -120,6 +120,80 @@ async fn an_index_that_names_too_much_is_repaired_when_it_is_read() {
 }
 
 #[tokio::test]
+async fn the_first_message_of_a_direct_room_is_in_both_lists_when_it_is_acknowledged() {
+    let (inner, bus) = store();
+    let gated = Gated::new(inner.clone(), 10);
+    let site = Site::over(options(), gated.clone(), bus).await;
+    // As if the process died as soon as it has answered: nothing that follows the answer is done.
+    let _held = gated.indexing.lock().await;
+    site.say(&token("ann"), DIRECT, "hi").await;
+    for user in ["ann", "bob"] {
+        let rooms = inner.user_rooms(&UserId::new(user).unwrap(), None, 10).await.unwrap();
+        assert_eq!(rooms, [RoomId::new(DIRECT).unwrap()], "{user}");
+    }
+}
+
+#[tokio::test]
+async fn a_room_that_an_index_lacks_is_put_there_when_its_user_names_it() {
+    let (store, bus) = store();
+    let site = Site::over(options(), store.clone(), bus).await;
+    let (ann, bob) = (UserId::new("ann").unwrap(), UserId::new("bob").unwrap());
+    site.beat().await;
+    site.connect(&token("bob"), "c-bob").await;
+    site.say(&token("ann"), DIRECT, "hi").await;
+    let group = RoomId::new(site.group(&token("ann"), &["bob"]).await).unwrap();
+    let direct = RoomId::new(DIRECT).unwrap();
+    // Both are told last of all, so nothing is indexed any more.
+    let mut told = 0;
+    while told < 2 {
+        told += site.told().await.len();
+    }
+    for user in [&ann, &bob] {
+        for room in [&direct, &group] {
+            store.unindex_room(user, room).await.unwrap();
+        }
+    }
+    let grant = site.connect(&token("ann"), "c").await.grant;
+    let rooms = vec![DIRECT.to_owned(), group.as_str().to_owned(), "direct:3:ann:zoe".to_owned()];
+    let subscribe = im_proto::v1::Subscribe { rooms, all: true };
+    site.call(grant, "c", call::Op::Subscribe(subscribe)).await.unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while store.user_rooms(&ann, None, 10).await.unwrap().len() < 2 {
+        assert!(tokio::time::Instant::now() < deadline, "not indexed");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(store.user_rooms(&bob, None, 10).await.unwrap(), [direct], "the other one's direct room too");
+}
+
+#[tokio::test]
+async fn lists_of_rooms_are_compared_by_their_digest() {
+    let site = Site::new().await;
+    let group = site.group(&token("ann"), &["bob"]).await;
+    let known = async |digests: [u64; 2]| {
+        let list = |(user, digest): (&str, u64)| im_proto::v1::KnownList { user: user.to_owned(), digest };
+        let lists = ["ann", "nobody"].into_iter().zip(digests).map(list).collect();
+        let ask = call::Op::KnownRooms(im_proto::v1::KnownRooms { lists });
+        match site.call(Default::default(), "", ask).await {
+            Ok(reply::Result::RoomLists(answer)) => answer.lists,
+            other => panic!("{other:?}"),
+        }
+    };
+    let first = known([0, 0]).await;
+    assert_eq!((&first[0].rooms, first[1].rooms.len()), (&vec![group.clone()], 0));
+    let digests = [first[0].digest, first[1].digest];
+    assert!(digests[0] != 0 && digests[1] != 0 && digests[0] != digests[1], "{digests:?}");
+    let same = known(digests).await;
+    assert_eq!(
+        same.iter().map(|list| (list.digest, list.rooms.len())).collect::<Vec<_>>(),
+        digests.map(|digest| (digest, 0))
+    );
+    site.say(&token("ann"), DIRECT, "hi").await;
+    let changed = known(digests).await;
+    assert_ne!(changed[0].digest, digests[0]);
+    assert_eq!(changed[0].rooms, [DIRECT.to_owned(), group]);
+}
+
+#[tokio::test]
 async fn where_too_much_follows_answers_they_wait_for_their_own() {
     let mut options = options();
     options.limits.max_follow_ups = 0;

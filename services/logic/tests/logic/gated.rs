@@ -23,6 +23,8 @@ pub(crate) struct Gated {
     /// Appends that are in this call now, and the most there ever were.
     now: AtomicUsize,
     pub(crate) most: AtomicUsize,
+    /// No room is put into an index by a call of its own while this is held.
+    pub(crate) indexing: tokio::sync::Mutex<()>,
     /// What every append fails with.
     pub(crate) failing: Mutex<Option<Error>>,
 }
@@ -33,7 +35,15 @@ pub(crate) const PANIC: &str = "panic";
 impl Gated {
     pub(crate) fn new(inner: Arc<dyn Store>, open: usize) -> Arc<Self> {
         let (begun, now, most) = (Mutex::default(), AtomicUsize::new(0), AtomicUsize::new(0));
-        Arc::new(Self { inner, gate: Semaphore::new(open), begun, now, most, failing: Mutex::default() })
+        Arc::new(Self {
+            inner,
+            gate: Semaphore::new(open),
+            begun,
+            now,
+            most,
+            indexing: tokio::sync::Mutex::default(),
+            failing: Mutex::default(),
+        })
     }
 
     pub(crate) fn begun(&self) -> Vec<String> {
@@ -88,6 +98,7 @@ impl Store for Gated {
         self.inner.user_rooms(user, after, limit).await
     }
     async fn index_room(&self, users: &[UserId], room: &RoomId) -> Result<()> {
+        let _held = self.indexing.lock().await;
         self.inner.index_room(users, room).await
     }
     async fn spend(&self, user: &UserId, what: &'static str, day: u64, amount: u64, limit: u64) -> Result<bool> {

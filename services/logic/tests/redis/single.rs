@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use im_logic::store::redis::Options;
-use im_logic::store::{Error, Retention, Slice, Store};
+use im_logic::store::{Access, Error, Retention, Slice, Store};
 use im_proto::bans::{Applied, Bans, Who, subject};
 use im_proto::v1::Ban;
 
 use crate::servers::{Server, until};
-use crate::stage::{Ear, insist, log, message, options, room, say, store};
+use crate::stage::{Ear, insist, log, message, options, room, say, store, user};
 
 #[tokio::test]
 async fn what_is_appended_is_published_with_its_place() {
@@ -300,4 +300,31 @@ async fn a_long_list_of_bans_comes_in_parts_and_differences_follow() {
     assert!(store.bans(late.known()).await.expect("the list").reset);
     follow(&store, &late).await;
     assert!(copy.read().is_empty() && late.read().is_empty());
+}
+
+#[tokio::test]
+async fn a_direct_room_is_in_both_lists_before_its_message_is_stored_or_nothing_is() {
+    let redis = Server::start(&[]).await;
+    let store = store(options(redis.url())).await;
+    let direct = "direct:3:ann:bob";
+    let first = |client_id: &str| {
+        let mut append = message(direct, client_id);
+        append.access = Access { direct: true, open: false, ..append.access };
+        append.index = vec![user("ann"), user("bob")];
+        append
+    };
+    // Something that is no list stands where Bob's should be.
+    let key = store.client().keys().user_rooms(&user("bob"));
+    redis.tell(&["SET", &key, "in the way"]).await;
+    let both = join_all([store.append(first("one")), store.append(message("lobby", "beside-it"))]).await;
+    assert!(matches!(both[0], Err(Error::Corrupt(_))), "{both:?}");
+    assert_eq!(both[1].as_ref().map(|appended| appended.seq), Ok(1), "other rooms of the batch are stored");
+    assert_eq!(store.heads(&[room(direct)]).await.expect("heads"), [(0, 0)], "nothing is stored");
+    redis.tell(&["DEL", &key]).await;
+    let sends = ["one", "two", "three"].map(|client_id| store.append(first(client_id)));
+    let seqs: Vec<u64> = join_all(sends).await.into_iter().map(|stored| stored.expect("stored").seq).collect();
+    assert_eq!(seqs, [1, 2, 3]);
+    for who in ["ann", "bob"] {
+        assert_eq!(store.user_rooms(&user(who), None, 10).await.expect("rooms"), [room(direct)]);
+    }
 }

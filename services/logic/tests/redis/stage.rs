@@ -51,7 +51,8 @@ pub(crate) fn message(in_room: &str, client_id: &str) -> Append {
         time_ms: now_ms(),
         ..Entry::default()
     };
-    Append { room: room(in_room), access, client_id: ClientId::new(client_id).expect("a client id"), entry }
+    let client_id = ClientId::new(client_id).expect("a client id");
+    Append { room: room(in_room), access, client_id, entry, index: Vec::new() }
 }
 
 pub(crate) async fn say(store: &RedisStore, in_room: &str, client_id: &str) -> Appended {

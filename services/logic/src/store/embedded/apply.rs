@@ -78,11 +78,14 @@ impl<'t> Sheets<'t> {
     }
 
     pub(super) fn append(&mut self, append: Append, publications: &mut Vec<Publication>) -> Written<Appended> {
-        let Append { room: id, access, client_id, entry } = append;
+        let Append { room: id, access, client_id, entry, index } = append;
         let (room, created) = match self.admit(&id, &access, entry.time_ms)? {
             Ok(admitted) => admitted,
             Err(refused) => return Ok(Err(refused)),
         };
+        for user in &index {
+            self.user_rooms.insert((user.as_str(), id.as_str()), ())?;
+        }
         if let Some(first) = self.known(&id, &access.user, client_id.as_str())? {
             // What retention has removed is not published again, and still known.
             if let Some(entry) = self.entry(&id, first.seq)? {

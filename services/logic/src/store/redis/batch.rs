@@ -91,6 +91,10 @@ impl Batcher {
         if messages.is_empty() {
             return;
         }
+        let messages = self.index_first(messages).await;
+        if messages.is_empty() {
+            return;
+        }
         metrics::BATCH.observe(messages.len() as f64);
         let mut groups: Vec<(Option<Slot>, Vec<Pending>)> = Vec::new();
         let cluster = self.shared.client.address().is_cluster();
@@ -106,6 +110,28 @@ impl Batcher {
         for ((_, group), outcome) in groups.into_iter().zip(outcomes) {
             self.answer_messages(group, outcome, confirmed);
         }
+    }
+
+    /// Puts direct rooms into their members' indexes before anything is said there; with replicas to be waited for, these
+    /// confirm that too. Answers the messages for which that failed, and returns the others.
+    async fn index_first(&self, messages: Vec<Pending>) -> Vec<Pending> {
+        let calls = messages.iter().flat_map(|(append, _)| self.shared.index_calls(&append.index, &append.room));
+        let calls: Vec<Call> = calls.collect();
+        if calls.is_empty() {
+            return messages;
+        }
+        let mut outcomes = self.run(calls).await.into_iter();
+        let mut left = Vec::with_capacity(messages.len());
+        for (append, answer) in messages {
+            let own = outcomes.by_ref().take(append.index.len());
+            let indexed: Result<()> =
+                own.map(|outcome| self.shared.replicated(outcome)?.1).fold(Ok(()), std::result::Result::and);
+            match indexed {
+                Ok(()) => left.push((append, answer)),
+                Err(error) => drop(answer.send(Err(error))),
+            }
+        }
+        left
     }
 
     async fn run(&self, calls: Vec<Call>) -> Vec<Outcome> {
@@ -270,7 +296,7 @@ impl Shared {
             command.arg(room.channel());
         }
         for (append, _) in group {
-            let Append { room, access, client_id, entry } = append;
+            let Append { room, access, client_id, entry, .. } = append;
             command.arg(numbers[room]).arg(access_bits(access)).arg(access.user.as_str());
             command.arg(Keys::dedupe_field(&access.user, client_id));
             command.arg(&entry.id).arg(entry.time_ms).arg(entry.encode_to_vec());

@@ -59,14 +59,18 @@ impl Shared {
     }
 
     pub(super) async fn index_room(&self, users: &[UserId], room: &RoomId) -> Result<()> {
-        let calls = users.iter().map(|user| {
+        let outcomes = self.client.calls(Lane::Any, self.index_calls(users, room).collect()).await;
+        outcomes.into_iter().try_for_each(|outcome| reply::value(outcome).map(drop))
+    }
+
+    /// One call for each user.
+    pub(super) fn index_calls(&self, users: &[UserId], room: &RoomId) -> impl Iterator<Item = Call> {
+        users.iter().map(move |user| {
             let key = self.client.keys().user_rooms(user);
             let mut command = redis::cmd("ZADD");
             command.arg(&key).arg(0).arg(room.as_str());
             Call::new(Slot::of(&key), command).repeatable()
-        });
-        let outcomes = self.client.calls(Lane::Any, calls.collect()).await;
-        outcomes.into_iter().try_for_each(|outcome| reply::value(outcome).map(drop))
+        })
     }
 
     pub(super) async fn unindex_room(&self, user: &UserId, room: &RoomId) -> Result<()> {

@@ -1,0 +1,295 @@
+//! Asking logic what a user may hear. An answer may be late: what it says holds as of the log's head that comes with it,
+//! and a membership may have ended since. So every connection remembers what ended while it asks, and an answer that is
+//! older than that is asked for again before anything is heard because of it.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use im_proto::v1::{Fault, SubscribedRoom as Answer, call, reply};
+use im_wire::code::ErrorCode;
+use im_wire::ids::{RoomId, Seq};
+
+use super::connection::Connection;
+use crate::metrics;
+use crate::shard::Shard;
+use crate::uplink::translate;
+
+/// Rooms named in one question at most: below logic's own limit.
+pub(crate) const AT_ONCE: usize = 500;
+/// Answers that were overtaken in a row before the client is told to try again.
+const ATTEMPTS: usize = 4;
+/// Ended memberships remembered per connection; beyond it every answer under way is asked for again.
+const REMEMBERED: usize = 1_024;
+/// The pauses after questions that logic did not answer: the first, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+
+/// What happened to a connection's rooms while logic is asked about them.
+#[derive(Debug, Default)]
+pub(crate) struct Asking {
+    /// Questions under way, and those among them for all of the user's rooms.
+    open: u32,
+    open_for_all: u32,
+    /// Grows with each thing that happens.
+    clock: u64,
+    /// Memberships that ended: where in the room's log, and when by the clock.
+    ended: HashMap<RoomId, (Seq, u64)>,
+    /// What happened up to here is not remembered one by one.
+    forgotten: u64,
+    /// Rooms that the user became a member of while all of them are asked for.
+    added: Vec<RoomId>,
+}
+
+impl Asking {
+    fn note_end(&mut self, room: &RoomId, seq: Seq) {
+        self.clock += 1;
+        if self.ended.len() >= REMEMBERED && !self.ended.contains_key(room) {
+            self.ended.clear();
+            self.forgotten = self.clock;
+        }
+        let last = self.ended.entry(room.clone()).or_default();
+        *last = (last.0.max(seq), self.clock);
+    }
+
+    /// Whether the user's membership has ended behind `head`, as far as is known, since the clock stood at `asked`.
+    fn ended_since(&self, room: &RoomId, head: Seq, asked: u64) -> bool {
+        self.forgotten > asked || self.ended.get(room).is_some_and(|(seq, at)| *at > asked && *seq > head)
+    }
+}
+
+/// A question under way. What it may miss is remembered as long as it lives.
+struct Open<'c> {
+    connection: &'c Connection,
+    all: bool,
+}
+
+impl<'c> Open<'c> {
+    fn new(connection: &'c Connection, all: bool) -> Self {
+        let mut asking = connection.asking.borrow_mut();
+        let asking = asking.get_or_insert_default();
+        asking.open += 1;
+        asking.open_for_all += u32::from(all);
+        Self { connection, all }
+    }
+
+    fn clock(&self) -> u64 {
+        self.connection.asking.borrow().as_ref().map_or(0, |asking| asking.clock)
+    }
+
+    fn take_additions(&self) -> Vec<RoomId> {
+        let mut asking = self.connection.asking.borrow_mut();
+        asking.as_mut().map(|asking| std::mem::take(&mut asking.added)).unwrap_or_default()
+    }
+
+    fn ended_since(&self, room: &RoomId, head: Seq, asked: u64) -> bool {
+        self.connection.asking.borrow().as_ref().is_some_and(|asking| asking.ended_since(room, head, asked))
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        let mut asking = self.connection.asking.borrow_mut();
+        if let Some(open) = asking.as_mut() {
+            open.open -= 1;
+            open.open_for_all -= u32::from(self.all);
+            if open.open == 0 {
+                *asking = None;
+            }
+        }
+    }
+}
+
+/// What logic said, and which rooms were added while it was asked for all of them.
+pub(crate) struct Answers {
+    pub(crate) rooms: Vec<Answer>,
+    pub(crate) added: Vec<RoomId>,
+}
+
+impl Connection {
+    /// A membership of the user ended at `seq` of the room's log.
+    pub(crate) fn note_end(&self, room: &RoomId, seq: Seq) {
+        if let Some(asking) = self.asking.borrow_mut().as_mut() {
+            asking.note_end(room, seq);
+        }
+    }
+
+    /// The user has a new room. `true`: all of them are being asked for, and it is looked at with the answer.
+    pub(crate) fn note_addition(&self, room: &RoomId) -> bool {
+        let mut asking = self.asking.borrow_mut();
+        let Some(asking) = asking.as_mut().filter(|asking| asking.open_for_all > 0) else { return false };
+        if asking.added.len() < REMEMBERED {
+            asking.added.push(room.clone());
+        } else {
+            // The next comparison of the list finds it.
+            self.list_digest.set(0);
+        }
+        true
+    }
+}
+
+/// Asks logic which rooms the connection's user may hear, `all` of the user's besides those named. The answer holds when it
+/// is returned: whoever goes on without awaiting may act on it.
+///
+/// # Errors
+/// Logic's, for the question as a whole; what concerns one room stands in its answer.
+pub(crate) async fn ask(
+    shard: &Rc<Shard>,
+    connection: &Connection,
+    rooms: Vec<String>,
+    all: bool,
+) -> Result<Answers, Fault> {
+    let open = Open::new(connection, all);
+    for attempt in 1..=ATTEMPTS {
+        let grant = connection.grant.borrow().clone();
+        let mut answers = question(shard, connection, &open, rooms.clone(), all).await?;
+        let mut late = overtaken(shard, &open, &answers);
+        for _ in attempt..ATTEMPTS {
+            if late.is_empty() {
+                break;
+            }
+            ask_again(shard, connection, &open, &mut answers, &late).await?;
+            late = overtaken(shard, &open, &answers);
+        }
+        if *connection.grant.borrow() == grant {
+            for Overtaken { at, .. } in late.iter().filter(|late| late.ended) {
+                let room = std::mem::take(&mut answers[*at].1.room);
+                answers[*at].1 = Answer { room, fault: Some(changing()), ..Answer::default() };
+            }
+            let rooms = answers.into_iter().map(|(_, answer)| answer).collect();
+            return Ok(Answers { rooms, added: if all { open.take_additions() } else { Vec::new() } });
+        }
+        // A newer token came meanwhile, and it may give less.
+        metrics::RIGHTS_ASKED_AGAIN.inc();
+    }
+    Err(changing())
+}
+
+/// Asks again for the answers at these places.
+async fn ask_again(
+    shard: &Rc<Shard>,
+    connection: &Connection,
+    open: &Open<'_>,
+    answers: &mut [(u64, Answer)],
+    late: &[Overtaken],
+) -> Result<(), Fault> {
+    metrics::RIGHTS_ASKED_AGAIN.inc();
+    for late in late.chunks(AT_ONCE) {
+        let names = late.iter().map(|late| answers[late.at].1.room.clone()).collect();
+        let fresh = question(shard, connection, open, names, false).await?;
+        for (late, fresh) in late.iter().zip(fresh) {
+            answers[late.at] = fresh;
+        }
+    }
+    Ok(())
+}
+
+/// Answers with the clock's time when they were asked for.
+async fn question(
+    shard: &Rc<Shard>,
+    connection: &Connection,
+    open: &Open<'_>,
+    rooms: Vec<String>,
+    all: bool,
+) -> Result<Vec<(u64, Answer)>, Fault> {
+    let (grant, asked) = (connection.grant.borrow().clone(), open.clock());
+    let op = call::Op::Subscribe(im_proto::v1::Subscribe { rooms, all });
+    match shard.logic.call(grant, &connection.id, op).await? {
+        reply::Result::Subscribed(answer) => Ok(answer.rooms.into_iter().map(|room| (asked, room)).collect()),
+        _ => Err(translate::unexpected()),
+    }
+}
+
+/// An answer that does not hold any more.
+struct Overtaken {
+    at: usize,
+    /// The membership has ended since; otherwise the room's log has a newer epoch.
+    ended: bool,
+}
+
+fn overtaken(shard: &Rc<Shard>, open: &Open<'_>, answers: &[(u64, Answer)]) -> Vec<Overtaken> {
+    let mut late = Vec::new();
+    for (at, (asked, answer)) in answers.iter().enumerate() {
+        let Ok(room) = RoomId::new(&answer.room) else { continue };
+        if answer.fault.is_some() {
+            continue;
+        }
+        let ended = open.ended_since(&room, answer.head, *asked);
+        if ended || shard.head(&room).is_some_and(|head| head.epoch > answer.epoch) {
+            late.push(Overtaken { at, ended });
+        }
+    }
+    late
+}
+
+fn changing() -> Fault {
+    let code = ErrorCode::Unavailable;
+    Fault {
+        code: code.name().to_owned(),
+        text: "rights changed again and again while they were asked for: try again".to_owned(),
+        retryable: true,
+        field: String::new(),
+    }
+}
+
+/// Growing pauses with jitter.
+pub(crate) struct Pauses(Duration);
+
+impl Pauses {
+    pub(crate) fn new() -> Self {
+        Self(PAUSES.0)
+    }
+
+    /// The next one: between half and all of twice the last.
+    pub(crate) fn next(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause * 2).min(PAUSES.1);
+        pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)
+    }
+}
+
+/// Asks whether the user still may hear rooms that the connection hears, until there is an answer or the connection ends;
+/// those that it may not are dropped, and the client is told.
+pub(crate) async fn recheck(shard: Rc<Shard>, connection: Rc<Connection>, mut rooms: Vec<RoomId>) {
+    let mut pauses = Pauses::new();
+    while !rooms.is_empty() && !shard.is_gone(&connection) {
+        let mut again = Vec::new();
+        for rooms in rooms.chunks(AT_ONCE) {
+            match recheck_some(&shard, &connection, rooms).await {
+                Ok(unsure) => again.extend(unsure),
+                Err(_) => again.extend_from_slice(rooms),
+            }
+        }
+        rooms = again;
+        if !rooms.is_empty() {
+            tokio::time::sleep(pauses.next()).await;
+        }
+    }
+}
+
+/// One question; the rooms that it did not settle.
+async fn recheck_some(shard: &Rc<Shard>, connection: &Rc<Connection>, rooms: &[RoomId]) -> Result<Vec<RoomId>, Fault> {
+    let before: Vec<Option<Seq>> = rooms.iter().map(|room| checked_at(connection, room)).collect();
+    let answers = ask(shard, connection, rooms.iter().map(RoomId::to_string).collect(), false).await?;
+    let mut unsure = Vec::new();
+    if shard.is_gone(connection) {
+        return Ok(unsure);
+    }
+    for ((room, before), answer) in rooms.iter().zip(before).zip(answers.rooms) {
+        match answer.fault {
+            // Older entries about the membership say nothing any more.
+            None => connection.checked(room, answer.head),
+            Some(fault) if fault.retryable => unsure.push(room.clone()),
+            // Where it was asked for anew meanwhile, the later answer stands.
+            Some(fault) if before.is_some() && checked_at(connection, room) == before => {
+                let member = fault.code == ErrorCode::NotAMember.name();
+                shard.drop_room(connection, room, if member { "left" } else { "forbidden" });
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(unsure)
+}
+
+fn checked_at(connection: &Connection, room: &RoomId) -> Option<Seq> {
+    connection.rooms.borrow().get(room).map(|hearing| hearing.checked_at)
+}
