@@ -44,6 +44,12 @@ pub(crate) struct Hearing {
     pub(crate) checked_at: Seq,
 }
 
+/// Rooms of the user that a client does not want although it follows all. Few clients have any.
+#[derive(Debug, Default)]
+struct Unfollowed {
+    rooms: HashSet<RoomId>,
+}
+
 /// How a connection ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ending {
@@ -71,7 +77,7 @@ pub(crate) struct Connection {
     /// While logic is asked what the user may hear.
     pub(crate) asking: RefCell<Option<Box<Asking>>>,
     /// Rooms of the user that a connection which follows all of them was told to leave.
-    pub(crate) unfollowed: RefCell<Option<Box<HashSet<RoomId>>>>,
+    unfollowed: RefCell<Option<Box<Unfollowed>>>,
     /// goim: the operations it wants of pushes; empty: all.
     pub(crate) accepts: RefCell<Accepts>,
     /// goim and golang-im: the room it is in.
@@ -365,8 +371,8 @@ impl Connection {
         if self.follows_all.get() {
             let mut unfollowed = self.unfollowed.borrow_mut();
             let unfollowed = unfollowed.get_or_insert_default();
-            if unfollowed.len() < bound {
-                unfollowed.insert(room.clone());
+            if unfollowed.rooms.len() < bound {
+                unfollowed.rooms.insert(room.clone());
             }
         }
     }
@@ -374,12 +380,12 @@ impl Connection {
     /// The opposite of [`Self::unfollow`].
     pub(crate) fn follow_again(&self, room: &RoomId) {
         if let Some(unfollowed) = self.unfollowed.borrow_mut().as_mut() {
-            unfollowed.remove(room);
+            unfollowed.rooms.remove(room);
         }
     }
 
     pub(crate) fn has_unfollowed(&self, room: &RoomId) -> bool {
-        self.unfollowed.borrow().as_ref().is_some_and(|unfollowed| unfollowed.contains(room))
+        self.unfollowed.borrow().as_ref().is_some_and(|unfollowed| unfollowed.rooms.contains(room))
     }
 
     pub(crate) fn user(&self) -> Option<&UserId> {

@@ -61,16 +61,16 @@ fn changed(op: &ServerOp) -> Option<(String, bool, String)> {
 /// How the end of a membership becomes known on the node while an answer from before it is under way.
 #[derive(Debug, Clone, Copy)]
 enum Known {
-    ByLog,
-    ByNotification,
-    ByBoth,
-    ByOlderNotification,
+    Log,
+    Notification,
+    Both,
+    OlderNotification,
 }
 
 #[tokio::test]
 async fn a_late_answer_does_not_bring_back_who_has_left() {
-    use Known::{ByBoth, ByLog, ByNotification, ByOlderNotification};
-    for known in [ByLog, ByNotification, ByBoth, ByOlderNotification] {
+    use Known::{Both, Log, Notification, OlderNotification};
+    for known in [Log, Notification, Both, OlderNotification] {
         for (position, all) in [(None, false), (Some(9), false), (Some(10), false), (Some(3), true), (None, true)] {
             let case = format!("{known:?} from {position:?}, all: {all}");
             let world = World::new();
@@ -84,14 +84,14 @@ async fn a_late_answer_does_not_bring_back_who_has_left() {
             let before = questions(&world);
             ann.ask(ClientOp::Subscribe { rooms: vec![from("g", 1, position)], all }).await;
             eventually("asked", || questions(&world) == before + 1).await;
-            if matches!(known, ByNotification | ByOlderNotification) {
+            if matches!(known, Notification | OlderNotification) {
                 world.lose_publications(1);
             }
             assert_eq!(world.leave("g", "ann"), 10, "{case}");
             match known {
-                ByLog => {}
-                ByNotification | ByBoth => removed(&node, "ann", "g", 10).await,
-                ByOlderNotification => removed(&node, "ann", "g", 0).await,
+                Log => {}
+                Notification | Both => removed(&node, "ann", "g", 10).await,
+                OlderNotification => removed(&node, "ann", "g", 0).await,
             }
             world.say("g", "m11");
             assert_eq!(bob.heard(2).await.len(), 2, "{case}");
