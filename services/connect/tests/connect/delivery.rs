@@ -165,6 +165,8 @@ async fn a_failover_in_an_idle_room_is_found_by_comparing_heads() {
     let mut client = Raw::session(node.tcp_address(), "ann", vec![from("r", 0, Some(0))]).await;
     say(&world, "r", 1..=5);
     assert_eq!(client.heard(5).await, numbered(1..=5));
+    // What is asked because the bus carries the room from now on would find it.
+    eventually("the room is heard", || world.is_idle()).await;
     world.fail_over("r", 3);
     client.hears_nothing().await;
     world.disturb();

@@ -129,7 +129,7 @@ async fn pongs_before_auth_end_in_flood_and_a_neighbour_does_not_notice() {
     let node = node(&world, Options { shards: 1, ..options() });
     let before = counted("im_connect_rate_limited_total", "handshake");
     let stranger = websocket(node.ws_address()).await;
-    let (code, worst) = worst_pong(&node, flood(stranger, b"", &masked(0x8a, ""), 100_000)).await;
+    let (code, worst) = worst_pong(&node, Box::pin(flood(stranger, b"", &masked(0x8a, ""), 100_000))).await;
     assert_eq!(code, Some(CloseCode::Flood.number()));
     assert!(counted("im_connect_rate_limited_total", "handshake") > before);
     assert!(worst < FAST, "{worst:?}");
@@ -143,7 +143,7 @@ async fn pongs_after_auth_count_as_requests_and_end_in_flood() {
     let before = counted("im_connect_rate_limited_total", "connection");
     let auth = masked(0x81, r#"{"op":"auth","req":1,"token":"ann"}"#);
     let client = websocket(node.ws_address()).await;
-    let (code, worst) = worst_pong(&node, flood(client, &auth, &masked(0x8a, ""), 100_000)).await;
+    let (code, worst) = worst_pong(&node, Box::pin(flood(client, &auth, &masked(0x8a, ""), 100_000))).await;
     assert_eq!(code, Some(CloseCode::Flood.number()));
     assert!(counted("im_connect_rate_limited_total", "connection") > before);
     assert!(worst < FAST, "{worst:?}");
@@ -156,7 +156,7 @@ async fn a_message_of_endless_empty_frames_ends_the_connection() {
     let auth = masked(0x81, r#"{"op":"auth","req":1,"token":"ann"}"#);
     for first in [masked(0x01, ""), [auth, masked(0x01, "")].concat()] {
         let client = websocket(node.ws_address()).await;
-        let (code, worst) = worst_pong(&node, flood(client, &first, &masked(0x00, ""), 100_000)).await;
+        let (code, worst) = worst_pong(&node, Box::pin(flood(client, &first, &masked(0x00, ""), 100_000))).await;
         assert_eq!(code, Some(CloseCode::ProtocolError.number()));
         assert!(worst < FAST, "{worst:?}");
     }

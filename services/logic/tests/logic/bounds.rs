@@ -64,7 +64,6 @@ async fn json_that_some_clients_cannot_read_is_refused_on_every_way_in() {
             r#type: "text".to_owned(),
             body: Bytes::from(body),
             encoding: Encoding::Json.into(),
-            ..Send::default()
         };
         let fault = site.call(grant.clone(), "c-1", call::Op::Send(send)).await.expect_err(body);
         assert_eq!((fault.code.as_str(), fault.field.as_str()), ("bad_request", "body"), "{body}: {}", fault.text);
