@@ -370,7 +370,7 @@ pub trait Store: Send + Sync + 'static {
     async fn signal(&self, room: &RoomId, signal: Signal) -> Result<()>;
 
     /// The user's index of rooms from behind `after`, at most `limit`: direct rooms first, then groups, each in order of id,
-    /// so that no number of groups pushes a direct room out of what is read first. See [`spans`].
+    /// so that no number of groups pushes a direct room out of what is read first.
     async fn user_rooms(&self, user: &UserId, after: Option<&RoomId>, limit: usize) -> Result<Vec<RoomId>>;
     /// Puts a room into users' indexes. Idempotent.
     async fn index_room(&self, users: &[UserId], room: &RoomId) -> Result<()>;
