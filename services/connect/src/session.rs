@@ -48,16 +48,18 @@ pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, address: IpAddr, 
     }
     shard.exit(&connection);
     shard.ended(&connection);
-    Box::pin(close(&connection, &wire)).await;
+    Box::pin(close(&connection, &mut wire)).await;
 }
 
 /// Says why, gives the words time to leave, and closes.
-async fn close(connection: &Connection, wire: &Wire) {
+async fn close(connection: &Connection, wire: &mut Wire) {
+    let upgrading = wire.is_upgrading();
+    wire.forget();
     let ending = connection.ending();
     let code = ending.as_ref().map_or("client_left", |ending| ending.code.name());
     metrics::CLOSED.with_label_values(&[code]).inc();
     if let Some(ending) = ending
-        && !wire.is_upgrading()
+        && !upgrading
         && !connection.is_broken()
     {
         connection.write_last(connection.encoding.get().close(&ending));

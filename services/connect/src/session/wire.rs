@@ -80,6 +80,12 @@ impl Wire {
         self.shard.early.give_bytes(early.saturating_sub(FREE));
     }
 
+    /// Nothing that the client has said is of use any more: who lingers holds no memory but the socket's.
+    pub(crate) fn forget(&mut self) {
+        self.intake = Intake::new(true, false, 0);
+        self.identified();
+    }
+
     /// Counts what a client without a name has sent. `false`: it is too much, with what others have.
     fn may_send(&mut self, length: usize) -> bool {
         let taken = self.early.saturating_sub(FREE);
