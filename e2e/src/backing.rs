@@ -164,6 +164,14 @@ impl RedisSet {
         self.servers.iter().find(|server| server.port == port).map(|server| server.process.pid())
     }
 
+    /// Bytes that the master has taken from the network and given to it, replication included.
+    pub async fn network(&self) -> Result<(u64, u64)> {
+        let master = self.master_port().await.context("no master")?;
+        let info: redis::InfoDict = ask(master, redis::cmd("INFO").arg("stats")).await?;
+        let bytes = |field: &str| info.get::<u64>(field).with_context(|| format!("INFO has no {field}"));
+        Ok((bytes("total_net_input_bytes")?, bytes("total_net_output_bytes")?))
+    }
+
     /// Changes a setting of the master while it runs.
     pub async fn configure_master(&self, key: &str, value: &str) -> Result<()> {
         let master = self.master_port().await.context("no master")?;

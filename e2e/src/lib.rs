@@ -14,6 +14,7 @@ pub mod http;
 pub mod kind;
 pub mod people;
 pub mod process;
+pub mod reads;
 pub mod report;
 pub mod standalone;
 pub mod stranger;

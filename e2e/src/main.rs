@@ -1,5 +1,6 @@
 //! `im-e2e faults`: a cluster on loopback, a crowd of clients, one fault after the other, an audit of each.
 //! `im-e2e hostile`: clients that mean harm beside clients that behave.
+//! `im-e2e reads`: all members of a large group read one message.
 //! `im-e2e kubernetes`: the same on Kubernetes, with what the operator does.
 
 use std::process::ExitCode;
@@ -11,7 +12,7 @@ use im_e2e::crowd::Size;
 use im_e2e::faults::{Fault, Stage};
 use im_e2e::hostile::{self, Attack};
 use im_e2e::kind::cases;
-use im_e2e::report;
+use im_e2e::{reads, report};
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -20,6 +21,8 @@ enum Arguments {
     Faults(Faults),
     /// Attacks a cluster in many ways, beside pairs of clients that behave, and says what each attack did to them and to it.
     Hostile(Hostile),
+    /// Lets all members of one large group read one message at once, and says what it costs.
+    Reads(reads::Options),
     /// Plays cases on the Kubernetes cluster that KUBECONFIG names.
     Kubernetes(cases::Options),
 }
@@ -76,6 +79,7 @@ async fn main() -> ExitCode {
     let played = match Arguments::parse() {
         Arguments::Faults(arguments) => faults(arguments).await,
         Arguments::Hostile(arguments) => attack(arguments).await,
+        Arguments::Reads(options) => read(&options).await,
         Arguments::Kubernetes(options) => cases::play(options).await,
     };
     match played {
@@ -138,5 +142,13 @@ async fn attack(arguments: Hostile) -> Result<()> {
     }
     let harmed = reports.iter().filter(|report| !report.harm.is_empty()).count();
     ensure!(harmed == 0, "{harmed} of {} attacks did harm", reports.len());
+    Ok(())
+}
+
+#[allow(clippy::print_stdout, reason = "a program for people")]
+async fn read(options: &reads::Options) -> Result<()> {
+    let report = reads::play(options).await?;
+    print!("{}", report.table());
+    ensure!(report.is_good(), "not every mark was answered in time");
     Ok(())
 }
