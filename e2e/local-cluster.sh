@@ -117,7 +117,7 @@ begin_im() {
   local name=$1 binary=$2; shift 2
   # What this shell has set for imctl or another server is not for them.
   begin "$name" env $(compgen -e IM_ | sed 's/^/-u /') IM_NODE="$name" IM_REDIS_URL="$redis_url" IM_ETCD_ENDPOINTS="http://127.0.0.1:$(port 2401)" \
-    IM_PEER_SECRET="local cluster peers" "$@" "$programs/$binary"
+    IM_PEER_SECRET="local cluster peers, at least thirty-two bytes" "$@" "$programs/$binary"
 }
 
 start() {

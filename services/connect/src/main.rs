@@ -12,7 +12,7 @@ use im_connect::{Handle, Options, Parts, Service, drain, serve};
 use im_discovery::{Kind, Node, Registration, Watch};
 use im_runtime::settings::Secret;
 use im_runtime::tls::{Incoming, Tls};
-use im_runtime::{Process, Shutdown, version};
+use im_runtime::{Process, Shutdown, peer, version};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
@@ -40,8 +40,8 @@ async fn run(mut settings: Settings, process: Process) -> Result<()> {
     settings.etcd.tls.clone_from(&tls);
     settings.redis.tls.clone_from(&tls);
     settings.uplink.pool.tls.clone_from(&tls);
-    if settings.peer_secret.is_none() {
-        tracing::warn!("no peer_secret: whoever reaches the internal gRPC port is believed");
+    if settings.peer_secret.is_none() && tls.is_none() {
+        tracing::warn!("neither peer_secret nor TLS: whoever runs on this machine may call the internal gRPC port");
     }
     let serving = admin.readiness().latch("not draining");
     let found = admin.readiness().latch("logic has been found");
@@ -123,7 +123,7 @@ async fn serve_grpc(
     let wanted = secret.map(|secret| format!("Bearer {}", secret.reveal()));
     let admit = move |request: Request<()>| match (&wanted, request.metadata().get("authorization")) {
         (None, _) => Ok(request),
-        (Some(wanted), Some(shown)) if same(wanted.as_bytes(), shown.as_bytes()) => Ok(request),
+        (Some(wanted), Some(shown)) if peer::same(shown.as_bytes(), wanted.as_bytes()) => Ok(request),
         _ => Err(Status::unauthenticated("the call shows no secret of this cluster")),
     };
     let router = tonic::transport::Server::builder()
@@ -132,15 +132,12 @@ async fn serve_grpc(
         .add_service(InterceptedService::new(serve::server(handle), admit));
     let end = end.cancelled_owned();
     match tls {
-        Some(tls) => router.serve_with_incoming_shutdown(Incoming::new(tls, listener), end).await,
+        Some(tls) => {
+            router.serve_with_incoming_shutdown(Incoming::new(tls, listener, Kind::Logic.certificate_name()), end).await
+        }
         None => {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             router.serve_with_incoming_shutdown(incoming, end).await
         }
     }
-}
-
-/// Compares in a time that does not depend on where the two differ.
-fn same(one: &[u8], other: &[u8]) -> bool {
-    one.len() == other.len() && one.iter().zip(other).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }

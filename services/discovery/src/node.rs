@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use im_runtime::tls::ServerName;
 use serde::{Deserialize, Serialize};
 
 /// Which part of the system a process is.
@@ -21,6 +22,15 @@ impl Kind {
             Self::Connect => "connect",
             Self::Logic => "logic",
         }
+    }
+
+    /// What the certificate of such a process names: addresses change, this does not.
+    pub fn certificate_name(self) -> ServerName<'static> {
+        let name = match self {
+            Self::Connect => "im-connect",
+            Self::Logic => "im-logic",
+        };
+        ServerName::try_from(name).expect("it is a name")
     }
 }
 

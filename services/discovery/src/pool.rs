@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use im_runtime::tls::{ServerName, Tls};
+use im_runtime::tls::Tls;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::{Channel, Endpoint as Target};
 
@@ -57,17 +57,8 @@ impl PoolOptions {
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(16 << 20);
         let Some(tls) = &self.tls else { return Some(target.connect_lazy()) };
-        Some(target.connect_with_connector_lazy(tls.connector(name(kind))))
+        Some(target.connect_with_connector_lazy(tls.connector(kind.certificate_name())))
     }
-}
-
-/// What the certificate of such a process names: addresses change, this does not.
-fn name(kind: Kind) -> ServerName<'static> {
-    let name = match kind {
-        Kind::Connect => "im-connect",
-        Kind::Logic => "im-logic",
-    };
-    ServerName::try_from(name).expect("it is a name")
 }
 
 /// One process, and the link to it.

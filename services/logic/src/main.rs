@@ -31,8 +31,8 @@ async fn run(mut settings: Settings, process: Process) -> Result<()> {
     settings.etcd.tls.clone_from(&tls);
     settings.store.tls.clone_from(&tls);
     settings.peers.pool.tls.clone_from(&tls);
-    if settings.logic.uplink.secret.is_none() {
-        tracing::warn!("no peer_secret: whoever reaches the internal gRPC port is believed");
+    if settings.logic.uplink.secret.is_none() && tls.is_none() {
+        tracing::warn!("neither peer_secret nor TLS: whoever runs on this machine may call the internal gRPC port");
     }
     let ending = shutdown.clone();
     let serving = admin.readiness().latch("not draining");

@@ -35,9 +35,9 @@ fn auth(from: &mut Reader<'_>, default: auth::Options) -> auth::Options {
     let any = |text: &str| Ok(text.to_owned());
     auth::Options {
         hs256_secrets: [
-            from.secret("auth_hs256_secret", "The secret that HS256 tokens are signed with; 32 random bytes or more.")
+            from.strong_secret("auth_hs256_secret", "The secret that HS256 tokens are signed with; 32 random bytes or more.")
                 .optional(),
-            from.secret("auth_hs256_secret_old", "A second secret that is accepted while the first takes its place.")
+            from.strong_secret("auth_hs256_secret_old", "A second secret that is accepted while the first takes its place.")
                 .optional(),
         ]
         .into_iter()
@@ -54,7 +54,8 @@ fn auth(from: &mut Reader<'_>, default: auth::Options) -> auth::Options {
             )
             .or(default.public_key_files),
         jwks_url: from
-            .text("auth_jwks_url", "The URL of a JSON Web Key Set with the public keys of tokens, `https://…`.")
+            .text("auth_jwks_url", "The URL of a JSON Web Key Set with the public keys of tokens, `https://…`; `http://…` only on this machine.")
+            .check(|url| auth::jwks::check(url))
             .optional()
             .unwrap_or(default.jwks_url),
         jwks_refresh: from

@@ -9,6 +9,7 @@ pub mod logs;
 mod memory;
 pub mod metrics;
 mod panics;
+pub mod peer;
 mod ports;
 mod process;
 pub mod settings;

@@ -24,6 +24,8 @@ pub struct Options {
     pub drain: Duration,
     /// Threads that serve everything that is not bound to a shard.
     pub threads: usize,
+    /// Variables that are set and mean nothing here, because others of our programs read them.
+    pub passed_over: Vec<String>,
 }
 
 /// What holds for a program where nothing else is said.
@@ -78,6 +80,7 @@ impl Options {
                     .optional(),
                 otlp_timeout: default.otlp_timeout,
             },
+            passed_over: from.of_others().to_vec(),
         }
     }
 }
@@ -226,6 +229,9 @@ where
     let tasks = Tasks::new(shutdown.clone());
     let admin = Admin::start(options.admin_listen, &tasks).await?;
     tracing::info!(node, version = version::VERSION, commit = version::COMMIT, descriptors, admin = %admin.address(), "{} starts", program.name);
+    if !options.passed_over.is_empty() {
+        tracing::info!(variables = options.passed_over.join(" "), "passed over: these are settings of other programs");
+    }
     let process = Process { node, admin, shutdown, tasks: tasks.clone() };
     tokio::select! {
         ended = Box::pin(body(process)) => ended.map_err(Into::into)?,
@@ -269,6 +275,7 @@ mod tests {
             logs: logs::Options::default(),
             drain: Duration::from_secs(1),
             threads: 1,
+            passed_over: Vec::new(),
         };
         let (drained, has_drained) = tokio::sync::oneshot::channel();
         let body = async move |process: Process| {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use im_runtime::settings::{Program, Reader, Secret};
-use im_runtime::tls;
+use im_runtime::{peer, tls};
 
 use crate::Options;
 use crate::uplink::grpc;
@@ -72,7 +72,10 @@ impl Settings {
             peer_secret,
             tls: None,
         };
-        Self { tls: tls::Files::read(from), ..settings }
+        let settings = Self { tls: tls::Files::read(from), ..settings };
+        let proof = settings.tls.is_some() || settings.peer_secret.is_some();
+        peer::refuse_open(from, settings.grpc_listen, proof);
+        settings
     }
 }
 
@@ -112,9 +115,7 @@ fn redis(from: &mut Reader<'_>) -> im_redis_bus::Options {
 }
 
 fn peer_secret(from: &mut Reader<'_>) -> Option<Secret> {
-    let help = "A secret that connect and logic show each other on internal calls; the same for all. Not given: whoever reaches the \
-        internal ports is believed, so no one else may.";
-    from.secret("peer_secret", help).optional()
+    from.strong_secret("peer_secret", peer::HELP).optional()
 }
 
 fn uplink(from: &mut Reader<'_>, secret: Option<&Secret>) -> grpc::Options {
@@ -156,17 +157,23 @@ mod tests {
     }
 
     #[test]
-    fn redis_and_etcd_are_all_that_must_be_named() {
+    fn redis_etcd_and_a_proof_for_internal_calls_are_all_that_must_be_named() {
         let settings = |environment: &[(&str, &str)]| {
             let environment = environment.iter().map(|(name, value)| (name.into(), value.into()));
             load(PROGRAM, Settings::read, [], environment)
         };
         let Err(Stop::Mistakes(mistakes)) = settings(&[]) else { panic!("no mistakes") };
         let fields: Vec<&str> = mistakes.iter().map(|mistake| mistake.field.as_str()).collect();
-        assert_eq!(fields, ["redis_url", "etcd_endpoints"]);
+        assert_eq!(fields, ["redis_url", "etcd_endpoints", "grpc_listen"]);
 
         let sentinel = "redis+sentinel://a:26379,b:26379/im";
-        let named = [("IM_REDIS_URL", sentinel), ("IM_ETCD_ENDPOINTS", "http://a:2379,http://b:2379")];
+        let named = [
+            ("IM_REDIS_URL", sentinel),
+            ("IM_ETCD_ENDPOINTS", "http://a:2379,http://b:2379"),
+            ("IM_PEER_SECRET", "0123456789abcdef0123456789abcdef"),
+            // Logic's, in a file of variables that both read.
+            ("IM_AUTH_HS256_SECRET", "hush"),
+        ];
         let settings = settings(&named).unwrap();
         assert_eq!(settings.redis.url, sentinel);
         assert_eq!(settings.etcd.endpoints, ["http://a:2379", "http://b:2379"]);

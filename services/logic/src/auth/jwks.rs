@@ -17,6 +17,7 @@ use super::token::Verifier;
 use crate::service::{Phase, reached};
 
 pub(crate) use fetch::Source;
+pub use fetch::check;
 
 /// Not more often than this, however many unknown keys are named.
 const PAUSE: Duration = Duration::from_secs(10);

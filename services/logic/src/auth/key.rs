@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use im_runtime::settings::SECRET_BYTES;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 
@@ -23,9 +24,9 @@ pub enum Error {
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// The secret is empty.
-    #[error("an HS256 secret is empty")]
-    EmptySecret,
+    /// The secret could be found by trying (RFC 7518, 3.2).
+    #[error("an HS256 secret has {0} bytes: give {SECRET_BYTES} random ones or more")]
+    ShortSecret(usize),
     /// The file cannot be read.
     #[error("{}: {error}", path.display())]
     Unreadable {
@@ -55,10 +56,10 @@ impl Key {
     /// Of HS256.
     ///
     /// # Errors
-    /// An empty secret.
+    /// A short secret.
     pub fn secret(secret: &str) -> Result<Self, Error> {
-        if secret.is_empty() {
-            return Err(Error::EmptySecret);
+        if secret.len() < SECRET_BYTES {
+            return Err(Error::ShortSecret(secret.len()));
         }
         Ok(Self { algorithm: Algorithm::HS256, key: DecodingKey::from_secret(secret.as_bytes()) })
     }

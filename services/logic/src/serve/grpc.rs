@@ -9,7 +9,8 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
 use im_proto::v1::logic_server::{Logic, LogicServer};
 use im_proto::v1::{Call, CallBatch, Reply, ReplyBatch, reply};
-use im_runtime::tls::{Incoming, Tls};
+use im_runtime::peer;
+use im_runtime::tls::{Incoming, ServerName, Tls};
 use prost::Message;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -55,7 +56,7 @@ impl Service {
             .add_service(self.handle().grpc());
         let end = async move { reached(&mut phase, Phase::Ending).await };
         match tls {
-            Some(tls) => router.serve_with_incoming_shutdown(Incoming::new(tls, listener), end).await,
+            Some(tls) => router.serve_with_incoming_shutdown(Incoming::new(tls, listener, connect()), end).await,
             None => {
                 let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
                 router.serve_with_incoming_shutdown(incoming, end).await
@@ -95,7 +96,7 @@ impl Uplink {
         let Some(secret) = &self.handle.core.options.uplink.secret else { return Ok(()) };
         let shown = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let shown = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-        if same(shown.as_bytes(), secret.expose().as_bytes()) {
+        if peer::same(shown.as_bytes(), secret.expose().as_bytes()) {
             return Ok(());
         }
         metrics::REFUSED.inc();
@@ -103,9 +104,9 @@ impl Uplink {
     }
 }
 
-/// Compares in a time that does not depend on where the two differ.
-fn same(one: &[u8], other: &[u8]) -> bool {
-    one.len() == other.len() && one.iter().zip(other).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
+/// What the certificate of those who may call names.
+fn connect() -> ServerName<'static> {
+    ServerName::try_from("im-connect").expect("it is a name")
 }
 
 type Running = Pin<Box<dyn Future<Output = Reply> + Send>>;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use im_runtime::settings::{Program, Reader};
-use im_runtime::tls;
+use im_runtime::{peer, tls};
 
 use crate::auth::Secret;
 use crate::store::redis;
@@ -98,14 +98,19 @@ impl Settings {
                 .or(Duration::from_secs(3)),
             tls: None,
         };
-        Self { tls: tls::Files::read(from), ..settings }
+        let settings = Self { tls: tls::Files::read(from), ..settings };
+        let proof = settings.tls.is_some() || settings.logic.uplink.secret.is_some();
+        peer::refuse_open(from, settings.grpc_listen, proof);
+        settings
     }
 }
 
 /// Nobody could be believed without one.
 fn check_keys(from: &mut Reader<'_>, logic: &Options) {
     let auth = &logic.auth;
-    let key = !auth.hs256_secrets.is_empty() || !auth.public_key_files.is_empty() || !auth.jwks_url.is_empty();
+    // One that is given and of no use is a mistake of its own.
+    let given = ["auth_hs256_secret", "auth_hs256_secret_old", "auth_jwks_url"].iter().any(|key| from.given(key));
+    let key = given || !auth.public_key_files.is_empty();
     if !key && !auth.allow_unsigned && from.is_complete() {
         let text = "there is nothing to check tokens with: give IM_AUTH_HS256_SECRET (or IM_AUTH_HS256_SECRET_FILE), \
             IM_AUTH_PUBLIC_KEY_FILE or IM_AUTH_JWKS_URL";
@@ -168,9 +173,7 @@ fn store(from: &mut Reader<'_>) -> redis::Options {
 }
 
 fn peer_secret(from: &mut Reader<'_>) -> Option<Secret> {
-    let help = "A secret that connect and logic show each other on internal calls; the same for all. Not given: whoever reaches the \
-        internal ports is believed, so no one else may.";
-    from.secret("peer_secret", help).optional().map(|secret| Secret::new(secret.reveal()))
+    from.strong_secret("peer_secret", peer::HELP).optional().map(|secret| Secret::new(secret.reveal()))
 }
 
 fn peers(from: &mut Reader<'_>, secret: Option<Secret>) -> peers::Options {
@@ -194,12 +197,24 @@ mod tests {
 
     use super::*;
 
-    const STORES: [(&str, &str); 2] =
-        [("IM_REDIS_URL", "redis://localhost/"), ("IM_ETCD_ENDPOINTS", "http://localhost:2379")];
+    const STORES: [(&str, &str); 3] = [
+        ("IM_REDIS_URL", "redis://localhost/"),
+        ("IM_ETCD_ENDPOINTS", "http://localhost:2379"),
+        ("IM_GRPC_LISTEN", "127.0.0.1:3119"),
+    ];
+    const LONG: &str = "0123456789abcdef0123456789abcdef";
+    const OTHER: &str = "another secret of more than 32 bytes";
 
     fn try_load(environment: &[(&str, &str)]) -> Result<Settings, Stop> {
         let environment = STORES.iter().chain(environment).map(|(name, value)| (name.into(), value.into()));
         load(PROGRAM, Settings::read, [], environment)
+    }
+
+    fn mistakes(environment: &[(&str, &str)]) -> Vec<String> {
+        match try_load(environment) {
+            Err(Stop::Mistakes(mistakes)) => mistakes.iter().map(ToString::to_string).collect(),
+            other => panic!("no mistakes with {environment:?}: {other:?}"),
+        }
     }
 
     #[test]
@@ -211,15 +226,14 @@ mod tests {
 
     #[test]
     fn nothing_starts_without_a_key_to_check_tokens_with() {
-        let Err(Stop::Mistakes(mistakes)) = try_load(&[]) else { panic!("no mistakes") };
-        let mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        let mistakes = mistakes(&[]);
         assert_eq!(mistakes.len(), 1, "{mistakes:?}");
         assert!(
             mistakes[0].starts_with("auth_hs256_secret (not given): there is nothing to check tokens with"),
             "{mistakes:?}"
         );
         for given in [
-            ("IM_AUTH_HS256_SECRET", "s"),
+            ("IM_AUTH_HS256_SECRET", LONG),
             ("IM_AUTH_PUBLIC_KEY_FILE", "a.pem,b.pem"),
             ("IM_AUTH_ALLOW_UNSIGNED", "true"),
         ] {
@@ -228,19 +242,48 @@ mod tests {
     }
 
     #[test]
+    fn weak_set_ups_are_refused() {
+        let key = ("IM_AUTH_HS256_SECRET", LONG);
+        for (weak, says) in [
+            (("IM_AUTH_HS256_SECRET", "0123456789abcdef0123456789abcde"), "it has 31 bytes and can be found by trying"),
+            (("IM_AUTH_HS256_SECRET_OLD", "hush"), "it has 4 bytes and can be found by trying"),
+            (("IM_PEER_SECRET", "hush"), "it has 4 bytes and can be found by trying"),
+            (("IM_AUTH_JWKS_URL", "http://keys.example/"), "it begins with http://"),
+        ] {
+            let found = mistakes(&[key, weak]);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(found[0].contains(says) && !found[0].contains("hush"), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_can_reach_the_internal_port_must_show_something() {
+        let key = ("IM_AUTH_HS256_SECRET", LONG);
+        for open in ["0.0.0.0:3119", "10.0.0.7:3119", "[::]:3119"] {
+            let listen = ("IM_GRPC_LISTEN", open);
+            let found = mistakes(&[key, listen]);
+            assert!(found.len() == 1 && found[0].contains(open) && found[0].contains("IM_PEER_SECRET"), "{found:?}");
+            assert!(try_load(&[key, listen, ("IM_PEER_SECRET", OTHER)]).is_ok());
+            let tls = ["IM_TLS_CERT_FILE", "IM_TLS_KEY_FILE", "IM_TLS_CA_FILE"].map(|name| (name, "/pem"));
+            assert!(try_load(&[key, listen, tls[0], tls[1], tls[2]]).is_ok());
+        }
+        assert!(try_load(&[key, ("IM_GRPC_LISTEN", "[::1]:3119")]).is_ok());
+    }
+
+    #[test]
     fn what_is_given_arrives_where_it_belongs() {
         let settings = try_load(&[
-            ("IM_AUTH_HS256_SECRET", "new"),
-            ("IM_AUTH_HS256_SECRET_OLD", "old"),
-            ("IM_PEER_SECRET", "peers"),
+            ("IM_AUTH_HS256_SECRET", LONG),
+            ("IM_AUTH_HS256_SECRET_OLD", OTHER),
+            ("IM_PEER_SECRET", OTHER),
             ("IM_REDIS_WAIT_REPLICAS", "2"),
             ("IM_DEDUPE_WINDOW", "10m"),
             ("IM_HTTP_LISTEN", "127.0.0.1:1"),
         ])
         .unwrap();
-        assert_eq!(settings.logic.auth.hs256_secrets, [Secret::new("new"), Secret::new("old")]);
-        assert_eq!(settings.logic.uplink.secret, Some(Secret::new("peers")));
-        assert_eq!(settings.peers.secret, Some(Secret::new("peers")));
+        assert_eq!(settings.logic.auth.hs256_secrets, [Secret::new(LONG), Secret::new(OTHER)]);
+        assert_eq!(settings.logic.uplink.secret, Some(Secret::new(OTHER)));
+        assert_eq!(settings.peers.secret, Some(Secret::new(OTHER)));
         assert_eq!(settings.store.wait_replicas, 2);
         assert_eq!(settings.store.retention.dedupe_window, Duration::from_secs(600));
         assert_eq!(settings.http_listen.port(), 1);

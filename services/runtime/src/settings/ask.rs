@@ -60,6 +60,11 @@ impl<'s> Reader<'s> {
         ask
     }
 
+    /// A [secret](Self::secret) that signs or lets in: [`SECRET_BYTES`](super::SECRET_BYTES) or more.
+    pub fn strong_secret<'r>(&'r mut self, key: &'static str, help: &'static str) -> Ask<'r, 's, Secret> {
+        self.secret(key, help).check(form::long_enough)
+    }
+
     /// An IP address and port to listen on.
     pub fn address<'r>(&'r mut self, key: &'static str, help: &'static str) -> Ask<'r, 's, SocketAddr> {
         self.parsed(key, "address:port", form::socket_address, SocketAddr::to_string, help)
@@ -122,7 +127,7 @@ impl<'s> Reader<'s> {
         schemes: &'static [&'static str],
         help: &'static str,
     ) -> Ask<'r, 's, String> {
-        let ask = self.parsed(key, "URL", |text| form::url(text, schemes), |url| form::mask_password(url), help);
+        let ask = self.parsed(key, "URL", |text| form::url(text, schemes), |url| form::mask_secrets(url), help);
         ask.form(format!("URL: {}://", schemes.join("://, ")))
     }
 
@@ -177,7 +182,7 @@ impl<T: 'static> Ask<'_, '_, T> {
     pub fn with_credentials(mut self) -> Self {
         self.declared.secrecy = Secrecy::Credentials;
         let show = self.show;
-        self.show = Box::new(move |value| form::mask_password(&show(value)));
+        self.show = Box::new(move |value| form::mask_secrets(&show(value)));
         self
     }
 
@@ -238,8 +243,9 @@ impl<T: 'static> Ask<'_, '_, T> {
             (self.parse)(&given.text)
         };
         let shown = match self.declared.secrecy {
-            Secrecy::Public => outcome.as_ref().map_or_else(|_| given.text.clone(), &self.show),
-            Secrecy::Credentials => form::mask_password(&given.text),
+            // Also where no password belongs: one that was written there all the same is not shown.
+            Secrecy::Public => outcome.as_ref().map_or_else(|_| form::mask_secrets(&given.text), &self.show),
+            Secrecy::Credentials => form::mask_secrets(&given.text),
             Secrecy::Secret => "***".to_owned(),
         };
         let value = outcome.map_err(|what| {

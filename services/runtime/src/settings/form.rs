@@ -26,6 +26,20 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Of a secret that signs or lets in: shorter ones can be found by trying (RFC 7518, 3.2).
+pub const SECRET_BYTES: usize = 32;
+
+/// For [`check`](super::Ask::check).
+pub(super) fn long_enough(secret: &Secret) -> Result<(), String> {
+    match secret.0.len() {
+        SECRET_BYTES.. => Ok(()),
+        bytes => Err(format!(
+            "it has {bytes} bytes and can be found by trying: give {SECRET_BYTES} random ones or more, \
+             for example from `openssl rand -base64 32`"
+        )),
+    }
+}
+
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" | "1" => Ok(true),
@@ -143,17 +157,32 @@ pub(super) fn url(text: &str, schemes: &[&str]) -> Result<String, String> {
     Err(format!("write a URL that begins with {}", forms.join(" or ")))
 }
 
-/// A URL whose password is hidden.
-pub(super) fn mask_password(url: &str) -> String {
+/// A URL whose secrets are hidden: the password before the last `@` (it may hold a `/`), and parameters that are named like
+/// a secret. Text that is no URL stays as it is.
+pub fn mask_secrets(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let authority_end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(authority_end);
-    match authority.rsplit_once('@') {
-        None => url.to_owned(),
-        Some((credentials, host)) => {
+    let (before, query) = rest.split_once('?').map_or((rest, String::new()), |(before, query)| {
+        (before, format!("?{}", query.split('&').map(masked_parameter).collect::<Vec<_>>().join("&")))
+    });
+    match before.rsplit_once('@') {
+        // The question mark may belong to a password.
+        None if query.contains('@') => format!("{scheme}://***"),
+        None => format!("{scheme}://{before}{query}"),
+        Some((credentials, place)) => {
             let user = credentials.split_once(':').map_or("", |(user, _)| user);
-            format!("{scheme}://{user}:***@{host}{path}")
+            format!("{scheme}://{user}:***@{place}{query}")
         }
+    }
+}
+
+const SECRET_PARAMETERS: [&str; 5] = ["password", "passwd", "secret", "token", "key"];
+
+fn masked_parameter(parameter: &str) -> String {
+    match parameter.split_once('=') {
+        Some((name, _)) if SECRET_PARAMETERS.iter().any(|secret| name.to_ascii_lowercase().contains(secret)) => {
+            format!("{name}=***")
+        }
+        _ => parameter.to_owned(),
     }
 }
 
@@ -231,9 +260,23 @@ mod tests {
             ("redis://u:p@w@h:1", "redis://u:***@h:1"),
             ("redis+sentinel://u:p@a:1,b:2/m", "redis+sentinel://u:***@a:1,b:2/m"),
             ("redis://token@h:1", "redis://:***@h:1"),
+            ("redis://u:p/q@h:1/0", "redis://u:***@h:1/0"),
+            ("redis://u:p?q@h:1/0", "redis://***"),
+            ("redis://u:p?q=r@h:1/0", "redis://***"),
+            (
+                "redis+sentinel://a:1,b:2/m?db=2&sentinel_password=s",
+                "redis+sentinel://a:1,b:2/m?db=2&sentinel_password=***",
+            ),
+            (
+                "rediss+sentinel://u:p@a:1/m?sentinel_user=x&sentinel_password=s@t",
+                "rediss+sentinel://u:***@a:1/m?sentinel_user=x&sentinel_password=***",
+            ),
+            ("redis+sentinel://a:1/m?sentinel_password=s@t", "redis+sentinel://a:1/m?sentinel_password=***"),
+            ("https://h/keys?api_key=s&v=1", "https://h/keys?api_key=***&v=1"),
+            ("https://u:p@h/keys?access_token=s", "https://u:***@h/keys?access_token=***"),
             ("plain", "plain"),
         ] {
-            assert_eq!(mask_password(url), masked);
+            assert_eq!(mask_secrets(url), masked);
         }
     }
 

@@ -84,6 +84,11 @@ impl<'s> Reader<'s> {
         self.sources.complete
     }
 
+    /// Variables that are set and that only others of our programs know: they are passed over.
+    pub fn of_others(&self) -> &[String] {
+        &self.sources.of_others
+    }
+
     /// Whether a setting that was asked for before is given anywhere (a default is not).
     pub fn given(&self, key: &str) -> bool {
         let declared = self.declared.iter().find(|declared| declared.key == key);

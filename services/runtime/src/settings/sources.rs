@@ -55,6 +55,8 @@ pub(super) struct Sources {
     /// The first has precedence.
     layers: Vec<BTreeMap<String, Given>>,
     pub(super) mistakes: Vec<Mistake>,
+    /// Variables that are settings of another of our programs.
+    pub(super) of_others: Vec<String>,
     /// Everything was read: what is not here was not given.
     pub(super) complete: bool,
 }
@@ -76,7 +78,8 @@ impl Sources {
             .map(|(path, by)| read_file(&path, by, declared, &mut mistakes))
             .unwrap_or_else(|| Some(BTreeMap::new()));
         complete &= file.is_some();
-        Ok((Self { layers: vec![flags, environment.values, file.unwrap_or_default()], mistakes, complete }, command))
+        let layers = vec![flags, environment.values, file.unwrap_or_default()];
+        Ok((Self { layers, mistakes, of_others: environment.of_others, complete }, command))
     }
 
     /// The value of a setting from the first layer that has it.
@@ -122,6 +125,7 @@ pub(super) fn keys(declared: &[Declared]) -> impl Iterator<Item = (String, &Decl
 
 struct Environment {
     values: BTreeMap<String, Given>,
+    of_others: Vec<String>,
     config: Option<PathBuf>,
 }
 
@@ -136,7 +140,7 @@ impl Environment {
                 (if key == one.key { one.environment.clone() } else { format!("{}_FILE", one.environment) }, key)
             })
             .collect();
-        let mut read = Self { values: BTreeMap::new(), config: None };
+        let mut read = Self { values: BTreeMap::new(), of_others: Vec::new(), config: None };
         for (name, value) in environment {
             let Ok(name) = name.into_string() else { continue };
             if name == "IM_CONFIG" {
@@ -152,6 +156,7 @@ impl Environment {
                     let text = "is not UTF-8: write it in UTF-8".to_owned();
                     mistakes.push(Mistake { field: key.clone(), source: origin.to_string(), text });
                 }
+                (None, _) if is_of_another(&name) => read.of_others.push(name),
                 (None, value) if is_ours(&name, value.as_deref().unwrap_or_default()) => {
                     let names = known.keys().map(String::as_str).chain(["IM_CONFIG"]);
                     mistakes.push(unknown(&name, "environment", suggest::nearest(&name, names), "unset it"));
@@ -161,6 +166,13 @@ impl Environment {
         }
         read
     }
+}
+
+/// Every setting of every program, as their tests keep it. A file of variables that several programs share is no mistake.
+const ALL_SETTINGS: &str = include_str!("../../../../docs/configuration.md");
+
+fn is_of_another(name: &str) -> bool {
+    name.starts_with("IM_") && ALL_SETTINGS.contains(&format!("`{name}`"))
 }
 
 /// What `imctl` reads: a person may have set them for the shell in which a server is started too.

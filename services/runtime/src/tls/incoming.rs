@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use prometheus::{IntCounterVec, register_int_counter_vec};
+use rustls::client::verify_server_name;
+use rustls::server::ParsedCertificate;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{HANDSHAKE, Tls};
+use super::{HANDSHAKE, ServerName, Tls};
 
 /// Strangers that may be coming to terms at a time; further ones wait in the system's queue.
 const AT_ONCE: usize = 256;
@@ -21,11 +23,12 @@ const AT_ONCE: usize = 256;
 const PAUSE: Duration = Duration::from_millis(50);
 
 static HANDSHAKES: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let help = "TLS handshakes on internal ports, by result: done, refused (no or a wrong certificate), late.";
+    let help =
+        "TLS handshakes on internal ports, by result: done, refused (no or a wrong certificate), other_tier, late.";
     register_int_counter_vec!("im_tls_handshakes_total", help, &["result"]).expect("registered once")
 });
 
-/// Connections of processes of this cluster. Ends never; dropping it closes the listener.
+/// Connections of one tier's processes of this cluster. Ends never; dropping it closes the listener.
 #[derive(Debug)]
 pub struct Incoming {
     accepted: mpsc::Receiver<TlsStream<TcpStream>>,
@@ -39,11 +42,11 @@ impl Drop for Incoming {
 }
 
 impl Incoming {
-    /// Begins to accept. Called within a tokio runtime.
-    pub fn new(tls: Arc<Tls>, listener: TcpListener) -> Self {
+    /// Begins to accept those whose certificate names `tier`. Called within a tokio runtime.
+    pub fn new(tls: Arc<Tls>, listener: TcpListener, tier: ServerName<'static>) -> Self {
         LazyLock::force(&HANDSHAKES);
         let (sender, accepted) = mpsc::channel(AT_ONCE);
-        Self { accepted, task: tokio::spawn(accept(tls, listener, sender)).abort_handle() }
+        Self { accepted, task: tokio::spawn(accept(tls, listener, tier, sender)).abort_handle() }
     }
 }
 
@@ -55,7 +58,12 @@ impl Stream for Incoming {
     }
 }
 
-async fn accept(tls: Arc<Tls>, listener: TcpListener, to: mpsc::Sender<TlsStream<TcpStream>>) {
+async fn accept(
+    tls: Arc<Tls>,
+    listener: TcpListener,
+    tier: ServerName<'static>,
+    to: mpsc::Sender<TlsStream<TcpStream>>,
+) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
     loop {
         // The semaphore is never closed.
@@ -68,10 +76,14 @@ async fn accept(tls: Arc<Tls>, listener: TcpListener, to: mpsc::Sender<TlsStream
                 continue;
             }
         };
-        let (acceptor, to) = (TlsAcceptor::from(tls.server()), to.clone());
+        let (acceptor, to, tier) = (TlsAcceptor::from(tls.server()), to.clone(), tier.clone());
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
             let result = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) if !names(&stream, &tier) => {
+                    tracing::warn!(tier = %tier.to_str(), "a connection was refused: its certificate is that of another tier");
+                    "other_tier"
+                }
                 Ok(Ok(stream)) => {
                     // Fails only when nobody serves any more.
                     let _ = to.send(stream).await;
@@ -87,4 +99,12 @@ async fn accept(tls: Arc<Tls>, listener: TcpListener, to: mpsc::Sender<TlsStream
             drop(place);
         });
     }
+}
+
+/// Whether the client's certificate names this tier. The authority signs for every process of the cluster, redis and etcd
+/// among them: belonging to it is not enough to call this port.
+fn names(stream: &TlsStream<TcpStream>, tier: &ServerName<'_>) -> bool {
+    let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let parsed = shown.and_then(|certificate| ParsedCertificate::try_from(certificate).ok());
+    parsed.is_some_and(|certificate| verify_server_name(&certificate, tier).is_ok())
 }

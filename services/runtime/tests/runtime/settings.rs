@@ -278,6 +278,20 @@ fn what_kubernetes_tells_of_services_and_imctl_reads_is_no_mistake() {
 }
 
 #[test]
+fn variables_of_our_other_programs_are_passed_over_and_named() {
+    let environment = [("IM_REDIS_APPEND_WORKERS", "4"), ("IM_PEER_SECRET_FILE", "/x"), ("IM_DATA_DIR", "/y"), REDIS];
+    let environment = environment.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    let named = |from: &mut Reader<'_>| (read(from), from.of_others().to_vec());
+    let (_, passed_over) = load(PROGRAM, named, [], environment).unwrap();
+    assert_eq!(passed_over, ["IM_REDIS_APPEND_WORKERS", "IM_PEER_SECRET_FILE", "IM_DATA_DIR"]);
+    let misspelled = mistakes(&[], &[("IM_AUTH_HS256_SECERT", "s"), REDIS]);
+    assert!(
+        misspelled[0].starts_with("IM_AUTH_HS256_SECERT (environment): there is no such setting"),
+        "{misspelled:?}"
+    );
+}
+
+#[test]
 fn a_secret_is_read_from_its_file_without_the_last_line_end() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(folder.path(), "secret", "hush hush\n");

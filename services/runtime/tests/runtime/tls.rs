@@ -40,7 +40,7 @@ fn named(name: &str) -> ServerName<'static> {
 async fn echo(tls: &Arc<Tls>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let mut incoming = Incoming::new(Arc::clone(tls), listener);
+    let mut incoming = Incoming::new(Arc::clone(tls), listener, named("im-connect"));
     tokio::spawn(async move {
         while let Some(Ok(mut stream)) = incoming.next().await {
             tokio::spawn(async move {
@@ -74,6 +74,9 @@ async fn processes_of_one_authority_are_let_in_and_strangers_are_not() {
     let stranger = Tls::load(issue(folder.path(), &theirs, &ours, "stranger")).unwrap();
     let refused = admitted(&stranger, &address, "im-logic").await.unwrap_err();
     assert!(refused.to_string().contains("fatal alert"), "{refused}");
+
+    let redis = Tls::load(issue(folder.path(), &ours, &ours, "im-redis")).unwrap();
+    admitted(&redis, &address, "im-logic").await.expect_err("another tier has no business here");
 
     let mut plain = TcpStream::connect(&address).await.unwrap();
     plain.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();

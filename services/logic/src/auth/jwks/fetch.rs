@@ -1,5 +1,6 @@
-//! One GET of a key set, over TLS with the system's roots or, inside a trusted network, without.
+//! One GET of a key set, over TLS with the system's roots or, on this machine, without.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper::{Request, Uri, header};
 use hyper_util::rt::TokioIo;
+use im_runtime::settings::mask_secrets;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -20,6 +22,22 @@ use crate::auth::{Options, key};
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest key set that is read, in bytes.
 const MAX_SET: usize = 256 * 1024;
+
+/// Whether a key set can be fetched from there: what a setting is checked with.
+///
+/// # Errors
+/// What is wrong with the URL.
+pub fn check(url: &str) -> Result<(), String> {
+    Source::at(url).map(drop).map_err(|error| match error {
+        key::Error::BadUrl { problem, .. } => format!("it {problem}"),
+        other => other.to_string(),
+    })
+}
+
+/// Whether a host is this machine, where nobody is on the way.
+fn is_here(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
 
 /// Where the key set is.
 pub(crate) struct Source {
@@ -38,12 +56,20 @@ impl Source {
         if options.jwks_url.is_empty() {
             return Ok(None);
         }
-        let url = options.jwks_url.clone();
-        let bad = |problem| key::Error::BadUrl { url: url.clone(), problem };
+        Self::at(&options.jwks_url).map(Some)
+    }
+
+    fn at(url: &str) -> Result<Self, key::Error> {
+        let bad = |problem| key::Error::BadUrl { url: mask_secrets(url), problem };
         let uri: Uri = url.parse().map_err(|_| bad("is no URL"))?;
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| bad("names no host"))?;
         let host = host.trim_matches(['[', ']']).to_owned();
         let tls = match uri.scheme_str() {
+            Some("http") if !is_here(&host) => {
+                return Err(bad(
+                    "begins with http://: who is on the way could give keys of their own. Write https://, or an address of this machine",
+                ));
+            }
             Some("http") => None,
             Some("https") => {
                 let name = ServerName::try_from(host.clone()).map_err(|_| bad("names no host"))?;
@@ -51,10 +77,13 @@ impl Source {
             }
             _ => return Err(bad("begins with neither https:// nor http://")),
         };
-        Ok(Some(Self { url: options.jwks_url.clone(), uri, host, tls }))
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err(bad("names a user: the key set is fetched without credentials, take it out"));
+        }
+        Ok(Self { url: mask_secrets(url), uri, host, tls })
     }
 
-    /// As it was given.
+    /// As it was given, secrets hidden.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }

@@ -137,11 +137,16 @@ async fn a_set_is_fetched_whole_or_not_at_all() {
 
 #[test]
 fn a_bad_url_is_found_at_the_start() {
-    for url in ["keys", "ftp://keys.example/", "https://", "http:///keys", "https://a b/"] {
+    let far = ["http://keys.example/", "http://10.0.0.1/", "http://localhost.example/", "https://u:p@keys.example/"];
+    for url in ["keys", "ftp://keys.example/", "https://", "http:///keys", "https://a b/"].into_iter().chain(far) {
         assert!(matches!(source(url), Err(key::Error::BadUrl { .. })), "{url}");
     }
     assert!(source("").unwrap().is_none());
-    assert!(source("https://keys.example:8443/a").unwrap().is_some());
+    for url in ["https://keys.example:8443/a", "http://localhost:8080/", "http://127.0.0.1/", "http://[::1]:1/keys"] {
+        assert!(source(url).unwrap().is_some(), "{url}");
+    }
+    let error = source("http://keys.example/?token=hush").err().unwrap().to_string();
+    assert!(!error.contains("hush"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
