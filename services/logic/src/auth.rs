@@ -5,6 +5,7 @@ pub mod grant;
 pub mod jwks;
 pub mod key;
 pub mod pattern;
+pub mod seal;
 pub mod token;
 
 use std::fmt;

@@ -78,6 +78,7 @@ impl Core {
     pub(crate) async fn authenticate(&self, conn: &str, ask: Authenticate) -> Result<Authenticated> {
         let grant = self.identify(&ask)?;
         self.bans_known().await?;
+        self.seal_known().await?;
         self.refuse_banned(&grant, ask.remote_ip.parse().ok().map(|address: IpAddr| address.to_canonical()))?;
         if !conn.is_empty() {
             let presence = Presence {
@@ -91,7 +92,7 @@ impl Core {
             // A connection that nobody could find would miss pushes, kicks and changes of its rooms: better none.
             self.store.connected(presence).await?;
         }
-        let (grant_sealed, expires_ms) = (grant.seal(), grant.expires_ms);
+        let (grant_sealed, expires_ms) = (self.seal.close(&grant)?, grant.expires_ms);
         let Grant { user, device, issued_ms, device_unproven, .. } = grant;
         Ok(Authenticated { grant: grant_sealed, expires_ms, user, device, issued_ms, device_unproven })
     }
@@ -156,7 +157,7 @@ impl Core {
         self.refuse_banned(&renewed, None)?;
         let as_wide = (renewed.admin || !grant.admin) && grant.rooms.iter().all(|room| renewed.rooms.contains(room));
         let Grant { expires_ms, issued_ms, device_unproven, .. } = renewed;
-        Ok(Refreshed { grant: renewed.seal(), expires_ms, as_wide, issued_ms, device_unproven })
+        Ok(Refreshed { grant: self.seal.close(&renewed)?, expires_ms, as_wide, issued_ms, device_unproven })
     }
 
     /// A connection has ended; so has its presence. Without a grant, where the node has none for it.
@@ -168,7 +169,7 @@ impl Core {
             ([], "") if gone.node.is_empty() => return Err(auth::Error::NoGrant.into()),
             ([], "") => None,
             ([], user) => Some(UserId::new(user)?),
-            (grant, _) => Some(Grant::open(grant)?.user()?),
+            (grant, _) => Some(self.seal.open(grant)?.user()?),
         };
         let at_ms = clock::now_ms().saturating_sub(gone.ago_ms);
         let ended = Ended { conn: conn.to_owned(), user, node: gone.node, place: gone.place, at_ms };

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::auth::grant::Grant;
+use crate::auth::seal::{self, Seal};
 use crate::auth::token::Verifier;
 use crate::auth::{self, jwks, key};
 use crate::bans::{self, Roll};
@@ -54,6 +55,8 @@ pub(crate) struct Core {
     pub(crate) room_bytes: Budget,
     /// Who is not let in.
     pub(crate) roll: Roll,
+    /// What makes grants logic's own.
+    pub(crate) seal: Seal,
     pub(crate) phase: watch::Sender<Phase>,
     /// Streams, connections and follow-ups under way.
     pub(crate) under_way: TaskTracker,
@@ -119,6 +122,7 @@ impl Service {
             room_bytes: Budget::new(options.limits.room_byte_rate, options.limits.room_byte_burst),
             limiter: Limiter::new(options.http.user_rate, options.http.user_burst),
             roll: Roll::default(),
+            seal: Seal::default(),
             phase: watch::Sender::new(Phase::Serving),
             under_way: TaskTracker::new(),
             http_places: Arc::new(Semaphore::new(options.http.max_requests)),
@@ -135,6 +139,7 @@ impl Service {
             core.runtime.spawn(jwks::keep_fetching(source, verifier, refresh, core.phase.subscribe()));
         }
         bans::start(&core, &core.runtime);
+        core.runtime.spawn(seal::keep(Arc::downgrade(&core)));
         Ok(Self { core })
     }
 
@@ -168,14 +173,6 @@ fn warn_about(options: &auth::Options) {
             "UNSIGNED IDENTITIES ARE BELIEVED: anybody can be anybody. This is a development switch; turn it off where \
              anyone else can connect"
         );
-    }
-    for secret in &options.hs256_secrets {
-        if secret.expose().len() < 32 {
-            tracing::warn!(
-                bytes = secret.expose().len(),
-                "an HS256 secret is shorter than 32 bytes: it may be guessed (RFC 7518, 3.2)"
-            );
-        }
     }
 }
 
@@ -218,7 +215,7 @@ impl Core {
                 Box::pin(async move { Ok(Answer::Authenticated(self.authenticate(conn, ask).await?)) })
             }
             Op::Refresh(ask) => {
-                Box::pin(async move { Ok(Answer::Refreshed(self.refresh(&Grant::open(grant)?, &ask)?)) })
+                Box::pin(async move { Ok(Answer::Refreshed(self.refresh(&self.seal.open(grant)?, &ask)?)) })
             }
             Op::Disconnected(gone) => Box::pin(async move {
                 self.disconnected(grant, conn, gone).await?;
@@ -251,7 +248,7 @@ impl Core {
 
     /// Who makes the call.
     fn who(&self, grant: &[u8]) -> Result<Grant> {
-        let grant = Grant::open(grant)?.alive(self.options.auth.leeway)?;
+        let grant = self.seal.open(grant)?.alive(self.options.auth.leeway)?;
         self.refuse_banned(&grant, None)?;
         Ok(grant)
     }

@@ -20,6 +20,7 @@ mod verdict;
 use std::ops::{Bound, Range};
 use std::time::Duration;
 
+use crate::auth::seal::Key;
 use async_trait::async_trait;
 use im_proto::v1::{AskBans, Ban, BanChanges, Entry, LogEntry, Signal};
 use im_wire::ids::{ClientId, DIRECT_PREFIX, Epoch, RoomId, Seq, UserId};
@@ -409,6 +410,9 @@ pub trait Store: Send + Sync + 'static {
     async fn forget_bans(&self) -> Result<usize>;
     /// What has changed in the list of bans after a version.
     async fn bans(&self, ask: AskBans) -> Result<BanChanges>;
+
+    /// The key of grants: the one that is kept, or this one, which is kept from now on.
+    async fn grant_key(&self, proposed: Key) -> Result<Key>;
 
     /// Whether the store answers: for metrics and start-up, never for readiness.
     async fn ping(&self) -> Result<()>;

@@ -14,6 +14,7 @@
 //! im:{nodes}:leases     zset    node -> unix ms at which its lease ends
 //! im:{nodes}:conns      hash    node -> how many connections
 //! im:{bans}:list        hash    ban -> what it says; :order, :lifted, :ends (zsets) and :meta: see scripts/ban.lua
+//! im:{grants}:key       string  32 bytes, with which logic seals what connect keeps for it
 //! im:{nodes}:online:NODE hash   room -> how many online on that node
 //! im:{nodes}:states     hash    node -> the state of its counts in `online`, a number of the node's own
 //! im:{nodes}:lost       set     nodes that have ended, whose connections are still to be removed
@@ -107,6 +108,11 @@ impl Keys {
     /// How many are online in rooms on this node.
     pub fn node_online(&self, node: &str) -> String {
         format!("{}:{{nodes}}:online:{node}", self.prefix)
+    }
+
+    /// The key with which logic seals grants.
+    pub fn grant_key(&self) -> String {
+        format!("{}:{{grants}}:key", self.prefix)
     }
 
     /// A part of the list of bans.

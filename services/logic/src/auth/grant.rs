@@ -1,9 +1,8 @@
 //! What a connection was granted: written by logic when it authenticates, opaque to connect, read by logic with every
-//! later call. It is not signed: it travels only between the cluster's own processes.
+//! later call, under a [`seal`](super::seal).
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use im_wire::ids::{RoomId, UserId};
 use prost::Message;
 
@@ -49,17 +48,12 @@ impl Grant {
     /// The layout written now.
     pub const VERSION: u32 = 1;
 
-    /// As connect keeps it.
-    pub fn seal(&self) -> Bytes {
-        self.encode_to_vec().into()
-    }
-
-    /// As a call brings it back.
+    /// What was under the seal.
     ///
     /// # Errors
-    /// [`Error::NoGrant`] where there is none or one that is not understood.
-    pub fn open(sealed: &[u8]) -> Result<Self, Error> {
-        let grant = Self::decode(sealed).map_err(|_| Error::NoGrant)?;
+    /// [`Error::NoGrant`] where it is none that is understood.
+    pub fn read(bytes: &[u8]) -> Result<Self, Error> {
+        let grant = Self::decode(bytes).map_err(|_| Error::NoGrant)?;
         let understood = grant.version == Self::VERSION && !grant.user.is_empty();
         understood.then_some(grant).ok_or(Error::NoGrant)
     }
@@ -101,14 +95,14 @@ mod tests {
 
     #[test]
     fn a_grant_comes_back_as_it_was() {
-        assert_eq!(Grant::open(&grant().seal()), Ok(grant()));
+        assert_eq!(Grant::read(&grant().encode_to_vec()), Ok(grant()));
     }
 
     #[test]
     fn what_is_no_grant_is_refused() {
         let newer = Grant { version: 2, ..grant() };
-        for sealed in [Bytes::new(), Bytes::from_static(b"\xff\xff"), newer.seal()] {
-            assert_eq!(Grant::open(&sealed), Err(Error::NoGrant), "{sealed:?}");
+        for bytes in [Vec::new(), b"\xff\xff".to_vec(), newer.encode_to_vec()] {
+            assert_eq!(Grant::read(&bytes), Err(Error::NoGrant), "{bytes:?}");
         }
     }
 

@@ -28,7 +28,7 @@ mod writer;
 
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -42,6 +42,7 @@ use super::{
     Append, Appended, Asserted, Counts, Create, Ended, Error, Member, Membership, Page, Presence, Publish,
     ReadPosition, Result, Retention, Slice, Store, Tail, View,
 };
+use crate::auth::seal::Key;
 use bans::Wish;
 use presence::PresenceBook;
 use quotas::Quotas;
@@ -120,6 +121,7 @@ pub struct EmbeddedStore {
     presence: PresenceBook,
     quotas: Quotas,
     bans: Arc<Mutex<Book>>,
+    grant_key: OnceLock<Key>,
     publish: Arc<dyn Publish>,
 }
 
@@ -160,6 +162,7 @@ impl EmbeddedStore {
             presence: PresenceBook::default(),
             quotas: Quotas::default(),
             bans,
+            grant_key: OnceLock::new(),
             publish,
         })
     }
@@ -388,6 +391,11 @@ impl Store for EmbeddedStore {
 
     async fn bans(&self, ask: AskBans) -> Result<BanChanges> {
         Ok(self.bans_since(&ask).await)
+    }
+
+    /// Grants end with the connections of the process: the key need not outlive it.
+    async fn grant_key(&self, proposed: Key) -> Result<Key> {
+        Ok(*self.grant_key.get_or_init(|| proposed))
     }
 
     async fn ping(&self) -> Result<()> {

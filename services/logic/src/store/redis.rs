@@ -28,6 +28,7 @@ use super::{
     Append, Appended, Asserted, Counts, Create, Ended, Member, Membership, Page, Presence, ReadPosition, Result,
     Retention, Slice, Store, Tail, View,
 };
+use crate::auth::seal::Key;
 use queue::{Job, Queue};
 
 pub use im_redis_bus::StartError;
@@ -240,6 +241,10 @@ impl Store for RedisStore {
 
     async fn bans(&self, ask: AskBans) -> Result<BanChanges> {
         self.shared.bans(ask).await
+    }
+
+    async fn grant_key(&self, proposed: Key) -> Result<Key> {
+        self.shared.grant_key(proposed).await
     }
 
     async fn ping(&self) -> Result<()> {

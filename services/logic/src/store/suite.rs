@@ -26,6 +26,12 @@ pub async fn cases(store: Arc<dyn Store>) {
     reading::cases(&stage).await;
     presence::cases(&stage).await;
     bans::cases(&stage).await;
+    grants_have_one_key(&stage).await;
+}
+
+async fn grants_have_one_key(stage: &Stage) {
+    let kept = stage.store.grant_key([1; 32]).await.expect("a key");
+    assert_eq!(stage.store.grant_key([2; 32]).await, Ok(kept));
 }
 
 /// A store, and names that nobody has used yet.

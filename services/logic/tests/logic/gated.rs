@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use im_logic::auth::seal::Key;
 use im_logic::store::{
     Append, Appended, Asserted, Counts, Create, Ended, Error, Member, Membership, Page, Presence, ReadPosition, Result,
     Slice, Store, Tail, View,
@@ -133,6 +134,9 @@ impl Store for Gated {
     }
     async fn presence(&self, users: &[UserId]) -> Result<Vec<(Vec<Presence>, u64)>> {
         self.inner.presence(users).await
+    }
+    async fn grant_key(&self, proposed: Key) -> Result<Key> {
+        self.inner.grant_key(proposed).await
     }
     async fn ban(&self, ban: Ban, max: usize) -> Result<bool> {
         self.inner.ban(ban, max).await

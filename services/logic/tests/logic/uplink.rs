@@ -8,8 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use im_logic::Options;
 use im_logic::auth::Secret;
+use im_logic::auth::grant::Grant;
 use im_proto::v1::logic_client::LogicClient;
 use im_proto::v1::{Authenticate, Call, CallBatch, History, Reply, ReplyBatch, Send, call, reply};
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -193,6 +195,25 @@ async fn what_is_not_known_is_answered_and_harms_nobody() {
     replies.sort_by_key(|reply| reply.id);
     assert!(matches!(&replies[0].result, Some(reply::Result::Fault(fault)) if fault.field == "op"));
     assert!(matches!(&replies[1].result, Some(reply::Result::Stored(_))));
+}
+
+#[tokio::test]
+async fn nobody_has_more_rights_than_logic_gave() {
+    let site = Site::new().await;
+    let mut stream = Stream::open(&site, None).await.unwrap();
+    let grant = stream.authenticate("ann").await;
+    let mut other = grant.to_vec();
+    let at = other.windows(3).position(|name| name == b"ann").expect("it names the user");
+    other[at..at + 3].copy_from_slice(b"bob");
+    let admin = Grant { version: Grant::VERSION, user: "ann".to_owned(), admin: true, ..Grant::default() };
+    let forged = [Bytes::from(other), admin.encode_to_vec().into(), Bytes::from_static(b"\x08\x01")];
+    stream.send(forged.iter().zip(1..).map(|(grant, id)| say(id, grant, "direct:3:ann:bob")).collect()).await;
+    for reply in stream.replies(forged.len()).await {
+        let Some(reply::Result::Fault(fault)) = &reply.result else { panic!("{reply:?}") };
+        assert_eq!(fault.code, "unauthenticated", "{reply:?}");
+    }
+    stream.send(vec![say(9, &grant, "direct:3:ann:bob")]).await;
+    assert!(matches!(stream.replies(1).await[0].result, Some(reply::Result::Stored(_))));
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! The list of bans: one for the cluster, in one slot, changed by one script that gives each change its version.
+//! The list of bans: one for the cluster, in one slot, changed by one script that gives each change its version. And the key
+//! of grants.
 
 use im_proto::bans::{PAGE, REMEMBERED};
 use im_proto::v1::{AskBans, Ban, BanChanges, LiftedBan};
@@ -7,6 +8,7 @@ use prost::Message as _;
 
 use super::Shared;
 use super::reply::{self, Fields};
+use crate::auth::seal::Key;
 use crate::store::{Error, FORGET_AT_ONCE, Result};
 
 impl Shared {
@@ -61,6 +63,17 @@ impl Shared {
             lifted.push(LiftedBan { id, version });
         }
         Ok(BanChanges { version, upto, reset, bans, lifted })
+    }
+
+    pub(super) async fn grant_key(&self, proposed: Key) -> Result<Key> {
+        let key = self.client.keys().grant_key();
+        let mut command = redis::cmd("SET");
+        command.arg(&key).arg(&proposed).arg("NX").arg("GET");
+        let call = Call::new(Slot::of(&key), command).repeatable();
+        let kept: Option<Vec<u8>> = reply::read(self.client.call(Lane::Any, call).await)?;
+        let Some(kept) = kept else { return Ok(proposed) };
+        let bytes = kept.len();
+        kept.try_into().map_err(|_| Error::Corrupt(format!("the key of grants has {bytes} bytes: remove {key}")))
     }
 
     fn bans_slot(&self) -> Slot {
