@@ -1,5 +1,6 @@
 //! From what users ask for to the Kubernetes objects that are it: pure, total, and the same for the same input.
 
+mod access;
 mod connect;
 mod container;
 mod etcd;
@@ -16,6 +17,7 @@ mod sentinel;
 mod services;
 mod workload;
 
+pub use access::redis_secret;
 pub use connect::max_draining;
 pub use container::TLS_FOLDER;
 pub use etcd::{FINGERPRINT, JOIN};
@@ -23,8 +25,8 @@ pub use labels::{ACCEPT, ACCEPT_YES, CLUSTER, COMPONENT, MANAGED_BY, OPERATOR, V
 pub use monitor::pod_monitor_resource;
 pub use names::{
     ETCD_CLIENT_PORT, ETCD_MEMBERS_MOST, ETCD_METRICS_PORT, ETCD_PEER_PORT, EtcdMember, REDIS_PORT, REDIS_REPLICAS,
-    SENTINEL_PORT, SENTINEL_REPLICAS, etcd_endpoints, etcd_members, object_name, pod_host, redis_secret, redis_url,
-    secret_name, service_host, tls_name,
+    SENTINEL_PORT, SENTINEL_REPLICAS, etcd_endpoints, etcd_members, object_name, pod_host, secret_name, service_host,
+    tls_name,
 };
 pub use overrides::Ignored;
 pub use pod::DRAIN_RESERVE;

@@ -18,7 +18,7 @@ Usage: im-operator run [--SETTING VALUE]...   works until it is told to end; run
        im-operator crd                        prints the definition of the resource, as YAML
        im-operator version                    prints which release this is
        im-operator seed --file FILE --text TEXT
-                                              writes a file unless it exists: how redis' pods begin
+                                              writes a file unless it exists, and takes users out of one: how redis' pods begin
        im-operator join --data FOLDER --peer URL --members URL,URL [--tls FOLDER]
                                               waits until etcd may start: how etcd's pods begin";
 

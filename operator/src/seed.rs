@@ -4,15 +4,23 @@ use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-/// Writes `text` and a line end to a new file; an existing file is left as it is. An empty `text` makes an empty file.
-/// Returns whether it was written. What was begun and not finished never looks like the file.
+/// How redis writes users into its own file where it has no other for them. Beside such another one (`aclfile`) it does not
+/// start with them.
+const USER: &str = "user ";
+
+/// Writes `text` and a line end to a new file; an empty `text` makes an empty file. An existing file is left as it is but for
+/// lines that name users: a redis that began without a file for these has written them. Returns whether it was written.
+/// What was begun and not finished never looks like the file.
 ///
 /// # Errors
 /// The file can't be written.
 pub fn seed(path: &Path, text: &str) -> std::io::Result<bool> {
-    if path.try_exists()? {
-        return Ok(false);
-    }
+    let text = match std::fs::read_to_string(path) {
+        Ok(there) if !there.lines().any(|line| line.starts_with(USER)) => return Ok(false),
+        Ok(there) => there.lines().filter(|line| !line.starts_with(USER)).collect::<Vec<_>>().join("\n"),
+        Err(error) if error.kind() == ErrorKind::NotFound => text.to_owned(),
+        Err(error) => return Err(error),
+    };
     let draft = path.with_extension("seed");
     match std::fs::remove_file(&draft) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -47,6 +55,17 @@ mod tests {
         std::fs::write(folder.path().join("sentinel.seed"), "half").expect("draft");
         assert!(seed(&path, "").expect("written"));
         assert_eq!(std::fs::read(&path).expect("read"), b"");
+    }
+
+    #[test]
+    fn users_that_redis_has_written_go() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("redis.conf");
+        let kept = "replicaof 10.0.0.1 6379\n# user of old\nmasterauth hush\n";
+        std::fs::write(&path, format!("user default on #aa ~* &* +@all\n{kept}user other off\n")).expect("as it was");
+        assert!(seed(&path, "other").expect("written"));
+        assert_eq!(std::fs::read_to_string(&path).expect("read"), kept);
+        assert!(!seed(&path, "other").expect("left"));
     }
 
     #[test]

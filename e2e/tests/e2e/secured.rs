@@ -9,11 +9,16 @@ use im_e2e::cluster::{SECRET, program};
 use im_e2e::console::Console;
 use im_e2e::process::{Process, until};
 use im_e2e::token::token;
+use im_operator::api::RedisMode;
+use im_operator::build::redis_secret;
+use im_runtime::tls::{Files, ServerName, Tls};
 use im_runtime::unused_port;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const PATIENCE: Duration = Duration::from_secs(40);
+/// Redis'.
+const PASSWORD: &str = "0123456789abcdef";
 
 /// One authority, and one certificate for whoever asks.
 struct Certificates {
@@ -57,8 +62,12 @@ fn named(name: &str) -> DistinguishedName {
 struct Secured {
     connects: Vec<String>,
     grpc: String,
+    /// Redis' port.
+    redis: u16,
+    /// What connect is told of redis.
+    connect_url: String,
     processes: Vec<Process>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Secured {
@@ -70,16 +79,24 @@ impl Secured {
 
         let (redis, sentinel, etcd) = (unused_port()?, unused_port()?, unused_port()?);
         let [certificate, key, authority] = certificates.issue("redis")?;
+        // As the operator sets a redis up, connect's user and its few rights included.
+        let secret = redis_secret("im", "tests", RedisMode::Sentinel, PASSWORD);
         let tls = format!(
             "tls-cert-file {certificate}\ntls-key-file {key}\ntls-ca-cert-file {authority}\ntls-auth-clients yes\ntls-replication yes\n"
         );
         let common = format!("bind 127.0.0.1\nport 0\ndir {}\n{tls}", folder.display());
-        let sentinel_conf = format!("{common}tls-port {sentinel}\nsentinel monitor im 127.0.0.1 {redis} 1\n");
-        for (program, text) in
-            [("redis-server", format!("{common}tls-port {redis}\nappendonly yes\n")), ("redis-sentinel", sentinel_conf)]
-        {
-            let file = folder.join(format!("{program}.conf"));
-            std::fs::write(&file, text)?;
+        let redis_conf = format!("{common}tls-port {redis}\nappendonly yes\n{}", secret["redis.conf"]);
+        let sentinel_conf = format!(
+            "{common}tls-port {sentinel}\nsentinel monitor im 127.0.0.1 {redis} 1\nsentinel auth-pass im {PASSWORD}\n{}",
+            secret["sentinel.conf"]
+        );
+        for (program, text, users) in [
+            ("redis-server", redis_conf, &secret["redis-users.acl"]),
+            ("redis-sentinel", sentinel_conf, &secret["sentinel-users.acl"]),
+        ] {
+            let (file, own) = (folder.join(format!("{program}.conf")), folder.join(format!("{program}.acl")));
+            std::fs::write(&own, users)?;
+            std::fs::write(&file, text.replace("/etc/imcluster/redis/users.acl", &own.to_string_lossy()))?;
             let mut command = Command::new(program);
             command.arg(file);
             processes.push(Process::start(program, command, folder)?);
@@ -101,16 +118,22 @@ impl Secured {
         command.args(["--cert-file", &certificate, "--key-file", &key, "--trusted-ca-file", &authority]);
         processes.push(Process::start("etcd", command, folder)?);
 
-        let mut secured = Self { connects: Vec::new(), grpc: String::new(), processes, _folder: own };
+        let mut secured = Self {
+            connects: Vec::new(),
+            grpc: String::new(),
+            redis,
+            connect_url: secret["connect-url"].clone(),
+            processes,
+            folder: own,
+        };
         for tier in ["im-logic", "im-connect", "im-connect"] {
             let [certificate, key, authority] = certificates.issue(tier)?;
             let address = || unused_port().map(|port| format!("127.0.0.1:{port}"));
             let (grpc, admin, http, tcp, ws) = (address()?, address()?, address()?, address()?, address()?);
             let mut command = Command::new(program(tier)?);
             command.env("IM_TLS_CERT_FILE", certificate).env("IM_TLS_KEY_FILE", key).env("IM_TLS_CA_FILE", authority);
-            command
-                .env("IM_REDIS_URL", format!("rediss+sentinel://127.0.0.1:{sentinel}/im"))
-                .env("IM_ETCD_ENDPOINTS", &url);
+            let of_redis = if tier == "im-connect" { &secret["connect-url"] } else { &secret["url"] };
+            command.env("IM_REDIS_URL", at(of_redis, sentinel)).env("IM_ETCD_ENDPOINTS", &url);
             command.env("IM_GRPC_LISTEN", &grpc).env("IM_ADVERTISE", &grpc).env("IM_ADMIN_LISTEN", &admin);
             if tier == "im-logic" {
                 command.env("IM_HTTP_LISTEN", http).env("IM_AUTH_HS256_SECRET", SECRET);
@@ -120,7 +143,7 @@ impl Secured {
                 secured.connects.push(ws);
             }
             let process =
-                Process::start(&format!("{tier}-{}", secured.connects.len()), command, secured._folder.path())?;
+                Process::start(&format!("{tier}-{}", secured.connects.len()), command, secured.folder.path())?;
             let ready = until("ready", PATIENCE, async || {
                 im_e2e::http::get(&admin, "/readyz").await.ok().filter(|(status, _)| *status == 200).map(drop)
             });
@@ -131,7 +154,49 @@ impl Secured {
     }
 }
 
+/// The URL of the operator's making, for the one Sentinel here.
+fn at(url: &str, sentinel: u16) -> String {
+    let (credentials, rest) = url.split_once('@').unwrap_or_default();
+    let (_, service) = rest.split_once('/').unwrap_or_default();
+    format!("{credentials}@127.0.0.1:{sentinel}/{service}")
+}
+
 impl Secured {
+    /// What redis answers to a command of connect's user.
+    fn as_connect(&self, command: &[&str]) -> Result<String> {
+        let (user, password) = self
+            .connect_url
+            .trim_start_matches("rediss+sentinel://")
+            .split_once('@')
+            .unwrap_or_default()
+            .0
+            .split_once(':')
+            .context("user:password")?;
+        let file = |name: &str| self.folder.path().join(name);
+        let mut asked = Command::new("redis-cli");
+        asked.args(["-p", &self.redis.to_string(), "--no-auth-warning", "--user", user, "--pass", password, "--tls"]);
+        asked.arg("--cert").arg(file("im-connect.crt")).arg("--key").arg(file("im-connect.key"));
+        let answered = asked.arg("--cacert").arg(file("ca.crt")).args(command).output()?;
+        Ok(String::from_utf8_lossy(&[answered.stdout, answered.stderr].concat()).trim().to_owned())
+    }
+
+    /// Whether logic takes a call from who shows the certificate of this tier.
+    async fn logic_hears(&self, tier: &str) -> bool {
+        let file = |name: String| self.folder.path().join(name);
+        let files = Files {
+            certificate: file(format!("{tier}.crt")),
+            key: file(format!("{tier}.key")),
+            authority: file("ca.crt".to_owned()),
+        };
+        let Ok(tls) = Tls::load(files) else { return false };
+        let Ok(name) = ServerName::try_from("im-logic") else { return false };
+        let Ok(mut stream) = tls.connect(&self.grpc, name).await else { return false };
+        // The preface of HTTP/2 and empty settings, which are answered with the server's.
+        let spoken = stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+        let heard = tokio::time::timeout(PATIENCE, stream.read_exact(&mut [0; 9])).await;
+        spoken.is_ok() && matches!(heard, Ok(Ok(_)))
+    }
+
     /// What every process said last.
     fn said(&self) -> String {
         self.processes.iter().map(|process| format!("{}:\n{}\n", process.name(), process.tail(12))).collect()
@@ -163,5 +228,29 @@ async fn clients_chat_while_every_internal_link_shows_certificates() -> Result<(
     let mut answer = Vec::new();
     let _ = tokio::time::timeout(PATIENCE, plain.read_to_end(&mut answer)).await?;
     ensure!(answer.first().is_none_or(|first| *first == 21), "{answer:?}");
+
+    // Belonging to the cluster is not enough.
+    ensure!(cluster.logic_hears("im-connect").await, "{}", cluster.said());
+    for tier in ["redis", "etcd", "im-logic"] {
+        ensure!(!cluster.logic_hears(tier).await, "{tier} may call logic");
+    }
+    ensure!(cluster.as_connect(&["ROLE"])?.starts_with("master"), "{}", cluster.as_connect(&["ROLE"])?);
+    for beyond in [
+        &["GET", "im:{grants}:key"][..],
+        &["HGETALL", "im:r:{lobby}:meta"],
+        &["XRANGE", "im:r:{lobby}:log", "-", "+"],
+        &["KEYS", "*"],
+        &["SET", "im:x", "1"],
+        &["SPUBLISH", "im:r:{lobby}:bus", "x"],
+        &["SSUBSCRIBE", "other"],
+        &["EVAL", "return 1", "0"],
+        &["CONFIG", "GET", "*"],
+        &["ACL", "LIST"],
+        &["CLIENT", "LIST"],
+        &["SHUTDOWN", "NOSAVE"],
+    ] {
+        let answer = cluster.as_connect(beyond)?;
+        ensure!(answer.starts_with("NOPERM"), "{beyond:?}: {answer}");
+    }
     Ok(())
 }

@@ -233,7 +233,7 @@ fn logic_image() -> ImageSource {
 }
 
 fn redis_image() -> ImageSource {
-    image("redis", Some("7.0"))
+    image("redis", Some("8.2"))
 }
 
 fn etcd_image() -> ImageSource {

@@ -134,7 +134,8 @@ fn arguments(building: &Building<'_>, existing: bool) -> Vec<String> {
         format!("--peer-key-file={folder}/tls.key"),
         format!("--peer-trusted-ca-file={folder}/ca.crt"),
         "--peer-client-cert-auth=true".to_owned(),
-        // Who has a certificate of the internal authority is a member; where it comes from changes with every pod.
+        // Who has a certificate of this tier is a member; where it comes from changes with every pod.
+        "--peer-cert-allowed-hostname=im-etcd".to_owned(),
         "--peer-skip-client-san-verification=true".to_owned(),
         "--auto-compaction-mode=periodic".to_owned(),
         "--auto-compaction-retention=1h".to_owned(),

@@ -1,8 +1,6 @@
 //! What things are called and where they are found.
 
-use std::collections::BTreeMap;
-
-use crate::api::{EtcdMode, RedisMode, Tier};
+use crate::api::{EtcdMode, Tier};
 use crate::key::Key;
 use crate::validate::Valid;
 
@@ -86,31 +84,4 @@ pub fn etcd_members(cluster: &Key, count: usize) -> Vec<EtcdMember> {
         }
     };
     (0..i32::try_from(count).unwrap_or(i32::MAX)).map(member).collect()
-}
-
-/// The URL under which connect and logic find a redis that the operator runs. `password` is plain: letters and digits.
-pub fn redis_url(cluster: &str, namespace: &str, mode: RedisMode, password: &str) -> String {
-    match mode {
-        RedisMode::Sentinel => {
-            let sentinel =
-                |ordinal| format!("{}:{SENTINEL_PORT}", pod_host(cluster, namespace, Tier::Sentinel, ordinal));
-            let hosts: Vec<String> = (0..SENTINEL_REPLICAS).map(sentinel).collect();
-            format!("rediss+sentinel://:{password}@{}/{cluster}?sentinel_password={password}", hosts.join(","))
-        }
-        RedisMode::Single | RedisMode::External => {
-            format!("rediss://:{password}@{}:{REDIS_PORT}", pod_host(cluster, namespace, Tier::Redis, 0))
-        }
-    }
-}
-
-/// All that the Secret `NAME-redis` holds: the password, the URL with it, and what redis and Sentinel read of it.
-pub fn redis_secret(cluster: &str, namespace: &str, mode: RedisMode, password: &str) -> BTreeMap<String, String> {
-    [
-        ("password", password.to_owned()),
-        ("url", redis_url(cluster, namespace, mode, password)),
-        ("redis.conf", format!("requirepass {password}\nmasterauth {password}\n")),
-        ("sentinel.conf", format!("requirepass {password}\nsentinel sentinel-pass {password}\n")),
-    ]
-    .map(|(key, value)| (key.to_owned(), value))
-    .into()
 }

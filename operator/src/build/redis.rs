@@ -7,7 +7,7 @@
 use super::container::{self, container, field, mount, port, redis_probe, tls};
 use super::pod::{Parts, template};
 use super::workload::{Replace, Stateful, Unhealthy, common, headless, service_port, stateful_set};
-use super::{Building, names, quantity};
+use super::{Building, access, names, quantity};
 use crate::api::{Durability, Redis, RedisMode, Tier};
 
 /// Where redis finds the Secret's files.
@@ -57,7 +57,12 @@ pub(super) fn objects(building: &mut Building<'_>) {
             init,
             volumes: vec![
                 tls(valid.name(), Tier::Redis),
-                container::secret("secret", &secret, &[("redis.conf", "redis.conf")], SECRET_FOLDER),
+                container::secret(
+                    "secret",
+                    &secret,
+                    &[("redis.conf", "redis.conf"), ("redis-users.acl", access::USERS_FILE)],
+                    SECRET_FOLDER,
+                ),
             ],
             labels: Default::default(),
             grace: GRACE,

@@ -6,7 +6,7 @@ use super::container::{self, container, field, mount, port, redis_probe, tls};
 use super::pod::{Parts, template};
 use super::redis::{SECRET_FOLDER, tls_arguments};
 use super::workload::{Replace, Stateful, Unhealthy, common, headless, service_port, stateful_set};
-use super::{Building, names};
+use super::{Building, access, names};
 use crate::api::{Storage, Tier};
 
 /// A Sentinel's file is a few KiB; no provider's smallest volume is too small for it.
@@ -40,7 +40,12 @@ pub(super) fn objects(building: &mut Building<'_>) {
             init,
             volumes: vec![
                 tls(valid.name(), Tier::Sentinel),
-                container::secret("secret", &secret, &[("sentinel.conf", "sentinel.conf")], SECRET_FOLDER),
+                container::secret(
+                    "secret",
+                    &secret,
+                    &[("sentinel.conf", "sentinel.conf"), ("sentinel-users.acl", access::USERS_FILE)],
+                    SECRET_FOLDER,
+                ),
             ],
             labels: Default::default(),
             grace: GRACE,

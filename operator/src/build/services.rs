@@ -51,6 +51,7 @@ pub(super) fn volumes(building: &Building<'_>, tier: Tier) -> Vec<Mounted> {
     let own = names::secret_name(cluster, "redis");
     let (url_secret, url_key) = match (redis.mode, &redis.external) {
         (RedisMode::External, Some(external)) => (&external.url_secret.name, external.url_secret.key.as_str()),
+        _ if tier == Tier::Connect => (&own, "connect-url"),
         _ => (&own, "url"),
     };
     vec![
