@@ -19,6 +19,8 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use im_proto::v1::{Fault, call, reply};
+use im_wire::code::{CloseCode, ErrorCode};
 use im_wire::dialect::Entrance;
 use tokio::net::TcpStream;
 
@@ -49,6 +51,28 @@ pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, address: IpAddr, 
     shard.exit(&connection);
     shard.ended(&connection);
     Box::pin(close(&connection, &mut wire)).await;
+}
+
+/// One call of logic for an authenticated connection. Where logic does not know its own seal under what the connection was
+/// granted (a store that was emptied may have lost the key), the call was not made, and the connection ends so that the client
+/// authenticates again.
+pub(crate) async fn call(shard: &Shard, connection: &Connection, op: call::Op) -> Result<reply::Result, Fault> {
+    let grant = connection.grant.borrow().clone();
+    let answer = shard.logic.call(grant, &connection.id, op).await;
+    answer.map_err(|fault| {
+        // A token that is of no use is a fault of the field that names it.
+        if fault.code != ErrorCode::Unauthenticated.name() || !fault.field.is_empty() {
+            return fault;
+        }
+        let text = "the connection must be authenticated again";
+        connection.end(CloseCode::Unavailable, text);
+        Fault {
+            code: ErrorCode::Unavailable.name().to_owned(),
+            text: text.to_owned(),
+            retryable: true,
+            field: String::new(),
+        }
+    })
 }
 
 /// Says why, gives the words time to leave, and closes.

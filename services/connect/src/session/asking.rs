@@ -191,9 +191,9 @@ async fn question(
     rooms: Vec<String>,
     all: bool,
 ) -> Result<Vec<(u64, Answer)>, Fault> {
-    let (grant, asked) = (connection.grant.borrow().clone(), open.clock());
+    let asked = open.clock();
     let op = call::Op::Subscribe(im_proto::v1::Subscribe { rooms, all });
-    match shard.logic.call(grant, &connection.id, op).await? {
+    match super::call(shard, connection, op).await? {
         reply::Result::Subscribed(answer) => Ok(answer.rooms.into_iter().map(|room| (asked, room)).collect()),
         _ => Err(translate::unexpected()),
     }

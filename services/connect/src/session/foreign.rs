@@ -92,8 +92,7 @@ impl Client<'_> {
     }
 
     async fn call(&self, op: call::Op) -> Result<reply::Result, String> {
-        let grant: Bytes = self.connection.grant.borrow().clone();
-        let answer = self.shard.logic.call(grant, &self.connection.id, op).await;
+        let answer = super::call(&self.shard, &self.connection, op).await;
         answer.map_err(|fault| {
             let error = translate::error(fault);
             format!("{}: {}", error.code, error.text)

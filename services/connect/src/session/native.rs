@@ -106,8 +106,7 @@ fn ask(
     // Which end of a page of history is the one that was asked for.
     let forward = matches!(&op, call::Op::History(pb::History { after: Some(_), .. }));
     in_flight(shard, connection, async move {
-        let grant = asker.grant.borrow().clone();
-        let op = match asked.logic.call(grant, &asker.id, op).await {
+        let op = match super::call(&asked, &asker, op).await {
             Ok(result) => read(&asker, result).ok_or_else(translate::unexpected),
             Err(fault) => Err(fault),
         };

@@ -186,3 +186,17 @@ async fn signals_reach_the_room_and_are_not_stored() {
     assert_eq!(heard.await, ("ann".to_owned(), "typing".to_owned()));
     assert!(world.stored("r").is_empty());
 }
+
+#[tokio::test]
+async fn who_is_not_known_to_logic_any_more_comes_again_and_loses_nothing() {
+    let world = World::new();
+    let node = node(&world, options());
+    let mut ann = Raw::session(node.tcp_address(), "ann", Vec::new()).await;
+    world.set_seal_lost(true);
+    ann.say("r", "one").await;
+    assert_eq!(ann.closed().await, Some(CloseCode::Unavailable), "so that the client authenticates again");
+    world.set_seal_lost(false);
+    let mut ann = Raw::session(node.tcp_address(), "ann", Vec::new()).await;
+    ann.say("r", "one").await;
+    assert!(matches!(ann.next().await.expect("an answer").op, ServerOp::Ack { .. }));
+}

@@ -49,6 +49,8 @@ struct State {
     repeat: bool,
     /// No call is answered.
     down: bool,
+    /// Logic does not take for its own what connections were granted before.
+    seal_lost: bool,
     /// The bus carries nothing and confirms nothing.
     bus_away: bool,
     /// Rooms whose log cannot be read.
@@ -179,6 +181,11 @@ impl World {
 
     pub(crate) fn repeat_publications(&self) {
         self.state().repeat = true;
+    }
+
+    /// As after redis has lost the key of grants.
+    pub(crate) fn set_seal_lost(&self, lost: bool) {
+        self.state().seal_lost = lost;
     }
 
     pub(crate) fn set_down(&self, down: bool) {
@@ -383,6 +390,9 @@ impl State {
         }
         if self.down {
             return Err(fault(ErrorCode::Unavailable));
+        }
+        if self.seal_lost && matches!(op, call::Op::Send(_) | call::Op::Subscribe(_) | call::Op::History(_)) {
+            return Err(fault(ErrorCode::Unauthenticated));
         }
         Ok(match op {
             call::Op::Authenticate(pb::Authenticate { token, device, .. }) => match token.as_str() {
