@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
+use im_wire::{goim, websocket};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -122,24 +123,13 @@ impl Raw {
     }
 
     fn take_frame(&mut self) -> Result<Option<(u8, BytesMut)>> {
-        let Some([first, second]) = self.buffer.first_chunk::<2>().copied() else { return Ok(None) };
-        let (at, length) = match second & 0x7f {
-            126 => match self.buffer.get(2..4) {
-                Some(length) => (4, usize::from(u16::from_be_bytes(length.try_into()?))),
-                None => return Ok(None),
-            },
-            127 => match self.buffer.get(2..10) {
-                Some(length) => (10, usize::try_from(u64::from_be_bytes(length.try_into()?))?),
-                None => return Ok(None),
-            },
-            short => (2, usize::from(short)),
-        };
+        let Some((kind, at, length)) = websocket::header(&self.buffer) else { return Ok(None) };
         ensure!(length <= MAX_FRAME, "a frame of {length} bytes");
         if self.buffer.len() < at + length {
             return Ok(None);
         }
         let mut frame = self.buffer.split_to(at + length);
-        Ok(Some((first & 0x0f, frame.split_off(at))))
+        Ok(Some((kind, frame.split_off(at))))
     }
 
     async fn fill(&mut self) -> Result<()> {
@@ -193,33 +183,15 @@ impl Raw {
 /// A client's WebSocket frame, masked with zeros.
 pub(super) fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(body.len() + 14);
-    frame.put_u8(0x80 | kind);
-    match body.len() {
-        short @ 0..126 => frame.put_u8(0x80 | short as u8),
-        medium @ 126..65_536 => {
-            frame.put_u8(0x80 | 126);
-            frame.put_u16(medium as u16);
-        }
-        long => {
-            frame.put_u8(0x80 | 127);
-            frame.put_u64(long as u64);
-        }
-    }
-    frame.put_u32(0);
-    frame.put_slice(body);
+    websocket::put_masked(&mut frame, 0x80 | kind, body);
     frame
 }
 
 /// A frame of goim's TLV protocol.
 pub(super) fn tlv(operation: i32, body: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(body.len() + 16);
-    frame.put_u32(body.len() as u32 + 16);
-    frame.put_u16(16);
-    frame.put_u16(1);
-    frame.put_i32(operation);
-    frame.put_u32(1);
-    frame.put_slice(body);
-    frame
+    let mut frame = BytesMut::new();
+    im_wire::frame::encode(&mut frame, goim::VERSION, operation, 1, body);
+    frame.into()
 }
 
 fn count(counter: &AtomicU64, by: u64) {

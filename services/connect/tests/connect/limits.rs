@@ -50,9 +50,9 @@ async fn websocket(address: SocketAddr) -> TcpStream {
 
 /// A client's frame, its mask all zeros.
 fn masked(first: u8, payload: &str) -> Vec<u8> {
-    let length = u8::try_from(payload.len()).unwrap();
-    assert!(length < 126);
-    [&[first, 0x80 | length, 0, 0, 0, 0], payload.as_bytes()].concat()
+    let mut frame = Vec::new();
+    im_wire::websocket::put_masked(&mut frame, first, payload.as_bytes());
+    frame
 }
 
 /// Sends the same again and again, as fast as it goes, and reads until the server has closed: the code it gave.

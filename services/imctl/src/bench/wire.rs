@@ -1,10 +1,10 @@
 //! The clients' side of each dialect, made to cost the client little: a delivery is read where it lies, without decoding
 //! what a run does not look at.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use im_client::{Body, RoomId};
 use im_wire::native::{ClientOp, Position, Request, ServerOp, binary, json};
-use im_wire::{frame, goim};
+use im_wire::{frame, goim, websocket};
 
 use super::plan::Dialect;
 use super::stamp::Stamp;
@@ -124,7 +124,7 @@ impl Wire {
             self.tlv_says(&bytes[..length], each);
             return Ok(Some(length));
         }
-        let Some((operation, header, length)) = websocket_header(bytes) else { return Ok(None) };
+        let Some((operation, header, length)) = websocket::header(bytes) else { return Ok(None) };
         let Some(payload) = bytes.get(header..header + length) else { return Ok(None) };
         match operation {
             1 => each(json_says(payload)),
@@ -167,33 +167,9 @@ fn tlv_length(bytes: &[u8]) -> Result<Option<usize>, &'static str> {
     Ok((bytes.len() >= length).then_some(length))
 }
 
-/// Operation, length of the header, length of the payload; server frames are not masked.
-fn websocket_header(bytes: &[u8]) -> Option<(u8, usize, usize)> {
-    let (first, second) = (*bytes.first()?, *bytes.get(1)?);
-    let (header, length) = match second & 0x7f {
-        126 => (4, usize::from(u16::from_be_bytes([*bytes.get(2)?, *bytes.get(3)?]))),
-        127 => (10, u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?) as usize),
-        short => (2, usize::from(short)),
-    };
-    Some((first & 0x0f, header, length))
-}
-
-/// Client frames are masked; a mask of zeros leaves the payload as it is.
+/// A whole client frame.
 fn put_websocket(operation: u8, payload: &[u8], out: &mut Vec<u8>) {
-    out.put_u8(0x80 | operation);
-    match payload.len() {
-        length @ 0..=125 => out.put_u8(0x80 | length as u8),
-        length @ 126..=0xffff => {
-            out.put_u8(0x80 | 126);
-            out.put_u16(length as u16);
-        }
-        length => {
-            out.put_u8(0x80 | 127);
-            out.put_u64(length as u64);
-        }
-    }
-    out.put_u32(0);
-    out.put_slice(payload);
+    websocket::put_masked(out, 0x80 | operation, payload);
 }
 
 /// Answers a WebSocket ping; what it carries is not echoed, which the server does not look at.
@@ -289,6 +265,7 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::BufMut;
     use im_wire::native::{Message, Response};
 
     use super::*;
