@@ -53,8 +53,8 @@ pub struct Who<'a> {
     pub user: &'a str,
     /// The user's device; empty: none.
     pub device: &'a str,
-    /// Whether the token carries it.
-    pub signed_device: bool,
+    /// The token does not carry it: the client may have called itself so.
+    pub device_unproven: bool,
     /// When the token was issued, unix milliseconds; 0: it does not say.
     pub issued_ms: u64,
     /// Where from; `None`: not to be looked at.
@@ -279,7 +279,7 @@ impl Book {
             if !who.device.is_empty() {
                 found = found.or_else(|| find(Kind::UserDevice, &who.user, who.device));
             }
-            if who.signed_device {
+            if !who.device_unproven && !who.device.is_empty() {
                 found = found.or_else(|| find(Kind::Device, &who.device, ""));
             }
             let revoked = |(_, ban): &(Kind, &Ban)| who.issued_ms < ban.issued_before_ms;
@@ -394,7 +394,7 @@ mod tests {
 
     fn who<'a>(user: &'a str, device: &'a str, address: &str) -> Who<'a> {
         let address = (!address.is_empty()).then(|| address.parse().expect("an address"));
-        Who { user, device, signed_device: false, issued_ms: 1_000, address }
+        Who { user, device, device_unproven: true, issued_ms: 1_000, address }
     }
 
     fn kind(book: &Book, who: &Who<'_>) -> Option<Kind> {
@@ -413,7 +413,7 @@ mod tests {
             revoked(7, "cat", 1_001),
             revoked(8, "dan", 1_000),
         ]);
-        let signed = Who { signed_device: true, ..who("eve", "stolen", "") };
+        let signed = Who { device_unproven: false, ..who("eve", "stolen", "") };
         for (who, expected) in [
             (who("ann", "any", ""), Some(Kind::User)),
             (who("anna", "any", ""), None),

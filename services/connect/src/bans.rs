@@ -108,7 +108,7 @@ impl Shard {
         if let Some(identity) = connection.identity.get() {
             who.user = identity.user.as_str();
             who.device = &identity.device;
-            who.signed_device = !identity.token.get().device_unproven;
+            who.device_unproven = identity.token.get().device_unproven;
             who.issued_ms = identity.token.get().issued_ms;
         }
         if let Some((kind, ban)) = self.bans.refuses(&who, upkeep_unix_ms)

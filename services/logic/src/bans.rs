@@ -162,9 +162,9 @@ impl Core {
 
     /// Refuses who is banned, or whose token is of a time that is over.
     pub(crate) fn refuse_banned(&self, grant: &Grant, address: Option<IpAddr>) -> Result<()> {
-        let Grant { user, device, device_unproven, issued_ms, .. } = grant;
-        let (signed_device, issued_ms) = (!device_unproven, *issued_ms);
-        self.refuse(&Who { user, device, signed_device, issued_ms, address })
+        let Grant { user, device, .. } = grant;
+        let (device_unproven, issued_ms) = (grant.device_unproven, grant.issued_ms);
+        self.refuse(&Who { user, device, device_unproven, issued_ms, address })
     }
 
     /// Refuses whoever comes from a banned address. Not for administrators: a range that was banned by mistake could not
