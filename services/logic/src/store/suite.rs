@@ -4,14 +4,19 @@
 mod bans;
 mod membership;
 mod messages;
+mod pace;
 mod presence;
 mod reading;
+mod unreadable;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use im_proto::v1::Entry;
 use im_wire::ids::{ClientId, RoomId, UserId};
+
+pub use pace::pace;
+pub use unreadable::goes_over_unreadable;
 
 use super::{Access, Append, Appended, Create, Kind, Membership, Role, Store};
 

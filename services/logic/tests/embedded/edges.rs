@@ -4,7 +4,8 @@
 use std::sync::{Arc, Mutex, mpsc};
 
 use im_logic::store::embedded::EmbeddedStore;
-use im_logic::store::{Publish, Retention, Slice, Store};
+use im_logic::store::suite::goes_over_unreadable;
+use im_logic::store::{Publish, Retention, Store};
 use im_proto::v1::{Entry, Signal};
 use im_wire::ids::{Epoch, RoomId, Seq};
 use redb::{Database, TableDefinition};
@@ -143,26 +144,7 @@ async fn an_entry_that_cannot_be_read_is_gone_and_what_follows_is_not() {
     drop(database);
     let retention = Retention { max_entries: 5, ..Retention::default() };
     let store = EmbeddedStore::open(options(Some(folder.path()), retention), Arc::new(Silent)).unwrap();
-    let lobby = room("lobby");
-    let seqs = |entries: &[im_proto::v1::LogEntry]| entries.iter().map(|one| one.seq).collect::<Vec<_>>();
-    for (after, limit, truncated, expected) in [
-        (0, 100, None, vec![1, 2, 3]),
-        (3, 100, Some((4, 5)), vec![6]),
-        (3, 1, Some((4, 5)), vec![6]),
-        (4, 100, Some((5, 5)), vec![6]),
-    ] {
-        let tail = store.tail(&lobby, 0, after, limit, 1 << 20).await.expect("readable");
-        assert_eq!((tail.truncated, seqs(&tail.entries)), (truncated, expected), "after {after}, {limit}");
-    }
-    for (slice, limit, truncated, expected) in [
-        (Slice::Latest, 10, None, vec![6]),
-        (Slice::Before(6), 10, Some((4, 5)), vec![1, 2, 3]),
-        (Slice::Before(6), 1, Some((4, 5)), vec![3]),
-        (Slice::After(3), 10, Some((4, 5)), vec![6]),
-    ] {
-        let page = store.page(&lobby, slice, limit).await.expect("readable");
-        assert_eq!((page.truncated, seqs(&page.entries)), (truncated, expected), "{slice:?}, {limit}");
-    }
+    goes_over_unreadable(&store, &room("lobby")).await;
     // A retry of it is known, and retention goes over it.
     assert!(say(&store, "lobby", "m4").await.duplicate);
     fill(&store, 7..=12).await;

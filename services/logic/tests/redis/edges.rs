@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use im_logic::store::redis::{Options, RedisStore};
-use im_logic::store::{Error, Retention, Slice, Store};
+use im_logic::store::suite::goes_over_unreadable;
+use im_logic::store::{Error, Retention, Store};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -138,33 +139,13 @@ async fn spoil(redis: &Server, of: &str, seq: u64, words: &[&str]) {
 async fn an_entry_that_cannot_be_read_is_gone_and_what_follows_is_not() {
     let redis = Server::start(&[]).await;
     let store = store(options(redis.url())).await;
-    let lobby = room("lobby");
     for id in ["one", "two", "three"] {
         say(&store, "lobby", id).await;
     }
     spoil(&redis, "lobby", 4, &["t", "1", "e", "\u{7f}no entry"]).await;
     spoil(&redis, "lobby", 5, &["of", "another program"]).await;
     assert_eq!(say(&store, "lobby", "six").await.seq, 6);
-    let seqs = |entries: &[im_proto::v1::LogEntry]| entries.iter().map(|one| one.seq).collect::<Vec<_>>();
-    for (after, limit, truncated, expected) in [
-        (0, 100, None, vec![1, 2, 3]),
-        (3, 100, Some((4, 5)), vec![6]),
-        (3, 1, Some((4, 5)), vec![6]),
-        (4, 100, Some((5, 5)), vec![6]),
-        (5, 100, None, vec![6]),
-    ] {
-        let tail = store.tail(&lobby, 0, after, limit, 1 << 20).await.expect("readable");
-        assert_eq!((tail.truncated, seqs(&tail.entries)), (truncated, expected), "after {after}, {limit}");
-    }
-    for (slice, limit, truncated, expected) in [
-        (Slice::Latest, 10, None, vec![6]),
-        (Slice::Before(6), 10, Some((4, 5)), vec![1, 2, 3]),
-        (Slice::Before(6), 1, Some((4, 5)), vec![3]),
-        (Slice::After(3), 10, Some((4, 5)), vec![6]),
-    ] {
-        let page = store.page(&lobby, slice, limit).await.expect("readable");
-        assert_eq!((page.truncated, seqs(&page.entries)), (truncated, expected), "{slice:?}, {limit}");
-    }
+    goes_over_unreadable(&store, &room("lobby")).await;
 }
 
 #[tokio::test]
