@@ -1,8 +1,6 @@
 //! The door: every shard listens on the same ports (SO_REUSEPORT), counts who comes, and starts a session for each.
 
 pub(crate) mod admission;
-pub(crate) mod failures;
-pub(crate) mod rate;
 pub(crate) mod relay;
 
 use std::io;
@@ -11,6 +9,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use im_proto::bans::Who;
+use im_runtime::limits::address::is_in;
+use im_runtime::limits::rate::{Bucket, Rate};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -18,7 +18,6 @@ use crate::metrics;
 use crate::session;
 use crate::shard::{Shard, upkeep_unix_ms};
 use admission::{Place, Refusal};
-use rate::{Bucket, Rate};
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 4096;
@@ -64,7 +63,7 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: TcpListener, tcp: bool) {
                     refuse(&shard, stream, address, tcp, Refusal::AddressTooFast);
                     continue;
                 }
-                while !bucket.take(rate, Instant::now()) {
+                while bucket.take(rate, Instant::now()).is_err() {
                     metrics::REFUSED.with_label_values(&["accept_rate_delayed"]).inc();
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
@@ -95,7 +94,7 @@ fn enter(shard: &Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool) {
 /// Whether the peer passes on what others send and says whose it is: limits per address are for those.
 fn is_relay(shard: &Shard, peer: IpAddr, tcp: bool) -> bool {
     let options = &shard.options;
-    relay::is_in(&options.proxy_protocol_from, peer) || !tcp && relay::is_in(&options.forwarded_from, peer)
+    is_in(&options.proxy_protocol_from, peer) || !tcp && is_in(&options.forwarded_from, peer)
 }
 
 /// Says so, where not too many are being told already.

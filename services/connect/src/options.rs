@@ -32,7 +32,7 @@ pub struct Options {
     pub max_unidentified: usize,
     /// What they may have sent together beyond 8 KiB each, in bytes. Default 32 MiB.
     pub handshake_bytes: usize,
-    /// Authentications from one address that may fail in about a minute before further ones from there wait. Default 20.
+    /// Authentications from one address that may fail before further ones from there wait. Default 20.
     pub auth_failures_per_ip: u32,
     /// Connections accepted per second and shard. Default 5,000.
     pub accepts_per_second: u32,

@@ -6,7 +6,6 @@
 
 pub mod auth;
 mod bans;
-mod budget;
 mod clock;
 mod conversation;
 pub mod error;

@@ -86,7 +86,7 @@ impl Core {
         let indexes = !index.is_empty();
         let stored = self.store.append(Append { room: room.clone(), access, client_id, entry, index }).await?;
         if !system && !stored.duplicate {
-            self.room_bytes.charge(room.as_str(), bytes);
+            self.room_bytes.owe(room.as_str(), bytes);
         }
         self.said_in_direct(&room, &stored, indexes).await?;
         Ok(Stored {
@@ -109,7 +109,7 @@ impl Core {
         let SendSignal { r#type, body, encoding, .. } = ask;
         if !who.admin {
             self.within_budget(&who.user()?, &room, body.len())?;
-            self.room_bytes.charge(room.as_str(), body.len());
+            self.room_bytes.owe(room.as_str(), body.len());
         }
         let signal = Signal { from: who.user.clone(), r#type, body, encoding, ..Signal::default() };
         Ok(self.store.signal(&room, signal).await?)
@@ -125,7 +125,7 @@ impl Core {
             }
         };
         self.room_bytes.check(room.as_str()).map_err(limited("room"))?;
-        self.user_bytes.take(user.as_str(), bytes).map_err(limited("user"))
+        self.user_bytes.spend(user.as_str(), bytes).map_err(limited("user"))
     }
 
     fn check(&self, kind: &str, body: &[u8], encoding: i32) -> Result<()> {

@@ -1,12 +1,8 @@
 //! How logic is reached: gRPC by connect processes, HTTP by backends, the routes that goim's and golang-im's backends know.
 
-pub(crate) mod address;
-pub(crate) mod attempts;
 pub(crate) mod compat;
 pub(crate) mod grpc;
 pub(crate) mod http;
-pub(crate) mod limit;
-pub(crate) mod shares;
 
 /// Makes the metrics of every way in visible from the start.
 pub(crate) fn declare_metrics() {

@@ -1,10 +1,15 @@
 //! Logic as a whole: made from options, a store and a way to the nodes; called through its [`Handle`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use im_proto::v1::{Done, Fault, call, reply};
+use im_runtime::limits::address::Network;
+use im_runtime::limits::attempts::Attempts;
+use im_runtime::limits::rate::{Buckets, Rate};
+use im_runtime::limits::shares::Shares;
 use im_wire::ids::RoomId;
 use tokio::runtime;
 use tokio::sync::{Semaphore, watch};
@@ -16,18 +21,16 @@ use crate::auth::seal::{self, Seal};
 use crate::auth::token::Verifier;
 use crate::auth::{self, jwks, key};
 use crate::bans::{self, Roll};
-use crate::budget::Budget;
 use crate::error::{Error, Result};
 use crate::index::Indexed;
 use crate::nodes::Nodes;
 use crate::options::Options;
-use crate::serve::address::Network;
-use crate::serve::attempts::Attempts;
-use crate::serve::limit::Limiter;
-use crate::serve::shares::Shares;
 use crate::store::Store;
 
 mod metrics;
+
+/// Tokens from an address whose tokens are refused again and again are not looked at for so long at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// How far logic has come on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,12 +50,13 @@ pub(crate) struct Core {
     pub(crate) nodes: Arc<dyn Nodes>,
     pub(crate) verifier: Arc<Verifier>,
     pub(crate) indexed: Indexed,
-    pub(crate) limiter: Limiter,
+    /// Requests that users make over HTTP.
+    pub(crate) user_requests: Buckets,
     pub(crate) attempts: Attempts,
     /// Bytes that users say.
-    pub(crate) user_bytes: Budget,
+    pub(crate) user_bytes: Buckets,
     /// Bytes that rooms hear.
-    pub(crate) room_bytes: Budget,
+    pub(crate) room_bytes: Buckets,
     /// Who is not let in.
     pub(crate) roll: Roll,
     /// What makes grants logic's own.
@@ -117,10 +121,10 @@ impl Service {
             store,
             nodes,
             indexed: Indexed::default(),
-            attempts: Attempts::new(options.http.auth_failures),
-            user_bytes: Budget::new(options.limits.user_byte_rate, options.limits.user_byte_burst),
-            room_bytes: Budget::new(options.limits.room_byte_rate, options.limits.room_byte_burst),
-            limiter: Limiter::new(options.http.user_rate, options.http.user_burst),
+            attempts: Attempts::new(options.http.auth_failures, LONGEST_PAUSE),
+            user_bytes: Buckets::new(bytes(options.limits.user_byte_rate, options.limits.user_byte_burst)),
+            room_bytes: Buckets::new(bytes(options.limits.room_byte_rate, options.limits.room_byte_burst)),
+            user_requests: Buckets::new(Rate::new(options.http.user_rate, options.http.user_burst)),
             roll: Roll::default(),
             seal: Seal::default(),
             phase: watch::Sender::new(Phase::Serving),
@@ -165,6 +169,10 @@ impl Service {
         let rest = options.at_most.saturating_sub(options.at_least);
         tokio::time::timeout(rest, self.core.under_way.wait()).await.is_ok()
     }
+}
+
+fn bytes(per_second: usize, burst: usize) -> Rate {
+    Rate::new(per_second as f64, burst as f64)
 }
 
 fn warn_about(options: &auth::Options) {

@@ -1,10 +1,11 @@
 //! What every main needs: settings, logs and traces, the admin server with readiness latches, signals and drain.
 //!
 //! A main is [`run`]: settings are read and checked, logs begin, the admin server is bound, then the program's own body
-//! builds, serves, waits for [`Shutdown`] and drains.
+//! builds, serves, waits for [`Shutdown`] and drains. [`limits`] are those that connect and logic have alike.
 
 pub mod admin;
 pub mod documentation;
+pub mod limits;
 pub mod logs;
 mod memory;
 pub mod metrics;

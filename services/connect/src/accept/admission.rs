@@ -1,25 +1,18 @@
 //! Who may come in: limits on connections in all, per address and per user, counted over all shards.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use im_runtime::limits::address::Network;
+use im_runtime::limits::attempts::Attempts;
+use im_runtime::limits::shares::{Share, Shares};
 use im_wire::ids::UserId;
 
-use super::failures::Failures;
 use crate::metrics;
 use crate::options::Options;
 
 /// How many of those who are refused are told so at a time; further ones are dropped without a word.
 const TOLD: usize = 256;
-
-/// Whom a limit per address counts: an IPv4 address, or the /64 that one IPv6 subscriber has.
-pub(crate) fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
-    }
-}
 
 /// Why a socket is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,26 +47,25 @@ impl Refusal {
 struct Counts {
     all: usize,
     told: usize,
-    by_address: HashMap<IpAddr, usize>,
-    by_user: HashMap<UserId, usize>,
 }
 
 /// The door's counters. Locked at accept, auth and close only.
 #[derive(Debug)]
 pub(crate) struct Admission {
     max: usize,
-    max_per_ip: usize,
-    max_per_user: usize,
     counts: Mutex<Counts>,
-    pub(crate) failures: Failures,
+    by_address: Arc<Shares<Network>>,
+    by_user: Arc<Shares<UserId>>,
+    /// Authentications that failed, by address: further ones from there wait before logic is asked.
+    pub(crate) attempts: Attempts,
 }
 
 /// A place taken, given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     admission: Arc<Admission>,
-    address: Option<IpAddr>,
-    user: Option<UserId>,
+    address: Option<Share<Network>>,
+    user: Option<Share<UserId>>,
     refusal: Option<Refusal>,
 }
 
@@ -81,10 +73,10 @@ impl Admission {
     pub(crate) fn new(options: &Options) -> Arc<Self> {
         Arc::new(Self {
             max: options.max_connections,
-            max_per_ip: options.max_connections_per_ip,
-            max_per_user: options.max_connections_per_user,
             counts: Mutex::default(),
-            failures: Failures::new(options.auth_failures_per_ip, options.handshake_timeout / 2),
+            by_address: Shares::new(options.max_connections_per_ip),
+            by_user: Shares::new(options.max_connections_per_user),
+            attempts: Attempts::new(options.auth_failures_per_ip, options.handshake_timeout / 2),
         })
     }
 
@@ -98,13 +90,14 @@ impl Admission {
         if counts.all >= self.max {
             return Err(Refusal::Full);
         }
-        let address = address.map(network);
-        if let Some(address) = address {
-            counts.add_address(address, self.max_per_ip)?;
-        }
+        let address = address.map(|address| self.share_of(address)).transpose()?;
         counts.all += 1;
         metrics::SOCKETS.set(counts.all as i64);
         Ok(Place { admission: Arc::clone(self), address, user: None, refusal: None })
+    }
+
+    fn share_of(&self, address: IpAddr) -> Result<Share<Network>, Refusal> {
+        self.by_address.take(address.into()).ok_or(Refusal::AddressFull)
     }
 
     /// A place for the time that it takes to say why there is none; `None`: too many are being told already.
@@ -122,26 +115,13 @@ impl Admission {
     }
 }
 
-impl Counts {
-    fn add_address(&mut self, network: IpAddr, most: usize) -> Result<(), Refusal> {
-        let own = self.by_address.entry(network).or_default();
-        if *own >= most {
-            return Err(Refusal::AddressFull);
-        }
-        *own += 1;
-        Ok(())
-    }
-}
-
 impl Place {
     /// Counts it for its address, where that was not known before.
     pub(crate) fn claim(&mut self, address: IpAddr) -> Result<(), Refusal> {
         if self.address.is_some() || self.refusal.is_some() {
             return Ok(());
         }
-        let network = network(address);
-        self.admission.counts().add_address(network, self.admission.max_per_ip)?;
-        self.address = Some(network);
+        self.address = Some(self.admission.share_of(address)?);
         Ok(())
     }
 
@@ -157,24 +137,8 @@ impl Place {
 
     /// Counts it for its user too.
     pub(crate) fn name(&mut self, user: &UserId) -> Result<(), Refusal> {
-        let admission = Arc::clone(&self.admission);
-        let mut counts = admission.counts();
-        let own = counts.by_user.entry(user.clone()).or_default();
-        if *own >= admission.max_per_user {
-            return Err(Refusal::UserFull);
-        }
-        *own += 1;
-        self.user = Some(user.clone());
+        self.user = Some(self.admission.by_user.take(user.clone()).ok_or(Refusal::UserFull)?);
         Ok(())
-    }
-}
-
-fn give_back<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, of: &K) {
-    if let Some(own) = counts.get_mut(of) {
-        *own -= 1;
-        if *own == 0 {
-            counts.remove(of);
-        }
     }
 }
 
@@ -187,12 +151,6 @@ impl Drop for Place {
         }
         counts.all -= 1;
         metrics::SOCKETS.set(counts.all as i64);
-        if let Some(address) = &self.address {
-            give_back(&mut counts.by_address, address);
-        }
-        if let Some(user) = &self.user {
-            give_back(&mut counts.by_user, user);
-        }
     }
 }
 

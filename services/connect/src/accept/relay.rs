@@ -1,9 +1,8 @@
-//! Whose connection it is where a load balancer or a proxy passes it on: PROXY protocol before anything else, or
-//! `X-Forwarded-For` at the WebSocket upgrade. Only peers that the settings name are believed.
+//! Whose connection it is where a load balancer passes it on: PROXY protocol before anything else. Only peers that the
+//! settings name are believed.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use ipnet::IpNet;
 use ppp::{HeaderResult, PartialResult, v1, v2};
 
 /// The longest header of either version that is waited for, in bytes; version 1 has at most 107.
@@ -12,14 +11,10 @@ const MOST_V1: usize = 107;
 const V1: &[u8] = b"PROXY ";
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// What a peer that passes connections on says of one is not what it should be.
+/// What such a peer sends is no header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Malformed {
-    #[error("no PROXY protocol header: this peer is in proxy_protocol_from and must send one")]
-    Proxy,
-    #[error("X-Forwarded-For is no list of addresses")]
-    Forwarded,
-}
+#[error("no PROXY protocol header: this peer is in proxy_protocol_from and must send one")]
+pub(crate) struct Malformed;
 
 /// Reads a PROXY protocol header from the front of `bytes`; `None`: more has to come. How long it is, and the client's
 /// address: `None` where the peer speaks for itself, as in a health check.
@@ -28,11 +23,11 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Option<(usize, Option<IpAddr>)>, Malf
     if !is_v2 && !bytes.iter().take(MOST_V1).any(|byte| *byte == b'\n') {
         // Version 1 is a line: half a number at its end is none yet.
         let may_come = bytes.len() < MOST_V1 && bytes.starts_with(&V1[..V1.len().min(bytes.len())]);
-        return if may_come { Ok(None) } else { Err(Malformed::Proxy) };
+        return if may_come { Ok(None) } else { Err(Malformed) };
     }
     let header = HeaderResult::parse(bytes);
     if header.is_incomplete() {
-        return if is_v2 && bytes.len() < MOST { Ok(None) } else { Err(Malformed::Proxy) };
+        return if is_v2 && bytes.len() < MOST { Ok(None) } else { Err(Malformed) };
     }
     let (length, address) = match header {
         HeaderResult::V1(Ok(header)) => {
@@ -52,35 +47,9 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Option<(usize, Option<IpAddr>)>, Malf
             };
             (header.len(), address)
         }
-        HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => return Err(Malformed::Proxy),
+        HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => return Err(Malformed),
     };
     Ok(Some((length, address.map(|address| address.to_canonical()))))
-}
-
-/// Whether a peer is among those that are believed.
-pub(crate) fn is_in(believed: &[IpNet], peer: IpAddr) -> bool {
-    believed.iter().any(|net| net.contains(&peer))
-}
-
-/// The client's address in the values of `X-Forwarded-For`, in their order: the last one that none of those who are
-/// believed has. Whatever stands before it is what the client itself has written. `None`: there are no values.
-pub(crate) fn forwarded<'a>(
-    values: impl DoubleEndedIterator<Item = &'a [u8]>,
-    believed: &[IpNet],
-) -> Result<Option<IpAddr>, Malformed> {
-    let mut last = None;
-    for value in values.rev() {
-        let value = std::str::from_utf8(value).map_err(|_| Malformed::Forwarded)?;
-        for one in value.rsplit(',').map(str::trim) {
-            let address = one.parse().or_else(|_| one.parse().map(|with_port: SocketAddr| with_port.ip()));
-            let address = address.map_err(|_| Malformed::Forwarded)?.to_canonical();
-            last = Some(address);
-            if !is_in(believed, address) {
-                return Ok(last);
-            }
-        }
-    }
-    Ok(last)
 }
 
 #[cfg(test)]
@@ -125,28 +94,11 @@ mod tests {
         for length in 0..binary.len() {
             assert_eq!(read(&binary[..length]), Ok(None), "{length}");
         }
-        assert_eq!(read(b"GET /ws HTTP/1.1\r\n"), Err(Malformed::Proxy));
-        assert_eq!(read(&[0, 0, 0, 40, 0, 16, 0, 1, 0, 0, 0, 101]), Err(Malformed::Proxy));
-        assert_eq!(read(&[b"PROXY TCP4 ".as_slice(), &[b'1'; 200]].concat()), Err(Malformed::Proxy));
+        assert_eq!(read(b"GET /ws HTTP/1.1\r\n"), Err(Malformed));
+        assert_eq!(read(&[0, 0, 0, 40, 0, 16, 0, 1, 0, 0, 0, 101]), Err(Malformed));
+        assert_eq!(read(&[b"PROXY TCP4 ".as_slice(), &[b'1'; 200]].concat()), Err(Malformed));
         let endless = v2(0x21, 0x11, &[0; 60_000]);
-        assert_eq!(read(&endless[..MOST]), Err(Malformed::Proxy));
-    }
-
-    #[test]
-    fn the_last_address_that_no_proxy_of_ours_has_is_the_clients() {
-        let ours: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
-        let of = |values: &[&str]| forwarded(values.iter().map(|value| value.as_bytes()), &ours);
-        assert_eq!(of(&[]), Ok(None));
-        assert_eq!(of(&["192.0.2.7"]), Ok(Some(ip("192.0.2.7"))));
-        assert_eq!(
-            of(&["203.0.113.1, 192.0.2.7, 10.1.1.1"]),
-            Ok(Some(ip("192.0.2.7"))),
-            "what stands before is a claim"
-        );
-        assert_eq!(of(&["nonsense, 192.0.2.7"]), Ok(Some(ip("192.0.2.7"))));
-        assert_eq!(of(&["203.0.113.1", "192.0.2.7:4711", "10.1.1.1"]), Ok(Some(ip("192.0.2.7"))));
-        assert_eq!(of(&["10.2.2.2, 10.1.1.1"]), Ok(Some(ip("10.2.2.2"))));
-        assert_eq!(of(&["192.0.2.7, unknown"]), Err(Malformed::Forwarded));
+        assert_eq!(read(&endless[..MOST]), Err(Malformed));
     }
 
     proptest! {

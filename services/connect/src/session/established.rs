@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use im_runtime::limits::rate::{Bucket, Rate};
 use im_wire::code::CloseCode;
 use im_wire::frame::Frame;
 use im_wire::native::{Error, Request, ServerOp, binary, json};
@@ -10,7 +11,6 @@ use super::foreign;
 use super::intake::Inbound;
 use super::native;
 use super::wire::Wire;
-use crate::accept::rate::{Bucket, Rate};
 use crate::metrics;
 use crate::options::Options;
 
@@ -85,7 +85,7 @@ impl Established {
 
     /// The request at hand weighed more than one.
     pub(super) fn owe(&mut self, more: u32) {
-        self.rate.owe(more);
+        self.rate.owe(more as usize);
     }
 
     /// Waits until connection, user and address have a request to spare, and connection and user its bytes. A client over
@@ -117,11 +117,11 @@ impl Established {
     /// Each limit once: `passed` are behind. Which one refused, where one did.
     fn pass(&mut self, wire: &Wire, bytes: usize, now: Instant, passed: &mut u8) -> Result<(), &'static str> {
         let (shard, connection) = (&wire.shard, &wire.connection);
-        if *passed == 0 && !self.rate.take(Rate::of_things(shard.options.requests_per_second), now) {
+        if *passed == 0 && self.rate.take(Rate::of_things(shard.options.requests_per_second), now).is_err() {
             return Err("connection");
         }
         *passed = (*passed).max(1);
-        if *passed == 1 && !self.bytes.spend(Rate::of_bytes(shard.options.bytes_per_second), bytes, now) {
+        if *passed == 1 && self.bytes.spend(Rate::of_bytes(shard.options.bytes_per_second), bytes, now).is_err() {
             return Err("connection_bytes");
         }
         *passed = (*passed).max(2);

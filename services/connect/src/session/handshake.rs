@@ -58,6 +58,16 @@ enum Hello {
     GolangIm(u32, golang_im::Auth),
 }
 
+impl Hello {
+    fn token(&self) -> &str {
+        match self {
+            Self::Native { token, .. } => token,
+            Self::Goim(_, auth) => &auth.token,
+            Self::GolangIm(_, auth) => &auth.token,
+        }
+    }
+}
+
 impl<'a> Unidentified<'a> {
     pub(crate) fn new(wire: &'a mut Wire) -> Self {
         Self { wire }
@@ -132,12 +142,15 @@ impl<'a> Unidentified<'a> {
         let op = call::Op::Authenticate(self.question(&hello));
         let began = Instant::now();
         connection.has_asked.set(true);
-        let answer = match self.ask(op).await {
-            Ok(reply::Result::Authenticated(answer)) => answer,
+        let answer = match self.ask(op, hello.token()).await {
+            Ok(reply::Result::Authenticated(answer)) => {
+                shard.admission.attempts.succeeded(hello.token());
+                answer
+            }
             Ok(_) => return self.refuse(&hello, translate::unexpected()),
             Err(fault) => {
                 if fault.code == ErrorCode::Unauthenticated.name() {
-                    shard.admission.failures.failed(connection.address(), Instant::now());
+                    shard.admission.attempts.failed(connection.address().into());
                 }
                 if fault.retryable {
                     shard.never_began(&connection);
@@ -170,10 +183,9 @@ impl<'a> Unidentified<'a> {
 
     /// Asks logic. After too many failures from the address that waits for a while; and where this node has just started
     /// and has not found logic yet, the client waits for it as long as its handshake may take.
-    async fn ask(&self, op: call::Op) -> Result<reply::Result, Fault> {
+    async fn ask(&self, op: call::Op, token: &str) -> Result<reply::Result, Fault> {
         let (shard, connection) = (&self.wire.shard, &self.wire.connection);
-        let pause = shard.admission.failures.pause(connection.address(), Instant::now());
-        if !pause.is_zero() {
+        if let Err(pause) = shard.admission.attempts.admit(connection.address().into(), token) {
             metrics::AUTH_DELAYED.inc();
             self.wire.busy(Box::pin(tokio::time::sleep(pause))).await;
         }

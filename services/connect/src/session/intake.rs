@@ -5,10 +5,10 @@ use std::io::{self, Read, Write};
 use std::net::IpAddr;
 
 use bytes::{Buf, BytesMut};
+use im_runtime::limits::address;
 use im_wire::code::CloseCode;
 use im_wire::dialect::Entrance;
 use im_wire::frame::{self, Frame, Malformed};
-use ipnet::IpNet;
 use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, create_response, write_response};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
@@ -30,8 +30,8 @@ const CONTROL_HEADER: usize = 6;
 pub(crate) enum Inbound {
     /// Whoever passes the connection on has said whose it is; `None`: its own.
     Proxied(Option<IpAddr>),
-    /// The upgrade succeeded; the path tells more. The client's address, where a proxy that is believed has said it.
-    Upgraded(Entrance, Option<IpAddr>),
+    /// The upgrade succeeded; the path tells more. The client's address, as a proxy that is believed may have said it.
+    Upgraded(Entrance, IpAddr),
     /// A TLV frame.
     Frame(Frame),
     /// A text frame.
@@ -205,8 +205,10 @@ impl Intake {
             metrics::REFUSED.with_label_values(&["origin"]).inc();
             return refuse(output, "403 Forbidden", "this origin is not in ws_allowed_origins".to_owned());
         }
-        let forwarded = match forwarded(&request, &options.forwarded_from, peer) {
-            Ok(forwarded) => forwarded,
+        let values: Vec<&[u8]> =
+            request.headers().get_all("x-forwarded-for").iter().map(http::HeaderValue::as_bytes).collect();
+        let client = match address::client(peer, values.into_iter(), &options.forwarded_from) {
+            Ok(client) => client,
             Err(malformed) => return refuse(output, "400 Bad Request", malformed.to_string()),
         };
         let response = match create_response(&request) {
@@ -223,18 +225,8 @@ impl Intake {
             .max_message_size(longest)
             .max_frame_size(longest);
         self.state = State::WebSocket(Box::new(WebSocketContext::new(Role::Server, Some(config))));
-        Ok(Some(Inbound::Upgraded(entrance, forwarded)))
+        Ok(Some(Inbound::Upgraded(entrance, client)))
     }
-}
-
-/// Whose connection a proxy passes on, where that proxy is believed.
-fn forwarded(request: &Request, believed: &[IpNet], peer: IpAddr) -> Result<Option<IpAddr>, relay::Malformed> {
-    if !relay::is_in(believed, peer) {
-        return Ok(None);
-    }
-    let values: Vec<&[u8]> =
-        request.headers().get_all("x-forwarded-for").iter().map(http::HeaderValue::as_bytes).collect();
-    relay::forwarded(values.into_iter(), believed)
 }
 
 /// Browsers say where their page is from, and cannot leave it out; other clients say nothing and are not meant.

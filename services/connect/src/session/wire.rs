@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
+use im_runtime::limits::address::is_in;
 use im_wire::code::CloseCode;
 use im_wire::dialect::Entrance;
 use tokio::io::Interest;
@@ -13,7 +14,6 @@ use super::connection::Connection;
 use super::early::FREE;
 use super::intake::{Inbound, Intake};
 use crate::accept::admission::{Place, Refusal};
-use crate::accept::relay;
 use crate::metrics;
 use crate::shard::Shard;
 
@@ -33,7 +33,7 @@ pub(crate) struct Wire {
 
 impl Wire {
     pub(crate) fn new(shard: Rc<Shard>, connection: Rc<Connection>, tcp: bool, place: Place) -> Self {
-        let proxied = relay::is_in(&shard.options.proxy_protocol_from, connection.address());
+        let proxied = is_in(&shard.options.proxy_protocol_from, connection.address());
         let intake = Intake::new(tcp, proxied, shard.options.max_body);
         Self { shard, connection, place, intake, early: 0, refusal: None }
     }
@@ -64,7 +64,7 @@ impl Wire {
     fn proxied(&mut self, address: Option<IpAddr>) {
         let address = address.unwrap_or(self.connection.address());
         let tcp = self.connection.entrance == Entrance::Tcp;
-        if !tcp && relay::is_in(&self.shard.options.forwarded_from, address) {
+        if !tcp && is_in(&self.shard.options.forwarded_from, address) {
             // One that passes on passes on for another, which will say more.
             return self.connection.set_address(address);
         }
@@ -112,11 +112,11 @@ impl Wire {
                         self.proxied(address);
                         continue;
                     }
-                    Ok(Some(Inbound::Upgraded(path, forwarded))) => {
+                    Ok(Some(Inbound::Upgraded(path, client))) => {
                         if !self.place.is_claimed() && self.refusal.is_none() {
-                            self.claim(forwarded.unwrap_or(connection.address()));
+                            self.claim(client);
                         }
-                        return Some(Inbound::Upgraded(path, forwarded));
+                        return Some(Inbound::Upgraded(path, client));
                     }
                     Ok(Some(inbound)) => return Some(inbound),
                     Ok(None) => {}

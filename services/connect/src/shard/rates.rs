@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use im_runtime::limits::address::Network;
+use im_runtime::limits::rate::{Bucket, Rate};
 use im_wire::ids::UserId;
 
-use crate::accept::admission::network;
-use crate::accept::rate::{Bucket, Rate};
 use crate::options::Options;
 use crate::session::connection::Connection;
 
@@ -19,8 +19,8 @@ pub(crate) struct Rates {
     address: Rate,
     accepts: Rate,
     users: RefCell<HashMap<UserId, User>>,
-    addresses: RefCell<HashMap<IpAddr, Bucket>>,
-    accepted: RefCell<HashMap<IpAddr, Bucket>>,
+    addresses: RefCell<HashMap<Network, Bucket>>,
+    accepted: RefCell<HashMap<Network, Bucket>>,
 }
 
 struct User {
@@ -52,10 +52,10 @@ impl Rates {
             );
         }
         let Some(User { requests, bytes: spent }) = users.get_mut(user) else { return Ok(()) };
-        if !requests.take(self.user, now) {
+        if requests.take(self.user, now).is_err() {
             return Err("user");
         }
-        if !spent.spend(self.user_bytes, bytes, now) {
+        if spent.spend(self.user_bytes, bytes, now).is_err() {
             requests.give_back();
             return Err("user_bytes");
         }
@@ -64,21 +64,21 @@ impl Rates {
 
     /// One request of the connection's address.
     pub(crate) fn address_request(&self, connection: &Connection, now: Instant) -> bool {
-        let address = network(connection.address());
-        bucket(&mut self.addresses.borrow_mut(), address, self.address, now).take(self.address, now)
+        let network = connection.address().into();
+        bucket(&mut self.addresses.borrow_mut(), network, self.address, now).take(self.address, now).is_ok()
     }
 
     /// A request of the connection's user weighed more than one.
     pub(crate) fn user_owes(&self, connection: &Connection, more: u32) {
         let mut users = self.users.borrow_mut();
         if let Some(user) = connection.user().and_then(|user| users.get_mut(user)) {
-            user.requests.owe(more);
+            user.requests.owe(more as usize);
         }
     }
 
     /// One more connection from an address.
     pub(crate) fn accept(&self, address: IpAddr, now: Instant) -> bool {
-        bucket(&mut self.accepted.borrow_mut(), network(address), self.accepts, now).take(self.accepts, now)
+        bucket(&mut self.accepted.borrow_mut(), address.into(), self.accepts, now).take(self.accepts, now).is_ok()
     }
 
     pub(crate) fn forget_full(&self) {
@@ -90,6 +90,6 @@ impl Rates {
     }
 }
 
-fn bucket(buckets: &mut HashMap<IpAddr, Bucket>, of: IpAddr, rate: Rate, now: Instant) -> &mut Bucket {
+fn bucket(buckets: &mut HashMap<Network, Bucket>, of: Network, rate: Rate, now: Instant) -> &mut Bucket {
     buckets.entry(of).or_insert_with(|| Bucket::full(rate, now))
 }

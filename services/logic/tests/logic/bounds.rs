@@ -274,6 +274,9 @@ async fn the_client_behind_a_known_proxy_is_the_one_who_counts() {
     let other = "203.0.113.9, 198.51.100.8, 192.0.2.1";
     assert_eq!(status(&asked(SECOND_ADDRESS, site.http, &head(&ann, other), "").await), 200);
     assert_eq!(status(&asked(SECOND_ADDRESS, site.http, &head(&ann, "203.0.113.9"), "").await), 200);
+    let refused = asked(SECOND_ADDRESS, site.http, &head(&ann, "203.0.113.9, unknown, 192.0.2.1"), "").await;
+    assert_eq!(status(&refused), 400, "{refused}");
+    assert!(refused.contains("X-Forwarded-For is no list of addresses"), "{refused}");
     // Nobody else is believed about whom they speak for.
     let third = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));
     for _ in 0..10 {

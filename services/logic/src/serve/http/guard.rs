@@ -13,6 +13,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use im_runtime::limits::address::{self, Network};
+use im_runtime::limits::shares::Share;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
@@ -21,10 +23,10 @@ use super::ask::{Credentials, Params, Peer, bearer};
 use super::{Failure, metrics};
 use crate::auth::grant::Grant;
 use crate::error::{Error, Result};
-use crate::serve::address::{self, Network};
 use crate::serve::compat;
-use crate::serve::shares::Share;
 use crate::service::{Core, Handle, Phase};
+
+const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// What a request holds until its answer has left, besides its place.
 #[derive(Debug, Clone)]
@@ -54,7 +56,9 @@ async fn run(
 ) -> std::result::Result<Response, Failure> {
     let (mut parts, body) = request.into_parts();
     let peer = parts.extensions.get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0);
-    let client = address::client(peer, &parts.headers, &core.options.http.forwarded_from);
+    let forwarded_for: Vec<&[u8]> = parts.headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
+    let client = address::client(peer, forwarded_for.into_iter(), &core.options.http.forwarded_from)
+        .map_err(|malformed| Failure::bad_request(StatusCode::BAD_REQUEST, malformed.to_string()))?;
     parts.extensions.insert(Peer(client));
     let network = Network::from(client);
     let share = core.http_by_address.take(network).ok_or_else(too_many)?;
@@ -187,7 +191,7 @@ impl Core {
     /// The grant of an accepted token, within its user's rate.
     fn caller(&self, claims: crate::auth::token::Claims) -> Result<Grant> {
         if !claims.admin {
-            self.limiter.take(claims.user.as_str()).map_err(|wait| {
+            self.user_requests.take(claims.user.as_str()).map_err(|wait| {
                 metrics::RATE_LIMITED.inc();
                 Error::RateLimited(wait)
             })?;

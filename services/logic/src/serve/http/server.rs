@@ -7,6 +7,8 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use im_runtime::limits::address::{Network, is_in};
+use im_runtime::limits::shares::{Share, Shares};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::ServiceExt;
@@ -15,8 +17,6 @@ use super::ask::Peer;
 use super::guard::Held;
 use super::metrics;
 use super::stream::{Patient, Unsent};
-use crate::serve::address::{self, Network};
-use crate::serve::shares::{Share, Shares};
 use crate::service::{Core, Phase, Service, reached};
 
 /// After the system has refused a connection (no descriptors left), the next is tried this much later.
@@ -52,7 +52,7 @@ impl Service {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
                         let peer = Peer(peer.ip());
-                        let own = if address::is_proxy(peer.0, &core.options.http.forwarded_from) {
+                        let own = if is_in(&core.options.http.forwarded_from, peer.0) {
                             None
                         } else if let Some(own) = by_address.take(peer.0.into()) {
                             Some(own)

@@ -12,7 +12,6 @@ use super::address::Network;
 
 /// The first pause; each further failure doubles it.
 const FIRST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(60);
 /// After so long without a failure an address begins anew.
 const FORGET: Duration = Duration::from_secs(600);
 /// Addresses remembered at most; beyond, those without a pause are forgotten first, then all.
@@ -29,21 +28,25 @@ struct Failures {
 
 /// The failures, and the hashes of good tokens in two generations.
 #[derive(Debug)]
-pub(crate) struct Attempts {
+pub struct Attempts {
     free: u32,
+    longest: Duration,
     failures: Mutex<HashMap<Network, Failures>>,
     good: Mutex<[HashSet<u64>; 2]>,
     hasher: RandomState,
 }
 
 impl Attempts {
-    /// So many failures of one address cost it nothing.
-    pub(crate) fn new(free: u32) -> Self {
-        Self { free, failures: Mutex::default(), good: Mutex::default(), hasher: RandomState::new() }
+    /// So many failures of one address cost it nothing; no pause is longer than `longest`.
+    pub fn new(free: u32, longest: Duration) -> Self {
+        Self { free, longest, failures: Mutex::default(), good: Mutex::default(), hasher: RandomState::new() }
     }
 
-    /// Whether a token from there is looked at; `Err` says how long not.
-    pub(crate) fn admit(&self, network: Network, token: &str) -> Result<(), Duration> {
+    /// Whether a token from there is looked at.
+    ///
+    /// # Errors
+    /// How long it is not.
+    pub fn admit(&self, network: Network, token: &str) -> Result<(), Duration> {
         let now = Instant::now();
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let wait = failures.get(&network).map(|one| one.until.saturating_duration_since(now)).unwrap_or_default();
@@ -52,7 +55,7 @@ impl Attempts {
     }
 
     /// The token was not accepted. Returns the pause that begins.
-    pub(crate) fn failed(&self, network: Network) -> Duration {
+    pub fn failed(&self, network: Network) -> Duration {
         let now = Instant::now();
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         if failures.len() >= MOST && !failures.contains_key(&network) {
@@ -70,14 +73,14 @@ impl Attempts {
         let beyond = one.count.saturating_sub(self.free);
         let pause = match beyond {
             0 => Duration::ZERO,
-            beyond => FIRST.saturating_mul(1 << (beyond - 1).min(10)).min(LONGEST),
+            beyond => FIRST.saturating_mul(1 << (beyond - 1).min(10)).min(self.longest),
         };
         one.until = now + pause;
         pause
     }
 
     /// The token was accepted.
-    pub(crate) fn succeeded(&self, token: &str) {
+    pub fn succeeded(&self, token: &str) {
         let hash = self.hasher.hash_one(token);
         let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
         if good[0].contains(&hash) {
@@ -103,13 +106,15 @@ mod tests {
 
     use super::*;
 
+    const LONGEST: Duration = Duration::from_secs(60);
+
     fn network(number: u32) -> Network {
         IpAddr::V4(Ipv4Addr::from(number)).into()
     }
 
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_and_end() {
-        let attempts = Attempts::new(3);
+        let attempts = Attempts::new(3, LONGEST);
         let eve = network(1);
         attempts.succeeded("good");
         for _ in 0..3 {
@@ -118,10 +123,10 @@ mod tests {
         }
         let pauses: Vec<_> = (0..9).map(|_| attempts.failed(eve).as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        assert_eq!(attempts.admit(eve, "x"), Err(Duration::from_secs(60)));
+        assert_eq!(attempts.admit(eve, "x"), Err(LONGEST));
         assert_eq!(attempts.admit(eve, "good"), Ok(()), "who was there before is not locked out");
         assert_eq!(attempts.admit(network(2), "x"), Ok(()), "nor is anybody else");
-        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::advance(LONGEST).await;
         assert_eq!(attempts.admit(eve, "x"), Ok(()));
         assert_eq!(attempts.failed(eve), LONGEST, "it goes on where it was");
         tokio::time::advance(FORGET + Duration::from_secs(1)).await;
@@ -129,8 +134,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn no_pause_is_longer_than_the_longest() {
+        for longest in [Duration::from_millis(100), Duration::from_secs(5)] {
+            let attempts = Attempts::new(0, longest);
+            assert_eq!((0..50).map(|_| attempts.failed(network(1))).max(), Some(longest));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_is_remembered_is_bounded() {
-        let attempts = Attempts::new(0);
+        let attempts = Attempts::new(0, LONGEST);
         for number in 0..u32::try_from(MOST).unwrap() + 10 {
             attempts.failed(network(number));
         }

@@ -6,26 +6,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// What is held, by who holds it. Only who holds something is remembered.
 #[derive(Debug)]
-pub(crate) struct Shares<K> {
+pub struct Shares<K> {
     most: usize,
     held: Mutex<HashMap<K, usize>>,
 }
 
 /// One held, given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Share<K: Eq + Hash> {
+pub struct Share<K: Eq + Hash> {
     of: Arc<Shares<K>>,
     key: K,
 }
 
 impl<K: Eq + Hash + Clone> Shares<K> {
     /// Everybody may hold so many.
-    pub(crate) fn new(most: usize) -> Arc<Self> {
+    pub fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, held: Mutex::default() })
     }
 
     /// One more; `None` for whoever holds as many as may be.
-    pub(crate) fn take(self: &Arc<Self>, key: K) -> Option<Share<K>> {
+    pub fn take(self: &Arc<Self>, key: K) -> Option<Share<K>> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let own = held.get(&key).copied().unwrap_or_default();
         if own >= self.most {
