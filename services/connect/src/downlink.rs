@@ -6,8 +6,9 @@ pub(crate) mod router;
 
 use async_trait::async_trait;
 use im_proto::v1::BusEvent;
+use im_runtime::limits::queue::{Sender, Weigh};
 use im_wire::ids::RoomId;
-use tokio::sync::mpsc;
+use prost::Message;
 
 /// What a bus tells the node.
 #[derive(Debug)]
@@ -20,12 +21,23 @@ pub enum Tidings {
     Disturbed,
 }
 
+impl Weigh for Tidings {
+    fn bytes(&self) -> usize {
+        /// The place in the queue.
+        const AROUND: usize = 256;
+        match self {
+            Self::Event(event) => AROUND + event.encoded_len(),
+            Self::Subscribed(_) | Self::Disturbed => 0,
+        }
+    }
+}
+
 /// Hears the rooms that somebody on this node is in. Implementations: redis sharded pub/sub; standalone's own process.
 #[async_trait]
 pub trait Bus: Send + Sync + 'static {
-    /// Begins to listen; what comes is sent to `into` (bounded: a full queue makes the bus drop events, count them and
-    /// say [`Tidings::Disturbed`]). Called once.
-    async fn run(&self, into: mpsc::Sender<Tidings>);
+    /// Begins to listen; what comes is sent to `into` (bounded in places and bytes: a full queue makes the bus drop events,
+    /// count them and say [`Tidings::Disturbed`]). Called once.
+    async fn run(&self, into: Sender<Tidings>);
     /// Begins hearing a room; idempotent; [`Tidings::Subscribed`] follows once it stands. May come before [`Self::run`].
     fn subscribe(&self, room: RoomId);
     /// Stops hearing a room; idempotent.

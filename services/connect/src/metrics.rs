@@ -61,6 +61,8 @@ metrics! {
     LISTS_COMPARED: IntCounter = register_int_counter("im_connect_room_lists_compared_total", "Lists of a user's rooms that were compared with logic's, for connections that follow all of them.");
     LISTS_CHANGED: IntCounter = register_int_counter("im_connect_room_lists_changed_total", "Compared lists that were new or had changed.");
     LIST_ROOMS_FOUND: IntCounter = register_int_counter("im_connect_room_list_rooms_found_total", "Rooms that a connection heard of by comparing lists: the notification had not come.");
+    BUS_QUEUE: IntGauge = register_int_gauge("im_connect_bus_queue", "Events that wait between the bus and the shards; bound: bus_queue.");
+    BUS_QUEUE_BYTES: IntGauge = register_int_gauge("im_connect_bus_queue_bytes", "Bytes of the events that wait between the bus and the shards; bound: bus_queue_bytes.");
     SHARD_QUEUE: IntGaugeVec = register_int_gauge_vec("im_connect_shard_queue", "Events that wait for a shard.", &["shard"]);
     SHARD_QUEUE_BYTES: IntGaugeVec = register_int_gauge_vec("im_connect_shard_queue_bytes", "Bytes of the events that wait for a shard; bound: shard_queue_bytes.", &["shard"]);
     PENDING_BYTES: IntGaugeVec = register_int_gauge_vec("im_connect_room_pending_bytes", "Bytes of events that wait for repairs of their rooms, by shard; bound: room_pending_bytes.", &["shard"]);

@@ -67,6 +67,11 @@ pub struct Options {
     pub flood_after: Duration,
     /// A shard that does not turn for so long makes the process count as not alive. Default 15 s.
     pub shard_stall: Duration,
+    /// Events that may wait between the bus and the shards; beyond it they are dropped and every room is compared. Default
+    /// 16,384.
+    pub bus_queue: usize,
+    /// Bytes of events that may wait there; beyond it as with `bus_queue`. Default 64 MiB.
+    pub bus_queue_bytes: usize,
     /// Events that may wait for a shard; beyond it they are dropped and every room is compared. Default 16,384.
     pub shard_queue: usize,
     /// Events that may wait while a room is repaired; beyond it they are dropped and fetched. Default 1,024.
@@ -136,6 +141,8 @@ impl Default for Options {
             ip_requests_per_second: 20_000,
             flood_after: Duration::from_secs(30),
             shard_stall: Duration::from_secs(15),
+            bus_queue: 16_384,
+            bus_queue_bytes: 64 << 20,
             shard_queue: 16_384,
             room_pending: 1_024,
             shard_queue_bytes: 64 << 20,

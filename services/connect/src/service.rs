@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,9 +13,10 @@ use im_proto::bans::Bans;
 use im_proto::v1::{KickRequest, NodeBeat, PushRequest, RoomsChangedRequest, call, push_request, reply};
 use im_runtime::Tasks;
 use im_runtime::admin::Liveness;
+use im_runtime::limits::queue::queue;
 use im_wire::code::CloseCode;
 use im_wire::ids::RoomId;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::accept::{self, admission::Admission};
@@ -104,7 +105,7 @@ impl Service {
         let admission = Admission::new(&options);
         let accepting = CancellationToken::new();
         let (doors, inboxes): (Vec<_>, Vec<_>) =
-            (0..options.shards).map(|_| queue(options.shard_queue, options.shard_queue_bytes)).unzip();
+            (0..options.shards).map(|_| inbox(options.shard_queue, options.shard_queue_bytes)).unzip();
         let router = Arc::new(Router::new(Arc::clone(&parts.bus), doors, &options.node));
         let bans: Arc<Bans> = Arc::default();
         let mut bus = Some(parts.bus);
@@ -112,7 +113,10 @@ impl Service {
             let (options, logic) = (Arc::clone(&options), Arc::clone(&logic));
             let (admission, router, accepting) = (Arc::clone(&admission), Arc::clone(&router), accepting.clone());
             let bans = Arc::clone(&bans);
-            let bus = bus.take().map(|bus| (bus, Arc::clone(&router)));
+            let bus = bus.take().map(|bus| {
+                let (into, tidings) = queue(options.bus_queue, options.bus_queue_bytes);
+                thread::Downlink { bus, into, router: Arc::clone(&router), tidings }
+            });
             let has_bus = bus.is_some();
             let pulse = liveness.pulse(format!("shard {number}"), options.shard_stall);
             let ended = thread::start(number, thread::Parts { inbox, tcp, ws, pulse, bus }, move || {
@@ -148,12 +152,10 @@ impl Service {
     }
 }
 
-fn queue(places: usize, bound: usize) -> (Door, Inbox) {
-    let (sender, orders) = mpsc::channel(places);
-    let bytes = Arc::new(AtomicUsize::new(0));
+fn inbox(places: usize, bytes: usize) -> (Door, Inbox) {
+    let (sender, orders) = queue(places, bytes);
     let disturbed = Arc::new(AtomicBool::new(false));
-    let door = Door { orders: sender, disturbed: Arc::clone(&disturbed), bytes: Arc::clone(&bytes), bound };
-    (door, Inbox { orders, disturbed, bytes })
+    (Door { orders: sender, disturbed: Arc::clone(&disturbed) }, Inbox { orders, disturbed })
 }
 
 async fn compare_after_losses(router: Arc<Router>, mut losses: watch::Receiver<u64>) {

@@ -185,6 +185,14 @@ fn hub(from: &mut Reader<'_>, default: Options) -> Options {
             .duration("shard_stall", "A shard that does not turn for so long makes `/healthz` fail, so that the process is started again.")
             .within(SECOND..=HOUR)
             .or(default.shard_stall),
+        bus_queue: from
+            .integer("bus_queue", "Events that may wait between the bus and the shards; beyond it they are dropped, and every room is compared with its log.")
+            .within(64..=1 << 24)
+            .or(default.bus_queue),
+        bus_queue_bytes: from
+            .bytes("bus_queue_bytes", "Bytes of events that may wait there; beyond it as with `bus_queue`.")
+            .within(1 << 20..=16 << 30)
+            .or(default.bus_queue_bytes),
         shard_queue: from
             .integer("shard_queue", "Events that may wait for a shard; beyond it they are dropped, and every room is compared with its log.")
             .within(64..=1 << 24)

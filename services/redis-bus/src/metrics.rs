@@ -38,7 +38,7 @@ pub(crate) static EVENTS: LazyLock<IntCounterVec> =
 pub(crate) static DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
     counter(
         "im_bus_dropped_total",
-        "Bus events dropped because the queue of events was full; heads are compared after it.",
+        "Bus events dropped because the queue of events was full, by their number or their bytes; heads are compared after it.",
     )
 });
 pub(crate) static UNREADABLE: LazyLock<IntCounter> =

@@ -10,8 +10,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use im_proto::v1::BusEvent;
+use im_runtime::limits::queue::{Sender, Weigh};
 use im_wire::ids::RoomId;
-use tokio::sync::mpsc;
+use prost::Message;
 use tokio::task::JoinSet;
 
 use self::ear::Ear;
@@ -33,6 +34,17 @@ pub enum Tiding {
     Subscribed(RoomId),
     /// Events may have been lost: compare heads. Everything is subscribed again when this is said.
     Disturbed,
+}
+
+impl Weigh for Tiding {
+    fn bytes(&self) -> usize {
+        /// The place in the queue.
+        const AROUND: usize = 256;
+        match self {
+            Self::Event(event) => AROUND + event.encoded_len(),
+            Self::Subscribed(_) | Self::Disturbed => 0,
+        }
+    }
 }
 
 /// Hears rooms. [`Self::run`] does the work; the other calls never block and may come before it.
@@ -66,7 +78,7 @@ impl Subscriber {
 
     /// Tells `into` what is heard, until its receiver is closed. A full queue makes events drop, counted, with a
     /// [`Tiding::Disturbed`] to follow. To be called once.
-    pub async fn run<T: From<Tiding> + Send + 'static>(&self, into: mpsc::Sender<T>) {
+    pub async fn run<T: From<Tiding> + Weigh + Send + 'static>(&self, into: Sender<T>) {
         let mut rooms = HashMap::new();
         let mut ears: HashMap<Host, Listener> = HashMap::new();
         let mut tasks = JoinSet::new();
@@ -90,12 +102,12 @@ impl Subscriber {
     }
 
     /// One ear for each master, none for others.
-    fn place_ears<T: From<Tiding> + Send + 'static>(
+    fn place_ears<T: From<Tiding> + Weigh + Send + 'static>(
         &self,
         topology: &Topology,
         ears: &mut HashMap<Host, Listener>,
         tasks: &mut JoinSet<()>,
-        into: &mpsc::Sender<T>,
+        into: &Sender<T>,
         disturbed: bool,
     ) {
         ears.retain(|host, ear| {

@@ -8,16 +8,18 @@ use async_trait::async_trait;
 use im_connect::downlink::{Bus, Tidings};
 use im_logic::store::Publish;
 use im_proto::v1::{BusEvent, Entry, Logged, Signal, bus_event};
+use im_runtime::limits::queue::Sender;
 use im_wire::ids::{Epoch, RoomId, Seq};
 use prometheus::{IntCounter, IntGauge, register_int_counter, register_int_gauge};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::error::TrySendError;
 
 const ONCE: &str = "each metric is registered once, under a name of its own";
 
 static DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!(
         "im_standalone_bus_dropped_total",
-        "Events that found connect's queue full: dropped, and made up for from the log."
+        "Events that found connect's queue full, by their number or their bytes: dropped, and made up for from the log."
     )
     .expect(ONCE)
 });
@@ -37,7 +39,7 @@ pub(crate) struct LocalBus {
 
 #[derive(Debug, Default)]
 struct Inner {
-    into: OnceLock<mpsc::Sender<Tidings>>,
+    into: OnceLock<Sender<Tidings>>,
     heard: RwLock<HashSet<RoomId>>,
     /// Rooms whose subscription is still to be confirmed; one of each at most.
     confirm: Mutex<HashSet<RoomId>>,
@@ -53,7 +55,7 @@ impl LocalBus {
         }
         let Some(into) = self.inner.into.get() else { return };
         let event = BusEvent { room: room.as_str().to_owned(), event: Some(event()) };
-        if let Err(mpsc::error::TrySendError::Full(_)) = into.try_send(Tidings::Event(event)) {
+        if let Err(TrySendError::Full(_)) = into.try_send(Tidings::Event(event)) {
             DROPPED.inc();
             self.inner.disturbed.store(true, Ordering::Release);
             self.inner.news.notify_one();
@@ -84,7 +86,7 @@ impl Publish for LocalBus {
 
 #[async_trait]
 impl Bus for LocalBus {
-    async fn run(&self, into: mpsc::Sender<Tidings>) {
+    async fn run(&self, into: Sender<Tidings>) {
         let into = self.inner.into.get_or_init(|| into);
         loop {
             while let Some(tidings) = self.next() {
@@ -114,6 +116,8 @@ impl Bus for LocalBus {
 
 #[cfg(test)]
 mod tests {
+    use im_runtime::limits::queue::{Receiver, queue};
+
     use super::*;
 
     fn room(name: &str) -> RoomId {
@@ -131,8 +135,8 @@ mod tests {
         }
     }
 
-    async fn listening(bus: &LocalBus, capacity: usize) -> mpsc::Receiver<Tidings> {
-        let (into, from) = mpsc::channel(capacity);
+    async fn listening(bus: &LocalBus, capacity: usize) -> Receiver<Tidings> {
+        let (into, from) = queue(capacity, 1 << 20);
         let own = bus.clone();
         tokio::spawn(async move { own.run(into).await });
         while bus.inner.into.get().is_none() {

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use im_redis_bus::{Client, Subscriber, Tiding};
+use im_runtime::limits::queue::Sender;
 use im_wire::ids::RoomId;
-use tokio::sync::mpsc;
 
 use super::{Bus, Tidings};
 
@@ -32,7 +32,7 @@ impl From<Tiding> for Tidings {
 
 #[async_trait]
 impl Bus for RedisBus {
-    async fn run(&self, into: mpsc::Sender<Tidings>) {
+    async fn run(&self, into: Sender<Tidings>) {
         self.subscriber.run(into).await;
     }
 

@@ -1,12 +1,12 @@
 //! Which shards have which rooms: what the bus brings crosses to a shard once, and only where somebody hears it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use im_proto::v1::{BusEvent, OnlineCounts, bus_event};
+use im_runtime::limits::queue::{Receiver, Sender};
 use im_wire::ids::RoomId;
-use tokio::sync::mpsc;
 
 use super::{Bus, Tidings};
 use crate::metrics;
@@ -15,20 +15,14 @@ use crate::uplink::translate;
 
 /// One shard's queue, seen from outside.
 pub(crate) struct Door {
-    pub(crate) orders: mpsc::Sender<Order>,
+    pub(crate) orders: Sender<Order>,
     pub(crate) disturbed: Arc<AtomicBool>,
-    /// Bytes of the events that wait, and how many may.
-    pub(crate) bytes: Arc<AtomicUsize>,
-    pub(crate) bound: usize,
 }
 
 impl Door {
     /// Events are dropped where the queue is full, by their number or their bytes; the shard compares its rooms then.
     fn event(&self, order: Order) {
-        let bytes = order.bytes();
-        let waiting = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if waiting + bytes > self.bound || self.orders.try_send(order).is_err() {
-            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if self.orders.try_send(order).is_err() {
             metrics::SHARD_QUEUE_FULL.inc();
             self.disturbed.store(true, Ordering::Release);
         }
@@ -114,8 +108,10 @@ impl Router {
     }
 
     /// Takes what the bus brings until it ends.
-    pub(crate) async fn run(&self, mut tidings: mpsc::Receiver<Tidings>) {
+    pub(crate) async fn run(&self, mut tidings: Receiver<Tidings>) {
         while let Some(one) = tidings.recv().await {
+            metrics::BUS_QUEUE.set(tidings.len() as i64);
+            metrics::BUS_QUEUE_BYTES.set(tidings.bytes() as i64);
             #[cfg(test)]
             crate::shard::planted::pass(&self.node, 0, "router");
             match one {
@@ -265,15 +261,16 @@ impl Router {
 
 #[cfg(test)]
 mod tests {
+    use im_runtime::limits::queue::queue;
     use im_wire::native::{Body, Message};
 
     use super::*;
 
     #[test]
     fn a_shards_queue_is_bounded_in_bytes_and_a_loss_is_told() {
-        let (orders, mut queue) = mpsc::channel(1_000);
-        let (disturbed, bytes) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let door = Door { orders, disturbed: Arc::clone(&disturbed), bytes: Arc::clone(&bytes), bound: 1 << 20 };
+        let (orders, mut inbox) = queue(1_000, 1 << 20);
+        let disturbed = Arc::new(AtomicBool::new(false));
+        let door = Door { orders, disturbed: Arc::clone(&disturbed) };
         let message = |length: usize| {
             let (room, kind) = (RoomId::new("r").unwrap(), "text".to_owned());
             let (id, from, client_id) = Default::default();
@@ -283,23 +280,18 @@ mod tests {
         for _ in 0..100 {
             door.event(message(64 << 10));
         }
-        let mut taken = Vec::new();
-        while let Ok(order) = queue.try_recv() {
-            taken.push(order.bytes());
-        }
-        assert_eq!(taken.len(), 15, "as many as the bytes allow");
-        assert_eq!(bytes.load(Ordering::Relaxed), taken.iter().sum::<usize>());
+        let mut take_all = || std::iter::from_fn(|| inbox.try_recv().ok()).count();
+        assert_eq!(take_all(), 15, "as many as the bytes allow");
         assert!(disturbed.load(Ordering::Relaxed), "the shard compares its rooms");
-        bytes.store(0, Ordering::Relaxed);
         (0..2_000).for_each(|_| door.event(message(10)));
-        assert_eq!(std::iter::from_fn(|| queue.try_recv().ok()).count(), 1_000, "and as many as there are places for");
+        assert_eq!(take_all(), 1_000, "and as many as there are places for");
     }
 
     struct Deaf;
 
     #[async_trait::async_trait]
     impl Bus for Deaf {
-        async fn run(&self, _: mpsc::Sender<Tidings>) {}
+        async fn run(&self, _: Sender<Tidings>) {}
         fn subscribe(&self, _: RoomId) {}
         fn unsubscribe(&self, _: &RoomId) {}
     }

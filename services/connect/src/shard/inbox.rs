@@ -3,12 +3,13 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use im_runtime::limits::queue::{Receiver, Weigh};
 use im_wire::code::CloseCode;
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::Message;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
 use super::Shard;
@@ -96,16 +97,13 @@ pub(crate) enum Order {
 
 /// The shard's end of its queue.
 pub(crate) struct Inbox {
-    pub(crate) orders: mpsc::Receiver<Order>,
+    pub(crate) orders: Receiver<Order>,
     /// Events were dropped because the queue was full.
     pub(crate) disturbed: Arc<AtomicBool>,
-    /// Bytes of the events that wait.
-    pub(crate) bytes: Arc<AtomicUsize>,
 }
 
-impl Order {
-    /// What an event takes while it waits; 0 where it is no event.
-    pub(crate) fn bytes(&self) -> usize {
+impl Weigh for Order {
+    fn bytes(&self) -> usize {
         /// Names, numbers and the place in the queue.
         const AROUND: usize = 256;
         match self {
@@ -128,8 +126,7 @@ impl Inbox {
             #[cfg(test)]
             super::planted::pass(&shard.options.node, shard.number, "inbox");
             gauge.set(self.orders.len() as i64);
-            let taken = batch.iter().map(Order::bytes).sum::<usize>();
-            bytes_gauge.set((self.bytes.fetch_sub(taken, Ordering::Relaxed) - taken) as i64);
+            bytes_gauge.set(self.orders.bytes() as i64);
             for order in batch.drain(..) {
                 shard.take(order);
             }

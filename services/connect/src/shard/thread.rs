@@ -10,18 +10,16 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use im_runtime::admin::Pulse;
+use im_runtime::limits::queue::{Receiver, Sender};
 use tokio::runtime::LocalOptions;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{Inbox, Shard};
 use crate::accept;
-use crate::downlink::Bus;
 use crate::downlink::router::Router;
-
-/// Events that may wait between the bus and the router.
-const BUS_QUEUE: usize = 16_384;
+use crate::downlink::{Bus, Tidings};
 
 /// What a thread works on.
 pub(crate) struct Parts {
@@ -32,7 +30,15 @@ pub(crate) struct Parts {
     pub(crate) pulse: Pulse,
     /// The first shard hears the bus for the node: for its rooms no other thread has to be woken, and it never is so busy
     /// with others' that its own wait.
-    pub(crate) bus: Option<(Arc<dyn Bus>, Arc<Router>)>,
+    pub(crate) bus: Option<Downlink>,
+}
+
+/// The bus, the router, and the queue between them.
+pub(crate) struct Downlink {
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) into: Sender<Tidings>,
+    pub(crate) router: Arc<Router>,
+    pub(crate) tidings: Receiver<Tidings>,
 }
 
 /// Starts the thread; `make` is called on it. The future ends, always with a reason, when the thread does.
@@ -64,8 +70,7 @@ fn run(parts: Parts, make: impl FnOnce() -> Rc<Shard>) -> String {
     runtime.block_on(async move {
         let Parts { inbox, tcp, ws, pulse, bus } = parts;
         let mut loops = Loops::default();
-        if let Some((bus, router)) = bus {
-            let (into, tidings) = mpsc::channel(BUS_QUEUE);
+        if let Some(Downlink { bus, into, router, tidings }) = bus {
             loops.spawn("bus", async move { bus.run(into).await });
             loops.spawn("router", async move { router.run(tidings).await });
         }

@@ -10,9 +10,10 @@ use im_connect::downlink::{Bus, Tidings};
 use im_connect::uplink::Logic;
 use im_proto::bans::{Book, subject};
 use im_proto::v1::{self as pb, Fault, bus_event, call, reply};
+use im_runtime::limits::queue::Sender;
 use im_wire::code::ErrorCode;
 use im_wire::ids::{RoomId, Seq};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 /// When every token was issued; a refreshed one 2 ms later.
 pub(crate) const ISSUED: u64 = 1_000_000;
@@ -68,7 +69,7 @@ struct State {
 /// The bus's end at one node.
 #[derive(Default)]
 struct Node {
-    into: Option<mpsc::Sender<Tidings>>,
+    into: Option<Sender<Tidings>>,
     /// Told before anybody listened.
     early: Vec<Tidings>,
     heard: HashSet<RoomId>,
@@ -538,7 +539,7 @@ impl Logic for Link {
 
 #[async_trait]
 impl Bus for Link {
-    async fn run(&self, into: mpsc::Sender<Tidings>) {
+    async fn run(&self, into: Sender<Tidings>) {
         {
             let node = &mut self.world.state().nodes[self.number];
             node.into = Some(into);

@@ -100,18 +100,22 @@ async fn subscriptions_wait_for_a_server_that_comes_late() {
 async fn events_that_nobody_takes_are_dropped_and_the_loss_is_told() {
     let redis = Server::start(&[]).await;
     let store = store(options(redis.url())).await;
-    let mut ear = Ear::new(&store, 4);
-    ear.hear("lobby").await;
-    for number in 0..20 {
-        say(&store, "lobby", &format!("m{number}")).await;
-    }
     let dropped = || {
         let families = prometheus::gather();
         let family = families.iter().find(|family| family.name() == "im_bus_dropped_total");
         family.map_or(0.0, |family| family.get_metric()[0].get_counter().get_value())
     };
-    until("something is dropped", async || dropped() > 0.0).await;
-    ear.until(|tiding| *tiding == Tiding::Disturbed).await;
+    // Too many, and too many bytes.
+    for (places, bytes) in [(4, 64 << 20), (4_096, 2_048)] {
+        let before = dropped();
+        let mut ear = Ear::bounded(&store, places, bytes);
+        ear.hear("lobby").await;
+        for number in 0..20 {
+            say(&store, "lobby", &format!("m{places}-{number}")).await;
+        }
+        until("something is dropped", async || dropped() > before).await;
+        ear.until(|tiding| *tiding == Tiding::Disturbed).await;
+    }
 }
 
 #[tokio::test]

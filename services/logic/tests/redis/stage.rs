@@ -7,8 +7,8 @@ use im_logic::store::{Access, Append, Appended, Error, Store};
 use im_proto::v1::bus_event::Event;
 use im_proto::v1::{Entry, Logged};
 use im_redis_bus::{Subscriber, Tiding};
+use im_runtime::limits::queue::{Receiver, queue};
 use im_wire::ids::{ClientId, RoomId, UserId};
-use tokio::sync::mpsc;
 
 pub(crate) fn room(id: &str) -> RoomId {
     RoomId::new(id).expect("a room id")
@@ -86,12 +86,16 @@ pub(crate) async fn log(store: &RedisStore, of: &str) -> Vec<String> {
 /// Hears what a store's redis publishes.
 pub(crate) struct Ear {
     pub(crate) subscriber: Subscriber,
-    pub(crate) heard: mpsc::Receiver<Tiding>,
+    pub(crate) heard: Receiver<Tiding>,
 }
 
 impl Ear {
-    pub(crate) fn new(store: &RedisStore, queue: usize) -> Self {
-        let (into, heard) = mpsc::channel(queue);
+    pub(crate) fn new(store: &RedisStore, places: usize) -> Self {
+        Self::bounded(store, places, 64 << 20)
+    }
+
+    pub(crate) fn bounded(store: &RedisStore, places: usize, bytes: usize) -> Self {
+        let (into, heard) = queue(places, bytes);
         let subscriber = Subscriber::new(store.client());
         let runs = subscriber.clone();
         tokio::spawn(async move { runs.run(into).await });

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use im_runtime::limits::queue::Weigh;
 use im_wire::ids::RoomId;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Pipeline, ProtocolVersion, Value};
@@ -75,7 +76,7 @@ struct Found {
     opened_at: Instant,
 }
 
-impl<T: From<Tiding> + Send + 'static> Ear<T> {
+impl<T: From<Tiding> + Weigh + Send + 'static> Ear<T> {
     pub(super) fn new(client: Client, host: Host, wishes: Arc<Wishes>, mouth: Arc<Mouth<T>>, disturbed: bool) -> Self {
         let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         Self {

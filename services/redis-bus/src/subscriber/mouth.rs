@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use im_proto::v1::bus_event::Event;
+use im_runtime::limits::queue::{Sender, Weigh};
 use im_wire::ids::RoomId;
 use redis::{PushInfo, PushKind, Value};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::Tiding;
 use crate::envelope::Envelope;
@@ -17,7 +19,7 @@ use crate::metrics;
 #[derive(Debug)]
 pub(super) struct Mouth<T> {
     keys: Keys,
-    into: mpsc::Sender<T>,
+    into: Sender<T>,
     /// Events may have been lost and nobody has been told yet.
     disturbed: AtomicBool,
     /// Confirmations that found the queue full.
@@ -52,8 +54,8 @@ impl Hearing {
     }
 }
 
-impl<T: From<Tiding> + Send + 'static> Mouth<T> {
-    pub(super) fn new(keys: Keys, into: mpsc::Sender<T>) -> Arc<Self> {
+impl<T: From<Tiding> + Weigh + Send + 'static> Mouth<T> {
+    pub(super) fn new(keys: Keys, into: Sender<T>) -> Arc<Self> {
         let (disturbed, unsaid) = (AtomicBool::new(false), Mutex::default());
         Arc::new(Self { keys, into, disturbed, unsaid, waiting: Notify::new() })
     }
@@ -75,7 +77,7 @@ impl<T: From<Tiding> + Send + 'static> Mouth<T> {
 
     /// A subscription stands.
     pub(super) fn subscribed(&self, room: RoomId) {
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.into.try_send(Tiding::Subscribed(room.clone()).into()) {
+        if let Err(TrySendError::Full(_)) = self.into.try_send(Tiding::Subscribed(room.clone()).into()) {
             self.unsaid.lock().unwrap_or_else(PoisonError::into_inner).push(room);
             self.waiting.notify_one();
         }
@@ -95,7 +97,7 @@ impl<T: From<Tiding> + Send + 'static> Mouth<T> {
             if nothing {
                 return;
             }
-            let Ok(place) = self.into.reserve().await else { return };
+            let Some(place) = self.into.reserve().await else { return };
             let room = self.unsaid.lock().unwrap_or_else(PoisonError::into_inner).pop();
             if let Some(room) = room {
                 place.send(Tiding::Subscribed(room).into());
@@ -122,11 +124,11 @@ impl<T: From<Tiding> + Send + 'static> Mouth<T> {
         let kind = if matches!(event.event, Some(Event::Logged(_))) { "logged" } else { "signal" };
         match self.into.try_send(Tiding::Event(event).into()) {
             Ok(()) => metrics::EVENTS.with_label_values(&[kind]).inc(),
-            Err(mpsc::error::TrySendError::Full(_)) => {
+            Err(TrySendError::Full(_)) => {
                 metrics::DROPPED.inc();
                 self.disturb();
             }
-            Err(mpsc::error::TrySendError::Closed(_)) => {}
+            Err(TrySendError::Closed(_)) => {}
         }
     }
 

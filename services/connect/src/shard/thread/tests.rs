@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use im_proto::v1::{self as pb, Fault as Refused, call, reply};
 use im_runtime::admin::Liveness;
+use im_runtime::limits::queue::Sender;
 use im_runtime::{Shutdown, Tasks};
 use im_wire::ids::RoomId;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::downlink::{Bus, Tidings};
@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(10);
 /// Logic that refuses everything, and a bus whose events are the test's.
 #[derive(Default)]
 struct Outside {
-    into: Mutex<Option<mpsc::Sender<Tidings>>>,
+    into: Mutex<Option<Sender<Tidings>>>,
 }
 
 #[async_trait]
@@ -41,7 +41,7 @@ impl Logic for Outside {
 
 #[async_trait]
 impl Bus for Outside {
-    async fn run(&self, into: mpsc::Sender<Tidings>) {
+    async fn run(&self, into: Sender<Tidings>) {
         *self.into.lock().unwrap() = Some(into);
         std::future::pending().await
     }
