@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use im_proto::v1::{Ban, KickRequest, call};
 use im_wire::code::CloseCode;
 use im_wire::native::{ClientOp, ServerOp};
+use tokio::io::AsyncWriteExt;
 
 use crate::raw::Raw;
 use crate::world::{ISSUED, World};
@@ -184,4 +185,38 @@ async fn while_logic_is_away_the_list_that_is_known_stays_in_force() {
     let mut stream = socket.connect(node.tcp_address()).await.unwrap();
     let read = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 16]).await;
     assert!(matches!(read, Ok(0) | Err(_)), "refused at the door: {read:?}");
+}
+
+#[tokio::test]
+async fn a_ban_of_an_address_is_about_whom_a_proxy_speaks_for_and_not_about_the_proxy() {
+    let world = World::new();
+    let believed = vec!["127.0.0.0/8".parse().unwrap()];
+    let node = node(&world, im_connect::Options { proxy_protocol_from: believed, ..options() });
+    let through = async |client: &str| {
+        let mut raw = Raw::connect(node.tcp_address()).await;
+        let header = format!("PROXY TCP4 {client} 198.51.100.1 4711 3101\r\n");
+        raw.stream.write_all(header.as_bytes()).await.unwrap();
+        raw
+    };
+    let (mut ann, mut bob) = (through("192.0.2.1").await, through("192.0.2.2").await);
+    ann.auth("ann", Vec::new(), false).await;
+    bob.auth("bob", Vec::new(), false).await;
+    world.ban(address("127.0.0.1/32"));
+    let id = world.ban(address("192.0.2.1/32"));
+    assert_eq!(ann.closed().await, Some(CloseCode::Banned));
+    lives(&mut bob).await;
+    assert_eq!(through("192.0.2.1").await.closed().await, Some(CloseCode::Banned), "before it says anything");
+    through("192.0.2.3").await.auth("cat", Vec::new(), false).await;
+    world.lift(&id);
+    let lifted = async {
+        loop {
+            let mut raw = through("192.0.2.1").await;
+            let (token, device) = ("ann".to_owned(), None);
+            raw.ask(ClientOp::Auth { token, device, resume: Vec::new(), all: false, agent: None }).await;
+            if matches!(raw.next().await.map(|response| response.op), Some(ServerOp::AuthOk { .. })) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(crate::raw::SOON, lifted).await.expect("let in again");
 }

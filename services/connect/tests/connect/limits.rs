@@ -505,6 +505,69 @@ async fn a_peer_that_is_believed_says_whose_connection_it_is_and_limits_count_th
     assert!(counted("im_connect_malformed_total", "protocol_error") > before);
 }
 
+fn hello() -> ClientOp {
+    ClientOp::Auth { token: "ann".to_owned(), device: None, resume: Vec::new(), all: false, agent: None }
+}
+
+#[tokio::test]
+async fn an_address_that_connects_too_often_is_refused_and_others_are_not() {
+    let world = World::new();
+    let limits = Options { accepts_per_second_per_ip: 2, shards: 1, ..options() };
+    let node = node(&world, Options { proxy_protocol_from: vec!["127.0.0.9/32".parse().unwrap()], ..limits });
+    let before = counted("im_connect_refused_total", "accept_rate_per_ip");
+    // At once four come in, and then two a second.
+    let begun = Instant::now();
+    let mut clients = Vec::new();
+    for _ in 0..12 {
+        clients.push(Raw::connect(node.tcp_address()).await);
+    }
+    let mut refused = 0;
+    for client in &mut clients {
+        client.ask(hello()).await;
+        match client.next().await.map(|response| response.op) {
+            Some(ServerOp::AuthOk { .. }) => {}
+            Some(ServerOp::Close { code, .. }) => {
+                assert_eq!(code, CloseCode::TooManyConnections);
+                refused += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let more = (begun.elapsed().as_secs_f64() * 2.0).ceil() as usize;
+    assert!(refused <= 8 && refused + more >= 8, "{refused} of 12, {more} more may come in");
+    assert!(counted("im_connect_refused_total", "accept_rate_per_ip") >= before + refused as f64);
+    // Neither another address nor those whom a proxy speaks for have used any of that; each of those has its own.
+    let from = async |own: [u8; 4], header: &str| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((own, 0).into()).unwrap();
+        let stream = socket.connect(node.tcp_address()).await.unwrap();
+        let mut raw = Raw { stream, buffer: BytesMut::new(), req: 0 };
+        raw.stream.write_all(header.as_bytes()).await.unwrap();
+        raw
+    };
+    from([127, 0, 0, 2], "").await.auth("bob", Vec::new(), false).await;
+    let header = |client: u8| format!("PROXY TCP4 192.0.2.{client} 198.51.100.1 4711 3101\r\n");
+    for client in 0..8 {
+        from([127, 0, 0, 9], &header(client)).await.auth("cat", Vec::new(), false).await;
+    }
+    for _ in 0..40 {
+        clients.push(from([127, 0, 0, 9], &header(99)).await);
+    }
+    assert_eq!(clients.last_mut().unwrap().closed().await, Some(CloseCode::TooManyConnections));
+    // Whoever waits is let in.
+    let waited = async {
+        loop {
+            let mut client = Raw::connect(node.tcp_address()).await;
+            client.ask(hello()).await;
+            if matches!(client.next().await.map(|response| response.op), Some(ServerOp::AuthOk { .. })) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(SOON, waited).await.expect("let in again");
+}
+
 #[tokio::test]
 async fn who_begins_a_proxy_header_and_does_not_end_it_is_sent_away_in_time() {
     let world = World::new();

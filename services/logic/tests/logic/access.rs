@@ -4,7 +4,7 @@ use bytes::Bytes;
 use im_proto::v1::{Authenticate, Fault, History, Refresh, Send, SendSignal, Subscribe, call, reply};
 use serde_json::json;
 
-use crate::site::{Site, eventually, now, options, signed, token, token_for};
+use crate::site::{Site, admin, eventually, now, options, signed, token, token_for};
 
 fn authenticate(token: &str, device: &str, unsigned_user: &str) -> call::Op {
     call::Op::Authenticate(Authenticate {
@@ -187,4 +187,36 @@ async fn a_body_must_be_what_it_is_said_to_be() {
     for (body, encoding) in [(&b"\xff"[..], 2), (b"{}", 1), (b"", 0), ("ä".as_bytes(), 0)] {
         assert!(send(body, encoding).await.is_ok());
     }
+}
+
+#[tokio::test]
+async fn an_administrator_who_loses_the_right_has_none_from_the_next_call_on() {
+    let site = Site::new().await;
+    let room = site.group(&token("ann"), &["bob"]).await;
+    let read = async |grant: &Bytes| {
+        let op = call::Op::History(History { room: room.clone(), limit: 10, ..History::default() });
+        site.call(grant.clone(), "c-1", op).await.map(drop).map_err(|fault| fault.code)
+    };
+    let refresh = async |grant: &Bytes, token: String| match site
+        .call(grant.clone(), "c-1", call::Op::Refresh(Refresh { token }))
+        .await
+    {
+        Ok(reply::Result::Refreshed(refreshed)) => refreshed,
+        other => panic!("{other:?}"),
+    };
+    let wide = site.connect(&admin(), "c-1").await.grant;
+    assert_eq!(read(&wide).await, Ok(()), "a group that the administrator is no member of");
+    // A newer token of the same user without the scope.
+    let narrow = refresh(&wide, token("backend")).await;
+    assert!(!narrow.as_wide, "the node looks again at what the connection hears");
+    assert_eq!(read(&narrow.grant).await, Err("not_a_member".to_owned()));
+    let again = refresh(&narrow.grant, admin()).await;
+    assert!(again.as_wide);
+    assert_eq!(read(&again.grant).await, Ok(()));
+    // A ban by another administrator: over the connection, and over HTTP.
+    let other = signed(&json!({"sub": "other", "exp": now() + 60, "scope": "admin"}));
+    site.post(&other, "/v1/bans", json!({"user": "backend"})).await.good();
+    assert_eq!(read(&again.grant).await, Err("banned".to_owned()));
+    assert_eq!(site.get(&admin(), "/v1/bans").await.refused(), (403, "banned", ""));
+    site.get(&other, "/v1/bans").await.good();
 }

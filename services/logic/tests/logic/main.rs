@@ -1,6 +1,7 @@
 //! Logic in one process: the real service over the real embedded store in memory, reached through real sockets.
 
 mod access;
+mod audit;
 mod bans;
 mod bounds;
 mod compat;
