@@ -22,12 +22,19 @@ use tower::ServiceExt;
 pub use liveness::{Liveness, Pulse};
 pub use readiness::{Latch, Readiness};
 
+use crate::limits::address::Network;
+use crate::limits::shares::Shares;
 use crate::{Tasks, metrics};
 
 /// Connections served at a time; more wait.
-const MAX_CONNECTIONS: usize = 64;
-/// How long a request's head, and everything about one request, may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const MAX_CONNECTIONS: usize = 256;
+/// Connections of one address served at a time; more are closed at once. Prometheus and a node's kubelet have one or two:
+/// whoever else reaches the port must not take the places of their probes.
+const MAX_PER_ADDRESS: usize = 16;
+/// How long a request's head may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a connection may stay, whatever it asks.
+const LIFE: Duration = Duration::from_secs(60);
 
 /// Why the admin server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -122,14 +129,19 @@ async fn further(State(admin): State<Admin>, request: Request) -> Response {
 
 async fn accept(listener: TcpListener, router: Router) -> Result<(), std::io::Error> {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let shares = Shares::new(MAX_PER_ADDRESS);
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
+                let Some(share) = shares.take(Network::from(peer.ip())) else {
+                    tracing::debug!(%peer, "too many connections of one address to the admin server");
+                    continue;
+                };
                 let router = router.clone();
                 tokio::spawn(async move {
                     serve(stream, router).await;
-                    drop(place);
+                    drop((place, share));
                 });
             }
             Err(error) => {
@@ -145,8 +157,7 @@ async fn serve(stream: TcpStream, router: Router) {
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(64 * 1024);
     let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    // A connection that is kept open for a minute has been useful enough.
-    if let Ok(Err(error)) = tokio::time::timeout(6 * PATIENCE, served).await {
+    if let Ok(Err(error)) = tokio::time::timeout(LIFE, served).await {
         tracing::debug!(%error, "an admin connection broke");
     }
 }

@@ -15,16 +15,20 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::limits::address::Network;
+use crate::limits::shares::Shares;
+
 use super::{HANDSHAKE, ServerName, Tls};
 
 /// Strangers that may be coming to terms at a time; further ones wait in the system's queue.
 const AT_ONCE: usize = 256;
+/// Strangers of one address that may: others must not wait for them. Further ones are closed.
+const AT_ONCE_PER_ADDRESS: usize = 64;
 /// After accepting failed, as it does when files run out.
 const PAUSE: Duration = Duration::from_millis(50);
 
 static HANDSHAKES: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let help =
-        "TLS handshakes on internal ports, by result: done, refused (no or a wrong certificate), other_tier, late.";
+    let help = "TLS handshakes on internal ports, by result: done, refused (no or a wrong certificate), other_tier, late, crowded (too many of one address).";
     register_int_counter_vec!("im_tls_handshakes_total", help, &["result"]).expect("registered once")
 });
 
@@ -65,16 +69,21 @@ async fn accept(
     to: mpsc::Sender<TlsStream<TcpStream>>,
 ) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
+    let shares = Shares::new(AT_ONCE_PER_ADDRESS);
     loop {
         // The semaphore is never closed.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection cannot be accepted");
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
+        };
+        let Some(share) = shares.take(Network::from(peer.ip())) else {
+            HANDSHAKES.with_label_values(&["crowded"]).inc();
+            continue;
         };
         let (acceptor, to, tier) = (TlsAcceptor::from(tls.server()), to.clone(), tier.clone());
         tokio::spawn(async move {
@@ -96,7 +105,7 @@ async fn accept(
                 Err(_) => "late",
             };
             HANDSHAKES.with_label_values(&[result]).inc();
-            drop(place);
+            drop((place, share));
         });
     }
 }

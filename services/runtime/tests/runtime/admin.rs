@@ -7,7 +7,7 @@ use axum::routing::get;
 use im_runtime::admin::Admin;
 use im_runtime::{Shutdown, Tasks};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 async fn start() -> (Admin, Tasks) {
     let tasks = Tasks::new(Shutdown::new(Duration::from_secs(1)));
@@ -69,6 +69,28 @@ async fn routes_can_be_added_and_others_do_not_exist() {
     admin.add(Router::new().route("/drain", get(async || "steady")));
     assert_eq!(fetch(&admin, "/drain").await, (200, "steady".to_owned()));
     assert_eq!(fetch(&admin, "/other").await.0, 404);
+}
+
+/// A connection from this address of the machine's own.
+async fn from(address: [u8; 4], admin: &Admin) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((address, 0).into()).unwrap();
+    socket.connect(admin.address()).await.unwrap()
+}
+
+#[tokio::test]
+async fn idle_connections_of_one_address_keep_nobody_elses_probes_out() {
+    let (admin, _tasks) = start().await;
+    let mut idle = Vec::new();
+    for _ in 0..80 {
+        idle.push(from([127, 0, 0, 2], &admin).await);
+    }
+    let answer = tokio::time::timeout(Duration::from_secs(3), fetch(&admin, "/healthz"));
+    assert_eq!(answer.await.expect("answered while the others wait").0, 200);
+    let last = idle.pop().unwrap();
+    let mut one = [0];
+    let closed = tokio::time::timeout(Duration::from_secs(3), last.peek(&mut one)).await;
+    assert!(matches!(closed, Ok(Ok(0) | Err(_))), "too many of one address are closed at once: {closed:?}");
 }
 
 #[tokio::test]
