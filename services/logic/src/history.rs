@@ -58,6 +58,12 @@ impl Core {
         Ok(page)
     }
 
+    /// The oldest seq of a room's log that retention has left: 1 where nothing was removed, head + 1 where nothing is left.
+    pub(crate) async fn first(&self, room: &RoomId) -> Result<Seq> {
+        let page = self.store.page(room, Slice::After(0), 0).await?;
+        Ok(page.truncated.map_or(1, |(_, last)| last + 1))
+    }
+
     /// The log after a position, for a node.
     pub(crate) async fn fetch(&self, ask: Fetch) -> Result<Fetched> {
         let limits = &self.options.limits;

@@ -294,9 +294,19 @@ pub fn retention(from: &mut Reader<'_>) -> Retention {
             .within(1..=100_000_000)
             .or(default.max_entries),
         max_age: from
-            .duration("history_max_age", "Messages older than this may go; 0s: never by age.")
+            .duration(
+                "history_max_age",
+                "Messages older than this may go, also while nothing is said; 0s: never by age. An idle room goes by what was set when something was last said there.",
+            )
             .within(Duration::ZERO..=3650 * DAY)
             .or(default.max_age),
+        rooms_end_after: from
+            .duration(
+                "rooms_end_after",
+                "An open room in which nothing was said for so long, and a group without members, end as if they were deleted; 0s: never. Groups with members and direct rooms stay.",
+            )
+            .within(Duration::ZERO..=3650 * DAY)
+            .or(default.rooms_end_after),
         dedupe_window: from
             .duration("dedupe_window", "A send repeated with the same client id within this is stored once.")
             .within(SECOND..=DAY)

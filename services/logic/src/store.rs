@@ -6,7 +6,7 @@
 //! - The same (room, sender, client id) within the dedupe window returns the first entry's position and publishes again.
 //! - Whatever is appended is published to the room's channel after it is stored; publishing may be lost, storing not.
 //! - Appends of one room that were called in some order (first polls) from one task are stored in that order.
-//! - A room's own state (log, dedupe, members, read positions) is atomic. A user's index of rooms and presence are
+//! - A room's own state (log, dedupe, members, read positions) is atomic, also when it is deleted. A user's index of rooms and presence are
 //!   derived, may lag, and are repaired from the rooms.
 
 pub mod embedded;
@@ -122,6 +122,28 @@ pub struct Create {
     pub time_ms: u64,
 }
 
+/// A room to be deleted.
+#[derive(Debug, Clone)]
+pub struct Delete {
+    /// Which.
+    pub room: RoomId,
+    /// The entry that tells whoever hears the room, its last one. Published only: no log keeps it.
+    pub entry: Entry,
+}
+
+/// A room that has been deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deleted {
+    /// What it was.
+    pub kind: Kind,
+    /// In force in its log.
+    pub epoch: Epoch,
+    /// The place of the entry that tells of it.
+    pub seq: Seq,
+    /// Who was in it where it was a group. Their indexes still name it.
+    pub members: Vec<UserId>,
+}
+
 /// What a user sees of a room before entering it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
@@ -131,8 +153,6 @@ pub struct View {
     pub epoch: Epoch,
     /// The log's last seq.
     pub head: Seq,
-    /// The oldest seq that retention has left (1 where nothing was removed; head + 1 where nothing is left).
-    pub first: Seq,
     /// The user's membership where it is a group.
     pub role: Option<Role>,
     /// The user's read position.
@@ -355,6 +375,9 @@ pub trait Store: Send + Sync + 'static {
     async fn create(&self, create: Create) -> Result<bool>;
     /// Changes a membership and tells the room. Returns `None` where it was so already.
     async fn change_membership(&self, change: Membership) -> Result<Option<Appended>>;
+    /// Deletes a room with its log, members, client ids and read positions, and tells whoever hears it. Afterwards there is
+    /// no such room; one that takes its id begins at seq 1 in a greater epoch, and knows nothing of it.
+    async fn delete(&self, delete: Delete) -> Result<Deleted>;
     /// A group's members in order of user id, from behind `after`, at most `limit`.
     async fn members(&self, room: &RoomId, after: Option<&UserId>, limit: usize) -> Result<Vec<Member>>;
     /// What `user` sees of these rooms, in their order; `None` where there is no such room.
@@ -443,13 +466,16 @@ pub trait Publish: Send + Sync + 'static {
     fn signal(&self, room: &RoomId, signal: &Signal);
 }
 
-/// How much of a log is kept, how long a retry is recognised.
+/// How much of a log is kept, how long a retry is recognised, when a room that nobody uses ends.
 #[derive(Debug, Clone)]
 pub struct Retention {
     /// Entries per room at most.
     pub max_entries: u64,
-    /// Entries older than this may be removed; zero: never by age.
+    /// Entries older than this may be removed, also while nothing is said; zero: never by age.
     pub max_age: Duration,
+    /// An open room that nothing was said in for so long, and a group that had no member for so long (and in which nothing
+    /// was said), may end as if it were deleted, but untold; zero: never.
+    pub rooms_end_after: Duration,
     /// A retry with the same client id within this is stored once.
     pub dedupe_window: Duration,
     /// Members of a group at most.
@@ -461,6 +487,7 @@ impl Default for Retention {
         Self {
             max_entries: 10_000,
             max_age: Duration::from_secs(30 * 24 * 3600),
+            rooms_end_after: Duration::from_secs(180 * 24 * 3600),
             dedupe_window: Duration::from_secs(30 * 60),
             max_members: 10_000,
         }

@@ -8,6 +8,8 @@
 //! im:r:{ROOM}:read      hash    user -> seq
 //! im:r:{ROOM}:dedupe:0  hash    user NUL client id -> "seq time id"; :1 takes turns with it, both expire
 //! im:r:{ROOM}:bus       channel (sharded)
+//!                       log, and all of a room that may be abandoned, expire: see scripts/room.lua. What a deleted room
+//!                       leaves behind is its last epoch in meta, for a while
 //! im:u:{USER}:rooms     zset    rooms of a user, all with score 0
 //! im:u:{USER}:presence  hash    connection -> node, device, since
 //! im:u:{USER}:seen      string  unix ms

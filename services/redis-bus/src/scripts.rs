@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use redis::Cmd;
 
-/// What the first number of a reply of `append` and `member` means; the same names stand in `scripts/room.lua`.
+/// What the first number of a reply of `append`, `member` and `delete` means; the same names stand in `scripts/room.lua`.
 pub mod answer {
     /// Stored.
     pub const NEW: i64 = 0;
@@ -72,6 +72,8 @@ scripts! {
     member = "scripts/room.lua" "scripts/member.lua";
     /// Creates a room.
     create = "scripts/room.lua" "scripts/create.lua";
+    /// Deletes a room.
+    delete = "scripts/room.lua" "scripts/delete.lua";
     /// Reads a part of a log.
     log = "scripts/log.lua";
     /// Moves a read position.

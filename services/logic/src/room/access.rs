@@ -76,7 +76,7 @@ fn may_hear(access: &Access, view: &View) -> bool {
 
 /// A room that exists in principle and has never been spoken in.
 fn nothing_yet(kind: Kind) -> View {
-    View { kind, epoch: 0, head: 0, first: 1, role: None, read: 0, joined: 0, created_ms: 0 }
+    View { kind, epoch: 0, head: 0, role: None, read: 0, joined: 0, created_ms: 0 }
 }
 
 #[cfg(test)]

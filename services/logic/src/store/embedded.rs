@@ -12,9 +12,11 @@
 //!
 //! Presence and node leases are kept in memory: they are void when the process ends.
 
+mod aging;
 mod apply;
 mod bans;
 mod dedupe;
+mod deleting;
 mod disk;
 mod epochs;
 mod groups;
@@ -39,8 +41,8 @@ use redb::{Database, ReadableDatabase};
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use super::{
-    Append, Appended, Asserted, Counts, Create, Ended, Error, Member, Membership, Page, Presence, Publish,
-    ReadPosition, Result, Retention, Slice, Store, Tail, View,
+    Append, Appended, Asserted, Counts, Create, Delete, Deleted, Ended, Error, Member, Membership, Page, Presence,
+    Publish, ReadPosition, Result, Retention, Slice, Store, Tail, View,
 };
 use crate::auth::seal::Key;
 use bans::Wish;
@@ -117,6 +119,8 @@ pub struct EmbeddedStore {
     /// Of rooms for which none is noted, see [`epochs::Epochs::of_the_file`].
     epoch: Epoch,
     writes: mpsc::Sender<Write>,
+    /// Ends a thread when it is dropped, see [`writer::start_aging`].
+    _until_dropped: std::sync::mpsc::Sender<()>,
     readers: Arc<Semaphore>,
     presence: PresenceBook,
     quotas: Quotas,
@@ -154,10 +158,12 @@ impl EmbeddedStore {
         let file = (Arc::clone(&shelf), Arc::clone(disk));
         let writer = writer::Writer::new(file, epochs, generations, options, Arc::clone(&publish));
         writer::start(writer, queue).map_err(OpenError::Thread)?;
+        let until_dropped = writer::start_aging(writes.downgrade()).map_err(OpenError::Thread)?;
         Ok(Self {
             shelf,
             epoch,
             writes,
+            _until_dropped: until_dropped,
             readers,
             presence: PresenceBook::default(),
             quotas: Quotas::default(),
@@ -273,6 +279,10 @@ impl Store for EmbeddedStore {
 
     async fn change_membership(&self, change: Membership) -> Result<Option<Appended>> {
         self.write(|done| Write::Membership(change, done)).await
+    }
+
+    async fn delete(&self, delete: Delete) -> Result<Deleted> {
+        self.write(|done| Write::Delete(delete, done)).await
     }
 
     async fn members(&self, room: &RoomId, after: Option<&UserId>, limit: usize) -> Result<Vec<Member>> {

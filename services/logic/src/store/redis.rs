@@ -25,8 +25,8 @@ use im_runtime::tls::Tls;
 use im_wire::ids::{Epoch, RoomId, Seq, UserId};
 
 use super::{
-    Append, Appended, Asserted, Counts, Create, Ended, Member, Membership, Page, Presence, ReadPosition, Result,
-    Retention, Slice, Store, Tail, View,
+    Append, Appended, Asserted, Counts, Create, Delete, Deleted, Ended, Member, Membership, Page, Presence,
+    ReadPosition, Result, Retention, Slice, Store, Tail, View,
 };
 use crate::auth::seal::Key;
 use queue::{Job, Queue};
@@ -142,6 +142,13 @@ impl Store for RedisStore {
         let (answer, answered) = queue::answer();
         let room = change.room.clone();
         self.queue.put(&room, Job::Membership(change, answer))?;
+        answered.await
+    }
+
+    async fn delete(&self, delete: Delete) -> Result<Deleted> {
+        let (answer, answered) = queue::answer();
+        let room = delete.room.clone();
+        self.queue.put(&room, Job::Delete(delete, answer))?;
         answered.await
     }
 

@@ -1,7 +1,9 @@
 //! What every store must do, checked on a store that is given: the redis store on real servers, the embedded store on its
 //! file and in memory. Part of the library so that every test binary can run it; nothing in the product calls it.
 
+pub mod aging;
 mod bans;
+mod deleting;
 mod membership;
 mod messages;
 mod pace;
@@ -29,6 +31,7 @@ pub async fn cases(store: Arc<dyn Store>) {
     messages::cases(&stage).await;
     membership::cases(&stage).await;
     reading::cases(&stage).await;
+    deleting::cases(&stage).await;
     presence::cases(&stage).await;
     bans::cases(&stage).await;
     grants_have_one_key(&stage).await;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use im_logic::store::embedded::EmbeddedStore;
-use im_logic::store::{Create, Error, Kind, Membership, Retention, Role, Slice, Store};
+use im_logic::store::{Create, Delete, Error, Kind, Membership, Retention, Role, Slice, Store};
 use proptest::prelude::*;
 
 use crate::stage::{in_memory, message_of, room, user};
@@ -19,6 +19,7 @@ enum Operation {
     Create { room: usize, group: bool, members: Vec<usize> },
     Change { room: usize, user: usize, by: usize, role: Option<Role>, system: bool },
     Read { room: usize, user: usize, seq: u64 },
+    Delete { room: usize },
     Tail { room: usize, seq: u64, limit: usize },
     Page { room: usize, slice: Slice, limit: usize },
 }
@@ -36,6 +37,7 @@ fn operations() -> impl Strategy<Value = Operation> {
         3 => (room.clone(), user.clone(), user.clone(), role, any::<bool>())
             .prop_map(|(room, user, by, role, system)| Operation::Change { room, user, by, role, system }),
         1 => (room.clone(), user, 0_u64..25).prop_map(|(room, user, seq)| Operation::Read { room, user, seq }),
+        1 => room.clone().prop_map(|room| Operation::Delete { room }),
         2 => (room.clone(), 0_u64..25, 1_usize..12).prop_map(|(room, seq, limit)| Operation::Tail { room, seq, limit }),
         2 => (room, slice, 1_usize..12).prop_map(|(room, slice, limit)| Operation::Page { room, slice, limit }),
     ]
@@ -227,6 +229,13 @@ async fn compare(store: &EmbeddedStore, model: &mut Model, operation: Operation)
             let done = done.map(|position| (position.read, position.head));
             assert_eq!(done.map_err(|error| name(&error)), model.read(at, by, seq), "{operation:?}");
         }
+        Operation::Delete { room: at } => {
+            let entry = message_of("root", ROOMS[at], "end").entry;
+            let done = store.delete(Delete { room: room(ROOMS[at]), entry }).await;
+            let done = done.map(|deleted| (deleted.seq, deleted.members.len()));
+            let expected = model.0.remove(&at).map(|room| (room.head() + 1, room.members.len()));
+            assert_eq!(done.map_err(|error| name(&error)), expected.ok_or("no such room"), "{operation:?}");
+        }
         Operation::Tail { room: at, seq, limit } => {
             let tail = store.tail(&room(ROOMS[at]), 0, seq, limit, usize::MAX).await.expect("readable");
             assert_eq!(tail.reset_to, (seq > tail.head).then_some(tail.head), "{operation:?}");
@@ -243,17 +252,11 @@ async fn compare_views(store: &EmbeddedStore, model: &Model) {
     for (number, name) in USERS.iter().enumerate() {
         let views = store.views(&ROOMS.map(room), &user(name)).await.expect("views");
         for (at, view) in views.into_iter().enumerate() {
-            let seen = view.map(|view| (view.head, view.first, view.role, view.joined, view.read));
+            let seen = view.map(|view| (view.head, view.role, view.joined, view.read));
             let expected = model.0.get(&at).map(|room| {
                 let member = room.members.get(&number);
                 let read = room.reads.get(&number).copied().unwrap_or(0);
-                (
-                    room.head(),
-                    room.first(),
-                    member.map(|(role, _)| *role),
-                    member.map_or(0, |(_, joined)| *joined),
-                    read,
-                )
+                (room.head(), member.map(|(role, _)| *role), member.map_or(0, |(_, joined)| *joined), read)
             });
             assert_eq!(seen, expected, "{name} in {}", ROOMS[at]);
         }

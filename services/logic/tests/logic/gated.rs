@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use im_logic::auth::seal::Key;
 use im_logic::store::{
-    Append, Appended, Asserted, Counts, Create, Ended, Error, Member, Membership, Page, Presence, ReadPosition, Result,
-    Slice, Store, Tail, View,
+    Append, Appended, Asserted, Counts, Create, Delete, Deleted, Ended, Error, Member, Membership, Page, Presence,
+    ReadPosition, Result, Slice, Store, Tail, View,
 };
 use im_proto::v1::{AskBans, Ban, BanChanges, Signal};
 use im_wire::ids::{Epoch, RoomId, Seq, UserId};
@@ -73,6 +73,9 @@ impl Store for Gated {
     }
     async fn change_membership(&self, change: Membership) -> Result<Option<Appended>> {
         self.inner.change_membership(change).await
+    }
+    async fn delete(&self, delete: Delete) -> Result<Deleted> {
+        self.inner.delete(delete).await
     }
     async fn members(&self, room: &RoomId, after: Option<&UserId>, limit: usize) -> Result<Vec<Member>> {
         self.inner.members(room, after, limit).await

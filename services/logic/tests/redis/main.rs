@@ -3,6 +3,7 @@
 mod bus;
 mod cluster;
 mod edges;
+mod endings;
 mod failover;
 mod forwarder;
 mod rate;

@@ -247,6 +247,14 @@ async fn closing_stores_what_waits_and_takes_no_more() {
 }
 
 #[tokio::test]
+async fn what_nobody_uses_any_more_goes() {
+    let redis = Server::start(&[]).await;
+    let retention = im_logic::store::suite::aging::retention();
+    let store = store(Options { retention, ..options(redis.url()) }).await;
+    im_logic::store::suite::aging::cases(std::sync::Arc::new(store)).await;
+}
+
+#[tokio::test]
 async fn a_single_server_does_what_every_store_must_do() {
     let redis = Server::start(&[]).await;
     im_logic::store::suite::cases(std::sync::Arc::new(store(options(redis.url())).await)).await;

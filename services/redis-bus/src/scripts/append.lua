@@ -1,15 +1,16 @@
 -- Stores messages: access, dedupe, seq, log and (where no replica is waited for) publish, one step for each.
 --
--- KEYS  per room: meta, log, members, dedupe even, dedupe odd
+-- KEYS  per room: meta, log, members, read positions, dedupe even, dedupe odd
 -- ARGV  1 dedupe window ms   2 entries kept   3 how many more before a trim   4 age kept ms (0: any)
---       5 '1': publish here; '0': the caller publishes after replicas have confirmed
+--       5 how long an abandoned room is kept ms (0: for ever)
+--       6 '1': publish here; '0': the caller publishes after replicas have confirmed
 --       then per room: its channel
 --       then per message: room (1 is the first), access (DIRECT + OPEN + SYSTEM), user, dedupe field, id, time, entry
 -- Reply per message: {NEW, epoch, seq, created} | {REPEATED, epoch, seq, id, time, entry where the caller publishes}
 --       | {refusal} | an error
-local ROOM_KEYS, MESSAGE_ARGS, HEADER = 5, 7, 5
+local ROOM_KEYS, MESSAGE_ARGS, HEADER = 6, 7, 6
 local window, max_entries, slack = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local max_age, publishing = tonumber(ARGV[4]), ARGV[5] == '1'
+local max_age, ends_after, publishing = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1'
 local room_count = #KEYS / ROOM_KEYS
 
 local function refusal(room, access, user, time)
@@ -77,6 +78,7 @@ end
 local function begin_generation(room)
   redis.call('UNLINK', room.current)
   if not room.before then redis.call('UNLINK', room.previous) end
+  note_emptied(room, room.log)
   room.turned = false
 end
 
@@ -85,8 +87,8 @@ local function live_until(key, time)
   if left == -1 or (left >= 0 and now + left < time) then redis.call('PEXPIREAT', key, digits(time)) end
 end
 
--- Whatever became of the hashes' ends (another window, another release, a copy of the data), they get them again: when
--- anything about the generation changes, and now and then.
+-- Whatever became of the keys' ends (another window, another release, a copy of the data), they get them again: when
+-- anything about the generation changes, and now and then. Returns when the generation ends, where that was done.
 local CHECKED = 64
 
 local function keep_generation(room)
@@ -100,6 +102,7 @@ local function keep_generation(room)
   local ends = room.begun + math.max(room.own, room.earlier)
   live_until(room.current, ends + room.own)
   if room.before then live_until(room.previous, ends) end
+  return ends
 end
 
 local rooms = {}
@@ -109,8 +112,8 @@ local function room_of(number)
   local place = tonumber(number)
   local key = (place - 1) * ROOM_KEYS
   room = load_room(KEYS[key + 1])
-  room.log, room.members = KEYS[key + 2], KEYS[key + 3]
-  room.dedupe = { KEYS[key + 4], KEYS[key + 5] }
+  room.log, room.members, room.reads = KEYS[key + 2], KEYS[key + 3], KEYS[key + 4]
+  room.dedupe = { KEYS[key + 5], KEYS[key + 6] }
   room.channel = ARGV[HEADER + place]
   room.loaded = room.head
   rooms[number] = room
@@ -166,11 +169,13 @@ for at = HEADER + room_count + 1, #ARGV, MESSAGE_ARGS do
   replies[#replies + 1] = reply
 end
 for _, room in pairs(rooms) do
+  local last
   if room.stored then
-    keep_generation(room)
+    last = keep_generation(room)
     trim(room, room.log, max_entries, slack, max_age)
   end
   write_back(room)
+  if last then settle_ends(room, room.log, room.reads, last, max_age, ends_after) end
 end
 say()
 return replies

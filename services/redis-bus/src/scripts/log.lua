@@ -27,6 +27,12 @@ local read = way == 'after' and piece_after or piece_before
 local head = tonumber(reply[1])
 local last = way == 'latest' and head + 1 or math.min(seq, way == 'before' and head + 1 or head)
 local taken, bytes, piece_size = 0, 0, FIRST_PIECE
+
+-- A log that has come to its own end: everything in it is gone.
+local function is_emptied()
+  return taken == 0 and head >= tonumber(reply[2]) and redis.call('EXISTS', log) == 0
+end
+
 while taken < limit and (taken == 0 or bytes < max_bytes) do
   local wanted = math.min(piece_size, limit - taken)
   local piece = read(last, wanted)
@@ -42,4 +48,5 @@ while taken < limit and (taken == 0 or bytes < max_bytes) do
   if #piece < wanted then break end
   piece_size = math.max(1, math.min(LARGEST_PIECE, math.ceil((max_bytes - bytes) * taken / math.max(bytes, 1))))
 end
+if is_emptied() then reply[2] = string.format('%.0f', head + 1) end
 return reply

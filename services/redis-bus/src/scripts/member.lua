@@ -2,16 +2,16 @@
 -- the group lives on, and whoever has the right of a backend can make another.
 --
 -- KEYS  meta, log, members (user -> "role:joined"), order (the users, sorted by bytes), read positions
--- ARGV  1 entries kept   2 how many more before a trim   3 age kept ms   4 members at most
---       5 '1': publish here; '0': the caller publishes   6 channel
---       7 access   8 who does it   9 whose membership   10 role: o(wner) | a(dmin) | m(ember); '': none any more
---       11 time   12 entry
+-- ARGV  1 entries kept   2 how many more before a trim   3 age kept ms   4 how long an abandoned room is kept ms
+--       5 members at most   6 '1': publish here; '0': the caller publishes   7 channel
+--       8 access   9 who does it   10 whose membership   11 role: o(wner) | a(dmin) | m(ember); '': none any more
+--       12 time   13 entry
 -- Reply {NEW, epoch, seq, 0} | {UNCHANGED} | {refusal}
 local meta, log, members, order, reads = unpack(KEYS)
 local max_entries, slack, max_age = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local max_members, publishing, channel = tonumber(ARGV[4]), ARGV[5] == '1', ARGV[6]
-local system, actor, user, role = tonumber(ARGV[7]) >= SYSTEM, ARGV[8], ARGV[9], ARGV[10]
-local entry = ARGV[12]
+local ends_after, max_members, publishing, channel = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1', ARGV[7]
+local system, actor, user, role = tonumber(ARGV[8]) >= SYSTEM, ARGV[9], ARGV[10], ARGV[11]
+local entry = ARGV[13]
 
 local function role_of(name)
   local member = redis.call('HGET', members, name)
@@ -41,6 +41,8 @@ if (had or '') == role then
 end
 if not had and redis.call('HLEN', members) >= max_members then return { FULL } end
 
+room.members = members
+note_emptied(room, log)
 local seq = append(room, log, entry)
 if role == '' then
   redis.call('HDEL', members, user)
@@ -53,6 +55,7 @@ else
 end
 trim(room, log, max_entries, slack, max_age)
 write_back(room)
+settle_ends(room, log, reads, math.max(now, generation_ends(room)), max_age, ends_after)
 if publishing then
   publish(channel, room.epoch, seq, entry)
   say()

@@ -21,5 +21,8 @@ local moved = target > read
 if moved then
   read = target
   redis.call('HSET', reads, user, string.format('%.0f', read))
+  -- They end with the room, where it ends.
+  local ends = redis.call('PEXPIRETIME', meta)
+  if ends > 0 then redis.call('PEXPIREAT', reads, string.format('%.0f', ends)) end
 end
 return { 'ok', string.format('%.0f', read), string.format('%.0f', joined), string.format('%.0f', head), moved and 1 or 0 }

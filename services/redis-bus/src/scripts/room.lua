@@ -8,6 +8,7 @@
 --   g the newest dedupe generation, named by the unix milliseconds of its beginning: even and odd ones take turns with
 --     the two hashes                         q 1: the generation before it holds something
 --   w for how long its marks count, ms; "own:before" where it is another time for those of the generation before it
+-- What is left of a deleted room for a while is one field: d its last epoch.
 --
 -- Replies are numbers and strings only. An answer begins with one of these:
 local NEW, REPEATED, UNCHANGED = 0, 1, 2
@@ -94,7 +95,13 @@ local function settle_epoch(room)
   set(room, 'p', transitions_with(redis.call('HGET', room.meta, 'p') or '', room.epoch, room.head))
 end
 
+-- One that takes the id of a deleted room has a greater epoch: whoever has a position in that one is told.
 local function create_room(room, kind, time)
+  local last = redis.call('HGET', room.meta, 'd')
+  if last then
+    room.epoch = tonumber(last)
+    redis.call('UNLINK', room.meta)
+  end
   room.kind = kind
   set(room, 'k', kind)
   set(room, 'c', time)
@@ -122,6 +129,46 @@ local function trim(room, log, max_entries, slack, max_age)
     set(room, 'f', digits(keep))
   end
   set(room, 'o', digits(room.oldest))
+end
+
+-- What retention by age had not removed has gone with the log's own end, see settle_ends.
+local function note_emptied(room, log)
+  if room.first > room.head or redis.call('EXISTS', log) == 1 then return end
+  room.first, room.oldest = room.head + 1, 0
+  set(room, 'f', digits(room.first))
+  set(room, 'o', '0')
+end
+
+-- Until when messages may come without a new dedupe generation beginning.
+local function generation_ends(room)
+  local own, before = string.match(room.windows or '', '^(%d+):?(%d*)$')
+  if not own then return 0 end
+  return room.generation + math.max(tonumber(own), tonumber(before) or 0)
+end
+
+local function end_at(key, time)
+  if time then
+    redis.call('PEXPIREAT', key, digits(time))
+  else
+    redis.call('PERSIST', key)
+  end
+end
+
+local function may_end(room)
+  return room.kind == 'o' or (room.kind == 'g' and redis.call('HLEN', room.members) == 0)
+end
+
+-- What nobody uses any more goes by itself: the log of a room that is idle for as long as messages are kept, and all of an
+-- open room that is idle, or of a group without members, after `ends_after` (ms; 0: never). Called after write_back, and
+-- again before `last`, or before the first message after it. All keys of a room that ends have the same time, so that none
+-- is found without the others.
+local function settle_ends(room, log, reads, last, max_age, ends_after)
+  local room_ends = ends_after > 0 and may_end(room) and last + ends_after
+  local log_ends = max_age > 0 and last + max_age
+  if room_ends then log_ends = math.min(room_ends, log_ends or room_ends) end
+  end_at(room.meta, room_ends)
+  end_at(reads, room_ends)
+  end_at(log, log_ends)
 end
 
 -- Gives the next seq, as the number and as its digits. `t` (when redis got it) stands first in the entry: see trim.

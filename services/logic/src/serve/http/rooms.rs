@@ -69,9 +69,10 @@ pub(super) async fn show(
     Room(room): Room,
 ) -> std::result::Result<Json<Value>, Failure> {
     let view = handle.core.view(&who, &room).await?;
+    let first = handle.core.first(&room).await?;
     let online = handle.core.store.online(std::slice::from_ref(&room)).await.map_err(Error::from)?;
     let mut shown = shown("id", &room, &view);
-    shown["first"] = view.first.into();
+    shown["first"] = first.into();
     shown["created"] = view.created_ms.into();
     shown["online"] = online.first().copied().unwrap_or_default().into();
     Ok(Json(shown))

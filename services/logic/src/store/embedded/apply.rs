@@ -2,13 +2,13 @@
 //! write has changed nothing, and the transaction goes on.
 
 use im_proto::v1::Entry;
-use im_wire::ids::{RoomId, Seq, UserId};
+use im_wire::ids::{Epoch, RoomId, Seq, UserId};
 use prost::Message as _;
 use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::dedupe::{self, Generations, Marks};
 use super::epochs::Epochs;
-use super::tables::{DEDUPE, EPOCHS, LOG, MEMBERS, READS, ROOMS, Room, RoomRow, SEEN, USER_ROOMS, role};
+use super::tables::{DEDUPE, EPOCHS, GONE, LOG, MEMBERS, READS, ROOMS, Room, RoomRow, SEEN, USER_ROOMS, role};
 use super::writer::Publication;
 use super::{Plain, bans, milliseconds};
 use crate::store::readable::decode;
@@ -25,20 +25,23 @@ pub(super) type Written<T> = Plain<Result<T>>;
 
 /// The open tables of one transaction.
 pub(super) struct Sheets<'t> {
-    transaction: &'t WriteTransaction,
+    pub(super) transaction: &'t WriteTransaction,
     pub(super) rooms: Table<'t, &'static str, RoomRow>,
-    log: Table<'t, (&'static str, u64), &'static [u8]>,
-    marks: Marks<'t>,
+    pub(super) log: Table<'t, (&'static str, u64), &'static [u8]>,
+    pub(super) marks: Marks<'t>,
     pub(super) members: Table<'t, (&'static str, &'static str), (u8, u64)>,
     pub(super) reads: Table<'t, (&'static str, &'static str), u64>,
     user_rooms: Table<'t, (&'static str, &'static str), ()>,
     seen: Table<'t, &'static str, u64>,
     noted_epochs: Table<'t, &'static str, &'static str>,
+    pub(super) gone: Table<'t, &'static str, ()>,
     epochs: &'t mut Epochs,
     pub(super) retention: &'t Retention,
     generation: u64,
     living: Vec<u64>,
-    now_ms: u64,
+    /// All generations of client ids that may have rows.
+    pub(super) generations: Vec<u64>,
+    pub(super) now_ms: u64,
     stored: usize,
 }
 
@@ -60,10 +63,12 @@ impl<'t> Sheets<'t> {
             user_rooms: transaction.open_table(USER_ROOMS)?,
             seen: transaction.open_table(SEEN)?,
             noted_epochs: transaction.open_table(EPOCHS)?,
+            gone: transaction.open_table(GONE)?,
             epochs,
             retention,
             generation: generations.current(now_ms),
             living: generations.living(now_ms),
+            generations: generations.all(),
             now_ms,
             stored: 0,
         })
@@ -83,6 +88,9 @@ impl<'t> Sheets<'t> {
             Ok(admitted) => admitted,
             Err(refused) => return Ok(Err(refused)),
         };
+        if created {
+            self.forget_rows_of(&id)?;
+        }
         for user in &index {
             self.user_rooms.insert((user.as_str(), id.as_str()), ())?;
         }
@@ -135,13 +143,18 @@ impl<'t> Sheets<'t> {
     }
 
     /// `None`: it is gone, or cannot be read, which is as good as gone.
-    fn entry(&self, id: &RoomId, seq: Seq) -> Plain<Option<Entry>> {
+    pub(super) fn entry(&self, id: &RoomId, seq: Seq) -> Plain<Option<Entry>> {
         Ok(self.log.get((id.as_str(), seq))?.and_then(|bytes| decode(id, seq, bytes.value())))
     }
 
-    /// A room comes into being: its first epoch begins.
-    pub(super) fn begin_epoch(&mut self, id: &RoomId) -> Plain<()> {
-        self.epochs.settle(&mut self.noted_epochs, id, 0).map(drop)
+    /// Before an entry of a log that ends at `head`: the epoch that it is in. A room that comes into being begins its first.
+    pub(super) fn settle_epoch(&mut self, id: &RoomId, head: Seq) -> Plain<Epoch> {
+        self.epochs.settle(&mut self.noted_epochs, id, head)
+    }
+
+    /// A room ends. Returns an epoch that is greater than all of its own, in which rooms come into being from now on.
+    pub(super) fn end_epochs(&mut self, id: &RoomId) -> Plain<Epoch> {
+        self.epochs.end(&mut self.noted_epochs, id, self.now_ms)
     }
 
     /// The one place that adds to a log.
@@ -152,7 +165,7 @@ impl<'t> Sheets<'t> {
         mut entry: Entry,
         publications: &mut Vec<Publication>,
     ) -> Plain<Appended> {
-        let epoch = self.epochs.settle(&mut self.noted_epochs, id, room.head)?;
+        let epoch = self.settle_epoch(id, room.head)?;
         room.head += 1;
         entry.time_ms = entry.time_ms.clamp(self.now_ms.saturating_sub(SKEW), self.now_ms.saturating_add(SKEW));
         let (seq, time_ms) = (room.head, entry.time_ms);

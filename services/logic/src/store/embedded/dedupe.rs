@@ -51,6 +51,11 @@ impl Generations {
         self.begun[dead..].iter().rev().copied().collect()
     }
 
+    /// Those that have rows, or may have.
+    pub(super) fn all(&self) -> Vec<u64> {
+        self.begun.clone()
+    }
+
     /// The oldest, where all in it may be forgotten.
     pub(super) fn dead(&self, now_ms: u64) -> Option<u64> {
         let [oldest, next, ..] = self.begun.as_slice() else { return None };

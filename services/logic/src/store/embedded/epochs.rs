@@ -10,7 +10,7 @@ use redb::{ReadTransaction, ReadableTable, Table};
 
 use super::Plain;
 use super::tables::EPOCHS;
-use crate::store::verdict::{Transitions, last_epoch};
+use crate::store::verdict::{Transitions, last_epoch, next_epoch};
 
 /// Rooms whose epoch is remembered at most; beyond it all are looked up again.
 const REMEMBERED: usize = 65_536;
@@ -22,12 +22,14 @@ pub(super) struct Epochs {
     file: Epoch,
     /// Begun by this opening.
     opening: Epoch,
+    /// Of rooms that come into being: greater than all that rooms had which have ended.
+    fresh: Epoch,
     in_force: HashMap<RoomId, Epoch>,
 }
 
 impl Epochs {
     pub(super) fn new(file: Epoch, opening: Epoch) -> Self {
-        Self { file, opening, in_force: HashMap::new() }
+        Self { file, opening, fresh: opening, in_force: HashMap::new() }
     }
 
     /// Of rooms for which nothing is noted.
@@ -56,15 +58,29 @@ impl Epochs {
         if epoch >= self.opening && (head > 0 || noted.get(room.as_str())?.is_some()) {
             return Ok(epoch);
         }
-        let mut transitions = match noted.get(room.as_str())? {
-            Some(row) => parse(row.value())?,
-            None if head > 0 => since(self.file),
-            None => Transitions::default(),
+        let (mut transitions, begins) = match noted.get(room.as_str())? {
+            Some(row) => (parse(row.value())?, self.opening),
+            None if head > 0 => (since(self.file), self.opening),
+            None => (Transitions::default(), self.fresh),
         };
-        transitions.begin(self.opening, head);
+        transitions.begin(begins, head);
         noted.insert(room.as_str(), transitions.text().as_str())?;
-        self.remember(room, self.opening);
-        Ok(self.opening)
+        self.remember(room, begins);
+        Ok(begins)
+    }
+
+    /// A room ends, and nothing is kept of it: all that come into being later begin in a greater epoch than any that it had.
+    /// Returns that epoch, which the file must note.
+    pub(super) fn end(
+        &mut self,
+        noted: &mut Table<'_, &'static str, &'static str>,
+        room: &RoomId,
+        now_ms: u64,
+    ) -> Plain<Epoch> {
+        noted.remove(room.as_str())?;
+        self.in_force.remove(room);
+        self.fresh = next_epoch(self.fresh, now_ms, rand::random());
+        Ok(self.fresh)
     }
 
     /// After a transaction that failed: what it noted is not there.

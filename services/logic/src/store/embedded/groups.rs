@@ -25,6 +25,7 @@ impl Sheets<'_> {
         if create.members.len() > self.retention.max_members {
             return Ok(Err(Error::TooManyMembers { room: id.clone(), limit: self.retention.max_members }));
         }
+        self.forget_rows_of(id)?;
         let mut room = Room::new(create.kind, create.time_ms);
         if create.kind == Kind::Group {
             for (user, role) in &create.members {
@@ -32,8 +33,10 @@ impl Sheets<'_> {
                 room.members += u64::from(new);
             }
         }
+        // By our own clock, whatever time was named.
+        room.oldest_ms = self.now_ms;
         self.rooms.insert(id.as_str(), room.row())?;
-        self.begin_epoch(id)?;
+        self.settle_epoch(id, 0)?;
         Ok(Ok(true))
     }
 

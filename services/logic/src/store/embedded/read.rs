@@ -27,7 +27,6 @@ pub(super) fn view(snapshot: &ReadTransaction, id: &RoomId, user: &UserId, file:
         kind: room.kind,
         epoch: epochs::in_force(snapshot, id, file)?,
         head: room.head,
-        first: room.first,
         role: member.map(|(number, _)| role(number)),
         read,
         joined: member.map_or(0, |(_, joined)| joined),

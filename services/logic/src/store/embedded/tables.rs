@@ -36,13 +36,19 @@ pub(super) const MEMBERS: TableDefinition<'_, (&str, &str), (u8, u64)> = TableDe
 pub(super) const READS: TableDefinition<'_, (&str, &str), u64> = TableDefinition::new("reads");
 /// (user, room): the user's index.
 pub(super) const USER_ROOMS: TableDefinition<'_, (&str, &str), ()> = TableDefinition::new("user_rooms");
+/// Rooms that have ended and of which rows are left, see [`super::deleting`].
+pub(super) const GONE: TableDefinition<'_, &str, ()> = TableDefinition::new("gone");
 /// User → when last seen, unix milliseconds.
 pub(super) const SEEN: TableDefinition<'_, &str, u64> = TableDefinition::new("seen");
+
+/// In [`META`]: the last opening's epoch, or one that has begun since.
+pub(super) const OPENED: &str = "opened";
 
 /// (generation, room, sender, client id).
 pub(super) type DedupeKey<'k> = (u64, &'k str, &'k str, &'k str);
 
-/// (kind, created, head, first, members, time of the oldest entry or of one before it).
+/// (kind, created, head, first, members, time of the oldest entry or of one before it; of an empty log: of the last entry, or
+/// when the room was made).
 pub(super) type RoomRow = (u8, u64, u64, u64, u64, u64);
 
 /// The version of the file's layout.
@@ -190,7 +196,7 @@ fn prepare(database: &Database, window: u64) -> Plain<Facts> {
         let mut meta = transaction.open_table(META)?;
         let fact =
             |meta: &redb::Table<'_, &str, u64>, name| Ok::<_, redb::Error>(meta.get(name)?.map(|value| value.value()));
-        let last = fact(&meta, "opened")?.or(fact(&meta, "epoch")?).unwrap_or(0);
+        let last = fact(&meta, OPENED)?.or(fact(&meta, "epoch")?).unwrap_or(0);
         let opening = next_epoch(last, clock::now_ms(), rand::random());
         if is_new {
             meta.insert("format", FORMAT)?;
@@ -200,7 +206,7 @@ fn prepare(database: &Database, window: u64) -> Plain<Facts> {
         let (Some(FORMAT), Some(file)) = (format, file) else {
             return Ok(format.map_or(Facts::Foreign, Facts::OtherLayout));
         };
-        meta.insert("opened", opening)?;
+        meta.insert(OPENED, opening)?;
         // Readers expect the tables to be there.
         transaction.open_table(ROOMS)?;
         transaction.open_table(LOG)?;
@@ -208,6 +214,7 @@ fn prepare(database: &Database, window: u64) -> Plain<Facts> {
         transaction.open_table(MEMBERS)?;
         transaction.open_table(READS)?;
         transaction.open_table(USER_ROOMS)?;
+        transaction.open_table(GONE)?;
         transaction.open_table(SEEN)?;
         (Epochs::new(file, opening), Generations::read(&transaction.open_table(DEDUPE)?, window)?)
     };

@@ -2,20 +2,22 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use im_proto::v1::Entry;
 use im_wire::ids::{Epoch, RoomId, Seq, UserId};
-use redb::Database;
+use redb::{Database, ReadableDatabase};
 use tokio::sync::{mpsc, oneshot};
 
+use super::aging::{self, Due};
 use super::apply::{Sheets, Written};
 use super::dedupe::Generations;
 use super::disk::Disk;
 use super::epochs::Epochs;
 use super::{OpenError, Options, Plain, Shelf, bans, failed, metrics, tables};
 use crate::clock;
-use crate::store::{Append, Appended, Create, Error, Membership, Publish, ReadPosition, Result};
+use crate::store::{Append, Appended, Create, Delete, Deleted, Error, Membership, Publish, ReadPosition, Result};
 
 /// How long the writer waits between attempts to open the file again after the disk has failed.
 const REOPEN: Duration = Duration::from_millis(200);
@@ -30,11 +32,31 @@ pub(super) enum Write {
     Append(Append, Done<Appended>),
     Create(Create, Done<bool>),
     Membership(Membership, Done<Option<Appended>>),
-    Read { room: RoomId, user: UserId, seq: Seq, done: Done<ReadPosition> },
-    Index { users: Vec<UserId>, room: RoomId, done: Done<()> },
-    Unindex { user: UserId, room: RoomId, done: Done<()> },
-    Seen { user: UserId, at_ms: u64, done: Done<()> },
+    Read {
+        room: RoomId,
+        user: UserId,
+        seq: Seq,
+        done: Done<ReadPosition>,
+    },
+    Index {
+        users: Vec<UserId>,
+        room: RoomId,
+        done: Done<()>,
+    },
+    Unindex {
+        user: UserId,
+        room: RoomId,
+        done: Done<()>,
+    },
+    Seen {
+        user: UserId,
+        at_ms: u64,
+        done: Done<()>,
+    },
     Bans(bans::Change, Done<()>),
+    Delete(Delete, Done<Deleted>),
+    /// What time has done to some rooms.
+    Age(Due),
     Close(Done<()>),
 }
 
@@ -44,6 +66,7 @@ impl Write {
         match self {
             Self::Append(_, done) => done.is_closed(),
             Self::Membership(_, done) => done.is_closed(),
+            Self::Delete(_, done) => done.is_closed(),
             _ => false,
         }
     }
@@ -69,6 +92,26 @@ pub(super) struct Writer {
     publish: Arc<dyn Publish>,
     /// While the file cannot be opened: since the last attempt, and why.
     failing: Option<(Instant, Error)>,
+    /// The room at which the next look at what time has done begins.
+    cursor: String,
+}
+
+/// Asks the writer now and then to look what time has done, until the store is dropped or closed. What has to wait for long
+/// is not asked for twice.
+pub(super) fn start_aging(queue: mpsc::WeakSender<Write>) -> std::io::Result<std::sync::mpsc::Sender<()>> {
+    /// Between two looks.
+    const EVERY: Duration = Duration::from_secs(1);
+    let (until_dropped, dropped) = std::sync::mpsc::channel();
+    let run = move || {
+        while dropped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+            let Some(queue) = queue.upgrade() else { return };
+            if let Err(mpsc::error::TrySendError::Closed(_)) = queue.try_send(Write::Age(Due::default())) {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("store-aging".to_owned()).spawn(run)?;
+    Ok(until_dropped)
 }
 
 /// Starts the writer's thread; it ends when it is told to close or the store is dropped.
@@ -84,7 +127,7 @@ impl Writer {
         options: Options,
         publish: Arc<dyn Publish>,
     ) -> Self {
-        Self { shelf, disk, epochs, generations, options, publish, failing: None }
+        Self { shelf, disk, epochs, generations, options, publish, failing: None, cursor: String::new() }
     }
 
     fn run(mut self, mut queue: mpsc::Receiver<Write>) {
@@ -94,9 +137,11 @@ impl Writer {
         while queue.blocking_recv_many(&mut batch, limit) > 0 {
             metrics::QUEUE.set(i64::try_from(queue.len()).unwrap_or(i64::MAX));
             let mut writes = Vec::with_capacity(batch.len());
+            let mut looks = false;
             for write in batch.drain(..) {
                 match write {
                     Write::Close(done) => closing.push(done),
+                    Write::Age(_) => looks = true,
                     // Whoever has gone while it waited will come again if it matters, and under the same client id.
                     write if write.is_abandoned() => metrics::ABANDONED.inc(),
                     write => writes.push(write),
@@ -106,6 +151,9 @@ impl Writer {
                 // Takes no more; what waits is still written.
                 queue.close();
             }
+            if looks {
+                writes.extend(self.look());
+            }
             if !writes.is_empty() {
                 self.commit(writes);
             }
@@ -113,6 +161,26 @@ impl Writer {
         self.put(None);
         for done in closing {
             let _caller_gone = done.send(Ok(()));
+        }
+    }
+
+    /// What time has done to some rooms, where there is something to do.
+    fn look(&mut self) -> Option<Write> {
+        if self.failing.is_some() {
+            return None;
+        }
+        let shelf = self.shelf.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let snapshot = shelf.as_ref()?.begin_read().map_err(redb::Error::from);
+        let (cursor, retention) = (&mut self.cursor, &self.options.retention);
+        let look = || snapshot.and_then(|snapshot| aging::look(&snapshot, cursor, retention, clock::now_ms()));
+        let looked = std::panic::catch_unwind(AssertUnwindSafe(look))
+            .unwrap_or_else(|_| Err(redb::Error::Corrupted("the database has panicked".to_owned())));
+        match looked {
+            Ok(due) => (!due.is_empty()).then_some(Write::Age(due)),
+            Err(error) => {
+                tracing::warn!(%error, "rooms were not looked at for what is too old; trying again");
+                None
+            }
         }
     }
 
@@ -257,6 +325,11 @@ fn apply(
         Write::Unindex { user, room, done } => settle(sheets, done, |sheets| sheets.unindex(&user, &room)),
         Write::Seen { user, at_ms, done } => settle(sheets, done, |sheets| sheets.note_seen(&user, at_ms)),
         Write::Bans(change, done) => settle(sheets, done, |sheets| sheets.bans(change)),
+        Write::Delete(delete, done) => settle(sheets, done, |sheets| sheets.delete(delete, publications)),
+        Write::Age(due) => {
+            let failure = sheets.and_then(|sheets| sheets.age(&due).err());
+            (Box::new(|_| ()), failure)
+        }
         Write::Close(done) => settle(sheets, done, |_| Ok(Ok(()))),
     }
 }

@@ -5,17 +5,19 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use im_proto::v1::Entry;
 use im_redis_bus::{Call, Envelope, Keys, Lane, RoomKeys, Slot, answer, script};
-use im_wire::ids::{Epoch, RoomId};
+use im_wire::ids::{Epoch, RoomId, UserId};
 use prost::Message;
 use redis::{Cmd, Value};
 
 use super::queue::{Answer, Job};
 use super::reply::{self, Fields};
+use super::rooms::kind_of;
 use super::{Shared, metrics};
-use crate::store::{Access, Append, Appended, Error, Membership, Result, Role};
+use crate::store::{Access, Append, Appended, Delete, Deleted, Error, Membership, Result, Role};
 
 type Outcome = std::result::Result<Value, im_redis_bus::Error>;
 
@@ -38,6 +40,7 @@ pub(super) struct Confirmed {
 enum Settled {
     Append(Answer<Appended>, Appended),
     Membership(Answer<Option<Appended>>, Appended),
+    Delete(Answer<Deleted>, Deleted),
 }
 
 impl Settled {
@@ -46,6 +49,7 @@ impl Settled {
         match self {
             Self::Append(answer, appended) => drop(answer.send(Ok(appended))),
             Self::Membership(answer, appended) => drop(answer.send(Ok(Some(appended)))),
+            Self::Delete(answer, deleted) => drop(answer.send(Ok(deleted))),
         }
     }
 }
@@ -67,6 +71,10 @@ impl Batcher {
                 Job::Membership(change, answer) => {
                     self.store_messages(std::mem::take(&mut messages), &mut confirmed).await;
                     self.store_membership(change, answer, &mut confirmed).await;
+                }
+                Job::Delete(delete, answer) => {
+                    self.store_messages(std::mem::take(&mut messages), &mut confirmed).await;
+                    self.delete(delete, answer, &mut confirmed).await;
                 }
             }
         }
@@ -169,6 +177,24 @@ impl Batcher {
         }
     }
 
+    async fn delete(&self, delete: Delete, answer: Answer<Deleted>, confirmed: &mut Confirmed) {
+        let outcome = self.run(vec![self.shared.delete_call(&delete)]).await.pop();
+        let outcome = outcome.unwrap_or_else(|| Err(im_redis_bus::Error::Down("no call was made".to_owned())));
+        let deleted = self.shared.replicated(outcome).and_then(|(reply, replicated)| {
+            let deleted = read_deleted(&delete, reply)?;
+            replicated.map(|()| deleted)
+        });
+        match deleted {
+            Err(error) => drop(answer.send(Err(error))),
+            Ok(deleted) if self.shared.options.wait_replicas == 0 => drop(answer.send(Ok(deleted))),
+            Ok(deleted) => {
+                let envelope = Envelope::logged(deleted.epoch, deleted.seq, &delete.entry.encode_to_vec());
+                confirmed.publish.push(self.shared.publish(&delete.room, envelope).repeatable());
+                confirmed.answers.push(Settled::Delete(answer, deleted));
+            }
+        }
+    }
+
     async fn store_membership(&self, change: Membership, answer: Answer<Option<Appended>>, confirmed: &mut Confirmed) {
         let outcome = self.run(vec![self.shared.membership_call(&change)]).await.pop();
         let outcome = outcome.unwrap_or_else(|| Err(im_redis_bus::Error::Down("no call was made".to_owned())));
@@ -188,6 +214,23 @@ impl Batcher {
             }
         }
     }
+}
+
+/// What the script answers of a room that was deleted.
+fn read_deleted(delete: &Delete, reply: Value) -> Result<Deleted> {
+    let mut fields = Fields::of(reply)?;
+    match fields.take::<i64>()? {
+        answer::NEW => {}
+        answer::NO_ROOM => return Err(Error::NoSuchRoom(delete.room.clone())),
+        other => return Err(Error::Corrupt(format!("a script answers {other}"))),
+    }
+    let (epoch, seq, kind) = (fields.take()?, fields.take()?, kind_of(&fields.take::<String>()?)?);
+    let mut members = Vec::new();
+    while !fields.is_empty() {
+        let user = UserId::known(fields.take::<String>()?).map_err(|bad| Error::Corrupt(bad.to_string()))?;
+        members.push(user);
+    }
+    Ok(Deleted { kind, epoch, seq, members })
 }
 
 /// A message that the script has stored, now or before.
@@ -248,7 +291,7 @@ impl Stored {
     }
 }
 
-fn refused(refusal: i64, room: &RoomId, user: &im_wire::ids::UserId) -> Error {
+fn refused(refusal: i64, room: &RoomId, user: &UserId) -> Error {
     let (room, user) = (room.clone(), user.clone());
     match refusal {
         answer::NO_ROOM => Error::NoSuchRoom(room),
@@ -262,6 +305,13 @@ fn refused(refusal: i64, room: &RoomId, user: &im_wire::ids::UserId) -> Error {
 /// The bits that `scripts/room.lua` knows.
 fn access_bits(access: &Access) -> u8 {
     u8::from(access.direct) | u8::from(access.open) << 1 | u8::from(access.system) << 2
+}
+
+/// In numbers that a script can add up.
+fn milliseconds(time: Duration) -> u64 {
+    /// A hundred thousand years.
+    const LONGEST: u64 = 100_000 * 365 * 24 * 3_600_000;
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).min(LONGEST)
 }
 
 pub(super) fn role_letter(role: Role) -> &'static str {
@@ -283,10 +333,10 @@ impl Shared {
                 rooms.len()
             });
         }
-        let mut command = script::append().call(rooms.len() * 5);
+        let mut command = script::append().call(rooms.len() * 6);
         for room in &rooms {
             let [even, odd] = room.dedupe();
-            command.arg(room.meta()).arg(room.log()).arg(room.members()).arg(even).arg(odd);
+            command.arg(room.meta()).arg(room.log()).arg(room.members()).arg(room.read()).arg(even).arg(odd);
         }
         let window = self.options.retention.dedupe_window.as_millis().max(1);
         command.arg(window as u64);
@@ -317,12 +367,30 @@ impl Shared {
         Call::script(room.slot(), script::member(), command)
     }
 
-    /// Entries kept, how many more before they are trimmed (a trim costs as much as several appends), and the age kept.
+    fn delete_call(&self, delete: &Delete) -> Call {
+        /// A clock that is set back by more than this may give a room that takes the id a smaller epoch. Whoever has a
+        /// position in the deleted one is told all the same: see [`crate::store::verdict`].
+        const EPOCH_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+        let room = self.client.keys().room(&delete.room);
+        let [even, odd] = room.dedupe();
+        let mut command = script::delete().call(7);
+        command.arg(room.meta()).arg(room.log()).arg(room.members()).arg(room.order()).arg(room.read());
+        command.arg(even).arg(odd).arg(EPOCH_KEPT.as_millis() as u64);
+        command.arg(u8::from(self.options.wait_replicas == 0)).arg(room.channel()).arg(delete.entry.encode_to_vec());
+        Call::script(room.slot(), script::delete(), command)
+    }
+
+    /// Entries kept, how many more before they are trimmed (a trim costs as much as several appends), the age kept, and how
+    /// long a room is kept that is abandoned.
     fn retention_args(&self, command: &mut Cmd) {
         let retention = &self.options.retention;
         let slack = if retention.max_entries >= 1000 { 100 } else { 0 };
-        let age = u64::try_from(retention.max_age.as_millis()).unwrap_or(u64::MAX >> 12);
-        command.arg(retention.max_entries.max(1)).arg(slack).arg(age);
+        command.arg(retention.max_entries.max(1)).arg(slack).arg(milliseconds(retention.max_age));
+        command.arg(self.rooms_end_after_ms());
+    }
+
+    pub(super) fn rooms_end_after_ms(&self) -> u64 {
+        milliseconds(self.options.retention.rooms_end_after)
     }
 
     /// Something for a room's channel.

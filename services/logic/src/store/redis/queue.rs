@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::batch::{Batcher, Confirmed};
 use super::{Shared, metrics};
-use crate::store::{Append, Appended, Error, Membership, Result};
+use crate::store::{Append, Appended, Delete, Deleted, Error, Membership, Result};
 
 /// Where an answer goes.
 pub(super) type Answer<T> = oneshot::Sender<Result<T>>;
@@ -24,6 +24,8 @@ pub(super) enum Job {
     Append(Append, Answer<Appended>),
     /// A change of membership, which is an entry of the log too.
     Membership(Membership, Answer<Option<Appended>>),
+    /// The end of a room, which is told like an entry of the log.
+    Delete(Delete, Answer<Deleted>),
 }
 
 impl Job {
@@ -31,6 +33,7 @@ impl Job {
         match self {
             Self::Append(_, answer) => !answer.is_closed(),
             Self::Membership(_, answer) => !answer.is_closed(),
+            Self::Delete(_, answer) => !answer.is_closed(),
         }
     }
 }

@@ -16,6 +16,7 @@ impl Shared {
         let limit = self.options.retention.max_members;
         let mut command = script::create().call(3);
         command.arg(keys.meta()).arg(keys.members()).arg(keys.order()).arg(kind_letter(kind)).arg(time_ms).arg(limit);
+        command.arg(self.rooms_end_after_ms());
         for (user, role) in &members {
             command.arg(user.as_str()).arg(role_letter(*role));
         }
@@ -61,7 +62,7 @@ impl Shared {
         let calls = rooms.iter().flat_map(|room| {
             let keys = self.client.keys().room(room);
             let (mut meta, mut member, mut read) = (redis::cmd("HMGET"), redis::cmd("HGET"), redis::cmd("HGET"));
-            meta.arg(keys.meta()).arg(&["k", "e", "h", "f", "c"]);
+            meta.arg(keys.meta()).arg(&["k", "e", "h", "c"]);
             member.arg(keys.members()).arg(user.as_str());
             read.arg(keys.read()).arg(user.as_str());
             [meta, member, read].map(|command| Call::new(keys.slot(), command).repeatable())
@@ -114,8 +115,7 @@ fn view(meta: Value, member: Value, read: Value) -> Result<Option<View>> {
     let mut meta = Fields::of(meta)?;
     let Some(kind) = meta.take::<Option<String>>()? else { return Ok(None) };
     let mut number = || meta.take::<Option<u64>>();
-    let (epoch, head, first) = (number()?.unwrap_or(0), number()?.unwrap_or(0), number()?.unwrap_or(1));
-    let created_ms = number()?.unwrap_or(0);
+    let (epoch, head, created_ms) = (number()?.unwrap_or(0), number()?.unwrap_or(0), number()?.unwrap_or(0));
     let member = reply::parsed::<Option<String>>(member)?;
     let (role, joined) = match member.as_deref().map(membership).transpose()? {
         Some((role, joined)) => (Some(role), joined),
@@ -123,7 +123,7 @@ fn view(meta: Value, member: Value, read: Value) -> Result<Option<View>> {
     };
     // The three replies are not one moment: a position read after the head may be beyond it.
     let read = reply::parsed::<Option<u64>>(read)?.unwrap_or(0).min(head);
-    Ok(Some(View { kind: kind_of(&kind)?, epoch, head, first, role, read, joined: joined.min(head), created_ms }))
+    Ok(Some(View { kind: kind_of(&kind)?, epoch, head, role, read, joined: joined.min(head), created_ms }))
 }
 
 /// "role:joined".
@@ -148,7 +148,7 @@ fn kind_letter(kind: Kind) -> &'static str {
     }
 }
 
-fn kind_of(letter: &str) -> Result<Kind> {
+pub(super) fn kind_of(letter: &str) -> Result<Kind> {
     match letter {
         "d" => Ok(Kind::Direct),
         "g" => Ok(Kind::Group),
