@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Rooms(ListArgs),
     /// List the user's conversations, the latest first, with unread counts.
     Conversations(ListArgs),
+    /// Delete a room with all that was said there; whoever hears it is told.
+    Delete(DeleteArgs),
     /// List the connect nodes, or look at one process.
     Node(NodeArgs),
     /// Ban a user, one device or an address: open connections end, new ones and HTTP are refused.
@@ -282,6 +284,15 @@ pub(crate) struct WhomArgs {
     /// An address or a range of them: 192.0.2.7, 192.0.2.0/24, 2001:db8::/32.
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["whom", "banned_device"])]
     pub(crate) from: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+    /// The room's id.
+    #[arg(value_name = "ROOM")]
+    pub(crate) room: String,
 }
 
 #[derive(Debug, Args)]

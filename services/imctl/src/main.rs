@@ -4,6 +4,7 @@ mod args;
 mod bans;
 mod bench;
 mod chat;
+mod delete;
 mod failure;
 mod history;
 mod http;
@@ -70,6 +71,7 @@ async fn run(command: Command) -> Result<(), Failure> {
             Some(at) => node::process(&args, at, &mut output).await,
             None => node::nodes(&args, &credentials(&args.connect)?, &mut output).await,
         },
+        Command::Delete(args) => delete::run(&args, &credentials(&args.connect)?, &mut output).await,
         Command::Ban(args) => bans::ban(&args, &credentials(&args.connect)?, &mut output).await,
         Command::Unban(args) => bans::unban(&args, &credentials(&args.connect)?, &mut output).await,
         Command::Bans(args) => bans::all(&args, &credentials(&args.connect)?, &mut output).await,
@@ -92,6 +94,7 @@ fn wants_json(command: &Command) -> bool {
         Command::Tail(args) => args.connect.json,
         Command::History(args) => args.connect.json,
         Command::Rooms(args) | Command::Conversations(args) | Command::Bans(args) => args.connect.json,
+        Command::Delete(args) => args.connect.json,
         Command::Ban(args) => args.connect.json,
         Command::Unban(args) => args.connect.json,
         Command::Revoke(args) => args.connect.json,

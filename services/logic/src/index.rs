@@ -59,6 +59,15 @@ impl Indexed {
         }
         generations[0].insert(Self::hash(room), epoch);
     }
+
+    /// The room has been deleted, and is to be indexed again before something is said there.
+    pub(crate) fn forget(&self, room: &RoomId) {
+        let hash = Self::hash(room);
+        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        for generation in generations.iter_mut() {
+            generation.remove(&hash);
+        }
+    }
 }
 
 /// A list of rooms in a number: the same for the same list, whichever process computes it; never 0.
@@ -173,8 +182,9 @@ impl Core {
         Ok((seen, after))
     }
 
-    /// A change of a group was refused: what was indexed for it is taken out again, unless the user is in it all the same.
-    pub(crate) async fn index_of_refused(&self, users: &[UserId], room: &RoomId) {
+    /// A change of a group was refused, or the room has been deleted: it is taken out of the users' indexes, unless they are
+    /// in it all the same.
+    pub(crate) async fn unindex_all(&self, users: &[UserId], room: &RoomId) {
         for some in users.chunks(REPAIRS) {
             join_all(some.iter().map(|user| self.repair(user, room))).await;
         }
@@ -262,6 +272,9 @@ mod tests {
         assert_eq!(indexed.epoch(&room(0)), Some(7));
         indexed.put(&room(0), 8);
         assert_eq!(indexed.epoch(&room(0)), Some(8), "the newest");
+        indexed.forget(&room(0));
+        assert!(!has(0));
+        indexed.put(&room(0), 8);
         for number in 1..=REMEMBERED {
             indexed.put(&room(number), 7);
         }

@@ -1,8 +1,9 @@
-//! Rooms as such: what somebody may do in one, how one comes into being, who is in it.
+//! Rooms as such: what somebody may do in one, how one comes into being and ends, who is in it.
 
 pub(crate) mod access;
 mod adding;
 pub(crate) mod create;
+pub(crate) mod delete;
 pub(crate) mod membership;
 
 use im_wire::ids::RoomId;

@@ -199,6 +199,7 @@ impl Screen {
             EMOTE => format!("* {name} {text}"),
             "im.join" => self.style.dim(&format!("→ {}", membership(&message.body, &from, "joined", "was added by"))),
             "im.leave" => self.style.dim(&format!("← {}", membership(&message.body, &from, "left", "was removed by"))),
+            "im.delete" => self.style.dim(&format!("✕ {from} deleted the room")),
             other => format!("{name} {}: {text}", self.style.dim(&format!("({})", printable(other)))),
         }
     }
@@ -295,6 +296,7 @@ mod tests {
             "→ cy was added by bob"
         );
         assert_eq!(shown(&mut screen, "lobby", 5, "cy", "im.leave", r#"{"user":"cy","by":"cy"}"#), "← cy left");
+        assert_eq!(shown(&mut screen, "lobby", 6, "root", "im.delete", r#"{"by":"root"}"#), "✕ root deleted the room");
     }
 
     #[test]

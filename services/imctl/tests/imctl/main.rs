@@ -350,3 +350,27 @@ async fn lists_and_figures_come_over_http() {
     assert_eq!(code, 4);
     assert!(said.contains("forbidden: admins only") && said.contains("--admin"), "{said}");
 }
+
+#[tokio::test]
+async fn a_room_is_deleted_by_its_id() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let asked = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = vec![0; 4096];
+        let length = stream.read(&mut request).await.unwrap();
+        let body = r#"{"id":"live://1","kind":"open","seq":7}"#;
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        String::from_utf8_lossy(&request[..length]).into_owned()
+    });
+    let said = stdout(&run(&["delete", "live://1", "--token", "root", "--http", &url]).await);
+    assert_eq!(said, "live://1: deleted\n");
+    let asked = asked.await.unwrap();
+    assert!(asked.starts_with("DELETE /v1/rooms/live%3A%2F%2F1 HTTP/1.1\r\n"), "{asked}");
+
+    let url = web("404 Not Found", r#"{"error":{"code":"no_such_room","text":"no room team"}}"#).await;
+    let (code, said) = failed(&run(&["delete", "team", "--token", "root", "--http", &url]).await);
+    assert_eq!(code, 4);
+    assert!(said.contains("no_such_room"), "{said}");
+}

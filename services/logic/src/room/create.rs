@@ -61,7 +61,7 @@ impl Core {
             Ok(created) => created,
             Err(error) => {
                 if wanted.kind == Kind::Group && error.is_refusal() {
-                    self.index_of_refused(&hearers, &room).await;
+                    self.unindex_all(&hearers, &room).await;
                 }
                 return Err(error.into());
             }

@@ -34,7 +34,7 @@ impl Core {
         self.store.index_room(std::slice::from_ref(user), room).await?;
         let changed = match self.change(who, room, user, Some(role)).await {
             Err(Error::Store(error)) if error.is_refusal() => {
-                self.index_of_refused(std::slice::from_ref(user), room).await;
+                self.unindex_all(std::slice::from_ref(user), room).await;
                 return Err(error.into());
             }
             changed => changed?,

@@ -34,7 +34,7 @@ impl Handle {
         let native = Router::new()
             .route("/v1/me", get(people::me))
             .route("/v1/rooms", get(rooms::mine).post(rooms::create))
-            .route("/v1/rooms/{room}", get(rooms::show))
+            .route("/v1/rooms/{room}", get(rooms::show).delete(rooms::delete))
             .route("/v1/rooms/{room}/messages", get(messages::list).post(messages::send))
             .route("/v1/rooms/{room}/signals", post(messages::signal))
             .route("/v1/rooms/{room}/read", put(messages::read))

@@ -5,6 +5,7 @@ mod audit;
 mod bans;
 mod bounds;
 mod compat;
+mod deleting;
 mod drain;
 mod failures;
 mod gated;

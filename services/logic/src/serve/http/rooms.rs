@@ -1,4 +1,4 @@
-//! Creating and looking at rooms.
+//! Creating, looking at and deleting rooms.
 
 use axum::Json;
 use axum::extract::State;
@@ -76,6 +76,16 @@ pub(super) async fn show(
     shown["created"] = view.created_ms.into();
     shown["online"] = online.first().copied().unwrap_or_default().into();
     Ok(Json(shown))
+}
+
+/// `DELETE /v1/rooms/{room}`
+pub(super) async fn delete(
+    State(handle): State<Handle>,
+    caller: Caller,
+    Room(room): Room,
+) -> std::result::Result<Json<Value>, Failure> {
+    let deleted = handle.core.delete_room(caller.admin()?, &room).await?;
+    Ok(Json(json!({"id": room, "kind": kind_name(deleted.kind), "seq": deleted.seq})))
 }
 
 /// `GET /v1/rooms`
