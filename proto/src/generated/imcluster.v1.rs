@@ -12,7 +12,7 @@ pub struct Entry {
     #[prost(string, tag = "3")]
     pub client_id: ::prost::alloc::string::String,
     /// What it is: "text", "image", …; types beginning with "im." are written by the server only
-    /// ("im.join", "im.leave": body is JSON {"user", "by", "role"?}).
+    /// ("im.join", "im.leave": body is JSON {"user", "by", "role"?}; "im.delete": {"by"}).
     #[prost(string, tag = "4")]
     pub r#type: ::prost::alloc::string::String,
     #[prost(bytes = "bytes", tag = "5")]

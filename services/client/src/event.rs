@@ -155,7 +155,7 @@ pub enum Event {
         room: RoomId,
         /// Whether it is heard now.
         subscribed: bool,
-        /// "joined", "left", "kicked", "created".
+        /// "joined", "left", "kicked", "created", "deleted".
         reason: String,
     },
     /// The user has read on another device.

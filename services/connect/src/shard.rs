@@ -30,6 +30,8 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::fan_out::DELETED;
+
 use self::answers::Answered;
 use self::load::Load;
 use self::many::Many;

@@ -121,6 +121,7 @@ export class Conversation {
   #entry(message) {
     const { from, type, time, seq } = message;
     if (type === "im.join" || type === "im.leave") return element("li", "notice", membership(message));
+    if (type === "im.delete") return element("li", "notice", `The room was deleted by ${shownName(from)}`);
     const own = from === this.user;
     const entry = element("li", own ? "message own" : "message");
     entry.dataset.clientId = message.clientId;

@@ -317,7 +317,7 @@ pub enum ServerOp {
         room: RoomId,
         /// Whether it is heard on this connection now.
         subscribed: bool,
-        /// Why: "joined", "left", "kicked", "created".
+        /// Why: "joined", "left", "kicked", "created", "deleted".
         reason: String,
     },
     /// Please connect elsewhere and resume; this connection goes on until then, at most `deadline_ms` more.

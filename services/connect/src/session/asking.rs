@@ -12,7 +12,7 @@ use im_wire::ids::{RoomId, Seq};
 
 use super::connection::Connection;
 use crate::metrics;
-use crate::shard::Shard;
+use crate::shard::{DELETED, Shard};
 use crate::uplink::translate;
 
 /// Rooms named in one question at most: below logic's own limit.
@@ -281,13 +281,21 @@ async fn recheck_some(shard: &Rc<Shard>, connection: &Rc<Connection>, rooms: &[R
             Some(fault) if fault.retryable => unsure.push(room.clone()),
             // Where it was asked for anew meanwhile, the later answer stands.
             Some(fault) if before.is_some() && checked_at(connection, room) == before => {
-                let member = fault.code == ErrorCode::NotAMember.name();
-                shard.drop_room(connection, room, if member { "left" } else { "forbidden" });
+                shard.drop_room(connection, room, reason(&fault));
             }
             Some(_) => {}
         }
     }
     Ok(unsure)
+}
+
+/// Why the user hears a room no more.
+fn reason(fault: &Fault) -> &'static str {
+    match ErrorCode::from_name(&fault.code) {
+        Some(ErrorCode::NotAMember) => "left",
+        Some(ErrorCode::NoSuchRoom) => DELETED,
+        _ => "forbidden",
+    }
 }
 
 fn checked_at(connection: &Connection, room: &RoomId) -> Option<Seq> {

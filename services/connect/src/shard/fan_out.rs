@@ -19,12 +19,26 @@ const PART: usize = 64;
 /// The type of the entry that says that a member is none any more.
 const LEAVE: &str = "im.leave";
 
+/// The type of the entry that says that there is no such room any more: everybody's departure.
+const DELETE: &str = "im.delete";
+/// Why it is not heard any more, then.
+pub(crate) const DELETED: &str = "deleted";
+
 /// A member that the log says has left.
 struct Departure {
     room: RoomId,
-    user: String,
+    /// `None`: everybody.
+    user: Option<String>,
     seq: Seq,
     reason: &'static str,
+}
+
+/// Whose rights end with what is delivered in one turn.
+#[derive(Default)]
+struct Departures {
+    all: Vec<Departure>,
+    /// Members that have been told that the room was deleted.
+    told: Vec<(RoomId, Member)>,
 }
 
 impl Shard {
@@ -33,24 +47,26 @@ impl Shard {
         let now = Instant::now();
         let hold = self.load.borrow_mut().hold(now, self.options.coalesce);
         let turn = Turn { members: PART, now, hold };
-        let mut departures = Vec::new();
+        let mut departures = Departures::default();
         let next = self.hub.borrow_mut().deliver(turn, |room, part| self.write(room, part, &mut departures));
         self.evict(departures);
         self.load.borrow_mut().spent(now.elapsed());
         next
     }
 
-    fn write(&self, room: &RoomId, part: Part<'_>, departures: &mut Vec<Departure>) {
+    fn write(&self, room: &RoomId, part: Part<'_>, departures: &mut Departures) {
         let Part { members, items, last } = part;
         let connections = self.connections.borrow();
         let (mut encoded, mut without_signals) = (PerEncoding::default(), PerEncoding::default());
         let signals = items.iter().filter(|item| matches!(item, Item::Signal(_))).count();
         // Rare: somebody leaves, has left with a batch of this very turn, or the log has lost something.
         let leaving = items.iter().any(tells_of_rights);
-        let left: Vec<&Departure> = departures.iter().filter(|departure| departure.room == *room).collect();
+        let left: Vec<&Departure> = departures.all.iter().filter(|departure| departure.room == *room).collect();
+        let ends = leaving && items.iter().any(is_end);
         for member in members {
             let Some(connection) = connections.get(*member as usize) else { continue };
-            if left.iter().any(|departure| Self::is_own(connection, departure)) {
+            let is_told = || departures.told.iter().any(|(of, told)| told == member && of == room);
+            if left.iter().any(|left| left.user.is_some() && Self::is_own(connection, left)) || is_told() {
                 continue;
             }
             let encoding = connection.encoding.get();
@@ -66,8 +82,11 @@ impl Shard {
                 metrics::SIGNALS_DROPPED.inc_by(signals as u64);
             }
         }
+        if ends {
+            departures.told.extend(members.iter().map(|member| (room.clone(), *member)));
+        }
         if last {
-            departures.extend(items.iter().filter_map(|item| departure(room, item)));
+            departures.all.extend(items.iter().filter_map(|item| departure(room, item)));
             metrics::FAN_OUTS.inc();
         }
         metrics::publish_writes();
@@ -94,7 +113,9 @@ impl Shard {
 
     /// Whether it is the end of what the connection hears there.
     fn is_own(connection: &crate::session::connection::Connection, departure: &Departure) -> bool {
-        connection.user().is_some_and(|user| user.as_str() == departure.user)
+        // The end of a room is everybody's who is handed it.
+        let Some(user) = &departure.user else { return true };
+        connection.user().is_some_and(|own| own.as_str() == user)
             && Self::is_news(connection, &departure.room, departure.seq)
     }
 
@@ -143,8 +164,18 @@ impl Shard {
         }
     }
 
-    fn evict(&self, departures: Vec<Departure>) {
-        for Departure { room, user, seq, reason } in departures {
+    fn evict(&self, departures: Departures) {
+        for (room, member) in departures.told {
+            if let Some(connection) = self.connection(member) {
+                self.drop_room(&connection, &room, DELETED);
+            }
+        }
+        for Departure { room, user, seq, reason } in departures.all {
+            let Some(user) = user else {
+                // Whoever catches up finds out from the log. Answers under way may be older than this.
+                self.connections.borrow().iter().for_each(|(_, connection)| connection.note_end(&room, seq));
+                continue;
+            };
             for connection in self.of_user(&user) {
                 connection.note_end(&room, seq);
                 if Self::is_news(&connection, &room, seq) {
@@ -165,6 +196,10 @@ impl Shard {
             self.hub.borrow_mut().leave(room, connection.key, Instant::now());
             self.questions.borrow_mut().leave(room, connection.key);
             self.count_online(connection, room, false);
+            if reason == DELETED {
+                // Made again, it stands in the user's list as if nothing had been: that looks as it did before.
+                connection.list_digest.set(0);
+            }
             let op = ServerOp::RoomChanged { room: room.clone(), subscribed: false, reason: reason.to_owned() };
             connection.write(&connection.encoding.get().response(0, op));
         }
@@ -174,22 +209,30 @@ impl Shard {
 /// Whether an item may change what somebody may hear.
 fn tells_of_rights(item: &Item) -> bool {
     match item {
-        Item::Message(message) => message.kind == LEAVE,
+        Item::Message(message) => matches!(message.kind.as_str(), LEAVE | DELETE),
         Item::Reset(_) | Item::Truncated { .. } => true,
         Item::Signal(_) => false,
     }
 }
 
-/// Reads `im.leave` entries; their body is `{"user", "by"}`.
+/// Whether it is a room's last entry.
+fn is_end(item: &Item) -> bool {
+    matches!(item, Item::Message(message) if message.kind == DELETE)
+}
+
+/// Reads `im.leave` entries, whose body is `{"user", "by"}`, and `im.delete`.
 fn departure(room: &RoomId, item: &Item) -> Option<Departure> {
     let Item::Message(message) = item else { return None };
+    if message.kind == DELETE {
+        return Some(Departure { room: room.clone(), user: None, seq: message.seq, reason: DELETED });
+    }
     if message.kind != LEAVE {
         return None;
     }
     let body: Value = serde_json::from_slice(message.body.bytes()).ok()?;
     let user = body.get("user")?.as_str()?.to_owned();
     let reason = if body.get("by").and_then(Value::as_str) == Some(&user) { "left" } else { "kicked" };
-    Some(Departure { room: room.clone(), user, seq: message.seq, reason })
+    Some(Departure { room: room.clone(), user: Some(user), seq: message.seq, reason })
 }
 
 /// A read position that moved on another device, which logic sends as a signal to the user.

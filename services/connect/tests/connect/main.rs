@@ -4,6 +4,7 @@ mod bans;
 mod bounds;
 mod delivery;
 mod drain;
+mod endings;
 mod limits;
 mod presence;
 mod raw;

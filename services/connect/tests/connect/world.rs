@@ -41,6 +41,8 @@ struct State {
     members: HashMap<String, HashSet<String>>,
     /// Rooms that only members may hear.
     groups: HashSet<String>,
+    /// Rooms that were deleted and have not come again, each with its last epoch.
+    gone: HashMap<String, u64>,
     /// So many questions what a user may hear fail.
     fail_subscriptions: usize,
     nodes: Vec<Node>,
@@ -145,9 +147,24 @@ impl World {
         state.append(room, "", &client_id, "im.join", body.as_bytes()).0
     }
 
+    /// The room is deleted, and its last entry says so; its seq.
+    pub(crate) fn delete(&self, room: &str) -> Seq {
+        let mut state = self.state();
+        let seq = state.append(room, "root", "the end", "im.delete", br#"{"by":"root"}"#).0;
+        let epoch = state.rooms.remove(room).map_or(0, |log| log.epoch);
+        state.gone.insert(room.to_owned(), epoch);
+        for rooms in state.members.values_mut() {
+            rooms.remove(room);
+        }
+        seq
+    }
+
     /// A room for its members only.
     pub(crate) fn group(&self, room: &str, members: &[&str]) {
-        self.state().groups.insert(room.to_owned());
+        let mut state = self.state();
+        state.groups.insert(room.to_owned());
+        state.log(room);
+        drop(state);
         members.iter().for_each(|user| self.join(room, user));
     }
 
@@ -340,8 +357,21 @@ impl Node {
 }
 
 impl State {
+    /// The room's log; it comes into being here.
     fn log(&mut self, room: &str) -> &mut Log {
-        self.rooms.entry(room.to_owned()).or_insert_with(|| Log { epoch: 1, ..Log::default() })
+        let last = self.gone.remove(room).unwrap_or(0);
+        let bases = if last > 0 { vec![(last + 1, 0)] } else { Vec::new() };
+        let new = || Log { epoch: last + 1, bases, ..Log::default() };
+        self.rooms.entry(room.to_owned()).or_insert_with(new)
+    }
+
+    /// Where the room stands, as it may not.
+    fn place(&mut self, room: &str) -> (u64, Seq) {
+        if self.gone.contains_key(room) {
+            return (0, 0);
+        }
+        let log = self.log(room);
+        (log.epoch, log.head)
     }
 
     fn append(&mut self, room: &str, from: &str, client_id: &str, kind: &str, body: &[u8]) -> (Seq, bool) {
@@ -439,8 +469,8 @@ impl State {
             }
             call::Op::Heads(pb::Heads { rooms }) => {
                 let head = |room: String| {
-                    let log = self.log(&room);
-                    pb::Head { epoch: log.epoch, seq: log.head, room }
+                    let (epoch, seq) = self.place(&room);
+                    pb::Head { epoch, seq, room }
                 };
                 reply::Result::Heads(pb::HeadList { heads: rooms.into_iter().map(head).collect() })
             }
@@ -485,18 +515,24 @@ impl State {
         let stranger = self.groups.contains(&room) && !member;
         // Open to those whose token ends like this.
         let uncovered = room.starts_with("live:") && !grant.ends_with("/live");
+        if self.groups.contains(&room) && self.gone.contains_key(&room) {
+            let fault = Some(fault(ErrorCode::NoSuchRoom));
+            return pb::SubscribedRoom { room, fault, ..pb::SubscribedRoom::default() };
+        }
         if room == "secret" || stranger || uncovered {
             let fault = Some(fault(ErrorCode::NotAMember));
             return pb::SubscribedRoom { room, fault, ..pb::SubscribedRoom::default() };
         }
-        let log = self.log(&room);
-        let (epoch, head, kind) = (log.epoch, log.head, "open".to_owned());
+        let ((epoch, head), kind) = (self.place(&room), "open".to_owned());
         pb::SubscribedRoom { room, fault: None, kind, epoch, head, read: 0, joined: 0 }
     }
 
     fn fetch(&mut self, pb::Fetch { after, limit, max_bytes }: pb::Fetch) -> pb::Fetched {
         let pb::Position { room, epoch, seq } = after.unwrap_or_default();
         self.fetched_at = Some(Instant::now());
+        if self.gone.contains_key(&room) {
+            return pb::Fetched { reset_to: (seq > 0).then_some(0), ..pb::Fetched::default() };
+        }
         let log = self.log(&room);
         let reset_to = log.reset_to(epoch, seq);
         let seq = reset_to.unwrap_or(seq);

@@ -3,6 +3,7 @@
 mod bans;
 mod chat;
 mod console;
+mod deleting;
 mod frames;
 mod identity;
 mod life;
