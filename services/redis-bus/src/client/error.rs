@@ -25,7 +25,7 @@ pub enum Error {
     /// Ask this other server once: it did not happen here. Does not leave this crate.
     #[error("redis sends elsewhere: {0}")]
     Ask(String),
-    /// The slot is on its way to another master (what is asked for is partly here and partly there) or has arrived: it did not happen.
+    /// The slot is on its way to another master, and what is asked for is partly here and partly there: it did not happen.
     /// Does not leave this crate.
     #[error("redis moves the slot: {0}")]
     Moving(String),
@@ -58,8 +58,8 @@ impl Error {
             }
             "NOSCRIPT" => Self::NoScript,
             "ASK" => Self::Ask(details.split_ascii_whitespace().nth(1).unwrap_or_default().to_owned()),
-            "TRYAGAIN" | "MOVED" => Self::Moving(text),
-            "CLUSTERDOWN" | "READONLY" | "LOADING" | "MASTERDOWN" | "BUSY" => Self::Elsewhere(text),
+            "TRYAGAIN" => Self::Moving(text),
+            "MOVED" | "CLUSTERDOWN" | "READONLY" | "LOADING" | "MASTERDOWN" | "BUSY" => Self::Elsewhere(text),
             // A script met a key of a slot that is being moved away.
             _ if details.contains("access a non local key") => Self::Moving(text),
             "OOM" | "MISCONF" | "NOREPLICAS" => Self::Refused(text),
