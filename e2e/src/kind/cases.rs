@@ -119,6 +119,9 @@ pub struct Options {
     /// The version that rollouts go to and come from; another build, and its images are on the nodes too.
     #[arg(long, default_value = "0.1.1")]
     pub next: String,
+    /// The tag of redis' image that is on the nodes. Not given: the operator's choice.
+    #[arg(long)]
+    pub redis_tag: Option<String>,
     /// Clients of the audit.
     #[arg(long, default_value_t = 1000)]
     pub connections: usize,

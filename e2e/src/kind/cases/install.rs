@@ -64,6 +64,11 @@ impl Play {
         chat(&signer, &format!("tcp://{}", tcp[0]), &format!("ws://{}/ws", ws[ws.len() - 1])).await
     }
 
+    /// What is chosen of images in place of what a sample chooses.
+    fn images(&self) -> Value {
+        self.options.redis_tag.as_ref().map_or(Value::Null, |tag| json!({"redis": {"tag": tag}}))
+    }
+
     /// The minimal sample on a cluster that holds nothing of it, until Ready. Clients get in by node ports.
     #[allow(clippy::print_stdout, reason = "a program for people")]
     async fn fresh_minimal(&self) -> Result<()> {
@@ -71,7 +76,7 @@ impl Play {
         self.remove_namespace(namespace).await?;
         self.namespace(namespace).await?;
         let service = json!({"type": "NodePort", "externalTrafficPolicy": "Cluster"});
-        let patch = json!({"metadata": {"name": name}, "spec": {"version": self.options.version, "connect": {"service": service}}});
+        let patch = json!({"metadata": {"name": name}, "spec": {"version": self.options.version, "connect": {"service": service}, "images": self.images()}});
         let sample = self.sample("minimal.yaml", namespace, &patch).await?;
         let begun = Instant::now();
         self.kube.apply(&sample.to_string()).await?;
@@ -90,7 +95,7 @@ impl Play {
         let service = json!({"type": "NodePort", "externalTrafficPolicy": "Cluster"});
         let connect =
             json!({"drainSeconds": self.options.drain_seconds, "service": service, "rollout": {"maxDraining": 1}});
-        let spec = json!({"version": self.options.version, "connect": connect, "images": Value::Null});
+        let spec = json!({"version": self.options.version, "connect": connect, "images": self.images()});
         let mut sample = self.sample("ha.yaml", namespace, &json!({"metadata": {"name": name}, "spec": spec})).await?;
         super::merge(&mut sample, &json!({"spec": self.options.spec}));
         let begun = Instant::now();
