@@ -46,7 +46,8 @@ impl Raw {
         let waits = all || !resume.is_empty();
         let (token, device) = (user.to_owned(), Some("raw".to_owned()));
         self.ask(ClientOp::Auth { token, device, resume, all, agent: None }).await;
-        assert!(matches!(self.next().await.unwrap().op, ServerOp::AuthOk { .. }));
+        let answer = self.next().await.expect("an answer").op;
+        assert!(matches!(answer, ServerOp::AuthOk { .. }), "{user}: {answer:?}");
         if waits {
             self.until(|op| matches!(op, ServerOp::Subscribed { .. }).then_some(())).await;
         }
