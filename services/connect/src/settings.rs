@@ -113,7 +113,7 @@ fn limits(from: &mut Reader<'_>, default: Options) -> Options {
             .within(1 << 20..=1 << 40)
             .or(default.handshake_bytes),
         auth_failures_per_ip: from
-            .integer("auth_failures_per_ip", "Authentications from one address that may fail before further ones from there wait: 1 s after the next, twice that after each further one, up to half of `handshake_timeout`; after 10 minutes without a failure it begins anew. A token that was good before waits for nothing.")
+            .integer("auth_failures_per_ip", "Authentications from one address that may fail before further ones from there wait: 1 s after the next, twice that after each further one, up to half of `handshake_timeout`; half of the failures are forgotten each minute. A token that was good before waits for nothing.")
             .within(1..=10_000_000)
             .or(default.auth_failures_per_ip),
         accepts_per_second_per_ip: from

@@ -66,7 +66,7 @@ impl Play {
 
     /// What is chosen of images in place of what a sample chooses.
     fn images(&self) -> Value {
-        self.options.redis_tag.as_ref().map_or(Value::Null, |tag| json!({"redis": {"tag": tag}}))
+        self.options.redis_tag.as_ref().map_or(Value::Null, |tag| json!({"redis": {"repository": "redis", "tag": tag}}))
     }
 
     /// The minimal sample on a cluster that holds nothing of it, until Ready. Clients get in by node ports.

@@ -83,8 +83,9 @@ async fn open_connections_end_within_a_second_on_every_node_and_only_those_that_
             assert_eq!(refused(nodes[1].tcp_address(), name).await, Some(code), "{id}");
         }
         world.lift(&id);
-        for name in &meant {
-            eventually_in(nodes[0].tcp_address(), name).await;
+        // Both have to know before others come who have to do with it.
+        for (name, node) in meant.iter().flat_map(|name| nodes.iter().map(move |node| (name, node))) {
+            eventually_in(node.tcp_address(), name).await;
         }
     }
 }

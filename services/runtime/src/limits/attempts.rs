@@ -12,8 +12,8 @@ use super::address::Network;
 
 /// The first pause; each further failure doubles it.
 const FIRST: Duration = Duration::from_secs(1);
-/// After so long without a failure an address begins anew.
-const FORGET: Duration = Duration::from_secs(600);
+/// Half of an address' failures is forgotten each time: those of many who share it add up to little.
+const HALVED_EVERY: Duration = Duration::from_secs(60);
 /// Addresses remembered at most; beyond, those without a pause are forgotten first, then all.
 const MOST: usize = 100_000;
 /// Good tokens remembered at most, twice over, 8 bytes each.
@@ -22,7 +22,8 @@ const GOOD: usize = 50_000;
 #[derive(Debug, Clone, Copy)]
 struct Failures {
     count: u32,
-    last: Instant,
+    /// When they were halved.
+    halved: Instant,
     until: Instant,
 }
 
@@ -64,12 +65,15 @@ impl Attempts {
                 failures.clear();
             }
         }
-        let one = failures.entry(network).or_insert(Failures { count: 0, last: now, until: now });
-        if now.saturating_duration_since(one.last) > FORGET {
-            one.count = 0;
+        let one = failures.entry(network).or_insert(Failures { count: 0, halved: now, until: now });
+        while one.count > 0 && now.saturating_duration_since(one.halved) >= HALVED_EVERY {
+            one.count /= 2;
+            one.halved += HALVED_EVERY;
+        }
+        if one.count == 0 {
+            one.halved = now;
         }
         one.count = one.count.saturating_add(1);
-        one.last = now;
         let beyond = one.count.saturating_sub(self.free);
         let pause = match beyond {
             0 => Duration::ZERO,
@@ -128,9 +132,18 @@ mod tests {
         assert_eq!(attempts.admit(network(2), "x"), Ok(()), "nor is anybody else");
         tokio::time::advance(LONGEST).await;
         assert_eq!(attempts.admit(eve, "x"), Ok(()));
-        assert_eq!(attempts.failed(eve), LONGEST, "it goes on where it was");
-        tokio::time::advance(FORGET + Duration::from_secs(1)).await;
-        assert_eq!(attempts.failed(eve), Duration::ZERO, "and is forgotten");
+        assert_eq!(attempts.failed(eve).as_secs(), 8, "half of it is forgotten");
+        tokio::time::advance(10 * HALVED_EVERY).await;
+        assert_eq!(attempts.failed(eve), Duration::ZERO, "and in time all");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_failures_a_minute_from_one_address_delay_nobody() {
+        let attempts = Attempts::new(20, LONGEST);
+        for _ in 0..1_000 {
+            tokio::time::advance(Duration::from_secs(7)).await;
+            assert_eq!(attempts.failed(network(1)), Duration::ZERO);
+        }
     }
 
     #[tokio::test(start_paused = true)]
