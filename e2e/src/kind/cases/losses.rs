@@ -38,7 +38,14 @@ impl Play {
                     Ok(())
                 };
                 until("the master is back or replaced", PATIENCE, done).await?;
-                if master(stage).await? != old {
+                // While its pod starts, the status may know of no master.
+                let mut now = None;
+                until("the master is said", PATIENCE, async || {
+                    now = Some(master(stage).await?);
+                    Ok(())
+                })
+                .await?;
+                if now.as_ref() != Some(&old) {
                     return Ok(());
                 }
             }
