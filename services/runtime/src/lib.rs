@@ -12,6 +12,7 @@ pub mod metrics;
 mod panics;
 pub mod peer;
 mod ports;
+pub mod private;
 mod process;
 pub mod settings;
 pub mod shutdown;

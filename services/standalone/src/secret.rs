@@ -1,17 +1,17 @@
 //! The secret that tokens are signed with, where none is configured: made once and kept beside the data.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use im_runtime::private;
+use im_runtime::settings::SECRET_BYTES;
 
 /// The file's name in the data directory.
 pub(crate) const FILE: &str = "auth.secret";
-/// Of a secret that is made here. An HS256 key should be as long as the hash (RFC 7518, 3.2).
-const BYTES: usize = 32;
 
 /// Why there is no secret.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +25,7 @@ pub(crate) enum Error {
         error: io::Error,
     },
     /// The file holds something that is no secret.
-    #[error("the secret in {} has {bytes} bytes: give it {BYTES} or more, or remove it and a new one is made", path.display())]
+    #[error("the secret in {} has {bytes} bytes: give it {SECRET_BYTES} or more, or remove it and a new one is made", path.display())]
     TooShort {
         /// Which.
         path: PathBuf,
@@ -40,9 +40,9 @@ pub(crate) fn read_or_make(directory: &Path) -> Result<String, Error> {
     let failed = |error| Error::File { path: path.clone(), error };
     match std::fs::read_to_string(&path) {
         Ok(text) => {
-            protect(&path).map_err(failed)?;
+            private::keep(&path, "the secret").map_err(failed)?;
             let secret = text.trim();
-            if secret.len() < BYTES {
+            if secret.len() < SECRET_BYTES {
                 return Err(Error::TooShort { bytes: secret.len(), path });
             }
             Ok(secret.to_owned())
@@ -53,7 +53,7 @@ pub(crate) fn read_or_make(directory: &Path) -> Result<String, Error> {
 }
 
 fn make(directory: &Path, path: &Path) -> io::Result<String> {
-    let secret = URL_SAFE_NO_PAD.encode(rand::random::<[u8; BYTES]>());
+    let secret = URL_SAFE_NO_PAD.encode(rand::random::<[u8; SECRET_BYTES]>());
     // Beside, then in place: a crash must not leave half a secret.
     let beside = directory.join(format!("{FILE}.new"));
     let _ = std::fs::remove_file(&beside);
@@ -65,18 +65,11 @@ fn make(directory: &Path, path: &Path) -> io::Result<String> {
     Ok(secret)
 }
 
-/// Nobody else may read it, also where it was copied here with other rights.
-fn protect(path: &Path) -> io::Result<()> {
-    let mode = std::fs::metadata(path)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        tracing::warn!(path = %path.display(), mode = format!("{:o}", mode & 0o777), "others could read the secret: now only its owner can");
-        std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

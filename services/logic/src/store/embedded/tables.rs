@@ -1,13 +1,14 @@
 //! The tables of the file, its version, and how it is opened.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 
 use im_proto::bans::Book;
+use im_runtime::private;
 use im_wire::ids::Seq;
 use redb::backends::InMemoryBackend;
 use redb::{Database, DatabaseError, ReadableTable, StorageError, TableDefinition, TableHandle};
@@ -137,16 +138,6 @@ pub(super) fn bans(options: &Options, database: &Database) -> Result<Book, OpenE
     })
 }
 
-/// What people have written is nobody else's, also in a file that an earlier release made or that was copied here.
-fn protect(opened: &File, path: &Path) -> std::io::Result<()> {
-    let mode = opened.metadata()?.permissions().mode();
-    if mode & 0o077 != 0 {
-        tracing::warn!(path = %path.display(), mode = format!("{:o}", mode & 0o777), "others could read the rooms: now only the file's owner can");
-        opened.set_permissions(Permissions::from_mode(0o600))?;
-    }
-    Ok(())
-}
-
 /// Opens the file only, as after the disk has failed.
 pub(super) fn create(options: &Options, disk: &Arc<Disk>) -> Result<Database, OpenError> {
     let mut builder = Database::builder();
@@ -161,7 +152,7 @@ pub(super) fn create(options: &Options, disk: &Arc<Disk>) -> Result<Database, Op
     let file = folder.join(FILE);
     let opened = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&file);
     let opened = opened.map_err(folder_error)?;
-    protect(&opened, &file).map_err(folder_error)?;
+    private::keep(&file, "the rooms").map_err(folder_error)?;
     // What a damaged file makes the database trip over is told like any other damage.
     let opened = std::panic::catch_unwind(AssertUnwindSafe(|| builder.create_with_backend(disk.watch(opened)?)));
     let damaged = |why: String| OpenError::File {
