@@ -6,7 +6,7 @@ pub(crate) mod router;
 
 use async_trait::async_trait;
 use im_proto::v1::BusEvent;
-use im_runtime::limits::queue::{Sender, Weigh};
+use im_runtime::limits::queue::{AROUND, Sender, Weigh};
 use im_wire::ids::RoomId;
 use prost::Message;
 
@@ -23,8 +23,6 @@ pub enum Tidings {
 
 impl Weigh for Tidings {
     fn bytes(&self) -> usize {
-        /// The place in the queue.
-        const AROUND: usize = 256;
         match self {
             Self::Event(event) => AROUND + event.encoded_len(),
             Self::Subscribed(_) | Self::Disturbed => 0,

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use im_proto::v1::BusEvent;
-use im_runtime::limits::queue::{Sender, Weigh};
+use im_runtime::limits::queue::{AROUND, Sender, Weigh};
 use im_wire::ids::RoomId;
 use prost::Message;
 use tokio::task::JoinSet;
@@ -38,8 +38,6 @@ pub enum Tiding {
 
 impl Weigh for Tiding {
     fn bytes(&self) -> usize {
-        /// The place in the queue.
-        const AROUND: usize = 256;
         match self {
             Self::Event(event) => AROUND + event.encoded_len(),
             Self::Subscribed(_) | Self::Disturbed => 0,

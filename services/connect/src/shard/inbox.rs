@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use im_runtime::limits::queue::{Receiver, Weigh};
+use im_runtime::limits::queue::{AROUND, Receiver, Weigh};
 use im_wire::code::CloseCode;
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::Message;
@@ -104,8 +104,6 @@ pub(crate) struct Inbox {
 
 impl Weigh for Order {
     fn bytes(&self) -> usize {
-        /// Names, numbers and the place in the queue.
-        const AROUND: usize = 256;
         match self {
             Self::Logged(message) => AROUND + message.body.bytes().len(),
             Self::Signal { signal, .. } => AROUND + signal.body.bytes().len(),

@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::{SendError, TryRecvError, TrySendError};
 
+/// About what an item takes besides what it carries, in bytes.
+pub const AROUND: usize = 256;
+
 /// What may wait in a queue.
 pub trait Weigh {
     /// About how many bytes it takes while it waits; 0: it is bounded in number only. Always the same for the same item.
