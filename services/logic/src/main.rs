@@ -52,6 +52,7 @@ async fn run(mut settings: Settings, process: Process) -> Result<()> {
         over_http.serve_http(http).await;
         Ok::<_, std::convert::Infallible>(())
     });
+    let tls = tls.map(|tls| (tls, Kind::Connect.certificate_name()));
     tasks.spawn("gRPC server", async move { over_grpc.serve_grpc(grpc, tls).await });
     let (sharing, mut others) = (Arc::clone(&service), Watch::start(settings.etcd.clone(), Kind::Logic));
     tasks.spawn("count of logic processes", async move {

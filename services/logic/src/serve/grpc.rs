@@ -36,14 +36,14 @@ pub struct Uplink {
 }
 
 impl Service {
-    /// Serves connect processes on this listener, with `tls` only those that show a certificate, until [`Service::drain`] has come to its end.
+    /// Serves connect processes on this listener, with `tls` only those that show a certificate with this name, until [`Service::drain`] has come to its end.
     ///
     /// # Errors
     /// The transport fails.
     pub async fn serve_grpc(
         &self,
         listener: TcpListener,
-        tls: Option<Arc<Tls>>,
+        tls: Option<(Arc<Tls>, ServerName<'static>)>,
     ) -> Result<(), tonic::transport::Error> {
         let options = &self.handle().core.options.uplink;
         let keepalive = options.keepalive;
@@ -56,7 +56,7 @@ impl Service {
             .add_service(self.handle().grpc());
         let end = async move { reached(&mut phase, Phase::Ending).await };
         match tls {
-            Some(tls) => router.serve_with_incoming_shutdown(Incoming::new(tls, listener, connect()), end).await,
+            Some((tls, name)) => router.serve_with_incoming_shutdown(Incoming::new(tls, listener, name), end).await,
             None => {
                 let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
                 router.serve_with_incoming_shutdown(incoming, end).await
@@ -102,11 +102,6 @@ impl Uplink {
         metrics::REFUSED.inc();
         Err(Status::unauthenticated("the stream shows no secret of this cluster"))
     }
-}
-
-/// What the certificate of those who may call names.
-fn connect() -> ServerName<'static> {
-    ServerName::try_from("im-connect").expect("it is a name")
 }
 
 type Running = Pin<Box<dyn Future<Output = Reply> + Send>>;
