@@ -59,20 +59,12 @@ pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, address: IpAddr, 
 pub(crate) async fn call(shard: &Shard, connection: &Connection, op: call::Op) -> Result<reply::Result, Fault> {
     let grant = connection.grant.borrow().clone();
     let answer = shard.logic.call(grant, &connection.id, op).await;
-    answer.map_err(|fault| {
-        // A token that is of no use is a fault of the field that names it.
-        if fault.code != ErrorCode::Unauthenticated.name() || !fault.field.is_empty() {
-            return fault;
-        }
-        let text = "the connection must be authenticated again";
-        connection.end(CloseCode::Unavailable, text);
-        Fault {
-            code: ErrorCode::Unavailable.name().to_owned(),
-            text: text.to_owned(),
-            retryable: true,
-            field: String::new(),
-        }
-    })
+    // A token that is of no use is a fault of the field that names it.
+    let unknown = |fault: &Fault| fault.code == ErrorCode::Unauthenticated.name() && fault.field.is_empty();
+    if answer.as_ref().is_err_and(unknown) {
+        connection.end(CloseCode::Unavailable, "the connection must be authenticated again");
+    }
+    answer
 }
 
 /// Says why, gives the words time to leave, and closes.
