@@ -53,7 +53,7 @@ pub(crate) async fn follow(bans: Arc<Bans>, logic: Arc<dyn Logic>, router: Arc<R
             }
         };
         metrics::BANS_AGE.set(heard.elapsed().as_secs_f64());
-        tokio::time::sleep(pause.mul_f64(0.9 + 0.1 * f64::from(rand::random::<u8>()) / 255.0)).await;
+        tokio::time::sleep(pause.mul_f64(rand::random_range(0.9..1.0))).await;
     }
 }
 

@@ -114,7 +114,7 @@ pub(crate) async fn follow(core: Weak<Core>) {
                 (pause * 2).min(LONGEST_PAUSE)
             }
         };
-        tokio::time::sleep(pause.mul_f64(0.9 + 0.1 * f64::from(rand::random::<u8>()) / 255.0)).await;
+        tokio::time::sleep(pause.mul_f64(rand::random_range(0.9..1.0))).await;
     }
 }
 

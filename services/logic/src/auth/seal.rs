@@ -129,7 +129,7 @@ pub(crate) async fn keep(core: Weak<Core>) {
             Err(error) => tracing::debug!(%error, "the key of grants stays as it was"),
         }
         drop(core);
-        tokio::time::sleep(pause.mul_f64(0.9 + 0.1 * f64::from(rand::random::<u8>()) / 255.0)).await;
+        tokio::time::sleep(pause.mul_f64(rand::random_range(0.9..1.0))).await;
         pause = if known { EVERY } else { (pause * 2).min(EVERY) };
     }
 }
