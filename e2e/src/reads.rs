@@ -9,13 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::stream::{StreamExt, TryStreamExt};
-use futures::{SinkExt, TryFutureExt};
 use hyper::Method;
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio_tungstenite::tungstenite::Message;
 
 use crate::cluster::{Cluster, Plan};
+use crate::console::Console;
 use crate::http;
 use crate::token::token;
 
@@ -25,8 +24,6 @@ const AT_ONCE: usize = 64;
 const NAMED: usize = 1_000;
 /// Nothing has come for so long: it is still.
 const STILL: Duration = Duration::from_secs(2);
-/// How long one step of the setting up may take.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How large the group is.
 #[derive(Debug, Clone, clap::Args)]
@@ -143,32 +140,19 @@ async fn member(
     heard: Arc<Heard>,
     mut go: watch::Receiver<u64>,
 ) -> Result<tokio::task::AbortHandle> {
-    let opening = tokio_tungstenite::connect_async(format!("ws://{address}/ws")).map_err(anyhow::Error::from);
-    let (stream, _) = tokio::time::timeout(PATIENCE, opening).await??;
-    let (mut writing, mut reading) = stream.split();
-    let token = token(&name(number), "", &[])?;
-    let auth = json!({"op": "auth", "req": 1, "token": token, "device": "one"});
-    let subscribe = json!({"op": "subscribe", "req": 2, "rooms": [{"room": room}]});
-    for (request, answer) in [(auth, "auth_ok"), (subscribe, "subscribed")] {
-        writing.send(Message::text(request.to_string())).await?;
-        loop {
-            let next = tokio::time::timeout(PATIENCE, reading.next()).await?.context("closed")??;
-            let Message::Text(text) = next else { continue };
-            let frame: Value = serde_json::from_str(&text)?;
-            ensure!(frame["op"] != "error", "{frame}");
-            if frame["op"] == answer {
-                break;
-            }
-        }
-    }
+    let opening = Console::open(&address, &token(&name(number), "", &[])?).await;
+    let mut console = opening.with_context(|| name(number))?;
+    let heard_room = console.ask(json!({"op": "subscribe", "rooms": [{"room": room}]})).await?;
+    ensure!(heard_room["op"] == "subscribed", "{heard_room}");
     let task = tokio::spawn(async move {
+        let mut answer = None;
         loop {
             tokio::select! {
-                next = reading.next() => {
-                    let Some(Ok(message)) = next else { return };
+                frame = console.frame() => {
+                    let Ok(frame) = frame else { return };
                     heard.frames.fetch_add(1, Ordering::Relaxed);
-                    heard.bytes.fetch_add(message.len() as u64, Ordering::Relaxed);
-                    if message.to_text().is_ok_and(|text| text.contains("\"req\":3")) {
+                    heard.bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
+                    if answer.as_ref().is_some_and(|answer: &String| frame.contains(answer)) {
                         heard.answers.fetch_add(1, Ordering::Relaxed);
                     }
                 }
@@ -177,10 +161,8 @@ async fn member(
                         return;
                     }
                     let seq = *go.borrow_and_update();
-                    let read = json!({"op": "read", "req": 3, "room": room, "seq": seq});
-                    if writing.send(Message::text(read.to_string())).await.is_err() {
-                        return;
-                    }
+                    let Ok(req) = console.put(json!({"op": "read", "room": room, "seq": seq})).await else { return };
+                    answer = Some(format!("\"req\":{req}"));
                 }
             }
         }
