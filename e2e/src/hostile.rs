@@ -1,6 +1,7 @@
 //! `im-e2e hostile`: clients that mean harm, one kind after the other, each on a fresh cluster on loopback and beside pairs
 //! that behave. What counts: nothing dies, memory stays under a bound, and the neighbours hardly notice.
 
+mod attacker;
 mod attacks;
 mod memory;
 mod neighbours;
@@ -8,20 +9,18 @@ mod raw;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+pub use self::attacker::attacker;
 pub use self::attacks::Attack;
 use self::attacks::Target;
 pub use self::memory::Memory;
 use self::memory::Watch;
 use self::neighbours::Neighbours;
 pub use self::neighbours::Seen;
-use self::raw::Spent;
 use crate::cluster::{Cluster, Plan};
 
 /// How long an attack has beyond its time until it counts as hanging.
@@ -81,8 +80,7 @@ pub async fn play(attack: Attack, options: &Options) -> Result<Report> {
     let mut cluster = Cluster::start(plan).await?;
     let (connect, logic) = (&cluster.connects[0], &cluster.logics[0]);
     let redis = cluster.redis.master_pid().await.context("no redis master")?;
-    let spent = Arc::new(Spent::default());
-    let target = Target { tcp: connect.tcp.clone(), ws: connect.ws.clone(), http: logic.http.clone(), spent };
+    let target = Target::new(connect.tcp.clone(), connect.ws.clone(), logic.http.clone());
     let prepared = attack.prepare(&target).await.with_context(|| format!("preparing {attack:?}"))?;
 
     let neighbours = Neighbours::start(&connect.tcp, &logic.http, options.pairs, options.rate).await?;
@@ -94,32 +92,26 @@ pub async fn play(attack: Attack, options: &Options) -> Result<Report> {
 
     let pids = vec![("connect", connect.process.pid()), ("logic", logic.process.pid()), ("redis", redis)];
     let watch = Watch::start(pids)?;
-    let before = target.spent.bytes.swap(0, Ordering::Relaxed);
-    tracing::debug!(before, "bytes of the preparation");
-    target.spent.sockets.store(0, Ordering::Relaxed);
     let began = Instant::now();
-    let outcome = tokio::time::timeout(span + OVERTIME, attack.run(&target, prepared, span)).await;
-    let seconds = began.elapsed().as_secs_f64();
+    let attacking = attacker::send_out(attack, &target, prepared, span, span + OVERTIME);
+    // An attack that is over early is held against the neighbours' whole time.
+    let (outcome, ()) = tokio::join!(attacking, tokio::time::sleep(span));
     let beside = neighbours.take();
-    let ended = match outcome {
-        Ok(Ok(ended)) => ended,
-        Ok(Err(error)) => format!("failed: {error:#}"),
-        Err(_) => "never ended".to_owned(),
-    };
+    let seconds = began.elapsed().as_secs_f64();
     let memory = watch.seen();
-    let mut harm = attack.harm(&ended);
+    let mut harm = attack.harm(&outcome.ended);
     harm.extend(judge(options, &memory, &alone, &beside));
     harm.extend(dead(&mut cluster)?);
     Ok(Report {
         attack,
-        bytes: target.spent.bytes.load(Ordering::Relaxed),
-        sockets: target.spent.sockets.load(Ordering::Relaxed),
-        closed: target.spent.closed.load(Ordering::Relaxed),
+        bytes: outcome.bytes,
+        sockets: outcome.sockets,
+        closed: outcome.closed,
         seconds,
         memory,
         alone,
         beside,
-        ended,
+        ended: outcome.ended,
         harm,
     })
 }

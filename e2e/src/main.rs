@@ -21,6 +21,9 @@ enum Arguments {
     Faults(Faults),
     /// Attacks a cluster in many ways, beside pairs of clients that behave, and says what each attack did to them and to it.
     Hostile(Hostile),
+    /// The process of one attack, told by `hostile` what to do.
+    #[command(hide = true)]
+    Attacker,
     /// Lets all members of one large group read one message at once, and says what it costs.
     Reads(reads::Options),
     /// Plays cases on the Kubernetes cluster that KUBECONFIG names.
@@ -79,6 +82,7 @@ async fn main() -> ExitCode {
     let played = match Arguments::parse() {
         Arguments::Faults(arguments) => faults(arguments).await,
         Arguments::Hostile(arguments) => attack(arguments).await,
+        Arguments::Attacker => hostile::attacker().await,
         Arguments::Reads(options) => read(&options).await,
         Arguments::Kubernetes(options) => cases::play(options).await,
     };

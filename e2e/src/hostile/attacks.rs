@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use super::raw::Spent;
@@ -31,8 +31,15 @@ pub(super) struct Target {
     pub(super) spent: Arc<Spent>,
 }
 
+impl Target {
+    /// Nothing is spent on it yet.
+    pub(super) fn new(tcp: String, ws: String, http: String) -> Self {
+        Self { tcp, ws, http, spent: Arc::default() }
+    }
+}
+
 /// One kind of attacker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Attack {
     /// goim clients that accept 32,000 operations and take as many back, again and again.

@@ -13,6 +13,16 @@ use crate::token::token;
 const SERVED: &str = "served to the end";
 const CUT_OFF: &str = "cut off";
 
+/// Comes back, after a breath, as often as it is cut off.
+async fn again_and_again(until: Instant, attack: impl AsyncFn() -> Result<&'static str>) -> Result<&'static str> {
+    let mut last = Ok(SERVED);
+    while Instant::now() < until {
+        last = attack().await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    last
+}
+
 pub(super) async fn long_accepts(target: &Target, span: Duration) -> Result<String> {
     let token = token("mallory", "", &[])?;
     let accepts = vec![1; 30_000];
@@ -21,7 +31,7 @@ pub(super) async fn long_accepts(target: &Target, span: Duration) -> Result<Stri
     let until = Instant::now() + span;
     let outcome = crowd(4, |_| {
         let (target, auth, take_back) = (target.clone(), auth.clone(), take_back.clone());
-        async move {
+        again_and_again(until, async move || {
             let mut raw = Raw::connect(FROM, &target.tcp, &target.spent).await?;
             raw.write(&auth).await?;
             while Instant::now() < until {
@@ -30,7 +40,7 @@ pub(super) async fn long_accepts(target: &Target, span: Duration) -> Result<Stri
                 }
             }
             Ok(SERVED)
-        }
+        })
     });
     Ok(outcome.await)
 }
@@ -60,7 +70,7 @@ pub(super) async fn pongs(target: &Target, authenticated: bool, span: Duration) 
     let token = token("mallory", "", &[])?;
     let outcome = crowd(4, |_| {
         let (target, pongs, token) = (target.clone(), pongs.clone(), token.clone());
-        async move {
+        again_and_again(until, async move || {
             let mut raw = if authenticated {
                 Raw::native(FROM, &target.ws, &token, &target.spent).await?
             } else {
@@ -72,7 +82,7 @@ pub(super) async fn pongs(target: &Target, authenticated: bool, span: Duration) 
                 }
             }
             Ok(SERVED)
-        }
+        })
     });
     Ok(outcome.await)
 }
