@@ -84,6 +84,8 @@ pub enum AddPolicy {
     Anyone,
     /// Users who have a direct room with the one who adds them, and have spoken or read in it.
     Contacts,
+    /// Anybody, who becomes a member by joining and is invited only until then.
+    Invitation,
     /// Nobody: members are added by the scope admin.
     Admins,
 }

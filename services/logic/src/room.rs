@@ -1,9 +1,10 @@
 //! Rooms as such: what somebody may do in one, how one comes into being and ends, who is in it.
 
 pub(crate) mod access;
-mod adding;
+pub(crate) mod adding;
 pub(crate) mod create;
 pub(crate) mod delete;
+mod invitation;
 pub(crate) mod membership;
 
 use im_wire::ids::RoomId;

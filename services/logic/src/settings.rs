@@ -158,8 +158,13 @@ fn limits(from: &mut Reader<'_>, default: Limits) -> Limits {
         group_add_policy: from
             .choice(
                 "group_add_policy",
-                &[("anyone", AddPolicy::Anyone), ("contacts", AddPolicy::Contacts), ("admins", AddPolicy::Admins)],
-                "Whom a user may add to a group: anyone; contacts, who have spoken or read in a direct room with them; or nobody, members are added with admin tokens only.",
+                &[
+                    ("anyone", AddPolicy::Anyone),
+                    ("contacts", AddPolicy::Contacts),
+                    ("invitation", AddPolicy::Invitation),
+                    ("admins", AddPolicy::Admins),
+                ],
+                "Whom a user may add to a group: anyone; contacts, who have spoken or read in a direct room with them; anyone, but by an invitation that they take by joining; or nobody, members are added with admin tokens only.",
             )
             .or(default.group_add_policy),
         max_subscribed_bytes: from

@@ -21,6 +21,7 @@ use std::ops::{Bound, Range};
 use std::time::Duration;
 
 use crate::auth::seal::Key;
+use crate::clock;
 use async_trait::async_trait;
 use im_proto::v1::{AskBans, Ban, BanChanges, Entry, LogEntry, Signal};
 use im_wire::ids::{ClientId, DIRECT_PREFIX, Epoch, RoomId, Seq, UserId};
@@ -172,6 +173,30 @@ pub struct Member {
     pub role: Role,
     /// See [`View::joined`].
     pub joined: Seq,
+}
+
+/// An invitation into a group, as the user has it who is invited.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invitation {
+    /// Into which.
+    pub room: RoomId,
+    /// By whom.
+    pub by: UserId,
+    /// As what.
+    pub role: Role,
+    /// Since when, unix milliseconds.
+    pub time_ms: u64,
+}
+
+/// An invitation that is not taken ends after this.
+const INVITATION_LASTS: Duration = Duration::from_secs(30 * 24 * 3600);
+
+impl Invitation {
+    /// Whether it still holds.
+    fn holds(&self) -> bool {
+        let lasts = u64::try_from(INVITATION_LASTS.as_millis()).unwrap_or(u64::MAX);
+        self.time_ms.saturating_add(lasts) > clock::now_ms()
+    }
 }
 
 /// The log after a position; see `Fetched` in `logic.proto`.
@@ -400,6 +425,13 @@ pub trait Store: Send + Sync + 'static {
     async fn index_room(&self, users: &[UserId], room: &RoomId) -> Result<()>;
     /// Takes a room out of a user's index. Idempotent.
     async fn unindex_room(&self, user: &UserId, room: &RoomId) -> Result<()>;
+
+    /// Notes an invitation for a user, in the place of one into the same room. `false`: the user has `max` already.
+    async fn invite(&self, user: &UserId, invitation: Invitation, max: usize) -> Result<bool>;
+    /// A user's invitations that hold, in order of room id.
+    async fn invitations(&self, user: &UserId) -> Result<Vec<Invitation>>;
+    /// Takes a user's invitation into a room away; whether there was one.
+    async fn uninvite(&self, user: &UserId, room: &RoomId) -> Result<bool>;
 
     /// Counts `amount` of something (a short name) for a user on a day, where no more than `limit` come together then;
     /// `false`: they would, and nothing is counted. A process that dies, or embedded is started anew, may count less.

@@ -93,6 +93,11 @@ impl Keys {
         self.user(user, &format!("quota:{what}:{day}"))
     }
 
+    /// A user's invitations into groups.
+    pub fn user_invitations(&self, user: &UserId) -> String {
+        self.user(user, "invitations")
+    }
+
     fn user(&self, user: &UserId, what: &str) -> String {
         format!("{}:u:{{{}}}:{what}", self.prefix, escape(user.as_str()))
     }

@@ -16,14 +16,24 @@ const AT_ONCE: usize = 16;
 /// Among so many of a direct room's last messages one of somebody's makes them a contact.
 const LOOK: usize = 50;
 
+/// What becomes of those whom somebody brings into a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Brings {
+    /// They are members.
+    Members,
+    /// They are asked.
+    Invited,
+}
+
 impl Core {
-    /// Whether the caller may bring these others into a group; `field` is where the request names them.
-    pub(crate) async fn may_bring(&self, who: &Grant, others: &[UserId], field: &'static str) -> Result<()> {
+    /// Whether and how the caller may bring these others into a group; `field` is where the request names them.
+    pub(crate) async fn may_bring(&self, who: &Grant, others: &[UserId], field: &'static str) -> Result<Brings> {
         if who.admin || others.is_empty() {
-            return Ok(());
+            return Ok(Brings::Members);
         }
         match self.options.limits.group_add_policy {
-            AddPolicy::Anyone => Ok(()),
+            AddPolicy::Anyone => Ok(Brings::Members),
+            AddPolicy::Invitation => Ok(Brings::Invited),
             AddPolicy::Admins => Err(Error::NotAllowed {
                 field,
                 problem: "only tokens with the scope \"admin\" make others members of groups here",
@@ -38,7 +48,7 @@ impl Core {
                         return Err(Error::NotAllowed { field, problem });
                     }
                 }
-                Ok(())
+                Ok(Brings::Members)
             }
         }
     }

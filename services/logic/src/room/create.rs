@@ -6,6 +6,7 @@ use im_wire::ids::{RoomId, UserId};
 use uuid::Uuid;
 
 use super::access;
+use super::adding::Brings;
 use crate::auth::grant::Grant;
 use crate::clock;
 use crate::error::{Error, Result};
@@ -24,6 +25,8 @@ pub(crate) struct Created {
     pub(crate) room: RoomId,
     pub(crate) kind: Kind,
     pub(crate) created: bool,
+    /// Who is to become a member by joining.
+    pub(crate) invited: Vec<UserId>,
 }
 
 impl Core {
@@ -34,26 +37,32 @@ impl Core {
         if wanted.members.len() > limit {
             return Err(Error::LimitReached { what: "members named when a room is created", limit });
         }
-        let (room, members) = match wanted.kind {
+        let (room, mut members) = match wanted.kind {
             Kind::Direct => (direct(who, &user, &wanted)?, Vec::new()),
             Kind::Group => group(who, user.clone(), &wanted)?,
             Kind::Open => (open(who, &wanted)?, Vec::new()),
         };
+        if wanted.kind != Kind::Open {
+            access::not_a_guest(who)?;
+        }
+        let mut invited = Vec::new();
+        if wanted.kind == Kind::Group {
+            let named: Vec<UserId> = members.iter().map(|(member, _)| member.clone()).collect();
+            let others: Vec<UserId> = named.iter().filter(|member| **member != user).cloned().collect();
+            self.no_guests(&named, "members")?;
+            if self.may_bring(who, &others, "members").await? == Brings::Invited {
+                invited = members.extract_if(.., |(member, _)| *member != user).collect();
+            }
+            self.spend_adds(who, others.len()).await?;
+            self.spend_group(who).await?;
+        }
         let hearers: Vec<UserId> = match wanted.kind {
             Kind::Direct => wanted.members.iter().map(|(user, _)| user.clone()).collect(),
             Kind::Group => members.iter().map(|(user, _)| user.clone()).collect(),
             Kind::Open => Vec::new(),
         };
-        if wanted.kind != Kind::Open {
-            access::not_a_guest(who)?;
-        }
         // Before and after: see the module `index`.
         if wanted.kind == Kind::Group {
-            let others: Vec<UserId> = hearers.iter().filter(|hearer| **hearer != user).cloned().collect();
-            self.no_guests(&hearers, "members")?;
-            self.may_bring(who, &others, "members").await?;
-            self.spend_adds(who, others.len()).await?;
-            self.spend_group(who).await?;
             self.store.index_room(&hearers, &room).await?;
         }
         let create = Create { room: room.clone(), kind: wanted.kind, members, time_ms: clock::now_ms() };
@@ -66,13 +75,14 @@ impl Core {
                 return Err(error.into());
             }
         };
+        let invited = self.invite_all(who, &room, &invited).await;
         if !hearers.is_empty() {
             self.store.index_room(&hearers, &room).await?;
             let told = room.clone();
             self.follow_up(async move |core: Arc<Self>| core.tell_rooms_changed(&hearers, Some(&told), None, 0).await)
                 .await;
         }
-        Ok(Created { room, kind: wanted.kind, created })
+        Ok(Created { room, kind: wanted.kind, created, invited })
     }
 }
 

@@ -7,6 +7,7 @@ use im_proto::v1::{Encoding, Entry};
 use im_wire::ids::{RoomId, Seq, UserId};
 use uuid::Uuid;
 
+use super::adding::Brings;
 use super::{access, role_name};
 use crate::auth::grant::Grant;
 use crate::clock;
@@ -19,17 +20,45 @@ pub(crate) const JOIN: &str = "im.join";
 /// The type of the entry that tells that a member is none any more.
 pub(crate) const LEAVE: &str = "im.leave";
 
+/// What came of putting somebody into a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Put {
+    /// It was so already.
+    AsBefore,
+    /// A new member, or a member with another role.
+    Changed,
+    /// They are asked.
+    Invited,
+}
+
 impl Core {
-    /// Makes a user a member of a group with a role, or gives a member another role. `false`: it was so already.
+    /// Makes a user a member of a group with a role, or gives a member another role; or invites them.
     pub(crate) async fn set_member(
         self: &Arc<Self>,
         who: &Grant,
         room: &RoomId,
         user: &UserId,
         role: Role,
-    ) -> Result<bool> {
+    ) -> Result<Put> {
         self.may_change(who, room, user, Some(role)).await?;
-        self.bring(who, room, user).await?;
+        match self.bring(who, room, user).await? {
+            Brings::Invited => {
+                self.invite(who, room, user, role).await?;
+                Ok(Put::Invited)
+            }
+            Brings::Members if self.put_member(who, room, user, role).await? => Ok(Put::Changed),
+            Brings::Members => Ok(Put::AsBefore),
+        }
+    }
+
+    /// Makes a user a member, where it has been looked at that the caller may. `false`: it was so already.
+    pub(super) async fn put_member(
+        self: &Arc<Self>,
+        who: &Grant,
+        room: &RoomId,
+        user: &UserId,
+        role: Role,
+    ) -> Result<bool> {
         // Before and after: see the module `index`.
         self.store.index_room(std::slice::from_ref(user), room).await?;
         let changed = match self.change(who, room, user, Some(role)).await {
@@ -46,31 +75,41 @@ impl Core {
     }
 
     /// Whether the caller may make this user a member, who may be one already; counted if not.
-    async fn bring(&self, who: &Grant, room: &RoomId, user: &UserId) -> Result<()> {
+    async fn bring(&self, who: &Grant, room: &RoomId, user: &UserId) -> Result<Brings> {
         self.no_guests(std::slice::from_ref(user), "user")?;
         if who.admin || who.user()? == *user {
-            return Ok(());
+            return Ok(Brings::Members);
         }
         let now = self.store.views(std::slice::from_ref(room), user).await?;
         if now.into_iter().flatten().any(|view| view.role.is_some()) {
-            return Ok(());
+            return Ok(Brings::Members);
         }
-        self.may_bring(who, std::slice::from_ref(user), "user").await?;
-        self.spend_adds(who, 1).await
+        let brings = self.may_bring(who, std::slice::from_ref(user), "user").await?;
+        self.spend_adds(who, 1).await?;
+        Ok(brings)
     }
 
-    /// Ends a membership: one's own, or another's. `false`: there was none.
+    /// Ends a membership, one's own or another's, or takes an invitation back. `false`: there was none.
     pub(crate) async fn end_member(self: &Arc<Self>, who: &Grant, room: &RoomId, user: &UserId) -> Result<bool> {
         self.may_change(who, room, user, None).await?;
         let changed = self.change(who, room, user, None).await?;
+        if changed.is_none() && self.store.uninvite(user, room).await? {
+            return Ok(true);
+        }
         self.unindex(user, room).await?;
         self.tell_later(user, room, false, changed).await;
         Ok(changed.is_some())
     }
 
-    /// Enters a room: a group as a member (only an administrator may bring themselves in), an open room by its token.
+    /// Enters a room: a group as a member, by an invitation (only an administrator may bring themselves in), an open room by
+    /// its token.
     pub(crate) async fn join(self: &Arc<Self>, who: &Grant, room: &RoomId) -> Result<bool> {
-        let view = self.view(who, room).await?;
+        let view = match self.view(who, room).await {
+            Err(Error::NotAMember(room)) => {
+                return self.take_invitation(who, &room).await?.ok_or(Error::NotAMember(room));
+            }
+            view => view?,
+        };
         if view.kind != Kind::Group {
             return Ok(false);
         }
@@ -80,12 +119,15 @@ impl Core {
             self.tell_later(&user, room, true, None).await;
             return Ok(false);
         }
-        self.set_member(who, room, &who.user()?, Role::Member).await
+        self.put_member(who, room, &who.user()?, Role::Member).await
     }
 
-    /// Leaves a group. Nobody is a stored member of an open room.
+    /// Leaves a group, or declines an invitation into it. Nobody is a stored member of an open room.
     pub(crate) async fn leave(self: &Arc<Self>, who: &Grant, room: &RoomId) -> Result<bool> {
-        let view = self.view(who, room).await?;
+        let view = match self.view(who, room).await {
+            Err(Error::NotAMember(room)) if self.store.uninvite(&who.user()?, &room).await? => return Ok(true),
+            view => view?,
+        };
         if view.kind == Kind::Open {
             return Ok(false);
         }
@@ -116,7 +158,7 @@ impl Core {
     /// What the store's rule (a member leaves alone; administrators and owners change others) leaves open: only owners
     /// make and unmake administrators and owners. The roles may change between this look and the change; a role that is
     /// taken away at that very moment counts as still held.
-    async fn may_change(&self, who: &Grant, room: &RoomId, user: &UserId, role: Option<Role>) -> Result<()> {
+    pub(super) async fn may_change(&self, who: &Grant, room: &RoomId, user: &UserId, role: Option<Role>) -> Result<()> {
         if room.is_direct() {
             return Err(Error::Conflict(format!("{room} is direct: its members are its two users, for ever")));
         }

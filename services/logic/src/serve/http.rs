@@ -42,6 +42,7 @@ impl Handle {
             .route("/v1/rooms/{room}/members/{user}", delete(members::remove))
             .route("/v1/rooms/{room}/join", post(members::join))
             .route("/v1/rooms/{room}/leave", post(members::leave))
+            .route("/v1/invitations", get(members::invitations))
             .route("/v1/conversations", get(conversations::list))
             .route("/v1/unread", get(conversations::unread))
             .route("/v1/presence", get(people::presence))

@@ -20,6 +20,7 @@ mod deleting;
 mod disk;
 mod epochs;
 mod groups;
+mod invitations;
 mod log;
 mod metrics;
 mod presence;
@@ -41,8 +42,8 @@ use redb::{Database, ReadableDatabase};
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use super::{
-    Append, Appended, Asserted, Counts, Create, Delete, Deleted, Ended, Error, Member, Membership, Page, Presence,
-    Publish, ReadPosition, Result, Retention, Slice, Store, Tail, View,
+    Append, Appended, Asserted, Counts, Create, Delete, Deleted, Ended, Error, Invitation, Member, Membership, Page,
+    Presence, Publish, ReadPosition, Result, Retention, Slice, Store, Tail, View,
 };
 use crate::auth::seal::Key;
 use bans::Wish;
@@ -329,6 +330,21 @@ impl Store for EmbeddedStore {
     async fn index_room(&self, users: &[UserId], room: &RoomId) -> Result<()> {
         let (users, room) = (users.to_vec(), room.clone());
         self.write(|done| Write::Index { users, room, done }).await
+    }
+
+    async fn invite(&self, user: &UserId, invitation: Invitation, max: usize) -> Result<bool> {
+        let user = user.clone();
+        self.write(|done| Write::Invite { user, invitation, max, done }).await
+    }
+
+    async fn invitations(&self, user: &UserId) -> Result<Vec<Invitation>> {
+        let user = user.clone();
+        self.read(move |snapshot| invitations::of(snapshot, &user)).await
+    }
+
+    async fn uninvite(&self, user: &UserId, room: &RoomId) -> Result<bool> {
+        let (user, room) = (user.clone(), room.clone());
+        self.write(|done| Write::Uninvite { user, room, done }).await
     }
 
     async fn spend(&self, user: &UserId, what: &'static str, day: u64, amount: u64, limit: u64) -> Result<bool> {

@@ -6,6 +6,7 @@
 mod bans;
 mod batch;
 mod index;
+mod invitations;
 mod journal;
 mod metrics;
 mod nodes;
@@ -25,7 +26,7 @@ use im_runtime::tls::Tls;
 use im_wire::ids::{Epoch, RoomId, Seq, UserId};
 
 use super::{
-    Append, Appended, Asserted, Counts, Create, Delete, Deleted, Ended, Member, Membership, Page, Presence,
+    Append, Appended, Asserted, Counts, Create, Delete, Deleted, Ended, Invitation, Member, Membership, Page, Presence,
     ReadPosition, Result, Retention, Slice, Store, Tail, View,
 };
 use crate::auth::seal::Key;
@@ -188,6 +189,18 @@ impl Store for RedisStore {
 
     async fn index_room(&self, users: &[UserId], room: &RoomId) -> Result<()> {
         self.shared.index_room(users, room).await
+    }
+
+    async fn invite(&self, user: &UserId, invitation: Invitation, max: usize) -> Result<bool> {
+        self.shared.invite(user, &invitation, max).await
+    }
+
+    async fn invitations(&self, user: &UserId) -> Result<Vec<Invitation>> {
+        self.shared.invitations(user).await
+    }
+
+    async fn uninvite(&self, user: &UserId, room: &RoomId) -> Result<bool> {
+        self.shared.uninvite(user, room).await
     }
 
     async fn spend(&self, user: &UserId, what: &'static str, day: u64, amount: u64, limit: u64) -> Result<bool> {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use im_logic::auth::seal::Key;
 use im_logic::store::{
-    Append, Appended, Asserted, Counts, Create, Delete, Deleted, Ended, Error, Member, Membership, Page, Presence,
-    ReadPosition, Result, Slice, Store, Tail, View,
+    Append, Appended, Asserted, Counts, Create, Delete, Deleted, Ended, Error, Invitation, Member, Membership, Page,
+    Presence, ReadPosition, Result, Slice, Store, Tail, View,
 };
 use im_proto::v1::{AskBans, Ban, BanChanges, Signal};
 use im_wire::ids::{Epoch, RoomId, Seq, UserId};
@@ -104,6 +104,15 @@ impl Store for Gated {
     async fn index_room(&self, users: &[UserId], room: &RoomId) -> Result<()> {
         let _held = self.indexing.lock().await;
         self.inner.index_room(users, room).await
+    }
+    async fn invite(&self, user: &UserId, invitation: Invitation, max: usize) -> Result<bool> {
+        self.inner.invite(user, invitation, max).await
+    }
+    async fn invitations(&self, user: &UserId) -> Result<Vec<Invitation>> {
+        self.inner.invitations(user).await
+    }
+    async fn uninvite(&self, user: &UserId, room: &RoomId) -> Result<bool> {
+        self.inner.uninvite(user, room).await
     }
     async fn spend(&self, user: &UserId, what: &'static str, day: u64, amount: u64, limit: u64) -> Result<bool> {
         self.inner.spend(user, what, day, amount, limit).await

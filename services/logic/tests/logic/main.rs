@@ -10,6 +10,7 @@ mod drain;
 mod failures;
 mod gated;
 mod groups;
+mod invitations;
 mod messages;
 mod mistakes;
 mod people;

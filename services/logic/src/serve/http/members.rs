@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::ask::{Caller, Name, Object, Params, Room};
+use crate::room::membership::Put;
 use crate::room::{role_name, role_of};
 use crate::service::Handle;
 use crate::store::Role;
@@ -51,8 +52,12 @@ pub(super) async fn add(
     Object(member): Object<NewMember>,
 ) -> Result<Json<Value>, Failure> {
     let role = member.role.as_deref().map(role_of).transpose()?.unwrap_or(Role::Member);
-    let changed = handle.core.set_member(&who, &room, &member.user, role).await?;
-    Ok(Json(json!({"user": member.user, "role": role_name(role), "changed": changed})))
+    let put = handle.core.set_member(&who, &room, &member.user, role).await?;
+    let mut answer = json!({"user": member.user, "role": role_name(role), "changed": put == Put::Changed});
+    if put == Put::Invited {
+        answer["invited"] = true.into();
+    }
+    Ok(Json(answer))
 }
 
 /// `DELETE /v1/rooms/{room}/members/{user}`
@@ -83,4 +88,13 @@ pub(super) async fn leave(
     Room(room): Room,
 ) -> Result<Json<Value>, Failure> {
     Ok(Json(json!({"changed": handle.core.leave(&who, &room).await?})))
+}
+
+/// `GET /v1/invitations`
+pub(super) async fn invitations(State(handle): State<Handle>, Caller(who): Caller) -> Result<Json<Value>, Failure> {
+    let invitations = handle.core.invitations(&who).await?;
+    let shown = invitations
+        .iter()
+        .map(|one| json!({"room": one.room, "by": one.by, "role": role_name(one.role), "time": one.time_ms}));
+    Ok(Json(json!({"invitations": shown.collect::<Vec<_>>()})))
 }

@@ -59,7 +59,11 @@ pub(super) async fn create(
     let members = room.members.into_iter().map(NewMember::read).collect::<Result<_>>()?;
     let made = handle.core.create_room(&who, Wanted { id: room.id, kind, members }).await?;
     let status = if made.created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(json!({"id": made.room, "kind": kind_name(made.kind), "created": made.created}))))
+    let mut answer = json!({"id": made.room, "kind": kind_name(made.kind), "created": made.created});
+    if !made.invited.is_empty() {
+        answer["invited"] = json!(made.invited);
+    }
+    Ok((status, Json(answer)))
 }
 
 /// `GET /v1/rooms/{room}`

@@ -10,9 +10,9 @@ use super::{Plain, epochs};
 use crate::store::{Member, View, spans};
 
 /// Sorts behind every character that an id may have.
-const LAST: &str = "\u{10ffff}";
+pub(super) const LAST: &str = "\u{10ffff}";
 
-fn checked<T>(made: Result<T, im_wire::ids::BadId>) -> Plain<T> {
+pub(super) fn checked<T>(made: Result<T, im_wire::ids::BadId>) -> Plain<T> {
     made.map_err(|bad| redb::Error::Corrupted(bad.to_string()))
 }
 

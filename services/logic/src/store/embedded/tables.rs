@@ -16,6 +16,7 @@ use redb::{Database, DatabaseError, ReadableTable, StorageError, TableDefinition
 use super::dedupe::Generations;
 use super::disk::Disk;
 use super::epochs::Epochs;
+use super::invitations::INVITATIONS;
 use super::{OpenError, Options, Plain, bans, milliseconds};
 use crate::clock;
 use crate::store::verdict::next_epoch;
@@ -205,6 +206,7 @@ fn prepare(database: &Database, window: u64) -> Plain<Facts> {
         transaction.open_table(MEMBERS)?;
         transaction.open_table(READS)?;
         transaction.open_table(USER_ROOMS)?;
+        transaction.open_table(INVITATIONS)?;
         transaction.open_table(GONE)?;
         transaction.open_table(SEEN)?;
         (Epochs::new(file, opening), Generations::read(&transaction.open_table(DEDUPE)?, window)?)

@@ -17,7 +17,9 @@ use super::disk::Disk;
 use super::epochs::Epochs;
 use super::{OpenError, Options, Plain, Shelf, bans, failed, metrics, tables};
 use crate::clock;
-use crate::store::{Append, Appended, Create, Delete, Deleted, Error, Membership, Publish, ReadPosition, Result};
+use crate::store::{
+    Append, Appended, Create, Delete, Deleted, Error, Invitation, Membership, Publish, ReadPosition, Result,
+};
 
 /// How long the writer waits between attempts to open the file again after the disk has failed.
 const REOPEN: Duration = Duration::from_millis(200);
@@ -47,6 +49,17 @@ pub(super) enum Write {
         user: UserId,
         room: RoomId,
         done: Done<()>,
+    },
+    Invite {
+        user: UserId,
+        invitation: Invitation,
+        max: usize,
+        done: Done<bool>,
+    },
+    Uninvite {
+        user: UserId,
+        room: RoomId,
+        done: Done<bool>,
     },
     Seen {
         user: UserId,
@@ -323,6 +336,10 @@ fn apply(
         Write::Read { room, user, seq, done } => settle(sheets, done, |sheets| sheets.mark_read(&room, &user, seq)),
         Write::Index { users, room, done } => settle(sheets, done, |sheets| sheets.index(&users, &room)),
         Write::Unindex { user, room, done } => settle(sheets, done, |sheets| sheets.unindex(&user, &room)),
+        Write::Invite { user, invitation, max, done } => {
+            settle(sheets, done, |sheets| sheets.invite(&user, &invitation, max))
+        }
+        Write::Uninvite { user, room, done } => settle(sheets, done, |sheets| sheets.uninvite(&user, &room)),
         Write::Seen { user, at_ms, done } => settle(sheets, done, |sheets| sheets.note_seen(&user, at_ms)),
         Write::Bans(change, done) => settle(sheets, done, |sheets| sheets.bans(change)),
         Write::Delete(delete, done) => settle(sheets, done, |sheets| sheets.delete(delete, publications)),

@@ -126,17 +126,19 @@ fn view(meta: Value, member: Value, read: Value) -> Result<Option<View>> {
     Ok(Some(View { kind: kind_of(&kind)?, epoch, head, role, read, joined: joined.min(head), created_ms }))
 }
 
+/// The role of [`role_letter`].
+pub(super) fn role_of(letter: &str) -> Option<Role> {
+    match letter {
+        "m" => Some(Role::Member),
+        "a" => Some(Role::Admin),
+        "o" => Some(Role::Owner),
+        _ => None,
+    }
+}
+
 /// "role:joined".
 fn membership(text: &str) -> Result<(Role, Seq)> {
-    let parts = text.split_once(':').and_then(|(role, joined)| {
-        let role = match role {
-            "m" => Role::Member,
-            "a" => Role::Admin,
-            "o" => Role::Owner,
-            _ => return None,
-        };
-        Some((role, joined.parse().ok()?))
-    });
+    let parts = text.split_once(':').and_then(|(role, joined)| Some((role_of(role)?, joined.parse().ok()?)));
     parts.ok_or_else(|| Error::Corrupt(format!("the membership {text:?}")))
 }
 

@@ -3,7 +3,8 @@
 use im_wire::ids::UserId;
 
 use super::{Stage, change, open, plain, system};
-use crate::store::{Create, Error, Kind, Role};
+use crate::clock;
+use crate::store::{Create, Error, Invitation, Kind, Role};
 
 pub(super) async fn cases(stage: &Stage) {
     creating_again_changes_nothing(stage).await;
@@ -14,6 +15,7 @@ pub(super) async fn cases(stage: &Stage) {
     only_groups_have_members(stage).await;
     members_are_listed_in_order(stage).await;
     a_group_has_a_limit(stage).await;
+    invitations_wait_with_the_user(stage).await;
 }
 
 async fn creating_again_changes_nothing(stage: &Stage) {
@@ -146,4 +148,34 @@ async fn a_group_has_a_limit(stage: &Stage) {
     let one_more = change(&create.room, system(&name(0)), &name(0), Some(Role::Member));
     let refused = stage.store.change_membership(one_more).await;
     assert_eq!(refused, Err(Error::TooManyMembers { room: create.room, limit }));
+}
+
+async fn invitations_wait_with_the_user(stage: &Stage) {
+    const MONTHS_AGO: u64 = 90 * 24 * 3_600_000;
+    let (ann, bob, cat) = (stage.user("ann"), stage.user("bob"), stage.user("cat"));
+    let mut rooms = [stage.room(), stage.room(), stage.room()];
+    rooms.sort();
+    let now = clock::now_ms();
+    let into = |room: usize, by: &UserId, role, time_ms| Invitation {
+        room: rooms[room].clone(),
+        by: by.clone(),
+        role,
+        time_ms,
+    };
+    let (first, second) = (into(0, &ann, Role::Member, now), into(1, &ann, Role::Owner, now));
+    assert_eq!(stage.store.invite(&bob, second.clone(), 2).await, Ok(true));
+    assert_eq!(stage.store.invite(&bob, first.clone(), 2).await, Ok(true));
+    assert_eq!(stage.store.invite(&bob, into(2, &ann, Role::Member, now), 2).await, Ok(false), "two at most");
+    assert_eq!(stage.store.invitations(&bob).await, Ok(vec![first.clone(), second]), "in order");
+    let instead = into(1, &cat, Role::Admin, now + 1);
+    assert_eq!(stage.store.invite(&bob, instead.clone(), 2).await, Ok(true), "in the place of the other");
+    assert_eq!(stage.store.invitations(&bob).await, Ok(vec![first.clone(), instead.clone()]));
+    assert_eq!(stage.store.uninvite(&bob, &rooms[0]).await, Ok(true));
+    assert_eq!(stage.store.uninvite(&bob, &rooms[0]).await, Ok(false));
+    assert_eq!(stage.store.invitations(&bob).await, Ok(vec![instead.clone()]));
+
+    assert_eq!(stage.store.invite(&bob, into(0, &ann, Role::Member, now - MONTHS_AGO), 2).await, Ok(true));
+    assert_eq!(stage.store.invitations(&bob).await, Ok(vec![instead]), "an old one does not hold");
+    assert_eq!(stage.store.invite(&bob, into(2, &ann, Role::Member, now), 2).await, Ok(true), "and takes no place");
+    assert_eq!(stage.store.invitations(&cat).await, Ok(Vec::new()));
 }

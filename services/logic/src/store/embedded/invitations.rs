@@ -1,0 +1,63 @@
+//! Invitations into groups, kept with the users who are invited.
+
+use im_wire::ids::{RoomId, UserId};
+use redb::{ReadTransaction, ReadableTable, TableDefinition};
+
+use super::Plain;
+use super::apply::{Sheets, Written};
+use super::read::{LAST, checked};
+use super::tables::{role, role_number};
+use crate::store::Invitation;
+
+/// (user, room) → role, time, who invites.
+pub(super) const INVITATIONS: TableDefinition<'_, (&str, &str), Row<'_>> = TableDefinition::new("invitations");
+
+type Row<'r> = (u8, u64, &'r str);
+
+fn invitation(room: &str, (number, time_ms, by): Row<'_>) -> Plain<Invitation> {
+    Ok(Invitation { room: checked(RoomId::known(room))?, by: checked(UserId::known(by))?, role: role(number), time_ms })
+}
+
+/// All of a user's, whether they hold or not.
+fn all(
+    table: &impl ReadableTable<(&'static str, &'static str), Row<'static>>,
+    user: &UserId,
+) -> Plain<Vec<Invitation>> {
+    let rows = table.range((user.as_str(), "")..=(user.as_str(), LAST))?;
+    rows.map(|row| {
+        let (key, value) = row?;
+        invitation(key.value().1, value.value())
+    })
+    .collect()
+}
+
+pub(super) fn of(snapshot: &ReadTransaction, user: &UserId) -> Plain<Vec<Invitation>> {
+    let mut all = all(&snapshot.open_table(INVITATIONS)?, user)?;
+    all.retain(Invitation::holds);
+    Ok(all)
+}
+
+impl Sheets<'_> {
+    pub(super) fn invite(&mut self, user: &UserId, new: &Invitation, max: usize) -> Written<bool> {
+        let mut table = self.transaction.open_table(INVITATIONS)?;
+        let mut others = 0;
+        for one in all(&table, user)?.iter().filter(|one| one.room != new.room) {
+            if one.holds() {
+                others += 1;
+            } else {
+                table.remove((user.as_str(), one.room.as_str()))?;
+            }
+        }
+        if others >= max {
+            return Ok(Ok(false));
+        }
+        table.insert((user.as_str(), new.room.as_str()), (role_number(new.role), new.time_ms, new.by.as_str()))?;
+        Ok(Ok(true))
+    }
+
+    pub(super) fn uninvite(&mut self, user: &UserId, room: &RoomId) -> Written<bool> {
+        let mut table = self.transaction.open_table(INVITATIONS)?;
+        let removed = table.remove((user.as_str(), room.as_str()))?.is_some();
+        Ok(Ok(removed))
+    }
+}
