@@ -109,7 +109,7 @@ impl Core {
 
 impl Conversation {
     /// About what it takes in an answer.
-    fn shown_bytes(&self) -> usize {
+    pub(crate) fn shown_bytes(&self) -> usize {
         const AROUND: usize = 256;
         let last = self.last.as_ref().and_then(|last| last.entry.as_ref());
         // A control character becomes six bytes.

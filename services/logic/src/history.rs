@@ -38,6 +38,30 @@ impl Core {
         Ok(HistoryPage { epoch: page.epoch, head: page.head, truncated, entries: page.entries })
     }
 
+    /// The same over HTTP, where nobody else looks at how much a user reads.
+    ///
+    /// # Errors
+    /// The user has read too much.
+    pub(crate) async fn history_at_pace(&self, who: &Grant, ask: History) -> Result<HistoryPage> {
+        self.may_read_on(who)?;
+        let page = self.history(who, ask).await?;
+        self.has_read(who, page.entries.iter().map(size).sum());
+        Ok(page)
+    }
+
+    /// Whether the caller may read more over HTTP.
+    pub(crate) fn may_read_on(&self, who: &Grant) -> Result<()> {
+        let limited = |wait| Error::TooManyBytes { whose: "are read by you", wait };
+        if who.admin { Ok(()) } else { self.user_reads.check(&who.user).map_err(limited) }
+    }
+
+    /// The caller has read so many bytes over HTTP.
+    pub(crate) fn has_read(&self, who: &Grant, bytes: usize) {
+        if !who.admin {
+            self.user_reads.owe(&who.user, bytes);
+        }
+    }
+
     /// A part of the log within the limits; `limit` 0: as many as are usual.
     pub(crate) async fn page(&self, room: &RoomId, slice: Slice, limit: usize) -> Result<Page> {
         let limits = &self.options.limits;

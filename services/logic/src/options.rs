@@ -155,6 +155,12 @@ pub struct Http {
     pub user_rate: f64,
     /// Requests that one user may make at once after a pause.
     pub user_burst: f64,
+    /// Bytes of messages per second that one user may read in the long run over all logic processes, each of which has its
+    /// part, with four times as many at once; zero: no limit. Tokens with the admin scope have none. Beyond: 429 with
+    /// `Retry-After`.
+    pub user_read_rate: usize,
+    /// Connections accepted per second, with a twentieth of them at once. Beyond: new ones wait to be accepted.
+    pub accepts_per_second: u32,
 }
 
 impl Default for Http {
@@ -175,6 +181,8 @@ impl Default for Http {
             max_connections: 4096,
             user_rate: 50.0,
             user_burst: 100.0,
+            user_read_rate: 4 * 1024 * 1024,
+            accepts_per_second: 1_000,
         }
     }
 }

@@ -57,6 +57,8 @@ pub(crate) struct Core {
     pub(crate) user_bytes: Buckets,
     /// Bytes that rooms hear.
     pub(crate) room_bytes: Buckets,
+    /// Bytes that users read over HTTP.
+    pub(crate) user_reads: Buckets,
     /// Who is not let in.
     pub(crate) roll: Roll,
     /// What makes grants logic's own.
@@ -124,6 +126,7 @@ impl Service {
             attempts: Attempts::new(options.http.auth_failures, LONGEST_PAUSE),
             user_bytes: Buckets::new(bytes(options.limits.user_byte_rate, options.limits.user_byte_burst)),
             room_bytes: Buckets::new(bytes(options.limits.room_byte_rate, options.limits.room_byte_burst)),
+            user_reads: Buckets::new(bytes(options.http.user_read_rate, options.http.user_read_rate.saturating_mul(4))),
             user_requests: Buckets::new(Rate::new(options.http.user_rate, options.http.user_burst)),
             roll: Roll::default(),
             seal: Seal::default(),
@@ -156,6 +159,7 @@ impl Service {
     pub fn shared_by(&self, processes: usize) {
         self.core.user_bytes.share(processes);
         self.core.room_bytes.share(processes);
+        self.core.user_reads.share(processes);
     }
 
     /// Leaves: goes on for `drain.at_least`, then ends every stream and connection that has nothing in flight, and

@@ -254,6 +254,14 @@ fn http(from: &mut Reader<'_>, default: Http) -> Http {
             .number("http_user_burst", "Requests that one user may make at once after a pause.")
             .within(1.0..=1e6)
             .or(default.user_burst),
+        user_read_rate: from
+            .bytes("http_user_read_rate", "Bytes of messages per second that one user may read in the long run, over all logic processes, each of which has its part, four times as many at once; 0: no limit. Admin tokens have none.")
+            .within(0..=1 << 40)
+            .or(default.user_read_rate),
+        accepts_per_second: from
+            .integer("http_accepts_per_second", "Connections accepted per second, a twentieth of them at once; more wait in the system's queue.")
+            .within(1..=1_000_000)
+            .or(default.accepts_per_second),
     }
 }
 

@@ -317,6 +317,29 @@ async fn one_users_bytes_are_bounded_and_say_how_long_to_wait() {
 }
 
 #[tokio::test]
+async fn what_a_user_reads_over_http_is_bounded() {
+    let mut options = options();
+    options.http.user_read_rate = 20_000;
+    let site = Site::with(options).await;
+    let (ann, bob) = (token("ann"), token("bob"));
+    site.say(&ann, "direct:3:ann:bob", &"x".repeat(50_000)).await;
+    let messages = "/v1/rooms/direct%3A3%3Aann%3Abob/messages";
+    for path in [messages, "/v1/conversations"] {
+        assert_eq!(site.get(&ann, path).await.status, 200, "80 kB at once, and what is more by the last");
+    }
+    for path in [messages, "/v1/conversations"] {
+        let refused = site.get(&ann, path).await;
+        assert_eq!(refused.refused(), (429, "rate_limited", ""), "{path}");
+        assert!(refused.headers.contains_key("retry-after"));
+    }
+    assert_eq!(site.get(&ann, "/v1/rooms").await.status, 200, "other requests go on");
+    assert_eq!(site.get(&bob, messages).await.status, 200, "and so do others");
+    for _ in 0..4 {
+        assert_eq!(site.get(&admin(), messages).await.status, 200, "a backend has no such limit");
+    }
+}
+
+#[tokio::test]
 async fn many_writers_together_do_not_exceed_a_rooms_bytes() {
     let mut options = options();
     // Slow enough that the time of the test gives nobody anything.

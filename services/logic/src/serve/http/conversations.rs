@@ -29,7 +29,9 @@ pub(super) async fn list(
 ) -> Result<Response, Failure> {
     let limit = params.number("limit")?.unwrap_or(USUAL).clamp(1, MOST);
     let after = params.text("after").map(RoomId::new).transpose()?;
+    handle.core.may_read_on(&who)?;
     let (mut conversations, next) = handle.core.conversations(&who, after.as_ref(), limit).await?;
+    handle.core.has_read(&who, conversations.iter().map(Conversation::shown_bytes).sum());
     let time = |one: &Conversation| match one.last.as_ref().and_then(|last| last.entry.as_ref()) {
         Some(last) => last.time_ms,
         None => one.view.created_ms,

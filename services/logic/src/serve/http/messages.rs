@@ -87,7 +87,7 @@ pub(super) async fn list(
         before: params.number("before")?,
         limit: params.number("limit")?.unwrap_or(0),
     };
-    let page = handle.core.history(&who, ask).await?;
+    let page = handle.core.history_at_pace(&who, ask).await?;
     let answer = Page {
         epoch: page.epoch,
         head: page.head,

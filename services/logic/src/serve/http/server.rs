@@ -2,12 +2,13 @@
 //! off, an orderly end.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use im_runtime::limits::address::{Network, is_in};
+use im_runtime::limits::rate::{Bucket, Rate};
 use im_runtime::limits::shares::{Share, Shares};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -45,7 +46,14 @@ impl Service {
         let places = Arc::new(Semaphore::new(core.options.http.max_connections));
         let by_address = Shares::new(core.options.http.max_connections_per_ip);
         let mut phase = core.phase.subscribe();
+        let per_second = f64::from(core.options.http.accepts_per_second);
+        // A small part at once: a crowd that comes at the same moment is let in between what others ask.
+        let rate = Rate::new(per_second, per_second / 20.0);
+        let mut accepts = Bucket::full(rate, Instant::now());
         loop {
+            while let Err(wait) = accepts.take(rate, Instant::now()) {
+                tokio::time::sleep(wait).await;
+            }
             // The semaphore is never closed.
             let Ok(all) = Arc::clone(&places).acquire_owned().await else { return };
             tokio::select! {
