@@ -113,6 +113,11 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// Of the entries' bodies.
+    pub(crate) fn bytes(&self) -> usize {
+        self.entries.iter().map(|message| message.body.bytes().len()).sum()
+    }
+
     /// The same with these entries.
     pub(crate) fn with(&self, entries: Vec<Arc<Message>>) -> Self {
         Self { entries, ..*self }

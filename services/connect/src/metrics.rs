@@ -32,7 +32,7 @@ metrics! {
     CLOSED: IntCounterVec = register_int_counter_vec("im_connect_closed_total", "Connections ended, by close code.", &["code"]);
     MALFORMED: IntCounterVec = register_int_counter_vec("im_connect_malformed_total", "Frames that are not of the protocol, by close code.", &["code"]);
     REQUESTS: IntCounterVec = register_int_counter_vec("im_connect_requests_total", "Requests of clients, by operation.", &["op"]);
-    RATE_LIMITED: IntCounterVec = register_int_counter_vec("im_connect_rate_limited_total", "Times that a connection over its rate was not read for a moment, by whose limit.", &["limit"]);
+    RATE_LIMITED: IntCounterVec = register_int_counter_vec("im_connect_rate_limited_total", "Times that a connection over a rate had to wait: was not read for a moment, or had its rooms or its history looked up later, by whose limit.", &["limit"]);
     HANDSHAKE: Histogram = register_histogram("im_connect_handshake_seconds", "From accept until a client is authenticated.");
     DELIVERIES: IntCounter = register_int_counter("im_connect_deliveries_total", "Messages handed to connections.");
     WRITES: IntCounter = register_int_counter("im_connect_writes_total", "Writes to sockets, those that the socket did not take included.");

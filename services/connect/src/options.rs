@@ -34,7 +34,7 @@ pub struct Options {
     pub handshake_bytes: usize,
     /// Authentications from one address that may fail before further ones from there wait. Default 20.
     pub auth_failures_per_ip: u32,
-    /// Connections accepted per second and shard. Default 5,000.
+    /// Connections accepted per second and shard, with a twentieth of them at once; more wait in the system's queue. Default 5,000.
     pub accepts_per_second: u32,
     /// The same from one address, with twice as many at once; more are refused. Default 2,500.
     pub accepts_per_second_per_ip: u32,
@@ -61,6 +61,12 @@ pub struct Options {
     pub user_bytes_per_second: usize,
     /// Requests per second of one user over their connections on a shard, with twice as many at once. Default 200.
     pub user_requests_per_second: u32,
+    /// Bytes of logs that are read per second for one user over their connections on a shard, catching up and history; more
+    /// wait. Default 2 MiB.
+    pub user_read_bytes_per_second: usize,
+    /// Rooms per second that are looked up for one user over their connections on a shard, with a quarter of them at once;
+    /// more wait. Default 2,000.
+    pub user_rooms_per_second: u32,
     /// Requests per second of one address on a shard, with twice as many at once. Default 20,000.
     pub ip_requests_per_second: u32,
     /// A connection that is over its rate without a pause for so long is closed as a flood. Default 30 s.
@@ -138,6 +144,8 @@ impl Default for Options {
             bytes_per_second: 256 << 10,
             user_bytes_per_second: 512 << 10,
             user_requests_per_second: 200,
+            user_read_bytes_per_second: 2 << 20,
+            user_rooms_per_second: 2_000,
             ip_requests_per_second: 20_000,
             flood_after: Duration::from_secs(30),
             shard_stall: Duration::from_secs(15),

@@ -123,7 +123,7 @@ fn limits(from: &mut Reader<'_>, default: Options) -> Options {
         accepts_per_second: from
             .integer(
                 "accepts_per_second",
-                "Connections accepted per second and shard; more wait in the system's queue.",
+                "Connections accepted per second and shard, a twentieth of them at once; more wait in the system's queue.",
             )
             .within(1..=1_000_000)
             .or(default.accepts_per_second),
@@ -166,6 +166,14 @@ fn limits(from: &mut Reader<'_>, default: Options) -> Options {
             .integer("user_requests_per_second", "The same for one user over their connections on a shard.")
             .within(1..=1_000_000)
             .or(default.user_requests_per_second),
+        user_read_bytes_per_second: from
+            .bytes("user_read_bytes_per_second", "Bytes of logs that are read per second for one user over their connections on a shard (catching up, history); more wait.")
+            .within(64 << 10..=1 << 40)
+            .or(default.user_read_bytes_per_second),
+        user_rooms_per_second: from
+            .integer("user_rooms_per_second", "Rooms per second that are looked up for one user over their connections on a shard (subscribing), a quarter of them at once; more wait.")
+            .within(10..=1_000_000)
+            .or(default.user_rooms_per_second),
         ip_requests_per_second: from
             .integer("ip_requests_per_second", "The same for one address on a shard.")
             .within(1..=10_000_000)

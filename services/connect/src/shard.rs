@@ -9,6 +9,7 @@ mod kicks;
 mod lists;
 mod load;
 mod many;
+mod paces;
 #[cfg(test)]
 pub(crate) mod planted;
 mod presence;
@@ -27,7 +28,7 @@ use std::time::{Duration, Instant};
 use im_proto::bans::Bans;
 use im_wire::ids::{RoomId, Seq, UserId};
 use slab::Slab;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::fan_out::DELETED;
@@ -35,6 +36,7 @@ pub(crate) use self::fan_out::DELETED;
 use self::answers::Answered;
 use self::load::Load;
 use self::many::Many;
+use self::paces::Paces;
 use self::presence::Ends;
 use self::questions::{Bounds, Questions};
 use self::rates::Rates;
@@ -57,6 +59,8 @@ pub(crate) use upkeep::unix_ms as upkeep_unix_ms;
 const RETRY: Duration = Duration::from_millis(200);
 /// After so long at the latest.
 const LONGEST: Duration = Duration::from_secs(10);
+/// Auths under way at once.
+const IDENTIFYING: usize = 16;
 /// Signals that may wait for a room's next batch.
 const SIGNALS: usize = 64;
 
@@ -81,7 +85,11 @@ pub(crate) struct Shard {
     load: RefCell<Load>,
     connections: RefCell<Slab<Rc<Connection>>>,
     by_user: RefCell<HashMap<UserId, Vec<u32>>>,
+    /// Auths that logic is asked about at once: between those of a crowd that comes at the same moment there is room for what
+    /// others say.
+    pub(crate) identifying: Semaphore,
     pub(crate) rates: Rates,
+    pub(crate) paces: Paces,
     pub(crate) early: Early,
     /// What all outboxes here hold together.
     pub(crate) outboxes: Rc<Budget>,
@@ -109,6 +117,7 @@ impl Shard {
         bans: Arc<Bans>,
     ) -> Rc<Self> {
         let rates = Rates::new(&options);
+        let paces = Paces::new(&options);
         let early = Early::new(options.max_unidentified / options.shards, options.handshake_bytes / options.shards);
         let outboxes = Rc::new(Budget::new(options.outbox_total / options.shards));
         let limits = Limits {
@@ -140,7 +149,9 @@ impl Shard {
             load: RefCell::new(Load::new(Instant::now())),
             connections: RefCell::default(),
             by_user: RefCell::default(),
+            identifying: Semaphore::new(IDENTIFYING),
             rates,
+            paces,
             early,
             outboxes,
             questions: RefCell::new(Questions::new(bounds)),

@@ -17,6 +17,8 @@ use crate::uplink::translate;
 
 /// Rooms named in one question at most: below logic's own limit.
 pub(crate) const AT_ONCE: usize = 500;
+/// Rooms in one piece of a question that goes at its user's pace.
+const PIECE: usize = 100;
 /// Answers that were overtaken in a row before the client is told to try again.
 const ATTEMPTS: usize = 4;
 /// Ended memberships remembered per connection; beyond it every answer under way is asked for again.
@@ -99,6 +101,15 @@ impl Drop for Open<'_> {
     }
 }
 
+/// How fast logic is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// As the user's connections may, in pieces.
+    Users,
+    /// At once: a right may have ended.
+    None,
+}
+
 /// What logic said, and which rooms were added while it was asked for all of them.
 pub(crate) struct Answers {
     pub(crate) rooms: Vec<Answer>,
@@ -137,11 +148,12 @@ pub(crate) async fn ask(
     connection: &Connection,
     rooms: Vec<String>,
     all: bool,
+    pace: Pace,
 ) -> Result<Answers, Fault> {
     let open = Open::new(connection, all);
     for attempt in 1..=ATTEMPTS {
         let grant = connection.grant.borrow().clone();
-        let mut answers = question(shard, connection, &open, rooms.clone(), all).await?;
+        let mut answers = question(shard, connection, &open, rooms.clone(), all, pace).await?;
         let mut late = overtaken(shard, &open, &answers);
         for _ in attempt..ATTEMPTS {
             if late.is_empty() {
@@ -175,7 +187,7 @@ async fn ask_again(
     metrics::RIGHTS_ASKED_AGAIN.inc();
     for late in late.chunks(AT_ONCE) {
         let names = late.iter().map(|late| answers[late.at].1.room.clone()).collect();
-        let fresh = question(shard, connection, open, names, false).await?;
+        let fresh = question(shard, connection, open, names, false, Pace::None).await?;
         for (late, fresh) in late.iter().zip(fresh) {
             answers[late.at] = fresh;
         }
@@ -190,13 +202,30 @@ async fn question(
     open: &Open<'_>,
     rooms: Vec<String>,
     all: bool,
+    pace: Pace,
 ) -> Result<Vec<(u64, Answer)>, Fault> {
-    let asked = open.clock();
-    let op = call::Op::Subscribe(im_proto::v1::Subscribe { rooms, all });
-    match super::call(shard, connection, op).await? {
-        reply::Result::Subscribed(answer) => Ok(answer.rooms.into_iter().map(|room| (asked, room)).collect()),
-        _ => Err(translate::unexpected()),
+    // With all rooms logic has to know which have been named.
+    let pieces: Vec<Vec<String>> = match pace {
+        Pace::Users if !all => rooms.chunks(PIECE).map(<[String]>::to_vec).collect(),
+        _ => vec![rooms],
+    };
+    let mut answers = Vec::new();
+    for rooms in pieces {
+        let named = rooms.len();
+        if pace == Pace::Users {
+            shard.paces.rooms(connection, named.max(1)).await?;
+        }
+        let asked = open.clock();
+        let op = call::Op::Subscribe(im_proto::v1::Subscribe { rooms, all });
+        let reply::Result::Subscribed(answer) = super::call(shard, connection, op).await? else {
+            return Err(translate::unexpected());
+        };
+        if pace == Pace::Users {
+            shard.paces.has_looked_up(connection, answer.rooms.len().saturating_sub(named));
+        }
+        answers.extend(answer.rooms.into_iter().map(|room| (asked, room)));
     }
+    Ok(answers)
 }
 
 /// An answer that does not hold any more.
@@ -269,7 +298,7 @@ pub(crate) async fn recheck(shard: Rc<Shard>, connection: Rc<Connection>, mut ro
 /// One question; the rooms that it did not settle.
 async fn recheck_some(shard: &Rc<Shard>, connection: &Rc<Connection>, rooms: &[RoomId]) -> Result<Vec<RoomId>, Fault> {
     let before: Vec<Option<Seq>> = rooms.iter().map(|room| checked_at(connection, room)).collect();
-    let answers = ask(shard, connection, rooms.iter().map(RoomId::to_string).collect(), false).await?;
+    let answers = ask(shard, connection, rooms.iter().map(RoomId::to_string).collect(), false, Pace::None).await?;
     let mut unsure = Vec::new();
     if shard.is_gone(connection) {
         return Ok(unsure);

@@ -30,6 +30,9 @@ const EARLY_CONTROLS: u32 = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
+/// How long an auth waits at most for those before it.
+const TURN: Duration = Duration::from_millis(500);
+
 /// Shown in the gauge as long as it lives. Those who wait are bounded as all who have no name yet are.
 struct Waiting;
 
@@ -193,7 +196,10 @@ impl<'a> Unidentified<'a> {
         let mut waits = None;
         let mut pause = FIRST_PAUSE;
         loop {
+            // Nobody waits long for a turn: where logic does not answer, all are to find out.
+            let turn = tokio::time::timeout(TURN, shard.identifying.acquire()).await;
             let asked = Box::pin(shard.logic.call(Bytes::new(), &connection.id, op.clone())).await;
+            drop(turn);
             let may_wait = |fault: &Fault| fault.code == ErrorCode::Unavailable.name() && !shard.logic.has_answered();
             match asked {
                 Err(fault) if may_wait(&fault) && Instant::now() < give_up && connection.ending().is_none() => {

@@ -8,7 +8,7 @@ use im_wire::code::ErrorCode;
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::{Error, Position, ServerOp, SubscribedRoom};
 
-use super::asking::{self, Answers, Pauses};
+use super::asking::{self, Answers, Pace, Pauses};
 use super::connection::Connection;
 use crate::hub::{Item, Place};
 use crate::shard::Shard;
@@ -24,7 +24,7 @@ pub(crate) async fn subscribe(
 ) {
     let encoding = connection.encoding.get();
     let names = positions.iter().map(|position| position.room.to_string()).collect();
-    let Answers { rooms: answers, added } = match asking::ask(&shard, &connection, names, all).await {
+    let Answers { rooms: answers, added } = match asking::ask(&shard, &connection, names, all, Pace::Users).await {
         Ok(answers) => answers,
         Err(fault) => {
             if all {
@@ -92,7 +92,9 @@ pub(crate) async fn follow(shard: Rc<Shard>, connection: Rc<Connection>, rooms: 
     let mut pauses = Pauses::new();
     for rooms in rooms.chunks(asking::AT_ONCE) {
         for attempt in 1.. {
-            match asking::ask(&shard, &connection, rooms.iter().map(RoomId::to_string).collect(), false).await {
+            match asking::ask(&shard, &connection, rooms.iter().map(RoomId::to_string).collect(), false, Pace::Users)
+                .await
+            {
                 Ok(answers) => {
                     answers.rooms.into_iter().for_each(|answer| follow_one(&shard, &connection, answer));
                     break;
@@ -137,7 +139,9 @@ fn follow_one(shard: &Rc<Shard>, connection: &Rc<Connection>, answer: Answer) {
 /// A goim or golang-im client enters a room, from now on, and leaves the one it was in. Returns whether it may.
 pub(crate) async fn enter(shard: &Rc<Shard>, connection: &Rc<Connection>, room: &str) -> bool {
     let Ok(room) = RoomId::new(room) else { return false };
-    let Ok(answers) = asking::ask(shard, connection, vec![room.to_string()], false).await else { return false };
+    let Ok(answers) = asking::ask(shard, connection, vec![room.to_string()], false, Pace::Users).await else {
+        return false;
+    };
     let Some(answer) = answers.rooms.into_iter().find(|answer| answer.fault.is_none()) else { return false };
     if shard.is_gone(connection) {
         return false;

@@ -77,7 +77,9 @@ impl Shard {
     /// How many pages may be under way for a connection. Whether one that comes still fits is looked at then.
     fn pages_taken(&self, member: Member) -> usize {
         let page = self.options.fetch_bytes as usize;
-        self.connections.borrow().get(member as usize).map_or(0, |connection| connection.pages(page))
+        let connections = self.connections.borrow();
+        let connection = connections.get(member as usize).filter(|connection| self.paces.may_read(connection));
+        connection.map_or(0, |connection| connection.pages(page))
     }
 
     async fn ask_repair(self: Rc<Self>, room: RoomId, after: Place) {
@@ -92,6 +94,9 @@ impl Shard {
         let now = Instant::now();
         let wanted = self.questions.borrow_mut().page_ended(member, &flight, is_answer(&answer), now);
         let connection = self.connection(member).filter(|_| wanted);
+        if let (Ok(answer), Some(connection)) = (&answer, &connection) {
+            self.paces.has_read(connection, answer.bytes());
+        }
         let answer = match (answer, connection) {
             (_, None) => return self.ask_on(),
             (Err(fault), _) => Err(fault),

@@ -40,6 +40,7 @@ impl Shard {
                 self.compare_some();
                 self.compare_lists();
                 self.rates.forget_full();
+                self.paces.forget_full();
                 self.publish_figures();
             }
         }

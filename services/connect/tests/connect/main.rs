@@ -6,6 +6,7 @@ mod delivery;
 mod drain;
 mod endings;
 mod limits;
+mod paces;
 mod presence;
 mod raw;
 mod rights;
@@ -37,6 +38,8 @@ fn options() -> Options {
         requests_per_second: 100_000,
         user_requests_per_second: 100_000,
         ip_requests_per_second: 100_000,
+        user_read_bytes_per_second: 1 << 30,
+        user_rooms_per_second: 1_000_000,
         ..Options::default()
     }
 }

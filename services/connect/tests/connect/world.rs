@@ -556,7 +556,7 @@ impl Logic for Link {
         let grant = String::from_utf8(grant.to_vec()).unwrap();
         let gate = match op {
             call::Op::Send(_) | call::Op::Heads(_) => Some(&self.world.answering),
-            call::Op::Fetch(_) => Some(&self.world.paging),
+            call::Op::Fetch(_) | call::Op::History(_) => Some(&self.world.paging),
             call::Op::Authenticate(_) => Some(&self.world.identifying),
             call::Op::Subscribe(_) => Some(&self.world.judging),
             _ => None,

@@ -1,0 +1,135 @@
+//! How fast one user may have logs read and rooms looked up, over all their connections on a shard. Whoever wants more
+//! waits: it is work for logic and the store, and others are to notice as little of it as may be.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use im_proto::v1::Fault;
+use im_runtime::limits::rate::{Bucket, Rate};
+use im_wire::code::ErrorCode;
+use im_wire::ids::UserId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::metrics;
+use crate::options::Options;
+use crate::session::connection::Connection;
+
+/// Pages of history of one user that are read at once.
+const PAGES: usize = 2;
+/// How long a request waits for its turn until it is refused.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// See the module's top.
+pub(crate) struct Paces {
+    bytes: Rate,
+    rooms: Rate,
+    users: RefCell<HashMap<UserId, User>>,
+}
+
+struct User {
+    bytes: Bucket,
+    rooms: Bucket,
+    pages: Arc<Semaphore>,
+}
+
+/// The turn to read a page; the next one's comes when it is dropped.
+pub(crate) struct Turn(#[allow(dead_code, reason = "held")] Option<OwnedSemaphorePermit>);
+
+impl Paces {
+    pub(crate) fn new(options: &Options) -> Self {
+        let (bytes, rooms) = (options.user_read_bytes_per_second as f64, f64::from(options.user_rooms_per_second));
+        Self {
+            // Little at once: what comes in one piece is what others feel.
+            bytes: Rate::new(bytes, bytes),
+            rooms: Rate::new(rooms, rooms / 4.0),
+            users: RefCell::default(),
+        }
+    }
+
+    fn user<R>(&self, connection: &Connection, of: impl FnOnce(&mut User) -> R) -> Option<R> {
+        let user = connection.user()?;
+        let mut users = self.users.borrow_mut();
+        if !users.contains_key(user) {
+            let now = Instant::now();
+            let (bytes, rooms) = (Bucket::full(self.bytes, now), Bucket::full(self.rooms, now));
+            users.insert(user.clone(), User { bytes, rooms, pages: Arc::new(Semaphore::new(PAGES)) });
+        }
+        users.get_mut(user).map(of)
+    }
+
+    /// Whether more may be read for the connection's user now; otherwise how long that takes.
+    fn reads_on(&self, connection: &Connection) -> Result<(), Duration> {
+        self.user(connection, |user| user.bytes.spend(self.bytes, 0, Instant::now())).unwrap_or(Ok(()))
+    }
+
+    /// Whether another page may be asked for, for a connection that catches up.
+    pub(crate) fn may_read(&self, connection: &Connection) -> bool {
+        self.reads_on(connection).is_ok()
+    }
+
+    /// So many bytes were read for the connection's user.
+    pub(crate) fn has_read(&self, connection: &Connection, bytes: usize) {
+        self.user(connection, |user| user.bytes.owe(bytes));
+    }
+
+    /// Waits for the turn to read a page.
+    ///
+    /// # Errors
+    /// It does not come in time.
+    pub(crate) async fn turn(&self, connection: &Connection) -> Result<Turn, Fault> {
+        let Some(pages) = self.user(connection, |user| Arc::clone(&user.pages)) else { return Ok(Turn(None)) };
+        let turn = async {
+            let permit = pages.acquire_owned().await.ok();
+            while let Err(wait) = self.reads_on(connection) {
+                tokio::time::sleep(wait).await;
+            }
+            Turn(permit)
+        };
+        in_time(turn, "user_reads").await
+    }
+
+    /// Waits until so many more rooms may be looked up for the connection's user.
+    ///
+    /// # Errors
+    /// That takes too long.
+    pub(crate) async fn rooms(&self, connection: &Connection, rooms: usize) -> Result<(), Fault> {
+        let paced = async {
+            let spend = |user: &mut User| user.rooms.spend(self.rooms, rooms, Instant::now());
+            while let Some(Err(wait)) = self.user(connection, spend) {
+                tokio::time::sleep(wait).await;
+            }
+        };
+        in_time(paced, "user_rooms").await
+    }
+
+    /// So many rooms more were looked up than was known before.
+    pub(crate) fn has_looked_up(&self, connection: &Connection, rooms: usize) {
+        self.user(connection, |user| user.rooms.owe(rooms));
+    }
+
+    pub(crate) fn forget_full(&self) {
+        let now = Instant::now();
+        let is_full = |user: &User| {
+            let idle = Arc::strong_count(&user.pages) == 1;
+            idle && user.bytes.is_full(self.bytes, now) && user.rooms.is_full(self.rooms, now)
+        };
+        self.users.borrow_mut().retain(|_, user| !is_full(user));
+    }
+}
+
+async fn in_time<T>(waiting: impl Future<Output = T>, limit: &str) -> Result<T, Fault> {
+    let mut waiting = std::pin::pin!(waiting);
+    // Most need not wait, and are not counted.
+    if let Some(done) = futures::FutureExt::now_or_never(waiting.as_mut()) {
+        return Ok(done);
+    }
+    metrics::RATE_LIMITED.with_label_values(&[limit]).inc();
+    tokio::time::timeout(PATIENCE, waiting).await.map_err(|_| Fault {
+        code: ErrorCode::RateLimited.name().to_owned(),
+        text: "too much is read for this user at the same time: ask again later".to_owned(),
+        retryable: true,
+        field: String::new(),
+    })
+}
