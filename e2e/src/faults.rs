@@ -20,6 +20,10 @@ const CALM: Duration = Duration::from_secs(4);
 /// Presence ends so long after a node's last sign of life: as short as may be, as everything is compared two of them after
 /// each fault.
 const PRESENCE_LEASE: Duration = Duration::from_secs(5);
+/// Every list of rooms is compared once in so long: two leases, as by default.
+const ROOMS_COMPARE: Duration = Duration::from_secs(10);
+/// What a comparison has found is done within this.
+const FOLLOWED_UP: Duration = Duration::from_secs(3);
 const PERSONS: usize = 16;
 const GROUPS: usize = 8;
 
@@ -135,6 +139,12 @@ impl Report {
     }
 }
 
+/// The settings that say how soon presence and lists of rooms are true again.
+fn times() -> [(&'static str, String); 2] {
+    [("IM_PRESENCE_LEASE", PRESENCE_LEASE), ("IM_ROOMS_COMPARE", ROOMS_COMPARE)]
+        .map(|(name, time)| (name, format!("{}ms", time.as_millis())))
+}
+
 enum Site {
     Cluster(Box<Cluster>),
     Standalone(Box<Standalone>),
@@ -157,13 +167,12 @@ impl Stage {
     pub async fn set(ground: Ground, plan: Plan, size: Size, full: bool) -> Result<Self> {
         let (site, tcp, ws, apis) = match ground {
             Ground::Standalone => {
-                let standalone = Standalone::start(PRESENCE_LEASE).await?;
+                let standalone = Standalone::start(times()).await?;
                 let (tcp, ws, apis) = (standalone.tcp.clone(), standalone.ws.clone(), standalone.apis.clone());
                 (Site::Standalone(Box::new(standalone)), vec![tcp], vec![ws], apis)
             }
             Ground::Cluster(redis) => {
-                let lease = ("IM_PRESENCE_LEASE", format!("{}ms", PRESENCE_LEASE.as_millis()));
-                let connect_env = plan.connect_env.iter().cloned().chain([lease]).collect();
+                let connect_env = plan.connect_env.iter().cloned().chain(times()).collect();
                 // Where replicas are waited for, publishing reaches them too, so that a connection left behind at one hears.
                 let wait_replicas = if redis == Way::OneAddress { 0 } else { plan.wait_replicas };
                 let plan = Plan { redis, wait_replicas, connect_env, ..plan };
@@ -214,7 +223,7 @@ impl Stage {
             Site::Standalone(standalone) => standalone.http().to_owned(),
         };
         let audit = begun.judge(&http, &Signer::new(SECRET), &taken_back).await?;
-        tokio::time::sleep_until(mended + 2 * PRESENCE_LEASE).await;
+        tokio::time::sleep_until(mended + 2 * PRESENCE_LEASE + FOLLOWED_UP).await;
         let findings = people.findings(&crowd.users()).await.context("presence and rooms")?;
         Ok(Report { fault, audit, changes, findings })
     }

@@ -1,9 +1,9 @@
 //! People with several rooms each, whose clients follow all of them: they join groups, leave them, are removed and thrown
-//! out, and begin direct rooms, while things break. What was answered is the model that presence and every client's list of
+//! out or banned for a while, and begin direct rooms, while things break. What was answered is the model that presence and every client's list of
 //! rooms are held against in the end.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use hyper::Method;
 use im_client::{Client, End, Event, Events, Outgoing};
-use im_wire::code::CloseCode;
+use im_wire::code::{CloseCode, ErrorCode};
 use im_wire::ids::{RoomId, Seq, UserId};
 use rand::RngExt;
 use serde_json::{Value, json};
@@ -20,6 +20,7 @@ use tokio::sync::{RwLock, RwLockWriteGuard};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Apis;
+use crate::process::until;
 use crate::token::Signer;
 
 /// Changes are made by so many at once, each in groups of its own.
@@ -30,6 +31,8 @@ const PAUSE: Duration = Duration::from_millis(400);
 const PATIENCE: Duration = Duration::from_secs(420);
 /// How many users one question for presence may name.
 const ASKED: usize = 100;
+/// So much of what a client was told of a room is remembered.
+const REMEMBERED: usize = 12;
 /// How many findings are told in words.
 const TOLD: usize = 12;
 
@@ -38,6 +41,10 @@ struct Person {
     user: UserId,
     client: Mutex<Client>,
     notes: Arc<Mutex<Notes>>,
+    /// Held by a change of this person.
+    turn: tokio::sync::Mutex<()>,
+    /// Does not come back before the ban is lifted.
+    is_banned: AtomicBool,
 }
 
 /// What a client has told.
@@ -47,6 +54,8 @@ struct Notes {
     rooms: HashMap<RoomId, Seq>,
     /// Why it gave up, where it did.
     ended: Option<End>,
+    /// What it was told of each room last, for findings.
+    told: HashMap<RoomId, VecDeque<String>>,
 }
 
 /// What is so, as far as it was answered.
@@ -67,6 +76,7 @@ enum Change {
     Leave,
     Remove,
     ThrowOut,
+    Ban,
     BeginDirect,
 }
 
@@ -196,16 +206,19 @@ impl People {
             let is_member = group.is_some_and(|group| lock(&self.model).groups[group].contains(&who));
             let change = match random.random_range(0..10) {
                 0 => Change::ThrowOut,
-                1 | 2 => Change::BeginDirect,
+                1 => Change::Ban,
+                2 | 3 => Change::BeginDirect,
                 _ if !is_member => Change::Join,
                 _ if random.random() => Change::Leave,
                 _ => Change::Remove,
             };
             (change, group, who)
         };
+        let _turn = self.persons[who].turn.lock().await;
         let user = self.persons[who].user.as_str();
         match (change, group) {
             (Change::BeginDirect, _) => self.begin_direct().await,
+            (Change::Ban, _) => self.ban(&self.persons[who]).await,
             (Change::ThrowOut, _) => {
                 self.insist(Method::POST, "/v1/kick", &self.admin, &json!({"user": user})).await.map(drop)
             }
@@ -236,6 +249,21 @@ impl People {
         }
     }
 
+    /// Bans somebody until the client has felt it. A ban finds whoever is there or comes back, whatever is broken meanwhile.
+    async fn ban(&self, person: &Person) -> Result<()> {
+        person.is_banned.store(true, Ordering::SeqCst);
+        let ban = json!({"user": person.user.as_str(), "reason": "a test"});
+        let made = self.insist(Method::POST, "/v1/bans", &self.admin, &ban).await?;
+        let id = made["id"].as_str().with_context(|| format!("no id in {made}"))?;
+        let felt = || lock(&person.notes).ended.as_ref().is_some_and(is_ban);
+        let patience = PATIENCE.saturating_sub(Duration::from_secs(60));
+        until("who is banned is sent away", patience, async || felt().then_some(())).await?;
+        self.insist(Method::DELETE, &format!("/v1/bans/{id}"), &self.admin, &json!({})).await?;
+        person.is_banned.store(false, Ordering::SeqCst);
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
     fn noted(&self, group: &RoomId, change: impl FnOnce(&mut BTreeSet<usize>) -> bool) {
         self.changes.fetch_add(1, Ordering::Relaxed);
         lock(&self.model).groups.get_mut(group).map(change);
@@ -262,18 +290,18 @@ impl People {
         Ok(())
     }
 
-    /// Whoever was thrown out comes back. Whoever gave up for another reason is a finding.
+    /// Whoever was thrown out, or is banned no more, comes back. Whoever gave up for another reason is a finding.
     fn return_who_was_thrown_out(&self) -> Result<()> {
         for person in &self.persons {
             let mut client = lock(&person.client);
-            let ended = lock(&person.notes).ended.take();
+            let Some(ended) = lock(&person.notes).ended.clone() else { continue };
             match ended {
-                None => {}
-                Some(End::ByServer { code: CloseCode::Kicked, .. }) => {
-                    *client = connect(&person.user, &self.addresses, &self.signer, &person.notes)?;
-                }
-                Some(end) => bail!("{} gave up: {end}", person.user),
+                end if is_ban(&end) && person.is_banned.load(Ordering::SeqCst) => continue,
+                end if is_ban(&end) => {}
+                End::ByServer { code: CloseCode::Kicked, .. } => {}
+                end => bail!("{} gave up: {end}", person.user),
             }
+            *client = connect(&person.user, &self.addresses, &self.signer, &person.notes)?;
         }
         Ok(())
     }
@@ -345,10 +373,13 @@ impl People {
             let heard: BTreeSet<RoomId> = person.places().into_keys().filter(|room| !unsure.contains(room)).collect();
             wanted.retain(|room| !unsure.contains(room));
             for room in wanted.difference(&heard) {
-                findings.add(false, format!("{} is in {room} and its client does not hear it", person.user));
+                let told = person.told(room);
+                findings.add(false, format!("{} is in {room} and its client does not hear it: {told}", person.user));
             }
-            for room in heard.difference(wanted) {
-                findings.add(false, format!("{} is not in {room} and its client hears it", person.user));
+            // One's own direct rooms may be heard before anything is said there, or again after that was taken back.
+            for room in heard.difference(wanted).filter(|room| !room.is_direct()) {
+                let told = person.told(room);
+                findings.add(false, format!("{} is not in {room} and its client hears it: {told}", person.user));
             }
         }
         self.say_everywhere(&wanted, findings).await
@@ -405,16 +436,31 @@ impl Person {
         lock(&self.client).clone()
     }
 
+    /// What its client was told of a room last.
+    fn told(&self, room: &RoomId) -> String {
+        let notes = lock(&self.notes);
+        notes.told.get(room).map(|told| told.iter().cloned().collect::<Vec<_>>().join(", ")).unwrap_or_default()
+    }
+
     /// How far each room was heard.
     fn places(&self) -> HashMap<RoomId, Seq> {
         lock(&self.notes).rooms.clone()
     }
 }
 
+/// Said to a connection that stands, or to one that begins.
+fn is_ban(end: &End) -> bool {
+    match end {
+        End::ByServer { code, .. } => *code == CloseCode::Banned,
+        End::Refused(error) => error.code == ErrorCode::Banned,
+        _ => false,
+    }
+}
+
 fn enter(user: UserId, addresses: &[String], signer: &Signer) -> Result<Person> {
     let notes = Arc::default();
     let client = Mutex::new(connect(&user, addresses, signer, &notes)?);
-    Ok(Person { user, client, notes })
+    Ok(Person { user, client, notes, turn: tokio::sync::Mutex::default(), is_banned: AtomicBool::new(false) })
 }
 
 fn connect(user: &UserId, addresses: &[String], signer: &Signer, notes: &Arc<Mutex<Notes>>) -> Result<Client> {
@@ -433,7 +479,25 @@ async fn listen(mut events: Events, notes: Arc<Mutex<Notes>>) {
 }
 
 impl Notes {
+    fn remember(&mut self, event: &Event) {
+        let (room, what) = match event {
+            Event::Subscribed { room, after, .. } => (room, format!("subscribed after {after}")),
+            Event::Message(message) => (&message.room, format!("{} {} {}", message.kind, message.epoch, message.seq)),
+            Event::Reset { room, seq, .. } => (room, format!("reset to {seq}")),
+            Event::RoomChanged { room, subscribed, reason } => (room, format!("changed {subscribed} {reason}")),
+            Event::Refused { room, error } => (room, format!("refused {}", error.code)),
+            Event::Unsubscribed { room } => (room, "unsubscribed".to_owned()),
+            _ => return,
+        };
+        let told = self.told.entry(room.clone()).or_default();
+        if told.len() >= REMEMBERED {
+            told.pop_front();
+        }
+        told.push_back(what);
+    }
+
     fn note(&mut self, event: Event) {
+        self.remember(&event);
         match event {
             Event::Subscribed { room, after, .. } => _ = self.rooms.insert(room, after),
             Event::Message(message) => _ = self.rooms.insert(message.room, message.seq),

@@ -25,22 +25,22 @@ pub struct Standalone {
     http: String,
     admin: String,
     page: String,
-    presence_lease: Duration,
+    times: [(&'static str, String); 2],
     process: Process,
     folder: TempDir,
 }
 
 impl Standalone {
     /// Starts it and waits until it is ready.
-    pub async fn start(presence_lease: Duration) -> Result<Self> {
+    pub async fn start(times: [(&'static str, String); 2]) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("im-e2e-").tempdir()?;
         let address = || unused_port().map(|port| format!("127.0.0.1:{port}"));
         let (tcp, ws, http, admin, page) = (address()?, address()?, address()?, address()?, address()?);
-        let command = command(folder.path(), [&tcp, &ws, &http, &admin, &page], presence_lease)?;
+        let command = command(folder.path(), [&tcp, &ws, &http, &admin, &page], &times)?;
         let process = Process::start("standalone", command, folder.path())?;
         let apis = Apis::default();
         apis.add(&http);
-        let standalone = Self { tcp, ws, apis, http, admin, page, presence_lease, process, folder };
+        let standalone = Self { tcp, ws, apis, http, admin, page, times, process, folder };
         standalone.ready().await?;
         Ok(standalone)
     }
@@ -61,7 +61,7 @@ impl Standalone {
     /// Starts it again at the same addresses on what is in its folder.
     pub async fn start_again(&mut self) -> Result<()> {
         let addresses = [&self.tcp, &self.ws, &self.http, &self.admin, &self.page];
-        let command = command(self.folder.path(), addresses, self.presence_lease)?;
+        let command = command(self.folder.path(), addresses, &self.times)?;
         self.process = Process::start("standalone", command, self.folder.path())?;
         self.ready().await
     }
@@ -98,7 +98,7 @@ fn data(folder: &Path) -> PathBuf {
     folder.join("data")
 }
 
-fn command(folder: &Path, [tcp, ws, http, admin, page]: [&String; 5], presence_lease: Duration) -> Result<Command> {
+fn command(folder: &Path, [tcp, ws, http, admin, page]: [&String; 5], times: &[(&str, String)]) -> Result<Command> {
     let mut command = Command::new(program("im-standalone")?);
     command
         .env("IM_TCP_LISTEN", tcp)
@@ -106,7 +106,7 @@ fn command(folder: &Path, [tcp, ws, http, admin, page]: [&String; 5], presence_l
         .env("IM_HTTP_LISTEN", http)
         .env("IM_ADMIN_LISTEN", admin)
         .env("IM_PAGE_LISTEN", page)
-        .env("IM_PRESENCE_LEASE", format!("{}ms", presence_lease.as_millis()))
+        .envs(times.iter().map(|(name, time)| (name, time)))
         .env("IM_AUTH_HS256_SECRET", SECRET)
         .env("IM_DATA_DIR", data(folder));
     Ok(command)
