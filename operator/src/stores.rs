@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::DynamicObject;
@@ -23,7 +23,6 @@ use crate::watch::{Cache, Seen, follow};
 fn applied() -> Vec<(ApiResource, &'static str)> {
     vec![
         (ApiResource::erase::<ServiceAccount>(&()), "serviceaccounts"),
-        (ApiResource::erase::<ConfigMap>(&()), "configmaps"),
         (ApiResource::erase::<Service>(&()), "services"),
         (ApiResource::erase::<NetworkPolicy>(&()), "networkpolicies"),
         (ApiResource::erase::<PodDisruptionBudget>(&()), "poddisruptionbudgets"),

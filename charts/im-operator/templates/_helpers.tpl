@@ -39,8 +39,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   resources: [imclusters/finalizers]
   verbs: [update]
 - apiGroups: [""]
-  resources: [configmaps, services, serviceaccounts]
+  resources: [services, serviceaccounts]
   verbs: [get, list, watch, create, patch, delete]
+# Whether one that an ImCluster names is there, with its keys.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get]
 # Generated passwords, keys and certificates are created once and replaced when they are renewed.
 - apiGroups: [""]
   resources: [secrets]
@@ -52,7 +56,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 # The mark that a volume holds data stands on its claim.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
-  verbs: [get, list, watch, patch, delete]
+  verbs: [get, list, watch, patch]
 - apiGroups: [apps]
   resources: [deployments, statefulsets]
   verbs: [get, list, watch, create, patch, delete]
