@@ -159,6 +159,8 @@ mod tests {
             servers: vec![server],
             sentinels: vec![Sentinel::Silent],
             confirming: 0,
+            mirrored: true,
+            anew: false,
         };
         redis(&key, &seen);
         let lines = told(&key);

@@ -194,7 +194,7 @@ async fn look_at_etcd(context: &Context, key: &Key, cluster: &ImCluster, known: 
         places: places.map(place).collect(),
         members,
         mirrored: status.is_some_and(|etcd| etcd.bootstrapped),
-        anew: cluster.metadata.annotations.iter().flatten().any(|(name, value)| name == etcd::ANEW && value == "true"),
+        anew: is_said(cluster, etcd::ANEW),
     }
 }
 
@@ -227,5 +227,16 @@ async fn look(context: &Context, key: &Key, cluster: &ImCluster, known: &Known) 
         servers: servers.collect(),
         sentinels,
         confirming,
+        mirrored: cluster
+            .status
+            .as_ref()
+            .and_then(|status| status.redis.as_ref())
+            .is_some_and(|redis| redis.bootstrapped),
+        anew: is_said(cluster, redis::ANEW),
     }
+}
+
+/// Whether a person has said so by an annotation.
+pub fn is_said(cluster: &ImCluster, annotation: &str) -> bool {
+    cluster.metadata.annotations.iter().flatten().any(|(name, value)| name == annotation && value == "true")
 }

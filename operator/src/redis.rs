@@ -13,6 +13,9 @@ use crate::status::Verdict;
 /// Whom a redis follows that nobody has told anything: an empty volume begins like this.
 pub const NOBODY: &str = "nobody.invalid";
 
+/// A person's word that redis may begin with nothing, though it had data: an annotation of the ImCluster, `true`.
+pub const ANEW: &str = "imcluster.io/begin-redis-anew";
+
 /// What a redis says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
@@ -88,6 +91,10 @@ pub struct Observed {
     pub sentinels: Vec<Sentinel>,
     /// Replicas without which the master takes no writes.
     pub confirming: usize,
+    /// The ImCluster's status says that there was data.
+    pub mirrored: bool,
+    /// A person has said to begin anew.
+    pub anew: bool,
 }
 
 /// One thing to do. They are done in order, and the rest is left when one fails.
@@ -105,6 +112,8 @@ pub enum Action {
     HandOver(usize),
     /// End this redis pod, so that it comes back with the new template.
     Replace(usize),
+    /// Take the person's word back, as it was followed.
+    Begun,
 }
 
 /// What follows from what is seen.
@@ -126,6 +135,17 @@ impl Decision {
 
 /// Decides. Pure.
 pub fn decide(seen: &Observed) -> Decision {
+    if seen.mirrored && !seen.anew && seen.servers.iter().all(|server| !server.latched) {
+        return Decision::wait(Verdict::no(Reason::DataLost, data_lost(seen)));
+    }
+    let mut decision = by_what_is_said(seen);
+    if seen.anew && decision.actions.is_empty() && seen.servers.iter().all(|server| server.latched) {
+        decision.actions.push(Action::Begun);
+    }
+    decision
+}
+
+fn by_what_is_said(seen: &Observed) -> Decision {
     if seen.sentinels.is_empty() {
         return single(seen);
     }
@@ -189,6 +209,12 @@ fn without_master(seen: &Observed) -> Decision {
                 ));
             }
         },
+        [one] if keys(seen, *one) == 0 && (0..seen.servers.len()).any(|place| keys(seen, place) > 0) => {
+            return Decision::wait(Verdict::no(
+                Reason::NeedsDecision,
+                undecided(seen, "the only master is empty while others have data"),
+            ));
+        }
         [one] => *one,
         _ => {
             return Decision::wait(Verdict::no(
@@ -308,6 +334,19 @@ fn furthest(seen: &Observed) -> Option<usize> {
             full.iter().rev().max_by_key(offset).copied().filter(|_| same)
         }
     }
+}
+
+fn keys(seen: &Observed, place: usize) -> u64 {
+    seen.servers[place].answer.as_ref().map_or(0, |answer| answer.keys)
+}
+
+fn data_lost(seen: &Observed) -> String {
+    let (namespace, name) = (&seen.namespace, &seen.name);
+    let claims: Vec<String> = (0..seen.servers.len()).map(|place| format!("data-{name}-redis-{place}")).collect();
+    format!(
+        "redis had data, and its volumes ({}) are new: all messages, groups and read positions are gone unless the old volumes are brought back under these names. To begin with nothing: kubectl -n {namespace} annotate imc {name} {ANEW}=true",
+        claims.join(", ")
+    )
 }
 
 fn lost(seen: &Observed, place: usize) -> String {

@@ -9,7 +9,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use crate::api::Tier;
+use crate::api::{ImCluster, Tier};
 use crate::build;
 use crate::context::Context;
 use crate::key::Key;
@@ -108,6 +108,16 @@ pub async fn latch(context: &Context, key: &Key, tier: Tier, place: usize) -> Re
     let claim = api.patch(&claim(key, tier, place), &PatchParams::default(), &Patch::Merge(patch)).await?;
     context.stores.claims.put(claim);
     Ok(())
+}
+
+/// Takes from the ImCluster what a person has said by an annotation, as it was followed.
+///
+/// # Errors
+/// The API server.
+pub async fn take_word_back(context: &Context, key: &Key, annotation: &str) -> Result<(), kube::Error> {
+    let api: Api<ImCluster> = Api::namespaced(context.client.clone(), &key.namespace);
+    let patch = json!({"metadata": {"annotations": {annotation: null}}});
+    api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
 }
 
 /// Ends a pod, so that its StatefulSet makes a new one.

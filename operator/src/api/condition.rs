@@ -153,7 +153,7 @@ documented! {
         NoQuorum,
         /// An etcd member takes the place of a lost one.
         MemberReplacing,
-        /// The data of the only member is lost.
+        /// Volumes that held data are new or empty, and nothing has a copy; the message says how to go on.
         DataLost,
         /// A certificate is about to end.
         CertificateExpiring,

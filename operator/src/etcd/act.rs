@@ -1,13 +1,10 @@
 //! Does what was decided.
 
 use etcd_client::MemberAddOptions;
-use kube::Api;
-use kube::api::{Patch, PatchParams};
-use serde_json::json;
 
 use super::ask::{self, Tls, call};
 use super::{ANEW, Action};
-use crate::api::{ImCluster, Tier};
+use crate::api::Tier;
 use crate::context::Context;
 use crate::key::Key;
 use crate::secrets::Known;
@@ -45,12 +42,7 @@ pub async fn carry_out(
             let peers: Vec<String> = hosts.into_iter().map(|host| host.peer).collect();
             Ok(change(&endpoint, Tls::of(known), &peers, action).await?)
         }
-        Action::Formed => {
-            let api: Api<ImCluster> = Api::namespaced(context.client.clone(), &key.namespace);
-            let patch = json!({"metadata": {"annotations": {ANEW: null}}});
-            api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
-            Ok(())
-        }
+        Action::Formed => Ok(stateful::take_word_back(context, key, ANEW).await?),
     }
 }
 

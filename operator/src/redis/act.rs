@@ -6,8 +6,8 @@ use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, sleep};
 
-use super::Action;
 use super::ask::{connect, server};
+use super::{ANEW, Action};
 use crate::api::Tier;
 use crate::build;
 use crate::context::Context;
@@ -49,6 +49,7 @@ pub async fn carry_out(context: &Context, key: &Key, known: &Known, action: &Act
         |tier, place: usize| build::pod_host(&key.name, &key.namespace, tier, i32::try_from(place).unwrap_or(i32::MAX));
     match action {
         Action::Latch(place) => Ok(stateful::latch(context, key, Tier::Redis, *place).await?),
+        Action::Begun => Ok(stateful::take_word_back(context, key, ANEW).await?),
         Action::Replace(place) => Ok(stateful::end(context, key, Tier::Redis, *place).await?),
         Action::Lead(place) => {
             let mut connection = connect(&host(Tier::Redis, *place), build::REDIS_PORT, known).await?;

@@ -33,6 +33,8 @@ fn fresh() -> Observed {
         servers: (0..3).map(server).collect(),
         sentinels,
         confirming: 1,
+        mirrored: false,
+        anew: false,
     }
 }
 
@@ -44,6 +46,7 @@ fn act(seen: &mut Observed, action: &Action) {
         Action::Follow(place, master) => seen.servers[*place].answer = Some(answer(false, Some(master))),
         Action::Monitor(place, master) => seen.sentinels[*place] = Sentinel::Knows(Some(master.clone())),
         Action::Replace(place) => seen.servers[*place].outdated = false,
+        Action::Begun => seen.anew = false,
         Action::HandOver(place) => {
             let next = (*place + 1) % 3;
             for (number, server) in seen.servers.iter_mut().enumerate() {
@@ -146,9 +149,12 @@ fn where_all_sentinels_forgot_data_leads_and_nothing_is_guessed() {
     let torn = with([("a", 1, 0), ("b", 1, 200), ("c", 1, 199)]);
     assert_eq!((decide(&torn).actions, decide(&torn).verdict.reason), (Vec::new(), Reason::NeedsDecision));
     assert!(decide(&torn).verdict.message.contains("REPLICAOF NO ONE"));
-    // Who is the master already stays it, however far others are.
+    // An empty master beside full replicas would have them emptied.
     let mut seen = with([("a", 9, 9), ("a", 9, 9), ("a", 1, 1)]);
     seen.servers[2].answer = Some(answer(true, None));
+    assert_eq!((decide(&seen).actions, decide(&seen).verdict.reason), (Vec::new(), Reason::NeedsDecision));
+    // One with data stays the master, however far others are.
+    seen.servers[2].answer = Some(Answer { keys: 1, ..answer(true, None) });
     assert_eq!(leads(&seen), None);
     assert!(decide(&seen).actions.contains(&Action::Monitor(0, host(2))));
     seen.servers[0].answer = Some(answer(true, None));
@@ -214,10 +220,36 @@ fn a_single_redis_is_marked_and_then_replaced() {
         servers: vec![server],
         sentinels: Vec::new(),
         confirming: 0,
+        mirrored: false,
+        anew: false,
     };
     assert_eq!(decide(&seen).actions, [Action::Latch(0)]);
     act(&mut seen, &Action::Latch(0));
     assert_eq!(decide(&seen).actions, [Action::Replace(0)]);
     seen.servers[0].answer = None;
     assert_eq!(decide(&seen).verdict.reason, Reason::NoMaster);
+}
+
+#[test]
+fn volumes_that_are_all_new_are_told_and_a_person_says_to_go_on() {
+    let single = |seen: Observed| Observed {
+        servers: vec![Server { answer: Some(answer(true, None)), ..seen.servers[0].clone() }],
+        sentinels: Vec::new(),
+        ..seen
+    };
+    for mut seen in [fresh(), single(fresh())] {
+        seen.mirrored = true;
+        let decision = decide(&seen);
+        assert_eq!((decision.actions, decision.verdict.reason), (Vec::new(), Reason::DataLost));
+        assert!(decision.verdict.message.ends_with("annotate imc demo imcluster.io/begin-redis-anew=true"));
+        // One volume with data is enough.
+        let mut one = seen.clone();
+        one.servers[0].latched = true;
+        assert_ne!(decide(&one).verdict.reason, Reason::DataLost);
+
+        seen.anew = true;
+        let end = settle(&mut seen, 9);
+        assert_eq!((end.master, end.verdict.holds(), seen.anew), (Some(0), true, false));
+        assert_eq!(decide(&seen).actions, [], "and stays so");
+    }
 }
