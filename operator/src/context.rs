@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kube::Client;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::drains::{Asking, Readings};
 use crate::events::Events;
@@ -39,6 +39,8 @@ pub struct Context {
     pub events: Events,
     /// Places for visits.
     pub places: Arc<Semaphore>,
+    /// When it began to read.
+    pub begun: Instant,
     ending: AtomicBool,
     memories: Mutex<HashMap<Key, Memory>>,
     unreadable: Mutex<HashMap<Key, (Option<i64>, String)>>,
@@ -72,6 +74,7 @@ impl Context {
             keepers: Keepers::default(),
             events: Events::new(client.clone(), replica),
             places: Arc::new(Semaphore::new(settings.visits)),
+            begun: Instant::now(),
             ending: AtomicBool::new(false),
             memories: Mutex::default(),
             unreadable: Mutex::default(),

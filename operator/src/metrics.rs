@@ -33,6 +33,7 @@ metrics! {
     REQUESTS: IntCounterVec = register_int_counter_vec("im_operator_requests_total", "Calls to the API server, by verb, kind and answer (an HTTP status, or why there was none).", &["verb", "kind", "answer"]);
     WRITES: IntCounterVec = register_int_counter_vec("im_operator_writes_total", "Writes to the API server, by verb and kind. A settled cluster causes none but those of the operator's own lease.", &["verb", "kind"]);
     WATCH_SEEN: IntGaugeVec = register_int_gauge_vec("im_operator_watch_seen_timestamp_seconds", "When a watch last said anything, bookmarks included: its age is time() minus this.", &["kind"]);
+    WATCH_UNREAD: IntGaugeVec = register_int_gauge_vec("im_operator_watch_unread", "1 until a watch has told all there is for the first time, by kind and namespace (empty: all namespaces): ImClusters there wait for it.", &["kind", "namespace"]);
     WATCH_ERRORS: IntCounterVec = register_int_counter_vec("im_operator_watch_errors_total", "Watches that broke and were begun again.", &["kind"]);
     INVALID: IntCounterVec = register_int_counter_vec("im_operator_invalid_objects_total", "Objects seen that could not be read.", &["kind"]);
     EVENTS: IntCounterVec = register_int_counter_vec("im_operator_events_total", "Events told, by reason.", &["reason"]);

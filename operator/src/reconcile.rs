@@ -24,9 +24,10 @@ use crate::key::Key;
 use crate::observe::{self, Seen, is_of};
 use crate::secrets::{self, Known};
 use crate::status::{self, Findings, Held, Verdict};
+use crate::stores::UnreadKind;
 use crate::upgrade::{self, Stand};
 use crate::validate::{self, Valid};
-use crate::{dereference, figures, metrics, pace};
+use crate::{dereference, etcd, figures, keeper, metrics, pace, stateful};
 
 /// Names who manages an ImCluster: the namespace and the Lease of an operator.
 pub const OPERATOR: &str = "imcluster.io/operator";
@@ -36,6 +37,8 @@ const CLAIM: &str = "im-operator-claim";
 const UNSETTLED: Duration = Duration::from_secs(15);
 /// While the caches are filled.
 const UNREAD: Duration = Duration::from_secs(1);
+/// How long that may take until it is a failure.
+const READING: Duration = Duration::from_secs(15);
 
 /// How a visit ended, and when the next is due if nothing happens before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +72,8 @@ impl Outcome {
 #[derive(Debug, Default)]
 struct Done {
     wrote: bool,
-    said: Said,
+    applied: bool,
+    said: Option<Said>,
     upgrading: Option<Tier>,
     rollout: Option<Verdict>,
     ignored: Vec<String>,
@@ -83,13 +87,19 @@ pub async fn reconcile(context: &Arc<Context>, key: &Key) -> Outcome {
     if cluster.metadata.deletion_timestamp.is_some() {
         return Outcome::Waiting(context.settings.revisit);
     }
-    let unread = context.stores.unread();
-    if !unread.is_empty() {
+    let unread = context.stores.unread(&key.namespace);
+    if !unread.is_empty() && context.begun.elapsed() < READING {
         tracing::debug!(cluster = %key, ?unread, "not everything has been read yet");
         return Outcome::Waiting(UNREAD);
     }
+    if unread.iter().any(|unread| unread.decides) {
+        return blind(context, &cluster, key, &unread).await;
+    }
     let now = Timestamp::now();
     let mut done = Done::default();
+    if !unread.is_empty() {
+        done.warning = Some(Verdict::yes(Reason::WatchFailing, unread_message(&unread)));
+    }
     let changed = change(context, &cluster, now, &mut done).await;
     if let Err(failure) = &changed {
         metrics::FAILURES.with_label_values(&[failure.reason().name()]).inc();
@@ -136,6 +146,29 @@ pub async fn reconcile(context: &Arc<Context>, key: &Key) -> Outcome {
     if done.wrote || held == Held::Written { Outcome::Changed(again) } else { Outcome::Settled(again) }
 }
 
+/// What cannot be read, for people.
+fn unread_message(unread: &[UnreadKind]) -> String {
+    let each = unread.iter().map(|unread| {
+        let why = if unread.why.is_empty() { "no answer yet" } else { &unread.why };
+        format!("{}: {why}", unread.kind)
+    });
+    format!("the operator cannot watch in this namespace, see its rights: {}", each.collect::<Vec<_>>().join("; "))
+}
+
+/// Without these kinds nothing is known and nothing can be decided: that is all there is to say. Other ImClusters go on.
+async fn blind(context: &Arc<Context>, cluster: &ImCluster, key: &Key, unread: &[UnreadKind]) -> Outcome {
+    let message = unread_message(unread);
+    metrics::FAILURES.with_label_values(&[Reason::WatchFailing.name()]).inc();
+    tracing::warn!(cluster = %key, reason = Reason::WatchFailing.name(), message, "a visit failed");
+    let report = status::blind(cluster, &message, Timestamp::now());
+    figures::conditions(key, &report.conditions);
+    if let Err(error) = write(context, cluster, key, &report).await {
+        // Whoever may not list may not write either.
+        tracing::warn!(cluster = %key, %error, "the report is not written");
+    }
+    Outcome::Failed
+}
+
 /// Brings the cluster to what is asked for, as far as that goes now.
 async fn change(context: &Arc<Context>, cluster: &ImCluster, now: Timestamp, done: &mut Done) -> Result<(), Failure> {
     let key = Key::of(cluster);
@@ -143,15 +176,12 @@ async fn change(context: &Arc<Context>, cluster: &ImCluster, now: Timestamp, don
     let valid = validate::validate(cluster).map_err(Failure::Invalid)?;
     if cluster.spec.paused {
         // Redis and etcd are looked at, and not touched.
-        if let Some(said) = context.keepers.last(&key) {
-            done.said = said;
-        }
         return Ok(());
     }
     dereference::dereference(&context.client, cluster).await?;
     let known = secrets::ensure(&context.client, &context.stores.secrets, cluster, now).await?;
     done.renewal = Some(known.renewal);
-    done.warning = expiry(&known, now);
+    done.warning = done.warning.take().or_else(|| expiry(&known, now));
     let said = context.keepers.said(context, &key, &known);
     let mut inputs = inputs(context, &valid);
     let (runs, upgrading) = runs(context, &valid, said.as_ref(), now);
@@ -159,10 +189,10 @@ async fn change(context: &Arc<Context>, cluster: &ImCluster, now: Timestamp, don
     done.upgrading = upgrading;
     if let Some(said) = said {
         inputs.etcd_existing = said.etcd_bootstrapped;
-        done.said = said;
+        done.said = Some(said);
     } else {
         // Until etcd was asked, what its template says stays: a new one must not form a second cluster.
-        inputs.etcd_existing = etcd_existing(context, &key);
+        inputs.etcd_existing = etcd_existing(context, cluster);
     }
     let rollout = pace::decide(context, &valid);
     inputs.connect_replicas = rollout.replicas;
@@ -175,6 +205,7 @@ async fn change(context: &Arc<Context>, cluster: &ImCluster, now: Timestamp, don
     let acted = pace::carry_out(context, &key, &rollout).await?;
     done.rollout = rollout.progressing;
     done.wrote = applied.applied + removed > 0 || acted;
+    done.applied = true;
     Ok(())
 }
 
@@ -223,8 +254,18 @@ fn inputs(context: &Context, valid: &Valid) -> Inputs {
     inputs
 }
 
-/// Whether etcd's template says that its cluster exists.
-fn etcd_existing(context: &Context, key: &Key) -> bool {
+/// Whether etcd's cluster is known to exist: by its volumes, by the last report, or by what its template says. Without the
+/// template, as after the ImCluster was made anew over kept volumes, a volume that was lost must join the others.
+fn etcd_existing(context: &Context, cluster: &ImCluster) -> bool {
+    let key = &Key::of(cluster);
+    let count = usize::try_from(cluster.spec.etcd.replicas).unwrap_or_default();
+    let reported =
+        cluster.status.as_ref().and_then(|status| status.etcd.as_ref()).is_some_and(|etcd| etcd.bootstrapped);
+    if stateful::places(context, key, Tier::Etcd, count).iter().any(|place| place.latched)
+        || reported && !keeper::is_said(cluster, etcd::ANEW)
+    {
+        return true;
+    }
     let name = Key::new(&key.namespace, build::object_name(&key.name, Tier::Etcd));
     let set = context.stores.typed::<StatefulSet>(&name);
     let containers = set.and_then(|set| Some(set.spec?.template.spec?.containers)).unwrap_or_default();
@@ -312,6 +353,10 @@ fn find(context: &Context, cluster: &ImCluster, done: &Done, failure: Option<&Fa
     unbuilt(&mut connect, spec.connect.replicas);
     unbuilt(&mut logic, spec.logic.replicas);
     let (connections, draining) = connections(context, &key);
+    // Also where the visit did not come so far: they are seen to all the same.
+    let said = done.said.clone().or_else(|| context.keepers.last(&key));
+    let asked = said.is_some();
+    let said = said.unwrap_or_default();
     let verdict = |failure: &Failure| Verdict::yes(failure.reason(), failure.to_string());
     Findings {
         redis: with(spec.redis.mode != RedisMode::External, Tier::Redis),
@@ -319,19 +364,21 @@ fn find(context: &Context, cluster: &ImCluster, done: &Done, failure: Option<&Fa
         etcd: with(spec.etcd.mode == EtcdMode::Managed, Tier::Etcd),
         logic,
         connect,
-        redis_says: done.said.redis.clone(),
-        etcd_says: done.said.etcd.clone(),
+        redis_says: said.redis,
+        etcd_says: said.etcd,
+        asked,
         rollout: done.rollout.clone(),
         upgrading: done.upgrading,
         failure: failure.map(verdict),
+        applied: done.applied,
         warning: done.warning.clone(),
         conflicts: done.ignored.clone(),
         addresses_hidden: hides_addresses(cluster),
         connections,
         draining,
-        master: done.said.master.clone(),
-        redis_bootstrapped: done.said.redis_bootstrapped,
-        etcd_bootstrapped: done.said.etcd_bootstrapped,
+        master: said.master,
+        redis_bootstrapped: said.redis_bootstrapped,
+        etcd_bootstrapped: said.etcd_bootstrapped,
         external: external(context, &key),
     }
 }

@@ -74,6 +74,8 @@ pub struct Findings {
     pub upgrading: Option<Tier>,
     /// Why the visit did not do all it should.
     pub failure: Option<Verdict>,
+    /// Whether the spec was applied in full.
+    pub applied: bool,
     /// What a person should know though all works.
     pub warning: Option<Verdict>,
     /// Fields of overrides without effect.
@@ -84,6 +86,8 @@ pub struct Findings {
     pub connections: Option<u64>,
     /// Pods that move their clients away.
     pub draining: Vec<Drain>,
+    /// Whether redis and etcd were asked since this operator began.
+    pub asked: bool,
     /// The redis pod that is the master.
     pub master: Option<String>,
     /// Whether redis may have data.
@@ -98,15 +102,17 @@ pub struct Findings {
 pub fn compose(cluster: &ImCluster, found: &Findings, now: Timestamp) -> ImClusterStatus {
     let before = cluster.status.clone().unwrap_or_default();
     let generation = cluster.metadata.generation;
-    let verdicts = conditions(cluster, found, before.version.is_some());
+    let applied_generation = if found.applied { generation } else { before.applied_generation };
+    let verdicts = conditions(cluster, found, &before, applied_generation);
     let settled = verdicts.iter().any(|(kind, verdict)| *kind == ConditionType::Ready && verdict.holds());
     let conditions = verdicts.into_iter().map(|(kind, verdict)| dated(&before, kind, verdict, generation, now));
     let name = cluster.name_any();
     let connect = &found.connect;
     ImClusterStatus {
         observed_generation: generation,
+        applied_generation,
         // Two builds may differ by digest only: what was asked for and is everywhere is what runs.
-        version: if settled && found.upgrading.is_none() {
+        version: if settled && found.applied && found.upgrading.is_none() {
             Some(cluster.spec.version.clone())
         } else {
             before.version.clone()
@@ -132,16 +138,38 @@ pub fn compose(cluster: &ImCluster, found: &Findings, now: Timestamp) -> ImClust
             ready: redis.ready,
             sentinels_ready: found.sentinel.as_ref().map(|sentinel| sentinel.ready),
             version: redis.version(),
-            master: found.master.clone(),
-            bootstrapped: found.redis_bootstrapped,
+            master: if found.asked {
+                found.master.clone()
+            } else {
+                before.redis.as_ref().and_then(|redis| redis.master.clone())
+            },
+            bootstrapped: found.redis_bootstrapped || before.redis.as_ref().is_some_and(|redis| redis.bootstrapped),
         }),
         etcd: found.etcd.as_ref().map(|etcd| EtcdStatus {
             replicas: etcd.replicas,
             ready: etcd.ready,
             version: etcd.version(),
-            bootstrapped: found.etcd_bootstrapped,
+            bootstrapped: found.etcd_bootstrapped || before.etcd.as_ref().is_some_and(|etcd| etcd.bootstrapped),
         }),
     }
+}
+
+/// What can be said where nothing can be seen: all that was said before is uncertain, and why.
+pub fn blind(cluster: &ImCluster, message: &str, now: Timestamp) -> ImClusterStatus {
+    let before = cluster.status.clone().unwrap_or_default();
+    let generation = cluster.metadata.generation;
+    let condition = |kind: &ConditionType| {
+        let verdict = match kind {
+            ConditionType::Degraded => Verdict::yes(Reason::WatchFailing, message),
+            ConditionType::Paused | ConditionType::OverrideIgnored | ConditionType::ClientAddressUnknown => {
+                return before.conditions.iter().find(|old| old.kind == *kind).cloned();
+            }
+            _ => Verdict::unknown(Reason::WatchFailing, message),
+        };
+        Some(dated(&before, *kind, verdict, generation, now))
+    };
+    let conditions = ConditionType::ALL.iter().filter_map(condition).collect();
+    ImClusterStatus { conditions, ..before.clone() }
 }
 
 /// The label selector of a tier's pods.
@@ -189,13 +217,19 @@ fn whole_second(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
-fn conditions(cluster: &ImCluster, found: &Findings, was_ready: bool) -> Vec<(ConditionType, Verdict)> {
+fn conditions(
+    cluster: &ImCluster,
+    found: &Findings,
+    before: &ImClusterStatus,
+    applied: Option<i64>,
+) -> Vec<(ConditionType, Verdict)> {
+    let was_ready = before.version.is_some();
     let redis = of_store(found.redis.as_ref(), found.sentinel.as_ref(), found.redis_says.as_ref(), "redis");
     let etcd = of_store(found.etcd.as_ref(), None, found.etcd_says.as_ref(), "etcd");
     let logic = of_tier(&found.logic, "logic");
     let connect = of_tier(&found.connect, "connect");
     let tiers = [("redis", &redis), ("etcd", &etcd), ("logic", &logic), ("connect", &connect)];
-    let ready = ready(found, &tiers);
+    let ready = ready(cluster, found, &tiers, applied);
     let available = available(found, &redis, &etcd);
     let progressing = progressing(cluster, found, &ready, was_ready);
     let degraded = degraded(found, &tiers);
@@ -271,9 +305,14 @@ fn serving(says: Option<&Verdict>, with_pods: Verdict) -> Verdict {
     says.filter(|says| says.holds()).cloned().unwrap_or(with_pods)
 }
 
-fn ready(found: &Findings, tiers: &[(&str, &Verdict); 4]) -> Verdict {
-    if let Some(failure) = found.failure.as_ref().filter(|failure| failure.reason == Reason::InvalidSpec) {
-        return Verdict::no(Reason::InvalidSpec, failure.message.clone());
+fn ready(cluster: &ImCluster, found: &Findings, tiers: &[(&str, &Verdict); 4], applied: Option<i64>) -> Verdict {
+    if applied != cluster.metadata.generation {
+        // What serves is not what is asked for.
+        return match &found.failure {
+            Some(failure) => Verdict::no(failure.reason, failure.message.clone()),
+            None if cluster.spec.paused => Verdict::no(Reason::Paused, "spec.paused is true: this spec is not applied"),
+            None => Verdict::no(Reason::SettingUp, "this spec is not applied yet"),
+        };
     }
     let missing: Vec<_> = tiers.iter().filter(|(_, verdict)| !verdict.holds()).collect();
     if missing.is_empty() {

@@ -39,6 +39,17 @@ pub fn pod_monitors() -> ApiResource {
 
 const POD_MONITORS: &str = "podmonitors";
 
+/// A kind of which not everything has been told yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadKind {
+    /// Its plural.
+    pub kind: &'static str,
+    /// What went wrong last; empty: nothing yet.
+    pub why: String,
+    /// Whether nothing can be decided without it. Of the others each object is asked for by itself.
+    pub decides: bool,
+}
+
 /// Everything the operator keeps in mind.
 #[derive(Debug)]
 pub struct Stores {
@@ -78,16 +89,16 @@ impl Stores {
     pub fn new(namespaces: &[String]) -> Self {
         let namespaces: Vec<Option<String>> =
             if namespaces.is_empty() { vec![None] } else { namespaces.iter().cloned().map(Some).collect() };
-        let watches = namespaces.len();
         let mut kinds = applied();
         kinds.push((pod_monitors(), POD_MONITORS));
-        let objects = kinds.into_iter().map(|(kind, plural)| (kind, Arc::new(Cache::new(plural, watches)))).collect();
+        let objects =
+            kinds.into_iter().map(|(kind, plural)| (kind, Arc::new(Cache::new(plural, &namespaces)))).collect();
         Self {
-            clusters: Arc::new(Cache::new("imclusters", watches)),
-            pods: Arc::new(Cache::new("pods", watches)),
-            claims: Arc::new(Cache::new("persistentvolumeclaims", watches)),
-            secrets: Arc::new(Cache::new("secrets", watches)),
-            replica_sets: Arc::new(Cache::new("replicasets", watches)),
+            clusters: Arc::new(Cache::new("imclusters", &namespaces)),
+            pods: Arc::new(Cache::new("pods", &namespaces)),
+            claims: Arc::new(Cache::new("persistentvolumeclaims", &namespaces)),
+            secrets: Arc::new(Cache::new("secrets", &namespaces)),
+            replica_sets: Arc::new(Cache::new("replicasets", &namespaces)),
             objects,
             pod_monitors: watch::Sender::new(false),
             namespaces,
@@ -104,22 +115,23 @@ impl Stores {
         self.pod_monitors.send_replace(there) != there
     }
 
-    /// The kinds that have not been read yet. PodMonitors are not waited for: nothing depends on them.
-    pub fn unread(&self) -> Vec<&'static str> {
-        let objects = self.objects.iter().map(|(_, cache)| cache).filter(|cache| cache.kind() != POD_MONITORS);
-        let mut unread: Vec<_> = objects.filter(|cache| !cache.is_complete()).map(|cache| cache.kind()).collect();
-        if !self.pods.is_complete() {
-            unread.push(self.pods.kind());
-        }
-        if !self.claims.is_complete() {
-            unread.push(self.claims.kind());
-        }
-        if !self.secrets.is_complete() {
-            unread.push(self.secrets.kind());
-        }
-        if !self.replica_sets.is_complete() {
-            unread.push(self.replica_sets.kind());
-        }
+    /// What has not been read yet in a namespace. PodMonitors are not waited for: nothing depends on them.
+    pub fn unread(&self, namespace: &str) -> Vec<UnreadKind> {
+        let objects = self.objects.iter().filter(|(_, cache)| cache.kind() != POD_MONITORS);
+        let mut unread: Vec<UnreadKind> = objects
+            .filter_map(|(_, cache)| {
+                let kind = cache.kind();
+                let decides = matches!(kind, "statefulsets" | "deployments");
+                cache.complete_in(namespace).err().map(|why| UnreadKind { kind, why, decides })
+            })
+            .collect();
+        let mut add = |kind: &'static str, complete: Result<(), String>| {
+            unread.extend(complete.err().map(|why| UnreadKind { kind, why, decides: true }));
+        };
+        add(self.pods.kind(), self.pods.complete_in(namespace));
+        add(self.claims.kind(), self.claims.complete_in(namespace));
+        add(self.secrets.kind(), self.secrets.complete_in(namespace));
+        add(self.replica_sets.kind(), self.replica_sets.complete_in(namespace));
         unread
     }
 
@@ -153,7 +165,7 @@ impl Stores {
 
     /// What was applied for an ImCluster, of every kind that has been read.
     pub fn of_cluster(&self, cluster: &Key) -> Vec<(ApiResource, Arc<DynamicObject>)> {
-        let read = self.objects.iter().filter(|(_, cache)| cache.is_complete());
+        let read = self.objects.iter().filter(|(_, cache)| cache.complete_in(&cluster.namespace).is_ok());
         read.flat_map(|(kind, cache)| cache.of_cluster(cluster).into_iter().map(|object| (kind.clone(), object)))
             .collect()
     }
@@ -176,13 +188,21 @@ impl Stores {
         for namespace in &self.namespaces {
             let namespace = namespace.as_deref();
             watches.push(self.watch_clusters(client, namespace, queue, unreadable));
-            watches.push(watch_one(typed(client, namespace), namespace, &self.pods, queue, |pod: &mut Pod| {
-                pod.metadata.managed_fields = None;
-            }));
+            watches.push(watch_one(
+                typed(client, namespace),
+                namespace,
+                &self.pods,
+                &self.clusters,
+                queue,
+                |pod: &mut Pod| {
+                    pod.metadata.managed_fields = None;
+                },
+            ));
             watches.push(watch_one(
                 typed(client, namespace),
                 namespace,
                 &self.claims,
+                &self.clusters,
                 queue,
                 |claim: &mut PersistentVolumeClaim| {
                     claim.metadata.managed_fields = None;
@@ -192,6 +212,7 @@ impl Stores {
                 typed(client, namespace),
                 namespace,
                 &self.secrets,
+                &self.clusters,
                 queue,
                 |secret: &mut Secret| {
                     secret.metadata.managed_fields = None;
@@ -201,6 +222,7 @@ impl Stores {
                 typed(client, namespace),
                 namespace,
                 &self.replica_sets,
+                &self.clusters,
                 queue,
                 |set: &mut ReplicaSet| {
                     set.metadata.managed_fields = None;
@@ -212,7 +234,7 @@ impl Stores {
                     Some(namespace) => Api::namespaced_with(client.clone(), namespace, kind),
                     None => Api::all_with(client.clone(), kind),
                 };
-                let (kind, work) = watch_one(api, namespace, cache, queue, settled::slim);
+                let (kind, work) = watch_one(api, namespace, cache, &self.clusters, queue, settled::slim);
                 let mut there = self.pod_monitors.subscribe();
                 let when_there = async move {
                     if kind == POD_MONITORS && there.wait_for(|there| *there).await.is_err() {
@@ -250,7 +272,7 @@ impl Stores {
                     unreadable(key, invalid.metadata.generation, invalid.error.clone());
                 }
             };
-            follow(api, None, namespace.as_deref(), cache, slim, tell).await;
+            follow(api, None, namespace.as_deref(), cache, slim, tell, || {}).await;
         };
         ("watch of imclusters", work.boxed())
     }
@@ -280,13 +302,15 @@ fn watch_one<T>(
     api: Api<DeserializeGuard<T>>,
     namespace: Option<&str>,
     cache: &Arc<Cache<T>>,
+    clusters: &Arc<Cache<ImCluster>>,
     queue: &Arc<Queue>,
     slim: impl Fn(&mut T) + Send + Sync + 'static,
 ) -> (&'static str, BoxFuture<'static, ()>)
 where
     T: Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
 {
-    let (cache, queue, namespace) = (Arc::clone(cache), Arc::clone(queue), namespace.map(str::to_owned));
+    let (cache, clusters, queue) = (Arc::clone(cache), Arc::clone(clusters), Arc::clone(queue));
+    let namespace = namespace.map(str::to_owned);
     let kind = cache.kind();
     let work = async move {
         let tell = |seen: Seen<'_, T>| {
@@ -296,7 +320,14 @@ where
                 queue.wake(cluster);
             }
         };
-        follow(api, Some(CLUSTER), namespace.as_deref(), cache, slim, tell).await;
+        // Whoever has waited for it goes on.
+        let read = || {
+            let all = clusters.all();
+            let here = all.iter().map(|cluster| Key::of(cluster.as_ref()));
+            here.filter(|key| namespace.as_deref().is_none_or(|of| of == key.namespace))
+                .for_each(|key| queue.wake(key));
+        };
+        follow(api, Some(CLUSTER), namespace.as_deref(), cache, slim, tell, read).await;
     };
     (kind, work.boxed())
 }

@@ -25,13 +25,17 @@ const TURN: u32 = 120;
 pub struct Cache<T> {
     kind: &'static str,
     objects: RwLock<BTreeMap<Key, Arc<T>>>,
-    unread: watch::Sender<usize>,
+    unread: watch::Sender<BTreeMap<Option<String>, Unread>>,
 }
 
+/// Why what a watch is about has not been told yet: what went wrong last, where something has.
+type Unread = Option<String>;
+
 impl<T> Cache<T> {
-    /// Empty, to be filled by `watches` watches. `kind` is the plural, for logs and metrics.
-    pub fn new(kind: &'static str, watches: usize) -> Self {
-        Self { kind, objects: RwLock::default(), unread: watch::Sender::new(watches) }
+    /// Empty, to be filled by a watch of each of these namespaces (`None`: of all). `kind` is the plural, for logs and metrics.
+    pub fn new(kind: &'static str, namespaces: &[Option<String>]) -> Self {
+        let unread = namespaces.iter().map(|namespace| (namespace.clone(), None)).collect();
+        Self { kind, objects: RwLock::default(), unread: watch::Sender::new(unread) }
     }
 
     /// The plural of what it holds.
@@ -39,15 +43,26 @@ impl<T> Cache<T> {
         self.kind
     }
 
-    /// Whether every watch has told all there is at least once: only then is what is not here not there.
-    pub fn is_complete(&self) -> bool {
-        *self.unread.borrow() == 0
+    /// Whether all there is in this namespace has been told at least once: only then is what is not here not there. Otherwise
+    /// what went wrong last, empty where nothing has yet.
+    ///
+    /// # Errors
+    /// It has not.
+    pub fn complete_in(&self, namespace: &str) -> Result<(), String> {
+        let unread = self.unread.borrow();
+        let found = unread.iter().find(|(of, _)| of.as_deref().is_none_or(|of| of == namespace));
+        found.map_or(Ok(()), |(_, why)| Err(why.clone().unwrap_or_default()))
     }
 
-    /// Returns once [`Cache::is_complete`].
-    pub async fn complete(&self) {
-        // The sender lives as long as the cache.
-        let _ = self.unread.subscribe().wait_for(|unread| *unread == 0).await;
+    /// Notes what became of a namespace's first list.
+    fn listed(&self, namespace: Option<&str>, outcome: Result<(), String>) {
+        let unlisted = metrics::WATCH_UNREAD.with_label_values(&[self.kind, namespace.unwrap_or_default()]);
+        unlisted.set(i64::from(outcome.is_err()));
+        let namespace = namespace.map(str::to_owned);
+        self.unread.send_modify(|unread| match outcome {
+            Ok(()) => _ = unread.remove(&namespace),
+            Err(why) => _ = unread.insert(namespace, Some(why)),
+        });
     }
 
     /// One object.
@@ -107,7 +122,8 @@ pub enum Seen<'o, T> {
 }
 
 /// Keeps a cache by watching, for ever. `namespace` is what the watch is confined to; `None`: everything.
-/// `slim` takes from objects what nobody needs; `tell` hears what changes, after the cache.
+/// `slim` takes from objects what nobody needs; `tell` hears what changes, after the cache; `read`, that all there is has been
+/// told for the first time.
 pub async fn follow<T>(
     api: Api<DeserializeGuard<T>>,
     selector: Option<&str>,
@@ -115,6 +131,7 @@ pub async fn follow<T>(
     cache: Arc<Cache<T>>,
     slim: impl Fn(&mut T) + Send,
     tell: impl Fn(Seen<'_, T>) + Send,
+    read: impl Fn() + Send,
 ) where
     T: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
@@ -122,6 +139,7 @@ pub async fn follow<T>(
     let mut events = watch_objects(api, config.timeout(TURN)).default_backoff().boxed();
     let mut listed = HashSet::new();
     let mut complete = false;
+    metrics::WATCH_UNREAD.with_label_values(&[cache.kind, namespace.unwrap_or_default()]).set(1);
     // The stream has no end.
     while let Some(event) = events.next().await {
         let event = match event {
@@ -129,6 +147,9 @@ pub async fn follow<T>(
             Err(error) => {
                 metrics::WATCH_ERRORS.with_label_values(&[cache.kind]).inc();
                 tracing::warn!(%error, kind = cache.kind, namespace, "a watch broke: it is begun again");
+                if !complete {
+                    cache.listed(namespace, Err(error.to_string()));
+                }
                 continue;
             }
         };
@@ -148,7 +169,8 @@ pub async fn follow<T>(
                 gone.iter().for_each(|object| tell(Seen::Changed(Some(object), None)));
                 listed.clear();
                 if !std::mem::replace(&mut complete, true) {
-                    cache.unread.send_modify(|unread| *unread = unread.saturating_sub(1));
+                    cache.listed(namespace, Ok(()));
+                    read();
                 }
             }
             Event::Apply(object) => take(&cache, object, &slim, &tell),
@@ -205,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_watch_that_lags_takes_nothing_back() {
-        let cache = Cache::new("configmaps", 0);
+        let cache = Cache::new("configmaps", &[]);
         cache.put(object("a", "12", "demo"));
         cache.put(object("a", "9", "demo"));
         assert_eq!(cache.all()[0].resource_version().as_deref(), Some("12"));
@@ -217,7 +239,7 @@ mod tests {
 
     #[test]
     fn objects_are_told_apart_by_their_cluster() {
-        let cache = Cache::new("configmaps", 0);
+        let cache = Cache::new("configmaps", &[]);
         cache.put(object("a", "1", "demo"));
         cache.put(object("b", "2", "other"));
         let names: Vec<_> =

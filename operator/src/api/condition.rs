@@ -105,6 +105,8 @@ documented! {
         ApplyFailed,
         /// The Kubernetes API does not answer; tried again.
         ApiUnavailable,
+        /// Objects of a kind can't be watched in this namespace; the message names the kind and what the API server said.
+        WatchFailing,
         /// `spec.paused` is true.
         Paused,
         /// `spec.paused` is false.

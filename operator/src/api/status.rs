@@ -13,6 +13,10 @@ pub struct ImClusterStatus {
     /// The `metadata.generation` that this was written for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// The `metadata.generation` whose spec was last applied in full: less than that of the ImCluster while its spec is not, be
+    /// it wrong, refused or paused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied_generation: Option<i64>,
     /// The version that all of the cluster runs. While it is being upgraded: the one before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,

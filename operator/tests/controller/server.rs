@@ -33,6 +33,8 @@ struct State {
     changes: broadcast::Sender<(String, Value)>,
     /// Watches of these kinds answer with this code instead.
     broken_watches: BTreeMap<String, u16>,
+    /// Nothing in these may be listed or watched.
+    refused_namespaces: HashSet<String>,
     groups: HashSet<String>,
 }
 
@@ -53,6 +55,7 @@ impl Server {
             faults: Vec::new(),
             changes: broadcast::Sender::new(4096),
             broken_watches: BTreeMap::new(),
+            refused_namespaces: HashSet::new(),
             groups: HashSet::new(),
         })))
     }
@@ -89,6 +92,11 @@ impl Server {
             None => state.broken_watches.remove(kind),
         };
         state.changes = broadcast::Sender::new(4096);
+    }
+
+    /// Nothing in this namespace may be listed or watched.
+    pub(crate) fn refuse_namespace(&self, namespace: &str) {
+        self.state().refused_namespaces.insert(namespace.to_owned());
     }
 
     /// The writes since the last call.
@@ -148,6 +156,9 @@ impl Server {
         }
         let (plural, subresource) = kind.split_once('/').unwrap_or((&kind, ""));
         let (namespace, name) = place(&path);
+        if namespace.as_ref().is_some_and(|namespace| state.refused_namespaces.contains(namespace)) {
+            return status(403, "forbidden: asked for by the test");
+        }
         let key = (plural.to_owned(), namespace.unwrap_or_else(|| "chat".to_owned()), name.clone().unwrap_or_default());
         match (parts.method(), name.is_some()) {
             (&Method::GET, false) if verb == "watch" => state.watch(plural, &query),

@@ -22,7 +22,6 @@ const MANAGED: &[&str] = &[
     "statefulsets",
     "deployments",
     "secrets",
-    "configmaps",
 ];
 
 pub(crate) struct World {
@@ -71,7 +70,11 @@ impl World {
 
     /// Another operator process at an API server that has been used.
     async fn join(server: Server) -> Self {
-        let context = Arc::new(Context::new(server.client(Gate::open()), settings(), "test"));
+        Self::join_as(server, settings()).await
+    }
+
+    async fn join_as(server: Server, settings: Settings) -> Self {
+        let context = Arc::new(Context::new(server.client(Gate::open()), settings, "test"));
         let mut work = JoinSet::new();
         for (_, task) in controller::work(&context) {
             work.spawn(task);
@@ -95,6 +98,12 @@ impl World {
         })
         .await
         .expect("it never comes to rest");
+    }
+
+    /// Until it is no more waited for what has not been read.
+    async fn after_reading(&self) {
+        sleep(Duration::from_secs(20)).await;
+        self.rest().await;
     }
 
     /// What Kubernetes would do: pods of every Deployment, ready.
@@ -283,7 +292,7 @@ async fn one_watch_that_fails_keeps_no_other_from_going_on() {
     let world = World::with(|server| server.put("imclusters", cluster(&external()))).await;
     world.settle().await;
     world.server.writes();
-    world.server.break_watch("configmaps", Some(500));
+    world.server.break_watch("networkpolicies", Some(500));
     world.server.edit("imclusters", "demo", |cluster| cluster["spec"]["logic"]["replicas"] = json!(3));
     world.rest().await;
     assert_eq!(world.server.get("deployments", "demo-logic").unwrap()["spec"]["replicas"], 3);
@@ -295,6 +304,94 @@ async fn one_watch_that_fails_keeps_no_other_from_going_on() {
     world.server.edit("imclusters", "demo", |cluster| cluster["spec"]["logic"]["replicas"] = json!(2));
     world.rest().await;
     assert_eq!(world.server.get("deployments", "demo-logic").unwrap()["spec"]["replicas"], 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_listed_holds_up_only_what_needs_it_and_is_told() {
+    // Of what each object can be asked for by itself.
+    let world = World::with(|server| {
+        server.put("imclusters", cluster(&external()));
+        server.break_watch("networkpolicies", Some(403));
+    })
+    .await;
+    world.after_reading().await;
+    world.settle().await;
+    assert_eq!(world.server.get("deployments", "demo-logic").unwrap()["spec"]["replicas"], 2);
+    assert_eq!(world.condition("Ready"), is("True", "AsExpected"));
+    assert_eq!(world.condition("Degraded"), is("True", "WatchFailing"));
+    world.server.break_watch("networkpolicies", None);
+    world.rest().await;
+    assert_eq!(world.condition("Degraded").0, "False");
+
+    // Without these nothing can be known.
+    let world = World::with(|server| {
+        server.put("imclusters", cluster(&external()));
+        server.break_watch("statefulsets", Some(403));
+    })
+    .await;
+    world.after_reading().await;
+    assert_eq!(world.condition("Degraded"), is("True", "WatchFailing"));
+    for kind in ["Ready", "Available", "ConnectReady", "Progressing"] {
+        assert_eq!(world.condition(kind), is("Unknown", "WatchFailing"), "{kind}");
+    }
+    assert!(world.server.get("deployments", "demo-logic").is_none(), "nothing is decided blindly");
+    world.server.break_watch("statefulsets", None);
+    world.rest().await;
+    world.settle().await;
+    assert_eq!(world.condition("Ready").0, "True");
+    assert_eq!(world.condition("Degraded").0, "False");
+}
+
+#[tokio::test(start_paused = true)]
+async fn ready_and_version_speak_of_a_spec_that_was_applied() {
+    let world = World::with(|server| server.put("imclusters", cluster(&external()))).await;
+    world.settle().await;
+    let version = || world.server.get("imclusters", "demo").unwrap()["status"]["version"].clone();
+    assert_eq!((world.condition("Ready").0.as_str(), version()), ("True", json!("1.0.0")));
+
+    // A new version that names a Secret that is not there.
+    world.server.edit("imclusters", "demo", |cluster| {
+        cluster["spec"]["version"] = json!("2.0.0");
+        cluster["spec"]["redis"]["external"]["urlSecret"]["name"] = json!("not-there");
+    });
+    world.rest().await;
+    assert_eq!(world.condition("Ready"), is("False", "ReferenceMissing"));
+    assert_eq!(world.condition("Available").0, "True", "what ran before goes on");
+    assert_eq!(version(), json!("1.0.0"));
+
+    // While paused.
+    world.server.edit("imclusters", "demo", |cluster| {
+        cluster["spec"]["redis"]["external"]["urlSecret"]["name"] = json!("their-redis");
+        cluster["spec"]["paused"] = json!(true);
+    });
+    world.rest().await;
+    assert_eq!(world.condition("Ready"), is("False", "Paused"));
+    assert_eq!(version(), json!("1.0.0"));
+
+    // A hiccup of the API server changes nothing about a spec that was applied.
+    world.server.edit("imclusters", "demo", |cluster| cluster["spec"]["paused"] = json!(false));
+    world.rest().await;
+    // Logic first, then connect.
+    world.settle().await;
+    world.settle().await;
+    assert_eq!((world.condition("Ready").0.as_str(), version()), ("True", json!("2.0.0")));
+    world.server.fail("get", "secrets", 500, 2);
+    world.server.edit("imclusters", "demo", |cluster| cluster["metadata"]["labels"] = json!({"a": "b"}));
+    world.rest().await;
+    assert_eq!(world.condition("Ready").0, "True");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_that_is_gone_holds_up_no_other() {
+    let server = Server::new();
+    server.put("secrets", secret("their-redis", "url"));
+    server.put("imclusters", cluster(&external()));
+    server.refuse_namespace("gone");
+    let of = Settings { watch_namespaces: vec!["gone".to_owned(), "chat".to_owned()], ..settings() };
+    let world = World::join_as(server, of).await;
+    world.settle().await;
+    assert_eq!(world.condition("Ready").0, "True");
+    assert_eq!(world.condition("Degraded").0, "False");
 }
 
 #[tokio::test(start_paused = true)]
