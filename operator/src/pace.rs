@@ -50,6 +50,7 @@ fn observe(context: &Context, valid: &Valid) -> Observed {
     Observed {
         wanted: connect.replicas,
         max_draining: build::max_draining(&connect.rollout, connect.replicas),
+        by_node: valid.is_reached_by_node(),
         deployment: deployment.map(|deployment| rollout::Deployment {
             replicas: deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1),
             observed: deployment.status.as_ref().and_then(|status| status.observed_generation)

@@ -10,6 +10,11 @@ mod tests;
 
 /// What is annotated on the pod that is to go next: less than any other's.
 pub const VICTIM: i32 = -1000;
+/// What is annotated on old pods that take no new clients any more, plus how many new ones were ready when they ceased to:
+/// those that ceased first go first. Whoever was moved to one of the others meets new pods alone when that one goes.
+pub const LEAVING: i32 = -900;
+/// What is added at most.
+const CEASED: i32 = 500;
 
 /// A connect pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +51,8 @@ pub struct Observed {
     pub wanted: i32,
     /// Pods that may drain at once, at least 1.
     pub max_draining: i32,
+    /// A node whose pods take no new clients is taken for dead by the load balancer, which then cuts the clients it has.
+    pub by_node: bool,
     /// `None` before the first start.
     pub deployment: Option<Deployment>,
     /// Every pod, those that end included.
@@ -73,14 +80,15 @@ pub struct Decision {
 pub fn decide(seen: &Observed) -> Decision {
     let staying: Vec<&Pod> = seen.pods.iter().filter(|pod| !pod.ending).collect();
     let (victims, replicas) = shrink(seen, &staying);
-    let cost = costs(&staying, victims.as_deref());
+    let stay = takers(seen, &staying);
+    let cost = costs(&staying, victims.as_deref(), &stay);
     let marked = |pod: &&Pod| pod.cost == Some(VICTIM);
     let passed_over = staying.iter().any(marked);
     let otherwise = seen.pods.iter().filter(|pod| pod.ending && pod.newest && !marked(pod) && passed_over);
     Decision {
         replicas,
         paused: is_to_pause(seen, &staying),
-        accept: accept(&staying),
+        accept: accept(&staying, &stay),
         cost,
         picked_otherwise: otherwise.map(|pod| pod.name.clone()).collect(),
         progressing: progress(seen, &staying, replicas),
@@ -105,10 +113,22 @@ fn is_to_pause(seen: &Observed, staying: &[&Pod]) -> bool {
     rolling && draining > 0 && draining + beyond > seen.max_draining
 }
 
-/// Clients go to new pods as soon as one is ready, so that they move once; while none is, to whatever there is.
-fn accept(staying: &[&Pod]) -> Vec<(String, bool)> {
-    let only_newest = staying.iter().any(|pod| pod.newest && pod.ready);
-    let wanted = |pod: &Pod| pod.newest || !only_newest;
+/// Who takes new clients. The new pods, so that who moves has moved; beside them as many old ones as make half of all, so that
+/// no pod gets more than twice its share. The others go first: whoever came to an old one moves once more, to a new one.
+/// While no new pod is ready, all do.
+fn takers<'p>(seen: &Observed, staying: &[&'p Pod]) -> Vec<&'p str> {
+    let ready = staying.iter().filter(|pod| pod.newest && pod.ready).count();
+    let half = usize::try_from(seen.wanted.max(1)).unwrap_or(1).div_ceil(2);
+    let keep = if ready == 0 || seen.by_node { usize::MAX } else { half.saturating_sub(ready) };
+    // Those that do already go on, so that none is asked back and forth.
+    let mut old: Vec<&Pod> = staying.iter().copied().filter(|pod| !pod.newest).collect();
+    old.sort_by_key(|pod| (!pod.ready, !pod.accepts, &pod.name));
+    let newest = staying.iter().copied().filter(|pod| pod.newest);
+    newest.chain(old.into_iter().take(keep)).map(|pod| pod.name.as_str()).collect()
+}
+
+fn accept(staying: &[&Pod], takers: &[&str]) -> Vec<(String, bool)> {
+    let wanted = |pod: &Pod| takers.contains(&pod.name.as_str());
     let wrong = staying.iter().filter(|pod| pod.accepts != wanted(pod));
     wrong.map(|pod| (pod.name.clone(), wanted(pod))).collect()
 }
@@ -152,9 +172,17 @@ fn victim<'p>(staying: &[&'p Pod]) -> Option<&'p Pod> {
     known.min_by_key(|(connections, pod)| (pod.newest, *connections, pod.name.clone())).map(|(_, pod)| pod)
 }
 
-fn costs(staying: &[&Pod], victim: Option<&str>) -> Vec<(String, Option<i32>)> {
-    let wanted = |pod: &Pod| (victim == Some(pod.name.as_str())).then_some(VICTIM);
-    let ours = |pod: &Pod| pod.cost.is_none() || pod.cost == Some(VICTIM);
+fn costs(staying: &[&Pod], victim: Option<&str>, takers: &[&str]) -> Vec<(String, Option<i32>)> {
+    let ready = count(staying.iter().filter(|pod| pod.newest && pod.ready).count());
+    let is_leaving = |cost: &i32| (LEAVING..=LEAVING + CEASED).contains(cost);
+    let wanted = |pod: &Pod| match pod.name.as_str() {
+        name if victim == Some(name) => Some(VICTIM),
+        name if !takers.contains(&name) => {
+            pod.cost.filter(is_leaving).or(Some(LEAVING.saturating_add(ready.min(CEASED))))
+        }
+        _ => None,
+    };
+    let ours = |pod: &Pod| pod.cost.is_none_or(|cost| cost == VICTIM || is_leaving(&cost));
     let wrong = staying.iter().filter(|pod| ours(pod) && pod.cost != wanted(pod));
     wrong.map(|pod| (pod.name.clone(), wanted(pod))).collect()
 }

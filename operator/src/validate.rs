@@ -62,6 +62,11 @@ impl Valid {
         let service = &self.0.spec.connect.service;
         service.kind != ServiceType::ClusterIP && service.external_traffic_policy == Some(TrafficPolicy::Cluster)
     }
+
+    /// Whether a load balancer sends clients only to nodes that have a pod which takes new ones, and may cut those of others.
+    pub fn is_reached_by_node(&self) -> bool {
+        self.0.spec.connect.service.kind != ServiceType::ClusterIP && !self.hides_addresses()
+    }
 }
 
 /// Takes an ImCluster that was read from the API server.

@@ -10,7 +10,13 @@ fn pod(name: &str, newest: bool) -> Pod {
 }
 
 fn seen(wanted: i32, replicas: i32, pods: Vec<Pod>) -> Observed {
-    Observed { wanted, max_draining: 1, deployment: Some(Deployment { replicas, observed: true }), pods }
+    Observed {
+        wanted,
+        max_draining: 1,
+        by_node: false,
+        deployment: Some(Deployment { replicas, observed: true }),
+        pods,
+    }
 }
 
 #[test]
@@ -35,6 +41,7 @@ fn the_next_replacement_waits_for_the_drain_before() {
     let decided = decide(&seen(2, 2, pods.clone()));
     assert!(decided.paused);
     assert_eq!(decided.accept, [("b".to_owned(), false)]);
+    assert_eq!(decided.cost, [("b".to_owned(), Some(LEAVING + 1))]);
     assert_eq!(decided.progressing.unwrap().reason, Reason::RollingOut);
     assert!(!decide(&seen(2, 2, pods[1..].to_vec())).paused);
 }
@@ -94,6 +101,7 @@ struct World {
     drain: u32,
     start: u32,
     most_draining: i32,
+    by_node: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -123,6 +131,7 @@ impl World {
             drain,
             start,
             most_draining: 0,
+            by_node: false,
         };
         (0..replicas).for_each(|_| world.make());
         world.pods.iter_mut().for_each(|pod| pod.born = 0);
@@ -204,6 +213,7 @@ impl World {
         Observed {
             wanted: self.wanted,
             max_draining: self.max_draining,
+            by_node: self.by_node,
             deployment: Some(Deployment { replicas: self.replicas, observed: true }),
             pods: self.pods.iter().map(pod).collect(),
         }
@@ -284,6 +294,73 @@ fn without_the_operator_more_drain_at_once_and_the_end_is_the_same() {
     world.template = 2;
     settle(&mut world, |now| if now % 100 == 0 { usize::MAX } else { 0 });
     assert!(world.most_draining > 1);
+}
+
+/// Clients that move when their pod ends, to any pod that takes new ones.
+struct Clients {
+    /// Where each is, and how often it has moved.
+    places: Vec<(String, u32)>,
+    dice: u64,
+}
+
+impl Clients {
+    fn on(world: &World, each: usize) -> Self {
+        let places = world.pods.iter().flat_map(|pod| std::iter::repeat_n((pod.name.clone(), 0), each)).collect();
+        Self { places, dice: 7 }
+    }
+
+    fn follow(&mut self, world: &World) {
+        let takes = |pod: &&Simulated| pod.ends.is_none() && pod.accepts && world.ready(pod);
+        let takers: Vec<&Simulated> = world.pods.iter().filter(takes).collect();
+        for (place, moves) in &mut self.places {
+            let stays = world.pods.iter().any(|pod| pod.name == *place && pod.ends.is_none());
+            if !stays && !takers.is_empty() {
+                self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                place.clone_from(&takers[(self.dice >> 33) as usize % takers.len()].name);
+                *moves += 1;
+            }
+        }
+    }
+
+    fn most_on_one(&self, world: &World) -> usize {
+        world
+            .pods
+            .iter()
+            .map(|pod| self.places.iter().filter(|(place, _)| *place == pod.name).count())
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+#[test]
+fn clients_move_twice_at_most_and_no_pod_takes_more_than_twice_its_share() {
+    const EACH: usize = 400;
+    for replicas in [1, 2, 3, 4, 7, 10] {
+        let mut world = World::new(replicas, 1, 60, 5);
+        let mut clients = Clients::on(&world, EACH);
+        world.template = 2;
+        for _ in 0..2_000 {
+            world.tick();
+            world.visit(usize::MAX);
+            clients.follow(&world);
+            let most = clients.most_on_one(&world);
+            // With what chance adds.
+            assert!(most <= 2 * EACH + EACH / 4, "{replicas} pods: one has {most}");
+        }
+        assert!(world.is_settled());
+        let moves = clients.places.iter().map(|(_, moves)| *moves).max();
+        assert!(moves <= Some(2), "{replicas} pods: {moves:?}");
+    }
+}
+
+#[test]
+fn a_surge_that_never_gets_ready_and_a_balancer_of_nodes_change_nothing_for_clients() {
+    let new = Pod { ready: false, ..pod("c", true) };
+    let decided = decide(&seen(2, 2, vec![pod("a", false), pod("b", false), new]));
+    assert_eq!((decided.accept, decided.cost), (Vec::new(), Vec::new()));
+    let by_node = Observed { by_node: true, ..seen(2, 2, vec![pod("a", false), pod("b", false), pod("c", true)]) };
+    let decided = decide(&by_node);
+    assert_eq!((decided.accept, decided.cost), (Vec::new(), Vec::new()));
 }
 
 #[test]
