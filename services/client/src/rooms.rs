@@ -157,6 +157,10 @@ pub(crate) struct Rooms {
     unwanted: HashSet<RoomId>,
     /// Under `all`: rooms that the user has left; late messages from a lane behind must not revive them.
     left: HashSet<RoomId>,
+    /// Under `all`: rooms that the server has begun to deliver, and of which nothing has come.
+    begun: HashSet<RoomId>,
+    /// Of these, those that were begun on connections that are no more.
+    in_doubt: HashSet<RoomId>,
 }
 
 impl Rooms {
@@ -187,6 +191,7 @@ impl Rooms {
     /// The application no longer wants a room.
     pub(crate) fn unwant(&mut self, room: &RoomId) {
         self.rooms.remove(room);
+        self.settle(room);
         if self.all {
             self.unwanted.insert(room.clone());
         }
@@ -197,12 +202,29 @@ impl Rooms {
         if self.all {
             self.left.insert(room.clone());
         }
+        self.settle(room);
         self.rooms.remove(room).is_some()
     }
 
-    /// The server says that the user is a member of the room now.
-    pub(crate) fn join(&mut self, room: &RoomId) {
+    /// The server says that the user is a member of the room now; `begun`: and that it is delivered from now on.
+    pub(crate) fn join(&mut self, room: &RoomId, begun: bool) {
         self.left.remove(room);
+        if begun && self.all && !self.rooms.contains_key(room) {
+            self.begun.insert(room.clone());
+        }
+    }
+
+    /// It shows where the room stands, or that it is heard no more.
+    fn settle(&mut self, room: &RoomId) {
+        self.begun.remove(room);
+        self.in_doubt.remove(room);
+    }
+
+    /// All rooms of the user have been told, and these stayed away of those that were begun before.
+    pub(crate) fn missing(&mut self) -> Vec<RoomId> {
+        let missing: Vec<RoomId> = self.in_doubt.drain().collect();
+        missing.iter().for_each(|room| _ = self.begun.remove(room));
+        missing
     }
 
     /// A connection takes a lane anew: nothing is known of its node. `alone`: there is no other.
@@ -217,6 +239,7 @@ impl Rooms {
         }
         if alone {
             self.left.clear();
+            self.in_doubt.clone_from(&self.begun);
         }
     }
 
@@ -269,6 +292,7 @@ impl Rooms {
             return Heard { after: head, new: false, fetch: false, unwanted: true };
         }
         self.left.remove(id);
+        self.settle(id);
         let start = if late { joined.min(head) } else { head };
         let mut new = false;
         let room = self.rooms.entry(id.clone()).or_insert_with(|| {
@@ -301,6 +325,7 @@ impl Rooms {
             if !self.all || self.unwanted.contains(&message.room) || self.left.contains(&message.room) {
                 return Verdict::NotHeard;
             }
+            self.settle(&message.room);
             self.rooms.insert(message.room.clone(), Room::new(None, message.epoch));
         }
         let Some(room) = self.rooms.get_mut(&message.room) else { return Verdict::NotHeard };

@@ -72,6 +72,10 @@ export class Rooms {
     this.unwanted = new Set();
     /** Under `all`: rooms that the user has left; late messages from a lane behind must not revive them. */
     this.left = new Set();
+    /** Under `all`: rooms that the server has begun to deliver, and of which nothing has come. */
+    this.begun = new Set();
+    /** Of these, those that were begun on connections that are no more. */
+    this.inDoubt = new Set();
     for (const position of positions) this.want(position);
   }
 
@@ -92,18 +96,34 @@ export class Rooms {
   /** The application no longer wants a room. */
   unwant(id) {
     this.rooms.delete(id);
+    this.#settle(id);
     if (this.all) this.unwanted.add(id);
   }
 
   /** The server says that the room is not heard any more. */
   leave(id) {
     if (this.all) this.left.add(id);
+    this.#settle(id);
     return this.rooms.delete(id);
   }
 
-  /** The server says that the user is a member of the room now. */
-  join(id) {
+  /** The server says that the user is a member of the room now; `begun`: and that it is delivered from now on. */
+  join(id, begun) {
     this.left.delete(id);
+    if (begun && this.all && !this.rooms.has(id)) this.begun.add(id);
+  }
+
+  /** It shows where the room stands, or that it is heard no more. */
+  #settle(id) {
+    this.begun.delete(id);
+    this.inDoubt.delete(id);
+  }
+
+  /** All rooms of the user have been told, and these stayed away of those that were begun before. */
+  missing() {
+    const missing = [...this.inDoubt];
+    for (const id of missing) this.#settle(id);
+    return missing;
   }
 
   /** A connection takes a lane anew: nothing is known of its node. `alone`: there is no other. */
@@ -116,7 +136,10 @@ export class Rooms {
       room.repair[lane] = null;
       room.takenBack[lane] = 0;
     }
-    if (alone) this.left.clear();
+    if (alone) {
+      this.left.clear();
+      this.inDoubt = new Set(this.begun);
+    }
   }
 
   /** The positions of rooms that were not asked for on a lane yet. They count as asked from now on. */
@@ -158,6 +181,7 @@ export class Rooms {
     let room = this.rooms.get(id);
     if (this.unwanted.has(id) || !(this.all || room)) return { after: head, fetch: false, unwanted: true };
     this.left.delete(id);
+    this.#settle(id);
     const isNew = !room;
     if (!room) {
       room = new Room(late ? Math.min(joined, head) : head, epoch);
@@ -187,6 +211,7 @@ export class Rooms {
     let room = this.rooms.get(message.room);
     if (!room) {
       if (!this.all || this.unwanted.has(message.room) || this.left.has(message.room)) return { verdict: "not_heard" };
+      this.#settle(message.room);
       room = new Room(null, message.epoch);
       this.rooms.set(message.room, room);
     }

@@ -245,8 +245,9 @@ export class Session {
   }
 
   #roomChanged(connection, { room, subscribed, reason }) {
-    if (subscribed) {
-      this.rooms.join(room);
+    // Not subscribed and one of these: a member of a room that this connection was not asked to hear.
+    if (subscribed || reason === "joined" || reason === "created") {
+      this.rooms.join(room, subscribed);
     } else {
       this.rooms.leave(room);
       for (const each of this.connections()) {

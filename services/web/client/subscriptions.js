@@ -121,6 +121,10 @@ export class Subscriptions {
       else this.#heard(connection, late, result, positions.get(result.room));
     }
     this.allKnown ||= asked.all;
+    if (asked.all) {
+      // Their end was not told, as nobody knew that the client would come back.
+      for (const room of this.rooms.missing()) this.session.emit("room", { room, subscribed: false, reason: "left" });
+    }
     this.#tell(results, asked.all);
     this.checkResumed(connection);
   }

@@ -377,6 +377,27 @@ test("under all, a room joined while away is fetched from the joining on, and on
   assert.deepEqual(named(events, "room"), [{ room: "r", subscribed: false, reason: "kicked" }]);
 });
 
+test("a room that was begun and is gone after a reconnection is told", async () => {
+  const stage = new Stage();
+  const { events } = await stage.client({ all: true });
+  let auth = await stage.welcome();
+  stage.socket.say({ op: "subscribed", req: auth.req, rooms: [] });
+  for (const room of ["kept", "gone"]) stage.socket.say({ op: "room_changed", room, subscribed: true, reason: "joined" });
+  stage.socket.drop();
+  await stage.pass(150);
+  auth = await stage.welcome();
+  stage.socket.say({ op: "subscribed", req: auth.req, rooms: [heard(3, { room: "kept", joined: 3 })] });
+  assert.deepEqual(named(events, "room").at(-1), { room: "gone", subscribed: false, reason: "left" });
+  assert.equal(named(events, "room").length, 3);
+});
+
+test("becoming a member of a room that is asked for does not end it", async () => {
+  const { stage, events } = await inRoom(2);
+  stage.socket.say({ op: "room_changed", room: "r", subscribed: false, reason: "joined" });
+  stage.socket.say(message(3));
+  assert.deepEqual(story(events), [3]);
+});
+
 test("whatever a server says, the client neither throws nor hangs", async () => {
   for (const said of ["", "[]", "null", "{", '{"op":1}', '{"op":"tomorrow"}', '{"op":"subscribed"}', '{"op":"ack"}', '{"op":"error"}', '{"op":"history","req":99}', '{"op":"move","to":7}', '{"op":"subscribed","rooms":{}}', '{"op":"close"}']) {
     const { stage, client } = await inRoom(0);

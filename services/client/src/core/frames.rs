@@ -178,7 +178,7 @@ impl Core {
     fn room_changed(&mut self, lane: Lane, room: RoomId, subscribed: bool, reason: String, now: Instant) {
         // "joined" and not subscribed: the user became a member of a room that this connection was not asked to hear.
         if subscribed || is_joining(&reason) {
-            self.rooms.join(&room);
+            self.rooms.join(&room, subscribed);
         } else {
             self.rooms.leave(&room);
             for each in Lane::BOTH {

@@ -130,6 +130,15 @@ impl Core {
             }
         }
         self.all_known |= asked.all;
+        if asked.all {
+            // Their end was not told, as nobody knew that the client would come back.
+            let ended = self.rooms.missing().into_iter();
+            self.events.extend(ended.map(|room| Event::RoomChanged {
+                room,
+                subscribed: false,
+                reason: "left".to_owned(),
+            }));
+        }
         self.tell_waiters(&results, asked.all);
         self.check_resumed(lane, now);
     }

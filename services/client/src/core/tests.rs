@@ -434,6 +434,26 @@ async fn becoming_a_member_of_a_room_that_is_being_asked_for_does_not_end_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_room_that_was_begun_and_is_gone_after_a_reconnection_is_told() {
+    let mut play = Play::new(setup(options(), Vec::new(), true, false));
+    play.connect(Lane::A);
+    for name in ["kept", "gone"] {
+        play.say(Lane::A, 0, ServerOp::RoomChanged { room: room(name), subscribed: true, reason: "joined".to_owned() });
+    }
+    play.core.lost(Lane::A, Loss::default(), play.now);
+    play.wait();
+    play.actions();
+    let auth = play.authenticate(Lane::A);
+    play.events();
+    let (kept, kind) = (room("kept"), "group".to_owned());
+    let rooms = vec![SubscribedRoom::Ok { room: kept, kind, epoch: 1, head: 3, read: 0, joined: 3 }];
+    play.say(Lane::A, auth.req, ServerOp::Subscribed { rooms });
+    let events = play.events();
+    let ended = Event::RoomChanged { room: room("gone"), subscribed: false, reason: "left".to_owned() };
+    assert_eq!(events.iter().filter(|event| matches!(event, Event::RoomChanged { .. })).collect::<Vec<_>>(), [&ended]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_room_joined_while_away_is_begun_at_the_joining() {
     let mut play = Play::new(setup(options(), Vec::new(), true, false));
     play.connect(Lane::A);

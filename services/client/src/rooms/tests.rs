@@ -182,7 +182,7 @@ fn a_room_left_is_not_revived_by_a_connection_that_lags() {
     all.message(Lane::A, false, &message("x", 1, 5));
     assert!(all.leave(&id("x")));
     assert_eq!(all.message(Lane::A, false, &message("x", 1, 6)), Verdict::NotHeard);
-    all.join(&id("x"));
+    all.join(&id("x"), true);
     assert_eq!(all.message(Lane::A, true, &message("x", 1, 9)), Verdict::Deliver);
 }
 
