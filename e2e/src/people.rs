@@ -154,10 +154,21 @@ impl People {
     }
 
     async fn connected(&self) -> Result<()> {
+        let until = Instant::now() + Duration::from_secs(60);
         for person in &self.persons {
-            let client = person.client();
-            let connected = tokio::time::timeout(Duration::from_secs(60), client.connected());
-            connected.await.with_context(|| format!("{} does not get in: {:?}", person.user, client.state()))??;
+            loop {
+                let client = person.client();
+                let left = until.saturating_duration_since(Instant::now());
+                let connected = tokio::time::timeout(left, client.connected()).await;
+                let told = || format!("{} does not get in: {:?}", person.user, client.state());
+                match connected.with_context(told)? {
+                    Ok(()) => break,
+                    // A node may have heard of the end of a ban a second after the client came back.
+                    Err(end) if Instant::now() > until => return Err(end).with_context(told),
+                    Err(_) => self.return_who_was_thrown_out()?,
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
         }
         Ok(())
     }
