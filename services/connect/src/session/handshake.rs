@@ -204,7 +204,9 @@ impl<'a> Unidentified<'a> {
             match asked {
                 Err(fault) if may_wait(&fault) && Instant::now() < give_up && connection.ending().is_none() => {
                     waits.get_or_insert_with(Waiting::begin);
-                    let jittered = pause.mul_f64(rand::random_range(0.5..1.0));
+                    // The last question leaves time to say what came of it.
+                    let left = give_up.saturating_duration_since(Instant::now());
+                    let jittered = pause.mul_f64(rand::random_range(0.5..1.0)).min(left);
                     self.wire.busy(Box::pin(tokio::time::sleep(jittered))).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
