@@ -129,11 +129,13 @@ async fn round(
 ) -> (Said, Duration) {
     let mut said = Said::default();
     let mut acted = false;
+    // What is about to go is left as it is.
+    let looks_only = cluster.spec.paused || cluster.metadata.deletion_timestamp.is_some();
     if cluster.spec.redis.mode != RedisMode::External {
         let seen = look(context, key, cluster, known).await;
         figures::redis(key, &seen);
         let decision = redis::decide(&seen);
-        for action in decision.actions.iter().filter(|_| !cluster.spec.paused) {
+        for action in decision.actions.iter().filter(|_| !looks_only) {
             acted = true;
             if let Err(error) = redis::act::carry_out(context, key, known, action).await {
                 tracing::warn!(cluster = %key, ?action, %error, "not done: looked at again");
@@ -143,7 +145,7 @@ async fn round(
         let master = decision.master.and_then(|place| seen.servers.get(place));
         said.master = master.and_then(|server| server.host.split('.').next()).map(str::to_owned);
         said.redis_bootstrapped = seen.servers.iter().any(|server| server.latched);
-        if !acted && decision.verdict.holds() && !cluster.spec.paused && certificates.elapsed() >= CERTIFICATES {
+        if !acted && decision.verdict.holds() && !looks_only && certificates.elapsed() >= CERTIFICATES {
             *certificates = Instant::now();
             renewal::round(context, key, known, &seen).await;
         }
@@ -154,7 +156,7 @@ async fn round(
         figures::etcd(key, &seen);
         let decision = etcd::decide(&seen);
         let serving = seen.places.iter().position(|place| place.answer.is_some_and(|answer| !answer.learner));
-        for action in decision.actions.iter().filter(|_| !cluster.spec.paused) {
+        for action in decision.actions.iter().filter(|_| !looks_only) {
             acted = true;
             if let Err(error) = etcd::act::carry_out(context, key, known, serving.unwrap_or_default(), *action).await {
                 tracing::warn!(cluster = %key, ?action, %error, "not done: looked at again");
