@@ -68,17 +68,20 @@ pub fn tier(stores: &Stores, cluster: &Key, tier: Tier, now: Timestamp) -> Seen 
     let pods: Vec<Arc<Pod>> = stores.pods.of_cluster(cluster).into_iter().filter(|pod| is_of(pod, tier)).collect();
     let name = Key::new(&cluster.namespace, format!("{}-{}", cluster.name, tier.name()));
     let mut seen = of_pods(&pods);
-    let mut trouble = None;
+    let (mut trouble, mut lateness) = (None, None);
     if let Some(deployment) = stores.typed::<Deployment>(&name) {
         seen.wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
         seen.rolled_out = deployed(&deployment);
         trouble = refused(&deployment);
+        lateness = late(&deployment);
     } else if let Some(set) = stores.typed::<StatefulSet>(&name) {
         seen.wanted = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
         seen.rolled_out = set_rolled_out(&set, &pods);
     }
     let claims = stores.claims.of_cluster(cluster);
-    seen.trouble = trouble.or_else(|| waiting(&claims, tier, now)).or_else(|| pods.iter().find_map(|pod| of_pod(pod)));
+    let trouble = trouble.or_else(|| waiting(&claims, tier, now));
+    // What a pod says of itself is more than that it is late.
+    seen.trouble = trouble.or_else(|| pods.iter().find_map(|pod| of_pod(pod))).or(lateness);
     seen
 }
 
@@ -132,6 +135,16 @@ fn refused(deployment: &Deployment) -> Option<(Reason, String)> {
     let message = failure.message.clone().unwrap_or_default();
     let reason = if is_quota(&message) { Reason::QuotaExceeded } else { Reason::PodsNotReady };
     Some((reason, message))
+}
+
+/// New pods that are there, start, and do not become ready.
+fn late(deployment: &Deployment) -> Option<(Reason, String)> {
+    let mut conditions = deployment.status.as_ref()?.conditions.iter().flatten();
+    let is_late = |reason: &Option<String>| reason.as_deref() == Some("ProgressDeadlineExceeded");
+    let late = conditions.find(|condition| condition.type_ == "Progressing" && is_late(&condition.reason))?;
+    let told = late.message.clone().unwrap_or_default();
+    let message = format!("{told} Its pods do not become ready: see kubectl describe and kubectl logs of the newest");
+    Some((Reason::ProgressDeadlineExceeded, message))
 }
 
 /// Whether the API server refused something for a quota.
@@ -261,6 +274,21 @@ mod tests {
         let (reason, message) = refused(&serde_json::from_value(deployment).unwrap()).unwrap();
         assert_eq!(reason, Reason::QuotaExceeded);
         assert!(message.contains("small"));
+    }
+
+    #[test]
+    fn pods_that_start_and_do_not_get_ready_are_told_of() {
+        let deployment = |reason: &str| -> Deployment {
+            serde_json::from_value(
+                json!({"metadata": {}, "status": {"conditions": [{"type": "Progressing", "status": "False",
+                "reason": reason, "message": "ReplicaSet demo-logic-2 has timed out progressing."}]}}),
+            )
+            .unwrap()
+        };
+        let (reason, message) = late(&deployment("ProgressDeadlineExceeded")).unwrap();
+        assert_eq!(reason, Reason::ProgressDeadlineExceeded);
+        assert!(message.contains("demo-logic-2"));
+        assert_eq!(late(&deployment("ReplicaSetUpdated")), None);
     }
 
     #[test]

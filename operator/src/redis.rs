@@ -33,8 +33,29 @@ pub struct Answer {
     pub keys: u64,
     /// A master: replicas that are connected.
     pub replicas: usize,
+    /// It still reads its file, and takes nothing until it has.
+    pub loading: bool,
     /// What is only told.
     pub figures: Figures,
+}
+
+impl Answer {
+    /// Why it takes no writes, master or not.
+    fn hindrance(&self) -> Option<(Reason, &'static str)> {
+        let Figures { used_memory, max_memory, stored, .. } = self.figures;
+        if self.loading {
+            Some((Reason::Starting, "still reads its file"))
+        } else if !stored {
+            Some((Reason::DiskFailing, "can't write its file, so it refuses writes: its volume may be full"))
+        } else if max_memory > 0 && used_memory >= max_memory {
+            Some((
+                Reason::MemoryFull,
+                "has used up its memory, so it refuses writes: raise its limit or keep less history",
+            ))
+        } else {
+            None
+        }
+    }
 }
 
 /// What is told of a redis beside what is decided by.
@@ -179,7 +200,14 @@ fn single(seen: &Observed) -> Decision {
     }
     let latch = (!server.latched).then_some(Action::Latch(0));
     let replace = (server.outdated && server.ready && latch.is_none()).then_some(Action::Replace(0));
-    let verdict = Verdict::yes(Reason::AsExpected, "redis takes writes");
+    let hindrance = server.answer.as_ref().and_then(Answer::hindrance);
+    let verdict = match hindrance {
+        Some((reason, why)) => Verdict::no(reason, format!("redis {why}")),
+        None => Verdict::yes(Reason::AsExpected, "redis takes writes"),
+    };
+    if hindrance.is_some_and(|(reason, _)| reason == Reason::Starting) {
+        return Decision::wait(verdict);
+    }
     Decision { actions: latch.into_iter().chain(replace).collect(), verdict, master: Some(0) }
 }
 
@@ -197,6 +225,11 @@ fn without_master(seen: &Observed) -> Decision {
             return Decision::wait(Verdict::no(Reason::Starting, format!("{} redis do not answer yet", silent.len())));
         }
         [first, ..] => return Decision::wait(Verdict::no(Reason::NeedsDecision, lost(seen, *first))),
+    }
+    // What one has is not known before it has read its file.
+    if let Some(loading) = places(seen, |answer| answer.loading).first() {
+        let host = &seen.servers[*loading].host;
+        return Decision::wait(Verdict::no(Reason::Starting, format!("{host} still reads its file")));
     }
     let masters: Vec<usize> = places(seen, |answer| answer.master);
     let lead = match masters.as_slice() {
@@ -266,7 +299,9 @@ fn with_master(seen: &Observed, master: &str) -> Decision {
         return Decision { actions, verdict, master: None };
     };
     let others = seen.servers.len().saturating_sub(1);
-    let verdict = if answer.replicas < seen.confirming {
+    let verdict = if let Some((reason, why)) = answer.hindrance() {
+        Verdict::no(reason, format!("{master} {why}"))
+    } else if answer.replicas < seen.confirming {
         Verdict::no(
             Reason::ReplicaMissing,
             format!(
@@ -292,7 +327,7 @@ fn with_master(seen: &Observed, master: &str) -> Decision {
     // A template that cannot work is mended by the next one.
     if let Some(broken) = (0..seen.servers.len()).rev().find(broken) {
         actions.push(Action::Replace(broken));
-    } else if whole(seen, place, answer, others) {
+    } else if answer.hindrance().is_none() && whole(seen, place, answer, others) {
         actions.extend(next(seen, place));
     }
     Decision { actions, verdict, master: place }

@@ -404,6 +404,8 @@ fn degraded(found: &Findings, tiers: &[(&str, &Verdict); 4]) -> Verdict {
                 | Of::QuotaExceeded
                 | Of::ReferenceMissing
                 | Of::NoMaster
+                | Of::DiskFailing
+                | Of::MemoryFull
                 | Of::NeedsDecision
                 | Of::NoQuorum
                 | Of::DataLost

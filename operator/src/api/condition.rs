@@ -147,6 +147,12 @@ documented! {
         NoMaster,
         /// A person has to decide; the message says what to run.
         NeedsDecision,
+        /// Redis can't write its file, most likely as its volume is full, and refuses writes.
+        DiskFailing,
+        /// Redis has used up its memory and refuses writes.
+        MemoryFull,
+        /// New pods have not become ready in the time that a Deployment allows; the old ones go on.
+        ProgressDeadlineExceeded,
         /// A replica is missing or behind.
         ReplicaMissing,
         /// Redis fails over.

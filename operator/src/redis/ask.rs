@@ -58,6 +58,7 @@ fn answer(info: &InfoDict) -> Answer {
         offset: info.get(if master { "master_repl_offset" } else { "slave_repl_offset" }).unwrap_or_default(),
         history: text("master_replid").unwrap_or_default(),
         keys: text("db0").map_or(0, |db| keys(&db)),
+        loading: text("loading").as_deref() == Some("1"),
         replicas: online.filter(|replica| replica.contains("state=online")).count(),
         figures: figures(info),
     }

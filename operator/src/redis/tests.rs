@@ -14,7 +14,8 @@ fn answer(master: bool, follows: Option<&str>) -> Answer {
         history: "h".to_owned(),
         keys: 0,
         replicas: 0,
-        figures: Figures::default(),
+        loading: false,
+        figures: Figures { stored: true, ..Figures::default() },
     }
 }
 
@@ -252,4 +253,32 @@ fn volumes_that_are_all_new_are_told_and_a_person_says_to_go_on() {
         assert_eq!((end.master, end.verdict.holds(), seen.anew), (Some(0), true, false));
         assert_eq!(decide(&seen).actions, [], "and stays so");
     }
+}
+
+#[test]
+fn a_master_that_refuses_writes_is_not_said_to_take_them() {
+    let mut settled = fresh();
+    settle(&mut settled, 9);
+    let single = Observed { servers: vec![settled.servers[0].clone()], sentinels: Vec::new(), ..settled.clone() };
+    let full = Figures { stored: true, used_memory: 9, max_memory: 9, ..Figures::default() };
+    for seen in [settled.clone(), single] {
+        let with = |change: &dyn Fn(&mut Answer)| {
+            let mut seen = seen.clone();
+            change(seen.servers[0].answer.as_mut().unwrap());
+            seen.servers.iter_mut().for_each(|server| server.outdated = true);
+            decide(&seen)
+        };
+        assert!(with(&|_| {}).verdict.holds());
+        let loading = with(&|answer| answer.loading = true);
+        assert_eq!((loading.verdict.reason, loading.actions), (Reason::Starting, Vec::new()), "and nobody is replaced");
+        let disk = with(&|answer| answer.figures.stored = false);
+        assert_eq!((disk.verdict.holds(), disk.verdict.reason), (false, Reason::DiskFailing));
+        let memory = with(&|answer| answer.figures = full);
+        assert_eq!((memory.verdict.holds(), memory.verdict.reason), (false, Reason::MemoryFull));
+    }
+    // Nor is one chosen as the master before all have read their files.
+    let mut seen = fresh();
+    seen.servers.iter_mut().for_each(|server| server.latched = true);
+    seen.servers[1].answer.as_mut().unwrap().loading = true;
+    assert_eq!((decide(&seen).actions, decide(&seen).verdict.reason), (Vec::new(), Reason::Starting));
 }
