@@ -47,9 +47,7 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 /// Accepts until the shard stops accepting.
 pub(crate) async fn accept(shard: Rc<Shard>, listener: TcpListener, tcp: bool) {
-    // A small part at once: a crowd that comes at the same moment is let in between what others say.
-    let per_second = f64::from(shard.options.accepts_per_second);
-    let rate = Rate::new(per_second, per_second / 20.0);
+    let rate = Rate::of_arrivals(shard.options.accepts_per_second);
     let mut bucket = Bucket::full(rate, Instant::now());
     loop {
         let accepted = tokio::select! {

@@ -24,6 +24,12 @@ impl Rate {
         Self::new(f64::from(per_second), f64::from(per_second) * 2.0)
     }
 
+    /// So many arrivals a second, a twentieth of them at once: a crowd that comes at the same moment is let in between what
+    /// others want.
+    pub fn of_arrivals(per_second: u32) -> Self {
+        Self::new(f64::from(per_second), f64::from(per_second) / 20.0)
+    }
+
     /// So many bytes a second, eight times as many at once.
     pub fn of_bytes(per_second: usize) -> Self {
         Self::new(per_second as f64, per_second as f64 * 8.0)

@@ -46,9 +46,7 @@ impl Service {
         let places = Arc::new(Semaphore::new(core.options.http.max_connections));
         let by_address = Shares::new(core.options.http.max_connections_per_ip);
         let mut phase = core.phase.subscribe();
-        let per_second = f64::from(core.options.http.accepts_per_second);
-        // A small part at once: a crowd that comes at the same moment is let in between what others ask.
-        let rate = Rate::new(per_second, per_second / 20.0);
+        let rate = Rate::of_arrivals(core.options.http.accepts_per_second);
         let mut accepts = Bucket::full(rate, Instant::now());
         loop {
             while let Err(wait) = accepts.take(rate, Instant::now()) {
