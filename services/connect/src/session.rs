@@ -58,15 +58,15 @@ pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, address: IpAddr, 
 /// granted (a store that was emptied may have lost the key), the call was not made, and the connection ends so that the client
 /// authenticates again.
 pub(crate) async fn call(shard: &Shard, connection: &Connection, op: call::Op) -> Result<reply::Result, Fault> {
-    let turn = match &op {
-        call::Op::History(_) => Some(shard.paces.turn(connection).await?),
+    let _turn = match &op {
+        call::Op::History(_) => shard.paces.turn(connection).await?,
         _ => None,
     };
     let grant = connection.grant.borrow().clone();
     let answer = shard.logic.call(grant, &connection.id, op).await;
     // A token that is of no use is a fault of the field that names it.
     let unknown = |fault: &Fault| fault.code == ErrorCode::Unauthenticated.name() && fault.field.is_empty();
-    if let (Some(_), Ok(reply::Result::History(page))) = (turn, &answer) {
+    if let Ok(reply::Result::History(page)) = &answer {
         shard.paces.has_read(connection, page.encoded_len());
     }
     if answer.as_ref().is_err_and(unknown) {

@@ -34,9 +34,6 @@ struct User {
     pages: Arc<Semaphore>,
 }
 
-/// The turn to read a page; the next one's comes when it is dropped.
-pub(crate) struct Turn(#[allow(dead_code, reason = "held")] Option<OwnedSemaphorePermit>);
-
 impl Paces {
     pub(crate) fn new(options: &Options) -> Self {
         let (bytes, rooms) = (options.user_read_bytes_per_second as f64, f64::from(options.user_rooms_per_second));
@@ -74,18 +71,18 @@ impl Paces {
         self.user(connection, |user| user.bytes.owe(bytes));
     }
 
-    /// Waits for the turn to read a page.
+    /// Waits for the turn to read a page; the next one's comes when it is dropped. `None`: it is nobody's.
     ///
     /// # Errors
     /// It does not come in time.
-    pub(crate) async fn turn(&self, connection: &Connection) -> Result<Turn, Fault> {
-        let Some(pages) = self.user(connection, |user| Arc::clone(&user.pages)) else { return Ok(Turn(None)) };
+    pub(crate) async fn turn(&self, connection: &Connection) -> Result<Option<OwnedSemaphorePermit>, Fault> {
+        let Some(pages) = self.user(connection, |user| Arc::clone(&user.pages)) else { return Ok(None) };
         let turn = async {
             let permit = pages.acquire_owned().await.ok();
             while let Err(wait) = self.reads_on(connection) {
                 tokio::time::sleep(wait).await;
             }
-            Turn(permit)
+            permit
         };
         in_time(turn, "user_reads").await
     }
