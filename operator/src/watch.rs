@@ -25,16 +25,14 @@ const TURN: u32 = 120;
 pub struct Cache<T> {
     kind: &'static str,
     objects: RwLock<BTreeMap<Key, Arc<T>>>,
-    unread: watch::Sender<BTreeMap<Option<String>, Unread>>,
+    /// By namespace (`None`: all of them) what went wrong last with a watch that has not told all there is; empty: nothing yet.
+    unread: watch::Sender<BTreeMap<Option<String>, String>>,
 }
-
-/// Why what a watch is about has not been told yet: what went wrong last, where something has.
-type Unread = Option<String>;
 
 impl<T> Cache<T> {
     /// Empty, to be filled by a watch of each of these namespaces (`None`: of all). `kind` is the plural, for logs and metrics.
     pub fn new(kind: &'static str, namespaces: &[Option<String>]) -> Self {
-        let unread = namespaces.iter().map(|namespace| (namespace.clone(), None)).collect();
+        let unread = namespaces.iter().map(|namespace| (namespace.clone(), String::new())).collect();
         Self { kind, objects: RwLock::default(), unread: watch::Sender::new(unread) }
     }
 
@@ -51,7 +49,7 @@ impl<T> Cache<T> {
     pub fn complete_in(&self, namespace: &str) -> Result<(), String> {
         let unread = self.unread.borrow();
         let found = unread.iter().find(|(of, _)| of.as_deref().is_none_or(|of| of == namespace));
-        found.map_or(Ok(()), |(_, why)| Err(why.clone().unwrap_or_default()))
+        found.map_or(Ok(()), |(_, why)| Err(why.clone()))
     }
 
     /// Notes what became of a namespace's first list.
@@ -61,7 +59,7 @@ impl<T> Cache<T> {
         let namespace = namespace.map(str::to_owned);
         self.unread.send_modify(|unread| match outcome {
             Ok(()) => _ = unread.remove(&namespace),
-            Err(why) => _ = unread.insert(namespace, Some(why)),
+            Err(why) => _ = unread.insert(namespace, why),
         });
     }
 
@@ -139,7 +137,7 @@ pub async fn follow<T>(
     let mut events = watch_objects(api, config.timeout(TURN)).default_backoff().boxed();
     let mut listed = HashSet::new();
     let mut complete = false;
-    metrics::WATCH_UNREAD.with_label_values(&[cache.kind, namespace.unwrap_or_default()]).set(1);
+    cache.listed(namespace, Err(String::new()));
     // The stream has no end.
     while let Some(event) = events.next().await {
         let event = match event {
