@@ -16,7 +16,8 @@ const CONNECT: &str = "connect";
 /// What it may ask a redis: to hear rooms (im-redis-bus names the channels), and what a client must know of a server.
 const CONNECT_RULES: &str = "resetkeys resetchannels &im:r:* -@all +ssubscribe +sunsubscribe +ping +role +info";
 /// What it may ask a Sentinel.
-const CONNECT_SENTINEL_RULES: &str = "resetkeys resetchannels -@all +sentinel|master +ping";
+const CONNECT_SENTINEL_RULES: &str =
+    "resetkeys resetchannels -@all +sentinel|master +sentinel|get-master-addr-by-name +ping";
 /// Where redis and Sentinel find their users.
 pub(super) const USERS_FILE: &str = "users.acl";
 

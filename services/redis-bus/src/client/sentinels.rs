@@ -96,13 +96,15 @@ async fn question(shared: &Shared, host: &Host, service: &str) -> Result<(u64, H
             connection
         }
     };
-    let mut command = redis::cmd("SENTINEL");
-    command.arg("MASTER").arg(service);
-    let said: HashMap<String, String> = command.query_async(&mut connection).await.map_err(failed)?;
-    let number = |name: &str| said.get(name).and_then(|number| number.parse::<u64>().ok());
-    let port = number("port").and_then(|port| u16::try_from(port).ok());
-    match (said.get("ip"), port, number("config-epoch")) {
-        (Some(name), Some(port), Some(epoch)) => Ok((epoch, Host { name: name.clone(), port })),
+    // The first names a master from its promotion on, the second only once the other replicas follow it; but it knows the epoch.
+    let mut both = redis::pipe();
+    both.cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(service);
+    both.cmd("SENTINEL").arg("MASTER").arg(service);
+    let (address, said): (Option<(String, u16)>, HashMap<String, String>) =
+        both.query_async(&mut connection).await.map_err(failed)?;
+    let epoch = said.get("config-epoch").and_then(|number| number.parse::<u64>().ok());
+    match (address, epoch) {
+        (Some((name, port)), Some(epoch)) => Ok((epoch, Host { name, port })),
         _ => Err("SENTINEL MASTER is not understood".to_owned()),
     }
 }
