@@ -58,6 +58,9 @@ struct Notes {
     told: HashMap<RoomId, VecDeque<String>>,
 }
 
+/// Everybody who has just come back has been told of all their rooms within this.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
+
 /// What is so, as far as it was answered.
 #[derive(Debug, Clone, Default)]
 struct Model {
@@ -380,9 +383,16 @@ impl People {
             }
             (wanted, model.unsure.clone())
         };
+        // Whoever was sent away and is back a moment ago is being told of the rooms.
+        let until = Instant::now() + TOLD_WITHIN;
         for (person, wanted) in self.persons.iter().zip(&mut wanted) {
-            let heard: BTreeSet<RoomId> = person.places().into_keys().filter(|room| !unsure.contains(room)).collect();
             wanted.retain(|room| !unsure.contains(room));
+            let heard =
+                || -> BTreeSet<RoomId> { person.places().into_keys().filter(|room| !unsure.contains(room)).collect() };
+            while !wanted.is_subset(&heard()) && Instant::now() < until {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            let heard = heard();
             for room in wanted.difference(&heard) {
                 let told = person.told(room);
                 findings.add(false, format!("{} is in {room} and its client does not hear it: {told}", person.user));
