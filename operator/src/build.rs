@@ -20,7 +20,7 @@ mod workload;
 pub use access::redis_secret;
 pub use connect::max_draining;
 pub use container::TLS_FOLDER;
-pub use etcd::{FINGERPRINT, JOIN};
+pub use etcd::JOIN;
 pub use labels::{ACCEPT, ACCEPT_YES, CLUSTER, COMPONENT, MANAGED_BY, OPERATOR, VERSION, selector};
 pub use monitor::pod_monitor_resource;
 pub use names::{
@@ -31,6 +31,7 @@ pub use names::{
 pub use overrides::Ignored;
 pub use pod::DRAIN_RESERVE;
 pub use redis::confirming_replicas;
+pub use workload::FINGERPRINT;
 
 use crate::api::{EtcdMode, ImageSource, Images, RedisMode, Tier};
 use crate::object::Object;
@@ -63,8 +64,10 @@ pub struct Runs {
 pub struct Inputs {
     /// The operator's namespace, whose pods named `im-operator` may reach every tier.
     pub operator_namespace: String,
-    /// The image of the init container that writes redis' and Sentinel's first file: one that holds `im-operator`.
-    pub seed_image: String,
+    /// What the names of Services end with.
+    pub cluster_domain: String,
+    /// The image with which pods of redis, Sentinel and etcd begin: one that holds `im-operator`.
+    pub init_image: String,
     /// Whether the API of PodMonitors is installed.
     pub pod_monitors: bool,
     /// What each tier is to run now: during an upgrade not yet all of [`wanted`].
@@ -73,20 +76,26 @@ pub struct Inputs {
     pub connect_replicas: i32,
     /// Whether connect's Deployment starts no further replacement for the moment.
     pub connect_paused: bool,
+    /// Logic pods there are to be; `None`: somebody else says how many.
+    pub logic_replicas: Option<i32>,
     /// Whether etcd was formed once, so that a member with an empty volume only ever joins.
     pub etcd_existing: bool,
 }
 
 impl Inputs {
-    /// With everything as the spec asks for it: a first start, or no upgrade under way.
-    pub fn wanted(valid: &Valid, operator_namespace: &str, seed_image: &str) -> Self {
+    /// With everything as the spec asks for it: a first start, or no upgrade under way. `operator_image` is the operator's own.
+    pub fn wanted(valid: &Valid, operator_namespace: &str, operator_image: &str) -> Self {
+        let images = &valid.spec().images;
+        let init = images.init.as_ref().map(|source| image(images, source, Some(&valid.spec().version)));
         Self {
             operator_namespace: operator_namespace.to_owned(),
-            seed_image: seed_image.to_owned(),
+            cluster_domain: "cluster.local".to_owned(),
+            init_image: init.unwrap_or_else(|| operator_image.to_owned()),
             pod_monitors: false,
             runs: wanted(valid),
             connect_replicas: valid.spec().connect.replicas,
             connect_paused: false,
+            logic_replicas: Some(valid.spec().logic.replicas),
             etcd_existing: false,
         }
     }
@@ -163,6 +172,13 @@ struct Building<'a> {
 }
 
 impl Building<'_> {
+    /// By what name a redis or Sentinel makes itself known: the full one, as where a pod is gone a shorter one is asked of
+    /// servers outside of the cluster too, and Sentinels stand still until they answer.
+    fn announced(&self, tier: Tier) -> String {
+        let service = names::service_host(self.valid.name(), self.valid.namespace(), tier);
+        format!("$(POD_NAME).{service}.{}", self.inputs.cluster_domain)
+    }
+
     fn add<K>(&mut self, tier: Tier, object: &K)
     where
         K: kube::Resource<DynamicType = ()> + serde::Serialize,

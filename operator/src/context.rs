@@ -9,6 +9,9 @@ use kube::Client;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
+use crate::api::Tier;
+use crate::build;
+use crate::calls::Gate;
 use crate::drains::{Asking, Readings};
 use crate::events::Events;
 use crate::figures;
@@ -23,6 +26,8 @@ use crate::stores::Stores;
 pub struct Context {
     /// To the API server.
     pub client: Client,
+    /// Whether this replica may change anything: the API server's objects, redis and etcd alike.
+    pub gate: Gate,
     /// What the operator is told.
     pub settings: Settings,
     /// What the API server has told.
@@ -65,8 +70,9 @@ pub struct Memory {
 
 impl Context {
     /// Of this replica.
-    pub fn new(client: Client, settings: Settings, replica: &str) -> Self {
+    pub fn new(client: Client, gate: Gate, settings: Settings, replica: &str) -> Self {
         Self {
+            gate,
             stores: Stores::new(&settings.watch_namespaces),
             queue: Arc::default(),
             readings: Readings::default(),
@@ -81,6 +87,11 @@ impl Context {
             client,
             settings,
         }
+    }
+
+    /// A pod of redis or Sentinel by its full name: resolvers that find no such name ask no server outside of the cluster.
+    pub fn pod_host(&self, key: &Key, tier: Tier, ordinal: i32) -> String {
+        format!("{}.{}", build::pod_host(&key.name, &key.namespace, tier, ordinal), self.settings.cluster_domain)
     }
 
     /// Whether no further visit is to begin.
@@ -125,6 +136,7 @@ impl Context {
         self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         self.keepers.forget(key);
         figures::conditions(key, &[]);
+        figures::foreign(key, false);
         let _ = crate::metrics::DRAINS.remove_label_values(&[key.namespace.as_str(), key.name.as_str()]);
     }
 }

@@ -70,13 +70,15 @@ async fn visit(context: Arc<Context>, key: Key) -> Option<Duration> {
             None
         }
         Outcome::Settled(again) | Outcome::Changed(again) | Outcome::Waiting(again) => Some(again),
-        Outcome::Failed => Some(backoff(failures)),
+        Outcome::Failed => Some(backoff(failures, BACKOFF, LONGEST)),
     }
 }
 
-fn backoff(failures: u32) -> Duration {
-    let base = BACKOFF * 2_u32.saturating_pow(failures.saturating_sub(1).min(10));
-    base.min(LONGEST).mul_f64(rand::random_range(0.7..1.3))
+/// How long to wait after so many failures in a row: `first`, twice as long each time, until it is `longest`; give or take
+/// a third, so that those who failed together do not come back together.
+pub fn backoff(failures: u32, first: Duration, longest: Duration) -> Duration {
+    let base = first * 2_u32.saturating_pow(failures.saturating_sub(1).min(10));
+    base.min(longest).mul_f64(rand::random_range(0.7..1.3))
 }
 
 /// Asks connect pods for their connections, again and again.
@@ -119,6 +121,7 @@ mod tests {
 
     #[test]
     fn failures_put_visits_off_more_and_more_and_never_for_long() {
+        let backoff = |failures| backoff(failures, BACKOFF, LONGEST);
         let longest = |failures| (0..50).map(|_| backoff(failures)).max().unwrap();
         let shortest = |failures| (0..50).map(|_| backoff(failures)).min().unwrap();
         assert!(longest(1) < Duration::from_secs(2));

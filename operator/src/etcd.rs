@@ -22,6 +22,14 @@ pub struct Answer {
     pub led: bool,
     /// It has no vote yet.
     pub learner: bool,
+    /// It leads the others.
+    pub leads: bool,
+    /// Bytes of its database's file.
+    pub size: u64,
+    /// Bytes of it that hold something.
+    pub in_use: u64,
+    /// The quota is used up: etcd takes no writes until a person or the operator has made room.
+    pub full: bool,
 }
 
 /// A member in the list that a quorum keeps.
@@ -50,6 +58,8 @@ pub struct Place {
     pub stale: bool,
     /// It waits with an empty volume to be taken in.
     pub waiting: bool,
+    /// It ends again and again.
+    pub crashing: bool,
     /// What it answers; `None`: nothing.
     pub answer: Option<Answer>,
 }
@@ -91,6 +101,10 @@ pub enum Action {
     Add(usize),
     /// Give this learner its vote.
     Promote(u64),
+    /// Let this member give back what its file takes and does not hold.
+    Defragment(usize),
+    /// Let etcd take writes again, as there is room.
+    Disarm,
     /// Take the person's word back, as it was followed.
     Formed,
 }
@@ -122,6 +136,10 @@ pub fn decide(seen: &Observed) -> Decision {
         Some(members) if voting >= quorum => members,
         _ if count - lost.len() < quorum => {
             return decision(Vec::new(), Verdict::no(Reason::DataLost, data_lost(seen, &lost)));
+        }
+        _ if is_out_of_reach(seen, quorum) => {
+            let message = "the operator reaches no member, though Kubernetes finds a majority of the pods ready: what etcd does is not known";
+            return decision(Vec::new(), Verdict::unknown(Reason::Unreachable, message));
         }
         _ => {
             let verdict = Verdict::no(
@@ -176,15 +194,55 @@ pub fn decide(seen: &Observed) -> Decision {
             "the members do not know {name} any more, so its volume is of no use: kubectl -n {namespace} delete pvc data-{name} --wait=false && kubectl -n {namespace} delete pod {name}"
         );
         Verdict::yes(Reason::NeedsDecision, message)
+    } else if let Some(place) = (0..count).find(|place| is_of_no_use(seen, *place)) {
+        let (namespace, name) = (&seen.namespace, pod(seen, place));
+        let message = format!(
+            "{name} ends again and again while the others serve; its log says why. If its data are damaged, let it join with an empty volume: kubectl -n {namespace} delete pvc data-{name} --wait=false && kubectl -n {namespace} delete pod {name}"
+        );
+        Verdict::yes(Reason::NeedsDecision, message)
+    } else if seen.places.iter().any(|place| place.answer.is_some_and(|answer| answer.full)) {
+        Verdict::no(Reason::DiskFailing, "etcd has used up its quota and takes no writes until there is room again")
     } else if voting < count {
         Verdict::yes(Reason::PodsNotReady, format!("{voting} of {count} members serve"))
     } else {
         Verdict::yes(Reason::AsExpected, format!("{voting} of {count} members serve"))
     };
     if actions.is_empty() {
-        actions.extend(next(seen));
+        actions.extend(next(seen).or_else(|| make_room(seen)));
     }
     decision(actions, verdict)
+}
+
+/// A file that is smaller than this is left as it is, in bytes.
+const SMALL: u64 = 64 * 1024 * 1024;
+
+/// Lets one member at a time, the leader last, give back what its file takes and does not hold: where that is more than half
+/// of it, or any where there is no room. It serves nobody meanwhile.
+fn make_room(seen: &Observed) -> Option<Action> {
+    let answers: Vec<Answer> = seen.places.iter().filter_map(|place| place.answer).collect();
+    if answers.len() < seen.places.len() || !seen.places.iter().all(|place| place.ready && place.votes()) {
+        return None;
+    }
+    let full = answers.iter().any(|answer| answer.full);
+    let wasteful = |answer: &Answer| match full {
+        true => answer.in_use < answer.size / 10 * 9,
+        false => answer.size >= SMALL && answer.in_use < answer.size / 2,
+    };
+    let first = (0..answers.len()).filter(|place| wasteful(&answers[*place])).min_by_key(|place| answers[*place].leads);
+    first.map(Action::Defragment).or_else(|| full.then_some(Action::Disarm))
+}
+
+/// One that ends again and again while all the others serve, and not because of a template that is about to go.
+fn is_of_no_use(seen: &Observed, place: usize) -> bool {
+    let mut others = (0..seen.places.len()).filter(|other| *other != place);
+    let one = &seen.places[place];
+    seen.places.len() > 1 && one.crashing && !one.outdated && others.all(|other| seen.places[other].votes())
+}
+
+/// Whether it is only the operator that can't reach etcd.
+fn is_out_of_reach(seen: &Observed, quorum: usize) -> bool {
+    let ready = seen.places.iter().filter(|place| place.ready).count();
+    ready >= quorum && seen.places.iter().all(|place| place.answer.is_none())
 }
 
 /// Nothing was ever formed: all begin together, and are latched when all are there.

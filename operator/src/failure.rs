@@ -18,7 +18,7 @@ pub enum Failure {
     Invalid(Vec<Problem>),
     /// Another operator manages it.
     #[error(
-        "the operator {0} manages this ImCluster (annotation imcluster.io/operator); remove the annotation to hand it over"
+        "the operator {0} manages this ImCluster. Where that one is no more, its last report stays as it was; hand the ImCluster over: kubectl annotate imc NAME imcluster.io/operator-"
     )]
     OwnedByAnother(String),
     /// Something is missing or of no use, and a person has to see to it.

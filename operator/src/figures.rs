@@ -10,7 +10,7 @@ use crate::key::Key;
 use crate::redis::Sentinel;
 use crate::{build, etcd, metrics, redis};
 
-fn all() -> [&'static IntGaugeVec; 13] {
+fn all() -> [&'static IntGaugeVec; 16] {
     [
         &metrics::REDIS_UP,
         &metrics::REDIS_MASTER,
@@ -25,6 +25,9 @@ fn all() -> [&'static IntGaugeVec; 13] {
         &metrics::REDIS_STORED,
         &metrics::SENTINEL_UP,
         &metrics::ETCD_VOTES,
+        &metrics::ETCD_SIZE,
+        &metrics::ETCD_IN_USE,
+        &metrics::ETCD_FULL,
     ]
 }
 
@@ -66,7 +69,13 @@ pub fn redis(key: &Key, seen: &redis::Observed) {
 /// Tells of etcd's members.
 pub fn etcd(key: &Key, seen: &etcd::Observed) {
     for (place, member) in seen.places.iter().enumerate() {
-        set(&metrics::ETCD_VOTES, key, &pod(key, Tier::Etcd, place), member.votes().into());
+        let pod = pod(key, Tier::Etcd, place);
+        set(&metrics::ETCD_VOTES, key, &pod, member.votes().into());
+        let Some(answer) = member.answer else { continue };
+        let wide = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        set(&metrics::ETCD_SIZE, key, &pod, wide(answer.size));
+        set(&metrics::ETCD_IN_USE, key, &pod, wide(answer.in_use));
+        set(&metrics::ETCD_FULL, key, &pod, answer.full.into());
     }
 }
 
@@ -107,6 +116,16 @@ pub fn forget(key: &Key) {
                 let _ = metric.remove_label_values(&[key.namespace.as_str(), key.name.as_str(), pod.as_str()]);
             }
         }
+    }
+}
+
+/// Tells whether an ImCluster is another operator's.
+pub fn foreign(key: &Key, foreign: bool) {
+    let labels = [key.namespace.as_str(), key.name.as_str()];
+    if foreign {
+        metrics::FOREIGN.with_label_values(&labels).set(1);
+    } else {
+        let _ = metrics::FOREIGN.remove_label_values(&labels);
     }
 }
 
@@ -152,12 +171,21 @@ mod tests {
     #[test]
     fn a_redis_that_does_not_answer_is_down_and_nothing_else_is_said_of_it() {
         let key = Key::new("figures-redis", "demo");
-        let server = redis::Server { host: "h".to_owned(), latched: true, ready: false, outdated: false, answer: None };
+        let server = redis::Server {
+            host: "h".to_owned(),
+            latched: true,
+            ready: false,
+            ending: false,
+            outdated: false,
+            answer: None,
+        };
         let seen = redis::Observed {
             namespace: key.namespace.clone(),
             name: key.name.clone(),
             servers: vec![server],
             sentinels: vec![Sentinel::Silent],
+            outdated_sentinels: Vec::new(),
+            failing_over: false,
             confirming: 0,
             mirrored: true,
             anew: false,

@@ -6,19 +6,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::api::{EtcdMode, ImCluster, RedisMode, Tier};
 use crate::context::Context;
+use crate::controller::backoff;
 use crate::etcd;
 use crate::etcd::ask::Tls;
 use crate::key::Key;
 use crate::redis::{self, ask};
 use crate::secrets::Known;
 use crate::status::Verdict;
-use crate::{build, figures, renewal, stateful};
+use crate::{build, figures, metrics, renewal, stateful};
 
 /// What was found at the last round.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,6 +43,7 @@ pub struct Keepers(Mutex<HashMap<Key, Keeper>>);
 #[derive(Debug)]
 struct Keeper {
     task: AbortHandle,
+    hurry: Arc<Notify>,
     known: watch::Sender<Known>,
     said: watch::Receiver<Option<Said>>,
 }
@@ -60,9 +62,18 @@ impl Keepers {
         }
         let (known, hears) = watch::channel(known.clone());
         let (says, said) = watch::channel(None);
-        let task = tokio::spawn(keep(Arc::downgrade(context), key.clone(), hears, says)).abort_handle();
-        keepers.insert(key.clone(), Keeper { task, known, said });
+        let hurry = Arc::new(Notify::new());
+        let keep = keep(Arc::downgrade(context), key.clone(), hears, Arc::clone(&hurry), says);
+        let task = tokio::spawn(keep).abort_handle();
+        keepers.insert(key.clone(), Keeper { task, hurry, known, said });
         None
+    }
+
+    /// Looks at redis and etcd at once instead of after the usual pause.
+    pub fn hurry(&self, key: &Key) {
+        if let Some(keeper) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key) {
+            keeper.hurry.notify_one();
+        }
     }
 
     /// What was found last, whether or not there is a task.
@@ -91,14 +102,15 @@ async fn keep(
     context: std::sync::Weak<Context>,
     key: Key,
     known: watch::Receiver<Known>,
+    hurry: Arc<Notify>,
     says: watch::Sender<Option<Said>>,
 ) {
-    let mut certificates = Instant::now();
+    let mut memory = Memory { certificates: Instant::now(), hand_over: None };
     loop {
         let Some(context) = context.upgrade() else { return };
         let Some(cluster) = context.stores.clusters.get(&key) else { return };
         let now = known.borrow().clone();
-        let (said, pause) = Box::pin(round(&context, &key, &cluster, &now, &mut certificates)).await;
+        let (said, pause) = Box::pin(round(&context, &key, &cluster, &now, &mut memory)).await;
         let new = says.send_if_modified(|before| {
             let new = before.as_ref() != Some(&said);
             *before = Some(said);
@@ -108,9 +120,43 @@ async fn keep(
             context.queue.wake(key.clone());
         }
         drop(context);
-        sleep(pause.mul_f64(rand::random_range(0.9..1.1))).await;
+        // Whatever comes: redis and etcd are never asked more often than this.
+        sleep(LEAST).await;
+        let _ = timeout(pause.mul_f64(rand::random_range(0.9..1.1)), hurry.notified()).await;
     }
 }
+
+/// What is remembered from round to round.
+struct Memory {
+    /// When the certificates that redis and Sentinels show were last looked at.
+    certificates: Instant,
+    /// Hand-overs that failed in a row, and when the next may be tried.
+    hand_over: Option<(u32, Instant)>,
+}
+
+impl Memory {
+    /// Whether a thing is to be done now.
+    fn is_due(&self, action: &redis::Action) -> bool {
+        let waits = self.hand_over.is_some_and(|(_, next)| Instant::now() < next);
+        !(waits && matches!(action, redis::Action::HandOver(_)))
+    }
+
+    /// Remembers how a hand-over ended.
+    fn tried(&mut self, action: &redis::Action, done: bool) {
+        if !matches!(action, redis::Action::HandOver(_)) {
+            return;
+        }
+        let failures = self.hand_over.map_or(1, |(failures, _)| failures.saturating_add(1));
+        self.hand_over = (!done).then(|| (failures, Instant::now() + backoff(failures, HAND_OVER, HAND_OVER_LONGEST)));
+    }
+}
+
+/// After a hand-over that failed writes go on for so long before the next is tried, twice as long each time …
+const HAND_OVER: Duration = Duration::from_secs(5);
+/// … until it is this.
+const HAND_OVER_LONGEST: Duration = Duration::from_secs(300);
+/// The least pause between two rounds.
+const LEAST: Duration = Duration::from_millis(200);
 
 /// While redis or etcd are being set up, replaced or missed, they are looked at this often.
 const UNSETTLED: Duration = Duration::from_secs(3);
@@ -125,7 +171,7 @@ async fn round(
     key: &Key,
     cluster: &Arc<ImCluster>,
     known: &Known,
-    certificates: &mut Instant,
+    memory: &mut Memory,
 ) -> (Said, Duration) {
     let mut said = Said::default();
     let mut acted = false;
@@ -135,18 +181,30 @@ async fn round(
         let seen = look(context, key, cluster, known).await;
         figures::redis(key, &seen);
         let decision = redis::decide(&seen);
-        for action in decision.actions.iter().filter(|_| !looks_only) {
+        for action in &decision.actions {
+            if looks_only || !memory.is_due(action) {
+                break;
+            }
             acted = true;
-            if let Err(error) = redis::act::carry_out(context, key, known, action).await {
+            if !context.gate.is_open() {
+                break;
+            }
+            let done = redis::act::carry_out(context, key, known, &seen, action).await;
+            memory.tried(action, done.is_ok());
+            if let Err(error) = done {
                 tracing::warn!(cluster = %key, ?action, %error, "not done: looked at again");
+                if let redis::Action::HandOver(_) = action {
+                    metrics::HAND_OVERS_FAILED.inc();
+                    context.events.warning(cluster, "HandOverFailed", &error.to_string()).await;
+                }
                 break;
             }
         }
         let master = decision.master.and_then(|place| seen.servers.get(place));
         said.master = master.and_then(|server| server.host.split('.').next()).map(str::to_owned);
         said.redis_bootstrapped = seen.servers.iter().any(|server| server.latched);
-        if !acted && decision.verdict.holds() && !looks_only && certificates.elapsed() >= CERTIFICATES {
-            *certificates = Instant::now();
+        if !acted && decision.verdict.holds() && !looks_only && memory.certificates.elapsed() >= CERTIFICATES {
+            memory.certificates = Instant::now();
             renewal::round(context, key, known, &seen).await;
         }
         said.redis = Some(decision.verdict);
@@ -158,6 +216,9 @@ async fn round(
         let serving = seen.places.iter().position(|place| place.answer.is_some_and(|answer| !answer.learner));
         for action in decision.actions.iter().filter(|_| !looks_only) {
             acted = true;
+            if !context.gate.is_open() {
+                break;
+            }
             if let Err(error) = etcd::act::carry_out(context, key, known, serving.unwrap_or_default(), *action).await {
                 tracing::warn!(cluster = %key, ?action, %error, "not done: looked at again");
                 break;
@@ -187,6 +248,7 @@ async fn look_at_etcd(context: &Context, key: &Key, cluster: &ImCluster, known: 
         outdated: place.outdated,
         stale: place.stale,
         waiting: place.joining,
+        crashing: place.crashing,
         answer: answer.map(|(answer, _)| answer),
     };
     let status = cluster.status.as_ref().and_then(|status| status.etcd.as_ref());
@@ -207,27 +269,34 @@ async fn look(context: &Context, key: &Key, cluster: &ImCluster, known: &Known) 
         RedisMode::Sentinel => (build::REDIS_REPLICAS, build::SENTINEL_REPLICAS),
         _ => (1, 0),
     };
-    let host = |tier, place| build::pod_host(&key.name, &key.namespace, tier, place);
+    let host = |tier, place| context.pod_host(key, tier, place);
     let hosts: Vec<String> = (0..servers).map(|place| host(Tier::Redis, place)).collect();
     let watchers: Vec<String> = (0..sentinels).map(|place| host(Tier::Sentinel, place)).collect();
     let answers = join_all(hosts.iter().map(|host| ask::server(host, build::REDIS_PORT, known)));
     let known_masters =
         join_all(watchers.iter().map(|host| ask::sentinel(host, build::SENTINEL_PORT, &key.name, known)));
-    let (answers, sentinels) = tokio::join!(answers, known_masters);
+    let (answers, told) = tokio::join!(answers, known_masters);
+    let failing_over = told.iter().any(|(_, failing_over)| *failing_over == Some(true));
+    let sentinels = told.into_iter().map(|(sentinel, _)| sentinel).collect();
     let places = stateful::places(context, key, Tier::Redis, hosts.len());
     let servers = hosts.into_iter().zip(places).zip(answers).map(|((host, place), answer)| redis::Server {
         host,
         latched: place.latched,
         ready: place.ready,
+        ending: place.ending,
         outdated: place.outdated,
         answer,
     });
+    let outdated = stateful::places(context, key, Tier::Sentinel, watchers.len());
+    let outdated: Vec<bool> = outdated.into_iter().map(|place| place.outdated).collect();
     let confirming = usize::try_from(build::confirming_replicas(spec)).unwrap_or_default();
     redis::Observed {
         namespace: key.namespace.clone(),
         name: key.name.clone(),
         servers: servers.collect(),
         sentinels,
+        outdated_sentinels: (0..watchers.len()).filter(|place| outdated.get(*place) == Some(&true)).collect(),
+        failing_over,
         confirming,
         mirrored: cluster
             .status

@@ -3,8 +3,8 @@
 use std::sync::LazyLock;
 
 use prometheus::{
-    HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_histogram_vec, register_int_counter,
-    register_int_counter_vec, register_int_gauge, register_int_gauge_vec,
+    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_histogram,
+    register_histogram_vec, register_int_counter, register_int_counter_vec, register_int_gauge, register_int_gauge_vec,
 };
 
 macro_rules! metrics {
@@ -40,6 +40,7 @@ metrics! {
     FAILURES: IntCounterVec = register_int_counter_vec("im_operator_failures_total", "Failed visits, by reason.", &["reason"]);
     BACKING_OFF: IntGauge = register_int_gauge("im_operator_backing_off", "ImClusters whose last visit failed.");
     CONDITION: IntGaugeVec = register_int_gauge_vec("im_operator_cluster_condition", "An ImCluster's conditions, by type and reason: 1 where it is True, 0 False, -1 Unknown.", &["namespace", "name", "type", "reason"]);
+    FOREIGN: IntGaugeVec = register_int_gauge_vec("im_operator_foreign", "1 for an ImCluster that this operator sees and leaves alone, as it is another one's (its annotation imcluster.io/operator).", &["namespace", "name"]);
     DRAINS: IntGaugeVec = register_int_gauge_vec("im_operator_drains", "connect pods that drain, by ImCluster.", &["namespace", "name"]);
     DRAIN_READS: IntCounterVec = register_int_counter_vec("im_operator_drain_reads_total", "Questions to connect pods for their connections, by outcome.", &["outcome"]);
     PICKED_OTHERWISE: IntCounter = register_int_counter("im_operator_picked_otherwise_total", "connect pods that ended though another was marked to go: Kubernetes takes the mark as a hint. They drain just as well.");
@@ -54,8 +55,13 @@ metrics! {
     REDIS_COMMANDS: IntGaugeVec = register_int_gauge_vec("im_operator_redis_commands", "Commands that a redis has carried out since it began; rate() shows how busy it is.", &["namespace", "name", "pod"]);
     REDIS_UPTIME: IntGaugeVec = register_int_gauge_vec("im_operator_redis_uptime_seconds", "Since when a redis runs.", &["namespace", "name", "pod"]);
     REDIS_STORED: IntGaugeVec = register_int_gauge_vec("im_operator_redis_stored", "1 while a redis' last write of its file went well.", &["namespace", "name", "pod"]);
+    HAND_OVER_SECONDS: Histogram = register_histogram("im_operator_redis_hand_over_seconds", "For how long a redis master refused writes when it handed over to a replica.", SECONDS.to_vec());
+    HAND_OVERS_FAILED: IntCounter = register_int_counter("im_operator_redis_hand_overs_failed_total", "Hand-overs of redis after which the master was the same as before: tried again, less and less often.");
     SENTINEL_UP: IntGaugeVec = register_int_gauge_vec("im_operator_sentinel_up", "1 for a Sentinel that answers and knows the master, 0 otherwise.", &["namespace", "name", "pod"]);
     ETCD_VOTES: IntGaugeVec = register_int_gauge_vec("im_operator_etcd_member_votes", "1 for an etcd member that is part of the quorum, 0 otherwise.", &["namespace", "name", "pod"]);
+    ETCD_SIZE: IntGaugeVec = register_int_gauge_vec("im_operator_etcd_size_bytes", "What the file of an etcd member's database takes. At the quota, three quarters of the volume and 2 GiB at most, writes are refused.", &["namespace", "name", "pod"]);
+    ETCD_IN_USE: IntGaugeVec = register_int_gauge_vec("im_operator_etcd_in_use_bytes", "What of that holds something; the rest is given back where it is more than half.", &["namespace", "name", "pod"]);
+    ETCD_FULL: IntGaugeVec = register_int_gauge_vec("im_operator_etcd_full", "1 while an etcd member says that its quota is used up.", &["namespace", "name", "pod"]);
     CERTIFICATES: IntCounterVec = register_int_counter_vec("im_operator_certificates_taken_total", "Renewed certificates that redis was told to read, or for which a Sentinel was restarted.", &["tier"]);
     STATUS_HELD: IntCounter = register_int_counter("im_operator_status_held_total", "Changed counts not written because they moved too little or too soon after the last time.");
 }

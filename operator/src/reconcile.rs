@@ -9,6 +9,7 @@ use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{PodTemplateSpec, Service};
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
+use kube::core::ApiResource;
 use serde_json::json;
 
 use crate::api::{
@@ -26,7 +27,7 @@ use crate::secrets::{self, Known};
 use crate::status::{self, Findings, Held, Verdict};
 use crate::stores::UnreadKind;
 use crate::upgrade::{self, Stand};
-use crate::validate::{self, Valid};
+use crate::validate::{self, Pods, Valid};
 use crate::{dereference, etcd, figures, keeper, metrics, pace, stateful};
 
 /// Names who manages an ImCluster: the namespace and the Lease of an operator.
@@ -108,6 +109,7 @@ pub async fn reconcile(context: &Arc<Context>, key: &Key) -> Outcome {
             // The report is the other's, and so is what redis and etcd need.
             context.keepers.forget(key);
             figures::conditions(key, &[]);
+            figures::foreign(key, true);
             context.events.warning(&cluster, failure.reason().name(), &failure.to_string()).await;
             return Outcome::Waiting(context.settings.revisit);
         }
@@ -173,13 +175,15 @@ async fn blind(context: &Arc<Context>, cluster: &ImCluster, key: &Key, unread: &
 async fn change(context: &Arc<Context>, cluster: &ImCluster, now: Timestamp, done: &mut Done) -> Result<(), Failure> {
     let key = Key::of(cluster);
     claim(context, cluster).await?;
-    let valid = validate::validate(cluster).map_err(Failure::Invalid)?;
+    figures::foreign(&key, false);
+    let valid = validate::validate(cluster, context.settings.pods).map_err(Failure::Invalid)?;
     if cluster.spec.paused {
         // Redis and etcd are looked at, and not touched.
         return Ok(());
     }
     dereference::dereference(&context.client, cluster).await?;
-    let known = secrets::ensure(&context.client, &context.stores.secrets, cluster, now).await?;
+    let domain = &context.settings.cluster_domain;
+    let known = secrets::ensure(&context.client, &context.stores.secrets, cluster, domain, now).await?;
     done.renewal = Some(known.renewal);
     done.warning = done.warning.take().or_else(|| expiry(&known, now));
     let said = context.keepers.said(context, &key, &known);
@@ -188,6 +192,11 @@ async fn change(context: &Arc<Context>, cluster: &ImCluster, now: Timestamp, don
     inputs.runs = runs;
     done.upgrading = upgrading;
     if let Some(said) = said {
+        let master = said.master.as_ref().and_then(|pod| context.stores.pods.get(&Key::new(&key.namespace, pod)));
+        if master.is_some_and(|pod| pod.metadata.deletion_timestamp.is_some()) {
+            // It hands over before it ends.
+            context.keepers.hurry(&key);
+        }
         inputs.etcd_existing = said.etcd_bootstrapped;
         done.said = Some(said);
     } else {
@@ -241,17 +250,26 @@ async fn claim(context: &Context, cluster: &ImCluster) -> Result<(), Failure> {
 }
 
 fn inputs(context: &Context, valid: &Valid) -> Inputs {
-    let own = |tier| {
-        let name = Key::new(valid.namespace(), build::object_name(valid.name(), tier));
-        let containers = context.stores.typed::<StatefulSet>(&name)?.spec?.template.spec?.init_containers?;
-        containers.into_iter().find(|container| container.name == "seed" || container.name == build::JOIN)?.image
-    };
-    // What was taken at the first start stays: another operator restarts nothing.
-    let seed = own(Tier::Redis).or_else(|| own(Tier::Etcd));
-    let seed = seed.unwrap_or_else(|| context.settings.operator_image.clone());
-    let mut inputs = Inputs::wanted(valid, &context.settings.namespace, &seed);
+    let mut inputs = Inputs::wanted(valid, &context.settings.namespace, &context.settings.operator_image);
+    inputs.logic_replicas = logic_replicas(context, valid);
     inputs.pod_monitors = context.stores.has_pod_monitors();
+    inputs.cluster_domain.clone_from(&context.settings.cluster_domain);
     inputs
+}
+
+/// How many logic pods are to be applied. Where an autoscaler says how many there are, what is there stays: until it has
+/// taken the field, applied as it is, as one that nobody applies any more becomes 1; then, not applied at all.
+fn logic_replicas(context: &Context, valid: &Valid) -> Option<i32> {
+    let wanted = Some(valid.spec().logic.replicas);
+    let name = Key::new(valid.namespace(), build::object_name(valid.name(), Tier::Logic));
+    if !context.stores.is_autoscaled(&name) {
+        return wanted;
+    }
+    let Some(live) = context.stores.get(&ApiResource::erase::<Deployment>(&()), &name) else { return wanted };
+    let ours = apply::settled::owned_fields(&live, Tier::Logic.manager());
+    let ours = ours.is_some_and(|fields| fields.pointer("/f:spec/f:replicas").is_some());
+    let there = live.data.pointer("/spec/replicas").and_then(serde_json::Value::as_i64);
+    ours.then_some(there).flatten().and_then(|count| i32::try_from(count).ok())
 }
 
 /// Whether etcd's cluster is known to exist: by its volumes, by the last report, or by what its template says. Without the
@@ -384,7 +402,7 @@ fn find(context: &Context, cluster: &ImCluster, done: &Done, failure: Option<&Fa
 }
 
 fn hides_addresses(cluster: &ImCluster) -> bool {
-    validate::validate(cluster).is_ok_and(|valid| valid.hides_addresses())
+    validate::validate(cluster, Pods::Privileged).is_ok_and(|valid| valid.hides_addresses())
 }
 
 /// Clients connected, and the pods that move theirs away.

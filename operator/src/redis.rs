@@ -6,7 +6,9 @@
 
 pub mod act;
 pub mod ask;
+pub mod hand_over;
 
+use self::hand_over::Succession;
 use crate::api::Reason;
 use crate::status::Verdict;
 
@@ -33,6 +35,8 @@ pub struct Answer {
     pub keys: u64,
     /// A master: replicas that are connected.
     pub replicas: usize,
+    /// Connected replicas without which it refuses writes, as a master.
+    pub wanted_replicas: usize,
     /// It still reads its file, and takes nothing until it has.
     pub loading: bool,
     /// What is only told.
@@ -84,10 +88,24 @@ pub struct Server {
     pub latched: bool,
     /// It is ready.
     pub ready: bool,
+    /// It is about to end, as when its node is drained.
+    pub ending: bool,
     /// It is of an older template.
     pub outdated: bool,
     /// What it says; `None`: nothing.
     pub answer: Option<Answer>,
+}
+
+impl Server {
+    /// Whether it goes by this name in the network. Pods' names are unique in a set, and the domain behind them may change.
+    fn is(&self, name: &str) -> bool {
+        pod(&self.host) == pod(name)
+    }
+}
+
+/// The pod's name in a name in the network.
+fn pod(host: &str) -> &str {
+    host.split('.').next().unwrap_or(host)
 }
 
 /// What a Sentinel says.
@@ -110,6 +128,10 @@ pub struct Observed {
     pub servers: Vec<Server>,
     /// The Sentinels; none with a single redis.
     pub sentinels: Vec<Sentinel>,
+    /// Those of them that are of an older template.
+    pub outdated_sentinels: Vec<usize>,
+    /// Sentinels are replacing the master just now.
+    pub failing_over: bool,
     /// Replicas without which the master takes no writes.
     pub confirming: usize,
     /// The ImCluster's status says that there was data.
@@ -129,10 +151,14 @@ pub enum Action {
     Follow(usize, String),
     /// Tell this Sentinel the master.
     Monitor(usize, String),
+    /// Let this redis, as a master, want so many connected replicas: a hand-over that was cut short has left it with others.
+    Want(usize, usize),
     /// Let Sentinel hand over from this master, once its replicas have everything.
     HandOver(usize),
     /// End this redis pod, so that it comes back with the new template.
     Replace(usize),
+    /// The same for a Sentinel's.
+    ReplaceSentinel(usize),
     /// Take the person's word back, as it was followed.
     Begun,
 }
@@ -160,20 +186,43 @@ pub fn decide(seen: &Observed) -> Decision {
         return Decision::wait(Verdict::no(Reason::DataLost, data_lost(seen)));
     }
     let mut decision = by_what_is_said(seen);
+    if decision.actions.is_empty() {
+        decision.actions.extend(broken(seen));
+    }
     if seen.anew && decision.actions.is_empty() && seen.servers.iter().all(|server| server.latched) {
         decision.actions.push(Action::Begun);
     }
     decision
 }
 
+/// One that does not answer and whose template has changed: a template that cannot work is mended by the next one.
+fn broken(seen: &Observed) -> Option<Action> {
+    let broken = |server: &Server| server.outdated && !server.ready && server.answer.is_none();
+    let silent = |place: &&usize| seen.sentinels.get(**place) == Some(&Sentinel::Silent);
+    let sentinel = seen.outdated_sentinels.iter().rev().find(silent).map(|place| Action::ReplaceSentinel(*place));
+    seen.servers.iter().rposition(broken).map(Action::Replace).or(sentinel)
+}
+
+/// Whether it is only the operator that can't reach redis: Kubernetes itself finds pods ready, and none of them answers.
+fn is_out_of_reach(seen: &Observed) -> bool {
+    let silent = seen.servers.iter().all(|server| server.answer.is_none())
+        && seen.sentinels.iter().all(|sentinel| *sentinel == Sentinel::Silent);
+    silent && seen.servers.iter().any(|server| server.ready)
+}
+
 fn by_what_is_said(seen: &Observed) -> Decision {
+    if is_out_of_reach(seen) {
+        let message =
+            "the operator reaches no redis, though Kubernetes finds its pods ready: what redis does is not known";
+        return Decision::wait(Verdict::unknown(Reason::Unreachable, message));
+    }
     if seen.sentinels.is_empty() {
         return single(seen);
     }
     let mut named: Vec<&str> = Vec::new();
     for sentinel in &seen.sentinels {
         if let Sentinel::Knows(Some(master)) = sentinel
-            && !named.contains(&master.as_str())
+            && !named.iter().any(|other| pod(other) == pod(master))
         {
             named.push(master);
         }
@@ -193,10 +242,7 @@ fn single(seen: &Observed) -> Decision {
         return Decision::wait(Verdict::no(Reason::Starting, "redis has no pod yet"));
     };
     if !server.answer.as_ref().is_some_and(|answer| answer.master) {
-        // A template that cannot work is mended by the next one.
-        let replace = (server.outdated && !server.ready).then_some(Action::Replace(0));
-        let verdict = Verdict::no(Reason::NoMaster, "redis does not answer");
-        return Decision { actions: replace.into_iter().collect(), ..Decision::wait(verdict) };
+        return Decision::wait(Verdict::no(Reason::NoMaster, "redis does not answer"));
     }
     let latch = (!server.latched).then_some(Action::Latch(0));
     let replace = (server.outdated && server.ready && latch.is_none()).then_some(Action::Replace(0));
@@ -256,7 +302,8 @@ fn without_master(seen: &Observed) -> Decision {
             ));
         }
     };
-    let master = &seen.servers[lead].host;
+    let leader = &seen.servers[lead];
+    let master = &leader.host;
     let latches = (0..seen.servers.len()).filter(|place| !seen.servers[*place].latched).map(Action::Latch);
     let mut actions: Vec<Action> = latches.collect();
     if masters.is_empty() {
@@ -264,7 +311,7 @@ fn without_master(seen: &Observed) -> Decision {
     }
     let astray = |place: &usize| {
         let follows = seen.servers[*place].answer.as_ref().and_then(|answer| answer.follows.as_ref());
-        *place != lead && follows != Some(master)
+        *place != lead && !follows.is_some_and(|follows| leader.is(follows))
     };
     let others = (0..seen.servers.len()).filter(astray);
     actions.extend(others.map(|place| Action::Follow(place, master.clone())));
@@ -276,7 +323,7 @@ fn without_master(seen: &Observed) -> Decision {
 
 fn with_master(seen: &Observed, master: &str) -> Decision {
     let mut actions = Vec::new();
-    let place = seen.servers.iter().position(|server| server.host == master);
+    let place = seen.servers.iter().position(|server| server.is(master));
     for (number, sentinel) in seen.sentinels.iter().enumerate() {
         if *sentinel == Sentinel::Knows(None) {
             actions.push(Action::Monitor(number, master.to_owned()));
@@ -288,6 +335,14 @@ fn with_master(seen: &Observed, master: &str) -> Decision {
         }
         if server.answer.as_ref().is_some_and(|answer| answer.follows.as_deref() == Some(NOBODY)) {
             actions.push(Action::Follow(number, master.to_owned()));
+        }
+    }
+    for (number, server) in seen.servers.iter().enumerate() {
+        let Some(answer) = server.answer.as_ref().filter(|_| !seen.failing_over) else { continue };
+        // A master that Sentinels do not name (any more) is about to follow, and takes no writes until then.
+        let settled = !answer.master || Some(number) == place;
+        if settled && !answer.loading && answer.wanted_replicas != seen.confirming {
+            actions.push(Action::Want(number, seen.confirming));
         }
     }
     // A volume that has become part of the set holds data from its first copy on.
@@ -317,17 +372,14 @@ fn with_master(seen: &Observed, master: &str) -> Decision {
     } else {
         Verdict::yes(Reason::AsExpected, format!("{master} takes writes"))
     };
-    let broken = |number: &usize| {
-        let server = &seen.servers[*number];
-        Some(*number) != place && server.outdated && !server.ready && server.answer.is_none()
-    };
+    // It has little time left, so this comes first.
+    if let Some(ending) = place.filter(|place| seen.servers[*place].ending && may_hand_over(seen, *place)) {
+        return Decision { actions: vec![Action::HandOver(ending)], verdict, master: place };
+    }
     if !actions.is_empty() {
         return Decision { actions, verdict, master: place };
     }
-    // A template that cannot work is mended by the next one.
-    if let Some(broken) = (0..seen.servers.len()).rev().find(broken) {
-        actions.push(Action::Replace(broken));
-    } else if answer.hindrance().is_none() && whole(seen, place, answer, others) {
+    if answer.hindrance().is_none() && !seen.failing_over && whole(seen, place, answer, others) {
         actions.extend(next(seen, place));
     }
     Decision { actions, verdict, master: place }
@@ -337,13 +389,56 @@ fn with_master(seen: &Observed, master: &str) -> Decision {
 fn whole(seen: &Observed, master: Option<usize>, answer: &Answer, others: usize) -> bool {
     let heard = |sentinel: &Sentinel| matches!(sentinel, Sentinel::Knows(Some(_)));
     let fit = |(place, server): (usize, &Server)| {
-        server.ready && (Some(place) == master || server.answer.as_ref().is_some_and(|answer| answer.in_step))
+        server.ready && (Some(place) == master || server.answer.as_ref().is_some_and(|one| keeps_up(one, answer)))
     };
     answer.replicas >= others && seen.sentinels.iter().all(heard) && seen.servers.iter().enumerate().all(fit)
 }
 
-/// Replicas first; the master hands over and then is one.
+/// What a replica in step may lack: both are asked at the same time, not at the same instant.
+const LAG: u64 = 1024 * 1024;
+
+fn keeps_up(replica: &Answer, master: &Answer) -> bool {
+    replica.in_step && replica.offset.saturating_add(LAG) >= master.offset
+}
+
+/// Those that may take the master's place: they stay, and lack nothing.
+fn successors(seen: &Observed, master: usize) -> impl Iterator<Item = &Server> {
+    let from = seen.servers.get(master);
+    seen.servers.iter().filter(move |server| {
+        let both = server.answer.as_ref().zip(from.and_then(|from| from.answer.as_ref()));
+        let follows = |answer: &Answer| answer.follows.as_deref().zip(from).is_some_and(|(name, from)| from.is(name));
+        !server.ending && both.is_some_and(|(replica, master)| follows(replica) && keeps_up(replica, master))
+    })
+}
+
+/// Whether somebody is there to take the master's place, and nobody is taking it already.
+fn may_hand_over(seen: &Observed, master: usize) -> bool {
+    let heard = seen.sentinels.iter().any(|sentinel| matches!(sentinel, Sentinel::Knows(Some(_))));
+    !seen.failing_over && heard && successors(seen, master).next().is_some()
+}
+
+impl Observed {
+    /// The master at this place and those who may take it; `sentinel` says where a Sentinel is found.
+    pub fn succession(&self, master: usize, sentinel: impl Fn(usize) -> String) -> Succession {
+        let knowing = self.sentinels.iter().enumerate();
+        let knowing = knowing.filter(|(_, sentinel)| matches!(sentinel, Sentinel::Knows(Some(_))));
+        Succession {
+            service: self.name.clone(),
+            master: self.servers.get(master).map(|server| server.host.clone()).unwrap_or_default(),
+            replicas: successors(self, master).map(|server| server.host.clone()).collect(),
+            sentinels: knowing.map(|(place, _)| sentinel(place)).collect(),
+            redis_port: crate::build::REDIS_PORT,
+            sentinel_port: crate::build::SENTINEL_PORT,
+            confirming: self.confirming,
+        }
+    }
+}
+
+/// Sentinels first, then replicas; the master hands over and then is one.
 fn next(seen: &Observed, master: Option<usize>) -> Option<Action> {
+    if let Some(sentinel) = seen.outdated_sentinels.last() {
+        return Some(Action::ReplaceSentinel(*sentinel));
+    }
     let outdated: Vec<usize> = (0..seen.servers.len()).filter(|place| seen.servers[*place].outdated).collect();
     let replica = outdated.iter().rev().find(|place| Some(**place) != master);
     replica.map(|place| Action::Replace(*place)).or_else(|| outdated.first().map(|place| Action::HandOver(*place)))

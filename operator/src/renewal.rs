@@ -36,7 +36,7 @@ pub async fn round(context: &Context, key: &Key, known: &Known, seen: &redis::Ob
     }
     for place in (0..seen.sentinels.len()).rev() {
         let ordinal = i32::try_from(place).unwrap_or(i32::MAX);
-        let host = build::pod_host(&key.name, &key.namespace, Tier::Sentinel, ordinal);
+        let host = context.pod_host(key, Tier::Sentinel, ordinal);
         if is_current(&host, port(build::SENTINEL_PORT), wanted, known).await {
             continue;
         }

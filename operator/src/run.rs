@@ -37,7 +37,7 @@ pub async fn run(settings: Settings, process: Process) -> Result<()> {
     reachable.set();
 
     let mut candidate =
-        settings.leader_election.then(|| Candidate::new(client.clone(), settings.election(node.clone()), gate));
+        settings.leader_election.then(|| Candidate::new(client.clone(), settings.election(node.clone()), gate.clone()));
     if let Some(candidate) = &mut candidate {
         tokio::select! {
             () = candidate.acquire() => {}
@@ -46,7 +46,7 @@ pub async fn run(settings: Settings, process: Process) -> Result<()> {
     } else {
         metrics::LEADER.set(1);
     }
-    let context = Arc::new(Context::new(client, settings, &node));
+    let context = Arc::new(Context::new(client, gate, settings, &node));
     for (name, work) in controller::work(&context) {
         tasks.spawn(name, async move {
             work.await;

@@ -128,11 +128,11 @@ fn plains(cluster: &ImCluster) -> Vec<Plain> {
     wanted
 }
 
-/// The names by which a tier's pods are dialled.
-pub fn dns_names(cluster: &Key, tier: &str) -> Vec<String> {
+/// The names by which a tier's pods are dialled, where Services' names end with `domain`.
+pub fn dns_names(cluster: &Key, tier: &str, domain: &str) -> Vec<String> {
     let service = format!("{}-{tier}", cluster.name);
     let mut names = vec![format!("im-{tier}"), service.clone()];
-    for suffix in ["", ".svc", ".svc.cluster.local"] {
+    for suffix in ["", ".svc", &format!(".svc.{domain}")] {
         let full = format!("{service}.{}{suffix}", cluster.namespace);
         names.push(format!("*.{full}"));
         names.push(full);
@@ -150,6 +150,7 @@ pub async fn ensure(
     client: &Client,
     cache: &Cache<Secret>,
     cluster: &ImCluster,
+    domain: &str,
     now: Timestamp,
 ) -> Result<Known, Error> {
     let key = Key::of(cluster);
@@ -188,7 +189,7 @@ pub async fn ensure(
     let mut pairs = BTreeMap::new();
     for tier in leaves(cluster) {
         let name = format!("{}-{tier}-tls", key.name);
-        let names = dns_names(&key, tier);
+        let names = dns_names(&key, tier, domain);
         let make = || {
             let pair = pki::leaf(&authority, &format!("im-{tier}"), &names, now).map_err(useless(&name))?;
             Ok(data([(TLS_CERT, pair.certificate), (TLS_KEY, pair.key), (CA_CERT, authority.certificate.clone())]))
@@ -254,12 +255,12 @@ impl Secrets<'_> {
     ) -> Result<Secret, Error> {
         let key = Key::new(self.cluster.namespace().unwrap_or_default(), name);
         if let Some(known) = self.cache.get(&key) {
-            return Ok(known.as_ref().clone());
+            return self.belonging(known.as_ref().clone(), retained).await;
         }
         let failed = |what| move |source| Error::Api { name: key.name, what, source };
         // Not labelled, or not seen yet: only the API server knows.
         if let Some(found) = self.api.get_opt(name).await.map_err(failed.clone()("read"))? {
-            return Ok(found);
+            return self.belonging(found, retained).await;
         }
         let secret =
             Secret { metadata: self.metadata(name, retained), data: Some(bytes(make()?)), ..Secret::default() };
@@ -280,6 +281,24 @@ impl Secrets<'_> {
             self.replace(secret, build::redis_secret(&key.name, &key.namespace, mode, password)).await?;
         }
         Ok(())
+    }
+
+    /// Lets a Secret that the operator has made go with the ImCluster or stay without it, as is asked for by now.
+    async fn belonging(&self, mut secret: Secret, retained: bool) -> Result<Secret, Error> {
+        let made = secret.labels().get(CLUSTER) == Some(&self.cluster.name_any());
+        let owner = self.cluster.controller_owner_ref(&());
+        let Some(owner) = owner.filter(|_| made) else { return Ok(secret) };
+        let owners = secret.metadata.owner_references.get_or_insert_default();
+        let before = owners.len();
+        if retained {
+            owners.retain(|other| other.uid != owner.uid);
+        } else if owners.is_empty() {
+            owners.push(owner);
+        }
+        if owners.len() == before {
+            return Ok(secret);
+        }
+        self.replace(secret, Data::new()).await
     }
 
     /// Only where nobody changed it meanwhile.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use im_runtime::settings::{Program, Reader};
 
+use crate::validate::Pods;
+
 /// The process.
 pub const PROGRAM: Program =
     Program { name: "im-operator", about: "Runs ImClusters on Kubernetes: builds, upgrades and heals them." };
@@ -14,6 +16,9 @@ pub const DRAIN: Duration = Duration::from_secs(20);
 /// Where Kubernetes tells a pod its namespace.
 const OWN_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
+/// Where a pod's resolver is told the names to try.
+const RESOLVER: &str = "/etc/resolv.conf";
+
 /// Everything the operator is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -23,6 +28,10 @@ pub struct Settings {
     pub namespace: String,
     /// The operator's own image, which redis' pods begin with.
     pub operator_image: String,
+    /// What the names of the cluster's Services end with.
+    pub cluster_domain: String,
+    /// What pods of ImClusters may ask of their nodes.
+    pub pods: Pods,
     /// Whether replicas elect one that works.
     pub leader_election: bool,
     /// The Lease's name.
@@ -60,8 +69,28 @@ impl Settings {
                 .check(|text| namespace(text).map(drop))
                 .or_computed(own.unwrap_or_else(|_| "default".to_owned()), "the pod's"),
             operator_image: from
-                .text("operator_image", "The operator's own image: new redis pods begin with it.")
+                .text("operator_image", "The operator's own image: pods of redis, Sentinel and etcd begin with it, unless `spec.images.init` says otherwise.")
                 .or_computed(format!("imcluster/operator:{}", im_runtime::version::VERSION), "this release's"),
+            cluster_domain: from
+                .text(
+                    "cluster_domain",
+                    "What the names of Services end with in this Kubernetes cluster, behind `NAME.NAMESPACE.svc.`.",
+                )
+                .check(|text| domain(text).map(drop))
+                .or_computed(
+                    std::fs::read_to_string(RESOLVER).ok().as_deref().and_then(searched).unwrap_or("cluster.local").to_owned(),
+                    "what the pod's resolver searches, or else `cluster.local`",
+                ),
+            pods: match from
+                .boolean(
+                    "privileged_pods",
+                    "Whether `podOverrides` may ask for privileges, for what is the node's, and for root. Whoever may write ImClusters then may do anything on the nodes.",
+                )
+                .or(false)
+            {
+                true => Pods::Privileged,
+                false => Pods::Confined,
+            },
             leader_election: from
                 .boolean(
                     "leader_election",
@@ -101,6 +130,19 @@ impl Settings {
     }
 }
 
+/// The domain behind `svc.` in the names that a resolver tries.
+fn searched(configuration: &str) -> Option<&str> {
+    let lists = configuration.lines().filter_map(|line| line.trim().strip_prefix("search"));
+    let found = lists.flat_map(str::split_whitespace).find_map(|name| name.strip_prefix("svc."))?;
+    let found = found.trim_end_matches('.');
+    domain(found).is_ok().then_some(found)
+}
+
+fn domain(text: &str) -> Result<String, String> {
+    let good = text.len() <= 190 && text.split('.').all(|label| namespace(label).is_ok());
+    if good { Ok(text.to_owned()) } else { Err("names of a-z, 0-9 and - with dots between them".to_owned()) }
+}
+
 fn namespace(text: &str) -> Result<String, String> {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let outer = |c: Option<char>| c.is_some_and(|c| inner(c) && c != '-');
@@ -122,6 +164,17 @@ mod tests {
         let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
         let wanted = documentation::settings(PROGRAM, DRAIN, Settings::read);
         documentation::check(&document, PROGRAM.name, &wanted).unwrap();
+    }
+
+    #[test]
+    fn the_domain_is_what_the_resolver_searches() {
+        let kubernetes =
+            "nameserver 10.96.0.10\nsearch chat.svc.shop.example svc.shop.example shop.example\noptions ndots:5\n";
+        assert_eq!(searched(kubernetes), Some("shop.example"));
+        assert_eq!(searched("search chat.svc.a.b svc.a.b. a.b"), Some("a.b"));
+        assert_eq!(searched("nameserver 1.1.1.1\nsearch example.org\n"), None);
+        assert_eq!(searched("search svc.a_b"), None);
+        assert!(domain("cluster.local").is_ok() && domain("").is_err() && domain("a..b").is_err());
     }
 
     #[test]

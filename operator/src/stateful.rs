@@ -25,12 +25,16 @@ const HASH: &str = "controller-revision-hash";
 pub struct Place {
     /// It is there and ready, and does not end.
     pub ready: bool,
+    /// It is there and is about to end.
+    pub ending: bool,
     /// It is of an older template, and what it runs with differs.
     pub outdated: bool,
     /// It is of an older template.
     pub stale: bool,
     /// It has been in the init container [`build::JOIN`] for so long that its volume must be empty.
     pub joining: bool,
+    /// Its container ends again and again.
+    pub crashing: bool,
     /// Its claim says that it may hold data.
     pub latched: bool,
 }
@@ -62,9 +66,11 @@ pub fn places(context: &Context, key: &Key, tier: Tier, count: usize) -> Vec<Pla
         let stale = |pod: &Pod| newest.is_some_and(|newest| revision(pod) != Some(newest));
         Place {
             ready: pod.as_ref().is_some_and(|pod| is_ready(pod) && pod.metadata.deletion_timestamp.is_none()),
+            ending: pod.as_ref().is_some_and(|pod| pod.metadata.deletion_timestamp.is_some()),
             outdated: pod.as_ref().is_some_and(|pod| outdated(pod)),
             stale: pod.as_ref().is_some_and(|pod| stale(pod)),
             joining: pod.as_ref().is_some_and(|pod| is_joining(pod, now)),
+            crashing: pod.as_ref().is_some_and(|pod| is_crashing(pod)),
             latched: claim.is_some_and(|claim| claim.annotations().contains_key(LATCH)),
         }
     };
@@ -83,6 +89,12 @@ pub fn is_outdated(set: &StatefulSet, newest: Option<&str>, pod: &Pod) -> bool {
     let wanted = fingerprint(template.and_then(|template| template.annotations.as_ref()));
     let same = wanted.is_some() && fingerprint(pod.metadata.annotations.as_ref()) == wanted;
     revision(pod) != newest && !same
+}
+
+fn is_crashing(pod: &Pod) -> bool {
+    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let reason = |status: &ContainerStatus| status.state.as_ref()?.waiting.as_ref()?.reason.clone();
+    statuses.into_iter().any(|status| reason(status).as_deref() == Some("CrashLoopBackOff"))
 }
 
 /// The init container runs in a pod whose volume has its data as well, and ends as soon as it has looked. A member is let

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -13,7 +14,7 @@ use kube::core::{ApiResource, DeserializeGuard, GroupVersionKind};
 use kube::{Api, Client, Resource};
 use tokio::sync::watch;
 
-use crate::api::ImCluster;
+use crate::api::{ImCluster, Tier};
 use crate::apply::settled;
 use crate::key::{CLUSTER, Key};
 use crate::queue::Queue;
@@ -63,6 +64,8 @@ pub struct Stores {
     pub secrets: Arc<Cache<Secret>>,
     /// What their Deployments have made of their templates, without the templates.
     pub replica_sets: Arc<Cache<ReplicaSet>>,
+    /// Who scales their Deployments, whoever made it.
+    autoscalers: Arc<Cache<HorizontalPodAutoscaler>>,
     objects: Vec<(ApiResource, Arc<Cache<DynamicObject>>)>,
     pod_monitors: watch::Sender<bool>,
     namespaces: Vec<Option<String>>,
@@ -99,6 +102,7 @@ impl Stores {
             claims: Arc::new(Cache::new("persistentvolumeclaims", &namespaces)),
             secrets: Arc::new(Cache::new("secrets", &namespaces)),
             replica_sets: Arc::new(Cache::new("replicasets", &namespaces)),
+            autoscalers: Arc::new(Cache::new("horizontalpodautoscalers", &namespaces)),
             objects,
             pod_monitors: watch::Sender::new(false),
             namespaces,
@@ -132,7 +136,14 @@ impl Stores {
         add(self.claims.kind(), self.claims.complete_in(namespace));
         add(self.secrets.kind(), self.secrets.complete_in(namespace));
         add(self.replica_sets.kind(), self.replica_sets.complete_in(namespace));
+        // Unseen, one would be worked against.
+        add(self.autoscalers.kind(), self.autoscalers.complete_in(namespace));
         unread
+    }
+
+    /// Whether an autoscaler says how many pods a Deployment has.
+    pub fn is_autoscaled(&self, deployment: &Key) -> bool {
+        self.autoscalers.all().iter().any(|scaler| scaled(scaler).as_ref() == Some(deployment))
     }
 
     /// An object as last seen or written.
@@ -229,6 +240,7 @@ impl Stores {
                     set.spec = None;
                 },
             ));
+            watches.push(self.watch_autoscalers(client, namespace, queue));
             for (kind, cache) in &self.objects {
                 let api = match namespace {
                     Some(namespace) => Api::namespaced_with(client.clone(), namespace, kind),
@@ -246,6 +258,47 @@ impl Stores {
             }
         }
         watches
+    }
+
+    fn watch_autoscalers(
+        &self,
+        client: &Client,
+        namespace: Option<&str>,
+        queue: &Arc<Queue>,
+    ) -> (&'static str, BoxFuture<'static, ()>) {
+        let (api, cache, clusters) =
+            (typed(client, namespace), Arc::clone(&self.autoscalers), Arc::clone(&self.clusters));
+        let (queue, namespace) = (Arc::clone(queue), namespace.map(str::to_owned));
+        let kind = cache.kind();
+        let work = async move {
+            let wake = |here: &dyn Fn(&Key) -> bool| {
+                clusters
+                    .all()
+                    .iter()
+                    .map(|cluster| Key::of(cluster.as_ref()))
+                    .filter(here)
+                    .for_each(|key| queue.wake(key));
+            };
+            let slim = |scaler: &mut HorizontalPodAutoscaler| {
+                scaler.metadata.managed_fields = None;
+                scaler.status = None;
+            };
+            let tell = |seen: Seen<'_, HorizontalPodAutoscaler>| {
+                let Seen::Changed(before, now) = seen else { return };
+                let (before, now) = (before.and_then(scaled), now.and_then(scaled));
+                // Its status changes all the time.
+                if before != now {
+                    let names = [before, now];
+                    wake(&|key| {
+                        let logic = Key::new(&key.namespace, format!("{}-{}", key.name, Tier::Logic.name()));
+                        names.iter().flatten().any(|name| *name == logic)
+                    });
+                }
+            };
+            let read = || wake(&|key| namespace.as_deref().is_none_or(|of| of == key.namespace));
+            follow(api, None, namespace.as_deref(), cache, slim, tell, read).await;
+        };
+        (kind, work.boxed())
     }
 
     fn watch_clusters(
@@ -276,6 +329,14 @@ impl Stores {
         };
         ("watch of imclusters", work.boxed())
     }
+}
+
+/// The Deployment that an autoscaler scales.
+fn scaled(scaler: &HorizontalPodAutoscaler) -> Option<Key> {
+    let target = &scaler.spec.as_ref()?.scale_target_ref;
+    let namespace = scaler.metadata.namespace.clone()?;
+    (target.kind == "Deployment" && scaler.metadata.deletion_timestamp.is_none())
+        .then(|| Key::new(namespace, &target.name))
 }
 
 /// Whether only what we report ourselves differs.

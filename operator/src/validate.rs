@@ -1,6 +1,7 @@
 //! Whether an ImCluster can be built. The API server has applied the definition's rules to it; they are applied again
 //! here, as it may have been stored under an older definition, and with them those that a definition can't say.
 
+mod confined;
 mod overrides;
 mod schema;
 
@@ -69,11 +70,20 @@ impl Valid {
     }
 }
 
+/// What pods may ask of the nodes they run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pods {
+    /// Nothing that Kubernetes' Pod Security Standard "restricted" refuses.
+    Confined,
+    /// Whatever an ImCluster's `podOverrides` say.
+    Privileged,
+}
+
 /// Takes an ImCluster that was read from the API server.
 ///
 /// # Errors
 /// All that is wrong with it, sorted by field.
-pub fn validate(cluster: &ImCluster) -> Result<Valid, Vec<Problem>> {
+pub fn validate(cluster: &ImCluster, may: Pods) -> Result<Valid, Vec<Problem>> {
     let mut problems = BTreeSet::new();
     for (field, value) in
         [("metadata.name", cluster.name_any()), ("metadata.namespace", cluster.namespace().unwrap_or_default())]
@@ -95,7 +105,7 @@ pub fn validate(cluster: &ImCluster) -> Result<Valid, Vec<Problem>> {
     for (field, pod) in pods(spec) {
         problems.extend(environment(field, pod));
         if let Some(value) = &pod.pod_overrides {
-            problems.extend(overrides::problems(&format!("{field}.podOverrides"), value));
+            problems.extend(overrides::problems(&format!("{field}.podOverrides"), value, may));
         }
     }
     for (index, range) in spec.connect.service.source_ranges.iter().enumerate() {

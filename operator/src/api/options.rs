@@ -39,6 +39,10 @@ pub struct Images {
     #[serde(default = "etcd_image")]
     #[x_kube(validation = Rule::new("has(self.tag) || has(self.digest)").message("give tag or digest: etcd has versions of its own"))]
     pub etcd: ImageSource,
+    /// What pods of redis, Sentinel and etcd begin with: an image that holds `im-operator`. Its tag is `spec.version` unless
+    /// given. Left out: the operator's own image, whose registry these pods must reach too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<ImageSource>,
 }
 
 /// When images are pulled.
@@ -250,6 +254,7 @@ impl Default for Images {
             logic: logic_image(),
             redis: redis_image(),
             etcd: etcd_image(),
+            init: None,
         }
     }
 }

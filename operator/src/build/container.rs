@@ -2,7 +2,8 @@
 
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, ExecAction, HTTPGetAction,
-    KeyToPath, ObjectFieldSelector, Probe, SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+    KeyToPath, Lifecycle, LifecycleHandler, ObjectFieldSelector, Probe, SeccompProfile, SecretKeySelector,
+    SecretVolumeSource, SecurityContext, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -79,6 +80,13 @@ pub(super) fn variable(name: &str, value: impl Into<String>) -> EnvVar {
     EnvVar { name: name.to_owned(), value: Some(value.into()), value_from: None }
 }
 
+/// A variable with a key of a Secret.
+pub(super) fn from_secret(name: &str, secret: &str, key: &str) -> EnvVar {
+    let key = SecretKeySelector { name: secret.to_owned(), key: key.to_owned(), optional: None };
+    let source = EnvVarSource { secret_key_ref: Some(key), ..Default::default() };
+    EnvVar { name: name.to_owned(), value: None, value_from: Some(source) }
+}
+
 /// A variable with a fact of the pod, such as `metadata.name`.
 pub(super) fn field(name: &str, path: &str) -> EnvVar {
     let field = ObjectFieldSelector { api_version: Some("v1".to_owned()), field_path: path.to_owned() };
@@ -111,25 +119,23 @@ pub(super) fn http_probe(path: &str, port: &str, period: i32, failures: i32) -> 
 
 /// Asks a redis or a Sentinel on this port for any answer: one that is loading, or wants a password first, lives.
 pub(super) fn redis_probe(port: i32, period: i32, failures: i32) -> Probe {
+    Probe { exec: Some(redis_cli(port, &["ping"])), ..probe(period, failures) }
+}
+
+/// Says something to the redis or Sentinel on this port of the same pod.
+pub(super) fn redis_cli(port: i32, words: &[&str]) -> ExecAction {
     let port = port.to_string();
     let [cert, key, authority] = ["tls.crt", "tls.key", "ca.crt"].map(|file| format!("{TLS_FOLDER}/{file}"));
-    let command = [
-        "redis-cli",
-        "-h",
-        "127.0.0.1",
-        "-p",
-        &port,
-        "--tls",
-        "--cert",
-        &cert,
-        "--key",
-        &key,
-        "--cacert",
-        &authority,
-        "ping",
-    ];
-    let exec = ExecAction { command: Some(command.map(str::to_owned).to_vec()) };
-    Probe { exec: Some(exec), ..probe(period, failures) }
+    let address = ["redis-cli", "-h", "127.0.0.1", "-p", &port];
+    let tls = ["--tls", "--cert", &cert, "--key", &key, "--cacert", &authority];
+    let words = address.iter().chain(&tls).chain(words).map(|&word| word.to_owned());
+    ExecAction { command: Some(words.collect()) }
+}
+
+/// Runs this in a container before it is told to end.
+pub(super) fn before_end(exec: ExecAction) -> Lifecycle {
+    let handler = LifecycleHandler { exec: Some(exec), ..Default::default() };
+    Lifecycle { pre_stop: Some(handler), ..Default::default() }
 }
 
 fn probe(period: i32, failures: i32) -> Probe {
@@ -155,7 +161,7 @@ pub(super) fn container(building: &Building<'_>, tier: Tier, image: &str) -> Con
 
 /// A container that runs `im-operator` before a pod's own begins.
 pub(super) fn init(building: &Building<'_>, name: &str, args: Vec<String>, mounts: Vec<VolumeMount>) -> Container {
-    let mut init = container(building, Tier::Cluster, &building.inputs.seed_image);
+    let mut init = container(building, Tier::Cluster, &building.inputs.init_image);
     init.name = name.to_owned();
     init.command = Some(vec!["im-operator".to_owned()]);
     init.args = Some(args);

@@ -1,22 +1,20 @@
 //! Etcd: one member or three, formed once from empty volumes; after that a member with an empty volume only ever joins.
 
 use k8s_openapi::api::core::v1::{Container, PodTemplateSpec};
-use sha2::{Digest, Sha256};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::container::{self, Mounted, container, field, http_probe, mount, port, tls};
 use super::pod::{Parts, template};
-use super::workload::{Replace, Stateful, Unhealthy, common, headless, service_port, stateful_set};
-use super::{Building, monitor, names};
+use super::workload::{Stateful, Unhealthy, common, fingerprint, headless, service_port, stateful_set};
+use super::{Building, monitor, names, quantity};
 use crate::api::Tier;
 
-/// The annotation of a template that says what its pods run with, leaving out what only counts for an empty volume: that a
-/// cluster exists by now is no reason to restart its members.
-pub const FINGERPRINT: &str = "imcluster.io/template";
 /// The init container in which a pod with an empty volume waits until the members have taken it in.
 pub const JOIN: &str = "join";
 
 const DATA: &str = "/var/lib/etcd";
 const GRACE: i64 = 30;
+const QUOTA: u64 = 2 * 1024 * 1024 * 1024;
 
 pub(super) fn objects(building: &mut Building<'_>) {
     let (valid, inputs) = (building.valid, building.inputs);
@@ -33,17 +31,9 @@ pub(super) fn objects(building: &mut Building<'_>) {
         building.ignored.truncate(said);
         template = pods(building, true);
     }
-    let text = serde_json::to_vec(&timeless).unwrap_or_default();
-    let sum: String = Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    let annotations = &mut template.metadata.get_or_insert_default().annotations;
-    annotations.get_or_insert_default().insert(FINGERPRINT.to_owned(), sum);
-    let stateful = Stateful {
-        tier: Tier::Etcd,
-        replicas: etcd.replicas,
-        storage: &etcd.storage,
-        template,
-        replace: Replace::OnDelete,
-    };
+    // That a cluster exists by now is no reason to restart its members.
+    fingerprint(&mut template, timeless);
+    let stateful = Stateful { tier: Tier::Etcd, replicas: etcd.replicas, storage: &etcd.storage, template };
     stateful_set(building, stateful);
     monitor::pods(building, Tier::Etcd, "metrics");
 }
@@ -139,5 +129,12 @@ fn arguments(building: &Building<'_>, existing: bool) -> Vec<String> {
         "--peer-skip-client-san-verification=true".to_owned(),
         "--auto-compaction-mode=periodic".to_owned(),
         "--auto-compaction-retention=1h".to_owned(),
+        format!("--quota-backend-bytes={}", quota(&valid.spec().etcd.storage.size)),
     ]
+}
+
+/// What etcd's file may take, in bytes: three quarters of the volume, as its log and snapshots are there too, and no more than
+/// is written anew within seconds. Beyond it writes are refused, which is better than a full volume.
+fn quota(volume: &Quantity) -> u64 {
+    quantity::bytes(volume).map_or(QUOTA, |bytes| (bytes / 4 * 3).min(QUOTA))
 }

@@ -58,7 +58,7 @@ pub(super) fn objects(building: &mut Building<'_>) {
         spec: Some(DeploymentSpec {
             min_ready_seconds: Some(5),
             progress_deadline_seconds: Some(600),
-            replicas: Some(logic.replicas),
+            replicas: inputs.logic_replicas,
             revision_history_limit: Some(3),
             selector: labels::label_selector(valid, Tier::Logic),
             strategy: Some(DeploymentStrategy {

@@ -1,4 +1,4 @@
-//! Quantities of memory, as far as a setting is made of one.
+//! Quantities of memory and storage, as far as a setting is made of one.
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 

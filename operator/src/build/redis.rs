@@ -4,16 +4,25 @@
 //! master that lost its volume can't empty the replicas that have the data. Only the operator, once, and then Sentinel
 //! make a redis the master, and redis writes that down in the file on its volume.
 
-use super::container::{self, container, field, mount, port, redis_probe, tls};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use super::container::{self, container, field, mount, port, redis_cli, redis_probe, tls};
 use super::pod::{Parts, template};
-use super::workload::{Replace, Stateful, Unhealthy, common, headless, service_port, stateful_set};
+use super::workload::{Stateful, Unhealthy, common, fingerprint, headless, service_port, stateful_set};
 use super::{Building, access, names, quantity};
-use crate::api::{Durability, Redis, RedisMode, Tier};
+use crate::api::{Durability, Pod, Redis, RedisMode, Tier};
 
 /// Where redis finds the Secret's files.
 pub(super) const SECRET_FOLDER: &str = "/etc/imcluster/redis";
-/// How long redis may take to write everything down at its end.
+/// How long redis may take to hand over and to write everything down at its end.
 const GRACE: i64 = 60;
+/// At its end a master waits for more replicas than there are, in vain, for 15 s at most or until it is a master no more: time
+/// for the operator to see to its succession. A replica waits for nothing.
+const HAND_OVER: [&str; 3] = ["wait", "1000", "15000"];
+/// Where the spec says nothing: what a redis may take before it refuses writes, instead of taking the node's memory …
+const MEMORY_LIMIT: &str = "2Gi";
+/// … and what is set aside for it.
+const MEMORY_REQUEST: &str = "256Mi";
 /// Of a memory limit, how much data may take; the rest is for buffers and for the copy while the log is rewritten.
 const DATA_PERCENT: u64 = 75;
 
@@ -29,13 +38,14 @@ pub fn confirming_replicas(redis: &Redis) -> i32 {
 pub(super) fn objects(building: &mut Building<'_>) {
     let (valid, inputs) = (building.valid, building.inputs);
     let redis = &valid.spec().redis;
+    let pod = limited(&redis.pod);
     let with_sentinel = redis.mode == RedisMode::Sentinel;
     common(building, Tier::Redis, Unhealthy::Always);
     headless(building, Tier::Redis, vec![service_port("redis", names::REDIS_PORT)]);
 
     let mut container = container(building, Tier::Redis, &inputs.runs.redis.image);
     container.command = Some(vec!["redis-server".to_owned()]);
-    container.args = Some(arguments(building, redis));
+    container.args = Some(arguments(building, redis, &pod));
     container.ports = Some(vec![port("redis", names::REDIS_PORT)]);
     container.env = Some(vec![field("POD_NAME", "metadata.name")]);
     container.volume_mounts = Some(vec![mount("data", "/data", false)]);
@@ -46,11 +56,15 @@ pub(super) fn objects(building: &mut Building<'_>) {
         false => Vec::new(),
     };
     let secret = names::secret_name(valid.name(), "redis");
-    let template = template(
+    if with_sentinel {
+        container.env.get_or_insert_default().push(container::from_secret("REDISCLI_AUTH", &secret, "password"));
+        container.lifecycle = Some(container::before_end(redis_cli(names::REDIS_PORT, &HAND_OVER)));
+    }
+    let mut template = template(
         building,
         Parts {
             tier: Tier::Redis,
-            pod: &redis.pod,
+            pod: &pod,
             field: "spec.redis",
             run: &inputs.runs.redis,
             container,
@@ -69,13 +83,13 @@ pub(super) fn objects(building: &mut Building<'_>) {
         },
     );
     let replicas = if with_sentinel { names::REDIS_REPLICAS } else { 1 };
-    let stateful =
-        Stateful { tier: Tier::Redis, replicas, storage: &redis.storage, template, replace: Replace::OnDelete };
+    let counts = template.clone();
+    fingerprint(&mut template, counts);
+    let stateful = Stateful { tier: Tier::Redis, replicas, storage: &redis.storage, template };
     stateful_set(building, stateful);
 }
 
-fn arguments(building: &Building<'_>, redis: &Redis) -> Vec<String> {
-    let valid = building.valid;
+fn arguments(building: &Building<'_>, redis: &Redis, pod: &Pod) -> Vec<String> {
     let mut arguments = Vec::new();
     let mut say = |words: &[&str]| arguments.extend(words.iter().map(|&word| word.to_owned()));
     if redis.mode == RedisMode::Sentinel {
@@ -88,16 +102,29 @@ fn arguments(building: &Building<'_>, redis: &Redis) -> Vec<String> {
     let fsync = if redis.durability == Durability::Strict { "always" } else { "everysec" };
     say(&["--save", "", "--appendonly", "yes", "--appendfsync", fsync]);
     say(&["--maxmemory-policy", "noeviction"]);
-    if let Some(data) = memory(redis) {
+    if let Some(data) = memory(pod) {
         say(&["--maxmemory", &data.to_string()]);
     }
     if redis.mode == RedisMode::Sentinel {
-        let host = format!("$(POD_NAME).{}", names::service_host(valid.name(), valid.namespace(), Tier::Redis));
+        let host = building.announced(Tier::Redis);
         say(&["--replica-announce-ip", &host]);
         say(&["--repl-backlog-size", "64mb"]);
         say(&["--min-replicas-to-write", &confirming_replicas(redis).to_string()]);
     }
     arguments
+}
+
+/// With a limit of memory, be it that nobody has said one.
+fn limited(pod: &Pod) -> Pod {
+    let mut pod = pod.clone();
+    let resources = pod.resources.get_or_insert_default();
+    let limits = resources.limits.get_or_insert_default();
+    if !limits.contains_key("memory") {
+        limits.insert("memory".to_owned(), Quantity(MEMORY_LIMIT.to_owned()));
+        let requests = resources.requests.get_or_insert_default();
+        requests.entry("memory".to_owned()).or_insert_with(|| Quantity(MEMORY_REQUEST.to_owned()));
+    }
+    pod
 }
 
 /// What redis and Sentinel are told of their certificates.
@@ -110,7 +137,7 @@ pub(super) fn tls_arguments(say: &mut impl FnMut(&[&str])) {
 }
 
 /// Bytes that data may take: beyond them redis refuses writes, which is better than being killed.
-fn memory(redis: &Redis) -> Option<u64> {
-    let limits = redis.pod.resources.as_ref()?.limits.as_ref()?;
+fn memory(pod: &Pod) -> Option<u64> {
+    let limits = pod.resources.as_ref()?.limits.as_ref()?;
     Some(quantity::bytes(limits.get("memory")?)? / 100 * DATA_PERCENT)
 }

@@ -13,6 +13,8 @@ use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec}
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use sha2::{Digest, Sha256};
+
 use super::{Building, labels, names};
 use crate::api::{Storage, Tier};
 
@@ -83,36 +85,35 @@ pub(super) fn headless(building: &mut Building<'_>, tier: Tier, ports: Vec<Servi
     building.add(tier, &service);
 }
 
-/// How pods of a StatefulSet are replaced when their template changes.
-#[derive(Clone, Copy)]
-pub(super) enum Replace {
-    /// When somebody deletes them: the order matters.
-    OnDelete,
-    /// By Kubernetes, one at a time, each of them ready for so many seconds before the next.
-    OneByOne(i32),
+/// The annotation of a template that says what its pods run with. Left out is what only counts before they run: another
+/// image for that, as with another operator, restarts nothing.
+pub const FINGERPRINT: &str = "imcluster.io/template";
+
+/// Writes on a template what its pods run with: `counts`, which is the template itself but for what makes no difference.
+pub(super) fn fingerprint(template: &mut PodTemplateSpec, mut counts: PodTemplateSpec) {
+    let init = counts.spec.iter_mut().flat_map(|spec| spec.init_containers.iter_mut().flatten());
+    init.for_each(|container| container.image = None);
+    let text = serde_json::to_vec(&counts).unwrap_or_default();
+    let sum: String = Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let annotations = &mut template.metadata.get_or_insert_default().annotations;
+    annotations.get_or_insert_default().insert(FINGERPRINT.to_owned(), sum);
 }
 
-/// A tier's StatefulSet.
+/// A tier's StatefulSet. Its pods are replaced when the operator deletes them: the order matters.
 pub(super) struct Stateful<'a> {
     pub tier: Tier,
     pub replicas: i32,
     pub storage: &'a Storage,
     pub template: PodTemplateSpec,
-    pub replace: Replace,
 }
 
 pub(super) fn stateful_set(building: &mut Building<'_>, stateful: Stateful<'_>) {
-    let Stateful { tier, replicas, storage, template, replace } = stateful;
+    let Stateful { tier, replicas, storage, template } = stateful;
     let valid = building.valid;
-    let (strategy, min_ready) = match replace {
-        Replace::OnDelete => ("OnDelete", None),
-        Replace::OneByOne(seconds) => ("RollingUpdate", Some(seconds)),
-    };
     let deleted = if storage.retain { "Retain" } else { "Delete" };
     let set = StatefulSet {
         metadata: labels::tier_meta(valid, tier),
         spec: Some(StatefulSetSpec {
-            min_ready_seconds: min_ready,
             persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
                 when_deleted: Some(deleted.to_owned()),
                 when_scaled: Some("Retain".to_owned()),
@@ -123,7 +124,10 @@ pub(super) fn stateful_set(building: &mut Building<'_>, stateful: Stateful<'_>) 
             selector: labels::label_selector(valid, tier),
             service_name: Some(names::object_name(valid.name(), tier)),
             template,
-            update_strategy: Some(StatefulSetUpdateStrategy { type_: Some(strategy.to_owned()), rolling_update: None }),
+            update_strategy: Some(StatefulSetUpdateStrategy {
+                type_: Some("OnDelete".to_owned()),
+                rolling_update: None,
+            }),
             volume_claim_templates: Some(vec![claim(labels::all(valid, tier), storage)]),
             ..Default::default()
         }),

@@ -1,8 +1,10 @@
 //! Does what was decided.
 
-use etcd_client::MemberAddOptions;
+use std::time::Duration;
 
-use super::ask::{self, Tls, call};
+use etcd_client::{AlarmAction, AlarmOptions, AlarmType, MemberAddOptions};
+
+use super::ask::{self, Tls, call_within};
 use super::{ANEW, Action};
 use crate::api::Tier;
 use crate::context::Context;
@@ -36,8 +38,9 @@ pub async fn carry_out(
     match action {
         Action::Latch(place) => Ok(stateful::latch(context, key, Tier::Etcd, place).await?),
         Action::Replace(place) => Ok(stateful::end(context, key, Tier::Etcd, place).await?),
-        Action::Remove(_) | Action::Add(_) | Action::Promote(_) => {
+        Action::Remove(_) | Action::Add(_) | Action::Promote(_) | Action::Defragment(_) | Action::Disarm => {
             let hosts = build::etcd_members(key, usize::try_from(build::ETCD_MEMBERS_MOST).unwrap_or_default());
+            let serving = if let Action::Defragment(place) = action { place } else { serving };
             let endpoint = hosts.get(serving).map(|host| host.client.clone()).unwrap_or_default();
             let peers: Vec<String> = hosts.into_iter().map(|host| host.peer).collect();
             Ok(change(&endpoint, Tls::of(known), &peers, action).await?)
@@ -46,18 +49,32 @@ pub async fn carry_out(
     }
 }
 
-/// Changes the members by way of the one at this endpoint; `peers` are the peer URLs, by the pods' numbers. What is none of
+/// How long a member may take to write its file anew: 2 GiB at most.
+const DEFRAGMENTS: Duration = Duration::from_secs(60);
+
+/// Changes the members by way of the one at this endpoint, or this one itself; `peers` are the peer URLs, by the pods' numbers. What is none of
 /// its business is left alone.
 ///
 /// # Errors
 /// Etcd refuses, as it does for a learner that is not in step yet, or does not answer.
 pub async fn change(endpoint: &str, tls: Tls<'_>, peers: &[String], action: Action) -> Result<(), ask::Error> {
-    call(endpoint, tls, async |client| match action {
+    let patience = if let Action::Defragment(_) = action { DEFRAGMENTS } else { ask::PATIENCE };
+    call_within(patience, endpoint, tls, async |client| match action {
         Action::Remove(id) => client.member_remove(id).await.map(drop),
         Action::Promote(id) => client.member_promote(id).await.map(drop),
         Action::Add(place) => {
             let learner = MemberAddOptions::new().with_is_learner();
             client.member_add(peers.get(place).cloned().as_slice(), Some(learner)).await.map(drop)
+        }
+        Action::Defragment(_) => client.defragment().await.map(drop),
+        Action::Disarm => {
+            let raised = client.alarm(AlarmAction::Get, AlarmType::Nospace, None).await?;
+            for member in raised.alarms() {
+                let mut of = AlarmOptions::new();
+                of.with_member(member.member_id());
+                client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(of)).await?;
+            }
+            Ok(())
         }
         Action::Latch(_) | Action::Replace(_) | Action::Formed => Ok(()),
     })

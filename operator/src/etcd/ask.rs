@@ -18,8 +18,8 @@ pub enum Error {
     #[error("{0}")]
     Etcd(#[from] etcd_client::Error),
     /// Nothing in time.
-    #[error("no answer within {PATIENCE:?}")]
-    Timeout,
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
 }
 
 /// What is shown to members and believed of them, as PEM.
@@ -49,6 +49,19 @@ pub async fn call<T>(
     tls: Tls<'_>,
     call: impl AsyncFnOnce(&mut Client) -> Result<T, etcd_client::Error>,
 ) -> Result<T, Error> {
+    call_within(PATIENCE, endpoint, tls, call).await
+}
+
+/// The same, of what takes longer.
+///
+/// # Errors
+/// [`Error`].
+pub async fn call_within<T>(
+    patience: Duration,
+    endpoint: &str,
+    tls: Tls<'_>,
+    call: impl AsyncFnOnce(&mut Client) -> Result<T, etcd_client::Error>,
+) -> Result<T, Error> {
     let mut options = ConnectOptions::new().with_connect_timeout(PATIENCE);
     if endpoint.starts_with("https://") {
         let authority = Certificate::from_pem(tls.authority);
@@ -59,7 +72,7 @@ pub async fn call<T>(
         let mut client = Client::connect([endpoint], Some(options)).await?;
         Ok(call(&mut client).await?)
     };
-    timeout(PATIENCE, work).await.unwrap_or(Err(Error::Timeout))
+    timeout(patience, work).await.unwrap_or(Err(Error::Timeout(patience)))
 }
 
 /// What the member at this endpoint says of itself, and, if it is part of a quorum and has a vote, of all members.
@@ -67,7 +80,15 @@ pub async fn call<T>(
 pub async fn member(endpoint: &str, tls: Tls<'_>, places: &[String]) -> Option<(Answer, Option<Vec<Member>>)> {
     let asked = call(endpoint, tls, async |client| {
         let status = client.status().await?;
-        let answer = Answer { led: status.leader() != 0, learner: status.is_learner() };
+        let bytes = |size: i64| u64::try_from(size).unwrap_or_default();
+        let answer = Answer {
+            led: status.leader() != 0,
+            learner: status.is_learner(),
+            leads: status.header().is_some_and(|header| header.member_id() == status.leader()),
+            size: bytes(status.db_size()),
+            in_use: bytes(status.raft_used_db_size()),
+            full: status.errors().iter().any(|error| error.contains("NOSPACE")),
+        };
         if answer.learner || !answer.led {
             return Ok((answer, None));
         }

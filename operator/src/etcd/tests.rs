@@ -22,6 +22,10 @@ struct Held {
     existing: bool,
 }
 
+fn healthy(led: bool) -> Answer {
+    Answer { led, learner: false, leads: false, size: 1000, in_use: 900, full: false }
+}
+
 impl World {
     fn new(count: usize) -> Self {
         Self { members: Vec::new(), places: vec![Held::default(); count], mirrored: false, anew: false, next_id: 1 }
@@ -42,13 +46,14 @@ impl World {
     fn seen(&self) -> Observed {
         let place = |number: usize| {
             let held = &self.places[number];
-            let answer = self.alive(number).map(|member| Answer { led: self.led(), learner: member.learner });
+            let answer = self.alive(number).map(|member| Answer { learner: member.learner, ..healthy(self.led()) });
             Place {
                 latched: held.latched,
                 ready: answer.is_some_and(|answer| answer.led && !answer.learner),
                 outdated: false,
                 stale: held.existing != self.existing(),
                 waiting: held.existing && held.data.is_none(),
+                crashing: false,
                 answer,
             }
         };
@@ -112,6 +117,7 @@ impl World {
                 member.learner = false;
             }
             Action::Formed => self.anew = false,
+            Action::Defragment(_) | Action::Disarm => {}
         }
     }
 
@@ -289,8 +295,8 @@ proptest! {
     fn anything_can_be_seen(
         places in prop::collection::vec(
             (any::<[bool; 5]>(), prop::option::of(any::<[bool; 2]>())).prop_map(|([latched, ready, outdated, stale, waiting], answer)| Place {
-                latched, ready, outdated, stale, waiting,
-                answer: answer.map(|[led, learner]| Answer { led, learner }),
+                latched, ready, outdated, stale, waiting, crashing: stale && !ready,
+                answer: answer.map(|[led, learner]| Answer { learner, ..healthy(led) }),
             }), 0..5),
         members in prop::option::of(prop::collection::vec((any::<u64>(), prop::option::of(0_usize..5), any::<[bool; 2]>()), 0..6)),
         flags in any::<[bool; 2]>(),
@@ -309,4 +315,72 @@ proptest! {
         let count = decision.actions.iter().filter(|action| changes(action)).count();
         prop_assert!(seen.members.is_some() || count == 0);
     }
+}
+
+#[test]
+fn what_only_the_operator_cannot_reach_is_unknown() {
+    let mut world = World::new(3);
+    world.settle();
+    let mut seen = world.seen();
+    seen.members = None;
+    seen.places.iter_mut().for_each(|place| place.answer = None);
+    let decision = decide(&seen);
+    let told = (decision.verdict.status, decision.verdict.reason, decision.actions);
+    assert_eq!(told, (ConditionStatus::Unknown, Reason::Unreachable, Vec::new()));
+    // Where Kubernetes finds no majority ready, there is none.
+    seen.places[..2].iter_mut().for_each(|place| place.ready = false);
+    assert_eq!(decide(&seen).verdict.reason, Reason::NoQuorum);
+}
+
+#[test]
+fn files_that_hold_little_are_written_anew_one_by_one_and_the_leaders_last() {
+    let mut world = World::new(3);
+    world.settle();
+    let mut seen = world.seen();
+    let answer = |leads| Some(Answer { leads, size: SMALL, in_use: SMALL / 2 - 1, ..healthy(true) });
+    for (place, leads) in [(0, true), (1, false), (2, false)] {
+        seen.places[place].answer = answer(leads);
+    }
+    let mut story = Vec::new();
+    while let [Action::Defragment(place)] = decide(&seen).actions[..] {
+        seen.places[place].answer = Some(healthy(true));
+        story.push(place);
+    }
+    assert_eq!(story, [1, 2, 0]);
+    seen.places[0].answer = answer(true);
+    seen.places[1].ready = false;
+    assert_eq!(decide(&seen).actions, [], "not while another is away");
+    seen.places[1].ready = true;
+    seen.places[0].answer = Some(Answer { size: SMALL, in_use: SMALL / 2, ..healthy(true) });
+    assert_eq!(decide(&seen).actions, []);
+}
+
+#[test]
+fn a_quota_that_is_used_up_is_told_and_lifted_once_there_is_room() {
+    let mut world = World::new(3);
+    world.settle();
+    let mut seen = world.seen();
+    let of = |size, full| Some(Answer { size, in_use: 500, full, ..healthy(true) });
+    seen.places.iter_mut().for_each(|place| place.answer = of(1000, true));
+    assert_eq!((decide(&seen).verdict.reason, decide(&seen).verdict.holds()), (Reason::DiskFailing, false));
+    for place in 0..3 {
+        assert_eq!(decide(&seen).actions, [Action::Defragment(place)]);
+        seen.places[place].answer = of(500, true);
+    }
+    assert_eq!(decide(&seen).actions, [Action::Disarm]);
+    seen.places.iter_mut().for_each(|place| place.answer = of(500, false));
+    assert_eq!((decide(&seen).verdict.holds(), decide(&seen).actions), (true, Vec::new()));
+}
+
+#[test]
+fn a_member_that_cannot_run_is_told_with_the_way_out() {
+    let mut world = World::new(3);
+    world.settle();
+    let mut seen = world.seen();
+    seen.places[1] = Place { ready: false, crashing: true, answer: None, ..seen.places[1] };
+    let decision = decide(&seen);
+    assert_eq!((decision.verdict.reason, decision.actions), (Reason::NeedsDecision, Vec::new()));
+    assert!(decision.verdict.message.contains("delete pvc data-demo-etcd-1 "), "{}", decision.verdict.message);
+    seen.places[1].outdated = true;
+    assert_ne!(decide(&seen).verdict.reason, Reason::NeedsDecision, "the next template may mend it");
 }

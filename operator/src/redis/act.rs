@@ -1,27 +1,26 @@
 //! Does what was decided.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
-use tokio::time::{Instant, sleep};
+use redis::{RedisResult, ToRedisArgs};
 
-use super::ask::{connect, server};
-use super::{ANEW, Action};
+use super::ask::connect;
+use super::hand_over::{CATCHING_UP, HandedOver, hand_over, want};
+use super::{ANEW, Action, Observed};
 use crate::api::Tier;
 use crate::build;
 use crate::context::Context;
 use crate::key::Key;
+use crate::metrics;
 use crate::secrets::Known;
 use crate::stateful;
 
-/// How long writes are held while replicas catch up before a hand-over; well below the time after which a master counts as down.
-const PAUSE: Duration = Duration::from_secs(2);
-/// How long Sentinel may take to make the old master a replica.
-const DEMOTION: Duration = Duration::from_secs(15);
-/// After so long without an answer a master counts as down, in milliseconds.
-const DOWN_AFTER: u32 = 5_000;
-const FAILOVER_TIMEOUT: u32 = 30_000;
+/// After so long without an answer a master counts as down.
+const DOWN_AFTER: Duration = Duration::from_secs(5);
+/// How long Sentinel tries to make a replica the master.
+pub(super) const FAILOVER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Sentinels that must agree.
 const QUORUM: u32 = 2;
 
@@ -34,98 +33,94 @@ pub enum Error {
     /// The API server.
     #[error("{0}")]
     Api(#[from] kube::Error),
-    /// Replicas did not catch up while writes were held.
-    #[error("replicas were not in step within {PAUSE:?}: the hand-over is tried again")]
+    /// Replicas did not catch up while writes were refused.
+    #[error("replicas did not have everything within {CATCHING_UP:?}: the master stays what it is")]
     Behind,
+    /// There is no Sentinel to ask for a hand-over.
+    #[error("no Sentinel answers that names the master: it stays what it is")]
+    NoSentinel,
+    /// Sentinel agreed and made nobody the master.
+    #[error("Sentinel has made no replica the master within {0:?}: the master stays what it is")]
+    NotPromoted(Duration),
+    /// The task that did it ended early.
+    #[error("cut short: {0}")]
+    CutShort(#[from] tokio::task::JoinError),
 }
 
 /// Does one thing.
 ///
 /// # Errors
 /// It is not done, or not known to be; the next round sees what is so.
-pub async fn carry_out(context: &Context, key: &Key, known: &Known, action: &Action) -> Result<(), Error> {
+pub async fn carry_out(
+    context: &Arc<Context>,
+    key: &Key,
+    known: &Known,
+    seen: &Observed,
+    action: &Action,
+) -> Result<(), Error> {
     tracing::info!(cluster = %key, ?action, "redis");
-    let host =
-        |tier, place: usize| build::pod_host(&key.name, &key.namespace, tier, i32::try_from(place).unwrap_or(i32::MAX));
+    let host = |tier, place: usize| context.pod_host(key, tier, i32::try_from(place).unwrap_or(i32::MAX));
+    let redis = async |place: &usize| connect(&host(Tier::Redis, *place), build::REDIS_PORT, known).await;
     match action {
         Action::Latch(place) => Ok(stateful::latch(context, key, Tier::Redis, *place).await?),
         Action::Begun => Ok(stateful::take_word_back(context, key, ANEW).await?),
         Action::Replace(place) => Ok(stateful::end(context, key, Tier::Redis, *place).await?),
-        Action::Lead(place) => {
-            let mut connection = connect(&host(Tier::Redis, *place), build::REDIS_PORT, known).await?;
-            replicaof(&mut connection, "NO", "ONE").await
-        }
-        Action::Follow(place, master) => {
-            let mut connection = connect(&host(Tier::Redis, *place), build::REDIS_PORT, known).await?;
-            replicaof(&mut connection, master, &build::REDIS_PORT.to_string()).await
-        }
+        Action::ReplaceSentinel(place) => Ok(stateful::end(context, key, Tier::Sentinel, *place).await?),
+        Action::Lead(place) => Ok(replicaof(&mut redis(place).await?, "NO", "ONE").await?),
+        Action::Follow(place, master) => Ok(replicaof(&mut redis(place).await?, master, build::REDIS_PORT).await?),
         Action::Monitor(place, master) => {
             let mut connection = connect(&host(Tier::Sentinel, *place), build::SENTINEL_PORT, known).await?;
-            Ok(monitor(&mut connection, &key.name, master, known.redis_password.as_deref().unwrap_or_default()).await?)
+            let password = known.redis_password.as_deref().unwrap_or_default();
+            Ok(monitor(&mut connection, &key.name, (master, build::REDIS_PORT), password).await?)
         }
-        Action::HandOver(place) => hand_over(key, known, &host(Tier::Redis, *place), &host(Tier::Sentinel, 0)).await,
+        Action::Want(place, replicas) => Ok(want(&mut redis(place).await?, *replicas).await?),
+        Action::HandOver(place) => {
+            let set = seen.succession(*place, |place| host(Tier::Sentinel, place));
+            let (known, cluster, shared) = (known.clone(), key.clone(), Arc::clone(context));
+            // Not cut off where this replica is asked to end: writes are refused until it is done.
+            let task = tokio::spawn(async move {
+                let _place = shared.places.acquire().await;
+                let HandedOver { to, refused } = hand_over(&set, &known).await?;
+                metrics::HAND_OVER_SECONDS.observe(refused.as_secs_f64());
+                tracing::info!(%cluster, from = set.master, to, ?refused, "redis has handed over: writes were refused meanwhile");
+                Ok(())
+            });
+            task.await?
+        }
     }
 }
 
-async fn replicaof(connection: &mut MultiplexedConnection, host: &str, port: &str) -> Result<(), Error> {
+/// Lets a redis follow another from now on, after a restart too; `NO` `ONE`: nobody.
+pub(super) async fn replicaof(
+    connection: &mut MultiplexedConnection,
+    host: &str,
+    port: impl ToRedisArgs,
+) -> RedisResult<()> {
     redis::cmd("REPLICAOF").arg(host).arg(port).exec_async(connection).await?;
-    Ok(redis::cmd("CONFIG").arg("REWRITE").exec_async(connection).await?)
+    redis::cmd("CONFIG").arg("REWRITE").exec_async(connection).await
 }
 
-/// All of it or, if the connection breaks, what fits: it is sent at once, so that a Sentinel is not left with half of it.
-async fn monitor(
+/// Lets a Sentinel watch a master under this name. All of it or, if the connection breaks, what fits: it is sent at once, so
+/// that a Sentinel is not left with half of it.
+///
+/// # Errors
+/// It refuses, as when it watches one under this name already, or does not answer.
+pub async fn monitor(
     connection: &mut MultiplexedConnection,
     service: &str,
-    master: &str,
+    (host, port): (&str, i32),
     password: &str,
 ) -> RedisResult<()> {
     let mut all = redis::pipe();
-    all.cmd("SENTINEL").arg("MONITOR").arg(service).arg(master).arg(build::REDIS_PORT).arg(QUORUM).ignore();
+    all.cmd("SENTINEL").arg("MONITOR").arg(service).arg(host).arg(port).arg(QUORUM).ignore();
     let mut set = |option: &str, value: &str| {
         all.cmd("SENTINEL").arg("SET").arg(service).arg(option).arg(value).ignore();
     };
     set("auth-pass", password);
-    set("down-after-milliseconds", &DOWN_AFTER.to_string());
-    set("failover-timeout", &FAILOVER_TIMEOUT.to_string());
+    set("down-after-milliseconds", &DOWN_AFTER.as_millis().to_string());
+    set("failover-timeout", &FAILOVER_TIMEOUT.as_millis().to_string());
     set("parallel-syncs", "1");
     all.exec_async(connection).await
-}
-
-/// Holds writes until the replicas have everything, and lets Sentinel choose one of them.
-async fn hand_over(key: &Key, known: &Known, master: &str, sentinel: &str) -> Result<(), Error> {
-    let mut connection = connect(master, build::REDIS_PORT, known).await?;
-    let hold = u64::try_from(PAUSE.as_millis()).unwrap_or(u64::MAX) + 1_000;
-    redis::cmd("CLIENT").arg("PAUSE").arg(hold).arg("WRITE").exec_async(&mut connection).await?;
-    let deadline = Instant::now() + PAUSE;
-    let hosts: Vec<String> = (0..build::REDIS_REPLICAS)
-        .map(|place| build::pod_host(&key.name, &key.namespace, Tier::Redis, place))
-        .collect();
-    loop {
-        let answers = futures::future::join_all(hosts.iter().map(|host| server(host, build::REDIS_PORT, known))).await;
-        let offsets: Option<Vec<u64>> =
-            answers.iter().map(|answer| answer.as_ref().map(|answer| answer.offset)).collect();
-        if offsets.is_some_and(|offsets| offsets.windows(2).all(|pair| pair[0] == pair[1])) {
-            break;
-        }
-        if Instant::now() >= deadline {
-            redis::cmd("CLIENT").arg("UNPAUSE").exec_async(&mut connection).await?;
-            return Err(Error::Behind);
-        }
-        sleep(Duration::from_millis(50)).await;
-    }
-    let mut sentinel = connect(sentinel, build::SENTINEL_PORT, known).await?;
-    let failover = redis::cmd("SENTINEL").arg("FAILOVER").arg(&key.name).exec_async(&mut sentinel).await;
-    // What the old master took now would be lost when it becomes a replica: it takes nothing until then.
-    let deadline = Instant::now() + DEMOTION;
-    while failover.is_ok() && Instant::now() < deadline {
-        redis::cmd("CLIENT").arg("PAUSE").arg(hold).arg("WRITE").exec_async(&mut connection).await?;
-        if server(master, build::REDIS_PORT, known).await.is_some_and(|answer| !answer.master) {
-            break;
-        }
-        sleep(Duration::from_millis(100)).await;
-    }
-    redis::cmd("CLIENT").arg("UNPAUSE").exec_async(&mut connection).await?;
-    Ok(failover?)
 }
 
 /// Lets a redis read its certificate anew, for the connections that come.

@@ -12,6 +12,9 @@ use crate::secrets::Known;
 /// One of them may take so long for anything.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
+/// The setting of redis that says without how many connected replicas a master refuses writes.
+pub const WANTED_REPLICAS: &str = "min-replicas-to-write";
+
 /// A connection to one server.
 ///
 /// # Errors
@@ -33,12 +36,9 @@ pub async fn connect(host: &str, port: i32, known: &Known) -> RedisResult<Multip
 
 /// What a redis says of itself; `None`: nothing in time.
 pub async fn server(host: &str, port: i32, known: &Known) -> Option<Answer> {
-    let ask = async {
-        let mut connection = connect(host, port, known).await?;
-        redis::cmd("INFO").query_async::<InfoDict>(&mut connection).await
-    };
+    let ask = async { info(&mut connect(host, port, known).await?).await };
     match ask.await {
-        Ok(info) => Some(answer(&info)),
+        Ok(answer) => Some(answer),
         Err(error) => {
             tracing::debug!(host, %error, "a redis does not answer");
             None
@@ -46,7 +46,18 @@ pub async fn server(host: &str, port: i32, known: &Known) -> Option<Answer> {
     }
 }
 
-fn answer(info: &InfoDict) -> Answer {
+/// What a redis says of itself over this connection.
+///
+/// # Errors
+/// It does not answer.
+pub async fn info(connection: &mut MultiplexedConnection) -> RedisResult<Answer> {
+    let mut both = redis::pipe();
+    both.cmd("INFO").cmd("CONFIG").arg("GET").arg(WANTED_REPLICAS);
+    let (info, settings): (InfoDict, HashMap<String, usize>) = both.query_async(connection).await?;
+    Ok(answer(&info, settings.get(WANTED_REPLICAS).copied().unwrap_or_default()))
+}
+
+fn answer(info: &InfoDict, wanted_replicas: usize) -> Answer {
     let text = |key: &str| info.get::<String>(key);
     let master = text("role").as_deref() == Some("master");
     let online = (0..16).filter_map(|number| text(&format!("slave{number}")));
@@ -59,6 +70,7 @@ fn answer(info: &InfoDict) -> Answer {
         history: text("master_replid").unwrap_or_default(),
         keys: text("db0").map_or(0, |db| keys(&db)),
         loading: text("loading").as_deref() == Some("1"),
+        wanted_replicas,
         replicas: online.filter(|replica| replica.contains("state=online")).count(),
         figures: figures(info),
     }
@@ -82,8 +94,8 @@ fn keys(db: &str) -> u64 {
     first.and_then(|count| count.parse().ok()).unwrap_or_default()
 }
 
-/// What a Sentinel says of the master named `service`.
-pub async fn sentinel(host: &str, port: i32, service: &str, known: &Known) -> Sentinel {
+/// What a Sentinel says of the master named `service`, and whether it is replacing it just now; `None`: that is not known.
+pub async fn sentinel(host: &str, port: i32, service: &str, known: &Known) -> (Sentinel, Option<bool>) {
     let ask = async {
         let mut connection = connect(host, port, known).await?;
         redis::cmd("SENTINEL").arg("MASTERS").query_async::<Vec<HashMap<String, String>>>(&mut connection).await
@@ -91,11 +103,14 @@ pub async fn sentinel(host: &str, port: i32, service: &str, known: &Known) -> Se
     match ask.await {
         Ok(masters) => {
             let named = |master: &&HashMap<String, String>| master.get("name").is_some_and(|name| name == service);
-            Sentinel::Knows(masters.iter().find(named).and_then(|master| master.get("ip").cloned()))
+            let master = masters.iter().find(named);
+            let flags = master.and_then(|master| master.get("flags"));
+            let failing_over = flags.is_some_and(|flags| flags.split(',').any(|flag| flag == "failover_in_progress"));
+            (Sentinel::Knows(master.and_then(|master| master.get("ip").cloned())), Some(failing_over))
         }
         Err(error) => {
             tracing::debug!(host, %error, "a Sentinel does not answer");
-            Sentinel::Silent
+            (Sentinel::Silent, None)
         }
     }
 }

@@ -14,6 +14,7 @@ fn answer(master: bool, follows: Option<&str>) -> Answer {
         history: "h".to_owned(),
         keys: 0,
         replicas: 0,
+        wanted_replicas: 1,
         loading: false,
         figures: Figures { stored: true, ..Figures::default() },
     }
@@ -24,6 +25,7 @@ fn fresh() -> Observed {
         host: host(place),
         latched: false,
         ready: true,
+        ending: false,
         outdated: false,
         answer: Some(answer(false, Some(NOBODY))),
     };
@@ -33,6 +35,8 @@ fn fresh() -> Observed {
         name: "demo".to_owned(),
         servers: (0..3).map(server).collect(),
         sentinels,
+        outdated_sentinels: Vec::new(),
+        failing_over: false,
         confirming: 1,
         mirrored: false,
         anew: false,
@@ -47,7 +51,9 @@ fn act(seen: &mut Observed, action: &Action) {
         Action::Follow(place, master) => seen.servers[*place].answer = Some(answer(false, Some(master))),
         Action::Monitor(place, master) => seen.sentinels[*place] = Sentinel::Knows(Some(master.clone())),
         Action::Replace(place) => seen.servers[*place].outdated = false,
+        Action::ReplaceSentinel(place) => seen.outdated_sentinels.retain(|other| other != place),
         Action::Begun => seen.anew = false,
+        Action::Want(place, replicas) => seen.servers[*place].answer.as_mut().unwrap().wanted_replicas = *replicas,
         Action::HandOver(place) => {
             let next = (*place + 1) % 3;
             for (number, server) in seen.servers.iter_mut().enumerate() {
@@ -170,6 +176,31 @@ fn a_template_that_cannot_work_is_mended_by_the_next() {
     assert_eq!(decide(&seen).actions, [Action::Replace(2)]);
     seen.servers[2].outdated = false;
     assert_eq!(decide(&seen).actions, []);
+    seen.sentinels[1] = Sentinel::Silent;
+    assert_eq!(decide(&seen).actions, [], "it comes back by itself");
+    seen.outdated_sentinels = vec![0, 1];
+    assert_eq!(decide(&seen).actions, [Action::ReplaceSentinel(1)]);
+    // At the very first start too.
+    let mut seen = fresh();
+    seen.servers[1] = Server { ready: false, outdated: true, answer: None, ..seen.servers[1].clone() };
+    assert_eq!(decide(&seen).actions, [Action::Replace(1)]);
+}
+
+#[test]
+fn what_only_the_operator_cannot_reach_is_unknown() {
+    let mut settled = fresh();
+    settle(&mut settled, 9);
+    let single = Observed { servers: vec![settled.servers[0].clone()], sentinels: Vec::new(), ..settled.clone() };
+    for mut seen in [settled, single] {
+        seen.servers.iter_mut().for_each(|server| server.answer = None);
+        seen.sentinels.fill(Sentinel::Silent);
+        let decision = decide(&seen);
+        let told = (decision.verdict.status, decision.verdict.reason, decision.actions);
+        assert_eq!(told, (ConditionStatus::Unknown, Reason::Unreachable, Vec::new()));
+        // Where Kubernetes finds it down as well, it is.
+        seen.servers.iter_mut().for_each(|server| server.ready = false);
+        assert_eq!(decide(&seen).verdict.status, ConditionStatus::False);
+    }
 }
 
 #[test]
@@ -197,6 +228,7 @@ fn replicas_are_replaced_before_the_master_and_one_at_a_time() {
     let mut seen = fresh();
     settle(&mut seen, 9);
     seen.servers.iter_mut().for_each(|server| server.outdated = true);
+    seen.outdated_sentinels = vec![0, 1];
     let mut story = Vec::new();
     for _ in 0..10 {
         let actions = decide(&seen).actions;
@@ -205,7 +237,9 @@ fn replicas_are_replaced_before_the_master_and_one_at_a_time() {
         act(&mut seen, &action);
         story.push(action);
     }
-    assert_eq!(story, [Action::Replace(2), Action::Replace(1), Action::HandOver(0), Action::Replace(0)]);
+    let sentinels = [Action::ReplaceSentinel(1), Action::ReplaceSentinel(0)];
+    assert_eq!(story[..2], sentinels);
+    assert_eq!(story[2..], [Action::Replace(2), Action::Replace(1), Action::HandOver(0), Action::Replace(0)]);
     seen.servers[2].outdated = true;
     seen.servers[0].ready = false;
     assert_eq!(decide(&seen).actions, [], "not while another is away");
@@ -213,13 +247,15 @@ fn replicas_are_replaced_before_the_master_and_one_at_a_time() {
 
 #[test]
 fn a_single_redis_is_marked_and_then_replaced() {
-    let server =
-        Server { host: host(0), latched: false, ready: true, outdated: true, answer: Some(answer(true, None)) };
+    let answer = Some(answer(true, None));
+    let server = Server { host: host(0), latched: false, ready: true, ending: false, outdated: true, answer };
     let mut seen = Observed {
         namespace: "chat".to_owned(),
         name: "demo".to_owned(),
         servers: vec![server],
         sentinels: Vec::new(),
+        outdated_sentinels: Vec::new(),
+        failing_over: false,
         confirming: 0,
         mirrored: false,
         anew: false,
@@ -227,7 +263,7 @@ fn a_single_redis_is_marked_and_then_replaced() {
     assert_eq!(decide(&seen).actions, [Action::Latch(0)]);
     act(&mut seen, &Action::Latch(0));
     assert_eq!(decide(&seen).actions, [Action::Replace(0)]);
-    seen.servers[0].answer = None;
+    seen.servers[0] = Server { ready: false, answer: None, ..seen.servers[0].clone() };
     assert_eq!(decide(&seen).verdict.reason, Reason::NoMaster);
 }
 
@@ -281,4 +317,86 @@ fn a_master_that_refuses_writes_is_not_said_to_take_them() {
     seen.servers.iter_mut().for_each(|server| server.latched = true);
     seen.servers[1].answer.as_mut().unwrap().loading = true;
     assert_eq!((decide(&seen).actions, decide(&seen).verdict.reason), (Vec::new(), Reason::Starting));
+}
+
+#[test]
+fn a_master_that_is_about_to_end_hands_over_first_if_anybody_can_take_its_place() {
+    let mut settled = fresh();
+    settle(&mut settled, 9);
+    settled.servers[0].ending = true;
+    settled.servers[0].ready = false;
+    let with = |change: &dyn Fn(&mut Observed)| {
+        let mut seen = settled.clone();
+        change(&mut seen);
+        decide(&seen).actions
+    };
+    let hands_over = [Action::HandOver(0)];
+    assert_eq!(with(&|_| {}), hands_over);
+    // Its node takes a Sentinel and perhaps a replica with it: the others are enough, and nothing else comes first.
+    assert_eq!(with(&|seen| seen.sentinels[0] = Sentinel::Silent), hands_over);
+    assert_eq!(with(&|seen| seen.sentinels[0] = Sentinel::Knows(None)), hands_over);
+    assert_eq!(with(&|seen| seen.servers[1].ending = true), hands_over);
+    let mut seen = settled.clone();
+    seen.servers[1].ending = true;
+    seen.sentinels[0] = Sentinel::Silent;
+    let set = seen.succession(0, |place| format!("demo-sentinel-{place}"));
+    assert_eq!((set.master, set.replicas), (host(0), vec![host(2)]));
+    assert_eq!(set.sentinels, ["demo-sentinel-1", "demo-sentinel-2"]);
+
+    let nobody = |seen: &mut Observed| seen.servers[1..].iter_mut().for_each(|server| server.answer = None);
+    assert_eq!(with(&nobody), []);
+    let behind = |seen: &mut Observed| seen.servers[0].answer.as_mut().unwrap().offset = LAG + 1;
+    assert_eq!(with(&behind), [], "they have not got far enough");
+    assert_eq!(with(&|seen| seen.failing_over = true), [], "somebody takes its place already");
+    assert_eq!(with(&|seen| seen.sentinels.fill(Sentinel::Silent)), []);
+}
+
+#[test]
+fn what_a_hand_over_left_behind_is_put_right_once_nobody_takes_the_masters_place() {
+    let mut seen = fresh();
+    settle(&mut seen, 9);
+    let wants = |seen: &mut Observed, place: usize, replicas: usize| {
+        seen.servers[place].answer.as_mut().unwrap().wanted_replicas = replicas;
+    };
+    wants(&mut seen, 0, 1000);
+    seen.failing_over = true;
+    assert_eq!(decide(&seen).actions, [], "it may have a successor already");
+    seen.failing_over = false;
+    assert_eq!(decide(&seen).actions, [Action::Want(0, 1)]);
+    // A master of old that has not heard of its successor takes no writes until it follows.
+    act(&mut seen, &Action::HandOver(0));
+    seen.servers[0].answer = Some(Answer { wanted_replicas: 1000, ..answer(true, None) });
+    assert_eq!(decide(&seen).actions, []);
+    seen.servers[0].answer = Some(Answer { wanted_replicas: 1000, ..answer(false, Some(&host(1))) });
+    assert_eq!(decide(&seen).actions, [Action::Want(0, 1)]);
+    // Another durability takes hold before the pods are replaced.
+    settle(&mut seen, 9);
+    seen.confirming = 2;
+    assert_eq!(decide(&seen).actions, [Action::Want(0, 2), Action::Want(1, 2), Action::Want(2, 2)]);
+}
+
+#[test]
+fn nobody_is_replaced_while_a_replica_lags() {
+    let mut seen = fresh();
+    settle(&mut seen, 9);
+    seen.servers.iter_mut().for_each(|server| server.outdated = true);
+    seen.servers[0].answer.as_mut().unwrap().offset = LAG;
+    assert_eq!(decide(&seen).actions, [Action::Replace(2)]);
+    seen.servers[0].answer.as_mut().unwrap().offset = LAG + 1;
+    assert_eq!(decide(&seen).actions, []);
+}
+
+#[test]
+fn a_pod_is_the_same_under_a_longer_name() {
+    let mut seen = fresh();
+    settle(&mut seen, 9);
+    let long = |place: usize| format!("{}.demo-redis.chat.svc", host(place));
+    seen.sentinels = (0..3).map(|_| Sentinel::Knows(Some(long(0)))).collect();
+    seen.sentinels[1] = Sentinel::Knows(Some(host(0)));
+    for place in 1..3 {
+        seen.servers[place].answer.as_mut().unwrap().follows = Some(long(0));
+    }
+    let decision = decide(&seen);
+    assert_eq!((decision.master, decision.verdict.holds(), decision.actions), (Some(0), true, Vec::new()));
+    assert_eq!(seen.succession(0, |_| String::new()).replicas, [host(1), host(2)]);
 }

@@ -3,10 +3,10 @@
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::Value;
 
-use super::Problem;
+use super::{Pods, Problem, confined};
 
-/// What Kubernetes would not understand in it.
-pub(super) fn problems(field: &str, value: &Value) -> Vec<Problem> {
+/// What Kubernetes would not understand in it, and what such pods may not ask for.
+pub(super) fn problems(field: &str, value: &Value, pods: Pods) -> Vec<Problem> {
     let Some(object) = value.as_object() else {
         return vec![Problem::new(field, "write a part of a pod template, with metadata and spec")];
     };
@@ -35,6 +35,9 @@ pub(super) fn problems(field: &str, value: &Value) -> Vec<Problem> {
     }
     match serde_json::from_value::<PodTemplateSpec>(typed.clone()) {
         Ok(understood) => {
+            if pods == Pods::Confined {
+                problems.extend(confined::problems(field, &understood));
+            }
             let understood = serde_json::to_value(understood).unwrap_or_default();
             unknown(field, &typed, &understood, &mut problems);
         }

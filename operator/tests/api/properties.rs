@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use im_operator::build::{Inputs, Run, build};
 use im_operator::object::Object;
-use im_operator::validate::validate;
+use im_operator::validate::{Pods, validate};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -135,7 +135,7 @@ proptest! {
         let mut object = stored(spec);
         object["metadata"]["name"] = json!(name);
         let cluster = serde_json::from_value(object).expect("an ImCluster");
-        let valid = validate(&cluster).map_err(|problems| TestCaseError::fail(format!("{problems:?}")))?;
+        let valid = validate(&cluster, Pods::Privileged).map_err(|problems| TestCaseError::fail(format!("{problems:?}")))?;
         let mut inputs = Inputs::wanted(&valid, "im-system", "imcluster/operator:0.1.0");
         inputs.pod_monitors = true;
         inputs.connect_paused = paused;

@@ -1,6 +1,6 @@
 //! What the operator itself refuses, were it ever stored: the definition's bounds and rules, and those it can't say.
 
-use im_operator::validate::validate;
+use im_operator::validate::{Pods, validate};
 use serde_json::{Value, json};
 
 use crate::samples::{external, highly_available, minimal, read, valid};
@@ -9,7 +9,7 @@ use crate::samples::{external, highly_available, minimal, read, valid};
 fn wrong(change: impl FnOnce(&mut Value)) -> Vec<(String, String)> {
     let mut spec = minimal();
     change(&mut spec);
-    match validate(&read(spec)) {
+    match validate(&read(spec), Pods::Confined) {
         Ok(_) => Vec::new(),
         Err(problems) => problems.into_iter().map(|problem| (problem.field, problem.message)).collect(),
     }
@@ -58,7 +58,7 @@ fn rules_of_the_definition_are_kept() {
     refuses("spec.redis", "needs external.urlSecret", |spec| spec["redis"] = json!({ "mode": "External" }));
     let mut cluster = read(minimal());
     cluster.metadata.name = Some("Demo".to_owned());
-    let problems = validate(&cluster).expect_err("a name with a capital");
+    let problems = validate(&cluster, Pods::Confined).expect_err("a name with a capital");
     assert!(problems.iter().any(|problem| problem.message.contains("1 to 40")), "{problems:?}");
 }
 
@@ -66,7 +66,7 @@ fn rules_of_the_definition_are_kept() {
 fn what_was_never_stored_is_refused() {
     let mut cluster = read(minimal());
     cluster.metadata.uid = None;
-    let problems = validate(&cluster).expect_err("no UID");
+    let problems = validate(&cluster, Pods::Confined).expect_err("no UID");
     assert_eq!(problems[0].field, "metadata.uid");
 }
 
@@ -122,6 +122,44 @@ fn overrides_that_kubernetes_would_not_understand_are_refused() {
 }
 
 #[test]
+fn overrides_that_reach_beyond_the_pod_are_refused_unless_the_operator_allows_them() {
+    let with = |context: Value| json!({ "containers": [{ "name": "x", "image": "y", "securityContext": context }] });
+    let cases = [
+        ("hostNetwork", json!({ "hostNetwork": true })),
+        ("hostPID", json!({ "hostPID": true })),
+        ("hostIPC", json!({ "hostIPC": true })),
+        ("volumes[0].hostPath", json!({ "volumes": [{ "name": "x", "hostPath": { "path": "/" } }] })),
+        ("volumes[0].nfs", json!({ "volumes": [{ "name": "x", "nfs": { "server": "a", "path": "/" } }] })),
+        ("securityContext.runAsNonRoot", json!({ "securityContext": { "runAsNonRoot": false } })),
+        ("securityContext.sysctls", json!({ "securityContext": { "sysctls": [{ "name": "a", "value": "b" }] } })),
+        ("containers[0].securityContext.privileged", with(json!({ "privileged": true }))),
+        ("containers[0].securityContext.allowPrivilegeEscalation", with(json!({ "allowPrivilegeEscalation": true }))),
+        ("containers[0].securityContext.runAsUser", with(json!({ "runAsUser": 0 }))),
+        ("containers[0].securityContext.capabilities.add", with(json!({ "capabilities": { "add": ["SYS_ADMIN"] } }))),
+        ("containers[0].securityContext.seccompProfile", with(json!({ "seccompProfile": { "type": "Unconfined" } }))),
+        ("containers[0].securityContext.procMount", with(json!({ "procMount": "Unmasked" }))),
+        (
+            "containers[0].ports[0].hostPort",
+            json!({ "containers": [{ "name": "x", "image": "y", "ports": [{ "containerPort": 1, "hostPort": 1 }] }] }),
+        ),
+        (
+            "initContainers[0].securityContext.privileged",
+            json!({ "initContainers": [{ "name": "x", "image": "y", "securityContext": { "privileged": true } }] }),
+        ),
+        ("ephemeralContainers", json!({ "ephemeralContainers": [{ "name": "x", "image": "y" }] })),
+    ];
+    for (field, spec) in cases {
+        let change = |whole: &mut Value| whole["logic"] = json!({ "podOverrides": { "spec": spec } });
+        refuses(&format!("spec.logic.podOverrides.spec.{field}"), "IM_PRIVILEGED_PODS", change);
+        let mut whole = minimal();
+        change(&mut whole);
+        assert!(validate(&read(whole), Pods::Privileged).is_ok(), "{field}");
+    }
+    let harmless = with(json!({ "runAsUser": 1000, "capabilities": { "add": ["NET_BIND_SERVICE"], "drop": ["ALL"] } }));
+    assert_eq!(wrong(|whole| whole["logic"] = json!({ "podOverrides": { "spec": harmless } })), Vec::new());
+}
+
+#[test]
 fn the_published_samples_keep_every_bound_and_rule() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/samples");
     let mut seen = 0;
@@ -135,7 +173,7 @@ fn the_published_samples_keep_every_bound_and_rule() {
         object["metadata"]["namespace"] = json!("chat");
         object["metadata"]["uid"] = json!("6f1f2a52-0000-4000-8000-000000000002");
         let cluster: im_operator::api::ImCluster = serde_json::from_value(object).expect("an ImCluster");
-        validate(&cluster).unwrap_or_else(|problems| panic!("{}: {problems:#?}", entry.display()));
+        validate(&cluster, Pods::Confined).unwrap_or_else(|problems| panic!("{}: {problems:#?}", entry.display()));
         seen += 1;
     }
     assert!(seen >= 2, "{seen} samples");

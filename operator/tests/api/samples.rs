@@ -2,7 +2,7 @@
 
 use im_operator::api::ImCluster;
 use im_operator::build::{Inputs, Objects, build};
-use im_operator::validate::{Valid, validate};
+use im_operator::validate::{Pods, Valid, validate};
 use serde_json::{Value, json};
 
 /// A stored ImCluster with this spec.
@@ -77,7 +77,7 @@ pub(crate) fn read(spec: Value) -> ImCluster {
 
 pub(crate) fn valid(spec: Value) -> Valid {
     let cluster = read(spec);
-    validate(&cluster).unwrap_or_else(|problems| panic!("{problems:#?} in {cluster:#?}"))
+    validate(&cluster, Pods::Confined).unwrap_or_else(|problems| panic!("{problems:#?} in {cluster:#?}"))
 }
 
 /// All objects, the Prometheus operator's included.

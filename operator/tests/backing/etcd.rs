@@ -21,6 +21,9 @@ impl Host {
     }
 }
 
+/// Enough for any of these tests but the one that uses it up, in bytes.
+const QUOTA: u64 = 16 * 1024 * 1024;
+
 fn member(name: &str, folder: &Path, tls: &Path, host: &Host, cluster: &str, state: &str) -> Running {
     let file = |name: &str| tls.join(name).display().to_string();
     let listens = |url: &str| url.replace("localhost", "127.0.0.1");
@@ -42,6 +45,7 @@ fn member(name: &str, folder: &Path, tls: &Path, host: &Host, cluster: &str, sta
         format!("--peer-key-file={key}"),
         format!("--peer-trusted-ca-file={ca}"),
         "--peer-client-cert-auth=true".to_owned(),
+        format!("--quota-backend-bytes={QUOTA}"),
     ];
     start("etcd", &words, folder)
 }
@@ -108,4 +112,64 @@ async fn an_empty_volume_waits_until_it_is_taken_in_and_gets_its_vote_when_it_is
     })
     .await;
     assert_eq!(eventually("the list", listed).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_quota_that_is_used_up_is_seen_and_lifted_once_there_is_room() {
+    let (tls, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let authority = Authority::new();
+    let leaf = authority.leaf();
+    authority.write(tls.path(), &leaf);
+    let known = authority.known(&leaf);
+    let host = Host::new();
+    let peers = [host.peer.clone()];
+    let of = || Tls::of(&known);
+    let _member = member("m-0", folder.path(), tls.path(), &host, &format!("m-0={}", host.peer), "new");
+    let look = async || ask::member(&host.client, of(), &peers).await.map(|(answer, _)| answer);
+    let answer = eventually("it serves", async || look().await.filter(|answer| answer.led)).await;
+    assert!(answer.leads && !answer.full && answer.size > 0 && answer.in_use <= answer.size, "{answer:?}");
+
+    let say = async || {
+        ask::call(&host.client, of(), async |client| client.put("key", vec![7_u8; 1_000_000], None).await).await
+    };
+    let mut small: Vec<String> = (0..100).map(|number| format!("small-{number}")).collect();
+    let put = ask::call(&host.client, of(), async |client| {
+        for key in &small {
+            client.put(key.as_str(), "", None).await?;
+        }
+        Ok(())
+    });
+    put.await.expect("there is room for them");
+    let mut revision = 0;
+    let refused = loop {
+        match say().await {
+            Ok(put) => revision = put.header().expect("a header").revision(),
+            Err(error) => break error,
+        }
+        assert!(revision < 200, "the quota is not kept");
+    };
+    assert!(refused.to_string().contains("space"), "{refused}");
+    let full = eventually("it says so", async || look().await.filter(|answer| answer.full)).await;
+
+    // What etcd does by itself once an hour.
+    let compacted = ask::call(&host.client, of(), async |client| {
+        client.compact(revision, Some(etcd_client::CompactionOptions::new().with_physical())).await
+    });
+    compacted.await.expect("compacted");
+    let wasteful = eventually("there is room in it", async || {
+        // What it holds is counted with the next change.
+        let key = small.pop().expect("another one");
+        let deleted = ask::call(&host.client, of(), async |client| client.delete(key, None).await);
+        deleted.await.expect("that needs no room");
+        look().await.filter(|now| now.in_use < full.in_use / 2)
+    })
+    .await;
+    assert!(wasteful.size >= full.size, "nothing is given back by itself: {wasteful:?}");
+    act::change(&host.client, of(), &peers, Action::Defragment(0)).await.expect("written anew");
+    let small = look().await.expect("it answers");
+    assert!(small.size < full.size / 2 && small.full, "{small:?}");
+    assert!(say().await.is_err(), "it still refuses");
+    act::change(&host.client, of(), &peers, Action::Disarm).await.expect("lifted");
+    assert!(!look().await.expect("it answers").full);
+    say().await.expect("it takes writes again");
 }

@@ -1,7 +1,8 @@
 //! What the operator asks and tells redis and etcd, against real ones with mutual TLS.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 mod etcd;
+mod hand_over;
 mod redis;
 
 use std::path::Path;
@@ -44,7 +45,11 @@ impl Authority {
     }
 
     fn leaf(&self) -> Pair {
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        self.leaf_for(&["localhost", "127.0.0.1"])
+    }
+
+    fn leaf_for(&self, names: &[&str]) -> Pair {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         pki::leaf(&self.0, "im-test", &names, Timestamp::now()).expect("a certificate")
     }
 

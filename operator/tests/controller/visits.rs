@@ -8,6 +8,7 @@ use im_operator::context::Context;
 use im_operator::controller;
 use im_operator::key::Key;
 use im_operator::settings::Settings;
+use im_operator::validate::Pods;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -35,6 +36,8 @@ fn settings() -> Settings {
         watch_namespaces: Vec::new(),
         namespace: "operators".to_owned(),
         operator_image: "imcluster/operator:1".to_owned(),
+        cluster_domain: "cluster.local".to_owned(),
+        pods: Pods::Confined,
         leader_election: false,
         lease_name: "im-operator".to_owned(),
         lease_duration: Duration::from_secs(15),
@@ -74,7 +77,7 @@ impl World {
     }
 
     async fn join_as(server: Server, settings: Settings) -> Self {
-        let context = Arc::new(Context::new(server.client(Gate::open()), settings, "test"));
+        let context = Arc::new(Context::new(server.client(Gate::open()), Gate::open(), settings, "test"));
         let mut work = JoinSet::new();
         for (_, task) in controller::work(&context) {
             work.spawn(task);
@@ -302,6 +305,8 @@ async fn one_watch_that_fails_keeps_no_other_from_going_on() {
     world.rest().await;
     world.server.break_watch("imclusters", None);
     world.server.edit("imclusters", "demo", |cluster| cluster["spec"]["logic"]["replicas"] = json!(2));
+    // It is tried again after a while that has grown.
+    sleep(Duration::from_secs(60)).await;
     world.rest().await;
     assert_eq!(world.server.get("deployments", "demo-logic").unwrap()["spec"]["replicas"], 2);
 }
@@ -454,6 +459,69 @@ async fn what_exists_is_adopted_and_never_overwritten() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn secrets_stay_or_go_with_the_volumes_as_is_asked_for_last() {
+    let mut spec = external();
+    spec["redis"] = json!({"mode": "Single", "storage": {"size": "1Gi", "retain": false}});
+    let world = World::with(|server| server.put("imclusters", cluster(&spec))).await;
+    let owners = |name: &str| {
+        let owners = world.server.get("secrets", name).unwrap()["metadata"]["ownerReferences"].clone();
+        owners.as_array().map_or(0, Vec::len)
+    };
+    let secrets = ["demo-auth", "demo-ca", "demo-redis"];
+    assert_eq!(secrets.map(owners), [1, 1, 1]);
+    for (retain, wanted) in [(true, 0), (false, 1)] {
+        let password = world.server.get("secrets", "demo-redis").unwrap()["data"]["password"].clone();
+        world.server.edit("imclusters", "demo", |cluster| {
+            cluster["spec"]["redis"]["storage"]["retain"] = json!(retain);
+        });
+        world.rest().await;
+        assert_eq!(secrets.map(owners), [wanted; 3], "{retain}");
+        assert_eq!(world.server.get("secrets", "demo-redis").unwrap()["data"]["password"], password);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_autoscaler_says_how_many_logic_pods_there_are_as_long_as_it_is_there() {
+    let world = World::with(|server| server.put("imclusters", cluster(&external()))).await;
+    world.settle().await;
+    let replicas = || world.server.get("deployments", "demo-logic").unwrap()["spec"]["replicas"].clone();
+    let scale = |count: i32| {
+        world.server.edit("deployments", "demo-logic", |deployment| {
+            deployment["spec"]["replicas"] = json!(count);
+            for entry in deployment["metadata"]["managedFields"].as_array_mut().unwrap() {
+                if let Some(spec) = entry.pointer_mut("/fieldsV1/f:spec").and_then(Value::as_object_mut) {
+                    spec.remove("f:replicas");
+                }
+            }
+        });
+    };
+    // Without one the spec says it.
+    scale(3);
+    world.rest().await;
+    assert_eq!(replicas(), 2);
+    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "demo-logic"});
+    world.server.put(
+        "horizontalpodautoscalers",
+        json!({"metadata": {"name": "logic"}, "spec": {"scaleTargetRef": target, "minReplicas": 2, "maxReplicas": 9}}),
+    );
+    world.rest().await;
+    assert_eq!(replicas(), 2);
+    for count in [5, 4] {
+        scale(count);
+        world.rest().await;
+        assert_eq!(replicas(), count);
+        world.settle().await;
+        world.server.writes();
+        world.wake();
+        world.rest().await;
+        assert_eq!((replicas(), world.writes()), (json!(count), Vec::new()), "and then it is left alone");
+    }
+    world.server.delete("horizontalpodautoscalers", "logic");
+    world.rest().await;
+    assert_eq!(replicas(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_object_of_somebody_else_is_not_taken() {
     let world = World::with(|server| {
         server.put("services", json!({"metadata": {"name": "demo-connect"}, "spec": {"ports": []}}));
@@ -471,6 +539,11 @@ async fn a_cluster_of_another_operator_is_refused() {
     let world = World::with(|server| server.put("imclusters", cluster)).await;
     assert_eq!(world.writes(), Vec::<String>::new());
     assert_eq!(world.server.names("events").len(), 1);
+    // Once it is handed over it is seen to.
+    world.server.edit("imclusters", "demo", |cluster| cluster["metadata"]["annotations"] = json!({}));
+    world.rest().await;
+    world.settle().await;
+    assert_eq!(world.condition("Ready").0, "True");
 }
 
 #[tokio::test(start_paused = true)]
