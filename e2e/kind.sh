@@ -68,7 +68,7 @@ cd "$root"
 if $own && $build; then $cargo build --release --workspace --bins; fi
 target=$($cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 # The redis that was put on the nodes is Debian's, which is older than what the operator takes by itself.
-options=(); $own || options=(--redis-tag 7.0)
+options=(); $own || options=(--redis-tag 7.0 --redis-next 7.0-next)
 status=0
 "$target/release/im-e2e" kubernetes --version "$version" --next "$next" "${options[@]}" --folder "$cache/runs/$(date +%Y%m%d-%H%M%S)" "$@" || status=$?
 part "cases"

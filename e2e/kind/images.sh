@@ -78,7 +78,7 @@ if [ ! -f "$file" ]; then
         install -D -m 755 "$(readlink -f "$library")" "$redis/${library#"$unpacked"}"
       done
   done
-  archive "$file" "redis:7.0" '{"Entrypoint": ["/usr/bin/redis-server"], "User": "999:999"}' "$(pack "$redis")"
+  archive "$file" "redis:7.0 redis:7.0-next" '{"Entrypoint": ["/usr/bin/redis-server"], "User": "999:999"}' "$(pack "$redis")"
 fi
 echo "$file"
 

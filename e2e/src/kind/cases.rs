@@ -3,6 +3,7 @@
 mod calm;
 mod install;
 mod losses;
+mod redis;
 mod rollouts;
 
 use std::path::{Path, PathBuf};
@@ -55,6 +56,12 @@ pub enum Case {
     RedisMasterKill,
     /// All redis and Sentinel pods deleted at once.
     RedisAllDeleted,
+    /// Redis' settings, resources and image changed, for each durability.
+    RedisRollout,
+    /// A rollout of redis during which the operator is killed again and again.
+    RedisRolloutOperatorKilled,
+    /// A rollout of redis during which a replica stands still for a while.
+    RedisRolloutReplicaCutOff,
     /// An etcd member killed.
     EtcdMemberKill,
     /// An etcd member and its volume deleted: the others take a new one in.
@@ -69,7 +76,7 @@ pub enum Case {
 
 impl Case {
     /// All of them, in the order in which they are played.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::Kustomize,
         Self::Minimal,
         Self::Refused,
@@ -85,6 +92,9 @@ impl Case {
         Self::LogicKill,
         Self::RedisMasterKill,
         Self::RedisAllDeleted,
+        Self::RedisRollout,
+        Self::RedisRolloutOperatorKilled,
+        Self::RedisRolloutReplicaCutOff,
         Self::EtcdMemberKill,
         Self::EtcdMemberLost,
         Self::NodeDrain,
@@ -122,6 +132,9 @@ pub struct Options {
     /// The tag of redis' image that is on the nodes. Not given: the operator's choice.
     #[arg(long)]
     pub redis_tag: Option<String>,
+    /// Another tag of redis' image that is on the nodes. Not given: rollouts of redis' image are left out.
+    #[arg(long)]
+    pub redis_next: Option<String>,
     /// Clients of the audit.
     #[arg(long, default_value_t = 1000)]
     pub connections: usize,
@@ -204,6 +217,9 @@ impl Play {
             Case::LogicKill => self.kill("logic").await,
             Case::RedisMasterKill => self.redis_master_kill().await,
             Case::RedisAllDeleted => self.redis_all_deleted().await,
+            Case::RedisRollout => self.redis_rollout().await,
+            Case::RedisRolloutOperatorKilled => self.redis_rollout_operator_killed().await,
+            Case::RedisRolloutReplicaCutOff => self.redis_rollout_replica_cut_off().await,
             Case::EtcdMemberKill => self.kill("etcd").await,
             Case::EtcdMemberLost => self.etcd_member_lost().await,
             Case::NodeDrain => self.node_drain().await,

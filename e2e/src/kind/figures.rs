@@ -28,6 +28,8 @@ pub struct Figures {
     pub restarts: usize,
     /// The greatest number of connect pods that ended at one time.
     pub most_ending: usize,
+    /// The longest time in which no send's outcome came, in seconds.
+    pub silence: f64,
 }
 
 impl Figures {
@@ -54,7 +56,10 @@ impl Figures {
         };
         let most_ending = connects.iter().filter_map(|life| Some(ending(life.deleted?))).max().unwrap_or(0);
         let restarts = lives.iter().map(|life| life.restarts_since(from)).sum();
-        Self { from, ended, came, under_way, restarts, most_ending }
+        let mut outcomes: Vec<f64> = flights.iter().map(|(_, done)| at(*done)).collect();
+        outcomes.sort_by(f64::total_cmp);
+        let silence = outcomes.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
+        Self { from, ended, came, under_way, restarts, most_ending, silence }
     }
 
     /// What is not as a rollout of `tier` from one version to another must be; empty when all is.
@@ -124,8 +129,8 @@ impl fmt::Display for Figures {
         }
         write!(
             out,
-            "  at most {} connect pods ended at a time, {} restarts of containers",
-            self.most_ending, self.restarts
+            "  at most {} connect pods ended at a time, {} restarts of containers; longest time without an acknowledgement {:.1} s",
+            self.most_ending, self.restarts, self.silence
         )
     }
 }

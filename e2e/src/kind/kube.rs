@@ -139,19 +139,29 @@ impl Kube {
     /// Ends the first container of a pod by SIGKILL. On a kind cluster its node does it, as a crash would; elsewhere the pod
     /// is deleted without grace.
     pub async fn crash(&self, namespace: &str, pod: &str) -> Result<()> {
+        let (node, _) = self.container(namespace, pod).await?;
+        if Box::pin(run("docker", &["inspect", "--format", "{{.Id}}", &node], "", ANSWER)).await.is_ok() {
+            return self.signal(namespace, pod, "SIGKILL").await;
+        }
+        self.pods(namespace).delete(pod, &DeleteParams::default().grace_period(0)).await?;
+        Ok(())
+    }
+
+    /// Sends a signal to the first process of a pod's first container, by way of its node: on kind clusters only.
+    pub async fn signal(&self, namespace: &str, pod: &str, signal: &str) -> Result<()> {
+        let (node, id) = self.container(namespace, pod).await?;
+        let words = ["exec", &node, "ctr", "--namespace", "k8s.io", "task", "kill", "--signal", signal, &id];
+        Box::pin(run("docker", &words, "", ANSWER)).await.map(|_| ())
+    }
+
+    /// The node of a pod and the id of its first container there.
+    async fn container(&self, namespace: &str, pod: &str) -> Result<(String, String)> {
         let found = self.pods(namespace).get(pod).await?;
         let node = found.spec.and_then(|spec| spec.node_name).context("it runs nowhere")?;
         let containers = found.status.and_then(|status| status.container_statuses).unwrap_or_default();
         let id =
             containers.first().and_then(|container| container.container_id.clone()).context("it has no container")?;
-        let id = id.strip_prefix("containerd://").context("a container of containerd")?;
-        let kind = Box::pin(run("docker", &["inspect", "--format", "{{.Id}}", &node], "", ANSWER)).await.is_ok();
-        if kind {
-            let words = ["exec", &node, "ctr", "--namespace", "k8s.io", "task", "kill", "--signal", "SIGKILL", id];
-            return Box::pin(run("docker", &words, "", ANSWER)).await.map(|_| ());
-        }
-        self.pods(namespace).delete(pod, &DeleteParams::default().grace_period(0)).await?;
-        Ok(())
+        Ok((node, id.strip_prefix("containerd://").context("a container of containerd")?.to_owned()))
     }
 
     /// Runs `kubectl` with these arguments.

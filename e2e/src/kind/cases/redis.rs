@@ -1,0 +1,142 @@
+//! Redis rolled under the audit: its settings, its resources and its image, for every durability.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use kube::api::DeleteParams;
+use serde_json::{Value, json};
+
+use super::{Play, SYSTEM, show};
+use crate::kind::kube::until;
+use crate::kind::stage::{PATIENCE, Played, Stage};
+use crate::kind::witness::Life;
+
+/// How long no message may be acknowledged while redis is rolled, where one replica may be missing.
+const SILENCE: f64 = 5.0;
+/// How long a replica stands still: longer than Sentinels wait, shorter than its probes do.
+const STANDSTILL: Duration = Duration::from_secs(15);
+
+impl Play {
+    /// Each durability's own change, then another memory limit, then another image where the nodes have one. Ends with what
+    /// the sample has.
+    pub(super) async fn redis_rollout(&mut self) -> Result<()> {
+        let tags = self.options.redis_tag.clone().zip(self.options.redis_next.clone());
+        let stage = self.stage().await?;
+        for (number, durability) in ["Relaxed", "Strict", "Standard"].into_iter().enumerate() {
+            let what = format!("redis becomes {durability}");
+            roll(stage, durability, &what, json!({"redis": {"durability": durability}}), None).await?;
+            let memory = format!("{}Mi", 512 + 64 * number);
+            let resources = json!({"redis": {"resources": {"limits": {"memory": memory}}}});
+            roll(stage, durability, &format!("redis, {durability}, gets {memory}"), resources, None).await?;
+            let Some((first, next)) = &tags else { continue };
+            let tag = if number % 2 == 0 { next } else { first };
+            let image = json!({"images": {"redis": {"tag": tag}}});
+            roll(stage, durability, &format!("redis, {durability}, gets the image {tag}"), image, None).await?;
+        }
+        Ok(())
+    }
+
+    /// A rollout of redis during which the operator is killed again and again.
+    pub(super) async fn redis_rollout_operator_killed(&mut self) -> Result<()> {
+        let stage = self.stage().await?;
+        let change = json!({"redis": {"resources": {"limits": {"memory": "768Mi"}}}});
+        let harm = Harm::Operator;
+        Box::pin(roll(
+            stage,
+            "Standard",
+            "redis is rolled with the operator killed again and again",
+            change,
+            Some(harm),
+        ))
+        .await
+    }
+
+    /// A rollout of redis during which a replica stands still for a while.
+    pub(super) async fn redis_rollout_replica_cut_off(&mut self) -> Result<()> {
+        let stage = self.stage().await?;
+        let change = json!({"redis": {"resources": {"limits": {"memory": "832Mi"}}}});
+        let harm = Harm::Replica;
+        Box::pin(roll(stage, "Standard", "redis is rolled with a replica cut off", change, Some(harm))).await
+    }
+}
+
+/// What goes wrong in the middle of a rollout.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Harm {
+    Operator,
+    Replica,
+}
+
+async fn roll(stage: &Stage, durability: &str, what: &str, spec: Value, harm: Option<Harm>) -> Result<()> {
+    let before = uids(&stage.witness.staying("redis"));
+    let event = async {
+        stage.kube.edit(&stage.namespace, &stage.name, &json!({"spec": spec})).await?;
+        match harm {
+            Some(Harm::Operator) => kill_operators(stage, &before).await?,
+            Some(Harm::Replica) => stop_a_replica(stage, &before).await?,
+            None => {}
+        }
+        until("every redis pod is another one", PATIENCE, async || all_new(stage, &before)).await?;
+        stage.settled().await.map(|_| ())
+    };
+    let played = Box::pin(stage.play(what, event)).await?;
+    show(&played)?;
+    judge(&played, durability, harm)
+}
+
+fn judge(played: &Played, durability: &str, harm: Option<Harm>) -> Result<()> {
+    let silence = played.figures.silence;
+    // With `Strict` no write is taken while a replica is away, and one that stands still is one that is away.
+    let bounded = durability != "Strict" && harm.is_none();
+    ensure!(!bounded || silence < SILENCE, "nothing was acknowledged for {silence:.1} s, which may be {SILENCE} s");
+    let restarts = played.figures.restarts;
+    ensure!(restarts == 0, "{restarts} containers were started again");
+    Ok(())
+}
+
+fn uids(lives: &[Life]) -> Vec<String> {
+    lives.iter().map(|life| life.uid.clone()).collect()
+}
+
+fn all_new(stage: &Stage, before: &[String]) -> Result<()> {
+    let left: Vec<String> = old(stage, before).into_iter().map(|life| life.name).collect();
+    ensure!(left.is_empty(), "{left:?} are still there");
+    Ok(())
+}
+
+fn old(stage: &Stage, before: &[String]) -> Vec<Life> {
+    stage.witness.lives().into_iter().filter(|life| before.contains(&life.uid) && life.gone.is_none()).collect()
+}
+
+/// Kills all of the operator's pods each time that another redis pod has come, and once more before the last goes.
+async fn kill_operators(stage: &Stage, before: &[String]) -> Result<()> {
+    let system = stage.kube.pods(SYSTEM);
+    for left in (1..=before.len()).rev() {
+        let fewer = async || {
+            let old = old(stage, before).into_iter().filter(|life| life.deleted.is_none()).count();
+            if old > left { bail!("{old} old redis pods stay") } else { Ok(()) }
+        };
+        until("another redis pod goes", PATIENCE, fewer).await?;
+        let operators = stage.kube.kubectl(&["get", "pods", "-n", SYSTEM, "-o", "name"]).await?;
+        for operator in operators.lines().filter_map(|line| line.strip_prefix("pod/")) {
+            system.delete(operator, &DeleteParams::default().grace_period(0)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Stops the process of a replica that was replaced already, when only the master is left to be.
+async fn stop_a_replica(stage: &Stage, before: &[String]) -> Result<()> {
+    let one_left = async || {
+        let count = old(stage, before).len();
+        ensure!(count <= 1, "{count} old redis pods are there");
+        ensure!(stage.witness.staying("redis").iter().filter(|life| life.is_ready).count() >= 2, "few are ready");
+        Ok(())
+    };
+    until("only the master is left", PATIENCE, one_left).await?;
+    let replica = stage.witness.staying("redis").into_iter().find(|life| !before.contains(&life.uid));
+    let replica = replica.context("no new redis pod")?;
+    stage.kube.signal(&stage.namespace, &replica.name, "SIGSTOP").await?;
+    tokio::time::sleep(STANDSTILL).await;
+    stage.kube.signal(&stage.namespace, &replica.name, "SIGCONT").await
+}
