@@ -18,6 +18,7 @@ use crate::etcd::ask::Tls;
 use crate::key::Key;
 use crate::redis::{self, ask};
 use crate::secrets::Known;
+use crate::secrets::authority::Rotation;
 use crate::status::Verdict;
 use crate::{build, figures, metrics, renewal, stateful};
 
@@ -241,11 +242,14 @@ async fn look_at_etcd(context: &Context, key: &Key, cluster: &ImCluster, known: 
     let asked = hosts.iter().map(|host| etcd::ask::member(&host.client, Tls::of(known), &peers));
     let answers = join_all(asked).await;
     let members = answers.iter().flatten().find_map(|(_, members)| members.clone());
-    let places = stateful::places(context, key, Tier::Etcd, count).into_iter().zip(answers);
-    let place = |(place, answer): (stateful::Place, Option<(etcd::Answer, _)>)| etcd::Place {
+    let places = stateful::places(context, key, Tier::Etcd, count).into_iter().zip(answers).enumerate();
+    // It reads whom to believe when it starts.
+    let introduced = known.change.filter(|(phase, _)| *phase == Rotation::Introducing).map(|(_, since)| since);
+    let ignorant = |number| introduced.is_some_and(|since| stateful::is_older(context, key, Tier::Etcd, number, since));
+    let place = |(number, (place, answer)): (usize, (stateful::Place, Option<(etcd::Answer, _)>))| etcd::Place {
         latched: place.latched,
         ready: place.ready,
-        outdated: place.outdated,
+        outdated: place.outdated || ignorant(number),
         stale: place.stale,
         waiting: place.joining,
         crashing: place.crashing,
@@ -287,8 +291,11 @@ async fn look(context: &Context, key: &Key, cluster: &ImCluster, known: &Known) 
         outdated: place.outdated,
         answer,
     });
-    let outdated = stateful::places(context, key, Tier::Sentinel, watchers.len());
-    let outdated: Vec<bool> = outdated.into_iter().map(|place| place.outdated).collect();
+    // Sentinels read certificates when they start.
+    let stale =
+        |place| known.change.is_some_and(|(_, since)| stateful::is_older(context, key, Tier::Sentinel, place, since));
+    let outdated = stateful::places(context, key, Tier::Sentinel, watchers.len()).into_iter().enumerate();
+    let outdated: Vec<bool> = outdated.map(|(number, place)| place.outdated || stale(number)).collect();
     let confirming = usize::try_from(build::confirming_replicas(spec)).unwrap_or_default();
     redis::Observed {
         namespace: key.namespace.clone(),

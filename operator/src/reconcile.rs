@@ -23,6 +23,7 @@ use crate::failure::Failure;
 use crate::keeper::Said;
 use crate::key::Key;
 use crate::observe::{self, Seen, is_of};
+use crate::secrets::authority::{ROTATE, Rotation};
 use crate::secrets::{self, Known};
 use crate::status::{self, Findings, Held, Verdict};
 use crate::stores::UnreadKind;
@@ -79,6 +80,7 @@ struct Done {
     rollout: Option<Verdict>,
     ignored: Vec<String>,
     renewal: Option<Timestamp>,
+    authority: Option<Rotation>,
     warning: Option<Verdict>,
 }
 
@@ -183,7 +185,13 @@ async fn change(context: &Arc<Context>, cluster: &ImCluster, now: Timestamp, don
     }
     dereference::dereference(&context.client, cluster).await?;
     let domain = &context.settings.cluster_domain;
-    let known = secrets::ensure(&context.client, &context.stores.secrets, cluster, domain, now).await?;
+    let settled = |phase, since| is_everywhere(context, cluster, phase, since, now);
+    let known = secrets::ensure(&context.client, &context.stores.secrets, cluster, domain, settled, now).await?;
+    if known.change.is_some() && keeper::is_said(cluster, ROTATE) {
+        let taken = stateful::take_word_back(context, &key, ROTATE).await;
+        taken.map_err(|error| Failure::api("the annotation cannot be taken back", error))?;
+    }
+    done.authority = known.change.map(|(phase, _)| phase);
     done.renewal = Some(known.renewal);
     done.warning = done.warning.take().or_else(|| expiry(&known, now));
     let said = context.keepers.said(context, &key, &known);
@@ -343,12 +351,37 @@ fn running(context: &Context, key: &Key, tier: Tier) -> Option<Run> {
     Some(Run { image, version })
 }
 
+/// Whether everybody has what a phase of a change of the authority that began then has brought: files reach pods and are read
+/// within a while, and whoever reads them only at its start has been started since.
+fn is_everywhere(
+    context: &Context,
+    cluster: &ImCluster,
+    phase: Option<Rotation>,
+    since: Timestamp,
+    now: Timestamp,
+) -> bool {
+    let key = Key::of(cluster);
+    let begun = |tier: Tier, count: i32| {
+        let count = usize::try_from(count).unwrap_or_default();
+        let places = stateful::places(context, &key, tier, count);
+        places.iter().all(|place| place.ready)
+            && (0..count).all(|place| !stateful::is_older(context, &key, tier, place, since))
+    };
+    let spec = &cluster.spec;
+    let sentinels = spec.redis.mode != RedisMode::Sentinel || begun(Tier::Sentinel, build::SENTINEL_REPLICAS);
+    let etcd = spec.etcd.mode != EtcdMode::Managed
+        || phase != Some(Rotation::Introducing)
+        || begun(Tier::Etcd, spec.etcd.replicas);
+    let passed = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+    passed >= context.settings.authority_pause && sentinels && etcd
+}
+
 fn expiry(known: &Known, now: Timestamp) -> Option<Verdict> {
     let left = Duration::try_from(known.authority_until.duration_since(now)).unwrap_or_default();
     (left < secrets::WARNING).then(|| {
         let days = left.as_secs() / 86_400;
         let message = format!(
-            "the internal authority ends in {days} days, and all connections between pods with it: see docs/kubernetes.md on replacing it"
+            "the internal authority ends in {days} days, and all connections between pods with it: another one takes its place as soon as redis and etcd are whole"
         );
         Verdict::yes(Reason::CertificateExpiring, message)
     })
@@ -389,6 +422,7 @@ fn find(context: &Context, cluster: &ImCluster, done: &Done, failure: Option<&Fa
         upgrading: done.upgrading,
         failure: failure.map(verdict),
         applied: done.applied,
+        authority: done.authority,
         warning: done.warning.clone(),
         conflicts: done.ignored.clone(),
         addresses_hidden: hides_addresses(cluster),

@@ -18,7 +18,8 @@ const fn port(number: i32) -> u16 {
 pub async fn round(context: &Context, key: &Key, known: &Known, seen: &redis::Observed) {
     if let Some(wanted) = &known.redis_certificate {
         for server in seen.servers.iter().filter(|server| server.answer.is_some()) {
-            if is_current(&server.host, port(build::REDIS_PORT), wanted, known).await {
+            // Whom it believes does not show.
+            if known.change.is_none() && is_current(&server.host, port(build::REDIS_PORT), wanted, known).await {
                 continue;
             }
             match redis::act::renew(&server.host, build::REDIS_PORT, known, build::TLS_FOLDER).await {

@@ -3,6 +3,8 @@
 //! They are created, never applied: one that exists is adopted by its name, whoever made it, and what stands in it stays.
 //! Only a tier's certificate is replaced, when a third of its time is left or it does not fit any more.
 
+pub mod authority;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::api::PostParams;
 use kube::{Api, Client, Resource, ResourceExt};
 
+use self::authority::{Authorities, EARLY, ROTATE, Rotation};
 use crate::api::{EtcdMode, ImCluster, RedisMode, Tier};
 use crate::build;
 use crate::key::{CLUSTER, Key};
@@ -34,8 +37,8 @@ pub const PASSWORD: &str = "password";
 /// The key of what connect and logic show each other.
 pub const PEER: &str = "secret";
 
-/// An authority whose certificate ends within this is told of.
-pub const WARNING: Duration = Duration::from_secs(365 * 86_400);
+/// An authority whose certificate ends within this is told of: another should have taken its place long ago.
+pub const WARNING: Duration = Duration::from_secs(90 * 86_400);
 
 /// Why a Secret is not as it must be.
 #[derive(Debug, thiserror::Error)]
@@ -71,8 +74,10 @@ pub enum Error {
 /// What the Secrets say that others need to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
-    /// The authority's certificate, as PEM.
+    /// The certificates of the authorities that are believed, as PEM.
     pub authority: String,
+    /// How far a change of the authority is, and since when.
+    pub change: Option<(Rotation, Timestamp)>,
     /// When the authority ends.
     pub authority_until: Timestamp,
     /// When the first certificate is to be replaced.
@@ -142,7 +147,7 @@ pub fn dns_names(cluster: &Key, tier: &str, domain: &str) -> Vec<String> {
 }
 
 /// Sees to it that every Secret of an ImCluster is there and its certificates are fresh. Writes only what is missing or
-/// due.
+/// due. `done` says whether everybody has done what belongs to this phase of a change of the authority that began then.
 ///
 /// # Errors
 /// [`Error`]: what exists and is of no use is left as it is.
@@ -151,6 +156,7 @@ pub async fn ensure(
     cache: &Cache<Secret>,
     cluster: &ImCluster,
     domain: &str,
+    done: impl FnOnce(Option<Rotation>, Timestamp) -> bool,
     now: Timestamp,
 ) -> Result<Known, Error> {
     let key = Key::of(cluster);
@@ -176,29 +182,47 @@ pub async fn ensure(
         let name = name.to_owned();
         move |source| Error::Useless { name, source }
     };
-    let made = || {
-        let pair = pki::authority(&format!("ImCluster {key}"), now).map_err(useless(&ca_name))?;
-        Ok(data([(CA_CERT, pair.certificate), (CA_KEY, pair.key)]))
+    // Two of the same name could not be told apart by all.
+    let make = || pki::authority(&format!("ImCluster {key} {}", now.as_second()), now);
+    let leaf = Key::new(&key.namespace, format!("{}-{}-tls", key.name, Tier::Logic.name()));
+    let shown = cache.get(&leaf).and_then(|secret| text(&secret, CA_CERT).ok());
+    let made = || Ok(Authorities::first(make().map_err(useless(&ca_name))?, shown, now).written());
+    let mut secret = secrets.get_or_create_with(&ca_name, cluster.spec.redis.storage.retain, made).await?;
+    let mut authorities = Authorities::read(&secret)?;
+    let until = |authorities: &Authorities| {
+        pki::validity(&authorities.signer().certificate).map(|validity| validity.until).map_err(useless(&ca_name))
     };
-    let secret = secrets.get_or_create(&ca_name, cluster.spec.redis.storage.retain, made).await?;
-    let authority = Pair { certificate: text(&secret, CA_CERT)?, key: text(&secret, CA_KEY)? };
-    pki::check_authority(&authority).map_err(useless(&ca_name))?;
-    let authority_until = pki::validity(&authority.certificate).map_err(useless(&ca_name))?.until;
+    let left = Duration::try_from(until(&authorities)?.duration_since(now)).unwrap_or_default();
+    let wanted = left < EARLY || crate::keeper::is_said(cluster, ROTATE);
+    let phase = authorities.change().map(|(phase, _)| phase);
+    if let Some(next) = authorities.step(wanted, |since| done(phase, since), make, now).map_err(useless(&ca_name))? {
+        tracing::info!(cluster = %key, from = ?phase, to = ?next.change(), "the authority changes");
+        let (data, annotations) = next.written();
+        secret.data = Some(data);
+        secret.annotations_mut().retain(|name, _| !name.starts_with("imcluster.io/"));
+        secret.annotations_mut().extend(annotations);
+        secrets.write(secret).await?;
+        authorities = next;
+    }
+    let authority_until = until(&authorities)?;
 
+    let believed = authorities.believed();
     let mut renewal = Timestamp::MAX;
     let mut pairs = BTreeMap::new();
     for tier in leaves(cluster) {
         let name = format!("{}-{tier}-tls", key.name);
         let names = dns_names(&key, tier, domain);
         let make = || {
-            let pair = pki::leaf(&authority, &format!("im-{tier}"), &names, now).map_err(useless(&name))?;
-            Ok(data([(TLS_CERT, pair.certificate), (TLS_KEY, pair.key), (CA_CERT, authority.certificate.clone())]))
+            let pair = pki::leaf(authorities.signer(), &format!("im-{tier}"), &names, now).map_err(useless(&name))?;
+            Ok(data([(TLS_CERT, pair.certificate), (TLS_KEY, pair.key), (CA_CERT, believed.clone())]))
         };
         let mut secret = secrets.get_or_create(&name, false, make).await?;
-        let (mut pair, mut validity) = fresh(&secret, &authority, &names, now);
+        let (mut pair, mut validity) = fresh(&secret, &authorities, &names, now);
         if validity.is_none() {
             secret = secrets.replace(secret, make()?).await?;
-            (pair, validity) = fresh(&secret, &authority, &names, now);
+            (pair, validity) = fresh(&secret, &authorities, &names, now);
+        } else if text(&secret, CA_CERT).ok().as_ref() != Some(&believed) {
+            secrets.replace(secret, data([(CA_CERT, believed.clone())])).await?;
         }
         if let Some(validity) = validity {
             let third = Duration::try_from(validity.until.duration_since(validity.from)).unwrap_or_default() / 3;
@@ -210,7 +234,8 @@ pub async fn ensure(
         pairs.remove("operator").ok_or(Error::Lacking { name: format!("{}-operator-tls", key.name), key: TLS_CERT })?;
     let mut certificate = |tier: Tier| pairs.remove(tier.name()).map(|pair| pair.certificate);
     Ok(Known {
-        authority: authority.certificate,
+        authority: believed,
+        change: authorities.change(),
         authority_until,
         renewal,
         own,
@@ -221,10 +246,15 @@ pub async fn ensure(
 }
 
 /// The pair in a tier's Secret, and its validity where it can stay.
-fn fresh(secret: &Secret, authority: &Pair, names: &[String], now: Timestamp) -> (Pair, Option<pki::Validity>) {
+fn fresh(
+    secret: &Secret,
+    authorities: &Authorities,
+    names: &[String],
+    now: Timestamp,
+) -> (Pair, Option<pki::Validity>) {
     let part = |key| text(secret, key).unwrap_or_default();
     let pair = Pair { certificate: part(TLS_CERT), key: part(TLS_KEY) };
-    let fits = part(CA_CERT) == authority.certificate && pki::matches(&pair, &authority.certificate, names);
+    let fits = authorities.has_signed(&pair, names);
     let validity = pki::validity(&pair.certificate).ok().filter(|validity| fits && !validity.is_due(now));
     (pair, validity)
 }
@@ -253,6 +283,16 @@ impl Secrets<'_> {
         retained: bool,
         make: impl FnOnce() -> Result<Data, Error>,
     ) -> Result<Secret, Error> {
+        self.get_or_create_with(name, retained, || Ok((bytes(make()?), BTreeMap::new()))).await
+    }
+
+    /// The same, of one with annotations.
+    async fn get_or_create_with(
+        &self,
+        name: &str,
+        retained: bool,
+        make: impl FnOnce() -> Result<(BTreeMap<String, ByteString>, BTreeMap<String, String>), Error>,
+    ) -> Result<Secret, Error> {
         let key = Key::new(self.cluster.namespace().unwrap_or_default(), name);
         if let Some(known) = self.cache.get(&key) {
             return self.belonging(known.as_ref().clone(), retained).await;
@@ -262,8 +302,10 @@ impl Secrets<'_> {
         if let Some(found) = self.api.get_opt(name).await.map_err(failed.clone()("read"))? {
             return self.belonging(found, retained).await;
         }
-        let secret =
-            Secret { metadata: self.metadata(name, retained), data: Some(bytes(make()?)), ..Secret::default() };
+        let (data, annotations) = make()?;
+        let mut metadata = self.metadata(name, retained);
+        metadata.annotations = (!annotations.is_empty()).then_some(annotations);
+        let secret = Secret { metadata, data: Some(data), ..Secret::default() };
         let created = self.api.create(&PostParams::default(), &secret).await.map_err(failed("created"))?;
         tracing::info!(cluster = %Key::of(self.cluster), secret = name, "a Secret is made");
         self.cache.put(created.clone());
@@ -303,8 +345,12 @@ impl Secrets<'_> {
 
     /// Only where nobody changed it meanwhile.
     async fn replace(&self, mut secret: Secret, data: Data) -> Result<Secret, Error> {
-        let name = secret.name_any();
         secret.data.get_or_insert_default().extend(bytes(data));
+        self.write(secret).await
+    }
+
+    async fn write(&self, secret: Secret) -> Result<Secret, Error> {
+        let name = secret.name_any();
         let replaced = self.api.replace(&name, &PostParams::default(), &secret).await;
         let replaced = replaced.map_err(|source| Error::Api { name: name.clone(), what: "replaced", source })?;
         tracing::info!(cluster = %Key::of(self.cluster), secret = name, "a Secret is renewed");

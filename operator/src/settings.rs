@@ -44,6 +44,8 @@ pub struct Settings {
     pub revisit: Duration,
     /// How often connect pods are asked for their connections.
     pub drain_interval: Duration,
+    /// How long each phase of a change of an internal authority takes at least.
+    pub authority_pause: Duration,
 }
 
 impl Settings {
@@ -114,6 +116,13 @@ impl Settings {
                 .duration("drain_interval", "How often connect pods are asked for their connections and drains.")
                 .within(Duration::from_secs(1)..=Duration::from_secs(60))
                 .or(Duration::from_secs(5)),
+            authority_pause: from
+                .duration(
+                    "authority_pause",
+                    "How long each of the two phases of a change of an internal authority takes at least: until kubelets have brought its Secrets to the pods, and processes have read them.",
+                )
+                .within(Duration::from_secs(60)..=Duration::from_secs(86_400))
+                .or(Duration::from_secs(300)),
         }
     }
 

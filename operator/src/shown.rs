@@ -41,7 +41,9 @@ pub enum Error {
 /// [`Error`].
 pub async fn certificate(host: &str, port: u16, known: &Known) -> Result<Option<CertificateDer<'static>>, Error> {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(known.authority.as_bytes())?)?;
+    for authority in CertificateDer::pem_slice_iter(known.authority.as_bytes()) {
+        roots.add(authority?)?;
+    }
     let own = CertificateDer::from_pem_slice(known.own.certificate.as_bytes())?;
     let key = PrivateKeyDer::from_pem_slice(known.own.key.as_bytes())?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());

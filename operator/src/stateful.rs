@@ -77,6 +77,12 @@ pub fn places(context: &Context, key: &Key, tier: Tier, count: usize) -> Vec<Pla
     (0..count).map(place).collect()
 }
 
+/// Whether a pod is there and began before this.
+pub fn is_older(context: &Context, key: &Key, tier: Tier, place: usize, than: Timestamp) -> bool {
+    let pod = context.stores.pods.get(&Key::new(&key.namespace, name(key, tier, place)));
+    pod.and_then(|pod| pod.creation_timestamp()).is_some_and(|created| created.0 < than)
+}
+
 fn revision(pod: &Pod) -> Option<&str> {
     pod.labels().get(HASH).map(String::as_str)
 }

@@ -10,6 +10,7 @@ use crate::api::{
 };
 use crate::drains::moved;
 use crate::observe::Seen;
+use crate::secrets::authority::Rotation;
 
 mod write;
 
@@ -72,6 +73,8 @@ pub struct Findings {
     pub rollout: Option<Verdict>,
     /// The tier that is being upgraded.
     pub upgrading: Option<Tier>,
+    /// How far a change of the internal authority is.
+    pub authority: Option<Rotation>,
     /// Why the visit did not do all it should.
     pub failure: Option<Verdict>,
     /// Whether the spec was applied in full.
@@ -357,6 +360,15 @@ fn progressing(cluster: &ImCluster, found: &Findings, ready: &Verdict, was_ready
     }
     if !was_ready && !ready.holds() {
         return Verdict::yes(Reason::SettingUp, ready.message.clone());
+    }
+    if let Some(phase) = found.authority {
+        let message = match phase {
+            Rotation::Introducing => "another internal authority is made known to everybody, before it signs",
+            Rotation::Retiring => {
+                "certificates of the new internal authority reach everybody; the old one is believed until then"
+            }
+        };
+        return Verdict::yes(Reason::RotatingAuthority, message);
     }
     if let Some(rollout) = found.rollout.as_ref().filter(|rollout| rollout.status != ConditionStatus::False) {
         return rollout.clone();

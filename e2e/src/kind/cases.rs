@@ -1,5 +1,6 @@
 //! What is played on a cluster, one after the other.
 
+mod authority;
 mod calm;
 mod install;
 mod losses;
@@ -62,6 +63,8 @@ pub enum Case {
     RedisRolloutOperatorKilled,
     /// A rollout of redis during which a replica stands still for a while.
     RedisRolloutReplicaCutOff,
+    /// Another internal authority takes its place, as asked for and after its Secret was deleted.
+    AuthorityRotation,
     /// An etcd member killed.
     EtcdMemberKill,
     /// An etcd member and its volume deleted: the others take a new one in.
@@ -76,7 +79,7 @@ pub enum Case {
 
 impl Case {
     /// All of them, in the order in which they are played.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Kustomize,
         Self::Minimal,
         Self::Refused,
@@ -95,6 +98,7 @@ impl Case {
         Self::RedisRollout,
         Self::RedisRolloutOperatorKilled,
         Self::RedisRolloutReplicaCutOff,
+        Self::AuthorityRotation,
         Self::EtcdMemberKill,
         Self::EtcdMemberLost,
         Self::NodeDrain,
@@ -220,6 +224,7 @@ impl Play {
             Case::RedisRollout => self.redis_rollout().await,
             Case::RedisRolloutOperatorKilled => self.redis_rollout_operator_killed().await,
             Case::RedisRolloutReplicaCutOff => self.redis_rollout_replica_cut_off().await,
+            Case::AuthorityRotation => self.authority_rotation().await,
             Case::EtcdMemberKill => self.kill("etcd").await,
             Case::EtcdMemberLost => self.etcd_member_lost().await,
             Case::NodeDrain => self.node_drain().await,

@@ -117,6 +117,8 @@ documented! {
         Upgrading,
         /// New pods take the place of old ones.
         RollingOut,
+        /// Another internal authority takes the place of the one there is.
+        RotatingAuthority,
         /// The number of pods is being changed.
         Scaling,
         /// Pods that end are moving their clients away.

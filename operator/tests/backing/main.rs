@@ -63,6 +63,7 @@ impl Authority {
     fn known(&self, shown: &Pair) -> Known {
         Known {
             authority: self.0.certificate.clone(),
+            change: None,
             authority_until: Timestamp::MAX,
             renewal: Timestamp::MAX,
             own: self.leaf(),

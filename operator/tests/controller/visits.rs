@@ -44,6 +44,7 @@ fn settings() -> Settings {
         visits: 4,
         revisit: Duration::from_secs(600),
         drain_interval: Duration::from_secs(5),
+        authority_pause: Duration::from_secs(1),
     }
 }
 
@@ -477,6 +478,48 @@ async fn secrets_stay_or_go_with_the_volumes_as_is_asked_for_last() {
         world.rest().await;
         assert_eq!(secrets.map(owners), [wanted; 3], "{retain}");
         assert_eq!(world.server.get("secrets", "demo-redis").unwrap()["data"]["password"], password);
+    }
+}
+
+/// The clock of certificates is the real one, so this waits for real.
+#[tokio::test]
+async fn another_authority_takes_its_place_step_by_step_when_asked_to_or_when_the_secret_is_deleted() {
+    let world = World::with(|server| server.put("imclusters", cluster(&external()))).await;
+    let text = |secret: &str, key: &str| {
+        let secret = world.server.get("secrets", secret).unwrap();
+        let coded = secret["data"][key].as_str().unwrap_or_default().to_owned();
+        String::from_utf8(base64::Engine::decode(&base64::engine::general_purpose::STANDARD, coded).unwrap()).unwrap()
+    };
+    let believed = || text("demo-logic-tls", "ca.crt").matches("BEGIN CERTIFICATE").count();
+    let until = async |what: &str, holds: &dyn Fn() -> bool| {
+        for _ in 0..300 {
+            if holds() {
+                return;
+            }
+            world.wake();
+            sleep(Duration::from_millis(100)).await;
+        }
+        panic!("{what}: {} believed", believed());
+    };
+    world.settle().await;
+    for deleted in [false, true] {
+        let (shown, first) = (text("demo-logic-tls", "tls.crt"), text("demo-logic-tls", "ca.crt"));
+        assert_eq!(believed(), 1);
+        if deleted {
+            world.server.delete("secrets", "demo-ca");
+        } else {
+            world.server.edit("imclusters", "demo", |cluster| {
+                cluster["metadata"]["annotations"]["imcluster.io/rotate-authority"] = json!("true");
+            });
+        }
+        until("the next one is believed", &|| believed() == 2).await;
+        assert_eq!(text("demo-logic-tls", "tls.crt"), shown, "what is shown stays at first");
+        until("it signs", &|| text("demo-logic-tls", "tls.crt") != shown).await;
+        assert!(text("demo-logic-tls", "ca.crt").contains(first.trim()), "the old one is believed still");
+        until("the old one is believed no more", &|| believed() == 1).await;
+        assert!(!text("demo-logic-tls", "ca.crt").contains(first.trim()));
+        let cluster = world.server.get("imclusters", "demo").unwrap();
+        assert!(cluster["metadata"]["annotations"]["imcluster.io/rotate-authority"].is_null(), "once is enough");
     }
 }
 

@@ -33,7 +33,9 @@ impl Play {
             "--create-namespace",
             "--take-ownership",
         ];
-        let more = ["--set", &tag, "--wait", "--timeout", "180s"];
+        // Long enough for kubelets and processes here.
+        let pause = "env.IM_AUTHORITY_PAUSE=150s";
+        let more = ["--set", &tag, "--set", pause, "--wait", "--timeout", "180s"];
         self.kube.helm(&[&arguments[..], &more[..]].concat()).await?;
         println!("  helm install: the operator is ready after {:.1} s", begun.elapsed().as_secs_f64());
         Ok(())
