@@ -127,15 +127,17 @@ async fn kill_operators(stage: &Stage, before: &[String]) -> Result<()> {
 
 /// Stops the process of a replica that was replaced already, when only the master is left to be.
 async fn stop_a_replica(stage: &Stage, before: &[String]) -> Result<()> {
+    let replaced = || {
+        let new = stage.witness.staying("redis").into_iter().filter(|life| !before.contains(&life.uid));
+        new.filter(|life| life.is_ready).collect::<Vec<_>>()
+    };
     let one_left = async || {
-        let count = old(stage, before).len();
-        ensure!(count <= 1, "{count} old redis pods are there");
-        ensure!(stage.witness.staying("redis").iter().filter(|life| life.is_ready).count() >= 2, "few are ready");
+        let count = replaced().len();
+        ensure!(count + 1 == before.len(), "{count} redis pods are new and ready");
         Ok(())
     };
     until("only the master is left", PATIENCE, one_left).await?;
-    let replica = stage.witness.staying("redis").into_iter().find(|life| !before.contains(&life.uid));
-    let replica = replica.context("no new redis pod")?;
+    let replica = replaced().pop().context("no new redis pod")?;
     stage.kube.signal(&stage.namespace, &replica.name, "SIGSTOP").await?;
     tokio::time::sleep(STANDSTILL).await;
     stage.kube.signal(&stage.namespace, &replica.name, "SIGCONT").await
