@@ -112,11 +112,48 @@ async fn apply_one(client: &Client, stores: &Stores, owner: &Owner, object: &Obj
         }
     }
     let params = PatchParams::apply(object.manager).force();
-    let mut applied = api.patch(&name, &params, &Patch::Apply(&body)).await.map_err(failed("applied"))?;
+    let applied = api.patch(&name, &params, &Patch::Apply(&body)).await;
+    if let (Err(kube::Error::Api(status)), Some(live)) = (&applied, &live)
+        && status.code == 422
+        && is_about_the_whole(status)
+        && is_for_ever(live, &body)
+    {
+        let exactly = Preconditions { uid: live.uid(), resource_version: None };
+        let orphaning = DeleteParams { preconditions: Some(exactly), ..DeleteParams::orphan() };
+        match api.delete(&name, &orphaning).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => return Err(failed("made anew")(error)),
+        }
+        tracing::info!(cluster = %owner.cluster, kind = resource.kind, name, "made anew around its pods: what changes can't be changed in place");
+        stores.remove(resource, &Key::new(&owner.cluster.namespace, &name));
+        // Applied once it is gone, which its own watch tells.
+        return Ok(true);
+    }
+    let mut applied = applied.map_err(failed("applied"))?;
     tracing::info!(cluster = %owner.cluster, kind = resource.kind, name, "applied");
     settled::slim(&mut applied);
     stores.put(resource, applied);
     Ok(true)
+}
+
+/// Whether no single field is wrong: what would be refused of a new one too is no reason to delete the old.
+fn is_about_the_whole(status: &kube::core::Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().all(|cause| cause.field == "spec")
+}
+
+/// Whether what is to be differs from what is in something that a StatefulSet keeps for ever. Its pods and volumes outlive it
+/// and are taken up by the next one of its name.
+fn is_for_ever(live: &DynamicObject, body: &Value) -> bool {
+    let says = |field: &str| {
+        let (live, wanted) = (live.data.pointer(field), body.pointer(field));
+        wanted.is_some_and(|wanted| live.is_none_or(|live| !settled::says(live, wanted)))
+    };
+    body.get("kind").and_then(Value::as_str) == Some("StatefulSet")
+        && ["/spec/volumeClaimTemplates", "/spec/serviceName", "/spec/podManagementPolicy", "/spec/selector"]
+            .into_iter()
+            .any(says)
 }
 
 /// To whom an object belongs, if not to this ImCluster.

@@ -112,6 +112,20 @@ fn covers_item(name: &str, owned: &Value, item: &Value) -> bool {
     }
 }
 
+/// Whether an object's value is what is wanted, whatever defaults the API server has added.
+pub fn says(live: &Value, wanted: &Value) -> bool {
+    match (live, wanted) {
+        (_, Value::Null) => true,
+        (Value::Object(live), Value::Object(wanted)) => {
+            wanted.iter().all(|(key, wanted)| wanted.is_null() || live.get(key).is_some_and(|live| says(live, wanted)))
+        }
+        (Value::Array(live), Value::Array(wanted)) => {
+            live.len() == wanted.len() && live.iter().zip(wanted).all(|(live, wanted)| says(live, wanted))
+        }
+        (live, wanted) => live == wanted,
+    }
+}
+
 /// Takes what nobody needs to keep from an object that is kept in memory only to be compared.
 pub fn slim(object: &mut DynamicObject) {
     if let Some(entries) = &mut object.metadata.managed_fields {
@@ -208,6 +222,16 @@ mod tests {
         let hash = hash(&body);
         body["metadata"]["annotations"] = json!({HASH: hash});
         assert!(!is_settled(&before, &body, MANAGER));
+    }
+
+    #[test]
+    fn defaults_that_were_added_make_no_difference_and_values_do() {
+        let live =
+            json!([{"metadata": {"name": "data"}, "spec": {"volumeMode": "Filesystem", "size": "1Gi"}, "status": {}}]);
+        let wanted = |size: &str| json!([{"metadata": {"name": "data", "labels": null}, "spec": {"size": size}}]);
+        assert!(says(&live, &wanted("1Gi")));
+        assert!(!says(&live, &wanted("2Gi")) && !says(&live, &json!([])));
+        assert!(!says(&live, &json!([{"metadata": {"labels": {"a": "b"}}}])));
     }
 
     #[test]

@@ -29,6 +29,8 @@ struct State {
     version: u64,
     /// Every write that was accepted: verb, plural, name.
     writes: Vec<(&'static str, String, String)>,
+    /// How what depends on the deleted was to be treated, of every deletion.
+    deletions: Vec<String>,
     faults: Vec<Fault>,
     changes: broadcast::Sender<(String, Value)>,
     /// Watches of these kinds answer with this code instead.
@@ -52,6 +54,7 @@ impl Server {
             objects: BTreeMap::new(),
             version: 100,
             writes: Vec::new(),
+            deletions: Vec::new(),
             faults: Vec::new(),
             changes: broadcast::Sender::new(4096),
             broken_watches: BTreeMap::new(),
@@ -105,6 +108,11 @@ impl Server {
     }
 
     /// How many writes there were since the last look.
+    /// How what depended on each object that was deleted since the last look was to be treated.
+    pub(crate) fn deletions(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().deletions)
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.state().writes.len()
     }
@@ -253,6 +261,7 @@ impl State {
             return status(409, "another uid");
         }
         let answer = json_answer(before);
+        self.deletions.push(options["propagationPolicy"].as_str().unwrap_or_default().to_owned());
         self.wrote("delete", &key.0, &key.2);
         self.remove(&key);
         answer

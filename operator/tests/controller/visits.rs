@@ -481,6 +481,39 @@ async fn secrets_stay_or_go_with_the_volumes_as_is_asked_for_last() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_stateful_set_whose_unchangeable_parts_must_change_is_made_anew_around_its_pods() {
+    let mut spec = external();
+    spec["redis"] = json!({"mode": "Single"});
+    let world = World::with(|server| server.put("imclusters", cluster(&spec))).await;
+    let labels = || {
+        let set = world.server.get("statefulsets", "demo-redis").unwrap();
+        set["spec"]["volumeClaimTemplates"][0]["metadata"]["labels"].clone()
+    };
+    let wanted = labels();
+    // As one of an earlier release that labelled less.
+    world.server.edit("statefulsets", "demo-redis", |set| {
+        set["spec"]["volumeClaimTemplates"][0]["metadata"]["labels"] = json!({"app.kubernetes.io/name": "redis"});
+        set["metadata"]["annotations"]["imcluster.io/applied"] = json!("another");
+    });
+    world.server.fail("apply", "statefulsets", 422, 1);
+    world.server.writes();
+    world.wake();
+    world.rest().await;
+    let writes: Vec<String> = world.writes().into_iter().filter(|write| write.contains("statefulsets")).collect();
+    assert_eq!(writes, ["delete statefulsets demo-redis", "apply statefulsets demo-redis"]);
+    assert_eq!(world.server.deletions(), ["Orphan"], "its pods stay");
+    assert_eq!(labels(), wanted);
+    // What is refused for another reason is no reason to delete anything.
+    world.server.fail("apply", "statefulsets", 422, 1);
+    world.server.edit("imclusters", "demo", |cluster| {
+        cluster["spec"]["redis"]["resources"] = json!({"limits": {"memory": "1Gi"}});
+    });
+    sleep(Duration::from_secs(60)).await;
+    world.rest().await;
+    assert_eq!(world.server.deletions(), Vec::<String>::new());
+}
+
 /// The clock of certificates is the real one, so this waits for real.
 #[tokio::test]
 async fn another_authority_takes_its_place_step_by_step_when_asked_to_or_when_the_secret_is_deleted() {
