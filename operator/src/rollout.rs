@@ -146,12 +146,17 @@ fn shrink(seen: &Observed, staying: &[&Pod]) -> (Option<String>, i32) {
         return (marked.map(|pod| pod.name.clone()), deployment.replicas);
     }
     let Some(victim) = victim(staying) else {
-        // Nobody is known to have few clients, or pods that are not ready go first anyway.
-        return (None, deployment.replicas - 1);
+        // Pods that are not ready go first by themselves. Where all are and none answers, nobody is known to have few clients.
+        return (None, deployment.replicas - i32::from(!none_answers(staying)));
     };
     // Marked first, and one fewer only once the mark is seen: Kubernetes must see it too.
     let fewer = if victim.cost == Some(VICTIM) { deployment.replicas - 1 } else { deployment.replicas };
     (Some(victim.name.clone()), fewer)
+}
+
+/// Whether all are ready and not one says how many clients it has.
+fn none_answers(staying: &[&Pod]) -> bool {
+    staying.iter().all(|pod| pod.ready && pod.connections.is_none())
 }
 
 /// Pods beyond the number that a rollout brings with it.
@@ -199,7 +204,11 @@ fn progress(seen: &Observed, staying: &[&Pod], replicas: i32) -> Option<Verdict>
         return Some(Verdict::yes(Reason::RollingOut, message));
     }
     if replicas != seen.wanted || count(staying.len()) != seen.wanted {
-        let message = format!("connect: {} pods of {}, {draining} move their clients away", staying.len(), seen.wanted);
+        let mut message =
+            format!("connect: {} pods of {}, {draining} move their clients away", staying.len(), seen.wanted);
+        if replicas > seen.wanted && none_answers(staying) {
+            message.push_str("; no pod tells the operator how many clients it has (port 9100), and none goes before");
+        }
         return Some(Verdict::yes(Reason::Scaling, message));
     }
     (draining > 0).then(|| Verdict::yes(Reason::Draining, format!("connect: {draining} pods move their clients away")))

@@ -71,6 +71,8 @@ pub enum Case {
     EtcdMemberLost,
     /// A worker drained, and let in again.
     NodeDrain,
+    /// The worker of the redis master drained, and let in again.
+    MasterNodeDrain,
     /// `kubectl scale imc`: 2, 4, 2.
     Scale,
     /// Five minutes in which nobody writes to the API server but the operator's lease.
@@ -79,7 +81,7 @@ pub enum Case {
 
 impl Case {
     /// All of them, in the order in which they are played.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Kustomize,
         Self::Minimal,
         Self::Refused,
@@ -102,11 +104,12 @@ impl Case {
         Self::EtcdMemberKill,
         Self::EtcdMemberLost,
         Self::NodeDrain,
+        Self::MasterNodeDrain,
         Self::Scale,
         Self::Quiet,
     ];
     /// What a change is checked with.
-    pub const ESSENTIAL: [Self; 8] = [
+    pub const ESSENTIAL: [Self; 9] = [
         Self::Minimal,
         Self::Retain,
         Self::Ha,
@@ -115,6 +118,7 @@ impl Case {
         Self::RedisMasterKill,
         Self::EtcdMemberLost,
         Self::NodeDrain,
+        Self::MasterNodeDrain,
     ];
 }
 
@@ -228,6 +232,7 @@ impl Play {
             Case::EtcdMemberKill => self.kill("etcd").await,
             Case::EtcdMemberLost => self.etcd_member_lost().await,
             Case::NodeDrain => self.node_drain().await,
+            Case::MasterNodeDrain => self.master_node_drain().await,
             Case::Scale => self.scale().await,
             Case::Quiet => self.quiet().await,
         }

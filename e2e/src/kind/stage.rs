@@ -114,6 +114,11 @@ impl Stage {
         begun.judge(&forward.address, &self.signer, &TakenBack::default()).await
     }
 
+    /// How many clients the crowd has.
+    pub fn clients(&self) -> u64 {
+        self.crowd.stats().len() as u64
+    }
+
     /// Waits until the ImCluster is as its spec says: see [`settled`].
     pub async fn settled(&self) -> Result<Duration> {
         settled(&self.kube, &self.namespace, &self.name).await

@@ -78,7 +78,8 @@ fn a_pod_that_does_not_answer_is_never_marked() {
     assert_eq!(decide(&seen(1, 2, pods)).cost, [("b".to_owned(), Some(VICTIM))]);
     let silent = vec![Pod { connections: None, ..pod("a", true) }, Pod { connections: None, ..pod("b", true) }];
     let decided = decide(&seen(1, 2, silent));
-    assert_eq!((decided.replicas, decided.cost), (1, Vec::new()));
+    assert_eq!((decided.replicas, decided.cost), (2, Vec::new()), "without a number none goes");
+    assert!(decided.progressing.unwrap().message.contains("none goes before"));
 }
 
 #[test]
@@ -404,6 +405,8 @@ proptest! {
                 }
             }
         }
+        // In the end they answer: until one does, a scale-in waits.
+        world.pods.iter_mut().for_each(|pod| _ = pod.connections.get_or_insert(0));
         settle(&mut world, |_| usize::MAX);
     }
 

@@ -8,9 +8,11 @@ use serde_json::Value;
 
 use super::{Play, show};
 use crate::kind::kube::until;
-use crate::kind::stage::{PATIENCE, Stage};
+use crate::kind::stage::{PATIENCE, Played, Stage};
 use crate::kind::witness::Life;
 
+/// How long no message may be acknowledged while a master hands over, in seconds.
+const SILENCE: f64 = 5.0;
 /// How often a redis master is killed at most.
 const KILLS: u32 = 5;
 
@@ -95,19 +97,40 @@ impl Play {
     pub(super) async fn node_drain(&mut self) -> Result<()> {
         let stage = self.stage().await?;
         let node = stage.a_pod("connect")?.node;
-        let played = stage
-            .play(&format!("node {node} drained"), async {
-                let words = ["drain", &node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=280s"];
-                let drained = stage.kube.kubectl(&words).await;
-                stage.kube.kubectl(&["uncordon", &node]).await?;
-                drained?;
-                stage.settled().await.map(|_| ())
-            })
-            .await?;
-        show(&played)?;
+        let played = Box::pin(drain(stage, &node)).await?;
         ensure!(played.figures.ended.iter().any(|life| life.tier == "connect"), "no connect pod was on {node}");
         Ok(())
     }
+
+    /// The node of the redis master, which hands over before it goes.
+    pub(super) async fn master_node_drain(&mut self) -> Result<()> {
+        let stage = self.stage().await?;
+        let old = master(stage).await?;
+        let pod = stage.witness.staying("redis").into_iter().find(|life| life.name == old);
+        let node = pod.with_context(|| format!("no pod {old}"))?.node;
+        let played = Box::pin(drain(stage, &node)).await?;
+        let (now, silence) = (master(stage).await?, played.figures.silence);
+        ensure!(now != old, "{old} is the master still");
+        ensure!(silence < SILENCE, "nothing was acknowledged for {silence:.1} s, which may be {SILENCE} s");
+        Ok(())
+    }
+}
+
+/// Drains a node and lets it in again. Clients find their way in without failing again and again.
+async fn drain(stage: &Stage, node: &str) -> Result<Played> {
+    let played = stage
+        .play(&format!("node {node} drained"), async {
+            let words = ["drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=280s"];
+            let drained = stage.kube.kubectl(&words).await;
+            stage.kube.kubectl(&["uncordon", node]).await?;
+            drained?;
+            stage.settled().await.map(|_| ())
+        })
+        .await?;
+    show(&played)?;
+    let (failed, clients) = (played.audit.failed_attempts, stage.clients());
+    ensure!(failed <= clients, "{failed} attempts to connect failed, more than there are clients ({clients})");
+    Ok(played)
 }
 
 /// The pod that is the redis master by the ImCluster's status: its name, or the name in DNS that begins with it.
