@@ -12,6 +12,7 @@ use im_operator::redis::{Sentinel, ask};
 use im_operator::secrets::Known;
 use im_runtime::unused_port;
 use redis::AsyncCommands;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep};
 
 use super::{Authority, Running, eventually, start};
@@ -31,10 +32,15 @@ struct Set {
     sentinel_port: i32,
     confirming: usize,
     _folder: tempfile::TempDir,
+    _turn: MutexGuard<'static, ()>,
 }
+
+/// One set at a time: six servers are enough for a machine whose patience is measured.
+static TURN: Mutex<()> = Mutex::const_new(());
 
 impl Set {
     async fn new(confirming: usize) -> Self {
+        let turn = TURN.lock().await;
         let folder = tempfile::tempdir().expect("a folder");
         let authority = Authority::new();
         let names: Vec<&str> = REDIS.into_iter().chain(SENTINELS).collect();
@@ -53,6 +59,7 @@ impl Set {
             sentinel_port: sentinel_port.into(),
             confirming,
             _folder: folder,
+            _turn: turn,
         };
         for host in SENTINELS {
             let link = async || ask::connect(host, set.sentinel_port, &set.known).await.ok();
