@@ -109,6 +109,8 @@ fn arguments(building: &Building<'_>, redis: &Redis, pod: &Pod) -> Vec<String> {
         let host = building.announced(Tier::Redis);
         say(&["--replica-announce-ip", &host]);
         say(&["--repl-backlog-size", "64mb"]);
+        // Two replicas: there is nobody to wait for with a copy.
+        say(&["--repl-diskless-sync-delay", "0"]);
         say(&["--min-replicas-to-write", &confirming_replicas(redis).to_string()]);
     }
     arguments

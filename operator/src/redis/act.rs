@@ -37,7 +37,7 @@ pub enum Error {
     #[error("replicas did not have everything within {CATCHING_UP:?}: the master stays what it is")]
     Behind,
     /// There is no Sentinel to ask for a hand-over.
-    #[error("no Sentinel answers that names the master: it stays what it is")]
+    #[error("no Sentinel that names the master answers and does its work: the master stays what it is")]
     NoSentinel,
     /// Sentinel agreed and made nobody the master.
     #[error("Sentinel has made no replica the master within {0:?}: the master stays what it is")]

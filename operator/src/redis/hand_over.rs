@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use redis::aio::MultiplexedConnection;
-use redis::{RedisError, RedisResult};
+use redis::{InfoDict, RedisError, RedisResult};
 use tokio::time::{Instant, sleep};
 
 use super::act::{Error, FAILOVER_TIMEOUT, replicaof};
@@ -68,7 +68,7 @@ pub async fn hand_over(set: &Succession, known: &Known) -> Result<HandedOver, Er
     let mut master = connect(&set.master, set.redis_port, known).await?;
     let mut asked = Err(Error::NoSentinel);
     for host in &set.sentinels {
-        asked = connect(host, set.sentinel_port, known).await.map(|link| (host, link)).map_err(Error::from);
+        asked = able(host, set.sentinel_port, known).await.map(|link| (host, link));
         if asked.is_ok() {
             break;
         }
@@ -99,6 +99,14 @@ pub async fn hand_over(set: &Succession, known: &Known) -> Result<HandedOver, Er
             Err(error)
         }
     }
+}
+
+/// A connection to a Sentinel, unless it is in tilt mode: one that was stopped for a while, as on a machine that is too busy,
+/// does nothing for half a minute, and what it is asked for it does after that.
+async fn able(host: &str, port: i32, known: &Known) -> Result<MultiplexedConnection, Error> {
+    let mut link = connect(host, port, known).await?;
+    let info: InfoDict = redis::cmd("INFO").arg("sentinel").query_async(&mut link).await?;
+    if info.get::<u8>("sentinel_tilt").unwrap_or_default() > 0 { Err(Error::NoSentinel) } else { Ok(link) }
 }
 
 /// Lets a master want so many replicas from now on.

@@ -27,7 +27,7 @@ const WRITERS: usize = 4;
 struct Set {
     known: Known,
     redis: Vec<Running>,
-    _sentinels: Vec<Running>,
+    sentinels: Vec<Running>,
     redis_port: i32,
     sentinel_port: i32,
     confirming: usize,
@@ -54,7 +54,7 @@ impl Set {
         let set = Self {
             known,
             redis: redis.into(),
-            _sentinels: sentinels.into(),
+            sentinels: sentinels.into(),
             redis_port: redis_port.into(),
             sentinel_port: sentinel_port.into(),
             confirming,
@@ -110,12 +110,11 @@ impl Set {
         let address: Option<(String, i32)> = question.query_async(&mut link).await.ok()?;
         address.map(|(host, _)| host)
     }
+}
 
-    fn signal(&self, place: usize, signal: &str) {
-        let id = self.redis[place].0.id().to_string();
-        let sent = Command::new("kill").args([signal, &id]).status().expect("kill runs");
-        assert!(sent.success());
-    }
+fn signal(process: &Running, signal: &str) {
+    let sent = Command::new("kill").args([signal, &process.0.id().to_string()]).status().expect("kill runs");
+    assert!(sent.success());
 }
 
 fn server(folder: &Path, host: &str, port: u16, words: &[String]) -> Running {
@@ -144,7 +143,7 @@ fn server(folder: &Path, host: &str, port: u16, words: &[String]) -> Running {
 
 fn replica_of(host: &str, port: u16, confirming: usize) -> Vec<String> {
     let mut words = format!(
-        "--masterauth secret --appendonly yes --appendfsync everysec --repl-backlog-size 64mb \
+        "--masterauth secret --appendonly yes --appendfsync everysec --repl-backlog-size 64mb --repl-diskless-sync-delay 0 \
          --replica-announce-ip {host} --min-replicas-to-write {confirming}"
     );
     if host != REDIS[0] {
@@ -251,7 +250,8 @@ async fn nothing_acknowledged_is_lost(confirming: usize) {
     );
     assert!(count > 200, "{count} writes: nothing was shown");
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
-    assert!(silence < Duration::from_secs(5), "no write for {silence:?}");
+    // A second or two; more only on a machine that is busy with something else.
+    assert!(silence < Duration::from_secs(10), "no write for {silence:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -280,14 +280,14 @@ async fn a_replica_that_is_cut_off_is_not_waited_for_and_writes_go_on() {
     assert_eq!(refused.code(), Some("NOREPLICAS"), "{refused}");
     want(&mut link, 0).await.expect("told");
 
-    set.signal(2, "-STOP");
+    signal(&set.redis[2], "-STOP");
     let begun = Instant::now();
     let failed = hand_over(&set.succession(0), &set.known).await;
     assert!(matches!(failed, Err(Error::Behind)), "{failed:?}");
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     let () = link.set("key", 2).await.expect("it takes writes again");
     assert_eq!(set.named(SENTINELS[0]).await.as_deref(), Some(REDIS[0]));
-    set.signal(2, "-CONT");
+    signal(&set.redis[2], "-CONT");
 }
 
 #[tokio::test]
@@ -298,4 +298,25 @@ async fn without_a_sentinel_nothing_is_begun() {
     assert!(matches!(hand_over(&alone, &set.known).await, Err(Error::NoSentinel)));
     let answer = ask::server(REDIS[0], set.redis_port, &set.known).await.expect("it answers");
     assert_eq!((answer.master, answer.wanted_replicas), (true, 0));
+}
+
+#[tokio::test]
+async fn a_sentinel_that_stood_still_and_does_nothing_is_passed_over() {
+    let set = Set::new(0).await;
+    signal(&set.sentinels[0], "-STOP");
+    // So long that it finds out.
+    sleep(Duration::from_secs(4)).await;
+    signal(&set.sentinels[0], "-CONT");
+    let tilted = async || {
+        let mut link = ask::connect(SENTINELS[0], set.sentinel_port, &set.known).await.ok()?;
+        let info: redis::InfoDict = redis::cmd("INFO").arg("sentinel").query_async(&mut link).await.ok()?;
+        (info.get::<u8>("sentinel_tilt") == Some(1)).then_some(())
+    };
+    eventually("it is in tilt mode", tilted).await;
+    let mut only = set.succession(0);
+    only.sentinels.truncate(1);
+    let failed = hand_over(&only, &set.known).await;
+    assert!(matches!(failed, Err(Error::NoSentinel)), "{failed:?}");
+    let done = hand_over(&set.succession(0), &set.known).await.expect("another does it");
+    assert!(done.refused < Duration::from_secs(5), "{done:?}");
 }

@@ -25,9 +25,8 @@ impl Play {
         for (number, durability) in ["Relaxed", "Strict", "Standard"].into_iter().enumerate() {
             let what = format!("redis becomes {durability}");
             roll(stage, durability, &what, json!({"redis": {"durability": durability}}), None).await?;
-            let memory = format!("{}Mi", 512 + 64 * number);
-            let resources = json!({"redis": {"resources": {"limits": {"memory": memory}}}});
-            roll(stage, durability, &format!("redis, {durability}, gets {memory}"), resources, None).await?;
+            let what = format!("redis, {durability}, gets another limit of memory");
+            roll(stage, durability, &what, another_limit(stage).await?, None).await?;
             let Some((first, next)) = &tags else { continue };
             let tag = if number % 2 == 0 { next } else { first };
             let image = json!({"images": {"redis": {"tag": tag}}});
@@ -39,7 +38,7 @@ impl Play {
     /// A rollout of redis during which the operator is killed again and again.
     pub(super) async fn redis_rollout_operator_killed(&mut self) -> Result<()> {
         let stage = self.stage().await?;
-        let change = json!({"redis": {"resources": {"limits": {"memory": "768Mi"}}}});
+        let change = another_limit(stage).await?;
         let harm = Harm::Operator;
         Box::pin(roll(
             stage,
@@ -54,10 +53,18 @@ impl Play {
     /// A rollout of redis during which a replica stands still for a while.
     pub(super) async fn redis_rollout_replica_cut_off(&mut self) -> Result<()> {
         let stage = self.stage().await?;
-        let change = json!({"redis": {"resources": {"limits": {"memory": "832Mi"}}}});
+        let change = another_limit(stage).await?;
         let harm = Harm::Replica;
         Box::pin(roll(stage, "Standard", "redis is rolled with a replica cut off", change, Some(harm))).await
     }
+}
+
+/// Another limit of memory than there is: nothing else rolls redis and nothing else.
+async fn another_limit(stage: &Stage) -> Result<Value> {
+    let found = stage.kube.imcluster(&stage.namespace, &stage.name).await?;
+    let now = found.pointer("/spec/redis/resources/limits/memory").and_then(Value::as_str);
+    let mebibytes = now.and_then(|text| text.strip_suffix("Mi")?.parse::<u32>().ok()).unwrap_or(512);
+    Ok(json!({"redis": {"resources": {"limits": {"memory": format!("{}Mi", mebibytes + 1)}}}}))
 }
 
 /// What goes wrong in the middle of a rollout.
