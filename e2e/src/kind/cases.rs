@@ -109,7 +109,7 @@ impl Case {
         Self::Quiet,
     ];
     /// What a change is checked with.
-    pub const ESSENTIAL: [Self; 9] = [
+    pub const ESSENTIAL: [Self; 8] = [
         Self::Minimal,
         Self::Retain,
         Self::Ha,
@@ -118,7 +118,6 @@ impl Case {
         Self::RedisMasterKill,
         Self::EtcdMemberLost,
         Self::NodeDrain,
-        Self::MasterNodeDrain,
     ];
 }
 
