@@ -146,14 +146,14 @@ fn is_about_the_whole(status: &kube::core::Status) -> bool {
 /// Whether what is to be differs from what is in something that a StatefulSet keeps for ever. Its pods and volumes outlive it
 /// and are taken up by the next one of its name.
 fn is_for_ever(live: &DynamicObject, body: &Value) -> bool {
-    let says = |field: &str| {
+    let differs = |field: &str| {
         let (live, wanted) = (live.data.pointer(field), body.pointer(field));
         wanted.is_some_and(|wanted| live.is_none_or(|live| !settled::says(live, wanted)))
     };
     body.get("kind").and_then(Value::as_str) == Some("StatefulSet")
         && ["/spec/volumeClaimTemplates", "/spec/serviceName", "/spec/podManagementPolicy", "/spec/selector"]
             .into_iter()
-            .any(says)
+            .any(differs)
 }
 
 /// To whom an object belongs, if not to this ImCluster.

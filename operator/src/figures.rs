@@ -7,7 +7,6 @@ use prometheus::IntGaugeVec;
 
 use crate::api::{Condition, ConditionStatus, Tier};
 use crate::key::Key;
-use crate::redis::Sentinel;
 use crate::{build, etcd, metrics, redis};
 
 fn all() -> [&'static IntGaugeVec; 16] {
@@ -39,6 +38,10 @@ fn set(metric: &IntGaugeVec, key: &Key, pod: &str, value: i64) {
     metric.with_label_values(&[key.namespace.as_str(), key.name.as_str(), pod]).set(value);
 }
 
+fn wide(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
 /// Tells of redis and Sentinels.
 pub fn redis(key: &Key, seen: &redis::Observed) {
     for (place, server) in seen.servers.iter().enumerate() {
@@ -47,7 +50,6 @@ pub fn redis(key: &Key, seen: &redis::Observed) {
         tell(&metrics::REDIS_UP, server.answer.is_some().into());
         // What is not known is not told: it would look like a fact.
         let Some(answer) = &server.answer else { continue };
-        let wide = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         let figures = answer.figures;
         tell(&metrics::REDIS_MASTER, answer.master.into());
         tell(&metrics::REDIS_REPLICAS, i64::try_from(answer.replicas).unwrap_or(i64::MAX));
@@ -61,8 +63,7 @@ pub fn redis(key: &Key, seen: &redis::Observed) {
         tell(&metrics::REDIS_STORED, figures.stored.into());
     }
     for (place, sentinel) in seen.sentinels.iter().enumerate() {
-        let knows = matches!(sentinel, Sentinel::Knows(Some(_)));
-        set(&metrics::SENTINEL_UP, key, &pod(key, Tier::Sentinel, place), knows.into());
+        set(&metrics::SENTINEL_UP, key, &pod(key, Tier::Sentinel, place), sentinel.knows_one().into());
     }
 }
 
@@ -72,7 +73,6 @@ pub fn etcd(key: &Key, seen: &etcd::Observed) {
         let pod = pod(key, Tier::Etcd, place);
         set(&metrics::ETCD_VOTES, key, &pod, member.votes().into());
         let Some(answer) = member.answer else { continue };
-        let wide = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         set(&metrics::ETCD_SIZE, key, &pod, wide(answer.size));
         set(&metrics::ETCD_IN_USE, key, &pod, wide(answer.in_use));
         set(&metrics::ETCD_FULL, key, &pod, answer.full.into());
@@ -183,7 +183,7 @@ mod tests {
             namespace: key.namespace.clone(),
             name: key.name.clone(),
             servers: vec![server],
-            sentinels: vec![Sentinel::Silent],
+            sentinels: vec![redis::Sentinel::Silent],
             outdated_sentinels: Vec::new(),
             failing_over: false,
             confirming: 0,

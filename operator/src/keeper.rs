@@ -295,14 +295,14 @@ async fn look(context: &Context, key: &Key, cluster: &ImCluster, known: &Known) 
     let stale =
         |place| known.change.is_some_and(|(_, since)| stateful::is_older(context, key, Tier::Sentinel, place, since));
     let outdated = stateful::places(context, key, Tier::Sentinel, watchers.len()).into_iter().enumerate();
-    let outdated: Vec<bool> = outdated.map(|(number, place)| place.outdated || stale(number)).collect();
+    let outdated = outdated.filter(|(number, place)| place.outdated || stale(*number)).map(|(number, _)| number);
     let confirming = usize::try_from(build::confirming_replicas(spec)).unwrap_or_default();
     redis::Observed {
         namespace: key.namespace.clone(),
         name: key.name.clone(),
         servers: servers.collect(),
         sentinels,
-        outdated_sentinels: (0..watchers.len()).filter(|place| outdated.get(*place) == Some(&true)).collect(),
+        outdated_sentinels: outdated.collect(),
         failing_over,
         confirming,
         mirrored: cluster

@@ -117,6 +117,13 @@ pub enum Sentinel {
     Knows(Option<String>),
 }
 
+impl Sentinel {
+    /// It answers and knows a master.
+    pub fn knows_one(&self) -> bool {
+        matches!(self, Self::Knows(Some(_)))
+    }
+}
+
 /// Everything that is looked at. Servers and Sentinels stand at the place of their pods' numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {
@@ -387,11 +394,12 @@ fn with_master(seen: &Observed, master: &str) -> Decision {
 
 /// Whether one may be taken away: all are there, in step, and known to every Sentinel.
 fn whole(seen: &Observed, master: Option<usize>, answer: &Answer, others: usize) -> bool {
-    let heard = |sentinel: &Sentinel| matches!(sentinel, Sentinel::Knows(Some(_)));
     let fit = |(place, server): (usize, &Server)| {
         server.ready && (Some(place) == master || server.answer.as_ref().is_some_and(|one| keeps_up(one, answer)))
     };
-    answer.replicas >= others && seen.sentinels.iter().all(heard) && seen.servers.iter().enumerate().all(fit)
+    answer.replicas >= others
+        && seen.sentinels.iter().all(Sentinel::knows_one)
+        && seen.servers.iter().enumerate().all(fit)
 }
 
 /// What a replica in step may lack: both are asked at the same time, not at the same instant.
@@ -413,15 +421,13 @@ fn successors(seen: &Observed, master: usize) -> impl Iterator<Item = &Server> {
 
 /// Whether somebody is there to take the master's place, and nobody is taking it already.
 fn may_hand_over(seen: &Observed, master: usize) -> bool {
-    let heard = seen.sentinels.iter().any(|sentinel| matches!(sentinel, Sentinel::Knows(Some(_))));
-    !seen.failing_over && heard && successors(seen, master).next().is_some()
+    !seen.failing_over && seen.sentinels.iter().any(Sentinel::knows_one) && successors(seen, master).next().is_some()
 }
 
 impl Observed {
     /// The master at this place and those who may take it; `sentinel` says where a Sentinel is found.
     pub fn succession(&self, master: usize, sentinel: impl Fn(usize) -> String) -> Succession {
-        let knowing = self.sentinels.iter().enumerate();
-        let knowing = knowing.filter(|(_, sentinel)| matches!(sentinel, Sentinel::Knows(Some(_))));
+        let knowing = self.sentinels.iter().enumerate().filter(|(_, sentinel)| sentinel.knows_one());
         Succession {
             service: self.name.clone(),
             master: self.servers.get(master).map(|server| server.host.clone()).unwrap_or_default(),

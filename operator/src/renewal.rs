@@ -32,7 +32,7 @@ pub async fn round(context: &Context, key: &Key, known: &Known, seen: &redis::Ob
         }
     }
     let Some(wanted) = &known.sentinel_certificate else { return };
-    if !seen.sentinels.iter().all(|sentinel| matches!(sentinel, Sentinel::Knows(Some(_)))) {
+    if !seen.sentinels.iter().all(Sentinel::knows_one) {
         return;
     }
     for place in (0..seen.sentinels.len()).rev() {

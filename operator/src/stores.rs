@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::api::{ImCluster, Tier};
 use crate::apply::settled;
+use crate::build;
 use crate::key::{CLUSTER, Key};
 use crate::queue::Queue;
 use crate::watch::{Cache, Seen, follow};
@@ -271,14 +272,6 @@ impl Stores {
         let (queue, namespace) = (Arc::clone(queue), namespace.map(str::to_owned));
         let kind = cache.kind();
         let work = async move {
-            let wake = |here: &dyn Fn(&Key) -> bool| {
-                clusters
-                    .all()
-                    .iter()
-                    .map(|cluster| Key::of(cluster.as_ref()))
-                    .filter(here)
-                    .for_each(|key| queue.wake(key));
-            };
             let slim = |scaler: &mut HorizontalPodAutoscaler| {
                 scaler.metadata.managed_fields = None;
                 scaler.status = None;
@@ -289,13 +282,13 @@ impl Stores {
                 // Its status changes all the time.
                 if before != now {
                     let names = [before, now];
-                    wake(&|key| {
-                        let logic = Key::new(&key.namespace, format!("{}-{}", key.name, Tier::Logic.name()));
+                    wake(&clusters, &queue, |key| {
+                        let logic = Key::new(&key.namespace, build::object_name(&key.name, Tier::Logic));
                         names.iter().flatten().any(|name| *name == logic)
                     });
                 }
             };
-            let read = || wake(&|key| namespace.as_deref().is_none_or(|of| of == key.namespace));
+            let read = || wake(&clusters, &queue, |key| is_within(key, namespace.as_deref()));
             follow(api, None, namespace.as_deref(), cache, slim, tell, read).await;
         };
         (kind, work.boxed())
@@ -329,6 +322,16 @@ impl Stores {
         };
         ("watch of imclusters", work.boxed())
     }
+}
+
+/// Wakes the ImClusters that are meant.
+fn wake(clusters: &Cache<ImCluster>, queue: &Queue, which: impl Fn(&Key) -> bool) {
+    clusters.all().iter().map(|cluster| Key::of(cluster.as_ref())).filter(which).for_each(|key| queue.wake(key));
+}
+
+/// Whether an ImCluster is where a watch looks; `None`: everywhere.
+fn is_within(key: &Key, namespace: Option<&str>) -> bool {
+    namespace.is_none_or(|of| of == key.namespace)
 }
 
 /// The Deployment that an autoscaler scales.
@@ -382,12 +385,7 @@ where
             }
         };
         // Whoever has waited for it goes on.
-        let read = || {
-            let all = clusters.all();
-            let here = all.iter().map(|cluster| Key::of(cluster.as_ref()));
-            here.filter(|key| namespace.as_deref().is_none_or(|of| of == key.namespace))
-                .for_each(|key| queue.wake(key));
-        };
+        let read = || wake(&clusters, &queue, |key| is_within(key, namespace.as_deref()));
         follow(api, Some(CLUSTER), namespace.as_deref(), cache, slim, tell, read).await;
     };
     (kind, work.boxed())

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
 use super::kube::Kube;
@@ -308,6 +309,33 @@ impl Play {
         }
         Ok(())
     }
+}
+
+/// How long no message may be acknowledged while a redis master hands over, in seconds.
+const SILENCE: f64 = 5.0;
+
+/// Fails where nothing was acknowledged for longer than a hand-over of redis may take.
+fn spoke_on(played: &Played) -> Result<()> {
+    let silence = played.figures.silence;
+    ensure!(silence < SILENCE, "nothing was acknowledged for {silence:.1} s, which may be {SILENCE} s");
+    Ok(())
+}
+
+/// Fails where a container was started again.
+fn none_restarted(played: &Played) -> Result<()> {
+    let restarts = played.figures.restarts;
+    ensure!(restarts == 0, "{restarts} containers were started again");
+    Ok(())
+}
+
+/// Kills all of the operator's pods.
+async fn kill_operator(stage: &Stage) -> Result<()> {
+    let system = stage.kube.pods(SYSTEM);
+    let operators = stage.kube.kubectl(&["get", "pods", "-n", SYSTEM, "-o", "name"]).await?;
+    for operator in operators.lines().filter_map(|line| line.strip_prefix("pod/")) {
+        system.delete(operator, &DeleteParams::default().grace_period(0)).await?;
+    }
+    Ok(())
 }
 
 /// RFC 7386.

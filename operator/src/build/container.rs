@@ -132,9 +132,8 @@ pub(super) fn redis_cli(port: i32, words: &[&str]) -> ExecAction {
     ExecAction { command: Some(words.collect()) }
 }
 
-/// Runs this in a container before it is told to end.
-pub(super) fn before_end(exec: ExecAction) -> Lifecycle {
-    let handler = LifecycleHandler { exec: Some(exec), ..Default::default() };
+/// Does this in a container before it is told to end.
+pub(super) fn before_end(handler: LifecycleHandler) -> Lifecycle {
     Lifecycle { pre_stop: Some(handler), ..Default::default() }
 }
 

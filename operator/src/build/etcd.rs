@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::container::{self, Mounted, container, field, http_probe, mount, port, tls};
 use super::pod::{Parts, template};
-use super::workload::{Stateful, Unhealthy, common, fingerprint, headless, service_port, stateful_set};
+use super::workload::{Stateful, Unhealthy, common, headless, service_port, stateful_set};
 use super::{Building, monitor, names, quantity};
 use crate::api::Tier;
 
@@ -32,8 +32,8 @@ pub(super) fn objects(building: &mut Building<'_>) {
         template = pods(building, true);
     }
     // That a cluster exists by now is no reason to restart its members.
-    fingerprint(&mut template, timeless);
-    let stateful = Stateful { tier: Tier::Etcd, replicas: etcd.replicas, storage: &etcd.storage, template };
+    let counts = Some(timeless);
+    let stateful = Stateful { tier: Tier::Etcd, replicas: etcd.replicas, storage: &etcd.storage, template, counts };
     stateful_set(building, stateful);
     monitor::pods(building, Tier::Etcd, "metrics");
 }

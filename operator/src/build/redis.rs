@@ -4,11 +4,12 @@
 //! master that lost its volume can't empty the replicas that have the data. Only the operator, once, and then Sentinel
 //! make a redis the master, and redis writes that down in the file on its volume.
 
+use k8s_openapi::api::core::v1::LifecycleHandler;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::container::{self, container, field, mount, port, redis_cli, redis_probe, tls};
 use super::pod::{Parts, template};
-use super::workload::{Stateful, Unhealthy, common, fingerprint, headless, service_port, stateful_set};
+use super::workload::{Stateful, Unhealthy, common, headless, service_port, stateful_set};
 use super::{Building, access, names, quantity};
 use crate::api::{Durability, Pod, Redis, RedisMode, Tier};
 
@@ -58,9 +59,12 @@ pub(super) fn objects(building: &mut Building<'_>) {
     let secret = names::secret_name(valid.name(), "redis");
     if with_sentinel {
         container.env.get_or_insert_default().push(container::from_secret("REDISCLI_AUTH", &secret, "password"));
-        container.lifecycle = Some(container::before_end(redis_cli(names::REDIS_PORT, &HAND_OVER)));
+        container.lifecycle = Some(container::before_end(LifecycleHandler {
+            exec: Some(redis_cli(names::REDIS_PORT, &HAND_OVER)),
+            ..Default::default()
+        }));
     }
-    let mut template = template(
+    let template = template(
         building,
         Parts {
             tier: Tier::Redis,
@@ -83,9 +87,7 @@ pub(super) fn objects(building: &mut Building<'_>) {
         },
     );
     let replicas = if with_sentinel { names::REDIS_REPLICAS } else { 1 };
-    let counts = template.clone();
-    fingerprint(&mut template, counts);
-    let stateful = Stateful { tier: Tier::Redis, replicas, storage: &redis.storage, template };
+    let stateful = Stateful { tier: Tier::Redis, replicas, storage: &redis.storage, template, counts: None };
     stateful_set(building, stateful);
 }
 

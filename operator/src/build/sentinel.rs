@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use super::container::{self, container, field, mount, port, redis_probe, tls};
 use super::pod::{Parts, template};
 use super::redis::{SECRET_FOLDER, tls_arguments};
-use super::workload::{Stateful, Unhealthy, common, fingerprint, headless, service_port, stateful_set};
+use super::workload::{Stateful, Unhealthy, common, headless, service_port, stateful_set};
 use super::{Building, access, names};
 use crate::api::{Storage, Tier};
 
@@ -29,7 +29,7 @@ pub(super) fn objects(building: &mut Building<'_>) {
     container.liveness_probe = Some(redis_probe(names::SENTINEL_PORT, 10, 6));
     let init = vec![container::seed(building, "/data/sentinel.conf", "")];
     let secret = names::secret_name(valid.name(), "redis");
-    let mut template = template(
+    let template = template(
         building,
         Parts {
             tier: Tier::Sentinel,
@@ -51,14 +51,18 @@ pub(super) fn objects(building: &mut Building<'_>) {
             grace: GRACE,
         },
     );
-    let counts = template.clone();
-    fingerprint(&mut template, counts);
     let storage = Storage {
         size: Quantity(VOLUME.to_owned()),
         class_name: redis.storage.class_name.clone(),
         retain: redis.storage.retain,
     };
-    let stateful = Stateful { tier: Tier::Sentinel, replicas: names::SENTINEL_REPLICAS, storage: &storage, template };
+    let stateful = Stateful {
+        tier: Tier::Sentinel,
+        replicas: names::SENTINEL_REPLICAS,
+        storage: &storage,
+        template,
+        counts: None,
+    };
     stateful_set(building, stateful);
 }
 

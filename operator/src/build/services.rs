@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Container, EnvVar, Lifecycle, LifecycleHandler, SleepAction};
 
-use super::container::{Mounted, TLS_FOLDER, container, field, http_probe, port, secret, tls, variable};
+use super::container::{Mounted, TLS_FOLDER, before_end, container, field, http_probe, port, secret, tls, variable};
 use super::redis::SECRET_FOLDER;
 use super::{Building, Run, names};
 use crate::api::{RedisMode, Tier};
@@ -63,6 +63,5 @@ pub(super) fn volumes(building: &Building<'_>, tier: Tier) -> Vec<Mounted> {
 
 /// Keeps the process unaware of its end for so long, while Services stop sending it new clients.
 pub(super) fn sleep_first(seconds: i64) -> Lifecycle {
-    let sleep = LifecycleHandler { sleep: Some(SleepAction { seconds }), ..Default::default() };
-    Lifecycle { pre_stop: Some(sleep), ..Default::default() }
+    before_end(LifecycleHandler { sleep: Some(SleepAction { seconds }), ..Default::default() })
 }

@@ -90,7 +90,7 @@ pub(super) fn headless(building: &mut Building<'_>, tier: Tier, ports: Vec<Servi
 pub const FINGERPRINT: &str = "imcluster.io/template";
 
 /// Writes on a template what its pods run with: `counts`, which is the template itself but for what makes no difference.
-pub(super) fn fingerprint(template: &mut PodTemplateSpec, mut counts: PodTemplateSpec) {
+fn fingerprint(template: &mut PodTemplateSpec, mut counts: PodTemplateSpec) {
     let init = counts.spec.iter_mut().flat_map(|spec| spec.init_containers.iter_mut().flatten());
     init.for_each(|container| container.image = None);
     let text = serde_json::to_vec(&counts).unwrap_or_default();
@@ -105,10 +105,14 @@ pub(super) struct Stateful<'a> {
     pub replicas: i32,
     pub storage: &'a Storage,
     pub template: PodTemplateSpec,
+    /// The template as far as a difference restarts pods; `None`: all of it.
+    pub counts: Option<PodTemplateSpec>,
 }
 
 pub(super) fn stateful_set(building: &mut Building<'_>, stateful: Stateful<'_>) {
-    let Stateful { tier, replicas, storage, template } = stateful;
+    let Stateful { tier, replicas, storage, mut template, counts } = stateful;
+    let counts = counts.unwrap_or_else(|| template.clone());
+    fingerprint(&mut template, counts);
     let valid = building.valid;
     let deleted = if storage.retain { "Retain" } else { "Delete" };
     let set = StatefulSet {

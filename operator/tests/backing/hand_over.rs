@@ -15,7 +15,7 @@ use redis::AsyncCommands;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep};
 
-use super::{Authority, Running, eventually, start};
+use super::{Authority, Running, eventually, redis_words, start};
 
 const SERVICE: &str = "demo";
 /// All on one port, each at an address of its own, as pods are.
@@ -120,23 +120,11 @@ fn signal(process: &Running, signal: &str) {
 fn server(folder: &Path, host: &str, port: u16, words: &[String]) -> Running {
     let home = folder.join(host);
     std::fs::create_dir(&home).expect("a folder");
-    let file = |name: &str| folder.join(name).display().to_string();
     let configuration = home.join("redis.conf");
     std::fs::write(&configuration, "").expect("written");
     let mut all = vec![configuration.display().to_string()];
-    let common = [
-        ("--bind", host.to_owned()),
-        ("--port", "0".to_owned()),
-        ("--tls-port", port.to_string()),
-        ("--tls-cert-file", file("tls.crt")),
-        ("--tls-key-file", file("tls.key")),
-        ("--tls-ca-cert-file", file("ca.crt")),
-        ("--tls-auth-clients", "yes".to_owned()),
-        ("--tls-replication", "yes".to_owned()),
-        ("--requirepass", "secret".to_owned()),
-        ("--dir", home.display().to_string()),
-    ];
-    all.extend(common.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]));
+    all.extend(redis_words(port, folder, &home));
+    all.extend(["--bind", host, "--tls-replication", "yes"].map(str::to_owned));
     all.extend(words.iter().cloned());
     start("redis-server", &all, &home)
 }

@@ -36,6 +36,22 @@ fn start(program: &str, arguments: &[String], folder: &Path) -> Running {
     Running(child)
 }
 
+/// What a redis is told that serves over TLS alone, with the files of this folder, and keeps its data in that.
+fn redis_words(port: u16, tls: &Path, data: &Path) -> Vec<String> {
+    let file = |name: &str| tls.join(name).display().to_string();
+    let arguments = [
+        ("--port", "0".to_owned()),
+        ("--tls-port", port.to_string()),
+        ("--tls-cert-file", file("tls.crt")),
+        ("--tls-key-file", file("tls.key")),
+        ("--tls-ca-cert-file", file("ca.crt")),
+        ("--tls-auth-clients", "yes".to_owned()),
+        ("--requirepass", "secret".to_owned()),
+        ("--dir", data.display().to_string()),
+    ];
+    arguments.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
+}
+
 /// An authority, and what it signs for everybody on this machine.
 struct Authority(Pair);
 

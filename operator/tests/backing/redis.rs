@@ -3,22 +3,11 @@ use im_operator::shown::is_current;
 use im_runtime::unused_port;
 use redis::AsyncCommands;
 
-use super::{Authority, Running, eventually, start};
+use super::{Authority, Running, eventually, redis_words, start};
 
 fn redis(folder: &std::path::Path, port: u16) -> Running {
-    let file = |name: &str| folder.join(name).display().to_string();
-    let arguments = [
-        ("--port", "0".to_owned()),
-        ("--tls-port", port.to_string()),
-        ("--tls-cert-file", file("tls.crt")),
-        ("--tls-key-file", file("tls.key")),
-        ("--tls-ca-cert-file", file("ca.crt")),
-        ("--tls-auth-clients", "yes".to_owned()),
-        ("--requirepass", "secret".to_owned()),
-        ("--appendonly", "yes".to_owned()),
-        ("--dir", folder.display().to_string()),
-    ];
-    let words: Vec<String> = arguments.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
+    let mut words = redis_words(port, folder, folder);
+    words.extend(["--appendonly", "yes"].map(str::to_owned));
     start("redis-server", &words, folder)
 }
 

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::{Play, show};
+use super::{Play, none_restarted, show};
 use crate::kind::kube::until;
 use crate::kind::stage::{PATIENCE, Stage, condition};
 
@@ -55,7 +55,5 @@ async fn rotated(stage: &Stage, what: &str, begin: impl AsyncFn() -> Result<()>)
     };
     let played = Box::pin(stage.play(what, change)).await?;
     show(&played)?;
-    let restarts = played.figures.restarts;
-    ensure!(restarts == 0, "{restarts} containers were started again");
-    Ok(())
+    none_restarted(&played)
 }

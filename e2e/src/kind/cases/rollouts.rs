@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use kube::api::DeleteParams;
 use serde_json::json;
 
-use super::{OPERATOR, Play, SYSTEM, show, tag};
+use super::{OPERATOR, Play, SYSTEM, kill_operator, show, tag};
 use crate::kind::kube::until;
 use crate::kind::stage::{PATIENCE, Played, Stage};
 
@@ -65,16 +65,12 @@ impl Play {
         let played = stage
             .play("a rollout of connect with the operator killed again and again", async {
                 stage.kube.edit(&stage.namespace, &stage.name, &tag("connect", &to)).await?;
-                let system = stage.kube.pods(SYSTEM);
                 for _ in 0..pods {
                     let drains = async || {
                         if stage.witness.ending("connect").is_empty() { bail!("nobody drains") } else { Ok(()) }
                     };
                     until("a connect pod drains", Duration::from_secs(120), drains).await?;
-                    let operators = stage.kube.kubectl(&["get", "pods", "-n", SYSTEM, "-o", "name"]).await?;
-                    for operator in operators.lines().filter_map(|line| line.strip_prefix("pod/")) {
-                        system.delete(operator, &DeleteParams::default().grace_period(0)).await?;
-                    }
+                    kill_operator(stage).await?;
                     tokio::time::sleep(Duration::from_secs(8)).await;
                 }
                 stage.all_run(&["connect"], &to).await?;
