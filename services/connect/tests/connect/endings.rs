@@ -30,6 +30,15 @@ fn ended(name: &str) -> (String, bool, String) {
     (name.to_owned(), false, "deleted".to_owned())
 }
 
+/// Rooms have asked the log what was said before the bus carried them, and have the answer. A room that asks behind its end
+/// finds it by that, as whoever missed it does.
+async fn have_begun(world: &World, rooms: usize, clients: &mut [Raw]) {
+    eventually("the rooms ask", || world.calls(|op| matches!(op, call::Op::Fetch(_))) >= rooms).await;
+    for client in clients {
+        client.hears_nothing_at_all().await;
+    }
+}
+
 #[tokio::test]
 async fn whoever_hears_a_room_is_told_its_end_and_hears_nothing_of_the_next_one() {
     // More than are written to in one turn of a shard.
@@ -42,6 +51,8 @@ async fn whoever_hears_a_room_is_told_its_end_and_hears_nothing_of_the_next_one(
     for name in &names {
         all.push(Raw::session(node.tcp_address(), name, vec![from("g", 0, None), from("lobby", 0, None)]).await);
     }
+    // On both shards.
+    have_begun(&world, 4, &mut all).await;
     for name in ["g", "lobby"] {
         assert_eq!(world.say(name, "one"), 1);
         assert_eq!(world.delete(name), 2);
@@ -61,6 +72,7 @@ async fn the_next_room_of_the_id_is_heard_from_its_beginning() {
     let world = World::new();
     let node = node(&world, one_shard());
     let mut ann = Raw::session(node.tcp_address(), "ann", vec![from("lobby", 0, None)]).await;
+    have_begun(&world, 1, std::slice::from_mut(&mut ann)).await;
     for text in ["one", "two", "three"] {
         world.say("lobby", text);
     }
@@ -97,6 +109,7 @@ async fn who_missed_the_end_finds_it_by_comparing_heads() {
     let node = node(&world, one_shard());
     world.group("g", &["ann"]);
     let mut ann = Raw::session(node.tcp_address(), "ann", vec![from("g", 0, None), from("lobby", 0, None)]).await;
+    have_begun(&world, 2, std::slice::from_mut(&mut ann)).await;
     for name in ["g", "lobby"] {
         world.say(name, "one");
         assert_eq!(ann.heard(1).await, ["#1 one"]);
@@ -119,6 +132,7 @@ async fn an_answer_from_before_the_end_opens_nothing() {
     world.group("g", &["ann", "bob"]);
     world.say("g", "one");
     let mut bob = Raw::session(node.tcp_address(), "bob", vec![from("g", 0, None)]).await;
+    have_begun(&world, 1, std::slice::from_mut(&mut bob)).await;
     let mut ann = Raw::session(node.tcp_address(), "ann", Vec::new()).await;
     world.set_judging(false);
     let questions = || world.calls(|op| matches!(op, call::Op::Subscribe(_)));
