@@ -115,8 +115,8 @@ impl Core {
     }
 
     /// Tells the users' nodes that a room was added or removed, by the entry `seq` of its log (0: not known). At most once, and
-    /// not at all where a node has failed a moment ago: whoever misses it finds it when the node compares the user's list, or
-    /// is told by the room's own log.
+    /// not at all where a node has failed a moment ago: it compares its users' lists once it answers again, see
+    /// [`crate::reminders`].
     pub(crate) async fn tell_rooms_changed(
         &self,
         users: &[UserId],
@@ -140,6 +140,7 @@ impl Core {
                 let tally = self.nodes.rooms_changed(to, request).await;
                 if !tally.failed.is_empty() {
                     tracing::info!(nodes = ?tally.failed, "nodes were not told that a user's rooms changed");
+                    self.reminders.owe(&tally.failed);
                 }
             }
         }

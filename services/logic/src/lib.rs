@@ -18,6 +18,7 @@ pub mod options;
 pub mod peers;
 mod presence;
 mod push;
+mod reminders;
 mod room;
 mod serve;
 mod service;

@@ -57,7 +57,7 @@ pub trait Nodes: Send + Sync + 'static {
     async fn push(&self, to: To, request: PushRequest) -> Tally;
     /// Ends connections.
     async fn kick(&self, to: To, request: KickRequest) -> Tally;
-    /// Tells that a user's rooms have changed.
+    /// Tells that a user's rooms have changed; with no user, that some of all users' may have.
     async fn rooms_changed(&self, to: To, request: RoomsChangedRequest) -> Tally;
     /// The nodes that are known now.
     fn known(&self) -> Vec<Node>;

@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::index::Indexed;
 use crate::nodes::Nodes;
 use crate::options::Options;
+use crate::reminders::{self, Reminders};
 use crate::store::Store;
 
 mod metrics;
@@ -61,6 +62,8 @@ pub(crate) struct Core {
     pub(crate) user_reads: Buckets,
     /// Who is not let in.
     pub(crate) roll: Roll,
+    /// Nodes that were not told of something.
+    pub(crate) reminders: Reminders,
     /// What makes grants logic's own.
     pub(crate) seal: Seal,
     pub(crate) phase: watch::Sender<Phase>,
@@ -117,6 +120,7 @@ impl Service {
         crate::presence::declare_metrics();
         crate::message::declare_metrics();
         bans::declare_metrics();
+        reminders::declare_metrics();
         crate::serve::declare_metrics();
         let core = Core {
             verifier,
@@ -129,6 +133,7 @@ impl Service {
             user_reads: Buckets::new(bytes(options.http.user_read_rate, options.http.user_read_rate.saturating_mul(4))),
             user_requests: Buckets::new(Rate::new(options.http.user_rate, options.http.user_burst)),
             roll: Roll::default(),
+            reminders: Reminders::default(),
             seal: Seal::default(),
             phase: watch::Sender::new(Phase::Serving),
             under_way: TaskTracker::new(),
@@ -147,6 +152,7 @@ impl Service {
         }
         bans::start(&core, &core.runtime);
         core.runtime.spawn(seal::keep(Arc::downgrade(&core)));
+        core.runtime.spawn(reminders::keep(Arc::downgrade(&core)));
         Ok(Self { core })
     }
 

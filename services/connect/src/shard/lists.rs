@@ -38,8 +38,13 @@ pub(super) struct Lists {
 const UNDER_WAY: usize = 32;
 
 impl Shard {
-    /// The user's rooms have changed, as logic says. Returns how many of their connections are here.
+    /// The user's rooms have changed, as logic says. Returns how many of their connections are here. Without a user it says that
+    /// something could not be told.
     pub(super) fn rooms_changed(self: &Rc<Self>, change: &RoomsChange) -> u64 {
+        if change.user.is_empty() {
+            self.hurry_lists();
+            return 0;
+        }
         let connections = self.of_user(&change.user);
         for connection in &connections {
             for room in &change.removed {

@@ -325,6 +325,17 @@ async fn lists_are_compared_soon_after_a_disturbance() {
 }
 
 #[tokio::test]
+async fn lists_are_compared_soon_after_logic_could_not_tell_of_a_change() {
+    let world = World::new();
+    let node = node(&world, one_shard());
+    let mut ann = Raw::connect(node.tcp_address()).await;
+    ann.auth("ann", Vec::new(), true).await;
+    world.group("new", &["ann"]);
+    node.rooms_changed(RoomsChangedRequest::default()).await;
+    assert_eq!(ann.until(changed).await, ("new".to_owned(), true, "joined".to_owned()));
+}
+
+#[tokio::test]
 async fn a_question_that_fails_is_asked_again_until_the_new_room_is_heard() {
     let world = World::new();
     let node = node(&world, Options { rooms_compare: Duration::from_secs(1), ..one_shard() });

@@ -1,6 +1,10 @@
 //! Rooms and who is in them, over HTTP.
 
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use im_logic::nodes::To;
+use im_proto::v1::RoomsChangedRequest;
 use serde_json::json;
 
 use crate::site::{Site, Told, admin, encoded, eventually, token, token_for};
@@ -160,6 +164,26 @@ async fn nodes_are_told_when_a_users_rooms_change() {
     assert_eq!(request.added, ["direct:3:ann:bob"]);
     let rooms = site.get(&bob, "/v1/rooms").await.good();
     assert_eq!(rooms["rooms"].as_array().unwrap().len(), 1, "{rooms}");
+}
+
+#[tokio::test]
+async fn a_node_that_could_not_be_told_of_a_change_is_told_so_once_it_answers() {
+    let site = Site::new().await;
+    site.beat().await;
+    let (ann, bob) = (token("ann"), token("bob"));
+    site.connect(&bob, "c-bob").await;
+    site.nodes.away.store(true, Ordering::SeqCst);
+    let room = site.group(&ann, &["bob"]).await;
+    // Longer than it is until the node is tried again, and nobody is told meanwhile.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert!(site.nodes.take().is_empty());
+    site.nodes.away.store(false, Ordering::SeqCst);
+    let missed = Told::RoomsChanged(To::Named(vec!["node-1".to_owned()]), RoomsChangedRequest::default());
+    assert_eq!(site.told().await, [missed]);
+    site.delete(&ann, &format!("/v1/rooms/{room}/members/bob")).await.good();
+    let told = site.told().await;
+    let [Told::RoomsChanged(_, request)] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!(request.user, "bob", "and no more of what it has been told of: {told:?}");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! A logic service on free ports, and how the tests talk to it.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -38,10 +39,17 @@ pub(crate) enum Told {
 #[derive(Default)]
 pub(crate) struct Remembering {
     told: Mutex<Vec<Told>>,
+    /// Whoever is asked does not answer.
+    pub(crate) away: AtomicBool,
 }
 
 impl Remembering {
     fn tell(&self, told: Told) -> Tally {
+        let (Told::Push(to, _) | Told::Kick(to, _) | Told::RoomsChanged(to, _)) = &told;
+        if self.away.load(Ordering::SeqCst) {
+            let failed = if let To::Named(names) = to { names.clone() } else { Vec::new() };
+            return Tally { connections: 0, failed };
+        }
         self.told.lock().unwrap().push(told);
         Tally { connections: 1, failed: Vec::new() }
     }
