@@ -140,7 +140,11 @@ impl Tier {
         priority = "1"
     ),
     validation = Rule::new("self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
-        .message("metadata.name: 1 to 40 of a-z, 0-9 and -, beginning with a letter and ending with a letter or digit, as pods and Services are named after it")
+        .message("metadata.name: 1 to 40 of a-z, 0-9 and -, beginning with a letter and ending with a letter or digit, as pods and Services are named after it"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.redis) || !has(oldSelf.status.redis.volumeSize) || quantity(self.spec.redis.storage.size).compareTo(quantity(oldSelf.spec.redis.storage.size)) >= 0 || quantity(self.spec.redis.storage.size).compareTo(quantity(oldSelf.status.redis.volumeSize)) >= 0")
+        .message("spec.redis.storage.size: volumes can grow, not shrink: write status.redis.volumeSize or more"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.etcd) || !has(oldSelf.status.etcd.volumeSize) || quantity(self.spec.etcd.storage.size).compareTo(quantity(oldSelf.spec.etcd.storage.size)) >= 0 || quantity(self.spec.etcd.storage.size).compareTo(quantity(oldSelf.status.etcd.volumeSize)) >= 0")
+        .message("spec.etcd.storage.size: volumes can grow, not shrink: write status.etcd.volumeSize or more")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ImClusterSpec {

@@ -30,6 +30,7 @@ pub use names::{
 };
 pub use overrides::Ignored;
 pub use pod::DRAIN_RESERVE;
+pub use quantity::bytes;
 pub use redis::confirming_replicas;
 pub use workload::FINGERPRINT;
 
@@ -80,6 +81,8 @@ pub struct Inputs {
     pub logic_replicas: Option<i32>,
     /// Whether etcd was formed once, so that a member with an empty volume only ever joins.
     pub etcd_existing: bool,
+    /// The smallest volume of etcd, in bytes, where it is known: what the spec asks for may be still to come.
+    pub etcd_volume: Option<u64>,
 }
 
 impl Inputs {
@@ -97,6 +100,7 @@ impl Inputs {
             connect_paused: false,
             logic_replicas: Some(valid.spec().logic.replicas),
             etcd_existing: false,
+            etcd_volume: None,
         }
     }
 }

@@ -37,3 +37,4 @@ pub mod stores;
 pub mod upgrade;
 pub mod validate;
 pub mod watch;
+pub mod volumes;

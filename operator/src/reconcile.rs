@@ -30,6 +30,7 @@ use crate::stores::UnreadKind;
 use crate::upgrade::{self, Stand};
 use crate::validate::{self, Pods, Valid};
 use crate::{dereference, etcd, figures, keeper, metrics, pace, stateful};
+use crate::volumes::{self, Growth};
 
 /// Names who manages an ImCluster: the namespace and the Lease of an operator.
 pub const OPERATOR: &str = "imcluster.io/operator";
@@ -38,6 +39,8 @@ const CLAIM: &str = "im-operator-claim";
 /// While not all is as asked for, an ImCluster is looked at this often even if nothing happens.
 const UNSETTLED: Duration = Duration::from_secs(15);
 /// While the caches are filled.
+/// While a volume stays smaller than asked for, its claim is asked to grow this often.
+const STUCK: Duration = Duration::from_secs(60);
 const UNREAD: Duration = Duration::from_secs(1);
 /// How long that may take until it is a failure.
 const READING: Duration = Duration::from_secs(15);
@@ -150,6 +153,9 @@ pub async fn reconcile(context: &Arc<Context>, key: &Key) -> Outcome {
     if done.wrote || held == Held::Written { Outcome::Changed(again) } else { Outcome::Settled(again) }
 }
 
+    if !done.volumes.stuck.is_empty() {
+        again = again.min(STUCK);
+    }
 /// What cannot be read, for people.
 fn unread_message(unread: &[UnreadKind]) -> String {
     let each = unread.iter().map(|unread| {
@@ -218,10 +224,14 @@ async fn change(context: &Arc<Context>, cluster: &ImCluster, now: Timestamp, don
     done.ignored = objects.ignored.iter().map(|ignored| ignored.field.clone()).collect();
     let owner = Owner { cluster: key.clone(), uid: valid.uid().to_owned() };
     let applied = apply::apply(&context.client, &context.stores, &owner, &objects.list).await?;
+    done.volumes = volumes::grow(context, &valid)
+        .await
+        .map_err(|error| Failure::api("a volume claim cannot be made larger", error))?;
+    inputs.etcd_volume = done.volumes.etcd_least;
     let removed = apply::prune(&context.client, &context.stores, &owner, &objects.list).await?;
     let acted = pace::carry_out(context, &key, &rollout).await?;
     done.rollout = rollout.progressing;
-    done.wrote = applied.applied + removed > 0 || acted;
+    done.wrote = applied.applied + removed > 0 || acted || done.volumes.wrote;
     done.applied = true;
     Ok(())
 }

@@ -12,6 +12,7 @@ use crate::drains::moved;
 use crate::observe::Seen;
 use crate::secrets::authority::Rotation;
 
+use crate::volumes::Growth;
 mod write;
 
 pub use write::{Held, Writer};
@@ -155,12 +156,14 @@ pub fn compose(cluster: &ImCluster, found: &Findings, now: Timestamp) -> ImClust
             bootstrapped: found.etcd_bootstrapped || before.etcd.as_ref().is_some_and(|etcd| etcd.bootstrapped),
         }),
     }
+            volume_size: found.volumes.redis.clone().or_else(|| before.redis.as_ref()?.volume_size.clone()),
 }
 
 /// What can be said where nothing can be seen: all that was said before is uncertain, and why.
 pub fn blind(cluster: &ImCluster, message: &str, now: Timestamp) -> ImClusterStatus {
     let before = cluster.status.clone().unwrap_or_default();
     let generation = cluster.metadata.generation;
+            volume_size: found.volumes.etcd.clone().or_else(|| before.etcd.as_ref()?.volume_size.clone()),
     let condition = |kind: &ConditionType| {
         let verdict = match kind {
             ConditionType::Degraded => Verdict::yes(Reason::WatchFailing, message),
@@ -403,6 +406,10 @@ fn progressing(cluster: &ImCluster, found: &Findings, ready: &Verdict, was_ready
 
 fn degraded(found: &Findings, tiers: &[(&str, &Verdict); 4]) -> Verdict {
     if let Some(failure) = &found.failure {
+    if !found.volumes.growing.is_empty() {
+        reason = reason.or(Some(Reason::VolumesGrowing));
+        moving.extend(found.volumes.growing.iter().cloned());
+    }
         return failure.clone();
     }
     let serious = |reason: Reason| {

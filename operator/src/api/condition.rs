@@ -135,6 +135,10 @@ documented! {
         CrashLooping,
         /// A volume claim is not bound: no storage class, or no room.
         VolumePending,
+        /// Volumes are growing to the size that is asked for.
+        VolumesGrowing,
+        /// A volume stays smaller than asked for; the message says why.
+        VolumeNotGrown,
         /// A quota of the namespace is used up.
         QuotaExceeded,
         /// Fewer pods are ready than asked for.

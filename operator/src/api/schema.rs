@@ -87,6 +87,10 @@ pub(super) fn size(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "minLength": 1, "maxLength": 20, "pattern": "^[0-9]+([KMGT]i?)?$" })
 }
 
+pub(super) fn volume_size(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "minLength": 1, "maxLength": 40 })
+}
+
 pub(super) fn max_draining(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "x-kubernetes-int-or-string": true, "anyOf": [{ "type": "integer" }, { "type": "string" }], "maxLength": 4 })
 }

@@ -1,5 +1,6 @@
 //! What the operator reports of an ImCluster.
 
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
@@ -121,7 +122,7 @@ pub struct Drain {
 }
 
 /// Redis' and Sentinel's pods.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RedisStatus {
     /// Redis pods there are.
@@ -143,7 +144,11 @@ pub struct RedisStatus {
 }
 
 /// Etcd's pods.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    /// What the largest claim of a volume asks for; absent: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::schema::volume_size")]
+    pub volume_size: Option<Quantity>,
 #[serde(rename_all = "camelCase")]
 pub struct EtcdStatus {
     /// Pods there are.
@@ -157,3 +162,7 @@ pub struct EtcdStatus {
     #[serde(default)]
     pub bootstrapped: bool,
 }
+    /// What the largest claim of a volume asks for; absent: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::schema::volume_size")]
+    pub volume_size: Option<Quantity>,

@@ -291,11 +291,11 @@ pub struct ExternalEtcd {
         .message("className can't be changed: volumes stay where they are")
 )]
 pub struct Storage {
-    /// How large: `8Gi`. Can't be changed later.
+    /// How large: `8Gi`. More than before makes the volumes grow, where their StorageClass has `allowVolumeExpansion`; less
+    /// than the volumes have is refused.
     #[schemars(schema_with = "schema::size")]
     #[x_kube(
-        validation = Rule::new("quantity(self).compareTo(quantity('64Mi')) >= 0").message("size: at least 64Mi"),
-        validation = Rule::new("quantity(self).compareTo(quantity(oldSelf)) == 0").message("size can't be changed: volumes stay as they are")
+        validation = Rule::new("quantity(self).compareTo(quantity('64Mi')) >= 0").message("size: at least 64Mi")
     )]
     pub size: Quantity,
     /// The StorageClass. Left out: the default one. Can't be changed later.

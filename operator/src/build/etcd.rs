@@ -129,12 +129,13 @@ fn arguments(building: &Building<'_>, existing: bool) -> Vec<String> {
         "--peer-skip-client-san-verification=true".to_owned(),
         "--auto-compaction-mode=periodic".to_owned(),
         "--auto-compaction-retention=1h".to_owned(),
-        format!("--quota-backend-bytes={}", quota(&valid.spec().etcd.storage.size)),
+        format!("--quota-backend-bytes={}", quota(&valid.spec().etcd.storage.size, building.inputs.etcd_volume)),
     ]
 }
 
 /// What etcd's file may take, in bytes: three quarters of the volume, as its log and snapshots are there too, and no more than
-/// is written anew within seconds. Beyond it writes are refused, which is better than a full volume.
-fn quota(volume: &Quantity) -> u64 {
-    quantity::bytes(volume).map_or(QUOTA, |bytes| (bytes / 4 * 3).min(QUOTA))
+/// is written anew within seconds. Beyond it writes are refused, which is better than a full volume. `there`: how large the
+/// smallest volume is, which may have to grow yet to the size that is asked for.
+fn quota(size: &Quantity, there: Option<u64>) -> u64 {
+    quantity::bytes(size).into_iter().chain(there).min().map_or(QUOTA, |bytes| (bytes / 4 * 3).min(QUOTA))
 }

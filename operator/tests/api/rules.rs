@@ -58,6 +58,16 @@ fn long_name() -> Value {
     object
 }
 
+/// Of a cluster whose volumes have `has`: less is asked for than the spec says, and than they have.
+fn shrunk(tier: &str, has: &str, wanted: &str) -> (Option<Value>, Value) {
+    let path = format!("{tier}.storage.size");
+    let mut old = stored(with(highly_available(), &path, json!(has)));
+    old["status"] = json!({tier: {"replicas": 1, "ready": 1, "volumeSize": has}});
+    let mut new = stored(with(highly_available(), &path, json!(wanted)));
+    new["status"] = old["status"].clone();
+    (Some(old), new)
+}
+
 /// What breaks a rule, and a part of its message.
 fn broken() -> Vec<(Option<Value>, Value, &'static str)> {
     let create = |path: &str, value: Value| (None, stored(with(minimal(), path, value)));
@@ -83,7 +93,8 @@ fn broken() -> Vec<(Option<Value>, Value, &'static str)> {
         (change(minimal(), "etcd.replicas", json!(3)), "replicas of etcd can't be changed"),
         (change(external(), "etcd", json!({ "mode": "Managed" })), "mode can't be changed"),
         (change(external(), "redis.external.prefix", json!("other")), "prefix can't be changed"),
-        (change(highly_available(), "redis.storage.size", json!("21Gi")), "size can't be changed"),
+        (shrunk("redis", "20Gi", "19Gi"), "spec.redis.storage.size: volumes can grow, not shrink"),
+        (shrunk("etcd", "2Gi", "1536Mi"), "spec.etcd.storage.size: volumes can grow, not shrink"),
         (change(highly_available(), "redis.storage.className", json!("slow")), "className can't be changed"),
         (change(highly_available(), "redis.storage", json!({ "size": "20Gi" })), "className can't be changed"),
     ];
@@ -123,6 +134,7 @@ fn what_keeps_every_rule_passes() {
         (minimal(), with(minimal(), "redis.durability", json!("Strict"))),
         (minimal(), with(minimal(), "redis.storage", json!({ "size": "8Gi", "retain": false }))),
         (highly_available(), same_size),
+        (highly_available(), with(highly_available(), "redis.storage.size", json!("21Gi"))),
         (external(), with(external(), "redis.external.urlSecret.key", json!("other"))),
     ];
     for (old, new) in changes {
@@ -141,4 +153,19 @@ fn a_name_of_forty_letters_passes_and_others_that_services_could_not_have_do_not
     for name in ["1demo", "demo.one", "demo-"] {
         assert_eq!(named(name).len(), 1, "{name}");
     }
+}
+
+#[test]
+fn a_size_that_the_storage_refused_can_be_taken_back_and_a_report_is_never_refused_for_it() {
+    let with_volumes = |asked: &str, has: &str| {
+        let mut object = stored(with(highly_available(), "redis.storage.size", json!(asked)));
+        object["status"] = json!({"redis": {"replicas": 1, "ready": 1, "volumeSize": has}});
+        object
+    };
+    // Asked for 40Gi, which the class refused.
+    assert_eq!(refused(Some(with_volumes("40Gi", "20Gi")), with_volumes("20Gi", "20Gi")), Vec::<String>::new());
+    // Made anew over volumes that were larger before.
+    assert_eq!(refused(Some(with_volumes("8Gi", "20Gi")), with_volumes("8Gi", "20Gi")), Vec::<String>::new());
+    assert_eq!(refused(Some(with_volumes("8Gi", "20Gi")), with_volumes("9Gi", "20Gi")), Vec::<String>::new());
+    assert_eq!(refused(Some(with_volumes("8Gi", "20Gi")), with_volumes("7Gi", "20Gi")).len(), 1);
 }

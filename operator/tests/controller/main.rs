@@ -2,5 +2,7 @@
 
 mod election;
 mod failures;
+mod kept;
 mod server;
 mod visits;
+mod world;

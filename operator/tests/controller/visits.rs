@@ -1,19 +1,13 @@
 //! Visits: exact calls, nothing on the second pass, faults, references, rivals.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use im_operator::calls::Gate;
-use im_operator::context::Context;
-use im_operator::controller;
-use im_operator::key::Key;
 use im_operator::settings::Settings;
-use im_operator::validate::Pods;
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::server::Server;
+use crate::world::{World, cluster, external, is, secret, settings};
 
 const MANAGED: &[&str] = &[
     "networkpolicies",
