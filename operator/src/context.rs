@@ -21,6 +21,7 @@ use crate::queue::Queue;
 use crate::settings::Settings;
 use crate::status::Writer;
 use crate::stores::Stores;
+use crate::turns::Turns;
 
 /// What everything in a leading operator shares.
 pub struct Context {
@@ -42,6 +43,8 @@ pub struct Context {
     pub keepers: Keepers,
     /// Tells people.
     pub events: Events,
+    /// Which ImCluster is changed by another build of the operator.
+    pub turns: Turns,
     /// Places for visits.
     pub places: Arc<Semaphore>,
     /// When it began to read.
@@ -79,6 +82,7 @@ impl Context {
             asking: Asking::default(),
             keepers: Keepers::default(),
             events: Events::new(client.clone(), replica),
+            turns: Turns::default(),
             places: Arc::new(Semaphore::new(settings.visits)),
             begun: Instant::now(),
             ending: AtomicBool::new(false),
@@ -135,6 +139,7 @@ impl Context {
         self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         self.keepers.forget(key);
+        self.turns.forget(key);
         figures::conditions(key, &[]);
         figures::foreign(key, false);
         let _ = crate::metrics::DRAINS.remove_label_values(&[key.namespace.as_str(), key.name.as_str()]);

@@ -41,6 +41,7 @@ metrics! {
     BACKING_OFF: IntGauge = register_int_gauge("im_operator_backing_off", "ImClusters whose last visit failed.");
     CONDITION: IntGaugeVec = register_int_gauge_vec("im_operator_cluster_condition", "An ImCluster's conditions, by type and reason: 1 where it is True, 0 False, -1 Unknown.", &["namespace", "name", "type", "reason"]);
     FOREIGN: IntGaugeVec = register_int_gauge_vec("im_operator_foreign", "1 for an ImCluster that this operator sees and leaves alone, as it is another one's (its annotation imcluster.io/operator).", &["namespace", "name"]);
+    TURNS_WAITING: IntGauge = register_int_gauge("im_operator_turns_waiting", "ImClusters whose pods wait for what this build of the operator changes in them: it goes from one to the next when that is whole again.");
     DRAINS: IntGaugeVec = register_int_gauge_vec("im_operator_drains", "connect pods that drain, by ImCluster.", &["namespace", "name"]);
     DRAIN_READS: IntCounterVec = register_int_counter_vec("im_operator_drain_reads_total", "Questions to connect pods for their connections, by outcome.", &["outcome"]);
     PICKED_OTHERWISE: IntCounter = register_int_counter("im_operator_picked_otherwise_total", "connect pods that ended though another was marked to go: Kubernetes takes the mark as a hint. They drain just as well.");

@@ -40,6 +40,11 @@ impl Object {
         Self { tier, manager: tier.manager(), resource, body }
     }
 
+    /// Whether it makes pods: what changes in it may replace them.
+    pub fn has_pods(&self) -> bool {
+        matches!(self.resource.kind.as_str(), "Deployment" | "StatefulSet")
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         self.body.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default()

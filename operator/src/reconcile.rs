@@ -27,10 +27,11 @@ use crate::secrets::authority::{ROTATE, Rotation};
 use crate::secrets::{self, Known};
 use crate::status::{self, Findings, Held, Verdict};
 use crate::stores::UnreadKind;
+use crate::turns::Turn;
 use crate::upgrade::{self, Stand};
 use crate::validate::{self, Pods, Valid};
-use crate::{dereference, etcd, figures, keeper, metrics, pace, stateful};
 use crate::volumes::{self, Growth};
+use crate::{dereference, etcd, figures, keeper, metrics, pace, stateful};
 
 /// Names who manages an ImCluster: the namespace and the Lease of an operator.
 pub const OPERATOR: &str = "imcluster.io/operator";
@@ -38,9 +39,9 @@ pub const OPERATOR: &str = "imcluster.io/operator";
 const CLAIM: &str = "im-operator-claim";
 /// While not all is as asked for, an ImCluster is looked at this often even if nothing happens.
 const UNSETTLED: Duration = Duration::from_secs(15);
-/// While the caches are filled.
 /// While a volume stays smaller than asked for, its claim is asked to grow this often.
 const STUCK: Duration = Duration::from_secs(60);
+/// While the caches are filled.
 const UNREAD: Duration = Duration::from_secs(1);
 /// How long that may take until it is a failure.
 const READING: Duration = Duration::from_secs(15);
@@ -85,6 +86,8 @@ struct Done {
     renewal: Option<Timestamp>,
     authority: Option<Rotation>,
     warning: Option<Verdict>,
+    volumes: Growth,
+    after: Option<Key>,
 }
 
 /// One visit.
@@ -132,6 +135,9 @@ pub async fn reconcile(context: &Arc<Context>, key: &Key) -> Outcome {
     if let Err(failure) = &changed {
         return failure.outcome(context.settings.revisit);
     }
+    for waiting in context.turns.reported(key, &report, &context.settings.operator_image) {
+        context.queue.wake(waiting);
+    }
     let held = match written {
         Ok(held) => held,
         Err(error) => {
@@ -142,9 +148,13 @@ pub async fn reconcile(context: &Arc<Context>, key: &Key) -> Outcome {
     let settled = |kind, wanted| report.conditions.iter().any(|c| c.kind == kind && c.status == wanted);
     let quiet = settled(ConditionType::Ready, ConditionStatus::True)
         && settled(ConditionType::Progressing, ConditionStatus::False);
-    let mut again = if quiet || cluster.spec.paused { context.settings.revisit } else { UNSETTLED };
+    let mut again =
+        if quiet && done.after.is_none() || cluster.spec.paused { context.settings.revisit } else { UNSETTLED };
     if let Held::Soon(left) = held {
         again = again.min(left);
+    }
+    if !done.volumes.stuck.is_empty() {
+        again = again.min(STUCK);
     }
     if let Some(renewal) = done.renewal {
         let left = Duration::try_from(renewal.duration_since(now)).unwrap_or_default();
@@ -153,9 +163,6 @@ pub async fn reconcile(context: &Arc<Context>, key: &Key) -> Outcome {
     if done.wrote || held == Held::Written { Outcome::Changed(again) } else { Outcome::Settled(again) }
 }
 
-    if !done.volumes.stuck.is_empty() {
-        again = again.min(STUCK);
-    }
 /// What cannot be read, for people.
 fn unread_message(unread: &[UnreadKind]) -> String {
     let each = unread.iter().map(|unread| {
@@ -217,17 +224,26 @@ async fn change(context: &Arc<Context>, cluster: &ImCluster, now: Timestamp, don
         // Until etcd was asked, what its template says stays: a new one must not form a second cluster.
         inputs.etcd_existing = etcd_existing(context, cluster);
     }
+    done.volumes = volumes::grow(context, &valid)
+        .await
+        .map_err(|error| Failure::api("a volume claim cannot be made larger", error))?;
+    inputs.etcd_volume = done.volumes.etcd_least;
     let rollout = pace::decide(context, &valid);
     inputs.connect_replicas = rollout.replicas;
     inputs.connect_paused = rollout.paused;
     let objects = build::build(&valid, &inputs);
     done.ignored = objects.ignored.iter().map(|ignored| ignored.field.clone()).collect();
     let owner = Owner { cluster: key.clone(), uid: valid.uid().to_owned() };
+    let turn = context.turns.ask(cluster, &context.stores.clusters.all(), &context.settings.operator_image);
+    if let Turn::After(other) = turn {
+        // What pods run with waits, all else is put right.
+        let others: Vec<_> = objects.list.into_iter().filter(|object| !object.has_pods()).collect();
+        let applied = apply::apply(&context.client, &context.stores, &owner, &others).await?;
+        done.wrote = applied.applied > 0 || done.volumes.wrote;
+        done.after = Some(other);
+        return Ok(());
+    }
     let applied = apply::apply(&context.client, &context.stores, &owner, &objects.list).await?;
-    done.volumes = volumes::grow(context, &valid)
-        .await
-        .map_err(|error| Failure::api("a volume claim cannot be made larger", error))?;
-    inputs.etcd_volume = done.volumes.etcd_least;
     let removed = apply::prune(&context.client, &context.stores, &owner, &objects.list).await?;
     let acted = pace::carry_out(context, &key, &rollout).await?;
     done.rollout = rollout.progressing;
@@ -442,6 +458,9 @@ fn find(context: &Context, cluster: &ImCluster, done: &Done, failure: Option<&Fa
         redis_bootstrapped: said.redis_bootstrapped,
         etcd_bootstrapped: said.etcd_bootstrapped,
         external: external(context, &key),
+        volumes: done.volumes.clone(),
+        operator_image: context.settings.operator_image.clone(),
+        after: done.after.clone(),
     }
 }
 

@@ -9,10 +9,11 @@ use crate::api::{
     Reason, RedisStatus, Tier, TierStatus,
 };
 use crate::drains::moved;
+use crate::key::Key;
 use crate::observe::Seen;
 use crate::secrets::authority::Rotation;
-
 use crate::volumes::Growth;
+
 mod write;
 
 pub use write::{Held, Writer};
@@ -100,6 +101,12 @@ pub struct Findings {
     pub etcd_bootstrapped: bool,
     /// The load balancer's addresses.
     pub external: Vec<String>,
+    /// The image of this operator.
+    pub operator_image: String,
+    /// The ImCluster whose pods this operator changes first.
+    pub after: Option<Key>,
+    /// How large the volumes are.
+    pub volumes: Growth,
 }
 
 /// What is to be reported now, given what was reported before.
@@ -121,6 +128,7 @@ pub fn compose(cluster: &ImCluster, found: &Findings, now: Timestamp) -> ImClust
         } else {
             before.version.clone()
         },
+        operator_image: if found.applied { Some(found.operator_image.clone()) } else { before.operator_image.clone() },
         conditions: conditions.collect(),
         endpoints: Some(endpoints(cluster, found)),
         connect: Some(ConnectStatus {
@@ -148,22 +156,22 @@ pub fn compose(cluster: &ImCluster, found: &Findings, now: Timestamp) -> ImClust
                 before.redis.as_ref().and_then(|redis| redis.master.clone())
             },
             bootstrapped: found.redis_bootstrapped || before.redis.as_ref().is_some_and(|redis| redis.bootstrapped),
+            volume_size: found.volumes.redis.clone().or_else(|| before.redis.as_ref()?.volume_size.clone()),
         }),
         etcd: found.etcd.as_ref().map(|etcd| EtcdStatus {
             replicas: etcd.replicas,
             ready: etcd.ready,
             version: etcd.version(),
             bootstrapped: found.etcd_bootstrapped || before.etcd.as_ref().is_some_and(|etcd| etcd.bootstrapped),
+            volume_size: found.volumes.etcd.clone().or_else(|| before.etcd.as_ref()?.volume_size.clone()),
         }),
     }
-            volume_size: found.volumes.redis.clone().or_else(|| before.redis.as_ref()?.volume_size.clone()),
 }
 
 /// What can be said where nothing can be seen: all that was said before is uncertain, and why.
 pub fn blind(cluster: &ImCluster, message: &str, now: Timestamp) -> ImClusterStatus {
     let before = cluster.status.clone().unwrap_or_default();
     let generation = cluster.metadata.generation;
-            volume_size: found.volumes.etcd.clone().or_else(|| before.etcd.as_ref()?.volume_size.clone()),
     let condition = |kind: &ConditionType| {
         let verdict = match kind {
             ConditionType::Degraded => Verdict::yes(Reason::WatchFailing, message),
@@ -398,18 +406,23 @@ fn progressing(cluster: &ImCluster, found: &Findings, ready: &Verdict, was_ready
             moving.push(format!("{} pods of {name} end", seen.ending));
         }
     }
+    if !found.volumes.growing.is_empty() {
+        reason = reason.or(Some(Reason::VolumesGrowing));
+        moving.extend(found.volumes.growing.iter().cloned());
+    }
     match reason {
         Some(reason) => Verdict::yes(reason, moving.join("; ")),
-        None => Verdict::no(Reason::Settled, "nothing is being changed"),
+        None => match &found.after {
+            Some(other) => {
+                Verdict::no(Reason::Waiting, format!("what this operator changes comes here when {other} is whole"))
+            }
+            None => Verdict::no(Reason::Settled, "nothing is being changed"),
+        },
     }
 }
 
 fn degraded(found: &Findings, tiers: &[(&str, &Verdict); 4]) -> Verdict {
     if let Some(failure) = &found.failure {
-    if !found.volumes.growing.is_empty() {
-        reason = reason.or(Some(Reason::VolumesGrowing));
-        moving.extend(found.volumes.growing.iter().cloned());
-    }
         return failure.clone();
     }
     let serious = |reason: Reason| {
@@ -441,6 +454,9 @@ fn degraded(found: &Findings, tiers: &[(&str, &Verdict); 4]) -> Verdict {
         [found.redis.as_ref(), found.sentinel.as_ref(), found.etcd.as_ref(), Some(&found.logic), Some(&found.connect)];
     if let Some((reason, why)) = all.into_iter().flatten().find_map(|seen| seen.trouble.clone()) {
         return Verdict::yes(reason, why);
+    }
+    if !found.volumes.stuck.is_empty() {
+        return Verdict::yes(Reason::VolumeNotGrown, found.volumes.stuck.join("; "));
     }
     match &found.warning {
         Some(warning) => warning.clone(),

@@ -21,6 +21,10 @@ pub struct ImClusterStatus {
     /// The version that all of the cluster runs. While it is being upgraded: the one before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// The image of the operator that last applied all of the spec. What another build makes of it comes one ImCluster after
+    /// the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator_image: Option<String>,
     /// What is true of the cluster now; docs/conditions.md lists types and reasons.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -141,14 +145,14 @@ pub struct RedisStatus {
     /// Whether data may exist, so that no empty redis is ever made the master. The volumes say the same.
     #[serde(default)]
     pub bootstrapped: bool,
-}
-
-/// Etcd's pods.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
     /// What the largest claim of a volume asks for; absent: there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::schema::volume_size")]
     pub volume_size: Option<Quantity>,
+}
+
+/// Etcd's pods.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EtcdStatus {
     /// Pods there are.
@@ -161,8 +165,8 @@ pub struct EtcdStatus {
     /// Whether the cluster was formed once, so that no member ever forms a second one. The volumes say the same.
     #[serde(default)]
     pub bootstrapped: bool,
-}
     /// What the largest claim of a volume asks for; absent: there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::schema::volume_size")]
     pub volume_size: Option<Quantity>,
+}

@@ -19,148 +19,6 @@ const MANAGED: &[&str] = &[
     "secrets",
 ];
 
-pub(crate) struct World {
-    pub(crate) server: Server,
-    context: Arc<Context>,
-    _work: JoinSet<()>,
-}
-
-fn settings() -> Settings {
-    Settings {
-        watch_namespaces: Vec::new(),
-        namespace: "operators".to_owned(),
-        operator_image: "imcluster/operator:1".to_owned(),
-        cluster_domain: "cluster.local".to_owned(),
-        pods: Pods::Confined,
-        leader_election: false,
-        lease_name: "im-operator".to_owned(),
-        lease_duration: Duration::from_secs(15),
-        visits: 4,
-        revisit: Duration::from_secs(600),
-        drain_interval: Duration::from_secs(5),
-        authority_pause: Duration::from_secs(1),
-    }
-}
-
-pub(crate) fn cluster(spec: &Value) -> Value {
-    json!({"apiVersion": "imcluster.io/v1alpha1", "kind": "ImCluster", "metadata": {"name": "demo"}, "spec": spec})
-}
-
-/// One whose redis and etcd are somebody else's, so that its state follows from its objects alone.
-pub(crate) fn external() -> Value {
-    json!({"version": "1.0.0",
-        "connect": {"replicas": 2}, "logic": {"replicas": 2},
-        "redis": {"mode": "External", "external": {"urlSecret": {"name": "their-redis", "key": "url"}}},
-        "etcd": {"mode": "External", "external": {"endpoints": ["http://etcd.example:2379"]}}})
-}
-
-fn secret(name: &str, key: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": {key: "cmVkaXM6Ly9yZWRpcy5leGFtcGxl"}})
-}
-
-impl World {
-    pub(crate) async fn with(prepare: impl FnOnce(&Server)) -> Self {
-        let server = Server::new();
-        server.put("secrets", secret("their-redis", "url"));
-        prepare(&server);
-        Self::join(server).await
-    }
-
-    /// Another operator process at an API server that has been used.
-    async fn join(server: Server) -> Self {
-        Self::join_as(server, settings()).await
-    }
-
-    async fn join_as(server: Server, settings: Settings) -> Self {
-        let context = Arc::new(Context::new(server.client(Gate::open()), Gate::open(), settings, "test"));
-        let mut work = JoinSet::new();
-        for (_, task) in controller::work(&context) {
-            work.spawn(task);
-        }
-        let world = Self { server, context, _work: work };
-        world.rest().await;
-        world
-    }
-
-    /// Until nothing has been written for a while.
-    pub(crate) async fn rest(&self) {
-        let mut quiet = 0;
-        let mut last = usize::MAX;
-        timeout(Duration::from_secs(600), async {
-            while quiet < 10 {
-                sleep(Duration::from_secs(1)).await;
-                let now = self.server.count();
-                quiet = if now == last { quiet + 1 } else { 0 };
-                last = now;
-            }
-        })
-        .await
-        .expect("it never comes to rest");
-    }
-
-    /// Until it is no more waited for what has not been read.
-    async fn after_reading(&self) {
-        sleep(Duration::from_secs(20)).await;
-        self.rest().await;
-    }
-
-    /// What Kubernetes would do: pods of every Deployment, ready.
-    pub(crate) async fn settle(&self) {
-        for name in self.server.names("deployments") {
-            self.pods_of(&name);
-        }
-        self.rest().await;
-    }
-
-    fn pods_of(&self, name: &str) {
-        let deployment = self.server.get("deployments", name).unwrap();
-        let replicas = deployment["spec"]["replicas"].as_i64().unwrap();
-        let template = &deployment["spec"]["template"];
-        let mut labels = template["metadata"]["labels"].clone();
-        labels["pod-template-hash"] = json!("r1");
-        self.server.put("replicasets", json!({"metadata": {"name": format!("{name}-r1"), "labels": labels,
-            "annotations": {"deployment.kubernetes.io/revision": "1"},
-            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": name, "uid": deployment["metadata"]["uid"], "controller": true}]}}));
-        for ordinal in 0..replicas {
-            self.server.put(
-                "pods",
-                json!({"metadata": {"name": format!("{name}-{ordinal}"), "labels": labels}, "spec": template["spec"],
-                "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}),
-            );
-        }
-        self.server.edit("deployments", name, |deployment| {
-            deployment["status"] = json!({"observedGeneration": deployment["metadata"]["generation"], "replicas": replicas,
-                "updatedReplicas": replicas, "readyReplicas": replicas});
-        });
-    }
-
-    /// A condition's status and reason.
-    pub(crate) fn condition(&self, kind: &str) -> (String, String) {
-        let cluster = self.server.get("imclusters", "demo").unwrap();
-        let found = cluster["status"]["conditions"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|condition| condition["type"] == kind);
-        let text = |key: &str| found.and_then(|condition| condition[key].as_str()).unwrap_or_default().to_owned();
-        (text("status"), text("reason"))
-    }
-
-    /// The writes since the last look, without Events.
-    fn writes(&self) -> Vec<String> {
-        let writes = self.server.writes().into_iter().filter(|(_, kind, _)| kind != "events");
-        writes.map(|(verb, kind, name)| format!("{verb} {kind} {name}")).collect()
-    }
-
-    fn wake(&self) {
-        self.context.queue.wake(Key::new("chat", "demo"));
-    }
-}
-
-pub(crate) fn is(status: &str, reason: &str) -> (String, String) {
-    (status.to_owned(), reason.to_owned())
-}
-
 #[tokio::test(start_paused = true)]
 async fn the_first_visit_makes_each_thing_once_and_in_order() {
     let world = World::with(|server| server.put("imclusters", cluster(&external()))).await;
@@ -435,122 +293,6 @@ async fn a_missing_secret_is_named_and_looked_for_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_exists_is_adopted_and_never_overwritten() {
-    let mut spec = external();
-    spec["redis"] = json!({"mode": "Single"});
-    let world = World::with(|server| {
-        server.put("secrets", json!({"metadata": {"name": "demo-redis"}, "data": {"password": "b2xk"}}));
-        server.put("secrets", json!({"metadata": {"name": "demo-auth"}, "data": {"hs256-secret": "b2xk"}}));
-        server.put("imclusters", cluster(&spec));
-    })
-    .await;
-    let data = |name: &str| world.server.get("secrets", name).unwrap()["data"].clone();
-    assert_eq!(data("demo-redis")["password"], "b2xk");
-    assert!(data("demo-redis")["url"].is_string());
-    assert_eq!(data("demo-auth")["hs256-secret"], "b2xk");
-    // What is made outlives the ImCluster with its data, certificates do not.
-    let owned = |name: &str| world.server.get("secrets", name).unwrap()["metadata"]["ownerReferences"].is_array();
-    assert!(!owned("demo-ca") && owned("demo-redis-tls"));
-}
-
-#[tokio::test(start_paused = true)]
-async fn secrets_stay_or_go_with_the_volumes_as_is_asked_for_last() {
-    let mut spec = external();
-    spec["redis"] = json!({"mode": "Single", "storage": {"size": "1Gi", "retain": false}});
-    let world = World::with(|server| server.put("imclusters", cluster(&spec))).await;
-    let owners = |name: &str| {
-        let owners = world.server.get("secrets", name).unwrap()["metadata"]["ownerReferences"].clone();
-        owners.as_array().map_or(0, Vec::len)
-    };
-    let secrets = ["demo-auth", "demo-ca", "demo-redis"];
-    assert_eq!(secrets.map(owners), [1, 1, 1]);
-    for (retain, wanted) in [(true, 0), (false, 1)] {
-        let password = world.server.get("secrets", "demo-redis").unwrap()["data"]["password"].clone();
-        world.server.edit("imclusters", "demo", |cluster| {
-            cluster["spec"]["redis"]["storage"]["retain"] = json!(retain);
-        });
-        world.rest().await;
-        assert_eq!(secrets.map(owners), [wanted; 3], "{retain}");
-        assert_eq!(world.server.get("secrets", "demo-redis").unwrap()["data"]["password"], password);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_stateful_set_whose_unchangeable_parts_must_change_is_made_anew_around_its_pods() {
-    let mut spec = external();
-    spec["redis"] = json!({"mode": "Single"});
-    let world = World::with(|server| server.put("imclusters", cluster(&spec))).await;
-    let labels = || {
-        let set = world.server.get("statefulsets", "demo-redis").unwrap();
-        set["spec"]["volumeClaimTemplates"][0]["metadata"]["labels"].clone()
-    };
-    let wanted = labels();
-    // As one of an earlier release that labelled less.
-    world.server.edit("statefulsets", "demo-redis", |set| {
-        set["spec"]["volumeClaimTemplates"][0]["metadata"]["labels"] = json!({"app.kubernetes.io/name": "redis"});
-        set["metadata"]["annotations"]["imcluster.io/applied"] = json!("another");
-    });
-    world.server.fail("apply", "statefulsets", 422, 1);
-    world.server.writes();
-    world.wake();
-    world.rest().await;
-    let writes: Vec<String> = world.writes().into_iter().filter(|write| write.contains("statefulsets")).collect();
-    assert_eq!(writes, ["delete statefulsets demo-redis", "apply statefulsets demo-redis"]);
-    assert_eq!(world.server.deletions(), ["Orphan"], "its pods stay");
-    assert_eq!(labels(), wanted);
-    // What is refused for another reason is no reason to delete anything.
-    world.server.fail("apply", "statefulsets", 422, 1);
-    world.server.edit("imclusters", "demo", |cluster| {
-        cluster["spec"]["redis"]["resources"] = json!({"limits": {"memory": "1Gi"}});
-    });
-    sleep(Duration::from_secs(60)).await;
-    world.rest().await;
-    assert_eq!(world.server.deletions(), Vec::<String>::new());
-}
-
-/// The clock of certificates is the real one, so this waits for real.
-#[tokio::test]
-async fn another_authority_takes_its_place_step_by_step_when_asked_to_or_when_the_secret_is_deleted() {
-    let world = World::with(|server| server.put("imclusters", cluster(&external()))).await;
-    let text = |secret: &str, key: &str| {
-        let secret = world.server.get("secrets", secret).unwrap();
-        let coded = secret["data"][key].as_str().unwrap_or_default().to_owned();
-        String::from_utf8(base64::Engine::decode(&base64::engine::general_purpose::STANDARD, coded).unwrap()).unwrap()
-    };
-    let believed = || text("demo-logic-tls", "ca.crt").matches("BEGIN CERTIFICATE").count();
-    let until = async |what: &str, holds: &dyn Fn() -> bool| {
-        for _ in 0..300 {
-            if holds() {
-                return;
-            }
-            world.wake();
-            sleep(Duration::from_millis(100)).await;
-        }
-        panic!("{what}: {} believed", believed());
-    };
-    world.settle().await;
-    for deleted in [false, true] {
-        let (shown, first) = (text("demo-logic-tls", "tls.crt"), text("demo-logic-tls", "ca.crt"));
-        assert_eq!(believed(), 1);
-        if deleted {
-            world.server.delete("secrets", "demo-ca");
-        } else {
-            world.server.edit("imclusters", "demo", |cluster| {
-                cluster["metadata"]["annotations"]["imcluster.io/rotate-authority"] = json!("true");
-            });
-        }
-        until("the next one is believed", &|| believed() == 2).await;
-        assert_eq!(text("demo-logic-tls", "tls.crt"), shown, "what is shown stays at first");
-        until("it signs", &|| text("demo-logic-tls", "tls.crt") != shown).await;
-        assert!(text("demo-logic-tls", "ca.crt").contains(first.trim()), "the old one is believed still");
-        until("the old one is believed no more", &|| believed() == 1).await;
-        assert!(!text("demo-logic-tls", "ca.crt").contains(first.trim()));
-        let cluster = world.server.get("imclusters", "demo").unwrap();
-        assert!(cluster["metadata"]["annotations"]["imcluster.io/rotate-authority"].is_null(), "once is enough");
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn an_autoscaler_says_how_many_logic_pods_there_are_as_long_as_it_is_there() {
     let world = World::with(|server| server.put("imclusters", cluster(&external()))).await;
     world.settle().await;
@@ -655,4 +397,56 @@ async fn an_upgrade_goes_tier_by_tier() {
     world.rest().await;
     assert_eq!(world.server.get("imclusters", "demo").unwrap()["status"]["version"], "1.1.0");
     assert_eq!(world.condition("Progressing"), is("False", "Settled"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_build_of_the_operator_changes_goes_from_one_cluster_to_the_next() {
+    let named = |name: &str| {
+        let mut cluster = cluster(&external());
+        cluster["metadata"]["name"] = json!(name);
+        cluster
+    };
+    let world =
+        World::with(|server| ["demo", "other"].iter().for_each(|name| server.put("imclusters", named(name)))).await;
+    world.settle().await;
+    let server = world.server.clone();
+    drop(world);
+    let deployments = ["demo-connect", "demo-logic", "other-connect", "other-logic"];
+    for name in deployments {
+        // As an older build has made it.
+        server.edit("deployments", name, |deployment| {
+            deployment["metadata"]["annotations"]["imcluster.io/applied"] = json!("another");
+            deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(1);
+        });
+        server.edit("deployments", name, |deployment| {
+            deployment["status"]["observedGeneration"] = deployment["metadata"]["generation"].clone();
+        });
+    }
+    server.delete("services", "other-logic");
+    server.delete("services", "demo-logic");
+    server.writes();
+    let next = Settings { operator_image: "imcluster/operator:2".to_owned(), ..settings() };
+    let world = World::join_as(server, next).await;
+    let applied = || -> Vec<String> {
+        let writes = world
+            .server
+            .writes()
+            .into_iter()
+            .filter(|(verb, kind, _)| (*verb, kind.as_str()) == ("apply", "deployments"));
+        let names: std::collections::BTreeSet<String> = writes.map(|(_, _, name)| name).collect();
+        names.into_iter().collect()
+    };
+    assert!(world.server.get("services", "other-logic").is_some(), "what has no pods does not wait");
+    assert!(world.server.get("services", "demo-logic").is_some());
+    let first = applied();
+    let (one, two) = if first[0].starts_with("demo") { ("demo", "other") } else { ("other", "demo") };
+    assert_eq!(first, [format!("{one}-connect"), format!("{one}-logic")]);
+    sleep(Duration::from_secs(120)).await;
+    world.rest().await;
+    assert_eq!(applied(), Vec::<String>::new(), "{one} is not whole yet");
+    for name in first {
+        world.pods_of(&name);
+    }
+    world.rest().await;
+    assert_eq!(applied(), [format!("{two}-connect"), format!("{two}-logic")]);
 }
