@@ -2,10 +2,13 @@
 
 mod authority;
 mod calm;
+mod etcd;
 mod install;
 mod losses;
+mod namespaces;
 mod redis;
 mod rollouts;
+mod volumes;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -15,7 +18,7 @@ use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
 use super::kube::Kube;
-use super::stage::{Played, Stage, settled};
+use super::stage::{Played, Stage, Way, settled};
 use crate::crowd::Size;
 
 /// The namespace of the operator.
@@ -36,10 +39,17 @@ pub enum Case {
     Refused,
     /// Delete and re-create the minimal sample: its data is found.
     Retain,
+    /// Volumes of the minimal sample are to grow: first where their class can't, then where it can.
+    VolumeGrowth,
+    /// An operator with rights in two namespaces alone; one is deleted while it restarts, the other goes on.
+    WatchNamespaces,
     /// The HA sample becomes Ready.
     Ha,
     /// New images for connect under the audit, as often as `--rollouts` says.
     ConnectRollout,
+    /// New images for connect under the audit, as often, with `externalTrafficPolicy: Local` behind a balancer that cuts the
+    /// connections of nodes whose check fails.
+    ConnectRolloutLocal,
     /// New images for logic under the audit, as often as `--rollouts` says.
     LogicRollout,
     /// A new `spec.version`: every tier of ours, in order.
@@ -64,6 +74,8 @@ pub enum Case {
     RedisRolloutOperatorKilled,
     /// A rollout of redis during which a replica stands still for a while.
     RedisRolloutReplicaCutOff,
+    /// Etcd's resources changed: its members are replaced one after the other.
+    EtcdRollout,
     /// Another internal authority takes its place, as asked for and after its Secret was deleted.
     AuthorityRotation,
     /// An etcd member killed.
@@ -76,19 +88,24 @@ pub enum Case {
     MasterNodeDrain,
     /// `kubectl scale imc`: 2, 4, 2.
     Scale,
+    /// An autoscaler says how many logic pods there are, and is taken away again.
+    LogicAutoscaled,
     /// Five minutes in which nobody writes to the API server but the operator's lease.
     Quiet,
 }
 
 impl Case {
     /// All of them, in the order in which they are played.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 30] = [
         Self::Kustomize,
         Self::Minimal,
         Self::Refused,
         Self::Retain,
+        Self::VolumeGrowth,
+        Self::WatchNamespaces,
         Self::Ha,
         Self::ConnectRollout,
+        Self::ConnectRolloutLocal,
         Self::LogicRollout,
         Self::Upgrade,
         Self::OperatorKilled,
@@ -101,12 +118,14 @@ impl Case {
         Self::RedisRollout,
         Self::RedisRolloutOperatorKilled,
         Self::RedisRolloutReplicaCutOff,
+        Self::EtcdRollout,
         Self::AuthorityRotation,
         Self::EtcdMemberKill,
         Self::EtcdMemberLost,
         Self::NodeDrain,
         Self::MasterNodeDrain,
         Self::Scale,
+        Self::LogicAutoscaled,
         Self::Quiet,
     ];
     /// What a change is checked with.
@@ -215,7 +234,10 @@ impl Play {
             Case::Refused => self.refused().await,
             Case::Retain => self.retain().await,
             Case::Ha => self.ha().await,
+            Case::VolumeGrowth => self.volume_growth().await,
+            Case::WatchNamespaces => self.watch_namespaces().await,
             Case::ConnectRollout => self.rollouts("connect").await,
+            Case::ConnectRolloutLocal => self.rollouts_local().await,
             Case::LogicRollout => self.rollouts("logic").await,
             Case::Upgrade => self.upgrade().await,
             Case::OperatorKilled => self.operator_killed().await,
@@ -228,12 +250,14 @@ impl Play {
             Case::RedisRollout => self.redis_rollout().await,
             Case::RedisRolloutOperatorKilled => self.redis_rollout_operator_killed().await,
             Case::RedisRolloutReplicaCutOff => self.redis_rollout_replica_cut_off().await,
+            Case::EtcdRollout => self.etcd_rollout().await,
             Case::AuthorityRotation => self.authority_rotation().await,
             Case::EtcdMemberKill => self.kill("etcd").await,
             Case::EtcdMemberLost => self.etcd_member_lost().await,
             Case::NodeDrain => self.node_drain().await,
             Case::MasterNodeDrain => self.master_node_drain().await,
             Case::Scale => self.scale().await,
+            Case::LogicAutoscaled => self.logic_autoscaled().await,
             Case::Quiet => self.quiet().await,
         }
     }
@@ -242,12 +266,20 @@ impl Play {
     async fn stage(&mut self) -> Result<&Stage> {
         if self.stage.is_none() {
             self.bring_up_ha().await?;
-            let Options { connections, rooms, rate, .. } = self.options;
-            let size = Size { connections, rooms, rate };
-            let stage = Stage::set(self.kube.clone(), HA.0, HA.1, &size, &self.options.folder).await?;
-            self.stage = Some(stage);
+            self.gather(Way::Nodes).await?;
         }
         self.stage.as_ref().context("just set")
+    }
+
+    /// A new crowd on the HA cluster.
+    async fn gather(&mut self, way: Way) -> Result<()> {
+        // The last one leaves first.
+        self.stage = None;
+        let Options { connections, rooms, rate, .. } = self.options;
+        let size = Size { connections, rooms, rate };
+        let stage = Stage::set(self.kube.clone(), HA.0, HA.1, &size, &self.options.folder, way).await?;
+        self.stage = Some(stage);
+        Ok(())
     }
 
     /// The stage with clients on every connect pod: a crowd that lost a pod's worth of places is gathered anew.

@@ -85,6 +85,11 @@ impl Kube {
         let ports = found.spec.and_then(|spec| spec.ports).unwrap_or_default();
         let number = ports.iter().find(|p| p.name.as_deref() == Some(port)).and_then(|p| p.node_port);
         let number = number.with_context(|| format!("Service {service} has no node port {port}"))?;
+        Ok(self.workers().await?.into_iter().map(|address| format!("{address}:{number}")).collect())
+    }
+
+    /// Every worker's address.
+    pub async fn workers(&self) -> Result<Vec<String>> {
         let nodes = Api::<Node>::all(self.client.clone()).list(&ListParams::default()).await?;
         let mut addresses = Vec::new();
         for node in nodes {
@@ -94,7 +99,7 @@ impl Kube {
             }
             let known = node.status.and_then(|status| status.addresses).unwrap_or_default();
             let internal = known.into_iter().find(|address| address.type_ == "InternalIP");
-            addresses.extend(internal.map(|address| format!("{}:{number}", address.address)));
+            addresses.extend(internal.map(|address| address.address));
         }
         ensure!(!addresses.is_empty(), "the cluster has no worker");
         Ok(addresses)

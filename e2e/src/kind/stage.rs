@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::balancer::Balancer;
 use super::figures::Figures;
 use super::kube::{Kube, until};
 use super::witness::{Life, Witness, now};
@@ -20,6 +21,24 @@ const CALM: Duration = Duration::from_secs(5);
 pub const PATIENCE: Duration = Duration::from_secs(900);
 const HTTP: u16 = 3111;
 
+/// How the crowd gets in.
+pub enum Way {
+    /// By the node ports of all workers.
+    Nodes,
+    /// By a balancer that believes the nodes' health checks.
+    Balancer(Balancer),
+}
+
+impl Way {
+    /// Where the crowd finds a port of the Service.
+    async fn addresses(&self, kube: &Kube, namespace: &str, service: &str, port: &str) -> Result<Vec<String>> {
+        match self {
+            Self::Nodes => kube.outside(namespace, service, port).await,
+            Self::Balancer(balancer) => Ok(vec![balancer.address(port).to_owned()]),
+        }
+    }
+}
+
 /// An ImCluster with what is needed to judge it.
 pub struct Stage {
     /// The cluster around it.
@@ -31,6 +50,8 @@ pub struct Stage {
     /// Sees its pods.
     pub witness: Witness,
     crowd: Crowd,
+    /// How the crowd gets in.
+    pub way: Way,
     signer: Signer,
     rate: u32,
     folder: PathBuf,
@@ -51,15 +72,15 @@ pub struct Played {
 
 impl Stage {
     /// Gathers a crowd on an ImCluster that is ready. Half of it comes over TCP, half over WebSocket.
-    pub async fn set(kube: Kube, namespace: &str, name: &str, size: &Size, folder: &Path) -> Result<Self> {
+    pub async fn set(kube: Kube, namespace: &str, name: &str, size: &Size, folder: &Path, way: Way) -> Result<Self> {
         let logs = folder.join(namespace);
         std::fs::create_dir_all(&logs)?;
         let witness = Witness::begin(&kube, namespace, &logs);
         let signer = signer(&kube, namespace, name).await?;
         let service = format!("{name}-connect");
-        let tcp = kube.outside(namespace, &service, "tcp").await?;
+        let tcp = way.addresses(&kube, namespace, &service, "tcp").await?;
         let tcp: Vec<String> = tcp.iter().map(|address| format!("tcp://{address}")).collect();
-        let ws = kube.outside(namespace, &service, "ws").await?;
+        let ws = way.addresses(&kube, namespace, &service, "ws").await?;
         let ws: Vec<String> = ws.iter().map(|address| format!("ws://{address}/ws")).collect();
         let crowd = Crowd::gather(size, &[&tcp, &ws], &signer).await?;
         Ok(Self {
@@ -68,6 +89,7 @@ impl Stage {
             name: name.to_owned(),
             witness,
             crowd,
+            way,
             signer,
             rate: size.rate,
             folder: folder.to_owned(),

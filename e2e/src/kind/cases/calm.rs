@@ -6,12 +6,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use kube::api::DeleteParams;
 use serde::Deserialize;
+use serde_json::json;
 
 use super::{OPERATOR, Play, SYSTEM, show};
 use crate::kind::kube::{run, until};
 use crate::kind::stage::{PATIENCE, Stage};
 use crate::kind::witness::Life;
 
+/// How long an autoscaler's choice is looked at.
+const HELD: Duration = Duration::from_secs(15);
 /// How long nobody may write.
 const QUIET: Duration = Duration::from_secs(300);
 
@@ -72,6 +75,43 @@ impl Play {
                 life.end.as_ref().is_some_and(|end| end.code == 0 && life.deadline.is_some_and(|at| end.at < at));
             ensure!(well, "{} did not end by itself and in time: {:?}", life.name, life.end);
         }
+        Ok(())
+    }
+
+    /// An autoscaler that wants one logic pod more than the spec says is let have its way; without it the spec counts again.
+    pub(super) async fn logic_autoscaled(&mut self) -> Result<()> {
+        let stage = self.stage().await?;
+        let before = stage.witness.staying("logic").len();
+        let name = format!("{}-logic", stage.name);
+        let cpu = json!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}});
+        let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": name});
+        let spec =
+            json!({"scaleTargetRef": target, "minReplicas": before + 1, "maxReplicas": before + 1, "metrics": [cpu]});
+        let scaler = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": name, "namespace": stage.namespace}, "spec": spec});
+        let has = async |count: usize| {
+            let there = async || {
+                let ready = stage.witness.staying("logic").into_iter().filter(|life| life.is_ready).count();
+                ensure!(ready == count, "{ready} pods of logic are ready, not {count}");
+                Ok(())
+            };
+            until("logic has as many pods as wanted", PATIENCE, there).await?;
+            stage.settled().await
+        };
+        let played = stage
+            .play("an autoscaler of logic comes and goes", async {
+                stage.kube.apply(&scaler.to_string()).await?;
+                has(before + 1).await?;
+                // An operator that goes by the spec alone would take it back within a second or two.
+                tokio::time::sleep(HELD).await;
+                has(before + 1).await?;
+                stage.kube.kubectl(&["delete", "hpa", &name, "-n", &stage.namespace]).await?;
+                has(before).await.map(|_| ())
+            })
+            .await?;
+        show(&played)?;
+        let ended = played.figures.ended.iter().filter(|life| life.tier == "logic").count();
+        ensure!(ended == 1, "{ended} pods of logic ended, not the one that the autoscaler had wanted");
         Ok(())
     }
 

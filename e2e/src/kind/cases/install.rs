@@ -13,13 +13,18 @@ use crate::kind::kube::until;
 use crate::kind::stage::signer;
 use crate::token::Signer;
 
-const MINIMAL: (&str, &str) = ("im-e2e-minimal", "demo");
+pub(super) const MINIMAL: (&str, &str) = ("im-e2e-minimal", "demo");
 const GONE: Duration = Duration::from_secs(180);
 
 impl Play {
     /// The operator by Helm, as the README says, in the version under test.
-    #[allow(clippy::print_stdout, reason = "a program for people")]
     pub(super) async fn install(&self) -> Result<()> {
+        self.install_with(&[]).await
+    }
+
+    /// The same, with more arguments for Helm.
+    #[allow(clippy::print_stdout, reason = "a program for people")]
+    pub(super) async fn install_with(&self, own: &[&str]) -> Result<()> {
         let begun = Instant::now();
         let chart = self.options.tree.join("charts/im-operator");
         let tag = format!("image.tag={}", self.options.version);
@@ -36,7 +41,7 @@ impl Play {
         // Long enough for kubelets and processes here.
         let pause = "env.IM_AUTHORITY_PAUSE=150s";
         let more = ["--set", &tag, "--set", pause, "--wait", "--timeout", "180s"];
-        self.kube.helm(&[&arguments[..], &more[..]].concat()).await?;
+        self.kube.helm(&[&arguments[..], &more[..], own].concat()).await?;
         println!("  helm install: the operator is ready after {:.1} s", begun.elapsed().as_secs_f64());
         Ok(())
     }
@@ -74,18 +79,23 @@ impl Play {
     /// The minimal sample on a cluster that holds nothing of it, until Ready. Clients get in by node ports.
     #[allow(clippy::print_stdout, reason = "a program for people")]
     async fn fresh_minimal(&self) -> Result<()> {
-        let (namespace, name) = MINIMAL;
-        self.remove_namespace(namespace).await?;
-        self.namespace(namespace).await?;
+        self.remove_namespace(MINIMAL.0).await?;
+        self.namespace(MINIMAL.0).await?;
+        let begun = Instant::now();
+        self.minimal_in(MINIMAL.0).await?;
+        println!("  the minimal sample is Ready after {:.1} s", begun.elapsed().as_secs_f64());
+        print!("{}", self.kube.kubectl(&["get", "imc", "-n", MINIMAL.0]).await?);
+        Ok(())
+    }
+
+    /// The minimal sample in a namespace, until Ready.
+    pub(super) async fn minimal_in(&self, namespace: &str) -> Result<()> {
+        let name = MINIMAL.1;
         let service = json!({"type": "NodePort", "externalTrafficPolicy": "Cluster"});
         let patch = json!({"metadata": {"name": name}, "spec": {"version": self.options.version, "connect": {"service": service}, "images": self.images()}});
         let sample = self.sample("minimal.yaml", namespace, &patch).await?;
-        let begun = Instant::now();
         self.kube.apply(&sample.to_string()).await?;
-        settled(&self.kube, namespace, name).await?;
-        println!("  the minimal sample is Ready after {:.1} s", begun.elapsed().as_secs_f64());
-        print!("{}", self.kube.kubectl(&["get", "imc", "-n", namespace]).await?);
-        Ok(())
+        settled(&self.kube, namespace, name).await.map(|_| ())
     }
 
     /// The operator and the HA sample, in the version under test and with a short drain.
@@ -125,6 +135,7 @@ impl Play {
             (json!({"spec": {"etcd": {"replicas": 2}}}), "etcd"),
             (json!({"spec": {"connect": {"replicas": -1}}}), "spec.connect.replicas"),
             (json!({"spec": {"version": ""}}), "spec.version"),
+            (json!({"spec": {"redis": {"storage": {"size": "1Gi"}}}}), "volumes can grow, not shrink"),
         ];
         for (edit, wanted) in edits {
             let refused = self.kube.edit(namespace, name, &edit).await;

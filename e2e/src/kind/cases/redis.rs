@@ -23,7 +23,7 @@ impl Play {
             let what = format!("redis becomes {durability}");
             roll(stage, durability, &what, json!({"redis": {"durability": durability}}), None).await?;
             let what = format!("redis, {durability}, gets another limit of memory");
-            roll(stage, durability, &what, another_limit(stage).await?, None).await?;
+            roll(stage, durability, &what, another_limit(stage, "redis").await?, None).await?;
             let Some((first, next)) = &tags else { continue };
             let tag = if number % 2 == 0 { next } else { first };
             let image = json!({"images": {"redis": {"tag": tag}}});
@@ -35,7 +35,7 @@ impl Play {
     /// A rollout of redis during which the operator is killed again and again.
     pub(super) async fn redis_rollout_operator_killed(&mut self) -> Result<()> {
         let stage = self.stage().await?;
-        let change = another_limit(stage).await?;
+        let change = another_limit(stage, "redis").await?;
         let harm = Harm::Operator;
         Box::pin(roll(
             stage,
@@ -50,18 +50,18 @@ impl Play {
     /// A rollout of redis during which a replica stands still for a while.
     pub(super) async fn redis_rollout_replica_cut_off(&mut self) -> Result<()> {
         let stage = self.stage().await?;
-        let change = another_limit(stage).await?;
+        let change = another_limit(stage, "redis").await?;
         let harm = Harm::Replica;
         Box::pin(roll(stage, "Standard", "redis is rolled with a replica cut off", change, Some(harm))).await
     }
 }
 
-/// Another limit of memory than there is: nothing else rolls redis and nothing else.
-async fn another_limit(stage: &Stage) -> Result<Value> {
+/// Another limit of memory than a tier has: nothing else rolls it and nothing else.
+pub(super) async fn another_limit(stage: &Stage, tier: &str) -> Result<Value> {
     let found = stage.kube.imcluster(&stage.namespace, &stage.name).await?;
-    let now = found.pointer("/spec/redis/resources/limits/memory").and_then(Value::as_str);
+    let now = found["spec"][tier].pointer("/resources/limits/memory").and_then(Value::as_str);
     let mebibytes = now.and_then(|text| text.strip_suffix("Mi")?.parse::<u32>().ok()).unwrap_or(512);
-    Ok(json!({"redis": {"resources": {"limits": {"memory": format!("{}Mi", mebibytes + 1)}}}}))
+    Ok(json!({tier: {"resources": {"limits": {"memory": format!("{}Mi", mebibytes + 1)}}}}))
 }
 
 /// What goes wrong in the middle of a rollout.
@@ -96,11 +96,11 @@ fn judge(played: &Played, durability: &str, harm: Option<Harm>) -> Result<()> {
     none_restarted(played)
 }
 
-fn uids(lives: &[Life]) -> Vec<String> {
+pub(super) fn uids(lives: &[Life]) -> Vec<String> {
     lives.iter().map(|life| life.uid.clone()).collect()
 }
 
-fn all_new(stage: &Stage, before: &[String]) -> Result<()> {
+pub(super) fn all_new(stage: &Stage, before: &[String]) -> Result<()> {
     let left: Vec<String> = old(stage, before).into_iter().map(|life| life.name).collect();
     ensure!(left.is_empty(), "{left:?} are still there");
     Ok(())

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use kube::api::DeleteParams;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{OPERATOR, Play, SYSTEM, kill_operator, show, tag};
+use super::{HA, OPERATOR, Play, SYSTEM, kill_operator, show, tag};
+use crate::kind::balancer::Balancer;
 use crate::kind::kube::until;
-use crate::kind::stage::{PATIENCE, Played, Stage};
+use crate::kind::stage::{PATIENCE, Played, Stage, Way, settled};
 
 /// The greatest share of deliveries that may come by resuming in a rollout that has time to drain.
 const RESUMED: f64 = 0.05;
@@ -23,6 +24,48 @@ impl Play {
             let now = stage.a_pod(tier)?.version.context("no version is known")?;
             let to = if now == next { version.clone() } else { next.clone() };
             rollout(stage, tier, &now, &to).await.with_context(|| format!("rollout {} of {count}", number + 1))?;
+        }
+        Ok(())
+    }
+
+    /// The Service is as clouds have it for as long as this takes.
+    pub(super) async fn rollouts_local(&mut self) -> Result<()> {
+        self.stage().await?;
+        self.serve(json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local"})).await?;
+        let played = Box::pin(self.roll_behind_balancer()).await;
+        self.stage = None;
+        self.serve(json!({"type": "NodePort", "externalTrafficPolicy": "Cluster"})).await?;
+        played
+    }
+
+    async fn serve(&self, service: Value) -> Result<()> {
+        self.kube.edit(HA.0, HA.1, &json!({"spec": {"connect": {"service": service}}})).await?;
+        settled(&self.kube, HA.0, HA.1).await.map(|_| ())
+    }
+
+    #[allow(clippy::print_stdout, reason = "a program for people")]
+    async fn roll_behind_balancer(&mut self) -> Result<()> {
+        let count = self.options.rollouts;
+        for number in 0..count {
+            let (from, to) = self.other("connect").await?;
+            let balancer = Balancer::before(&self.kube, HA.0, &format!("{}-connect", HA.1)).await?;
+            self.gather(Way::Balancer(balancer)).await?;
+            let stage = self.stage().await?;
+            let pods = stage.witness.staying("connect").len();
+            let what = format!("rollout of connect from {from} to {to} behind a balancer");
+            let played = Box::pin(stage.play(&what, async {
+                stage.edit(&tag("connect", &to)).await?;
+                stage.all_run(&["connect"], &to).await
+            }))
+            .await?;
+            show(&played)?;
+            if let Way::Balancer(balancer) = &stage.way {
+                println!("  the balancer cut {} connections of nodes that were not healthy any more", balancer.cut());
+            }
+            let mut faults = played.figures.faults_of_rollout("connect", &from, &to, pods);
+            // Every pod takes clients until it ends: who moves may come to one that ends next.
+            faults.extend(restless(&played, stage.clients(), pods as u64));
+            ensure!(faults.is_empty(), "rollout {} of {count}:\n  {}", number + 1, faults.join("\n  "));
         }
         Ok(())
     }
@@ -147,6 +190,19 @@ async fn rollout(stage: &Stage, tier: &'static str, from: &str, to: &str) -> Res
     let played = stage.play(&format!("rollout of {tier} from {from} to {to}"), event).await?;
     show(&played)?;
     judge_rollout(&played, tier, from, to, pods)
+}
+
+/// Whether clients were sent about more than so often, or stood before closed doors.
+fn restless(played: &Played, clients: u64, moves: u64) -> Vec<String> {
+    let audit = &played.audit;
+    let mut faults = Vec::new();
+    if audit.most_moves > moves {
+        faults.push(format!("a client moved {} times", audit.most_moves));
+    }
+    if audit.failed_attempts > clients {
+        faults.push(format!("{} attempts to connect failed, more than there are clients", audit.failed_attempts));
+    }
+    faults
 }
 
 fn judge_rollout(played: &Played, tier: &str, from: &str, to: &str, pods: usize) -> Result<()> {
