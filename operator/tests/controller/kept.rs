@@ -19,7 +19,8 @@ fn volumes_that_grow_and_those_that_cannot_are_reported() {
     let object: ImCluster = serde_json::from_value(object).unwrap();
     let whole = Seen { wanted: 1, replicas: 1, ready: 1, rolled_out: true, ..Seen::default() };
     let report = |volumes: Growth| {
-        let found = Findings { logic: whole.clone(), connect: whole.clone(), applied: true, volumes, ..Findings::default() };
+        let found =
+            Findings { logic: whole.clone(), connect: whole.clone(), applied: true, volumes, ..Findings::default() };
         let report = compose(&object, &found, Timestamp::UNIX_EPOCH);
         let condition = |kind| {
             let condition = report.conditions.iter().find(|one| one.kind == kind).unwrap();

@@ -56,7 +56,8 @@ pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, address: IpAddr, 
 
 /// One call of logic for an authenticated connection. Where logic does not know its own seal under what the connection was
 /// granted (a store that was emptied may have lost the key), the call was not made, and the connection ends so that the client
-/// authenticates again.
+/// authenticates again. Lists of bans do not change everywhere at the same time: whom logic refuses as banned is sent away where
+/// this node's list says so too, and tries again where it does not.
 pub(crate) async fn call(shard: &Shard, connection: &Connection, op: call::Op) -> Result<reply::Result, Fault> {
     let _turn = match &op {
         call::Op::History(_) => shard.paces.turn(connection).await?,
@@ -72,7 +73,23 @@ pub(crate) async fn call(shard: &Shard, connection: &Connection, op: call::Op) -
     if answer.as_ref().is_err_and(unknown) {
         connection.end(CloseCode::Unavailable, "the connection must be authenticated again");
     }
+    if answer.as_ref().is_err_and(|fault| fault.code == ErrorCode::Banned.name()) {
+        shard.refuse_banned(connection);
+        if connection.ending().is_none() {
+            return Err(bans_differ());
+        }
+    }
     answer
+}
+
+fn bans_differ() -> Fault {
+    let code = ErrorCode::Unavailable;
+    Fault {
+        code: code.name().to_owned(),
+        text: "a ban is not known, or not lifted, everywhere yet: try again".to_owned(),
+        retryable: true,
+        field: String::new(),
+    }
 }
 
 /// Says why, gives the words time to leave, and closes.

@@ -177,6 +177,10 @@ impl Core {
 
     fn ask_later(&mut self, room: RoomId, now: Instant) {
         self.ask_again.insert(room);
+        self.ask_soon(now);
+    }
+
+    fn ask_soon(&mut self, now: Instant) {
         if self.ask_again_at.is_none() {
             let wait = self.delay(self.ask_again_attempts);
             self.ask_again_attempts = self.ask_again_attempts.saturating_add(1);
@@ -191,8 +195,8 @@ impl Core {
         {
             connection.all_asked = !error.retryable;
         }
-        if asked.all && error.retryable && self.ask_again_at.is_none() {
-            self.ask_again_at = Some(now + self.options.resend.max);
+        if asked.all && error.retryable {
+            self.ask_soon(now);
         }
         let refuse = |room: RoomId| SubscribedRoom::Refused { room, error: error.clone() };
         let results: Vec<_> = asked.positions.into_keys().map(refuse).collect();

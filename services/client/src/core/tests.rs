@@ -423,6 +423,24 @@ async fn a_room_refused_for_the_moment_is_asked_for_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn all_rooms_refused_for_the_moment_are_asked_for_again_soon_and_then_ever_later() {
+    let mut play = Play::new(setup(options(), Vec::new(), true, false));
+    let mut asked = play.authenticate(Lane::A).req;
+    let mut waits = Vec::new();
+    for _ in 0..6 {
+        play.say(Lane::A, asked, ServerOp::Error(error(ErrorCode::Unavailable)));
+        waits.push(play.wait());
+        let writes = play.writes();
+        let [(_, Request { req, op: ClientOp::Subscribe { all: true, .. } })] = &writes[..] else {
+            panic!("{writes:?}")
+        };
+        asked = *req;
+    }
+    assert!(waits[0] <= Duration::from_millis(100) && waits.iter().max() > waits[..1].iter().max(), "{waits:?}");
+    assert!(waits.iter().all(|wait| *wait <= Duration::from_secs(2)), "{waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn becoming_a_member_of_a_room_that_is_being_asked_for_does_not_end_it() {
     let mut play = Play::connected(vec![position("r", Some(2))]);
     for (reason, heard) in [("joined", true), ("created", true), ("kicked", false)] {

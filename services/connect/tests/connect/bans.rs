@@ -221,3 +221,24 @@ async fn a_ban_of_an_address_is_about_whom_a_proxy_speaks_for_and_not_about_the_
     };
     tokio::time::timeout(crate::raw::SOON, lifted).await.expect("let in again");
 }
+
+#[tokio::test]
+async fn whom_a_process_with_an_older_list_refuses_is_told_to_try_again() {
+    let world = World::new();
+    let node = node(&world, options());
+    world.group("g", &["ann"]);
+    world.refuse_as_banned(2);
+    let mut ann = Raw::connect(node.tcp_address()).await;
+    let (token, device) = ("ann".to_owned(), Some("raw".to_owned()));
+    ann.ask(ClientOp::Auth { token, device, resume: Vec::new(), all: true, agent: None }).await;
+    for _ in 0..2 {
+        let refused = ann.until(|op| if let ServerOp::Error(error) = op { Some(error.clone()) } else { None }).await;
+        assert!(refused.retryable, "{refused:?}");
+        ann.ask(ClientOp::Subscribe { rooms: Vec::new(), all: true }).await;
+    }
+    let rooms = ann.until(|op| if let ServerOp::Subscribed { rooms } = op { Some(rooms.len()) } else { None }).await;
+    assert_eq!(rooms, 1);
+    // Where the node's list says so too, the connection ends.
+    world.ban(user("ann"));
+    assert_eq!(ann.closed().await, Some(CloseCode::Banned));
+}

@@ -45,6 +45,8 @@ struct State {
     gone: HashMap<String, u64>,
     /// So many questions what a user may hear fail.
     fail_subscriptions: usize,
+    /// So many calls of connections come to a process whose list of bans is an older one.
+    refuse_as_banned: usize,
     nodes: Vec<Node>,
     /// So many publications are lost on the bus.
     lose: usize,
@@ -268,6 +270,11 @@ impl World {
         self.judging.send_replace(judging);
     }
 
+    /// So many calls of connections come to a process whose list of bans is an older one.
+    pub(crate) fn refuse_as_banned(&self, count: usize) {
+        self.state().refuse_as_banned = count;
+    }
+
     pub(crate) fn fail_subscriptions(&self, count: usize) {
         self.state().fail_subscriptions = count;
     }
@@ -418,6 +425,10 @@ impl State {
         if matches!(op, call::Op::Subscribe(_)) && self.fail_subscriptions > 0 {
             self.fail_subscriptions -= 1;
             return Err(fault(ErrorCode::Unavailable));
+        }
+        if self.refuse_as_banned > 0 && matches!(op, call::Op::Send(_) | call::Op::Subscribe(_)) {
+            self.refuse_as_banned -= 1;
+            return Err(fault(ErrorCode::Banned));
         }
         if self.down {
             return Err(fault(ErrorCode::Unavailable));
