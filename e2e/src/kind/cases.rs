@@ -41,6 +41,8 @@ pub enum Case {
     Retain,
     /// Volumes of the minimal sample are to grow: first where their class can't, then where it can.
     VolumeGrowth,
+    /// The volume of the minimal sample's redis is full for a while.
+    RedisDiskFull,
     /// An operator with rights in two namespaces alone; one is deleted while it restarts, the other goes on.
     WatchNamespaces,
     /// The HA sample becomes Ready.
@@ -96,12 +98,13 @@ pub enum Case {
 
 impl Case {
     /// All of them, in the order in which they are played.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Kustomize,
         Self::Minimal,
         Self::Refused,
         Self::Retain,
         Self::VolumeGrowth,
+        Self::RedisDiskFull,
         Self::WatchNamespaces,
         Self::Ha,
         Self::ConnectRollout,
@@ -235,6 +238,7 @@ impl Play {
             Case::Retain => self.retain().await,
             Case::Ha => self.ha().await,
             Case::VolumeGrowth => self.volume_growth().await,
+            Case::RedisDiskFull => self.redis_disk_full().await,
             Case::WatchNamespaces => self.watch_namespaces().await,
             Case::ConnectRollout => self.rollouts("connect").await,
             Case::ConnectRolloutLocal => self.rollouts_local().await,

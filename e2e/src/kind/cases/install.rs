@@ -184,7 +184,13 @@ impl Play {
     }
 
     /// Sends messages: their ids.
-    async fn say(&self, signer: &Signer, place: (&str, &str), room: &RoomId, count: usize) -> Result<Vec<String>> {
+    pub(super) async fn say(
+        &self,
+        signer: &Signer,
+        place: (&str, &str),
+        room: &RoomId,
+        count: usize,
+    ) -> Result<Vec<String>> {
         let (client, _events) = self.client(signer, place, room).await?;
         let mut ids = Vec::new();
         for number in 0..count {
@@ -195,7 +201,7 @@ impl Play {
     }
 
     /// The ids of the newest messages, oldest first.
-    async fn history(&self, signer: &Signer, place: (&str, &str), room: &RoomId) -> Result<Vec<String>> {
+    pub(super) async fn history(&self, signer: &Signer, place: (&str, &str), room: &RoomId) -> Result<Vec<String>> {
         let (client, _events) = self.client(signer, place, room).await?;
         let page = client.history(room.clone(), im_client::Part::Latest, 100).await?;
         client.close().await;

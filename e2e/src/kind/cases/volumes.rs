@@ -1,15 +1,21 @@
-//! Volumes that are to grow.
+//! Volumes that are to grow, and one that is full.
+
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use im_wire::ids::RoomId;
 use serde_json::{Value, json};
 
 use super::install::MINIMAL;
 use super::{Play, settled};
-use crate::kind::kube::until;
-use crate::kind::stage::{PATIENCE, condition};
+use crate::kind::kube::{run, until};
+use crate::kind::stage::{PATIENCE, condition, signer};
 
 const CLASS: &str = "standard";
 const CLAIM: &str = "data-demo-redis-0";
+const POD: &str = "demo-redis-0";
+/// How large the volume is that is filled, in MiB: redis' files of a cluster that hardly anything was said on are smaller.
+const SMALL: u32 = 48;
 
 impl Play {
     pub(super) async fn volume_growth(&mut self) -> Result<()> {
@@ -53,9 +59,56 @@ impl Play {
         Ok(())
     }
 
+    /// Redis' volume gets a file system of its own, which is filled from outside: writes are refused and it is said why, until
+    /// there is room again.
+    pub(super) async fn redis_disk_full(&mut self) -> Result<()> {
+        settled(&self.kube, MINIMAL.0, MINIMAL.1).await.context("case minimal comes first")?;
+        let claim = self.json(&["get", "pvc", CLAIM, "-n", MINIMAL.0]).await?;
+        let volume = claim["spec"]["volumeName"].as_str().context("the claim is not bound")?;
+        let volume = self.json(&["get", "pv", volume]).await?["spec"].clone();
+        let path = volume.pointer("/hostPath/path").or_else(|| volume.pointer("/local/path"));
+        let path = path.and_then(Value::as_str).context("the volume is no folder of its node: this case needs kind")?;
+        let pod = self.json(&["get", "pod", POD, "-n", MINIMAL.0]).await?;
+        let node = pod["spec"]["nodeName"].as_str().context("redis runs nowhere")?;
+        on(node, &format!("cp -a {path} /var/tmp/kept && mount -t tmpfs -o size={SMALL}m tmpfs {path} && chown --reference=/var/tmp/kept {path} && chmod --reference=/var/tmp/kept {path} && cp -a /var/tmp/kept/. {path}")).await?;
+        let played = Box::pin(self.fill(node, path)).await;
+        // What is in it now goes back to the folder under it.
+        on(node, &format!("rm -rf /var/tmp/kept {path}/filler && cp -a {path} /var/tmp/kept && umount -l {path} && cp -a /var/tmp/kept/. {path} && rm -rf /var/tmp/kept")).await?;
+        self.restart().await?;
+        played
+    }
+
+    #[allow(clippy::print_stdout, reason = "a program for people")]
+    async fn fill(&self, node: &str, path: &str) -> Result<()> {
+        let (namespace, name) = MINIMAL;
+        self.restart().await?;
+        let key = signer(&self.kube, namespace, name).await?;
+        let room = RoomId::new("full")?;
+        let sent = self.say(&key, MINIMAL, &room, 20).await?;
+        on(node, &format!("dd if=/dev/zero of={path}/filler bs=64k 2>/dev/null; df {path} | tail -n 1")).await?;
+        // The first write finds out, and is not answered.
+        let more = tokio::time::timeout(Duration::from_secs(20), self.say(&key, MINIMAL, &room, 2_000)).await;
+        ensure!(!matches!(more, Ok(Ok(_))), "a full disk took 2,000 messages");
+        self.says("Degraded", "DiskFailing").await?;
+        print!("{}", self.kube.kubectl(&["get", "imc", "-n", namespace, "-o", "wide"]).await?);
+        on(node, &format!("rm {path}/filler")).await?;
+        settled(&self.kube, namespace, name).await?;
+        self.say(&key, MINIMAL, &room, 1).await?;
+        let found = self.history(&key, MINIMAL, &room).await?;
+        ensure!(found.len() > sent.len(), "{} messages are there, {} were acknowledged", found.len(), sent.len() + 1);
+        println!("  with room again all is well");
+        Ok(())
+    }
+
+    /// Redis' pod is another one, and all is well.
+    async fn restart(&self) -> Result<()> {
+        self.kube.kubectl(&["delete", "pod", POD, "-n", MINIMAL.0]).await?;
+        settled(&self.kube, MINIMAL.0, MINIMAL.1).await.map(|_| ())
+    }
+
     /// Waits for a condition that holds for this reason, and prints its message.
     #[allow(clippy::print_stdout, reason = "a program for people")]
-    async fn says(&self, kind: &str, reason: &str) -> Result<()> {
+    pub(super) async fn says(&self, kind: &str, reason: &str) -> Result<()> {
         let (namespace, name) = MINIMAL;
         let mut message = String::new();
         let said = async || {
@@ -87,4 +140,9 @@ impl Play {
         let text = self.kube.kubectl(&[arguments, &["-o", "json"]].concat()).await?;
         serde_json::from_str(&text).context("JSON of kubectl")
     }
+}
+
+/// Runs a shell's words on a node of a kind cluster.
+async fn on(node: &str, words: &str) -> Result<String> {
+    run("docker", &["exec", node, "sh", "-c", words], "", Duration::from_secs(60)).await
 }
