@@ -76,7 +76,7 @@ pub enum Ground {
 
 impl Fault {
     /// What is played where nothing is named, in this order.
-    pub const ALL: [Self; 8] = [
+    pub const ESSENTIAL: [Self; 8] = [
         Self::None,
         Self::ConnectDrain,
         Self::ConnectKill,
@@ -87,7 +87,7 @@ impl Fault {
         Self::FailoverCutOff,
     ];
     /// Every fault there is, those that are played on the same ground together.
-    pub const EVERY: [Self; 16] = [
+    pub const ALL: [Self; 16] = [
         Self::None,
         Self::ConnectDrain,
         Self::ConnectKill,

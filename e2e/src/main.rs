@@ -100,8 +100,8 @@ async fn faults(arguments: Faults) -> Result<()> {
     let plan = Plan { connect: arguments.connect, logic: arguments.logic, ..Plan::default() };
     let size = Size { connections: arguments.connections, rooms: arguments.rooms, rate: arguments.rate };
     let faults = match (arguments.all, arguments.faults.is_empty(), arguments.only.is_empty()) {
-        (true, ..) => Fault::EVERY.to_vec(),
-        (_, true, true) => Fault::ALL.to_vec(),
+        (true, ..) => Fault::ALL.to_vec(),
+        (_, true, true) => Fault::ESSENTIAL.to_vec(),
         _ => [arguments.faults, arguments.only].concat(),
     };
     let mut reports = Vec::new();
