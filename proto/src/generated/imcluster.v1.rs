@@ -1090,6 +1090,7 @@ pub struct KickReply {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RoomsChangedRequest {
+    /// Empty: the node was not told of something, and compares the lists of all its users.
     #[prost(string, tag = "1")]
     pub user: ::prost::alloc::string::String,
     #[prost(string, repeated, tag = "2")]
