@@ -30,6 +30,8 @@ struct AuditEvent {
 
 #[derive(Deserialize)]
 struct AuditUser {
+    /// Empty: whoever it is was not believed.
+    #[serde(default)]
     username: String,
 }
 
