@@ -57,7 +57,9 @@ pub struct Rollout {
         .message("loadBalancerClass and sourceRanges need type: LoadBalancer"),
     validation = Rule::new("self.type != 'ClusterIP' || !has(self.nodePorts)").message("nodePorts need type: NodePort or LoadBalancer"),
     validation = Rule::new("self.type != 'ClusterIP' || !has(self.externalTrafficPolicy)")
-        .message("externalTrafficPolicy needs type: NodePort or LoadBalancer")
+        .message("externalTrafficPolicy needs type: NodePort or LoadBalancer"),
+    validation = Rule::new("self.type != 'LoadBalancer' || oldSelf.type != 'LoadBalancer' || (has(self.loadBalancerClass) == has(oldSelf.loadBalancerClass) && (!has(self.loadBalancerClass) || self.loadBalancerClass == oldSelf.loadBalancerClass))")
+        .message("loadBalancerClass can't be changed in place: write another type first, and this one with the class after it")
 )]
 pub struct Service {
     /// `ClusterIP`: reachable inside the Kubernetes cluster, and through an Ingress or Gateway. `NodePort`: on a port of

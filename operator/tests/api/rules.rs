@@ -93,6 +93,10 @@ fn broken() -> Vec<(Option<Value>, Value, &'static str)> {
         (change(minimal(), "etcd.replicas", json!(3)), "replicas of etcd can't be changed"),
         (change(external(), "etcd", json!({ "mode": "Managed" })), "mode can't be changed"),
         (change(external(), "redis.external.prefix", json!("other")), "prefix can't be changed"),
+        (
+            change(highly_available(), "connect.service.loadBalancerClass", json!("a/b")),
+            "loadBalancerClass can't be changed in place",
+        ),
         (shrunk("redis", "20Gi", "19Gi"), "spec.redis.storage.size: volumes can grow, not shrink"),
         (shrunk("etcd", "2Gi", "1536Mi"), "spec.etcd.storage.size: volumes can grow, not shrink"),
         (change(highly_available(), "redis.storage.className", json!("slow")), "className can't be changed"),
@@ -134,6 +138,7 @@ fn what_keeps_every_rule_passes() {
         (minimal(), with(minimal(), "redis.durability", json!("Strict"))),
         (minimal(), with(minimal(), "redis.storage", json!({ "size": "8Gi", "retain": false }))),
         (highly_available(), same_size),
+        (minimal(), with(minimal(), "connect.service", json!({ "type": "LoadBalancer", "loadBalancerClass": "a/b" }))),
         (highly_available(), with(highly_available(), "redis.storage.size", json!("21Gi"))),
         (external(), with(external(), "redis.external.urlSecret.key", json!("other"))),
     ];
