@@ -28,6 +28,7 @@ use tokio::net::TcpStream;
 use crate::accept::admission::Place;
 use crate::metrics;
 use crate::shard::Shard;
+use crate::uplink::translate;
 use connection::Connection;
 use handshake::Unidentified;
 use wire::Wire;
@@ -76,20 +77,11 @@ pub(crate) async fn call(shard: &Shard, connection: &Connection, op: call::Op) -
     if answer.as_ref().is_err_and(|fault| fault.code == ErrorCode::Banned.name()) {
         shard.refuse_banned(connection);
         if connection.ending().is_none() {
-            return Err(bans_differ());
+            let text = "a ban is not known, or not lifted, everywhere yet: try again";
+            return Err(translate::retryable(ErrorCode::Unavailable, text));
         }
     }
     answer
-}
-
-fn bans_differ() -> Fault {
-    let code = ErrorCode::Unavailable;
-    Fault {
-        code: code.name().to_owned(),
-        text: "a ban is not known, or not lifted, everywhere yet: try again".to_owned(),
-        retryable: true,
-        field: String::new(),
-    }
 }
 
 /// Says why, gives the words time to leave, and closes.

@@ -251,13 +251,7 @@ fn overtaken(shard: &Rc<Shard>, open: &Open<'_>, answers: &[(u64, Answer)]) -> V
 }
 
 fn changing() -> Fault {
-    let code = ErrorCode::Unavailable;
-    Fault {
-        code: code.name().to_owned(),
-        text: "rights changed again and again while they were asked for: try again".to_owned(),
-        retryable: true,
-        field: String::new(),
-    }
+    translate::retryable(ErrorCode::Unavailable, "rights changed again and again while they were asked for: try again")
 }
 
 /// Growing pauses with jitter.

@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::metrics;
 use crate::options::Options;
 use crate::session::connection::Connection;
+use crate::uplink::translate;
 
 /// Pages of history of one user that are read at once.
 const PAGES: usize = 2;
@@ -123,10 +124,7 @@ async fn in_time<T>(waiting: impl Future<Output = T>, limit: &str) -> Result<T, 
         return Ok(done);
     }
     metrics::RATE_LIMITED.with_label_values(&[limit]).inc();
-    tokio::time::timeout(PATIENCE, waiting).await.map_err(|_| Fault {
-        code: ErrorCode::RateLimited.name().to_owned(),
-        text: "too much is read for this user at the same time: ask again later".to_owned(),
-        retryable: true,
-        field: String::new(),
+    tokio::time::timeout(PATIENCE, waiting).await.map_err(|_| {
+        translate::retryable(ErrorCode::RateLimited, "too much is read for this user at the same time: ask again later")
     })
 }

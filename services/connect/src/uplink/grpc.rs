@@ -23,7 +23,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::link::Link;
 use self::places::Places;
-use super::Logic;
+use super::{Logic, translate};
 
 /// How logic is called.
 #[derive(Debug, Clone)]
@@ -243,8 +243,7 @@ impl Refused {
 
 fn unavailable(why: &str, text: &str) -> Fault {
     metrics::FAULTS.with_label_values(&[why]).inc();
-    let code = ErrorCode::Unavailable;
-    Fault { code: code.name().to_owned(), text: text.to_owned(), retryable: code.retryable(), field: String::new() }
+    translate::retryable(ErrorCode::Unavailable, text)
 }
 
 fn no_logic() -> Fault {

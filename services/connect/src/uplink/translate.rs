@@ -64,11 +64,10 @@ pub(crate) fn error(fault: Fault) -> Error {
 
 /// Logic answered something that is no answer to this.
 pub(crate) fn unexpected() -> Fault {
-    let code = ErrorCode::Internal;
-    Fault {
-        code: code.name().to_owned(),
-        text: "an answer of another kind".to_owned(),
-        retryable: true,
-        field: String::new(),
-    }
+    retryable(ErrorCode::Internal, "an answer of another kind")
+}
+
+/// What this node refuses itself, and only for now.
+pub(crate) fn retryable(code: ErrorCode, text: &str) -> Fault {
+    Fault { code: code.name().to_owned(), text: text.to_owned(), retryable: true, field: String::new() }
 }
