@@ -145,9 +145,7 @@ pub async fn reconcile(context: &Arc<Context>, key: &Key) -> Outcome {
             return Outcome::Failed;
         }
     };
-    let settled = |kind, wanted| report.conditions.iter().any(|c| c.kind == kind && c.status == wanted);
-    let quiet = settled(ConditionType::Ready, ConditionStatus::True)
-        && settled(ConditionType::Progressing, ConditionStatus::False);
+    let quiet = status::is_whole(&report);
     let mut again =
         if quiet && done.after.is_none() || cluster.spec.paused { context.settings.revisit } else { UNSETTLED };
     if let Held::Soon(left) = held {

@@ -44,7 +44,12 @@ fn name(key: &Key, tier: Tier, place: usize) -> String {
 }
 
 fn claim(key: &Key, tier: Tier, place: usize) -> String {
-    format!("data-{}", name(key, tier, place))
+    format!("{}{place}", claims(key, tier))
+}
+
+/// What the names of a tier's volume claims begin with; the pod's number follows.
+pub fn claims(key: &Key, tier: Tier) -> String {
+    format!("data-{}-", build::object_name(&key.name, tier))
 }
 
 /// How long the init container may take to look at its volume, in seconds: many times what it takes.

@@ -168,6 +168,12 @@ pub fn compose(cluster: &ImCluster, found: &Findings, now: Timestamp) -> ImClust
     }
 }
 
+/// Whether all is as asked for and nothing is being changed.
+pub fn is_whole(report: &ImClusterStatus) -> bool {
+    let is = |kind, wanted| report.conditions.iter().any(|one| one.kind == kind && one.status == wanted);
+    is(ConditionType::Ready, ConditionStatus::True) && is(ConditionType::Progressing, ConditionStatus::False)
+}
+
 /// What can be said where nothing can be seen: all that was said before is uncertain, and why.
 pub fn blind(cluster: &ImCluster, message: &str, now: Timestamp) -> ImClusterStatus {
     let before = cluster.status.clone().unwrap_or_default();

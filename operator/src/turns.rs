@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::api::{ConditionStatus, ConditionType, ImCluster, ImClusterStatus};
+use crate::api::{ImCluster, ImClusterStatus};
 use crate::key::Key;
 use crate::metrics;
+use crate::status::is_whole;
 
 /// How long an ImCluster that does not become whole keeps the others waiting.
 const PATIENCE: Duration = Duration::from_secs(1800);
@@ -102,11 +103,6 @@ fn waits(cluster: &ImCluster, image: &str) -> bool {
 /// Whether an ImCluster is whole, as this build has made it.
 fn is_done(status: &ImClusterStatus, image: &str) -> bool {
     status.operator_image.as_deref() == Some(image) && is_whole(status)
-}
-
-fn is_whole(status: &ImClusterStatus) -> bool {
-    let is = |kind, wanted| status.conditions.iter().any(|one| one.kind == kind && one.status == wanted);
-    is(ConditionType::Ready, ConditionStatus::True) && is(ConditionType::Progressing, ConditionStatus::False)
 }
 
 #[cfg(test)]

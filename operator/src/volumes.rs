@@ -9,9 +9,10 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use crate::api::{EtcdMode, ImClusterSpec, RedisMode, Storage, Tier};
-use crate::build::{self, bytes};
+use crate::build::bytes;
 use crate::context::Context;
 use crate::key::Key;
+use crate::stateful;
 use crate::validate::Valid;
 
 /// Conditions of a claim that say that its volume does not grow.
@@ -56,9 +57,8 @@ pub async fn grow(context: &Context, valid: &Valid) -> Result<Growth, kube::Erro
     let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &key.namespace);
     let mut growth = Growth::default();
     for (tier, storage) in stored(valid.spec()) {
-        for claim in claims(context, &key, tier) {
+        for mut claim in claims(context, &key, tier) {
             let name = claim.name_any();
-            let mut claim = claim;
             match step(&claim, &storage.size) {
                 Step::None => {}
                 Step::Ask => {
@@ -110,7 +110,7 @@ fn stored(spec: &ImClusterSpec) -> impl Iterator<Item = (Tier, &Storage)> {
 
 /// The claims of a tier's StatefulSet, in order; also those that no pod has at the moment.
 fn claims(context: &Context, key: &Key, tier: Tier) -> Vec<PersistentVolumeClaim> {
-    let prefix = format!("data-{}-", build::object_name(&key.name, tier));
+    let prefix = stateful::claims(key, tier);
     let number = |claim: &PersistentVolumeClaim| claim.name_any().strip_prefix(&prefix)?.parse::<u32>().ok();
     let all = context.stores.claims.of_cluster(key).into_iter();
     let here = all.filter(|claim| claim.metadata.deletion_timestamp.is_none());
