@@ -49,7 +49,8 @@ impl Forwarder {
         let (cut, _) = watch::channel(None);
         let shared = Arc::new(Shared { behind: AtomicU16::new(port), cut, seen: Default::default() });
         let mut task = JoinSet::new();
-        task.spawn(accept(listener, Arc::clone(&shared)));
+        let each = Arc::clone(&shared);
+        task.spawn(accept_each(listener, move |near| forward(near, Arc::clone(&each))));
         Ok(Self { port: own, shared, _task: task })
     }
 
@@ -80,11 +81,15 @@ impl Forwarder {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+/// Serves every connection that comes; ends with all of them when dropped.
+pub(crate) async fn accept_each<F>(listener: TcpListener, serve: impl Fn(TcpStream) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            Ok((near, _)) = listener.accept() => drop(connections.spawn(forward(near, Arc::clone(&shared)))),
+            Ok((near, _)) = listener.accept() => drop(connections.spawn(serve(near))),
             Some(_) = connections.join_next() => {}
         }
     }

@@ -14,7 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::kube::{Kube, until};
+use super::kube::{Kube, node_port, until};
+use crate::forwarder::accept_each;
 use crate::http;
 
 /// How often a node is asked whether it is healthy.
@@ -45,14 +46,9 @@ impl Balancer {
     /// Before a Service, as soon as a node is healthy.
     pub async fn before(kube: &Kube, namespace: &str, service: &str) -> Result<Self> {
         let found = Api::<Service>::namespaced(kube.client.clone(), namespace).get(service).await?;
-        let spec = found.spec.with_context(|| format!("Service {service} has no spec"))?;
-        let check = spec.health_check_node_port.filter(|port| *port > 0);
+        let check = found.spec.as_ref().and_then(|spec| spec.health_check_node_port).filter(|port| *port > 0);
         let check = check.with_context(|| format!("Service {service} has no healthCheckNodePort"))?;
-        let port = |name: &str| {
-            let port = spec.ports.iter().flatten().find(|port| port.name.as_deref() == Some(name));
-            port.and_then(|port| port.node_port).with_context(|| format!("Service {service} has no node port {name}"))
-        };
-        let (tcp, ws) = (port("tcp")?, port("ws")?);
+        let (tcp, ws) = (node_port(&found, "tcp")?, node_port(&found, "ws")?);
         let workers = kube.workers().await?;
         let nodes = workers.into_iter().map(|address| (address, watch::Sender::new(false))).collect();
         let shared = Arc::new(Shared { nodes, next: AtomicUsize::new(0), cut: AtomicU64::new(0) });
@@ -63,7 +59,8 @@ impl Balancer {
         let mut listen = async |to: i32| -> Result<String> {
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             let address = listener.local_addr()?.to_string();
-            tasks.spawn(accept(listener, Arc::clone(&shared), to));
+            let shared = Arc::clone(&shared);
+            tasks.spawn(accept_each(listener, move |near| forward(near, Arc::clone(&shared), to)));
             Ok(address)
         };
         let (tcp, ws) = (listen(tcp).await?, listen(ws).await?);
@@ -110,16 +107,6 @@ async fn look_at(shared: Arc<Shared>, node: usize, port: i32) {
         failures = if matches!(answer, Ok(Ok((200, _)))) { 0 } else { failures + 1 };
         let now = failures == 0 || *healthy.borrow() && failures < UNHEALTHY;
         healthy.send_if_modified(|before| std::mem::replace(before, now) != now);
-    }
-}
-
-async fn accept(listener: TcpListener, shared: Arc<Shared>, port: i32) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            Ok((near, _)) = listener.accept() => drop(connections.spawn(forward(near, Arc::clone(&shared), port))),
-            Some(_) = connections.join_next() => {}
-        }
     }
 }
 

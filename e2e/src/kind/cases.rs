@@ -305,8 +305,7 @@ impl Play {
     async fn sample(&self, file: &str, namespace: &str, patch: &Value) -> Result<Value> {
         let path = self.options.tree.join("manifests/samples").join(file);
         let path = path.to_str().context("a path in UTF-8")?;
-        let text = self.kube.kubectl(&["create", "--dry-run=client", "-o", "json", "-f", path]).await?;
-        let mut sample: Value = serde_json::from_str(&text)?;
+        let mut sample = self.kube.json(&["create", "--dry-run=client", "-f", path]).await?;
         merge(&mut sample, &json!({"metadata": {"namespace": namespace}}));
         merge(&mut sample, patch);
         Ok(sample)
@@ -365,9 +364,9 @@ fn none_restarted(played: &Played) -> Result<()> {
 }
 
 /// Kills all of the operator's pods.
-async fn kill_operator(stage: &Stage) -> Result<()> {
-    let system = stage.kube.pods(SYSTEM);
-    let operators = stage.kube.kubectl(&["get", "pods", "-n", SYSTEM, "-o", "name"]).await?;
+async fn kill_operator(kube: &Kube) -> Result<()> {
+    let system = kube.pods(SYSTEM);
+    let operators = kube.kubectl(&["get", "pods", "-n", SYSTEM, "-o", "name"]).await?;
     for operator in operators.lines().filter_map(|line| line.strip_prefix("pod/")) {
         system.delete(operator, &DeleteParams::default().grace_period(0)).await?;
     }

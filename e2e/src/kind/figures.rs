@@ -9,7 +9,7 @@ use super::witness::Life;
 use crate::crowd::Flight;
 
 /// The API server gives the time of a deletion in whole seconds, cut off.
-const WHOLE_SECONDS: f64 = 1.0;
+pub(crate) const WHOLE_SECONDS: f64 = 1.0;
 /// How soon after SIGTERM a send counts as under way at it, in seconds.
 const MOMENT: f64 = 0.05;
 

@@ -82,9 +82,7 @@ impl Kube {
     /// Where something outside the cluster reaches a port of a Service of type NodePort: every worker's address.
     pub async fn outside(&self, namespace: &str, service: &str, port: &str) -> Result<Vec<String>> {
         let found = Api::<Service>::namespaced(self.client.clone(), namespace).get(service).await?;
-        let ports = found.spec.and_then(|spec| spec.ports).unwrap_or_default();
-        let number = ports.iter().find(|p| p.name.as_deref() == Some(port)).and_then(|p| p.node_port);
-        let number = number.with_context(|| format!("Service {service} has no node port {port}"))?;
+        let number = node_port(&found, port)?;
         Ok(self.workers().await?.into_iter().map(|address| format!("{address}:{number}")).collect())
     }
 
@@ -174,6 +172,12 @@ impl Kube {
         Box::pin(run("kubectl", arguments, "", Duration::from_secs(300))).await
     }
 
+    /// Runs `kubectl` with these arguments and `-o json`.
+    pub async fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let text = self.kubectl(&[arguments, &["-o", "json"]].concat()).await?;
+        serde_json::from_str(&text).with_context(|| format!("kubectl {} gives no JSON", arguments.join(" ")))
+    }
+
     /// `kubectl apply --server-side` of these objects in YAML or JSON.
     pub async fn apply(&self, objects: &str) -> Result<String> {
         let arguments = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
@@ -184,6 +188,14 @@ impl Kube {
     pub async fn helm(&self, arguments: &[&str]) -> Result<String> {
         Box::pin(run("helm", arguments, "", Duration::from_secs(300))).await
     }
+}
+
+/// The node port of a Service's port of this name.
+pub fn node_port(service: &Service, port: &str) -> Result<i32> {
+    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+    let number = ports.into_iter().find(|one| one.name.as_deref() == Some(port)).and_then(|one| one.node_port);
+    let name = service.metadata.name.as_deref().unwrap_or_default();
+    number.with_context(|| format!("Service {name} has no node port {port}"))
 }
 
 /// Runs a program with an input: its output, or an error with all it said.

@@ -5,11 +5,10 @@ use serde_json::json;
 
 use super::redis::{all_new, another_limit, uids};
 use super::{Play, none_restarted, show, spoke_on};
+use crate::kind::figures::WHOLE_SECONDS;
 use crate::kind::kube::until;
 use crate::kind::stage::{PATIENCE, Played};
-
-/// The API server gives the time of a deletion in whole seconds, cut off.
-const WHOLE_SECONDS: f64 = 1.0;
+use crate::kind::witness::Life;
 
 impl Play {
     /// Another limit of memory: every member is replaced, and none before the last one that was is ready again.
@@ -31,9 +30,7 @@ impl Play {
 }
 
 fn one_at_a_time(played: &Played, members: usize) -> Result<()> {
-    let of_etcd = |lives: &[crate::kind::witness::Life]| -> Vec<_> {
-        lives.iter().filter(|life| life.tier == "etcd").cloned().collect()
-    };
+    let of_etcd = |lives: &[Life]| -> Vec<_> { lives.iter().filter(|life| life.tier == "etcd").cloned().collect() };
     let (mut ended, came) = (of_etcd(&played.figures.ended), of_etcd(&played.figures.came));
     ensure!(ended.len() == members, "{} members ended, not {members}", ended.len());
     ended.sort_by(|one, two| one.deleted.unwrap_or_default().total_cmp(&two.deleted.unwrap_or_default()));

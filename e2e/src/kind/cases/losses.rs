@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use kube::api::DeleteParams;
-use serde_json::Value;
 
 use super::{Play, show, spoke_on};
 use crate::kind::kube::until;
@@ -69,10 +68,7 @@ impl Play {
         let victim = stage.a_pod("etcd")?;
         let (kube, namespace) = (&stage.kube, stage.namespace.as_str());
         let claim = format!("data-{}", victim.name);
-        let look = async || {
-            let text = kube.kubectl(&["get", "pvc", &claim, "-n", namespace, "-o", "json"]).await?;
-            serde_json::from_str::<Value>(&text).context("a claim")
-        };
+        let look = async || kube.json(&["get", "pvc", &claim, "-n", namespace]).await;
         let before = look().await?["metadata"]["uid"].clone();
         let lost = async {
             kube.kubectl(&["delete", "pvc", &claim, "-n", namespace, "--wait=false"]).await?;

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::install::MINIMAL;
-use super::{OPERATOR, Play, SYSTEM, settled};
+use super::{OPERATOR, Play, kill_operator, settled};
 
 /// The namespace that goes on, and the one that goes.
 const NAMESPACES: [&str; 2] = ["im-e2e-stays", "im-e2e-goes"];
@@ -35,7 +35,7 @@ impl Play {
         }
         let [stays, goes] = NAMESPACES;
         self.kube.kubectl(&["delete", "namespace", goes, "--wait=false"]).await?;
-        self.kube.kubectl(&["delete", "pods", "--all", "-n", SYSTEM, "--grace-period=0", "--force"]).await?;
+        kill_operator(&self.kube).await?;
         let logic = self.kube.imcluster(stays, MINIMAL.1).await?["spec"]["logic"]["replicas"].as_u64().unwrap_or(1) + 1;
         self.kube.edit(stays, MINIMAL.1, &json!({"spec": {"logic": {"replicas": logic}}})).await?;
         let took = settled(&self.kube, stays, MINIMAL.1).await?;

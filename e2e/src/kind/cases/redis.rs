@@ -118,7 +118,7 @@ async fn kill_operators(stage: &Stage, before: &[String]) -> Result<()> {
             if old > left { bail!("{old} old redis pods stay") } else { Ok(()) }
         };
         until("another redis pod goes", PATIENCE, fewer).await?;
-        kill_operator(stage).await?;
+        kill_operator(&stage.kube).await?;
     }
     Ok(())
 }

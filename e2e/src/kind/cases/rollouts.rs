@@ -113,7 +113,7 @@ impl Play {
                         if stage.witness.ending("connect").is_empty() { bail!("nobody drains") } else { Ok(()) }
                     };
                     until("a connect pod drains", Duration::from_secs(120), drains).await?;
-                    kill_operator(stage).await?;
+                    kill_operator(&stage.kube).await?;
                     tokio::time::sleep(Duration::from_secs(8)).await;
                 }
                 stage.all_run(&["connect"], &to).await?;

@@ -37,10 +37,10 @@ impl Play {
 
         self.expandable(true).await?;
         self.says("Progressing", "VolumesGrowing").await?;
-        let asks = self.json(&["get", "pvc", CLAIM, "-n", namespace]).await?;
+        let asks = self.kube.json(&["get", "pvc", CLAIM, "-n", namespace]).await?;
         ensure!(asks["spec"]["resources"]["requests"]["storage"] == size, "{CLAIM} asks for {}", asks["spec"]);
         let template = async || {
-            let set = self.json(&["get", "statefulset", "demo-redis", "-n", namespace]).await?;
+            let set = self.kube.json(&["get", "statefulset", "demo-redis", "-n", namespace]).await?;
             let asks = &set["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"];
             ensure!(*asks == size, "the template asks for {asks}");
             Ok(())
@@ -63,12 +63,12 @@ impl Play {
     /// there is room again.
     pub(super) async fn redis_disk_full(&mut self) -> Result<()> {
         settled(&self.kube, MINIMAL.0, MINIMAL.1).await.context("case minimal comes first")?;
-        let claim = self.json(&["get", "pvc", CLAIM, "-n", MINIMAL.0]).await?;
+        let claim = self.kube.json(&["get", "pvc", CLAIM, "-n", MINIMAL.0]).await?;
         let volume = claim["spec"]["volumeName"].as_str().context("the claim is not bound")?;
-        let volume = self.json(&["get", "pv", volume]).await?["spec"].clone();
+        let volume = self.kube.json(&["get", "pv", volume]).await?["spec"].clone();
         let path = volume.pointer("/hostPath/path").or_else(|| volume.pointer("/local/path"));
         let path = path.and_then(Value::as_str).context("the volume is no folder of its node: this case needs kind")?;
-        let pod = self.json(&["get", "pod", POD, "-n", MINIMAL.0]).await?;
+        let pod = self.kube.json(&["get", "pod", POD, "-n", MINIMAL.0]).await?;
         let node = pod["spec"]["nodeName"].as_str().context("redis runs nowhere")?;
         on(node, &format!("cp -a {path} /var/tmp/kept && mount -t tmpfs -o size={SMALL}m tmpfs {path} && chown --reference=/var/tmp/kept {path} && chmod --reference=/var/tmp/kept {path} && cp -a /var/tmp/kept/. {path}")).await?;
         let played = Box::pin(self.fill(node, path)).await;
@@ -108,7 +108,7 @@ impl Play {
 
     /// Waits for a condition that holds for this reason, and prints its message.
     #[allow(clippy::print_stdout, reason = "a program for people")]
-    pub(super) async fn says(&self, kind: &str, reason: &str) -> Result<()> {
+    async fn says(&self, kind: &str, reason: &str) -> Result<()> {
         let (namespace, name) = MINIMAL;
         let mut message = String::new();
         let said = async || {
@@ -134,11 +134,6 @@ impl Play {
     async fn expandable(&self, expandable: bool) -> Result<()> {
         let patch = json!({"allowVolumeExpansion": expandable}).to_string();
         self.kube.kubectl(&["patch", "storageclass", CLASS, "-p", &patch]).await.map(|_| ())
-    }
-
-    async fn json(&self, arguments: &[&str]) -> Result<Value> {
-        let text = self.kube.kubectl(&[arguments, &["-o", "json"]].concat()).await?;
-        serde_json::from_str(&text).context("JSON of kubectl")
     }
 }
 
