@@ -1,19 +1,21 @@
 //! Logic, store and bus of a test in one: logs with epochs and retention, and everything that can go wrong on demand.
 
+mod link;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use im_connect::downlink::{Bus, Tidings};
-use im_connect::uplink::Logic;
+use im_connect::downlink::Tidings;
 use im_proto::bans::{Book, subject};
 use im_proto::v1::{self as pb, Fault, bus_event, call, reply};
 use im_runtime::limits::queue::Sender;
 use im_wire::code::ErrorCode;
 use im_wire::ids::{RoomId, Seq};
 use tokio::sync::watch;
+
+use self::link::Link;
 
 /// When every token was issued; a refreshed one 2 ms later.
 pub(crate) const ISSUED: u64 = 1_000_000;
@@ -91,12 +93,6 @@ pub(crate) struct World {
     identifying: watch::Sender<bool>,
     /// Questions what a user may hear are answered while this is true: judged when they are asked.
     judging: watch::Sender<bool>,
-}
-
-/// One node's way up and down.
-pub(crate) struct Link {
-    world: World,
-    number: usize,
 }
 
 /// A token is a user's name, and `/live` behind it where it covers these rooms.
@@ -558,55 +554,5 @@ impl State {
         let after = log.entries.iter().filter(|entry| entry.seq > seq).take(limit as usize);
         let entries = after.take_while(fits).cloned().collect();
         pb::Fetched { epoch: log.epoch, head: log.head, reset_to, truncated, entries }
-    }
-}
-
-#[async_trait]
-impl Logic for Link {
-    async fn call(&self, grant: Bytes, _conn: &str, op: call::Op) -> Result<reply::Result, Fault> {
-        let grant = String::from_utf8(grant.to_vec()).unwrap();
-        let gate = match op {
-            call::Op::Send(_) | call::Op::Heads(_) => Some(&self.world.answering),
-            call::Op::Fetch(_) | call::Op::History(_) => Some(&self.world.paging),
-            call::Op::Authenticate(_) => Some(&self.world.identifying),
-            call::Op::Subscribe(_) => Some(&self.world.judging),
-            _ => None,
-        };
-        let answer = self.world.state().answer(&grant, op);
-        if let Some(gate) = gate {
-            let _ = gate.subscribe().wait_for(|open| *open).await;
-        }
-        answer
-    }
-
-    fn on_this_thread(self: Arc<Self>) -> Arc<dyn Logic> {
-        self
-    }
-}
-
-#[async_trait]
-impl Bus for Link {
-    async fn run(&self, into: Sender<Tidings>) {
-        {
-            let node = &mut self.world.state().nodes[self.number];
-            node.into = Some(into);
-            for tidings in std::mem::take(&mut node.early) {
-                node.tell(tidings);
-            }
-        }
-        std::future::pending().await
-    }
-
-    fn subscribe(&self, room: RoomId) {
-        let mut state = self.world.state();
-        let away = state.bus_away;
-        let node = &mut state.nodes[self.number];
-        if node.heard.insert(room.clone()) && !away {
-            node.tell(Tidings::Subscribed(room));
-        }
-    }
-
-    fn unsubscribe(&self, room: &RoomId) {
-        self.world.state().nodes[self.number].heard.remove(room);
     }
 }

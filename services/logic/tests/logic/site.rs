@@ -1,7 +1,7 @@
 //! A logic service on free ports, and how the tests talk to it.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -41,12 +41,15 @@ pub(crate) struct Remembering {
     told: Mutex<Vec<Told>>,
     /// Whoever is asked does not answer.
     pub(crate) away: AtomicBool,
+    /// So many were not answered.
+    pub(crate) unanswered: AtomicUsize,
 }
 
 impl Remembering {
     fn tell(&self, told: Told) -> Tally {
         let (Told::Push(to, _) | Told::Kick(to, _) | Told::RoomsChanged(to, _)) = &told;
         if self.away.load(Ordering::SeqCst) {
+            self.unanswered.fetch_add(1, Ordering::SeqCst);
             let failed = if let To::Named(names) = to { names.clone() } else { Vec::new() };
             return Tally { connections: 0, failed };
         }
