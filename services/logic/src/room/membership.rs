@@ -13,7 +13,7 @@ use crate::auth::grant::Grant;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::service::Core;
-use crate::store::{Kind, Member, Membership, Role};
+use crate::store::{Access, Kind, Member, Membership, Role};
 
 /// The type of the entry that tells of a new member or role.
 pub(crate) const JOIN: &str = "im.join";
@@ -124,14 +124,29 @@ impl Core {
 
     /// Leaves a group, or declines an invitation into it. Nobody is a stored member of an open room.
     pub(crate) async fn leave(self: &Arc<Self>, who: &Grant, room: &RoomId) -> Result<bool> {
+        let user = who.user()?;
         let view = match self.view(who, room).await {
-            Err(Error::NotAMember(room)) if self.store.uninvite(&who.user()?, &room).await? => return Ok(true),
+            Err(Error::NotAMember(room)) if self.store.uninvite(&user, &room).await? => return Ok(true),
+            Err(Error::NotAMember(room)) => return self.left_before(who, &room, &user).await,
             view => view?,
         };
         if view.kind == Kind::Open {
             return Ok(false);
         }
-        self.end_member(who, room, &who.user()?).await
+        self.end_member(who, room, &user).await
+    }
+
+    /// The caller seems to have left. An earlier try may have done that without the replicas' word, so that a failover could
+    /// still take it back, and without telling anybody: the store confirms it now, and the rest is made good.
+    async fn left_before(self: &Arc<Self>, who: &Grant, room: &RoomId, user: &UserId) -> Result<bool> {
+        // Whoever is no member may change nothing, not even end what has ended: the store is asked in the system's name.
+        let access = Access { system: true, ..access::of(who, room)? };
+        let entry = entry(who, user, None);
+        let change = Membership { room: room.clone(), user: user.clone(), role: None, access, entry };
+        let changed = self.store.change_membership(change).await?.map(|appended| appended.seq);
+        self.unindex(user, room).await?;
+        self.tell_later(user, room, false, changed).await;
+        if changed.is_some() { Ok(true) } else { Err(Error::NotAMember(room.clone())) }
     }
 
     /// The members of a room that the caller may hear, in order of user id.

@@ -1,7 +1,7 @@
 //! A store whose appends wait at a gate, and that remembers in which order they came.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ pub(crate) struct Gated {
     pub(crate) indexing: tokio::sync::Mutex<()>,
     /// What every append fails with.
     pub(crate) failing: Mutex<Option<Error>>,
+    /// Changes of membership are stored, and no replica confirms what there is.
+    pub(crate) unconfirmed: AtomicBool,
 }
 
 /// A message of this body ends in a panic.
@@ -44,6 +46,7 @@ impl Gated {
             most,
             indexing: tokio::sync::Mutex::default(),
             failing: Mutex::default(),
+            unconfirmed: AtomicBool::default(),
         })
     }
 
@@ -72,7 +75,11 @@ impl Store for Gated {
         self.inner.create(create).await
     }
     async fn change_membership(&self, change: Membership) -> Result<Option<Appended>> {
-        self.inner.change_membership(change).await
+        let changed = self.inner.change_membership(change).await?;
+        if self.unconfirmed.load(Ordering::SeqCst) {
+            return Err(Error::NotReplicated { confirmed: 0, wanted: 1 });
+        }
+        Ok(changed)
     }
     async fn delete(&self, delete: Delete) -> Result<Deleted> {
         self.inner.delete(delete).await

@@ -6,7 +6,8 @@ use im_logic::nodes::To;
 use im_proto::v1::RoomsChangedRequest;
 use serde_json::json;
 
-use crate::site::{Site, Told, admin, encoded, eventually, token, token_for};
+use crate::gated::Gated;
+use crate::site::{Site, Told, admin, encoded, eventually, options, store, token, token_for};
 
 #[tokio::test]
 async fn a_direct_room_is_the_same_from_both_sides() {
@@ -209,6 +210,31 @@ async fn a_change_made_again_is_told_again() {
         assert_eq!(removed["changed"], seq != 0);
         assert_eq!(told().await, (0, 1, seq));
     }
+}
+
+#[tokio::test]
+async fn whoever_left_is_told_so_once_that_is_confirmed() {
+    let (inner, bus) = store();
+    let gated = Gated::new(inner, 0);
+    let site = Site::over(options(), gated.clone(), bus).await;
+    site.beat().await;
+    let (ann, bob) = (token("ann"), token("bob"));
+    let room = site.group(&ann, &["bob"]).await;
+    site.connect(&bob, "c-bob").await;
+    let leave = format!("/v1/rooms/{room}/leave");
+    gated.unconfirmed.store(true, Ordering::SeqCst);
+    for _ in 0..2 {
+        // The second one finds it done, and a failover may still take it back.
+        assert_eq!(site.post(&bob, &leave, json!({})).await.refused(), (503, "not_replicated", ""));
+    }
+    gated.unconfirmed.store(false, Ordering::SeqCst);
+    assert_eq!(site.post(&bob, &leave, json!({})).await.refused(), (403, "not_a_member", ""));
+    // What the first try had no time for.
+    let told = site.told().await;
+    let [Told::RoomsChanged(_, request)] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!((request.user.as_str(), &request.removed), ("bob", &vec![room]));
+    let rooms = site.get(&bob, "/v1/rooms").await.good();
+    assert_eq!(rooms["rooms"], json!([]));
 }
 
 #[tokio::test]

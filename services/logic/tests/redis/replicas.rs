@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use im_logic::store::redis::Options;
-use im_logic::store::{Create, Error, Kind, Store};
+use im_logic::store::{Access, Create, Error, Kind, Membership, Role, Store};
 use im_redis_bus::Tiding;
+use im_wire::ids::UserId;
 
 use crate::servers::Server;
 use crate::stage::{Ear, insist, log, message, now_ms, options, room, say, store};
@@ -57,6 +58,38 @@ async fn what_no_replica_confirms_is_not_acknowledged_and_a_retry_finds_it_store
     assert_eq!(log(&one, "lobby").await, ["before", "one"]);
     let copied: usize = replica.ask(redis::cmd("XLEN").arg("im:r:{lobby}:log")).await.expect("a replica may be read");
     assert_eq!(copied, 2);
+}
+
+#[tokio::test]
+async fn whoever_left_is_not_said_to_have_left_before_replicas_confirm_it() {
+    let master = Server::start(&[]).await;
+    let _replica = Server::start_replica(&master).await;
+    let impatient = Options { wait_timeout: Duration::from_millis(300), ..waiting(master.url()) };
+    let (one, other) = (store(impatient.clone()).await, store(impatient).await);
+    let ann = UserId::new("ann".to_owned()).expect("a user");
+    let members = vec![(ann.clone(), Role::Member)];
+    let create = Create { room: room("group"), kind: Kind::Group, members, time_ms: now_ms() };
+    while let Err(error) = one.create(create.clone()).await {
+        assert!(matches!(error, Error::NotReplicated { .. }), "{error}");
+    }
+    let leaves = || Membership {
+        room: room("group"),
+        user: ann.clone(),
+        role: None,
+        access: Access { user: ann.clone(), direct: false, open: false, system: true },
+        entry: message("group", "leaves").entry,
+    };
+    master.cut_replicas_off().await;
+    for store in [&one, &other] {
+        assert_eq!(store.change_membership(leaves()).await, Err(Error::NotReplicated { confirmed: 0, wanted: 1 }));
+    }
+    master.let_replicas_in().await;
+    master.wait_in_step(1).await;
+    let mut answer = other.change_membership(leaves()).await;
+    while matches!(answer, Err(Error::NotReplicated { .. })) {
+        answer = other.change_membership(leaves()).await;
+    }
+    assert_eq!(answer, Ok(None));
 }
 
 #[tokio::test]
