@@ -18,7 +18,8 @@ use crate::downlink::router::Router;
 use crate::metrics;
 use crate::session::connection::Connection;
 use crate::shard::{Order, Shard, upkeep_unix_ms};
-use crate::uplink::{Logic, translate};
+use crate::translate;
+use crate::uplink::Logic;
 
 /// How often logic is asked what has changed.
 const EVERY: Duration = Duration::from_millis(300);

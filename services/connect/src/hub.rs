@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use im_wire::ids::{Epoch, RoomId, Seq};
 use im_wire::native::Message;
 
-use crate::session::encode::Signal;
+use crate::translate::Signal;
 
 pub(crate) use room::{Member, Part, Room};
 

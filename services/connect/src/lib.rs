@@ -18,6 +18,7 @@ pub mod service;
 mod session;
 pub mod settings;
 mod shard;
+mod translate;
 pub mod uplink;
 
 pub use options::Options;

@@ -27,7 +27,8 @@ use crate::drain::{Drained, Pace, Status};
 use crate::metrics;
 use crate::options::Options;
 use crate::shard::{Inbox, Match, Order, RoomsChange, Shard, Target, thread};
-use crate::uplink::{Logic, shared::Shared, translate};
+use crate::translate;
+use crate::uplink::{Logic, shared::Shared};
 
 /// How long a shard may take to answer a push, a kick or a count.
 const SHARD_TIMEOUT: Duration = Duration::from_secs(5);

@@ -28,7 +28,7 @@ use tokio::net::TcpStream;
 use crate::accept::admission::Place;
 use crate::metrics;
 use crate::shard::Shard;
-use crate::uplink::translate;
+use crate::translate;
 use connection::Connection;
 use handshake::Unidentified;
 use wire::Wire;

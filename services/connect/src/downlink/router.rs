@@ -11,7 +11,7 @@ use im_wire::ids::RoomId;
 use super::{Bus, Tidings};
 use crate::metrics;
 use crate::shard::Order;
-use crate::uplink::translate;
+use crate::translate;
 
 /// One shard's queue, seen from outside.
 pub(crate) struct Door {

@@ -9,7 +9,7 @@ use im_wire::native::Message;
 
 use super::catch_up::CatchUp;
 use super::{Answer, Asker, Counts, Effect, Failure, Item, Limits, Place, Tries};
-use crate::session::encode::Signal;
+use crate::translate::Signal;
 
 /// A connection of the shard, by its key.
 pub(crate) type Member = u32;

@@ -13,7 +13,7 @@ use im_wire::ids::{RoomId, Seq};
 use im_wire::native::{Body, Message};
 
 use super::{Answer, Asker, Hub, Limits, Place};
-use crate::session::encode::Signal;
+use crate::translate::Signal;
 
 fn limits() -> Limits {
     Limits {

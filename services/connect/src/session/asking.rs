@@ -13,7 +13,7 @@ use im_wire::ids::{RoomId, Seq};
 use super::connection::Connection;
 use crate::metrics;
 use crate::shard::{DELETED, Shard};
-use crate::uplink::translate;
+use crate::translate;
 
 /// Rooms named in one question at most: below logic's own limit.
 pub(crate) const AT_ONCE: usize = 500;

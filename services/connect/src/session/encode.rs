@@ -2,12 +2,13 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use im_wire::code::CloseCode;
+use im_wire::ids::RoomId;
 use im_wire::native::{Body, Message, Response, ServerOp, binary, json};
 use im_wire::{frame, goim, golang_im, websocket};
 
 use super::connection::Ending;
 use crate::hub::Item;
-use im_wire::ids::RoomId;
+use crate::translate::Signal;
 
 /// The ways in which clients hear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -203,14 +204,4 @@ fn put_close(out: &mut BytesMut, code: CloseCode, text: &str) {
     out.put_u8(2 + end as u8);
     out.put_u16(code.number());
     out.put_slice(&text.as_bytes()[..end]);
-}
-
-/// A signal as the bus or a push brings it.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Signal {
-    pub(crate) room: String,
-    pub(crate) from: String,
-    pub(crate) kind: String,
-    pub(crate) body: Body,
-    pub(crate) operation: i32,
 }

@@ -15,7 +15,7 @@ use super::established::Kind;
 use super::subscribe;
 use crate::metrics;
 use crate::shard::Shard;
-use crate::uplink::translate;
+use crate::translate;
 
 /// Takes one frame of an established foreign session.
 pub(crate) async fn take(shard: &Rc<Shard>, connection: &Rc<Connection>, kind: Kind, frame: Frame) {

@@ -21,7 +21,7 @@ use super::subscribe;
 use super::wire::Wire;
 use crate::metrics;
 use crate::shard::upkeep_unix_ms;
-use crate::uplink::translate;
+use crate::translate;
 
 /// WebSocket pings and pongs that may come before auth.
 const EARLY_CONTROLS: u32 = 16;

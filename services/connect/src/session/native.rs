@@ -13,7 +13,7 @@ use super::connection::{Connection, TokenFacts};
 use super::subscribe;
 use crate::metrics;
 use crate::shard::{Shard, upkeep_unix_ms};
-use crate::uplink::translate;
+use crate::translate;
 
 /// Takes one request of an established session. Never waits: what needs logic goes on by itself.
 pub(crate) fn take(shard: &Rc<Shard>, connection: &Rc<Connection>, request: Request) {

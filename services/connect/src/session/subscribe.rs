@@ -12,7 +12,7 @@ use super::asking::{self, Answers, Pace, Pauses};
 use super::connection::Connection;
 use crate::hub::{Item, Place};
 use crate::shard::Shard;
-use crate::uplink::translate;
+use crate::translate;
 
 /// A native client's subscription: the results first, then what it missed, then live.
 pub(crate) async fn subscribe(

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{PerEncoding, Shard};
 use crate::hub::{Item, Member, Next, Part, Turn};
 use crate::metrics;
-use crate::session::encode::Signal;
+use crate::translate::Signal;
 
 /// How many members are written to before others have their turn: about half a millisecond's worth.
 const PART: usize = 64;

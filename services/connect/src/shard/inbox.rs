@@ -17,7 +17,7 @@ use crate::drain::{self, Pace};
 use crate::hub::Next;
 use crate::metrics;
 use crate::session::connection::Connection;
-use crate::session::encode::Signal;
+use crate::translate::Signal;
 
 /// How many orders are taken at once.
 const BATCH: usize = 1024;

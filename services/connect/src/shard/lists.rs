@@ -13,7 +13,7 @@ use super::{RoomsChange, Shard};
 use crate::metrics;
 use crate::session::connection::Connection;
 use crate::session::{asking, subscribe};
-use crate::uplink::translate;
+use crate::translate;
 
 /// Lists compared in one call.
 const AT_ONCE: usize = 100;

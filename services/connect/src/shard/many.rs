@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::{Match, PerEncoding, Shard, Target};
 use crate::metrics;
 use crate::session::connection::Connection;
-use crate::session::encode::Signal;
+use crate::translate::Signal;
 
 /// Connections written to in one turn.
 const WRITES: usize = 64;

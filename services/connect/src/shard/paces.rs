@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::metrics;
 use crate::options::Options;
 use crate::session::connection::Connection;
-use crate::uplink::translate;
+use crate::translate;
 
 /// Pages of history of one user that are read at once.
 const PAGES: usize = 2;

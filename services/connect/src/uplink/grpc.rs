@@ -23,7 +23,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::link::Link;
 use self::places::Places;
-use super::{Logic, translate};
+use super::Logic;
+use crate::translate;
 
 /// How logic is called.
 #[derive(Debug, Clone)]

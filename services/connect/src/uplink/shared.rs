@@ -12,10 +12,11 @@ use im_proto::v1::{Fault, Fetch, Fetched, Position, call, reply};
 use im_wire::code::ErrorCode;
 use im_wire::ids::RoomId;
 
-use super::{Logic, translate};
+use super::Logic;
 use crate::hub::{Answer, Place};
 use crate::metrics;
 use crate::options::Options;
+use crate::translate;
 
 type Fetching = SharedFuture<BoxFuture<'static, Result<Arc<Answer>, Fault>>>;
 
