@@ -14,9 +14,9 @@ use im_proto::v1::{Ban, BanChanges, Fault, call, reply};
 use im_wire::code::CloseCode;
 use tokio_util::sync::CancellationToken;
 
+use crate::connection::Connection;
 use crate::downlink::router::Router;
 use crate::metrics;
-use crate::session::connection::Connection;
 use crate::shard::{Order, Shard, upkeep_unix_ms};
 use crate::translate;
 use crate::uplink::Logic;

@@ -11,7 +11,7 @@ use im_wire::native::ServerOp;
 use rand::seq::SliceRandom;
 use serde_json::json;
 
-use crate::session::connection::Connection;
+use crate::connection::Connection;
 use crate::shard::Shard;
 use crate::{Handle, metrics};
 

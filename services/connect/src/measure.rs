@@ -7,9 +7,9 @@ use bytes::Bytes;
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::{Body, Message};
 
+use crate::connection::encoding::Encoding;
+use crate::connection::outbox::Outbox;
 use crate::hub::{Answer, Asker, Effect, Hub, Limits, Part, Place, Turn};
-use crate::session::encode::Encoding;
-use crate::session::outbox::Outbox;
 
 const EPOCH: u64 = 1;
 

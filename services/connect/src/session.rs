@@ -1,17 +1,13 @@
 //! One client from accept to close. Before auth a session is an [`handshake::Unidentified`], afterwards an
 //! [`established::Established`]; the first cannot do what the second can.
 
-mod accepts;
 pub(crate) mod asking;
-pub(crate) mod connection;
 pub(crate) mod early;
-pub(crate) mod encode;
 mod established;
 mod foreign;
 mod handshake;
 mod intake;
 mod native;
-pub(crate) mod outbox;
 pub(crate) mod subscribe;
 mod wire;
 
@@ -26,10 +22,10 @@ use prost::Message as _;
 use tokio::net::TcpStream;
 
 use crate::accept::admission::Place;
+use crate::connection::Connection;
 use crate::metrics;
 use crate::shard::Shard;
 use crate::translate;
-use connection::Connection;
 use handshake::Unidentified;
 use wire::Wire;
 

@@ -41,15 +41,15 @@ use self::presence::Ends;
 use self::questions::{Bounds, Questions};
 use self::rates::Rates;
 use crate::accept::admission::Admission;
+use crate::connection::encoding::Encoding;
+use crate::connection::outbox::Budget;
+use crate::connection::{Connection, Hearing};
 use crate::downlink::router::Router;
 use crate::drain::Draining;
 use crate::hub::{Hub, Limits, Place};
 use crate::metrics;
 use crate::options::Options;
-use crate::session::connection::{Connection, Hearing};
 use crate::session::early::Early;
-use crate::session::encode::Encoding;
-use crate::session::outbox::Budget;
 use crate::uplink::shared::Shared;
 
 pub(crate) use inbox::{Inbox, Match, Order, RoomsChange, Target};

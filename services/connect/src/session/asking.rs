@@ -2,7 +2,6 @@
 //! and a membership may have ended since. So every connection remembers what ended while it asks, and an answer that is
 //! older than that is asked for again before anything is heard because of it.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,7 +9,8 @@ use im_proto::v1::{Fault, SubscribedRoom as Answer, call, reply};
 use im_wire::code::ErrorCode;
 use im_wire::ids::{RoomId, Seq};
 
-use super::connection::Connection;
+use crate::connection::Connection;
+use crate::connection::checks::Check;
 use crate::metrics;
 use crate::shard::{DELETED, Shard};
 use crate::translate;
@@ -21,85 +21,8 @@ pub(crate) const AT_ONCE: usize = 500;
 const PIECE: usize = 100;
 /// Answers that were overtaken in a row before the client is told to try again.
 const ATTEMPTS: usize = 4;
-/// Ended memberships remembered per connection; beyond it every answer under way is asked for again.
-const REMEMBERED: usize = 1_024;
 /// The pauses after questions that logic did not answer: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
-
-/// What happened to a connection's rooms while logic is asked about them.
-#[derive(Debug, Default)]
-pub(crate) struct Asking {
-    /// Questions under way, and those among them for all of the user's rooms.
-    open: u32,
-    open_for_all: u32,
-    /// Grows with each thing that happens.
-    clock: u64,
-    /// Memberships that ended: where in the room's log, and when by the clock.
-    ended: HashMap<RoomId, (Seq, u64)>,
-    /// What happened up to here is not remembered one by one.
-    forgotten: u64,
-    /// Rooms that the user became a member of while all of them are asked for.
-    added: Vec<RoomId>,
-}
-
-impl Asking {
-    fn note_end(&mut self, room: &RoomId, seq: Seq) {
-        self.clock += 1;
-        if self.ended.len() >= REMEMBERED && !self.ended.contains_key(room) {
-            self.ended.clear();
-            self.forgotten = self.clock;
-        }
-        let last = self.ended.entry(room.clone()).or_default();
-        *last = (last.0.max(seq), self.clock);
-    }
-
-    /// Whether the user's membership has ended behind `head`, as far as is known, since the clock stood at `asked`.
-    fn ended_since(&self, room: &RoomId, head: Seq, asked: u64) -> bool {
-        self.forgotten > asked || self.ended.get(room).is_some_and(|(seq, at)| *at > asked && *seq > head)
-    }
-}
-
-/// A question under way. What it may miss is remembered as long as it lives.
-struct Open<'c> {
-    connection: &'c Connection,
-    all: bool,
-}
-
-impl<'c> Open<'c> {
-    fn new(connection: &'c Connection, all: bool) -> Self {
-        let mut asking = connection.asking.borrow_mut();
-        let asking = asking.get_or_insert_default();
-        asking.open += 1;
-        asking.open_for_all += u32::from(all);
-        Self { connection, all }
-    }
-
-    fn clock(&self) -> u64 {
-        self.connection.asking.borrow().as_ref().map_or(0, |asking| asking.clock)
-    }
-
-    fn take_additions(&self) -> Vec<RoomId> {
-        let mut asking = self.connection.asking.borrow_mut();
-        asking.as_mut().map(|asking| std::mem::take(&mut asking.added)).unwrap_or_default()
-    }
-
-    fn ended_since(&self, room: &RoomId, head: Seq, asked: u64) -> bool {
-        self.connection.asking.borrow().as_ref().is_some_and(|asking| asking.ended_since(room, head, asked))
-    }
-}
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        let mut asking = self.connection.asking.borrow_mut();
-        if let Some(open) = asking.as_mut() {
-            open.open -= 1;
-            open.open_for_all -= u32::from(self.all);
-            if open.open == 0 {
-                *asking = None;
-            }
-        }
-    }
-}
 
 /// How fast logic is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,28 +39,6 @@ pub(crate) struct Answers {
     pub(crate) added: Vec<RoomId>,
 }
 
-impl Connection {
-    /// A membership of the user ended at `seq` of the room's log.
-    pub(crate) fn note_end(&self, room: &RoomId, seq: Seq) {
-        if let Some(asking) = self.asking.borrow_mut().as_mut() {
-            asking.note_end(room, seq);
-        }
-    }
-
-    /// The user has a new room. `true`: all of them are being asked for, and it is looked at with the answer.
-    pub(crate) fn note_addition(&self, room: &RoomId) -> bool {
-        let mut asking = self.asking.borrow_mut();
-        let Some(asking) = asking.as_mut().filter(|asking| asking.open_for_all > 0) else { return false };
-        if asking.added.len() < REMEMBERED {
-            asking.added.push(room.clone());
-        } else {
-            // The next comparison of the list finds it.
-            self.list_digest.set(0);
-        }
-        true
-    }
-}
-
 /// Asks logic which rooms the connection's user may hear, `all` of the user's besides those named. The answer holds when it
 /// is returned: whoever goes on without awaiting may act on it.
 ///
@@ -150,17 +51,17 @@ pub(crate) async fn ask(
     all: bool,
     pace: Pace,
 ) -> Result<Answers, Fault> {
-    let open = Open::new(connection, all);
+    let check = Check::new(connection, all);
     for attempt in 1..=ATTEMPTS {
         let grant = connection.grant.borrow().clone();
-        let mut answers = question(shard, connection, &open, rooms.clone(), all, pace).await?;
-        let mut late = overtaken(shard, &open, &answers);
+        let mut answers = question(shard, connection, &check, rooms.clone(), all, pace).await?;
+        let mut late = overtaken(shard, &check, &answers);
         for _ in attempt..ATTEMPTS {
             if late.is_empty() {
                 break;
             }
-            ask_again(shard, connection, &open, &mut answers, &late).await?;
-            late = overtaken(shard, &open, &answers);
+            ask_again(shard, connection, &check, &mut answers, &late).await?;
+            late = overtaken(shard, &check, &answers);
         }
         if *connection.grant.borrow() == grant {
             for Overtaken { at, .. } in late.iter().filter(|late| late.ended) {
@@ -168,7 +69,7 @@ pub(crate) async fn ask(
                 answers[*at].1 = Answer { room, fault: Some(changing()), ..Answer::default() };
             }
             let rooms = answers.into_iter().map(|(_, answer)| answer).collect();
-            return Ok(Answers { rooms, added: if all { open.take_additions() } else { Vec::new() } });
+            return Ok(Answers { rooms, added: if all { check.take_additions() } else { Vec::new() } });
         }
         // A newer token came meanwhile, and it may give less.
         metrics::RIGHTS_ASKED_AGAIN.inc();
@@ -180,14 +81,14 @@ pub(crate) async fn ask(
 async fn ask_again(
     shard: &Rc<Shard>,
     connection: &Connection,
-    open: &Open<'_>,
+    check: &Check<'_>,
     answers: &mut [(u64, Answer)],
     late: &[Overtaken],
 ) -> Result<(), Fault> {
     metrics::RIGHTS_ASKED_AGAIN.inc();
     for late in late.chunks(AT_ONCE) {
         let names = late.iter().map(|late| answers[late.at].1.room.clone()).collect();
-        let fresh = question(shard, connection, open, names, false, Pace::None).await?;
+        let fresh = question(shard, connection, check, names, false, Pace::None).await?;
         for (late, fresh) in late.iter().zip(fresh) {
             answers[late.at] = fresh;
         }
@@ -199,7 +100,7 @@ async fn ask_again(
 async fn question(
     shard: &Rc<Shard>,
     connection: &Connection,
-    open: &Open<'_>,
+    check: &Check<'_>,
     rooms: Vec<String>,
     all: bool,
     pace: Pace,
@@ -215,7 +116,7 @@ async fn question(
         if pace == Pace::Users {
             shard.paces.rooms(connection, named.max(1)).await?;
         }
-        let asked = open.clock();
+        let asked = check.clock();
         let op = call::Op::Subscribe(im_proto::v1::Subscribe { rooms, all });
         let reply::Result::Subscribed(answer) = super::call(shard, connection, op).await? else {
             return Err(translate::unexpected());
@@ -235,14 +136,14 @@ struct Overtaken {
     ended: bool,
 }
 
-fn overtaken(shard: &Rc<Shard>, open: &Open<'_>, answers: &[(u64, Answer)]) -> Vec<Overtaken> {
+fn overtaken(shard: &Rc<Shard>, check: &Check<'_>, answers: &[(u64, Answer)]) -> Vec<Overtaken> {
     let mut late = Vec::new();
     for (at, (asked, answer)) in answers.iter().enumerate() {
         let Ok(room) = RoomId::new(&answer.room) else { continue };
         if answer.fault.is_some() {
             continue;
         }
-        let ended = open.ended_since(&room, answer.head, *asked);
+        let ended = check.ended_since(&room, answer.head, *asked);
         if ended || shard.head(&room).is_some_and(|head| head.epoch > answer.epoch) {
             late.push(Overtaken { at, ended });
         }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use im_wire::code::CloseCode;
 
-use super::connection::Connection;
+use crate::connection::Connection;
 use crate::metrics;
 use crate::shard::Shard;
 

@@ -10,9 +10,9 @@ use im_wire::frame::Frame;
 use im_wire::ids::RoomId;
 use im_wire::{goim, golang_im};
 
-use super::connection::Connection;
 use super::established::Kind;
 use super::subscribe;
+use crate::connection::Connection;
 use crate::metrics;
 use crate::shard::Shard;
 use crate::translate;

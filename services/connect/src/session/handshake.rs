@@ -12,13 +12,13 @@ use im_wire::ids::UserId;
 use im_wire::native::{ClientOp, Position, Request, ServerOp, json};
 use im_wire::{goim, golang_im};
 
-use super::connection::{Identity, TokenFacts};
-use super::encode::Encoding;
 use super::established::{Established, Kind};
 use super::intake::Inbound;
 use super::native;
 use super::subscribe;
 use super::wire::Wire;
+use crate::connection::encoding::Encoding;
+use crate::connection::{Identity, TokenFacts};
 use crate::metrics;
 use crate::shard::upkeep_unix_ms;
 use crate::translate;

@@ -9,8 +9,8 @@ use im_wire::ids::{RoomId, Seq};
 use im_wire::native::{Body, ClientOp, Error, Request, ServerOp};
 
 use super::asking;
-use super::connection::{Connection, TokenFacts};
 use super::subscribe;
+use crate::connection::{Connection, TokenFacts};
 use crate::metrics;
 use crate::shard::{Shard, upkeep_unix_ms};
 use crate::translate;

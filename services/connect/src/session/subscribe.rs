@@ -9,7 +9,7 @@ use im_wire::ids::{RoomId, Seq};
 use im_wire::native::{Error, Position, ServerOp, SubscribedRoom};
 
 use super::asking::{self, Answers, Pace, Pauses};
-use super::connection::Connection;
+use crate::connection::Connection;
 use crate::hub::{Item, Place};
 use crate::shard::Shard;
 use crate::translate;

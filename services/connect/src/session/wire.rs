@@ -10,10 +10,10 @@ use im_wire::code::CloseCode;
 use im_wire::dialect::Entrance;
 use tokio::io::Interest;
 
-use super::connection::Connection;
 use super::early::FREE;
 use super::intake::{Inbound, Intake};
 use crate::accept::admission::{Place, Refusal};
+use crate::connection::Connection;
 use crate::metrics;
 use crate::shard::Shard;
 

@@ -9,9 +9,9 @@ use im_wire::ids::RoomId;
 
 use super::Shard;
 use super::questions::{Flight, Question};
+use crate::connection::Connection;
 use crate::hub::{Answer, Asker, Effect, Failure, Member, Place};
 use crate::metrics;
-use crate::session::connection::Connection;
 
 /// Why the client no longer hears a room whose log cannot be read.
 const UNREADABLE: &str = "unreadable";

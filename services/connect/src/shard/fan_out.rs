@@ -112,7 +112,7 @@ impl Shard {
     }
 
     /// Whether it is the end of what the connection hears there.
-    fn is_own(connection: &crate::session::connection::Connection, departure: &Departure) -> bool {
+    fn is_own(connection: &crate::connection::Connection, departure: &Departure) -> bool {
         // The end of a room is everybody's who is handed it.
         let Some(user) = &departure.user else { return true };
         connection.user().is_some_and(|own| own.as_str() == user)
@@ -123,7 +123,7 @@ impl Shard {
     /// departure is the last.
     fn note_rights(
         &self,
-        connection: &Rc<crate::session::connection::Connection>,
+        connection: &Rc<crate::connection::Connection>,
         room: &RoomId,
         items: &[Item],
     ) -> Option<usize> {
@@ -186,12 +186,7 @@ impl Shard {
     }
 
     /// The connection stops hearing a room that its user is no longer in, and is told.
-    pub(crate) fn drop_room(
-        &self,
-        connection: &Rc<crate::session::connection::Connection>,
-        room: &RoomId,
-        reason: &str,
-    ) {
+    pub(crate) fn drop_room(&self, connection: &Rc<crate::connection::Connection>, room: &RoomId, reason: &str) {
         if connection.forget(room) {
             self.hub.borrow_mut().leave(room, connection.key, Instant::now());
             self.questions.borrow_mut().leave(room, connection.key);

@@ -13,10 +13,10 @@ use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
 use super::Shard;
+use crate::connection::Connection;
 use crate::drain::{self, Pace};
 use crate::hub::Next;
 use crate::metrics;
-use crate::session::connection::Connection;
 use crate::translate::Signal;
 
 /// How many orders are taken at once.

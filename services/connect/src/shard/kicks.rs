@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use im_wire::code::CloseCode;
 
 use super::{Match, Shard};
-use crate::session::connection::Connection;
+use crate::connection::Connection;
 
 /// Kicks that are remembered at most; the oldest go first.
 const MOST: usize = 1_024;

@@ -10,8 +10,8 @@ use im_wire::ids::{RoomId, Seq};
 use im_wire::native::ServerOp;
 
 use super::{RoomsChange, Shard};
+use crate::connection::Connection;
 use crate::metrics;
-use crate::session::connection::Connection;
 use crate::session::{asking, subscribe};
 use crate::translate;
 

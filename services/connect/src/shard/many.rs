@@ -9,8 +9,8 @@ use im_wire::code::CloseCode;
 use tokio::sync::oneshot;
 
 use super::{Match, PerEncoding, Shard, Target};
+use crate::connection::Connection;
 use crate::metrics;
-use crate::session::connection::Connection;
 use crate::translate::Signal;
 
 /// Connections written to in one turn.

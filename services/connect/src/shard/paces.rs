@@ -12,9 +12,9 @@ use im_wire::code::ErrorCode;
 use im_wire::ids::UserId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::connection::Connection;
 use crate::metrics;
 use crate::options::Options;
-use crate::session::connection::Connection;
 use crate::translate;
 
 /// Pages of history of one user that are read at once.

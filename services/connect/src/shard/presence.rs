@@ -13,8 +13,8 @@ use im_proto::v1::{AssertPresence, Disconnected, Held, PresenceAsserted, call, r
 use tokio::sync::Notify;
 
 use super::{Shard, upkeep_unix_ms};
+use crate::connection::Connection;
 use crate::metrics;
-use crate::session::connection::Connection;
 
 /// Connections named in one assertion at most.
 const PART: usize = 500;

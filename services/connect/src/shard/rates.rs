@@ -9,8 +9,8 @@ use im_runtime::limits::address::Network;
 use im_runtime::limits::rate::{Bucket, Rate};
 use im_wire::ids::UserId;
 
+use crate::connection::Connection;
 use crate::options::Options;
-use crate::session::connection::Connection;
 
 /// See the module's top.
 pub(crate) struct Rates {

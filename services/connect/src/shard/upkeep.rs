@@ -11,8 +11,8 @@ use im_wire::ids::RoomId;
 use tokio::time::MissedTickBehavior;
 
 use super::Shard;
+use crate::connection::Connection;
 use crate::metrics;
-use crate::session::connection::Connection;
 
 /// How often retries and held pages are looked at.
 const TICK: Duration = Duration::from_millis(100);

@@ -1,5 +1,10 @@
 //! One client's connection as the shard sees it: its socket, its outbox, who it is, what it hears.
 
+mod accepts;
+pub(crate) mod checks;
+pub(crate) mod encoding;
+pub(crate) mod outbox;
+
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::io::{ErrorKind, IoSlice};
@@ -14,10 +19,10 @@ use im_wire::ids::{RoomId, Seq, UserId};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use super::accepts::Accepts;
-use super::asking::Asking;
-use super::encode::Encoding;
-use super::outbox::{Budget, Outbox};
+use self::accepts::Accepts;
+use self::checks::Checks;
+use self::encoding::{Encoding, Ending};
+use self::outbox::{Budget, Outbox};
 use crate::metrics;
 
 /// What logic said of the client.
@@ -50,14 +55,6 @@ struct Unfollowed {
     rooms: HashSet<RoomId>,
 }
 
-/// How a connection ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Ending {
-    pub(crate) code: CloseCode,
-    pub(crate) text: String,
-    pub(crate) after_ms: u32,
-}
-
 /// See the module's top. Lives on one shard's thread.
 pub(crate) struct Connection {
     pub(crate) key: u32,
@@ -74,8 +71,8 @@ pub(crate) struct Connection {
     pub(crate) follows_all: Cell<bool>,
     /// Of the user's list of rooms, as logic gave it when it was last compared; 0: not yet.
     pub(crate) list_digest: Cell<u64>,
-    /// While logic is asked what the user may hear.
-    pub(crate) asking: RefCell<Option<Box<Asking>>>,
+    /// While logic checks what the user may hear.
+    checks: RefCell<Option<Box<Checks>>>,
     /// Rooms of the user that a connection which follows all of them was told to leave.
     unfollowed: RefCell<Option<Box<Unfollowed>>>,
     /// goim: the operations it wants of pushes; empty: all.
@@ -120,7 +117,7 @@ impl Connection {
             rooms: RefCell::default(),
             follows_all: Cell::new(false),
             list_digest: Cell::new(0),
-            asking: RefCell::default(),
+            checks: RefCell::default(),
             unfollowed: RefCell::default(),
             accepts: RefCell::default(),
             room: RefCell::default(),

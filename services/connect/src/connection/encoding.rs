@@ -6,9 +6,16 @@ use im_wire::ids::RoomId;
 use im_wire::native::{Body, Message, Response, ServerOp, binary, json};
 use im_wire::{frame, goim, golang_im, websocket};
 
-use super::connection::Ending;
 use crate::hub::Item;
 use crate::translate::Signal;
+
+/// How a connection ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ending {
+    pub(crate) code: CloseCode,
+    pub(crate) text: String,
+    pub(crate) after_ms: u32,
+}
 
 /// The ways in which clients hear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
