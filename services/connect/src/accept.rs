@@ -14,9 +14,10 @@ use im_runtime::limits::rate::{Bucket, Rate};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::clock::unix_ms;
 use crate::metrics;
 use crate::session;
-use crate::shard::{Shard, upkeep_unix_ms};
+use crate::shard::Shard;
 use admission::{Place, Refusal};
 
 /// Connections that the kernel holds until they are accepted.
@@ -81,7 +82,7 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: TcpListener, tcp: bool) {
 
 fn enter(shard: &Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool) {
     let own = (!is_relay(shard, address, tcp)).then_some(address);
-    if shard.bans.refuses(&Who { address: own, ..Who::default() }, upkeep_unix_ms).is_some() {
+    if shard.bans.refuses(&Who { address: own, ..Who::default() }, unix_ms).is_some() {
         metrics::REFUSED.with_label_values(&["banned"]).inc();
         return;
     }

@@ -14,10 +14,11 @@ use im_proto::v1::{Ban, BanChanges, Fault, call, reply};
 use im_wire::code::CloseCode;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::unix_ms;
 use crate::connection::Connection;
 use crate::downlink::router::Router;
 use crate::metrics;
-use crate::shard::{Order, Shard, upkeep_unix_ms};
+use crate::shard::{Order, Shard};
 use crate::translate;
 use crate::uplink::Logic;
 
@@ -112,7 +113,7 @@ impl Shard {
             who.device_unproven = identity.token.get().device_unproven;
             who.issued_ms = identity.token.get().issued_ms;
         }
-        if let Some((kind, ban)) = self.bans.refuses(&who, upkeep_unix_ms)
+        if let Some((kind, ban)) = self.bans.refuses(&who, unix_ms)
             && connection.ending().is_none()
         {
             metrics::BANNED.with_label_values(&[kind.name()]).inc();

@@ -5,6 +5,7 @@
 
 mod accept;
 mod bans;
+mod clock;
 mod connection;
 pub mod downlink;
 pub mod drain;

@@ -53,7 +53,6 @@ use crate::session::early::Early;
 use crate::uplink::shared::Shared;
 
 pub(crate) use inbox::{Inbox, Match, Order, RoomsChange, Target};
-pub(crate) use upkeep::unix_ms as upkeep_unix_ms;
 
 /// What failed is asked again after so long, then after twice as long and so on.
 const RETRY: Duration = Duration::from_millis(200);

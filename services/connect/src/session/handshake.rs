@@ -17,10 +17,10 @@ use super::intake::Inbound;
 use super::native;
 use super::subscribe;
 use super::wire::Wire;
+use crate::clock::unix_ms;
 use crate::connection::encoding::Encoding;
 use crate::connection::{Identity, TokenFacts};
 use crate::metrics;
-use crate::shard::upkeep_unix_ms;
 use crate::translate;
 
 /// WebSocket pings and pongs that may come before auth.
@@ -298,7 +298,7 @@ impl<'a> Unidentified<'a> {
                         conn: connection.id.clone(),
                         node: shard.options.node.clone(),
                         heartbeat_ms: u32::try_from(shard.options.heartbeat_timeout.as_millis()).unwrap_or(u32::MAX),
-                        time_ms: upkeep_unix_ms(),
+                        time_ms: unix_ms(),
                         expires_ms: connection.expires_ms.get(),
                     };
                     connection.write(&encoding.response(req, op));

@@ -10,9 +10,10 @@ use im_wire::native::{Body, ClientOp, Error, Request, ServerOp};
 
 use super::asking;
 use super::subscribe;
+use crate::clock::unix_ms;
 use crate::connection::{Connection, TokenFacts};
 use crate::metrics;
-use crate::shard::{Shard, upkeep_unix_ms};
+use crate::shard::Shard;
 use crate::translate;
 
 /// Takes one request of an established session. Never waits: what needs logic goes on by itself.
@@ -25,7 +26,7 @@ pub(crate) fn take(shard: &Rc<Shard>, connection: &Rc<Connection>, request: Requ
             let error = Error { code: ErrorCode::WrongState, text, retryable: false, field: None };
             answer(connection, req, ServerOp::Error(error));
         }
-        ClientOp::Ping => answer(connection, req, ServerOp::Pong { time_ms: upkeep_unix_ms() }),
+        ClientOp::Ping => answer(connection, req, ServerOp::Pong { time_ms: unix_ms() }),
         ClientOp::Subscribe { rooms, all } => {
             let work = subscribe::subscribe(Rc::clone(shard), Rc::clone(connection), req, rooms, all);
             in_flight(shard, connection, work);

@@ -12,7 +12,8 @@ use bytes::Bytes;
 use im_proto::v1::{AssertPresence, Disconnected, Held, PresenceAsserted, call, reply};
 use tokio::sync::Notify;
 
-use super::{Shard, upkeep_unix_ms};
+use super::Shard;
+use crate::clock::unix_ms;
 use crate::connection::Connection;
 use crate::metrics;
 
@@ -199,7 +200,7 @@ impl Shard {
 
     fn part(&self, from: u32) -> Part {
         let connections = self.connections.borrow();
-        let (now, now_ms) = (Instant::now(), upkeep_unix_ms());
+        let (now, now_ms) = (Instant::now(), unix_ms());
         // No place is taken beyond.
         let bound = u32::try_from(connections.capacity()).unwrap_or(u32::MAX);
         let (mut key, mut held) = (from, Vec::new());

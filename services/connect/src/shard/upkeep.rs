@@ -3,7 +3,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use im_runtime::admin::Pulse;
 use im_wire::code::CloseCode;
@@ -11,6 +11,7 @@ use im_wire::ids::RoomId;
 use tokio::time::MissedTickBehavior;
 
 use super::Shard;
+use crate::clock::unix_ms;
 use crate::connection::Connection;
 use crate::metrics;
 
@@ -18,11 +19,6 @@ use crate::metrics;
 const TICK: Duration = Duration::from_millis(100);
 /// How many ticks pass between looks at every connection.
 const SLOW: u64 = 10;
-
-/// Unix milliseconds.
-pub(crate) fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
 
 impl Shard {
     /// Runs as long as the shard, and shows by the pulse that it turns.
