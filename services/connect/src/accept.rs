@@ -58,7 +58,7 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: TcpListener, tcp: bool) {
         match accepted {
             Ok((stream, peer)) => {
                 #[cfg(test)]
-                crate::shard::planted::pass(&shard.options.node, shard.number, "accept");
+                crate::planted::pass(&shard.options.node, shard.number, "accept");
                 let address = peer.ip().to_canonical();
                 if !is_relay(&shard, address, tcp) && !shard.rates.accept(address, Instant::now()) {
                     refuse(&shard, stream, address, tcp, Refusal::AddressTooFast);

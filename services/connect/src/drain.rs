@@ -1,51 +1,14 @@
-//! A node that leaves: it goes on accepting for a moment, only to say "move"; then it tells every client to move, in
-//! random order and at a pace; it delivers and answers until each has gone; at the deadline it closes the rest with a
-//! code that says "resume".
+//! A node that leaves, as a whole: its shards share the clients to be told, see `shard/drain.rs` for what each does.
 
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use im_wire::code::CloseCode;
-use im_wire::native::ServerOp;
-use rand::seq::SliceRandom;
 use serde_json::json;
 
-use crate::connection::Connection;
-use crate::shard::Shard;
-use crate::{Handle, metrics};
-
-/// How a drain goes, for one shard.
-#[derive(Debug, Clone)]
-pub(crate) struct Pace {
-    /// Clients told per second.
-    pub(crate) per_second: f64,
-    /// How long new clients are still accepted.
-    pub(crate) accept: Duration,
-    /// When the rest is closed.
-    pub(crate) deadline: Instant,
-    /// Addresses to move to, best first.
-    pub(crate) to: Arc<Vec<String>>,
-}
-
-/// A drain under way.
-#[derive(Debug)]
-pub(crate) struct Draining(Pace);
-
-/// The whole node's drain, as people and operators see it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Status {
-    /// Clients there were when it began.
-    pub initial: usize,
-    /// Clients there are.
-    pub current: usize,
-    /// Told to move per second.
-    pub per_second: f64,
-    /// Since when.
-    pub since: Instant,
-    /// When the rest is closed.
-    pub deadline: Instant,
-}
+use crate::metrics;
+use crate::service::Handle;
+pub use crate::service::Status;
+use crate::shard::mailbox::{Order, Pace};
 
 /// What `GET /drain` on the admin port answers, as docs/http-api.md says. Fields are only added within a version.
 pub fn page(handle: &Handle) -> serde_json::Value {
@@ -76,61 +39,61 @@ pub struct Drained {
     pub forced: usize,
 }
 
-/// Begins on one shard; it goes on beside everything else.
-pub(crate) fn begin(shard: &Rc<Shard>, pace: Pace) {
-    if shard.draining.borrow_mut().replace(Draining(pace.clone())).is_some() {
-        return;
-    }
-    tokio::task::spawn_local(drain(Rc::clone(shard), pace));
-}
-
-async fn drain(shard: Rc<Shard>, pace: Pace) {
-    let begun = Instant::now();
-    let mut everyone = shard.everyone();
-    everyone.shuffle(&mut rand::rng());
-    let closing = Rc::clone(&shard);
-    let accept = pace.accept;
-    tokio::task::spawn_local(async move {
-        tokio::time::sleep(accept).await;
-        closing.accepting.cancel();
-    });
-    for (number, connection) in everyone.iter().enumerate() {
-        let due = begun + Duration::from_secs_f64(number as f64 / pace.per_second.max(1.0));
-        tokio::time::sleep_until(due.into()).await;
-        tell(connection, &pace);
-    }
-    tokio::time::sleep_until(pace.deadline.into()).await;
-    for connection in shard.everyone() {
-        connection.end(CloseCode::GoingAway, "the node ends: resume elsewhere");
-    }
-}
-
-/// Tells one client to move. The foreign dialects have no word for it: their clients are closed, and come back.
-fn tell(connection: &Connection, pace: &Pace) {
-    if connection.user().is_none() || connection.moved.replace(true) || connection.ending().is_some() {
-        return;
-    }
-    metrics::MOVED.inc();
-    let left = pace.deadline.saturating_duration_since(Instant::now());
-    if !connection.encoding.get().is_native() {
-        connection.end(CloseCode::Moved, "the node ends: connect elsewhere");
-        return;
-    }
-    let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
-    let op = ServerOp::Move {
-        after_ms: rand::random_range(0..500),
-        deadline_ms: ms(left),
-        to: pace.to.to_vec(),
-        reason: "draining".to_owned(),
-    };
-    connection.write(&connection.encoding.get().response(0, op));
-}
-
-impl Shard {
-    /// A client that came in while the node drains is told at once.
-    pub(crate) fn greet_while_draining(&self, connection: &Connection) {
-        if let Some(Draining(pace)) = &*self.draining.borrow() {
-            tell(connection, pace);
+impl Handle {
+    /// Begins or continues to leave, see [`crate::drain`]; returns when the last client has gone or the deadline is
+    /// over. `to`: addresses for clients to move to.
+    pub async fn drain(&self, deadline: Duration, to: Vec<String>) -> Drained {
+        let status = self.begin_drain(deadline, to).await;
+        let accepting = status.since + self.0.options.drain_accept.min(deadline);
+        let ended = status.deadline + Duration::from_secs(3);
+        let mut forced = 0;
+        // Even an empty node goes on accepting for a moment: clients that are just coming are told where to go.
+        while self.connections() > 0 && Instant::now() < ended || Instant::now() < accepting {
+            if Instant::now() < status.deadline {
+                forced = self.connections();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        if Instant::now() < status.deadline {
+            forced = 0;
+        }
+        self.0.beating.cancel();
+        self.0.say_alive(true).await;
+        Drained { initial: status.initial, forced }
+    }
+
+    async fn begin_drain(&self, deadline: Duration, to: Vec<String>) -> Status {
+        let now = Instant::now();
+        let initial = self.connections();
+        let options = &self.0.options;
+        // The last clients shall have as long as a reconnect takes before the deadline.
+        let telling = (deadline.saturating_sub(options.drain_accept)).as_secs_f64().max(1.0) * 0.75;
+        let per_second = (initial as f64 / telling).max(f64::from(options.drain_floor));
+        let status = Status { initial, current: initial, per_second, since: now, deadline: now + deadline };
+        {
+            let mut draining = self.0.draining.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(status) = &*draining {
+                return status.clone();
+            }
+            *draining = Some(status.clone());
+        }
+        metrics::DRAINING.set(1);
+        let (doors, to) = (self.0.router.doors(), Arc::new(to));
+        for door in doors {
+            let pace = Pace {
+                per_second: per_second / doors.len() as f64,
+                accept: options.drain_accept,
+                deadline: status.deadline,
+                to: Arc::clone(&to),
+            };
+            let _ended = door.orders.send(Order::Drain(pace)).await;
+        }
+        status
+    }
+
+    /// The drain under way, where there is one.
+    pub fn draining(&self) -> Option<Status> {
+        let status = self.0.draining.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        Some(Status { current: self.connections(), ..status })
     }
 }

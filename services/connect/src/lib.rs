@@ -15,6 +15,9 @@ mod hub;
 pub mod measure;
 mod metrics;
 pub mod options;
+#[cfg(test)]
+mod planted;
+mod reactor;
 pub mod serve;
 pub mod service;
 mod session;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
@@ -22,11 +22,12 @@ use tokio_util::sync::CancellationToken;
 use crate::accept::{self, admission::Admission};
 use crate::bans;
 use crate::downlink::Bus;
-use crate::downlink::router::{Door, Router};
-use crate::drain::{Drained, Pace, Status};
+use crate::downlink::router::Router;
 use crate::metrics;
 use crate::options::Options;
-use crate::shard::{Inbox, Match, Order, RoomsChange, Shard, Target, thread};
+use crate::reactor::thread;
+use crate::shard::Shard;
+use crate::shard::mailbox::{self, Match, Order, RoomsChange, Target};
 use crate::translate;
 use crate::uplink::{Logic, shared::Shared};
 
@@ -106,7 +107,7 @@ impl Service {
         let admission = Admission::new(&options);
         let accepting = CancellationToken::new();
         let (doors, inboxes): (Vec<_>, Vec<_>) =
-            (0..options.shards).map(|_| inbox(options.shard_queue, options.shard_queue_bytes)).unzip();
+            (0..options.shards).map(|_| mailbox::mailbox(options.shard_queue, options.shard_queue_bytes)).unzip();
         let router = Arc::new(Router::new(Arc::clone(&parts.bus), doors, &options.node));
         let bans: Arc<Bans> = Arc::default();
         let mut bus = Some(parts.bus);
@@ -153,12 +154,6 @@ impl Service {
     }
 }
 
-fn inbox(places: usize, bytes: usize) -> (Door, Inbox) {
-    let (sender, orders) = queue(places, bytes);
-    let disturbed = Arc::new(AtomicBool::new(false));
-    (Door { orders: sender, disturbed: Arc::clone(&disturbed) }, Inbox { orders, disturbed })
-}
-
 async fn compare_after_losses(router: Arc<Router>, mut losses: watch::Receiver<u64>) {
     while losses.changed().await.is_ok() {
         router.compare_all().await;
@@ -179,22 +174,37 @@ async fn beat(handle: Handle) {
     }
 }
 
-struct Node {
+/// The whole node's drain, as people and operators see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Status {
+    /// Clients there were when it began.
+    pub initial: usize,
+    /// Clients there are.
+    pub current: usize,
+    /// Told to move per second.
+    pub per_second: f64,
+    /// Since when.
+    pub since: Instant,
+    /// When the rest is closed.
+    pub deadline: Instant,
+}
+
+pub(crate) struct Node {
     tcp: SocketAddr,
     ws: SocketAddr,
-    options: Arc<Options>,
+    pub(crate) options: Arc<Options>,
     logic: Arc<dyn Logic>,
     admission: Arc<Admission>,
-    router: Arc<Router>,
-    draining: Mutex<Option<Status>>,
-    beating: CancellationToken,
+    pub(crate) router: Arc<Router>,
+    pub(crate) draining: Mutex<Option<Status>>,
+    pub(crate) beating: CancellationToken,
     /// Whether logic reads differences of counts; until it has said so it gets all of them too.
     knows_counts: AtomicBool,
 }
 
 impl Node {
     /// One beat. Where more counts have changed than one takes, the others follow at once.
-    async fn say_alive(&self, leaving: bool) {
+    pub(crate) async fn say_alive(&self, leaving: bool) {
         let mut ask = self.router.to_ask();
         loop {
             let change = self.router.change();
@@ -229,7 +239,7 @@ impl Node {
 
 /// The running node; clones are the same node.
 #[derive(Clone)]
-pub struct Handle(Arc<Node>);
+pub struct Handle(pub(crate) Arc<Node>);
 
 impl std::fmt::Debug for Handle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -294,62 +304,5 @@ impl Handle {
         });
         let all = tokio::time::timeout(SHARD_TIMEOUT, futures::future::join_all(asked)).await;
         all.map_or(0, |answers| answers.into_iter().flatten().sum())
-    }
-
-    /// Begins or continues to leave, see [`crate::drain`]; returns when the last client has gone or the deadline is
-    /// over. `to`: addresses for clients to move to.
-    pub async fn drain(&self, deadline: Duration, to: Vec<String>) -> Drained {
-        let status = self.begin_drain(deadline, to).await;
-        let accepting = status.since + self.0.options.drain_accept.min(deadline);
-        let ended = status.deadline + Duration::from_secs(3);
-        let mut forced = 0;
-        // Even an empty node goes on accepting for a moment: clients that are just coming are told where to go.
-        while self.connections() > 0 && Instant::now() < ended || Instant::now() < accepting {
-            if Instant::now() < status.deadline {
-                forced = self.connections();
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        if Instant::now() < status.deadline {
-            forced = 0;
-        }
-        self.0.beating.cancel();
-        self.0.say_alive(true).await;
-        Drained { initial: status.initial, forced }
-    }
-
-    async fn begin_drain(&self, deadline: Duration, to: Vec<String>) -> Status {
-        let now = Instant::now();
-        let initial = self.connections();
-        let options = &self.0.options;
-        // The last clients shall have as long as a reconnect takes before the deadline.
-        let telling = (deadline.saturating_sub(options.drain_accept)).as_secs_f64().max(1.0) * 0.75;
-        let per_second = (initial as f64 / telling).max(f64::from(options.drain_floor));
-        let status = Status { initial, current: initial, per_second, since: now, deadline: now + deadline };
-        {
-            let mut draining = self.0.draining.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(status) = &*draining {
-                return status.clone();
-            }
-            *draining = Some(status.clone());
-        }
-        metrics::DRAINING.set(1);
-        let (doors, to) = (self.0.router.doors(), Arc::new(to));
-        for door in doors {
-            let pace = Pace {
-                per_second: per_second / doors.len() as f64,
-                accept: options.drain_accept,
-                deadline: status.deadline,
-                to: Arc::clone(&to),
-            };
-            let _ended = door.orders.send(Order::Drain(pace)).await;
-        }
-        status
-    }
-
-    /// The drain under way, where there is one.
-    pub fn draining(&self) -> Option<Status> {
-        let status = self.0.draining.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        Some(Status { current: self.connections(), ..status })
     }
 }

@@ -1,8 +1,6 @@
 //! One client from accept to close. Before auth a session is an [`handshake::Unidentified`], afterwards an
 //! [`established::Established`]; the first cannot do what the second can.
 
-pub(crate) mod asking;
-pub(crate) mod early;
 mod established;
 mod foreign;
 mod handshake;
@@ -15,17 +13,13 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use im_proto::v1::{Fault, call, reply};
-use im_wire::code::{CloseCode, ErrorCode};
 use im_wire::dialect::Entrance;
-use prost::Message as _;
 use tokio::net::TcpStream;
 
 use crate::accept::admission::Place;
 use crate::connection::Connection;
 use crate::metrics;
 use crate::shard::Shard;
-use crate::translate;
 use handshake::Unidentified;
 use wire::Wire;
 
@@ -49,35 +43,6 @@ pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, address: IpAddr, 
     shard.exit(&connection);
     shard.ended(&connection);
     Box::pin(close(&connection, &mut wire)).await;
-}
-
-/// One call of logic for an authenticated connection. Where logic does not know its own seal under what the connection was
-/// granted (a store that was emptied may have lost the key), the call was not made, and the connection ends so that the client
-/// authenticates again. Lists of bans do not change everywhere at the same time: whom logic refuses as banned is sent away where
-/// this node's list says so too, and tries again where it does not.
-pub(crate) async fn call(shard: &Shard, connection: &Connection, op: call::Op) -> Result<reply::Result, Fault> {
-    let _turn = match &op {
-        call::Op::History(_) => shard.paces.turn(connection).await?,
-        _ => None,
-    };
-    let grant = connection.grant.borrow().clone();
-    let answer = shard.logic.call(grant, &connection.id, op).await;
-    // A token that is of no use is a fault of the field that names it.
-    let unknown = |fault: &Fault| fault.code == ErrorCode::Unauthenticated.name() && fault.field.is_empty();
-    if let Ok(reply::Result::History(page)) = &answer {
-        shard.paces.has_read(connection, page.encoded_len());
-    }
-    if answer.as_ref().is_err_and(unknown) {
-        connection.end(CloseCode::Unavailable, "the connection must be authenticated again");
-    }
-    if answer.as_ref().is_err_and(|fault| fault.code == ErrorCode::Banned.name()) {
-        shard.refuse_banned(connection);
-        if connection.ending().is_none() {
-            let text = "a ban is not known, or not lifted, everywhere yet: try again";
-            return Err(translate::retryable(ErrorCode::Unavailable, text));
-        }
-    }
-    answer
 }
 
 /// Says why, gives the words time to leave, and closes.

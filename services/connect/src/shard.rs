@@ -3,20 +3,24 @@
 
 mod answers;
 mod asking;
+mod bans;
+mod bus;
+mod call;
+mod drain;
+pub(crate) mod early;
 mod fan_out;
-mod inbox;
+pub(crate) mod follow;
 mod kicks;
 mod lists;
 mod load;
+pub(crate) mod mailbox;
 mod many;
 mod paces;
-#[cfg(test)]
-pub(crate) mod planted;
 mod presence;
 mod questions;
 pub(crate) mod rates;
 mod relief;
-pub(crate) mod thread;
+pub(crate) mod rights;
 mod upkeep;
 
 use std::cell::{Cell, RefCell};
@@ -34,7 +38,9 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::fan_out::DELETED;
 
 use self::answers::Answered;
+use self::early::Early;
 use self::load::Load;
+use self::mailbox::Pace;
 use self::many::Many;
 use self::paces::Paces;
 use self::presence::Ends;
@@ -45,14 +51,10 @@ use crate::connection::encoding::Encoding;
 use crate::connection::outbox::Budget;
 use crate::connection::{Connection, Hearing};
 use crate::downlink::router::Router;
-use crate::drain::Draining;
 use crate::hub::{Hub, Limits, Place};
 use crate::metrics;
 use crate::options::Options;
-use crate::session::early::Early;
 use crate::uplink::shared::Shared;
-
-pub(crate) use inbox::{Inbox, Match, Order, RoomsChange, Target};
 
 /// What failed is asked again after so long, then after twice as long and so on.
 const RETRY: Duration = Duration::from_millis(200);
@@ -76,7 +78,7 @@ pub(crate) struct Shard {
     pub(crate) bans: Arc<Bans>,
     /// While connections are looked through for banned ones: whether they are to be once more.
     pub(crate) sweeping: Cell<Option<bool>>,
-    pub(crate) draining: RefCell<Option<Draining>>,
+    pub(crate) draining: RefCell<Option<Pace>>,
     /// Bytes from sockets pass through here; nothing stays.
     pub(crate) read_buffer: RefCell<Vec<u8>>,
     router: Arc<Router>,
@@ -97,7 +99,7 @@ pub(crate) struct Shard {
     /// Pushes and kicks under way.
     many: RefCell<Many>,
     /// Something is to be delivered that did not come through the inbox.
-    stirred: Notify,
+    pub(crate) stirred: Notify,
     compare_step: Cell<u64>,
     kicks: RefCell<VecDeque<kicks::Kick>>,
     lists: lists::Lists,

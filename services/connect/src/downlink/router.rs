@@ -1,33 +1,16 @@
 //! Which shards have which rooms: what the bus brings crosses to a shard once, and only where somebody hears it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use im_proto::v1::{BusEvent, OnlineCounts, bus_event};
-use im_runtime::limits::queue::{Receiver, Sender};
+use im_runtime::limits::queue::Receiver;
 use im_wire::ids::RoomId;
 
 use super::{Bus, Tidings};
 use crate::metrics;
-use crate::shard::Order;
+use crate::shard::mailbox::{Door, Order};
 use crate::translate;
-
-/// One shard's queue, seen from outside.
-pub(crate) struct Door {
-    pub(crate) orders: Sender<Order>,
-    pub(crate) disturbed: Arc<AtomicBool>,
-}
-
-impl Door {
-    /// Events are dropped where the queue is full, by their number or their bytes; the shard compares its rooms then.
-    fn event(&self, order: Order) {
-        if self.orders.try_send(order).is_err() {
-            metrics::SHARD_QUEUE_FULL.inc();
-            self.disturbed.store(true, Ordering::Release);
-        }
-    }
-}
 
 #[derive(Default)]
 struct Route {
@@ -113,7 +96,7 @@ impl Router {
             metrics::BUS_QUEUE.set(tidings.len() as i64);
             metrics::BUS_QUEUE_BYTES.set(tidings.bytes() as i64);
             #[cfg(test)]
-            crate::shard::planted::pass(&self.node, 0, "router");
+            crate::planted::pass(&self.node, 0, "router");
             match one {
                 Tidings::Event(event) => self.event(event),
                 Tidings::Subscribed(room) => self.confirmed(room),
@@ -261,31 +244,9 @@ impl Router {
 
 #[cfg(test)]
 mod tests {
-    use im_runtime::limits::queue::queue;
-    use im_wire::native::{Body, Message};
+    use im_runtime::limits::queue::Sender;
 
     use super::*;
-
-    #[test]
-    fn a_shards_queue_is_bounded_in_bytes_and_a_loss_is_told() {
-        let (orders, mut inbox) = queue(1_000, 1 << 20);
-        let disturbed = Arc::new(AtomicBool::new(false));
-        let door = Door { orders, disturbed: Arc::clone(&disturbed) };
-        let message = |length: usize| {
-            let (room, kind) = (RoomId::new("r").unwrap(), "text".to_owned());
-            let (id, from, client_id) = Default::default();
-            let body = Body::Binary(vec![0; length].into());
-            Order::Logged(Arc::new(Message { room, epoch: 1, seq: 1, id, from, client_id, kind, body, time_ms: 0 }))
-        };
-        for _ in 0..100 {
-            door.event(message(64 << 10));
-        }
-        let mut take_all = || std::iter::from_fn(|| inbox.try_recv().ok()).count();
-        assert_eq!(take_all(), 15, "as many as the bytes allow");
-        assert!(disturbed.load(Ordering::Relaxed), "the shard compares its rooms");
-        (0..2_000).for_each(|_| door.event(message(10)));
-        assert_eq!(take_all(), 1_000, "and as many as there are places for");
-    }
 
     struct Deaf;
 

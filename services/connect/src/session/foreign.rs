@@ -92,7 +92,7 @@ impl Client<'_> {
     }
 
     async fn call(&self, op: call::Op) -> Result<reply::Result, String> {
-        let answer = super::call(self.shard, self.connection, op).await;
+        let answer = self.shard.call(self.connection, op).await;
         answer.map_err(|fault| {
             let error = translate::error(fault);
             format!("{}: {}", error.code, error.text)

@@ -8,12 +8,11 @@ use im_wire::code::ErrorCode;
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::{Body, ClientOp, Error, Request, ServerOp};
 
-use super::asking;
 use super::subscribe;
 use crate::clock::unix_ms;
 use crate::connection::{Connection, TokenFacts};
 use crate::metrics;
-use crate::shard::Shard;
+use crate::shard::{Shard, rights};
 use crate::translate;
 
 /// Takes one request of an established session. Never waits: what needs logic goes on by itself.
@@ -107,7 +106,7 @@ fn ask(
     // Which end of a page of history is the one that was asked for.
     let forward = matches!(&op, call::Op::History(pb::History { after: Some(_), .. }));
     in_flight(shard, connection, async move {
-        let op = match super::call(&asked, &asker, op).await {
+        let op = match asked.call(&asker, op).await {
             Ok(result) => read(&asker, result).ok_or_else(translate::unexpected),
             Err(fault) => Err(fault),
         };
@@ -215,7 +214,7 @@ fn refresh(shard: &Rc<Shard>, connection: &Rc<Connection>, req: u32, token: Stri
             }
             let rooms: Vec<RoomId> = connection.rooms.borrow().keys().cloned().collect();
             if !as_wide && !rooms.is_empty() {
-                tokio::task::spawn_local(asking::recheck(own, own_connection, rooms));
+                tokio::task::spawn_local(rights::recheck(own, own_connection, rooms));
             }
             Some(ServerOp::Refreshed { expires_ms })
         }

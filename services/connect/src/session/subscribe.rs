@@ -8,10 +8,11 @@ use im_wire::code::ErrorCode;
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::{Error, Position, ServerOp, SubscribedRoom};
 
-use super::asking::{self, Answers, Pace, Pauses};
 use crate::connection::Connection;
 use crate::hub::{Item, Place};
 use crate::shard::Shard;
+use crate::shard::follow::follow;
+use crate::shard::rights::{self, Answers, Pace};
 use crate::translate;
 
 /// A native client's subscription: the results first, then what it missed, then live.
@@ -24,7 +25,7 @@ pub(crate) async fn subscribe(
 ) {
     let encoding = connection.encoding.get();
     let names = positions.iter().map(|position| position.room.to_string()).collect();
-    let Answers { rooms: answers, added } = match asking::ask(&shard, &connection, names, all, Pace::Users).await {
+    let Answers { rooms: answers, added } = match rights::ask(&shard, &connection, names, all, Pace::Users).await {
         Ok(answers) => answers,
         Err(fault) => {
             if all {
@@ -84,62 +85,10 @@ pub(crate) async fn subscribe(
     }
 }
 
-/// The user has become a member of rooms, and the connection follows all of them: heard from their beginning of
-/// membership on. Where logic does not answer, it is asked again a few times; after that the comparison of the user's list
-/// finds the rooms.
-pub(crate) async fn follow(shard: Rc<Shard>, connection: Rc<Connection>, rooms: Vec<RoomId>) {
-    const TRIES: usize = 4;
-    let mut pauses = Pauses::new();
-    for rooms in rooms.chunks(asking::AT_ONCE) {
-        for attempt in 1.. {
-            match asking::ask(&shard, &connection, rooms.iter().map(RoomId::to_string).collect(), false, Pace::Users)
-                .await
-            {
-                Ok(answers) => {
-                    answers.rooms.into_iter().for_each(|answer| follow_one(&shard, &connection, answer));
-                    break;
-                }
-                Err(_) if attempt < TRIES => tokio::time::sleep(pauses.next()).await,
-                Err(_) => {
-                    connection.list_digest.set(0);
-                    return;
-                }
-            }
-        }
-    }
-}
-
-fn follow_one(shard: &Rc<Shard>, connection: &Rc<Connection>, answer: Answer) {
-    let Ok(room) = RoomId::new(&answer.room) else { return };
-    if answer.fault.is_some() || shard.is_gone(connection) {
-        if answer.fault.is_some_and(|fault| fault.retryable) {
-            connection.list_digest.set(0);
-        }
-        return;
-    }
-    if connection.rooms.borrow().contains_key(&room) {
-        return connection.checked(&room, answer.head);
-    }
-    let full = connection.rooms.borrow().len() >= shard.options.max_rooms;
-    if !connection.follows_all.get() {
-        return connection.write(&connection.encoding.get().response(0, joined(room, false, "joined")));
-    }
-    let reason = if full { "limit_reached" } else { "joined" };
-    connection.write(&connection.encoding.get().response(0, joined(room.clone(), !full, reason)));
-    if full {
-        return;
-    }
-    let head = Place { epoch: answer.epoch, seq: answer.head };
-    // A direct room comes into being with its first message, which the user has not had; a group begins at joining.
-    let after = Place { epoch: answer.epoch, seq: answer.joined.min(answer.head) };
-    connection.follow_again(&room);
-    shard.join(connection, &room, after, head);
-}
-
 /// A goim or golang-im client enters a room, from now on, and leaves the one it was in. Returns whether it may.
 pub(crate) async fn enter(shard: &Rc<Shard>, connection: &Rc<Connection>, room: &str) -> bool {
     let Ok(room) = RoomId::new(room) else { return false };
-    let Ok(answers) = asking::ask(shard, connection, vec![room.to_string()], false, Pace::Users).await else {
+    let Ok(answers) = rights::ask(shard, connection, vec![room.to_string()], false, Pace::Users).await else {
         return false;
     };
     let Some(answer) = answers.rooms.into_iter().find(|answer| answer.fault.is_none()) else { return false };
@@ -155,10 +104,6 @@ pub(crate) async fn enter(shard: &Rc<Shard>, connection: &Rc<Connection>, room: 
         shard.join(connection, &room, head, head);
     }
     true
-}
-
-fn joined(room: RoomId, subscribed: bool, reason: &str) -> ServerOp {
-    ServerOp::RoomChanged { room, subscribed, reason: reason.to_owned() }
 }
 
 fn result(room: RoomId, answer: Answer) -> SubscribedRoom {

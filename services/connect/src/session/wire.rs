@@ -10,12 +10,12 @@ use im_wire::code::CloseCode;
 use im_wire::dialect::Entrance;
 use tokio::io::Interest;
 
-use super::early::FREE;
 use super::intake::{Inbound, Intake};
 use crate::accept::admission::{Place, Refusal};
 use crate::connection::Connection;
 use crate::metrics;
 use crate::shard::Shard;
+use crate::shard::early::FREE;
 
 /// What a client that has been told to go may still send before it is cut off.
 const LAST_WORDS: usize = 1 << 20;

@@ -43,7 +43,7 @@ struct Departures {
 
 impl Shard {
     /// Writes what the hub has put in order to the rooms' live members, so far as it takes no longer than others may wait.
-    pub(super) fn deliver_some(&self) -> Next {
+    pub(crate) fn deliver_some(&self) -> Next {
         let now = Instant::now();
         let hold = self.load.borrow_mut().hold(now, self.options.coalesce);
         let turn = Turn { members: PART, now, hold };

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use im_wire::code::CloseCode;
 
-use super::{Match, Shard};
+use super::Shard;
+use super::mailbox::Match;
 use crate::connection::Connection;
 
 /// Kicks that are remembered at most; the oldest go first.

@@ -9,10 +9,11 @@ use im_proto::v1::{Fault, KnownList, KnownRooms, RoomList, call, reply};
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::ServerOp;
 
-use super::{RoomsChange, Shard};
+use super::follow::follow;
+use super::mailbox::RoomsChange;
+use super::{Shard, rights};
 use crate::connection::Connection;
 use crate::metrics;
-use crate::session::{asking, subscribe};
 use crate::translate;
 
 /// Lists compared in one call.
@@ -40,7 +41,7 @@ const UNDER_WAY: usize = 32;
 impl Shard {
     /// The user's rooms have changed, as logic says. Returns how many of their connections are here. Without a user it says that
     /// something could not be told.
-    pub(super) fn rooms_changed(self: &Rc<Self>, change: &RoomsChange) -> u64 {
+    pub(crate) fn rooms_changed(self: &Rc<Self>, change: &RoomsChange) -> u64 {
         if change.user.is_empty() {
             self.hurry_lists();
             return 0;
@@ -60,7 +61,7 @@ impl Shard {
         connection.note_end(room, if seq == 0 { Seq::MAX } else { seq });
         let Some(hearing) = connection.rooms.borrow().get(room).copied() else { return };
         if seq == 0 {
-            tokio::task::spawn_local(asking::recheck(Rc::clone(self), Rc::clone(connection), vec![room.clone()]));
+            tokio::task::spawn_local(rights::recheck(Rc::clone(self), Rc::clone(connection), vec![room.clone()]));
         } else if seq > hearing.checked_at {
             self.drop_room(connection, room, "left");
         }
@@ -77,7 +78,7 @@ impl Shard {
             }
         }
         if !known.is_empty() {
-            tokio::task::spawn_local(subscribe::follow(Rc::clone(self), Rc::clone(connection), known));
+            tokio::task::spawn_local(follow(Rc::clone(self), Rc::clone(connection), known));
         }
         fresh.retain(|room| !connection.note_addition(room));
         if fresh.is_empty() {
@@ -85,7 +86,7 @@ impl Shard {
         }
         if connection.follows_all.get() {
             fresh.iter().for_each(|room| connection.follow_again(room));
-            tokio::task::spawn_local(subscribe::follow(Rc::clone(self), Rc::clone(connection), fresh));
+            tokio::task::spawn_local(follow(Rc::clone(self), Rc::clone(connection), fresh));
         } else if connection.encoding.get().is_native() {
             for room in fresh {
                 let op = ServerOp::RoomChanged { room, subscribed: false, reason: "joined".to_owned() };
@@ -101,7 +102,7 @@ impl Shard {
         tokio::task::spawn_local(async move {
             tokio::time::sleep(SPREAD.mul_f64(rand::random())).await;
             if connection.rooms.borrow().contains_key(&room) {
-                asking::recheck(shard, connection, vec![room]).await;
+                rights::recheck(shard, connection, vec![room]).await;
             }
         });
     }
@@ -187,11 +188,11 @@ impl Shard {
         drop(heard);
         found.truncate(free.saturating_add(TOLD));
         if !lost.is_empty() {
-            tokio::task::spawn_local(asking::recheck(Rc::clone(self), Rc::clone(connection), lost));
+            tokio::task::spawn_local(rights::recheck(Rc::clone(self), Rc::clone(connection), lost));
         }
         if !found.is_empty() {
             metrics::LIST_ROOMS_FOUND.inc_by(found.len() as u64);
-            tokio::task::spawn_local(subscribe::follow(Rc::clone(self), Rc::clone(connection), found));
+            tokio::task::spawn_local(follow(Rc::clone(self), Rc::clone(connection), found));
         }
     }
 }

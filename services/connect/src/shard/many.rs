@@ -8,7 +8,8 @@ use std::sync::Arc;
 use im_wire::code::CloseCode;
 use tokio::sync::oneshot;
 
-use super::{Match, PerEncoding, Shard, Target};
+use super::mailbox::{Match, Target};
+use super::{PerEncoding, Shard};
 use crate::connection::Connection;
 use crate::metrics;
 use crate::translate::Signal;
@@ -50,7 +51,7 @@ pub(super) struct Many {
 }
 
 impl Shard {
-    pub(super) fn push(&self, target: Target, signal: Arc<Signal>, done: oneshot::Sender<u64>) {
+    pub(crate) fn push(&self, target: Target, signal: Arc<Signal>, done: oneshot::Sender<u64>) {
         let pushes = &mut self.many.borrow_mut().pushes;
         if pushes.len() >= WAITING {
             // `done` is dropped: whoever waits for it counts nobody here.
@@ -72,7 +73,7 @@ impl Shard {
         });
     }
 
-    pub(super) fn kick(&self, which: Match, code: CloseCode, text: String, done: oneshot::Sender<u64>) {
+    pub(crate) fn kick(&self, which: Match, code: CloseCode, text: String, done: oneshot::Sender<u64>) {
         self.remember_kick(&which, code, &text);
         let mut kick = Kick { which, code, text, closed: 0, done, next: 0 };
         let kicks = &mut self.many.borrow_mut().kicks;
@@ -86,7 +87,7 @@ impl Shard {
     }
 
     /// One turn. Returns whether there is more to do.
-    pub(super) fn go_on_with_many(&self) -> bool {
+    pub(crate) fn go_on_with_many(&self) -> bool {
         let mut many = self.many.borrow_mut();
         if let Some(kick) = many.kicks.front_mut() {
             if self.kick_some(kick)

@@ -29,7 +29,7 @@ impl Shard {
             tick.tick().await;
             pulse.beat();
             #[cfg(test)]
-            super::planted::pass(&self.options.node, self.number, "housekeeping");
+            crate::planted::pass(&self.options.node, self.number, "housekeeping");
             self.retry();
             if count % SLOW == 0 {
                 self.look_at_connections();

@@ -9,10 +9,10 @@ use im_proto::v1::{Fault, SubscribedRoom as Answer, call, reply};
 use im_wire::code::ErrorCode;
 use im_wire::ids::{RoomId, Seq};
 
+use super::{DELETED, Shard};
 use crate::connection::Connection;
 use crate::connection::checks::Check;
 use crate::metrics;
-use crate::shard::{DELETED, Shard};
 use crate::translate;
 
 /// Rooms named in one question at most: below logic's own limit.
@@ -118,7 +118,7 @@ async fn question(
         }
         let asked = check.clock();
         let op = call::Op::Subscribe(im_proto::v1::Subscribe { rooms, all });
-        let reply::Result::Subscribed(answer) = super::call(shard, connection, op).await? else {
+        let reply::Result::Subscribed(answer) = shard.call(connection, op).await? else {
             return Err(translate::unexpected());
         };
         if pace == Pace::Users {

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::downlink::{Bus, Tidings};
-use crate::shard::planted::{Fault, plant};
+use crate::planted::{Fault, plant};
 use crate::uplink::Logic;
 use crate::{Handle, Options, Parts, Service};
 

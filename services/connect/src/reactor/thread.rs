@@ -16,10 +16,11 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Inbox, Shard};
 use crate::accept;
 use crate::downlink::router::Router;
 use crate::downlink::{Bus, Tidings};
+use crate::shard::Shard;
+use crate::shard::mailbox::Inbox;
 
 /// What a thread works on.
 pub(crate) struct Parts {

@@ -1,0 +1,68 @@
+//! Rooms that a user becomes a member of, for connections that follow all of them.
+
+use std::rc::Rc;
+
+use im_proto::v1::SubscribedRoom as Answer;
+use im_wire::ids::RoomId;
+use im_wire::native::ServerOp;
+
+use super::Shard;
+use super::rights::{self, Pace, Pauses};
+use crate::connection::Connection;
+use crate::hub::Place;
+
+/// The user has become a member of rooms, and the connection follows all of them: heard from their beginning of
+/// membership on. Where logic does not answer, it is asked again a few times; after that the comparison of the user's list
+/// finds the rooms.
+pub(crate) async fn follow(shard: Rc<Shard>, connection: Rc<Connection>, rooms: Vec<RoomId>) {
+    const TRIES: usize = 4;
+    let mut pauses = Pauses::new();
+    for rooms in rooms.chunks(rights::AT_ONCE) {
+        for attempt in 1.. {
+            match rights::ask(&shard, &connection, rooms.iter().map(RoomId::to_string).collect(), false, Pace::Users)
+                .await
+            {
+                Ok(answers) => {
+                    answers.rooms.into_iter().for_each(|answer| follow_one(&shard, &connection, answer));
+                    break;
+                }
+                Err(_) if attempt < TRIES => tokio::time::sleep(pauses.next()).await,
+                Err(_) => {
+                    connection.list_digest.set(0);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn follow_one(shard: &Rc<Shard>, connection: &Rc<Connection>, answer: Answer) {
+    let Ok(room) = RoomId::new(&answer.room) else { return };
+    if answer.fault.is_some() || shard.is_gone(connection) {
+        if answer.fault.is_some_and(|fault| fault.retryable) {
+            connection.list_digest.set(0);
+        }
+        return;
+    }
+    if connection.rooms.borrow().contains_key(&room) {
+        return connection.checked(&room, answer.head);
+    }
+    let full = connection.rooms.borrow().len() >= shard.options.max_rooms;
+    if !connection.follows_all.get() {
+        return connection.write(&connection.encoding.get().response(0, joined(room, false, "joined")));
+    }
+    let reason = if full { "limit_reached" } else { "joined" };
+    connection.write(&connection.encoding.get().response(0, joined(room.clone(), !full, reason)));
+    if full {
+        return;
+    }
+    let head = Place { epoch: answer.epoch, seq: answer.head };
+    // A direct room comes into being with its first message, which the user has not had; a group begins at joining.
+    let after = Place { epoch: answer.epoch, seq: answer.joined.min(answer.head) };
+    connection.follow_again(&room);
+    shard.join(connection, &room, after, head);
+}
+
+fn joined(room: RoomId, subscribed: bool, reason: &str) -> ServerOp {
+    ServerOp::RoomChanged { room, subscribed, reason: reason.to_owned() }
+}
