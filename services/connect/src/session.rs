@@ -1,13 +1,13 @@
 //! One client from accept to close. Before auth a session is an [`handshake::Unidentified`], afterwards an
 //! [`established::Established`]; the first cannot do what the second can.
 
+mod compat;
+mod decoder;
 mod established;
-mod foreign;
 mod handshake;
-mod intake;
 mod native;
+mod socket;
 pub(crate) mod subscribe;
-mod wire;
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -21,10 +21,18 @@ use crate::connection::Connection;
 use crate::metrics;
 use crate::shard::Shard;
 use handshake::Unidentified;
-use wire::Wire;
+use socket::SocketIo;
 
 /// How long the last words may take to leave.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// Which dialect the session speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Native,
+    Goim,
+    GolangIm,
+}
 
 /// Serves one socket until its end.
 pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool, place: Place) {
@@ -33,22 +41,22 @@ pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, address: IpAddr, 
     let id = uuid::Uuid::now_v7().simple().to_string();
     let connection = shard.enter(|key| Connection::new(key, id, entrance, address, stream, bounds));
     shard.enter_early(&connection);
-    let mut wire = Wire::new(Rc::clone(&shard), Rc::clone(&connection), tcp, place);
+    let mut socket = SocketIo::new(Rc::clone(&shard), Rc::clone(&connection), tcp, place);
     if tcp {
-        wire.turn_away();
+        socket.turn_away();
     }
-    if let Some(mut established) = Box::pin(Unidentified::new(&mut wire).identify()).await {
-        established.run(&mut wire).await;
+    if let Some(mut established) = Box::pin(Unidentified::new(&mut socket).identify()).await {
+        established.run(&mut socket).await;
     }
     shard.exit(&connection);
     shard.ended(&connection);
-    Box::pin(close(&connection, &mut wire)).await;
+    Box::pin(close(&connection, &mut socket)).await;
 }
 
 /// Says why, gives the words time to leave, and closes.
-async fn close(connection: &Connection, wire: &mut Wire) {
-    let upgrading = wire.is_upgrading();
-    wire.forget();
+async fn close(connection: &Connection, socket: &mut SocketIo) {
+    let upgrading = socket.is_upgrading();
+    socket.forget();
     let ending = connection.ending();
     let code = ending.as_ref().map_or("client_left", |ending| ending.code.name());
     metrics::CLOSED.with_label_values(&[code]).inc();
@@ -65,7 +73,7 @@ async fn close(connection: &Connection, wire: &mut Wire) {
             }
             connection.flush();
         }
-        wire.until_closed().await;
+        socket.until_closed().await;
     };
     // Past the time the socket is dropped with whatever waits.
     let _late = tokio::time::timeout(LINGER, leaving).await;

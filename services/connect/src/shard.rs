@@ -2,14 +2,15 @@
 //! process reaches it. Everything here runs on that thread; nothing is locked, nothing in a fan-out awaits.
 
 mod answers;
-mod asking;
 mod bans;
 mod bus;
 mod call;
 mod drain;
 pub(crate) mod early;
+mod effects;
 mod fan_out;
 pub(crate) mod follow;
+mod housekeeping;
 mod kicks;
 mod lists;
 mod load;
@@ -21,7 +22,6 @@ mod questions;
 pub(crate) mod rates;
 mod relief;
 pub(crate) mod rights;
-mod upkeep;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -256,7 +256,7 @@ impl Shard {
             }
             hub.join(room, connection.key, after, head, &mut effects);
         }
-        self.carry_out(effects);
+        self.apply(effects);
     }
 
     /// The connection no longer hears a room. Returns whether it did.

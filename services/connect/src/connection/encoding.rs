@@ -70,7 +70,7 @@ impl Encoding {
         out.freeze()
     }
 
-    /// Appends a native response; the foreign dialects have none of these.
+    /// Appends a native response; the compatible dialects have none of these.
     pub(crate) fn put_response(self, out: &mut BytesMut, response: &Response) {
         match self {
             Self::NativeText => {
@@ -108,7 +108,7 @@ impl Encoding {
         }
     }
 
-    /// What happened in a room, with or without the signals. Membership entries are the server's own words: foreign clients do
+    /// What happened in a room, with or without the signals. Membership entries are the server's own words: clients of other dialects do
     /// not know them.
     pub(crate) fn items(self, room: &RoomId, items: &[Item], signals: bool) -> Bytes {
         let mut out = BytesMut::new();

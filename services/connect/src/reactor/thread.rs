@@ -85,7 +85,7 @@ fn run(parts: Parts, make: impl FnOnce() -> Rc<Shard>) -> String {
                 Err(error) => return format!("its listeners cannot be used: {error}"),
             }
         }
-        loops.spawn("housekeeping", Rc::clone(&shard).upkeep(pulse));
+        loops.spawn("housekeeping", Rc::clone(&shard).housekeeping(pulse));
         loops.spawn("relief of outboxes", Rc::clone(&shard).relieve());
         loops.spawn("flush of answers", Rc::clone(&shard).flush_answers());
         loops.spawn("telling of ends", Rc::clone(&shard).tell_ends());

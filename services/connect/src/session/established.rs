@@ -7,10 +7,11 @@ use im_wire::code::CloseCode;
 use im_wire::frame::Frame;
 use im_wire::native::{Error, Request, ServerOp, binary, json};
 
-use super::foreign;
-use super::intake::Inbound;
+use super::Kind;
+use super::compat;
+use super::decoder::Inbound;
 use super::native;
-use super::wire::Wire;
+use super::socket::SocketIo;
 use crate::metrics;
 use crate::options::Options;
 
@@ -20,14 +21,6 @@ const SLOWED: Duration = Duration::from_millis(20);
 /// A client that has not had to wait for so long has made a pause: those that the rate lets through between two that wait
 /// are none.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// Which dialect the session speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Native,
-    Goim,
-    GolangIm,
-}
 
 /// A session of somebody known.
 pub(crate) struct Established {
@@ -47,27 +40,27 @@ impl Established {
     }
 
     /// Takes requests until the session is over.
-    pub(crate) async fn run(&mut self, wire: &mut Wire) {
-        while let Some(inbound) = wire.next().await {
-            if !self.admit(wire, inbound.len()).await {
+    pub(crate) async fn run(&mut self, socket: &mut SocketIo) {
+        while let Some(inbound) = socket.next().await {
+            if !self.admit(socket, inbound.len()).await {
                 return;
             }
             match (self.kind, inbound) {
                 (Kind::Native, Inbound::Text(text)) => {
-                    let weight = text_frame(wire, text.as_bytes());
-                    self.weigh(wire, weight);
+                    let weight = text_frame(socket, text.as_bytes());
+                    self.weigh(socket, weight);
                 }
                 (Kind::Native, Inbound::Frame(frame)) => {
-                    let weight = binary_frame(wire, &frame);
-                    self.weigh(wire, weight);
+                    let weight = binary_frame(socket, &frame);
+                    self.weigh(socket, weight);
                 }
                 (kind, Inbound::Frame(frame)) => {
                     // Boxed: every idle session would carry room for it, native ones too.
-                    let work = Box::pin(foreign::take(&wire.shard, &wire.connection, kind, frame));
-                    wire.busy(work).await;
+                    let work = Box::pin(compat::take(&socket.shard, &socket.connection, kind, frame));
+                    socket.busy(work).await;
                 }
                 (_, Inbound::Text(_)) => {
-                    wire.connection.end(CloseCode::ProtocolError, "text frames are the native dialect's");
+                    socket.connection.end(CloseCode::ProtocolError, "text frames are the native dialect's");
                 }
                 (_, Inbound::Proxied(_) | Inbound::Upgraded(..) | Inbound::Control | Inbound::Close) => {}
             }
@@ -76,10 +69,10 @@ impl Established {
         }
     }
 
-    fn weigh(&mut self, wire: &Wire, more: u32) {
+    fn weigh(&mut self, socket: &SocketIo, more: u32) {
         if more > 0 {
             self.owe(more);
-            wire.shard.rates.user_owes(&wire.connection, more);
+            socket.shard.rates.user_owes(&socket.connection, more);
         }
     }
 
@@ -91,23 +84,23 @@ impl Established {
     /// Waits until connection, user and address have a request to spare, and connection and user its bytes. A client over
     /// its rate is read more slowly and answered in order: a refusal would let its next message overtake the refused one.
     /// `false`: the session is over.
-    async fn admit(&mut self, wire: &Wire, bytes: usize) -> bool {
+    async fn admit(&mut self, socket: &SocketIo, bytes: usize) -> bool {
         let mut passed = 0;
         loop {
             let now = Instant::now();
-            let Err(limit) = self.pass(wire, bytes, now, &mut passed) else { break };
+            let Err(limit) = self.pass(socket, bytes, now, &mut passed) else { break };
             let since = match self.slowed {
                 Some((since, last)) if now.saturating_duration_since(last) < PAUSE => since,
                 _ => now,
             };
             self.slowed = Some((since, now));
             metrics::RATE_LIMITED.with_label_values(&[limit]).inc();
-            if now.saturating_duration_since(since) > wire.shard.options.flood_after {
-                wire.connection.end_after(CloseCode::Flood, "far too many requests for too long", 5_000);
+            if now.saturating_duration_since(since) > socket.shard.options.flood_after {
+                socket.connection.end_after(CloseCode::Flood, "far too many requests for too long", 5_000);
                 return false;
             }
-            wire.busy(Box::pin(tokio::time::sleep(SLOWED))).await;
-            if wire.connection.ending().is_some() || wire.connection.is_broken() {
+            socket.busy(Box::pin(tokio::time::sleep(SLOWED))).await;
+            if socket.connection.ending().is_some() || socket.connection.is_broken() {
                 return false;
             }
         }
@@ -115,8 +108,8 @@ impl Established {
     }
 
     /// Each limit once: `passed` are behind. Which one refused, where one did.
-    fn pass(&mut self, wire: &Wire, bytes: usize, now: Instant, passed: &mut u8) -> Result<(), &'static str> {
-        let (shard, connection) = (&wire.shard, &wire.connection);
+    fn pass(&mut self, socket: &SocketIo, bytes: usize, now: Instant, passed: &mut u8) -> Result<(), &'static str> {
+        let (shard, connection) = (&socket.shard, &socket.connection);
         if *passed == 0 && self.rate.take(Rate::of_things(shard.options.requests_per_second), now).is_err() {
             return Err("connection");
         }
@@ -134,37 +127,37 @@ impl Established {
 }
 
 /// Takes a frame; how much more it weighs than one request.
-fn text_frame(wire: &Wire, text: &[u8]) -> u32 {
+fn text_frame(socket: &SocketIo, text: &[u8]) -> u32 {
     match json::decode_request(text) {
-        Ok(request) => return take(wire, request),
-        Err(rejected) if rejected.fatal => malformed(wire, rejected.error.text),
-        Err(rejected) => reject(wire, rejected.req, rejected.error),
+        Ok(request) => return take(socket, request),
+        Err(rejected) if rejected.fatal => malformed(socket, rejected.error.text),
+        Err(rejected) => reject(socket, rejected.req, rejected.error),
     }
     0
 }
 
-fn binary_frame(wire: &Wire, frame: &Frame) -> u32 {
+fn binary_frame(socket: &SocketIo, frame: &Frame) -> u32 {
     match binary::decode_request(frame) {
-        Ok(request) => return take(wire, request),
-        Err(binary::Refusal::Rejected { req, error }) => reject(wire, req, error),
+        Ok(request) => return take(socket, request),
+        Err(binary::Refusal::Rejected { req, error }) => reject(socket, req, error),
         Err(binary::Refusal::Broken { operation }) => {
-            malformed(wire, format!("the body of operation {operation} cannot be read"));
+            malformed(socket, format!("the body of operation {operation} cannot be read"));
         }
     }
     0
 }
 
-fn take(wire: &Wire, request: Request) -> u32 {
+fn take(socket: &SocketIo, request: Request) -> u32 {
     let weight = native::weight(&request.op);
-    native::take(&wire.shard, &wire.connection, request);
+    native::take(&socket.shard, &socket.connection, request);
     weight
 }
 
-fn reject(wire: &Wire, req: u32, error: Error) {
-    wire.connection.write(&wire.connection.encoding.get().response(req, ServerOp::Error(error)));
+fn reject(socket: &SocketIo, req: u32, error: Error) {
+    socket.connection.write(&socket.connection.encoding.get().response(req, ServerOp::Error(error)));
 }
 
-fn malformed(wire: &Wire, why: String) {
+fn malformed(socket: &SocketIo, why: String) {
     metrics::MALFORMED.with_label_values(&[CloseCode::ProtocolError.name()]).inc();
-    wire.connection.end(CloseCode::ProtocolError, why);
+    socket.connection.end(CloseCode::ProtocolError, why);
 }

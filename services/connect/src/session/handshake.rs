@@ -12,11 +12,12 @@ use im_wire::ids::UserId;
 use im_wire::native::{ClientOp, Position, Request, ServerOp, json};
 use im_wire::{goim, golang_im};
 
-use super::established::{Established, Kind};
-use super::intake::Inbound;
+use super::Kind;
+use super::decoder::Inbound;
+use super::established::Established;
 use super::native;
+use super::socket::SocketIo;
 use super::subscribe;
-use super::wire::Wire;
 use crate::clock::unix_ms;
 use crate::connection::encoding::Encoding;
 use crate::connection::{Identity, TokenFacts};
@@ -51,7 +52,7 @@ impl Drop for Waiting {
 
 /// A connection nobody has put a name to.
 pub(crate) struct Unidentified<'a> {
-    wire: &'a mut Wire,
+    socket: &'a mut SocketIo,
 }
 
 /// Auth in whichever dialect.
@@ -72,28 +73,28 @@ impl Hello {
 }
 
 impl<'a> Unidentified<'a> {
-    pub(crate) fn new(wire: &'a mut Wire) -> Self {
-        Self { wire }
+    pub(crate) fn new(socket: &'a mut SocketIo) -> Self {
+        Self { socket }
     }
 
     /// Waits for auth and asks logic. `None`: the session is over before it began.
     pub(crate) async fn identify(self) -> Option<Established> {
-        let mut entrance = self.wire.connection.entrance;
+        let mut entrance = self.socket.connection.entrance;
         let mut controls = 0;
         loop {
-            let hello = match self.wire.next().await? {
+            let hello = match self.socket.next().await? {
                 Inbound::Control if controls < EARLY_CONTROLS => {
                     controls += 1;
                     continue;
                 }
                 Inbound::Control => {
                     metrics::RATE_LIMITED.with_label_values(&["handshake"]).inc();
-                    self.wire.connection.end_after(CloseCode::Flood, "pings and pongs instead of auth", 5_000);
+                    self.socket.connection.end_after(CloseCode::Flood, "pings and pongs instead of auth", 5_000);
                     return None;
                 }
                 Inbound::Upgraded(path, _) => {
                     entrance = path;
-                    self.wire.turn_away();
+                    self.socket.turn_away();
                     continue;
                 }
                 Inbound::Text(text) => self.native_text(text.as_bytes()),
@@ -102,7 +103,7 @@ impl<'a> Unidentified<'a> {
                     Ok(First::Goim(auth)) => Some(Hello::Goim(frame.seq, auth)),
                     Ok(First::GolangIm(auth)) => Some(Hello::GolangIm(frame.seq, auth)),
                     Err(error) => {
-                        self.wire.connection.end(CloseCode::WrongState, error.to_string());
+                        self.socket.connection.end(CloseCode::WrongState, error.to_string());
                         None
                     }
                 },
@@ -114,33 +115,33 @@ impl<'a> Unidentified<'a> {
     }
 
     fn native_text(&self, text: &[u8]) -> Option<Hello> {
-        self.wire.connection.encoding.set(Encoding::NativeText);
+        self.socket.connection.encoding.set(Encoding::NativeText);
         match json::decode_request(text) {
             Ok(request) => self.hello(request),
             Err(rejected) => {
-                self.wire.connection.end(CloseCode::ProtocolError, rejected.error.text);
+                self.socket.connection.end(CloseCode::ProtocolError, rejected.error.text);
                 None
             }
         }
     }
 
     fn native_binary(&self, request: Request) -> Option<Hello> {
-        let tcp = self.wire.connection.entrance == Entrance::Tcp;
-        self.wire.connection.encoding.set(if tcp { Encoding::NativeTcp } else { Encoding::NativeWs });
+        let tcp = self.socket.connection.entrance == Entrance::Tcp;
+        self.socket.connection.encoding.set(if tcp { Encoding::NativeTcp } else { Encoding::NativeWs });
         self.hello(request)
     }
 
     fn hello(&self, request: Request) -> Option<Hello> {
         let req = request.req;
         let ClientOp::Auth { token, device, resume, all, agent } = request.op else {
-            self.wire.connection.end(CloseCode::WrongState, "auth must come first");
+            self.socket.connection.end(CloseCode::WrongState, "auth must come first");
             return None;
         };
         Some(Hello::Native { req, token, device, resume, all, agent })
     }
 
     async fn authenticate(self, hello: Hello) -> Option<Established> {
-        let (shard, connection) = (Rc::clone(&self.wire.shard), Rc::clone(&self.wire.connection));
+        let (shard, connection) = (Rc::clone(&self.socket.shard), Rc::clone(&self.socket.connection));
         self.set_encoding(&hello);
         let op = call::Op::Authenticate(self.question(&hello));
         let began = Instant::now();
@@ -165,7 +166,7 @@ impl<'a> Unidentified<'a> {
         let Ok(user) = UserId::new(user) else { return self.refuse(&hello, translate::unexpected()) };
         *connection.grant.borrow_mut() = grant;
         connection.expires_ms.set(expires_ms);
-        let named = self.wire.place.name(&user);
+        let named = self.socket.place.name(&user);
         let token = Cell::new(TokenFacts { issued_ms, device_unproven });
         let _first_time = connection.identity.set(Identity { user, device, token });
         if let Err(refusal) = named {
@@ -180,17 +181,17 @@ impl<'a> Unidentified<'a> {
             // Or the handshake took too long, or the user has too many; presence is taken back by the caller.
             return None;
         }
-        self.wire.identified();
+        self.socket.identified();
         Some(self.welcome(hello).await)
     }
 
     /// Asks logic. After too many failures from the address that waits for a while; and where this node has just started
     /// and has not found logic yet, the client waits for it as long as its handshake may take.
     async fn ask(&self, op: call::Op, token: &str) -> Result<reply::Result, Fault> {
-        let (shard, connection) = (&self.wire.shard, &self.wire.connection);
+        let (shard, connection) = (&self.socket.shard, &self.socket.connection);
         if let Err(pause) = shard.admission.attempts.admit(connection.address().into(), token) {
             metrics::AUTH_DELAYED.inc();
-            self.wire.busy(Box::pin(tokio::time::sleep(pause))).await;
+            self.socket.busy(Box::pin(tokio::time::sleep(pause))).await;
         }
         let give_up = connection.since + shard.options.handshake_timeout.mul_f64(0.8);
         let mut waits = None;
@@ -207,7 +208,7 @@ impl<'a> Unidentified<'a> {
                     // The last question leaves time to say what came of it.
                     let left = give_up.saturating_duration_since(Instant::now());
                     let jittered = pause.mul_f64(rand::random_range(0.5..1.0)).min(left);
-                    self.wire.busy(Box::pin(tokio::time::sleep(jittered))).await;
+                    self.socket.busy(Box::pin(tokio::time::sleep(jittered))).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 answered => return answered,
@@ -216,22 +217,22 @@ impl<'a> Unidentified<'a> {
     }
 
     fn set_encoding(&self, hello: &Hello) {
-        let tcp = self.wire.connection.entrance == Entrance::Tcp;
+        let tcp = self.socket.connection.entrance == Entrance::Tcp;
         match hello {
             Hello::Native { .. } => {}
             Hello::Goim(..) => {
-                self.wire.connection.encoding.set(if tcp { Encoding::GoimTcp } else { Encoding::GoimWs })
+                self.socket.connection.encoding.set(if tcp { Encoding::GoimTcp } else { Encoding::GoimWs })
             }
             Hello::GolangIm(..) => {
-                self.wire.connection.encoding.set(if tcp { Encoding::GolangImTcp } else { Encoding::GolangImWs });
+                self.socket.connection.encoding.set(if tcp { Encoding::GolangImTcp } else { Encoding::GolangImWs });
             }
         }
     }
 
     fn question(&self, hello: &Hello) -> Authenticate {
-        let remote_ip = self.wire.connection.address().to_string();
-        let node = self.wire.shard.options.node.clone();
-        let place = self.wire.shard.place(self.wire.connection.key);
+        let remote_ip = self.socket.connection.address().to_string();
+        let node = self.socket.shard.options.node.clone();
+        let place = self.socket.shard.place(self.socket.connection.key);
         let common = Authenticate { remote_ip, node, place, ..Default::default() };
         match hello {
             Hello::Native { token, device, agent, .. } => Authenticate {
@@ -262,7 +263,7 @@ impl<'a> Unidentified<'a> {
 
     /// Says why, in the dialect's way, and ends: nobody stays unidentified.
     fn refuse<T>(&self, hello: &Hello, fault: Fault) -> Option<T> {
-        let connection = &self.wire.connection;
+        let connection = &self.socket.connection;
         let error = translate::error(fault);
         let code = match error.code {
             ErrorCode::TokenExpired => CloseCode::TokenExpired,
@@ -285,7 +286,7 @@ impl<'a> Unidentified<'a> {
     }
 
     async fn welcome(self, hello: Hello) -> Established {
-        let (shard, connection) = (Rc::clone(&self.wire.shard), Rc::clone(&self.wire.connection));
+        let (shard, connection) = (Rc::clone(&self.socket.shard), Rc::clone(&self.socket.connection));
         let encoding = connection.encoding.get();
         let mut weight = 0;
         let kind = match hello {

@@ -14,7 +14,7 @@ impl Shard {
         let mut effects = Vec::new();
         self.hub.borrow_mut().logged(message, &mut effects);
         if !effects.is_empty() {
-            self.carry_out(effects);
+            self.apply(effects);
         }
     }
 
@@ -31,7 +31,7 @@ impl Shard {
     pub(crate) fn heard(self: &Rc<Self>, room: &RoomId) {
         let mut effects = Vec::new();
         self.hub.borrow_mut().heard(room, &mut effects);
-        self.carry_out(effects);
+        self.apply(effects);
     }
 
     /// Events may have been lost: rooms that wait for the bus stop waiting, all others are compared with the log. What is said
@@ -42,7 +42,7 @@ impl Shard {
         for room in &rooms {
             self.hub.borrow_mut().unstick(room, &mut effects);
         }
-        self.carry_out(effects);
+        self.apply(effects);
         self.hurry_lists();
         self.compare(rooms);
     }

@@ -35,7 +35,7 @@ async fn drain(shard: Rc<Shard>, pace: Pace) {
     }
 }
 
-/// Tells one client to move. The foreign dialects have no word for it: their clients are closed, and come back.
+/// Tells one client to move. The compatible dialects have no word for it: their clients are closed, and come back.
 fn tell(connection: &Connection, pace: &Pace) {
     if connection.user().is_none() || connection.moved.replace(true) || connection.ending().is_some() {
         return;

@@ -366,7 +366,7 @@ mod tests {
         let start = Instant::now();
         let mut asked_by = Vec::new();
         let mut asked = 0;
-        // A second is ten looks, as upkeep has it. Every second a part of the rooms is to be compared, some are to be
+        // A second is ten looks, as housekeeping has it. Every second a part of the rooms is to be compared, some are to be
         // repaired, and each question fails at once.
         for look in 0..6_000_u32 {
             let now = start + Duration::from_millis(100) * look;

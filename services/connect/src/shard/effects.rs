@@ -18,7 +18,7 @@ const UNREADABLE: &str = "unreadable";
 
 impl Shard {
     /// Does what the hub has decided.
-    pub(crate) fn carry_out(self: &Rc<Self>, effects: Vec<Effect>) {
+    pub(crate) fn apply(self: &Rc<Self>, effects: Vec<Effect>) {
         let mut asks = false;
         for effect in effects {
             match effect {
@@ -130,7 +130,7 @@ impl Shard {
                 self.hub.borrow_mut().fetch_failed(room, asker, failure, now, &mut effects);
             }
         }
-        self.carry_out(effects);
+        self.apply(effects);
         self.ask_on();
     }
 
@@ -158,7 +158,7 @@ impl Shard {
                 for ((room, stood), head) in stands.iter().zip(heads) {
                     self.hub.borrow_mut().compared(room, *stood, head, &mut effects);
                 }
-                self.carry_out(effects);
+                self.apply(effects);
                 self.ask_on();
             }
             // Behind those that wait: what was to be compared must not be forgotten.

@@ -10,14 +10,14 @@ use im_wire::frame::Frame;
 use im_wire::ids::RoomId;
 use im_wire::{goim, golang_im};
 
-use super::established::Kind;
+use super::Kind;
 use super::subscribe;
 use crate::connection::Connection;
 use crate::metrics;
 use crate::shard::Shard;
 use crate::translate;
 
-/// Takes one frame of an established foreign session.
+/// Takes one frame of an established session of another dialect.
 pub(crate) async fn take(shard: &Rc<Shard>, connection: &Rc<Connection>, kind: Kind, frame: Frame) {
     let client = Client { shard, connection, seq: frame.seq };
     let name = match frame.operation {

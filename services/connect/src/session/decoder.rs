@@ -90,7 +90,7 @@ enum State {
 }
 
 /// See the module's top.
-pub(crate) struct Intake {
+pub(crate) struct Decoder {
     state: State,
     rest: BytesMut,
     limit: usize,
@@ -132,7 +132,7 @@ impl State {
     }
 }
 
-impl Intake {
+impl Decoder {
     /// For a connection that came in on the TCP or the WebSocket port, with a PROXY protocol header before it or without;
     /// `limit` is the longest body.
     pub(crate) fn new(tcp: bool, proxied: bool, limit: usize) -> Self {

@@ -1,4 +1,4 @@
-//! A session's socket: what the client says comes out of [`Wire::next`]; what waits in the outbox leaves meanwhile.
+//! A session's socket: what the client says comes out of [`SocketIo::next`]; what waits in the outbox leaves meanwhile.
 
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use im_wire::code::CloseCode;
 use im_wire::dialect::Entrance;
 use tokio::io::Interest;
 
-use super::intake::{Inbound, Intake};
+use super::decoder::{Decoder, Inbound};
 use crate::accept::admission::{Place, Refusal};
 use crate::connection::Connection;
 use crate::metrics;
@@ -20,26 +20,26 @@ use crate::shard::early::FREE;
 /// What a client that has been told to go may still send before it is cut off.
 const LAST_WORDS: usize = 1 << 20;
 
-pub(crate) struct Wire {
+pub(crate) struct SocketIo {
     pub(crate) shard: Rc<Shard>,
     pub(crate) connection: Rc<Connection>,
     pub(crate) place: Place,
-    intake: Intake,
+    decoder: Decoder,
     /// Bytes that the client has sent before it was authenticated.
     early: usize,
     /// The client's address has as many as it may, as is known since somebody has said whose the connection is.
     refusal: Option<Refusal>,
 }
 
-impl Wire {
+impl SocketIo {
     pub(crate) fn new(shard: Rc<Shard>, connection: Rc<Connection>, tcp: bool, place: Place) -> Self {
         let proxied = is_in(&shard.options.proxy_protocol_from, connection.address());
-        let intake = Intake::new(tcp, proxied, shard.options.max_body);
-        Self { shard, connection, place, intake, early: 0, refusal: None }
+        let decoder = Decoder::new(tcp, proxied, shard.options.max_body);
+        Self { shard, connection, place, decoder, early: 0, refusal: None }
     }
 
     pub(crate) fn is_upgrading(&self) -> bool {
-        self.intake.is_upgrading()
+        self.decoder.is_upgrading()
     }
 
     /// Ends a connection for which there was no place, once there is a way to say so.
@@ -82,7 +82,7 @@ impl Wire {
 
     /// Nothing that the client has said is of use any more: who lingers holds no memory but the socket's.
     pub(crate) fn forget(&mut self) {
-        self.intake = Intake::new(true, false, 0);
+        self.decoder = Decoder::new(true, false, 0);
         self.identified();
     }
 
@@ -168,7 +168,7 @@ impl Wire {
 
     fn decode(&mut self) -> Result<Option<Inbound>, ()> {
         let mut output = Vec::new();
-        let next = self.intake.next(&mut output, &self.shard.options, self.connection.address());
+        let next = self.decoder.next(&mut output, &self.shard.options, self.connection.address());
         if !output.is_empty() {
             self.connection.write(&output.into());
         }
@@ -186,7 +186,7 @@ impl Wire {
             Ok(0) => Taken::End,
             Ok(length) => {
                 self.connection.last_heard.set(Instant::now());
-                self.intake.feed(&buffer[..length]);
+                self.decoder.feed(&buffer[..length]);
                 let taken = if length == buffer.len() { Taken::Part } else { Taken::All };
                 drop(buffer);
                 if matches!(taken, Taken::All) {
@@ -236,7 +236,7 @@ impl Wire {
     }
 }
 
-impl Drop for Wire {
+impl Drop for SocketIo {
     fn drop(&mut self) {
         self.identified();
     }

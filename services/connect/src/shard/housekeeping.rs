@@ -22,7 +22,7 @@ const SLOW: u64 = 10;
 
 impl Shard {
     /// Runs as long as the shard, and shows by the pulse that it turns.
-    pub(crate) async fn upkeep(self: Rc<Self>, pulse: Pulse) {
+    pub(crate) async fn housekeeping(self: Rc<Self>, pulse: Pulse) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for count in 0_u64.. {
@@ -37,7 +37,7 @@ impl Shard {
                 self.compare_lists();
                 self.rates.forget_full();
                 self.paces.forget_full();
-                self.publish_figures();
+                self.publish_metrics();
             }
         }
     }
@@ -49,7 +49,7 @@ impl Shard {
             self.hub.borrow_mut().end_pauses(now);
         }
         self.hub.borrow_mut().tick(now, &mut effects);
-        self.carry_out(effects);
+        self.apply(effects);
         self.ask_those_that_waited();
     }
 
@@ -87,7 +87,7 @@ impl Shard {
         }
     }
 
-    fn publish_figures(&self) {
+    fn publish_metrics(&self) {
         metrics::publish_writes();
         let shard = self.number.to_string();
         metrics::ENDS_WAITING.with_label_values(&[&shard]).set(self.ends.len() as i64);
