@@ -18,6 +18,7 @@ pub mod options;
 #[cfg(test)]
 mod planted;
 mod reactor;
+#[cfg(feature = "cluster")]
 pub mod serve;
 pub mod service;
 mod session;
