@@ -118,6 +118,30 @@ impl Answer {
         self.entries.iter().map(|message| message.body.bytes().len()).sum()
     }
 
+    /// Moves a position through what was answered, not beyond `up_to`, and appends what it passes. Returns whether the log
+    /// has taken something of it back.
+    fn advance(&self, position: &mut Place, up_to: Seq, passed: &mut Vec<Item>) -> bool {
+        let reset_to = self.reset_to.filter(|stands| *stands < position.seq);
+        if let Some(stands) = reset_to {
+            position.seq = stands;
+            passed.push(Item::Reset(Place { epoch: self.head.epoch, seq: stands }));
+        }
+        position.epoch = self.head.epoch;
+        if let Some((from, to)) = self.truncated
+            && to > position.seq
+        {
+            position.seq = to;
+            passed.push(Item::Truncated { from, to });
+        }
+        for message in &self.entries {
+            if message.seq == position.seq + 1 && message.seq <= up_to {
+                position.seq = message.seq;
+                passed.push(Item::Message(Arc::clone(message)));
+            }
+        }
+        reset_to.is_some()
+    }
+
     /// The same with these entries.
     pub(crate) fn with(&self, entries: Vec<Arc<Message>>) -> Self {
         Self { entries, ..*self }
@@ -207,8 +231,14 @@ pub(crate) struct Hub {
 
 impl Hub {
     pub(crate) fn new(limits: Limits) -> Self {
-        let (rooms, dirty, held) = Default::default();
-        Self { rooms, limits, dirty, held, pending_bytes: 0, counts: Counts::default() }
+        Self {
+            rooms: HashMap::new(),
+            limits,
+            dirty: VecDeque::new(),
+            held: BinaryHeap::new(),
+            pending_bytes: 0,
+            counts: Counts::default(),
+        }
     }
 
     /// A member begins to hear a room from a place that it has had; `head` is where logic saw the log's head. What is still to
