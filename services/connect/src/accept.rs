@@ -6,13 +6,14 @@ pub(crate) mod relay;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_proto::bans::Who;
 use im_runtime::limits::address::is_in;
 use im_runtime::limits::rate::{Bucket, Rate};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
 use crate::clock::unix_ms;
 use crate::metrics;
@@ -49,7 +50,7 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 /// Accepts until the shard stops accepting.
 pub(crate) async fn accept(shard: Rc<Shard>, listener: TcpListener, tcp: bool) {
     let rate = Rate::of_arrivals(shard.options.accepts_per_second);
-    let mut bucket = Bucket::full(rate, Instant::now());
+    let mut bucket = Bucket::full(rate, Instant::now().into_std());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -64,7 +65,7 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: TcpListener, tcp: bool) {
                     refuse(&shard, stream, address, tcp, Refusal::AddressTooFast);
                     continue;
                 }
-                while bucket.take(rate, Instant::now()).is_err() {
+                while bucket.take(rate, Instant::now().into_std()).is_err() {
                     metrics::REFUSED.with_label_values(&["accept_rate_delayed"]).inc();
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }

@@ -5,12 +5,13 @@
 //! is looked at by the list in force once it is known whose it is.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use im_proto::bans::{Applied, Bans};
 use im_proto::v1::{BanChanges, Fault, call, reply};
 use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 
 use crate::downlink::router::Router;
 use crate::metrics;

@@ -10,7 +10,6 @@ use std::collections::{HashMap, HashSet};
 use std::io::{ErrorKind, IoSlice};
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use im_wire::code::CloseCode;
@@ -18,6 +17,7 @@ use im_wire::dialect::Entrance;
 use im_wire::ids::{RoomId, Seq, UserId};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use self::accepts::Accepts;
 use self::checks::Checks;

@@ -1,9 +1,10 @@
 //! A node that leaves, as a whole: its shards share the clients to be told, see `shard/drain.rs` for what each does.
 
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::metrics;
 use crate::service::Handle;

@@ -15,10 +15,11 @@ use std::collections::binary_heap::PeekMut;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_wire::ids::{Epoch, RoomId, Seq};
 use im_wire::native::Message;
+use tokio::time::Instant;
 
 use crate::translate::Signal;
 

@@ -1,11 +1,12 @@
 //! Parts of the delivery path, each by itself, for `benches/`: what they cost without sockets.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::{Body, Message};
+use tokio::time::Instant;
 
 use crate::connection::encoding::Encoding;
 use crate::connection::outbox::Outbox;

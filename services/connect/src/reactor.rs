@@ -47,7 +47,7 @@ impl Inbox {
     async fn next(&mut self, shard: &Shard, batch: &mut Vec<Order>, next: Next) -> bool {
         match next {
             Next::Arrival => return self.arrival(shard, batch).await,
-            Next::At(due) => return timeout_at(due.into(), self.arrival(shard, batch)).await.unwrap_or(true),
+            Next::At(due) => return timeout_at(due, self.arrival(shard, batch)).await.unwrap_or(true),
             Next::Now => {
                 // Where another thread waits for this core, be it logic or redis, it waits no longer than a turn.
                 std::thread::yield_now();

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::FutureExt;
 use im_proto::bans::Bans;
@@ -18,6 +18,7 @@ use im_wire::code::CloseCode;
 use im_wire::ids::RoomId;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 
 use crate::accept::{self, admission::Admission};
 use crate::bans;

@@ -27,13 +27,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_proto::bans::Bans;
 use im_wire::ids::{RoomId, Seq, UserId};
 use slab::Slab;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 
 pub(crate) use self::fan_out::DELETED;
 

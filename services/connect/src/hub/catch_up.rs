@@ -1,6 +1,7 @@
 //! A member that has not come to its room's head: it asks the log page by page and becomes live where it meets the head.
 
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 use super::{Answer, Failure, Item, Place, Tries};
 

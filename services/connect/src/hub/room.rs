@@ -4,10 +4,11 @@ mod repair;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_wire::ids::RoomId;
 use im_wire::native::Message;
+use tokio::time::Instant;
 
 use super::catch_up::CatchUp;
 use super::{Asker, Counts, Effect, Item, Limits, Place, Tries};

@@ -7,10 +7,11 @@ mod repair;
 mod turns;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::{Body, Message};
+use tokio::time::Instant;
 
 use super::{Answer, Asker, Hub, Limits, Place};
 use crate::translate::Signal;

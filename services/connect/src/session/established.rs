@@ -1,11 +1,12 @@
 //! After auth: every frame is a request of somebody known. Rates are checked here, then the dialect takes over.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_runtime::limits::rate::{Bucket, Rate};
 use im_wire::code::CloseCode;
 use im_wire::frame::Frame;
 use im_wire::native::{Error, Request, ServerOp, binary, json};
+use tokio::time::Instant;
 
 use super::Kind;
 use super::compat;
@@ -33,7 +34,7 @@ pub(crate) struct Established {
 
 impl Established {
     pub(crate) fn new(kind: Kind, options: &Options) -> Self {
-        let now = Instant::now();
+        let now = Instant::now().into_std();
         let rate = Bucket::full(Rate::of_things(options.requests_per_second), now);
         let bytes = Bucket::full(Rate::of_bytes(options.bytes_per_second), now);
         Self { kind, rate, bytes, slowed: None }
@@ -110,11 +111,12 @@ impl Established {
     /// Each limit once: `passed` are behind. Which one refused, where one did.
     fn pass(&mut self, socket: &SocketIo, bytes: usize, now: Instant, passed: &mut u8) -> Result<(), &'static str> {
         let (shard, connection) = (&socket.shard, &socket.connection);
-        if *passed == 0 && self.rate.take(Rate::of_things(shard.options.requests_per_second), now).is_err() {
+        let at = now.into_std();
+        if *passed == 0 && self.rate.take(Rate::of_things(shard.options.requests_per_second), at).is_err() {
             return Err("connection");
         }
         *passed = (*passed).max(1);
-        if *passed == 1 && self.bytes.spend(Rate::of_bytes(shard.options.bytes_per_second), bytes, now).is_err() {
+        if *passed == 1 && self.bytes.spend(Rate::of_bytes(shard.options.bytes_per_second), bytes, at).is_err() {
             return Err("connection_bytes");
         }
         *passed = (*passed).max(2);

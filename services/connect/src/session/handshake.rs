@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use im_proto::v1::{Authenticate, Authenticated, Dialect, Fault, call, reply};
@@ -11,6 +11,7 @@ use im_wire::dialect::{Entrance, First, tell};
 use im_wire::ids::UserId;
 use im_wire::native::{ClientOp, Position, Request, ServerOp, json};
 use im_wire::{goim, golang_im};
+use tokio::time::Instant;
 
 use super::Kind;
 use super::decoder::Inbound;

@@ -3,12 +3,12 @@
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::time::Instant;
 
 use im_runtime::limits::address::is_in;
 use im_wire::code::CloseCode;
 use im_wire::dialect::Entrance;
 use tokio::io::Interest;
+use tokio::time::Instant;
 
 use super::decoder::{Decoder, Inbound};
 use crate::accept::admission::{Place, Refusal};

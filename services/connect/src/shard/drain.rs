@@ -3,11 +3,12 @@
 //! that says "resume".
 
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_wire::code::CloseCode;
 use im_wire::native::ServerOp;
 use rand::seq::SliceRandom;
+use tokio::time::Instant;
 
 use super::Shard;
 use super::mailbox::Pace;
@@ -26,10 +27,10 @@ async fn drain(shard: Rc<Shard>, pace: Pace) {
     });
     for (number, connection) in everyone.iter().enumerate() {
         let due = begun + Duration::from_secs_f64(number as f64 / pace.per_second.max(1.0));
-        tokio::time::sleep_until(due.into()).await;
+        tokio::time::sleep_until(due).await;
         tell(connection, &pace);
     }
-    tokio::time::sleep_until(pace.deadline.into()).await;
+    tokio::time::sleep_until(pace.deadline).await;
     for connection in shard.everyone() {
         connection.end(CloseCode::GoingAway, "the node ends: resume elsewhere");
     }

@@ -3,9 +3,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::time::Instant;
 
 use im_wire::code::CloseCode;
+use tokio::time::Instant;
 
 use super::Shard;
 use crate::connection::Connection;

@@ -1,11 +1,11 @@
 //! Asks what the hub wants to know and what is to be compared, as [`super::questions`] lets it, and hands on the answers.
 
 use std::rc::Rc;
-use std::time::Instant;
 
 use im_proto::v1::{Fault, Heads, call};
 use im_wire::code::ErrorCode;
 use im_wire::ids::RoomId;
+use tokio::time::Instant;
 
 use super::Shard;
 use super::questions::{Flight, Question};

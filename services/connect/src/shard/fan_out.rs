@@ -2,11 +2,11 @@
 //! socket takes it.
 
 use std::rc::Rc;
-use std::time::Instant;
 
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::ServerOp;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{PerEncoding, Shard};
 use crate::hub::{Item, Member, Next, Part, Turn};

@@ -3,12 +3,12 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_runtime::admin::Pulse;
 use im_wire::code::CloseCode;
 use im_wire::ids::RoomId;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Shard;
 use crate::clock::unix_ms;

@@ -2,9 +2,10 @@
 //! not known yet.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_wire::code::CloseCode;
+use tokio::time::Instant;
 
 use super::Shard;
 use super::mailbox::Match;

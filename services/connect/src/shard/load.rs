@@ -1,6 +1,8 @@
 //! How busy a shard is with writing to its rooms' members, and for how long a busy room's next batch is held back for it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Over how long the time spent is counted.
 const WINDOW: Duration = Duration::from_millis(50);

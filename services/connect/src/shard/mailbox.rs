@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_runtime::limits::queue::{AROUND, Receiver, Sender, Weigh, queue};
 use im_wire::code::CloseCode;
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::Message;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::connection::Connection;
 use crate::metrics;

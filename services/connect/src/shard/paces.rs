@@ -4,13 +4,14 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_proto::v1::Fault;
 use im_runtime::limits::rate::{Bucket, Rate};
 use im_wire::code::ErrorCode;
 use im_wire::ids::UserId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use crate::connection::Connection;
 use crate::metrics;
@@ -50,16 +51,20 @@ impl Paces {
         let user = connection.user()?;
         let mut users = self.users.borrow_mut();
         if !users.contains_key(user) {
-            let now = Instant::now();
-            let (bytes, rooms) = (Bucket::full(self.bytes, now), Bucket::full(self.rooms, now));
-            users.insert(user.clone(), User { bytes, rooms, pages: Arc::new(Semaphore::new(PAGES)) });
+            let now = Instant::now().into_std();
+            let buckets = User {
+                bytes: Bucket::full(self.bytes, now),
+                rooms: Bucket::full(self.rooms, now),
+                pages: Arc::new(Semaphore::new(PAGES)),
+            };
+            users.insert(user.clone(), buckets);
         }
         users.get_mut(user).map(of)
     }
 
     /// Whether more may be read for the connection's user now; otherwise how long that takes.
     fn reads_on(&self, connection: &Connection) -> Result<(), Duration> {
-        self.user(connection, |user| user.bytes.spend(self.bytes, 0, Instant::now())).unwrap_or(Ok(()))
+        self.user(connection, |user| user.bytes.spend(self.bytes, 0, Instant::now().into_std())).unwrap_or(Ok(()))
     }
 
     /// Whether another page may be asked for, for a connection that catches up.
@@ -94,7 +99,7 @@ impl Paces {
     /// That takes too long.
     pub(crate) async fn rooms(&self, connection: &Connection, rooms: usize) -> Result<(), Fault> {
         let paced = async {
-            let spend = |user: &mut User| user.rooms.spend(self.rooms, rooms, Instant::now());
+            let spend = |user: &mut User| user.rooms.spend(self.rooms, rooms, Instant::now().into_std());
             while let Some(Err(wait)) = self.user(connection, spend) {
                 tokio::time::sleep(wait).await;
             }
@@ -108,7 +113,7 @@ impl Paces {
     }
 
     pub(crate) fn forget_full(&self) {
-        let now = Instant::now();
+        let now = Instant::now().into_std();
         let is_full = |user: &User| {
             let idle = Arc::strong_count(&user.pages) == 1;
             idle && user.bytes.is_full(self.bytes, now) && user.rooms.is_full(self.rooms, now)

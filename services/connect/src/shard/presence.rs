@@ -6,11 +6,12 @@ use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use im_proto::v1::{AssertPresence, Disconnected, Held, PresenceAsserted, call, reply};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::Shard;
 use crate::clock::unix_ms;

@@ -10,9 +10,10 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_wire::ids::RoomId;
+use tokio::time::Instant;
 
 use crate::hub::{Member, Place, SPARE};
 

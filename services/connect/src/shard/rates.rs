@@ -3,11 +3,11 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::time::Instant;
 
 use im_runtime::limits::address::Network;
 use im_runtime::limits::rate::{Bucket, Rate};
 use im_wire::ids::UserId;
+use tokio::time::Instant;
 
 use crate::connection::Connection;
 use crate::options::Options;
@@ -45,6 +45,7 @@ impl Rates {
     pub(crate) fn user_request(&self, connection: &Connection, bytes: usize, now: Instant) -> Result<(), &'static str> {
         let Some(user) = connection.user() else { return Ok(()) };
         let mut users = self.users.borrow_mut();
+        let now = now.into_std();
         if !users.contains_key(user) {
             users.insert(
                 user.clone(),
@@ -64,8 +65,7 @@ impl Rates {
 
     /// One request of the connection's address.
     pub(crate) fn address_request(&self, connection: &Connection, now: Instant) -> bool {
-        let network = connection.address().into();
-        bucket(&mut self.addresses.borrow_mut(), network, self.address, now).take(self.address, now).is_ok()
+        take(&mut self.addresses.borrow_mut(), connection.address().into(), self.address, now)
     }
 
     /// A request of the connection's user weighed more than one.
@@ -78,11 +78,11 @@ impl Rates {
 
     /// One more connection from an address.
     pub(crate) fn accept(&self, address: IpAddr, now: Instant) -> bool {
-        bucket(&mut self.accepted.borrow_mut(), address.into(), self.accepts, now).take(self.accepts, now).is_ok()
+        take(&mut self.accepted.borrow_mut(), address.into(), self.accepts, now)
     }
 
     pub(crate) fn forget_full(&self) {
-        let now = Instant::now();
+        let now = Instant::now().into_std();
         let is_full = |user: &User| user.requests.is_full(self.user, now) && user.bytes.is_full(self.user_bytes, now);
         self.users.borrow_mut().retain(|_, user| !is_full(user));
         self.addresses.borrow_mut().retain(|_, bucket| !bucket.is_full(self.address, now));
@@ -90,6 +90,8 @@ impl Rates {
     }
 }
 
-fn bucket(buckets: &mut HashMap<Network, Bucket>, of: Network, rate: Rate, now: Instant) -> &mut Bucket {
-    buckets.entry(of).or_insert_with(|| Bucket::full(rate, now))
+/// Takes one of what a network may have; whether there was one.
+fn take(buckets: &mut HashMap<Network, Bucket>, of: Network, rate: Rate, now: Instant) -> bool {
+    let now = now.into_std();
+    buckets.entry(of).or_insert_with(|| Bucket::full(rate, now)).take(rate, now).is_ok()
 }

@@ -11,7 +11,7 @@ mod places;
 mod tests;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use im_proto::v1::{Call, Fault, call, reply};
 use im_wire::code::ErrorCode;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio::time::Instant;
 
 use self::link::Link;
 use self::places::Places;

@@ -1,11 +1,12 @@
 //! Bans and revocations: open connections end on every node, nobody slips in, and the list outlives logic's absence.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use im_proto::v1::{Ban, KickRequest, call};
 use im_wire::code::CloseCode;
 use im_wire::native::{ClientOp, ServerOp};
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 
 use crate::raw::Raw;
 use crate::world::{ISSUED, World};

@@ -1,7 +1,7 @@
 //! What a stranger or a user can cause is bounded, and those beside them do not notice.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use im_connect::{Handle, Options};
@@ -10,7 +10,7 @@ use im_wire::native::{Body, ClientOp, Position, Request, ServerOp, binary};
 use im_wire::{frame, goim};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::raw::{Raw, SOON, from, room};
 use crate::world::World;

@@ -1,12 +1,13 @@
 //! Sessions from handshake to close: order of sends, rates, credentials, what logic's absence means, pushes and kicks.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_connect::Options;
 use im_proto::v1::{KickRequest, Names, PushRequest, Signal, call, push_request};
 use im_wire::code::{CloseCode, ErrorCode};
 use im_wire::native::{ClientOp, ServerOp};
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 
 use crate::raw::{Raw, from};
 use crate::world::World;

@@ -4,7 +4,7 @@ mod link;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use im_connect::downlink::Tidings;
@@ -14,6 +14,7 @@ use im_runtime::limits::queue::Sender;
 use im_wire::code::ErrorCode;
 use im_wire::ids::{RoomId, Seq};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use self::link::Link;
 

@@ -1,10 +1,10 @@
 //! The repair of a room's order, and its members' ways to its head: what the log is asked, and what its answers mean.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::Message;
+use tokio::time::Instant;
 
 use super::{Member, Repair, Room};
 use crate::hub::catch_up::Step;

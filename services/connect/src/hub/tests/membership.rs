@@ -1,9 +1,10 @@
 //! Who comes and goes.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_wire::ids::{RoomId, Seq};
+use tokio::time::Instant;
 
 use super::super::{Hub, Item, Member, Next, Place, Turn};
 use super::{hear, hub_of, limits};

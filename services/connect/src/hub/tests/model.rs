@@ -4,11 +4,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_wire::ids::{Epoch, Seq};
 use im_wire::native::Message;
 use proptest::prelude::*;
+use tokio::time::Instant;
 
 use super::super::{Answer, Asker, Effect, Failure, Hub, Item, Member, Part, Place, Turn};
 use super::{limits, message, room, typing};

@@ -1,10 +1,11 @@
 //! What is missing: asked for again and again, given up at last, bounded meanwhile.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::{Body, Message};
+use tokio::time::Instant;
 
 use super::super::{Answer, Asker, Effect, Failure, Hub, Item, Place, Turn};
 use super::{hear, hub_of, limits, message, room};

@@ -1,8 +1,9 @@
 //! Whose turn it is, and who is held back.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_wire::ids::RoomId;
+use tokio::time::Instant;
 
 use super::super::{Hub, Next, Part, Turn};
 use super::{hear, hub_of, typing};
