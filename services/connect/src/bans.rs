@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use im_proto::bans::{Applied, Bans};
 use im_proto::v1::{BanChanges, Fault, call, reply};
-use tokio_util::sync::CancellationToken;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::downlink::router::Router;
 use crate::metrics;

@@ -9,6 +9,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::io::{ErrorKind, IoSlice};
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -25,12 +26,49 @@ use self::encoding::{Encoding, Ending};
 use self::outbox::{Budget, Outbox};
 use crate::metrics;
 
-/// What logic said of the client.
+/// What logic said when it authenticated the client, and of each newer token since.
 #[derive(Debug)]
-pub(crate) struct Identity {
+pub(crate) struct Authenticated {
     pub(crate) user: UserId,
     pub(crate) device: String,
     pub(crate) token: Cell<TokenFacts>,
+    /// Shown to logic with every call.
+    pub(crate) grant: RefCell<Bytes>,
+    /// When the token expires, unix milliseconds; 0: never.
+    pub(crate) expires_ms: Cell<u64>,
+}
+
+/// A connection whose client is known.
+#[derive(Clone)]
+pub(crate) struct Client {
+    pub(crate) connection: Rc<Connection>,
+    pub(crate) identity: Rc<Authenticated>,
+}
+
+impl Client {
+    /// Logic has said whose the connection is, for the first and only time.
+    pub(crate) fn new(connection: &Rc<Connection>, identity: Authenticated) -> Self {
+        let identity = connection.authenticated.get_or_init(|| Rc::new(identity));
+        Self { connection: Rc::clone(connection), identity: Rc::clone(identity) }
+    }
+
+    /// `None`: not authenticated yet.
+    pub(crate) fn of(connection: &Rc<Connection>) -> Option<Self> {
+        let identity = connection.authenticated.get()?;
+        Some(Self { connection: Rc::clone(connection), identity: Rc::clone(identity) })
+    }
+
+    pub(crate) fn user(&self) -> &UserId {
+        &self.identity.user
+    }
+}
+
+impl Deref for Client {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
 }
 
 /// What logic said of the token that was shown last.
@@ -63,9 +101,7 @@ pub(crate) struct Connection {
     address: Cell<IpAddr>,
     pub(crate) since: Instant,
     pub(crate) encoding: Cell<Encoding>,
-    pub(crate) identity: OnceCell<Identity>,
-    pub(crate) grant: RefCell<Bytes>,
-    pub(crate) expires_ms: Cell<u64>,
+    authenticated: OnceCell<Rc<Authenticated>>,
     pub(crate) last_heard: Cell<Instant>,
     pub(crate) rooms: RefCell<HashMap<RoomId, Hearing>>,
     pub(crate) follows_all: Cell<bool>,
@@ -110,9 +146,7 @@ impl Connection {
             address: Cell::new(address),
             since: now,
             encoding: Cell::new(encoding),
-            identity: OnceCell::new(),
-            grant: RefCell::default(),
-            expires_ms: Cell::new(0),
+            authenticated: OnceCell::new(),
             last_heard: Cell::new(now),
             rooms: RefCell::default(),
             follows_all: Cell::new(false),
@@ -346,7 +380,7 @@ impl Connection {
 
     /// Whether only the client says that its device is its own; who has no name yet has proven nothing.
     pub(crate) fn device_unproven(&self) -> bool {
-        self.identity.get().is_none_or(|identity| identity.token.get().device_unproven)
+        self.authenticated().is_none_or(|identity| identity.token.get().device_unproven)
     }
 
     /// Logic has said that the user may hear the room, of which it saw the log up to `head`.
@@ -385,8 +419,9 @@ impl Connection {
         self.unfollowed.borrow().as_ref().is_some_and(|unfollowed| unfollowed.rooms.contains(room))
     }
 
-    pub(crate) fn user(&self) -> Option<&UserId> {
-        self.identity.get().map(|identity| &identity.user)
+    /// Whose it is, once logic has said so.
+    pub(crate) fn authenticated(&self) -> Option<&Authenticated> {
+        self.authenticated.get().map(Rc::as_ref)
     }
 }
 

@@ -17,8 +17,8 @@ use im_runtime::limits::queue::queue;
 use im_wire::code::CloseCode;
 use im_wire::ids::RoomId;
 use tokio::sync::{oneshot, watch};
-use tokio_util::sync::CancellationToken;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::accept::{self, admission::Admission};
 use crate::bans;

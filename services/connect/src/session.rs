@@ -45,7 +45,9 @@ pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, address: IpAddr, 
     if tcp {
         socket.turn_away();
     }
-    if let Some(mut established) = Box::pin(Unidentified::new(&mut socket).identify()).await {
+    let mut established = Box::pin(Unidentified::new(&mut socket).identify()).await;
+    // By reference: a second place for it would make every idle session larger.
+    if let Some(established) = &mut established {
         established.run(&mut socket).await;
     }
     shard.exit(&connection);

@@ -33,8 +33,8 @@ use im_proto::bans::Bans;
 use im_wire::ids::{RoomId, Seq, UserId};
 use slab::Slab;
 use tokio::sync::{Notify, Semaphore};
-use tokio_util::sync::CancellationToken;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::fan_out::DELETED;
 
@@ -50,7 +50,7 @@ use self::rates::Rates;
 use crate::accept::admission::Admission;
 use crate::connection::encoding::Encoding;
 use crate::connection::outbox::Budget;
-use crate::connection::{Connection, Hearing};
+use crate::connection::{Authenticated, Client, Connection, Hearing};
 use crate::downlink::router::Router;
 use crate::hub::{Hub, Limits, Place};
 use crate::metrics;
@@ -178,13 +178,11 @@ impl Shard {
     }
 
     /// The connection is authenticated.
-    pub(crate) fn identified(&self, connection: &Connection) {
-        if let Some(user) = connection.user() {
-            self.by_user.borrow_mut().entry(user.clone()).or_default().push(connection.key);
-            self.early.leave();
-            metrics::CONNECTIONS.with_label_values(&[connection.encoding.get().dialect()]).inc();
-            metrics::HANDSHAKE.observe(connection.since.elapsed().as_secs_f64());
-        }
+    pub(crate) fn identified(&self, client: &Client) {
+        self.by_user.borrow_mut().entry(client.user().clone()).or_default().push(client.key);
+        self.early.leave();
+        metrics::CONNECTIONS.with_label_values(&[client.encoding.get().dialect()]).inc();
+        metrics::HANDSHAKE.observe(client.since.elapsed().as_secs_f64());
     }
 
     /// The connection is gone: nothing refers to it afterwards.
@@ -205,7 +203,7 @@ impl Shard {
 
     /// Whether it was known under its user's name: a handshake may end after logic's answer.
     fn forget_identity(&self, connection: &Connection) -> bool {
-        let Some(user) = connection.user() else { return false };
+        let Some(Authenticated { user, .. }) = connection.authenticated() else { return false };
         let mut by_user = self.by_user.borrow_mut();
         let Some(keys) = by_user.get_mut(user) else { return false };
         let before = keys.len();

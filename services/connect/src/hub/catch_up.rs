@@ -1,6 +1,5 @@
 //! A member that has not come to its room's head: it asks the log page by page and becomes live where it meets the head.
 
-
 use tokio::time::Instant;
 
 use super::{Answer, Failure, Item, Place, Tries};

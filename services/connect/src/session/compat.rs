@@ -12,73 +12,73 @@ use im_wire::{goim, golang_im};
 
 use super::Kind;
 use super::subscribe;
-use crate::connection::Connection;
+use crate::connection::Client;
 use crate::metrics;
 use crate::shard::Shard;
 use crate::translate;
 
 /// Takes one frame of an established session of another dialect.
-pub(crate) async fn take(shard: &Rc<Shard>, connection: &Rc<Connection>, kind: Kind, frame: Frame) {
-    let client = Client { shard, connection, seq: frame.seq };
+pub(crate) async fn take(shard: &Rc<Shard>, client: &Client, kind: Kind, frame: Frame) {
+    let request = Request { shard, client, seq: frame.seq };
     let name = match frame.operation {
         goim::HEARTBEAT => {
-            client.heartbeat();
+            request.heartbeat();
             "ping"
         }
         goim::SEND => {
-            client.send(kind, &frame.body).await;
+            request.send(kind, &frame.body).await;
             "send"
         }
         goim::CHANGE_ROOM => {
-            client.enter(kind, &frame.body, goim::CHANGE_ROOM_REPLY).await;
+            request.enter(kind, &frame.body, goim::CHANGE_ROOM_REPLY).await;
             "change_room"
         }
         goim::SUBSCRIBE if kind == Kind::GolangIm => {
-            client.enter(kind, &frame.body, goim::SUBSCRIBE_REPLY).await;
+            request.enter(kind, &frame.body, goim::SUBSCRIBE_REPLY).await;
             "subscribe"
         }
         goim::SUBSCRIBE => {
-            client.accept(&frame.body, true);
+            request.accept(&frame.body, true);
             "subscribe"
         }
         goim::UNSUBSCRIBE if kind == Kind::GolangIm => {
-            client.leave();
+            request.leave();
             "unsubscribe"
         }
         goim::UNSUBSCRIBE => {
-            client.accept(&frame.body, false);
+            request.accept(&frame.body, false);
             "unsubscribe"
         }
         golang_im::SYNC if kind == Kind::GolangIm => {
-            client.sync().await;
+            request.sync().await;
             "history"
         }
         golang_im::ACK if kind == Kind::GolangIm => {
-            client.read(&frame.body).await;
+            request.read(&frame.body).await;
             "read"
         }
         goim::AUTH => {
-            connection.end(CloseCode::WrongState, "this connection is authenticated");
+            client.end(CloseCode::WrongState, "this connection is authenticated");
             "auth"
         }
         other => {
             metrics::MALFORMED.with_label_values(&[CloseCode::ProtocolError.name()]).inc();
-            connection.end(CloseCode::ProtocolError, format!("operation {other} is not known"));
+            client.end(CloseCode::ProtocolError, format!("operation {other} is not known"));
             "unknown"
         }
     };
     metrics::REQUESTS.with_label_values(&[name]).inc();
 }
 
-struct Client<'a> {
+struct Request<'a> {
     shard: &'a Rc<Shard>,
-    connection: &'a Rc<Connection>,
+    client: &'a Client,
     seq: u32,
 }
 
-impl Client<'_> {
+impl Request<'_> {
     fn reply(&self, operation: i32, body: &[u8]) {
-        self.connection.write(&self.connection.encoding.get().frame(operation, self.seq, body));
+        self.client.write(&self.client.encoding.get().frame(operation, self.seq, body));
     }
 
     /// Refusals have no operation of their own: golang-im's server puts the text into an operation 5, and goim's clients
@@ -88,11 +88,11 @@ impl Client<'_> {
     }
 
     fn room(&self) -> Option<RoomId> {
-        self.connection.room.borrow().clone()
+        self.client.room.borrow().clone()
     }
 
     async fn call(&self, op: call::Op) -> Result<reply::Result, String> {
-        let answer = self.shard.call(self.connection, op).await;
+        let answer = self.shard.call(self.client, op).await;
         answer.map_err(|fault| {
             let error = translate::error(fault);
             format!("{}: {}", error.code, error.text)
@@ -127,7 +127,7 @@ impl Client<'_> {
 
     async fn enter(&self, kind: Kind, body: &[u8], operation: i32) {
         let room = String::from_utf8_lossy(body);
-        let entered = subscribe::enter(self.shard, self.connection, room.trim().trim_matches('"')).await;
+        let entered = subscribe::enter(self.shard, self.client, room.trim().trim_matches('"')).await;
         match (entered, kind) {
             (true, Kind::GolangIm) => self.reply(operation, golang_im::SUBSCRIBED),
             (true, _) => self.reply(operation, b""),
@@ -137,15 +137,15 @@ impl Client<'_> {
     }
 
     fn leave(&self) {
-        if let Some(room) = self.connection.room.take() {
-            self.shard.leave(self.connection, &room);
+        if let Some(room) = self.client.room.take() {
+            self.shard.leave(self.client, &room);
         }
         self.reply(goim::UNSUBSCRIBE_REPLY, golang_im::UNSUBSCRIBED);
     }
 
     fn accept(&self, body: &[u8], more: bool) {
         let changed = {
-            let mut accepts = self.connection.accepts.borrow_mut();
+            let mut accepts = self.client.accepts.borrow_mut();
             let operations = goim::operations(body);
             if more { accepts.add(operations) } else { accepts.remove(operations) }
         };

@@ -13,6 +13,7 @@ use super::compat;
 use super::decoder::Inbound;
 use super::native;
 use super::socket::SocketIo;
+use crate::connection::Client;
 use crate::metrics;
 use crate::options::Options;
 
@@ -25,19 +26,28 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// A session of somebody known.
 pub(crate) struct Established {
+    client: Client,
     kind: Kind,
     rate: Bucket,
     bytes: Bucket,
-    /// Since when requests have had to wait without a pause between, and when the last one had to.
-    slowed: Option<(Instant, Instant)>,
+    /// Boxed: most never have to wait, and every idle session would carry room for it.
+    slowed: Option<Box<Slowed>>,
+}
+
+/// A client over its rate.
+struct Slowed {
+    /// Since when requests have had to wait without a pause between.
+    since: Instant,
+    /// When the last one had to.
+    last: Instant,
 }
 
 impl Established {
-    pub(crate) fn new(kind: Kind, options: &Options) -> Self {
+    pub(crate) fn new(client: Client, kind: Kind, options: &Options) -> Self {
         let now = Instant::now().into_std();
         let rate = Bucket::full(Rate::of_things(options.requests_per_second), now);
         let bytes = Bucket::full(Rate::of_bytes(options.bytes_per_second), now);
-        Self { kind, rate, bytes, slowed: None }
+        Self { client, kind, rate, bytes, slowed: None }
     }
 
     /// Takes requests until the session is over.
@@ -48,16 +58,16 @@ impl Established {
             }
             match (self.kind, inbound) {
                 (Kind::Native, Inbound::Text(text)) => {
-                    let weight = text_frame(socket, text.as_bytes());
+                    let weight = text_frame(socket, &self.client, text.as_bytes());
                     self.weigh(socket, weight);
                 }
                 (Kind::Native, Inbound::Frame(frame)) => {
-                    let weight = binary_frame(socket, &frame);
+                    let weight = binary_frame(socket, &self.client, &frame);
                     self.weigh(socket, weight);
                 }
                 (kind, Inbound::Frame(frame)) => {
                     // Boxed: every idle session would carry room for it, native ones too.
-                    let work = Box::pin(compat::take(&socket.shard, &socket.connection, kind, frame));
+                    let work = Box::pin(compat::take(&socket.shard, &self.client, kind, frame));
                     socket.busy(work).await;
                 }
                 (_, Inbound::Text(_)) => {
@@ -73,7 +83,7 @@ impl Established {
     fn weigh(&mut self, socket: &SocketIo, more: u32) {
         if more > 0 {
             self.owe(more);
-            socket.shard.rates.user_owes(&socket.connection, more);
+            socket.shard.rates.user_owes(self.client.user(), more);
         }
     }
 
@@ -90,11 +100,12 @@ impl Established {
         loop {
             let now = Instant::now();
             let Err(limit) = self.pass(socket, bytes, now, &mut passed) else { break };
-            let since = match self.slowed {
-                Some((since, last)) if now.saturating_duration_since(last) < PAUSE => since,
-                _ => now,
-            };
-            self.slowed = Some((since, now));
+            let slowed = self.slowed.get_or_insert_with(|| Box::new(Slowed { since: now, last: now }));
+            if now.saturating_duration_since(slowed.last) >= PAUSE {
+                slowed.since = now;
+            }
+            slowed.last = now;
+            let since = slowed.since;
             metrics::RATE_LIMITED.with_label_values(&[limit]).inc();
             if now.saturating_duration_since(since) > socket.shard.options.flood_after {
                 socket.connection.end_after(CloseCode::Flood, "far too many requests for too long", 5_000);
@@ -110,7 +121,7 @@ impl Established {
 
     /// Each limit once: `passed` are behind. Which one refused, where one did.
     fn pass(&mut self, socket: &SocketIo, bytes: usize, now: Instant, passed: &mut u8) -> Result<(), &'static str> {
-        let (shard, connection) = (&socket.shard, &socket.connection);
+        let shard = &socket.shard;
         let at = now.into_std();
         if *passed == 0 && self.rate.take(Rate::of_things(shard.options.requests_per_second), at).is_err() {
             return Err("connection");
@@ -121,26 +132,26 @@ impl Established {
         }
         *passed = (*passed).max(2);
         if *passed == 2 {
-            shard.rates.user_request(connection, bytes, now)?;
+            shard.rates.user_request(self.client.user(), bytes, now)?;
             *passed = 3;
         }
-        if shard.rates.address_request(connection, now) { Ok(()) } else { Err("ip") }
+        if shard.rates.address_request(self.client.address(), now) { Ok(()) } else { Err("ip") }
     }
 }
 
 /// Takes a frame; how much more it weighs than one request.
-fn text_frame(socket: &SocketIo, text: &[u8]) -> u32 {
+fn text_frame(socket: &SocketIo, client: &Client, text: &[u8]) -> u32 {
     match json::decode_request(text) {
-        Ok(request) => return take(socket, request),
+        Ok(request) => return take(socket, client, request),
         Err(rejected) if rejected.fatal => malformed(socket, rejected.error.text),
         Err(rejected) => reject(socket, rejected.req, rejected.error),
     }
     0
 }
 
-fn binary_frame(socket: &SocketIo, frame: &Frame) -> u32 {
+fn binary_frame(socket: &SocketIo, client: &Client, frame: &Frame) -> u32 {
     match binary::decode_request(frame) {
-        Ok(request) => return take(socket, request),
+        Ok(request) => return take(socket, client, request),
         Err(binary::Refusal::Rejected { req, error }) => reject(socket, req, error),
         Err(binary::Refusal::Broken { operation }) => {
             malformed(socket, format!("the body of operation {operation} cannot be read"));
@@ -149,9 +160,9 @@ fn binary_frame(socket: &SocketIo, frame: &Frame) -> u32 {
     0
 }
 
-fn take(socket: &SocketIo, request: Request) -> u32 {
+fn take(socket: &SocketIo, client: &Client, request: Request) -> u32 {
     let weight = native::weight(&request.op);
-    native::take(&socket.shard, &socket.connection, request);
+    native::take(&socket.shard, client, request);
     weight
 }
 

@@ -1,11 +1,11 @@
 //! Before auth: the first frame tells the dialect and must be auth. Nothing else can be done here.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use im_proto::v1::{Authenticate, Authenticated, Dialect, Fault, call, reply};
+use im_proto::v1::{self as pb, Authenticate, Dialect, Fault, call, reply};
 use im_wire::code::{CloseCode, ErrorCode};
 use im_wire::dialect::{Entrance, First, tell};
 use im_wire::ids::UserId;
@@ -21,7 +21,7 @@ use super::socket::SocketIo;
 use super::subscribe;
 use crate::clock::unix_ms;
 use crate::connection::encoding::Encoding;
-use crate::connection::{Identity, TokenFacts};
+use crate::connection::{Authenticated, Client, TokenFacts};
 use crate::metrics;
 use crate::translate;
 
@@ -163,18 +163,22 @@ impl<'a> Unidentified<'a> {
                 return self.refuse(&hello, fault);
             }
         };
-        let Authenticated { grant, user, device, expires_ms, issued_ms, device_unproven } = answer;
+        let pb::Authenticated { grant, user, device, expires_ms, issued_ms, device_unproven } = answer;
         let Ok(user) = UserId::new(user) else { return self.refuse(&hello, translate::unexpected()) };
-        *connection.grant.borrow_mut() = grant;
-        connection.expires_ms.set(expires_ms);
         let named = self.socket.place.name(&user);
-        let token = Cell::new(TokenFacts { issued_ms, device_unproven });
-        let _first_time = connection.identity.set(Identity { user, device, token });
+        let identity = Authenticated {
+            user,
+            device,
+            token: Cell::new(TokenFacts { issued_ms, device_unproven }),
+            grant: RefCell::new(grant),
+            expires_ms: Cell::new(expires_ms),
+        };
+        let client = Client::new(&connection, identity);
         if let Err(refusal) = named {
             metrics::REFUSED.with_label_values(&[refusal.name()]).inc();
             connection.end_after(CloseCode::TooManyConnections, refusal.text(), 5_000);
         }
-        shard.identified(&connection);
+        shard.identified(&client);
         // Whoever was banned or kicked meanwhile was not found by their name before.
         shard.refuse_banned(&connection);
         shard.apply_kicks(&connection, began);
@@ -183,7 +187,7 @@ impl<'a> Unidentified<'a> {
             return None;
         }
         self.socket.identified();
-        Some(self.welcome(hello).await)
+        Some(self.welcome(client, hello).await)
     }
 
     /// Asks logic. After too many failures from the address that waits for a while; and where this node has just started
@@ -286,52 +290,51 @@ impl<'a> Unidentified<'a> {
         None
     }
 
-    async fn welcome(self, hello: Hello) -> Established {
-        let (shard, connection) = (Rc::clone(&self.socket.shard), Rc::clone(&self.socket.connection));
-        let encoding = connection.encoding.get();
+    async fn welcome(self, client: Client, hello: Hello) -> Established {
+        let shard = Rc::clone(&self.socket.shard);
+        let encoding = client.encoding.get();
         let mut weight = 0;
         let kind = match hello {
             Hello::Native { req, resume, all, .. } => {
-                let identity = connection.identity.get();
-                if let Some(identity) = identity {
-                    let op = ServerOp::AuthOk {
-                        user: identity.user.clone(),
-                        device: identity.device.clone(),
-                        conn: connection.id.clone(),
-                        node: shard.options.node.clone(),
-                        heartbeat_ms: u32::try_from(shard.options.heartbeat_timeout.as_millis()).unwrap_or(u32::MAX),
-                        time_ms: unix_ms(),
-                        expires_ms: connection.expires_ms.get(),
-                    };
-                    connection.write(&encoding.response(req, op));
-                }
+                let op = ServerOp::AuthOk {
+                    user: client.user().clone(),
+                    device: client.identity.device.clone(),
+                    conn: client.id.clone(),
+                    node: shard.options.node.clone(),
+                    heartbeat_ms: u32::try_from(shard.options.heartbeat_timeout.as_millis()).unwrap_or(u32::MAX),
+                    time_ms: unix_ms(),
+                    expires_ms: client.identity.expires_ms.get(),
+                };
+                client.write(&encoding.response(req, op));
                 weight = native::rooms_weight(resume.len());
                 if all || !resume.is_empty() {
-                    let subscribing = subscribe::subscribe(Rc::clone(&shard), Rc::clone(&connection), req, resume, all);
-                    tokio::task::spawn_local(subscribing);
+                    let (shard, client) = (Rc::clone(&shard), client.clone());
+                    tokio::task::spawn_local(async move {
+                        subscribe::subscribe(&shard, &client, req, resume, all).await;
+                    });
                 }
                 Kind::Native
             }
             Hello::Goim(seq, auth) => {
-                let named = connection.accepts.borrow_mut().add(auth.accepts);
+                let named = client.accepts.borrow_mut().add(auth.accepts);
                 if let Err(refused) = named {
                     metrics::MALFORMED.with_label_values(&[CloseCode::ProtocolError.name()]).inc();
-                    connection.end(CloseCode::ProtocolError, refused.to_string());
-                    return Established::new(Kind::Goim, &shard.options);
+                    client.end(CloseCode::ProtocolError, refused.to_string());
+                    return Established::new(client, Kind::Goim, &shard.options);
                 }
                 if let Some(room) = auth.room {
-                    subscribe::enter(&shard, &connection, &room).await;
+                    subscribe::enter(&shard, &client, &room).await;
                 }
-                connection.write(&encoding.frame(goim::AUTH_REPLY, seq, b""));
+                client.write(&encoding.frame(goim::AUTH_REPLY, seq, b""));
                 Kind::Goim
             }
             Hello::GolangIm(seq, _) => {
-                connection.write(&encoding.frame(goim::AUTH_REPLY, seq, golang_im::AUTH_OK));
+                client.write(&encoding.frame(goim::AUTH_REPLY, seq, golang_im::AUTH_OK));
                 Kind::GolangIm
             }
         };
-        shard.greet_while_draining(&connection);
-        let mut established = Established::new(kind, &shard.options);
+        shard.greet_while_draining(&client);
+        let mut established = Established::new(client, kind, &shard.options);
         established.owe(weight);
         established
     }

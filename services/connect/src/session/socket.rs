@@ -192,7 +192,7 @@ impl SocketIo {
                 if matches!(taken, Taken::All) {
                     self.forget_readiness();
                 }
-                if self.connection.identity.get().is_none() && !self.may_send(length) {
+                if self.connection.authenticated().is_none() && !self.may_send(length) {
                     metrics::RATE_LIMITED.with_label_values(&["handshake_bytes"]).inc();
                     let text = "too many long handshakes at once: authenticate with fewer rooms, or later";
                     self.connection.end_after(CloseCode::TooManyConnections, text, 1_000);

@@ -8,7 +8,7 @@ use im_wire::code::ErrorCode;
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::{Error, Position, ServerOp, SubscribedRoom};
 
-use crate::connection::Connection;
+use crate::connection::Client;
 use crate::hub::{Item, Place};
 use crate::shard::Shard;
 use crate::shard::follow::follow;
@@ -16,38 +16,32 @@ use crate::shard::rights::{self, Answers, Pace};
 use crate::translate;
 
 /// A native client's subscription: the results first, then what it missed, then live.
-pub(crate) async fn subscribe(
-    shard: Rc<Shard>,
-    connection: Rc<Connection>,
-    req: u32,
-    positions: Vec<Position>,
-    all: bool,
-) {
-    let encoding = connection.encoding.get();
+pub(crate) async fn subscribe(shard: &Rc<Shard>, client: &Client, req: u32, positions: Vec<Position>, all: bool) {
+    let encoding = client.encoding.get();
     let names = positions.iter().map(|position| position.room.to_string()).collect();
-    let Answers { rooms: answers, added } = match rights::ask(&shard, &connection, names, all, Pace::Users).await {
+    let Answers { rooms: answers, added } = match rights::ask(shard, client, names, all, Pace::Users).await {
         Ok(answers) => answers,
         Err(fault) => {
             if all {
                 // Rooms that came meanwhile were kept for this answer.
-                connection.list_digest.set(0);
+                client.list_digest.set(0);
             }
-            connection.write(&encoding.response(req, ServerOp::Error(translate::error(fault))));
+            client.write(&encoding.response(req, ServerOp::Error(translate::error(fault))));
             return;
         }
     };
     if all {
-        connection.follows_all.set(true);
-        connection.list_digest.set(0);
+        client.follows_all.set(true);
+        client.list_digest.set(0);
     }
     let from: HashMap<RoomId, (u64, Option<Seq>)> =
         positions.into_iter().map(|position| (position.room, (position.epoch, position.seq))).collect();
     let mut results = Vec::with_capacity(answers.len());
     let mut joins = Vec::new();
-    let mut hears = connection.rooms.borrow().len();
+    let mut hears = client.rooms.borrow().len();
     for answer in answers {
         let Ok(room) = RoomId::new(&answer.room) else { continue };
-        let new = !connection.rooms.borrow().contains_key(&room);
+        let new = !client.rooms.borrow().contains_key(&room);
         let result = if new && answer.fault.is_none() && hears >= shard.options.max_rooms {
             SubscribedRoom::Refused { room: room.clone(), error: too_many(shard.options.max_rooms) }
         } else {
@@ -62,46 +56,46 @@ pub(crate) async fn subscribe(
                 _ if new => Some(head),
                 _ => None,
             };
-            connection.follow_again(&room);
+            client.follow_again(&room);
             joins.extend(after.map(|after| (room, after, head)));
         }
         results.push(result);
     }
-    connection.write(&encoding.response(req, ServerOp::Subscribed { rooms: results }));
-    if shard.is_gone(&connection) {
+    client.write(&encoding.response(req, ServerOp::Subscribed { rooms: results }));
+    if shard.is_gone(&client.connection) {
         return;
     }
     for (room, mut after, head) in joins {
         if after.epoch == head.epoch && after.seq > head.seq {
             // The log did not have it when logic looked: what follows that look, were it the user's own end, must be told.
-            connection.write(&encoding.items(&room, &[Item::Reset(head)], true));
+            client.write(&encoding.items(&room, &[Item::Reset(head)], true));
             after = head;
         }
-        shard.join(&connection, &room, after, head);
+        shard.join(client, &room, after, head);
     }
-    let added: Vec<RoomId> = added.into_iter().filter(|room| !connection.rooms.borrow().contains_key(room)).collect();
+    let added: Vec<RoomId> = added.into_iter().filter(|room| !client.rooms.borrow().contains_key(room)).collect();
     if !added.is_empty() {
-        tokio::task::spawn_local(follow(shard, connection, added));
+        tokio::task::spawn_local(follow(Rc::clone(shard), client.clone(), added));
     }
 }
 
 /// A goim or golang-im client enters a room, from now on, and leaves the one it was in. Returns whether it may.
-pub(crate) async fn enter(shard: &Rc<Shard>, connection: &Rc<Connection>, room: &str) -> bool {
+pub(crate) async fn enter(shard: &Rc<Shard>, client: &Client, room: &str) -> bool {
     let Ok(room) = RoomId::new(room) else { return false };
-    let Ok(answers) = rights::ask(shard, connection, vec![room.to_string()], false, Pace::Users).await else {
+    let Ok(answers) = rights::ask(shard, client, vec![room.to_string()], false, Pace::Users).await else {
         return false;
     };
     let Some(answer) = answers.rooms.into_iter().find(|answer| answer.fault.is_none()) else { return false };
-    if shard.is_gone(connection) {
+    if shard.is_gone(&client.connection) {
         return false;
     }
-    let before = connection.room.borrow_mut().replace(room.clone());
+    let before = client.room.borrow_mut().replace(room.clone());
     if let Some(before) = before.filter(|before| *before != room) {
-        shard.leave(connection, &before);
+        shard.leave(client, &before);
     }
     let head = Place { epoch: answer.epoch, seq: answer.head };
-    if !connection.rooms.borrow().contains_key(&room) {
-        shard.join(connection, &room, head, head);
+    if !client.rooms.borrow().contains_key(&room) {
+        shard.join(client, &room, head, head);
     }
     true
 }

@@ -35,7 +35,7 @@ impl Shard {
             return;
         }
         let mut who = Who { address: Some(connection.address()), ..Who::default() };
-        if let Some(identity) = connection.identity.get() {
+        if let Some(identity) = connection.authenticated() {
             who.user = identity.user.as_str();
             who.device = &identity.device;
             who.device_unproven = identity.token.get().device_unproven;

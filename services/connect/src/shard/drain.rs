@@ -38,7 +38,7 @@ async fn drain(shard: Rc<Shard>, pace: Pace) {
 
 /// Tells one client to move. The compatible dialects have no word for it: their clients are closed, and come back.
 fn tell(connection: &Connection, pace: &Pace) {
-    if connection.user().is_none() || connection.moved.replace(true) || connection.ending().is_some() {
+    if connection.authenticated().is_none() || connection.moved.replace(true) || connection.ending().is_some() {
         return;
     }
     metrics::MOVED.inc();

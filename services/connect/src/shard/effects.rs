@@ -78,7 +78,9 @@ impl Shard {
     fn pages_taken(&self, member: Member) -> usize {
         let page = self.options.fetch_bytes as usize;
         let connections = self.connections.borrow();
-        let connection = connections.get(member as usize).filter(|connection| self.paces.may_read(connection));
+        let connection = connections.get(member as usize).filter(|connection| {
+            connection.authenticated().is_some_and(|identity| self.paces.may_read(&identity.user))
+        });
         connection.map_or(0, |connection| connection.pages(page))
     }
 
@@ -94,8 +96,8 @@ impl Shard {
         let now = Instant::now();
         let wanted = self.questions.borrow_mut().page_ended(member, &flight, is_answer(&answer), now);
         let connection = self.connection(member).filter(|_| wanted);
-        if let (Ok(answer), Some(connection)) = (&answer, &connection) {
-            self.paces.has_read(connection, answer.bytes());
+        if let (Ok(answer), Some(identity)) = (&answer, connection.as_ref().and_then(|one| one.authenticated())) {
+            self.paces.has_read(&identity.user, answer.bytes());
         }
         let answer = match (answer, connection) {
             (_, None) => return self.ask_on(),

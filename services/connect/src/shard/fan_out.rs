@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{PerEncoding, Shard};
+use crate::connection::Connection;
 use crate::hub::{Item, Member, Next, Part, Turn};
 use crate::metrics;
 use crate::translate::Signal;
@@ -112,21 +113,16 @@ impl Shard {
     }
 
     /// Whether it is the end of what the connection hears there.
-    fn is_own(connection: &crate::connection::Connection, departure: &Departure) -> bool {
+    fn is_own(connection: &Connection, departure: &Departure) -> bool {
         // The end of a room is everybody's who is handed it.
         let Some(user) = &departure.user else { return true };
-        connection.user().is_some_and(|own| own.as_str() == user)
+        connection.authenticated().is_some_and(|own| own.user.as_str() == user)
             && Self::is_news(connection, &departure.room, departure.seq)
     }
 
     /// What these items say of the connection's right to hear the room. Returns how many of them it may have: its user's
     /// departure is the last.
-    fn note_rights(
-        &self,
-        connection: &Rc<crate::connection::Connection>,
-        room: &RoomId,
-        items: &[Item],
-    ) -> Option<usize> {
+    fn note_rights(&self, connection: &Rc<Connection>, room: &RoomId, items: &[Item]) -> Option<usize> {
         for (at, item) in items.iter().enumerate() {
             match item {
                 Item::Reset(place) => {
@@ -186,7 +182,7 @@ impl Shard {
     }
 
     /// The connection stops hearing a room that its user is no longer in, and is told.
-    pub(crate) fn drop_room(&self, connection: &Rc<crate::connection::Connection>, room: &RoomId, reason: &str) {
+    pub(crate) fn drop_room(&self, connection: &Connection, room: &RoomId, reason: &str) {
         if connection.forget(room) {
             self.hub.borrow_mut().leave(room, connection.key, Instant::now());
             self.questions.borrow_mut().leave(room, connection.key);

@@ -62,13 +62,16 @@ impl Shard {
 
     fn look_at(&self, connection: &Connection, now: Instant, now_ms: u64) {
         let silent = now.saturating_duration_since(connection.last_heard.get());
-        if connection.identity.get().is_none() {
+        let Some(identity) = connection.authenticated() else {
             if now.saturating_duration_since(connection.since) > self.options.handshake_timeout {
                 connection.end(CloseCode::HandshakeTimeout, "no auth in time");
             }
-        } else if silent > self.options.heartbeat_timeout {
+            return;
+        };
+        let expires_ms = identity.expires_ms.get();
+        if silent > self.options.heartbeat_timeout {
             connection.end(CloseCode::HeartbeatTimeout, "nothing heard in time: send a ping more often");
-        } else if matches!(connection.expires_ms.get(), 1.. if connection.expires_ms.get() <= now_ms) {
+        } else if (1..=now_ms).contains(&expires_ms) {
             connection.end(CloseCode::TokenExpired, "the token's time is over: connect with a newer one");
         }
     }

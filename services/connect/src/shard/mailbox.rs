@@ -41,7 +41,7 @@ impl Match {
             return false;
         }
         let fits = |wanted: &str, had: &str| wanted.is_empty() || wanted == had;
-        connection.identity.get().is_some_and(|identity| {
+        connection.authenticated().is_some_and(|identity| {
             let user = fits(&self.user, identity.user.as_str());
             user && fits(&self.device, &identity.device) && fits(&self.conn, &connection.id)
         })

@@ -129,7 +129,7 @@ impl Shard {
         if let Target::UserDevice(which) = &push.target {
             let which = Arc::clone(which);
             let connections = self.of_user(&which.0);
-            let named = connections.iter().filter(|one| one.identity.get().is_some_and(|id| id.device == which.1));
+            let named = connections.iter().filter(|one| one.authenticated().is_some_and(|id| id.device == which.1));
             named.for_each(|connection| push.give(connection));
             return true;
         }
@@ -137,7 +137,7 @@ impl Shard {
         let (next, over) = self.look(push.next, |connection| {
             let named = !by_device
                 || !connection.device_unproven()
-                    && connection.identity.get().is_some_and(|one| push.devices.contains(&one.device));
+                    && connection.authenticated().is_some_and(|one| push.devices.contains(&one.device));
             if named {
                 push.give(connection);
                 writes += 1;
@@ -185,7 +185,7 @@ impl Push {
         let encoding = connection.encoding.get();
         let accepts = connection.accepts.borrow();
         let wanted = !encoding.is_goim() || accepts.wants(self.signal.operation);
-        if wanted && connection.user().is_some() {
+        if wanted && connection.authenticated().is_some() {
             let bytes = self.encoded[encoding as usize].get_or_insert_with(|| encoding.signal(&self.signal));
             if !bytes.is_empty() && connection.write_signal(bytes) {
                 self.delivered += 1;

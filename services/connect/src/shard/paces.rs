@@ -13,7 +13,6 @@ use im_wire::ids::UserId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::connection::Connection;
 use crate::metrics;
 use crate::options::Options;
 use crate::translate;
@@ -47,45 +46,44 @@ impl Paces {
         }
     }
 
-    fn user<R>(&self, connection: &Connection, of: impl FnOnce(&mut User) -> R) -> Option<R> {
-        let user = connection.user()?;
+    fn user<R>(&self, user: &UserId, of: impl FnOnce(&mut User) -> R) -> R {
         let mut users = self.users.borrow_mut();
-        if !users.contains_key(user) {
-            let now = Instant::now().into_std();
-            let buckets = User {
-                bytes: Bucket::full(self.bytes, now),
-                rooms: Bucket::full(self.rooms, now),
-                pages: Arc::new(Semaphore::new(PAGES)),
-            };
-            users.insert(user.clone(), buckets);
+        if let Some(known) = users.get_mut(user) {
+            return of(known);
         }
-        users.get_mut(user).map(of)
+        let now = Instant::now().into_std();
+        let fresh = User {
+            bytes: Bucket::full(self.bytes, now),
+            rooms: Bucket::full(self.rooms, now),
+            pages: Arc::new(Semaphore::new(PAGES)),
+        };
+        of(users.entry(user.clone()).or_insert(fresh))
     }
 
-    /// Whether more may be read for the connection's user now; otherwise how long that takes.
-    fn reads_on(&self, connection: &Connection) -> Result<(), Duration> {
-        self.user(connection, |user| user.bytes.spend(self.bytes, 0, Instant::now().into_std())).unwrap_or(Ok(()))
+    /// Whether more may be read for the user now; otherwise how long that takes.
+    fn reads_on(&self, user: &UserId) -> Result<(), Duration> {
+        self.user(user, |user| user.bytes.spend(self.bytes, 0, Instant::now().into_std()))
     }
 
     /// Whether another page may be asked for, for a connection that catches up.
-    pub(crate) fn may_read(&self, connection: &Connection) -> bool {
-        self.reads_on(connection).is_ok()
+    pub(crate) fn may_read(&self, user: &UserId) -> bool {
+        self.reads_on(user).is_ok()
     }
 
-    /// So many bytes were read for the connection's user.
-    pub(crate) fn has_read(&self, connection: &Connection, bytes: usize) {
-        self.user(connection, |user| user.bytes.owe(bytes));
+    /// So many bytes were read for the user.
+    pub(crate) fn has_read(&self, user: &UserId, bytes: usize) {
+        self.user(user, |user| user.bytes.owe(bytes));
     }
 
-    /// Waits for the turn to read a page; the next one's comes when it is dropped. `None`: it is nobody's.
+    /// Waits for the turn to read a page; the next one's comes when it is dropped.
     ///
     /// # Errors
     /// It does not come in time.
-    pub(crate) async fn turn(&self, connection: &Connection) -> Result<Option<OwnedSemaphorePermit>, Fault> {
-        let Some(pages) = self.user(connection, |user| Arc::clone(&user.pages)) else { return Ok(None) };
+    pub(crate) async fn turn(&self, user: &UserId) -> Result<Option<OwnedSemaphorePermit>, Fault> {
+        let pages = self.user(user, |user| Arc::clone(&user.pages));
         let turn = async {
             let permit = pages.acquire_owned().await.ok();
-            while let Err(wait) = self.reads_on(connection) {
+            while let Err(wait) = self.reads_on(user) {
                 tokio::time::sleep(wait).await;
             }
             permit
@@ -93,14 +91,14 @@ impl Paces {
         in_time(turn, "user_reads").await
     }
 
-    /// Waits until so many more rooms may be looked up for the connection's user.
+    /// Waits until so many more rooms may be looked up for the user.
     ///
     /// # Errors
     /// That takes too long.
-    pub(crate) async fn rooms(&self, connection: &Connection, rooms: usize) -> Result<(), Fault> {
+    pub(crate) async fn rooms(&self, user: &UserId, rooms: usize) -> Result<(), Fault> {
         let paced = async {
             let spend = |user: &mut User| user.rooms.spend(self.rooms, rooms, Instant::now().into_std());
-            while let Some(Err(wait)) = self.user(connection, spend) {
+            while let Err(wait) = self.user(user, spend) {
                 tokio::time::sleep(wait).await;
             }
         };
@@ -108,8 +106,8 @@ impl Paces {
     }
 
     /// So many rooms more were looked up than was known before.
-    pub(crate) fn has_looked_up(&self, connection: &Connection, rooms: usize) {
-        self.user(connection, |user| user.rooms.owe(rooms));
+    pub(crate) fn has_looked_up(&self, user: &UserId, rooms: usize) {
+        self.user(user, |user| user.rooms.owe(rooms));
     }
 
     pub(crate) fn forget_full(&self) {

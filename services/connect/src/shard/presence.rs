@@ -109,11 +109,11 @@ impl Shard {
 
     /// An authenticated connection has ended.
     pub(crate) fn ended(&self, connection: &Connection) {
-        let Some(user) = connection.user() else { return };
+        let Some(identity) = connection.authenticated() else { return };
         self.ends.put(End {
             conn: connection.id.clone(),
-            grant: connection.grant.borrow().clone(),
-            user: user.to_string(),
+            grant: identity.grant.borrow().clone(),
+            user: identity.user.to_string(),
             place: self.place(connection.key),
             at: Instant::now(),
         });
@@ -207,7 +207,7 @@ impl Shard {
         let (mut key, mut held) = (from, Vec::new());
         while key < bound && held.len() < PART && key - from < SPAN {
             if let Some(connection) = connections.get(key as usize)
-                && let Some(identity) = connection.identity.get()
+                && let Some(identity) = connection.authenticated()
             {
                 let age = now.saturating_duration_since(connection.since).as_millis();
                 held.push(Held {

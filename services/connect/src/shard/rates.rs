@@ -9,7 +9,6 @@ use im_runtime::limits::rate::{Bucket, Rate};
 use im_wire::ids::UserId;
 use tokio::time::Instant;
 
-use crate::connection::Connection;
 use crate::options::Options;
 
 /// See the module's top.
@@ -41,9 +40,8 @@ impl Rates {
         }
     }
 
-    /// One request of so many bytes of the connection's user; which limit refused, where one did.
-    pub(crate) fn user_request(&self, connection: &Connection, bytes: usize, now: Instant) -> Result<(), &'static str> {
-        let Some(user) = connection.user() else { return Ok(()) };
+    /// One request of so many bytes of a user; which limit refused, where one did.
+    pub(crate) fn user_request(&self, user: &UserId, bytes: usize, now: Instant) -> Result<(), &'static str> {
         let mut users = self.users.borrow_mut();
         let now = now.into_std();
         if !users.contains_key(user) {
@@ -63,15 +61,14 @@ impl Rates {
         Ok(())
     }
 
-    /// One request of the connection's address.
-    pub(crate) fn address_request(&self, connection: &Connection, now: Instant) -> bool {
-        take(&mut self.addresses.borrow_mut(), connection.address().into(), self.address, now)
+    /// One request from an address.
+    pub(crate) fn address_request(&self, address: IpAddr, now: Instant) -> bool {
+        take(&mut self.addresses.borrow_mut(), address.into(), self.address, now)
     }
 
-    /// A request of the connection's user weighed more than one.
-    pub(crate) fn user_owes(&self, connection: &Connection, more: u32) {
-        let mut users = self.users.borrow_mut();
-        if let Some(user) = connection.user().and_then(|user| users.get_mut(user)) {
+    /// A request of the user weighed more than one.
+    pub(crate) fn user_owes(&self, user: &UserId, more: u32) {
+        if let Some(user) = self.users.borrow_mut().get_mut(user) {
             user.requests.owe(more as usize);
         }
     }

@@ -10,8 +10,8 @@ use im_wire::code::ErrorCode;
 use im_wire::ids::{RoomId, Seq};
 
 use super::{DELETED, Shard};
-use crate::connection::Connection;
 use crate::connection::checks::Check;
+use crate::connection::{Client, Connection};
 use crate::metrics;
 use crate::translate;
 
@@ -39,31 +39,31 @@ pub(crate) struct Answers {
     pub(crate) added: Vec<RoomId>,
 }
 
-/// Asks logic which rooms the connection's user may hear, `all` of the user's besides those named. The answer holds when it
+/// Asks logic which rooms the client's user may hear, `all` of the user's besides those named. The answer holds when it
 /// is returned: whoever goes on without awaiting may act on it.
 ///
 /// # Errors
 /// Logic's, for the question as a whole; what concerns one room stands in its answer.
 pub(crate) async fn ask(
     shard: &Rc<Shard>,
-    connection: &Connection,
+    client: &Client,
     rooms: Vec<String>,
     all: bool,
     pace: Pace,
 ) -> Result<Answers, Fault> {
-    let check = Check::new(connection, all);
+    let check = Check::new(client, all);
     for attempt in 1..=ATTEMPTS {
-        let grant = connection.grant.borrow().clone();
-        let mut answers = question(shard, connection, &check, rooms.clone(), all, pace).await?;
+        let grant = client.identity.grant.borrow().clone();
+        let mut answers = question(shard, client, &check, rooms.clone(), all, pace).await?;
         let mut late = overtaken(shard, &check, &answers);
         for _ in attempt..ATTEMPTS {
             if late.is_empty() {
                 break;
             }
-            ask_again(shard, connection, &check, &mut answers, &late).await?;
+            ask_again(shard, client, &check, &mut answers, &late).await?;
             late = overtaken(shard, &check, &answers);
         }
-        if *connection.grant.borrow() == grant {
+        if *client.identity.grant.borrow() == grant {
             for Overtaken { at, .. } in late.iter().filter(|late| late.ended) {
                 let room = std::mem::take(&mut answers[*at].1.room);
                 answers[*at].1 = Answer { room, fault: Some(changing()), ..Answer::default() };
@@ -80,7 +80,7 @@ pub(crate) async fn ask(
 /// Asks again for the answers at these places.
 async fn ask_again(
     shard: &Rc<Shard>,
-    connection: &Connection,
+    client: &Client,
     check: &Check<'_>,
     answers: &mut [(u64, Answer)],
     late: &[Overtaken],
@@ -88,7 +88,7 @@ async fn ask_again(
     metrics::RIGHTS_ASKED_AGAIN.inc();
     for late in late.chunks(AT_ONCE) {
         let names = late.iter().map(|late| answers[late.at].1.room.clone()).collect();
-        let fresh = question(shard, connection, check, names, false, Pace::None).await?;
+        let fresh = question(shard, client, check, names, false, Pace::None).await?;
         for (late, fresh) in late.iter().zip(fresh) {
             answers[late.at] = fresh;
         }
@@ -99,7 +99,7 @@ async fn ask_again(
 /// Answers with the clock's time when they were asked for.
 async fn question(
     shard: &Rc<Shard>,
-    connection: &Connection,
+    client: &Client,
     check: &Check<'_>,
     rooms: Vec<String>,
     all: bool,
@@ -114,15 +114,15 @@ async fn question(
     for rooms in pieces {
         let named = rooms.len();
         if pace == Pace::Users {
-            shard.paces.rooms(connection, named.max(1)).await?;
+            shard.paces.rooms(client.user(), named.max(1)).await?;
         }
         let asked = check.clock();
         let op = call::Op::Subscribe(im_proto::v1::Subscribe { rooms, all });
-        let reply::Result::Subscribed(answer) = shard.call(connection, op).await? else {
+        let reply::Result::Subscribed(answer) = shard.call(client, op).await? else {
             return Err(translate::unexpected());
         };
         if pace == Pace::Users {
-            shard.paces.has_looked_up(connection, answer.rooms.len().saturating_sub(named));
+            shard.paces.has_looked_up(client.user(), answer.rooms.len().saturating_sub(named));
         }
         answers.extend(answer.rooms.into_iter().map(|room| (asked, room)));
     }
@@ -173,12 +173,12 @@ impl Pauses {
 
 /// Asks whether the user still may hear rooms that the connection hears, until there is an answer or the connection ends;
 /// those that it may not are dropped, and the client is told.
-pub(crate) async fn recheck(shard: Rc<Shard>, connection: Rc<Connection>, mut rooms: Vec<RoomId>) {
+pub(crate) async fn recheck(shard: Rc<Shard>, client: Client, mut rooms: Vec<RoomId>) {
     let mut pauses = Pauses::new();
-    while !rooms.is_empty() && !shard.is_gone(&connection) {
+    while !rooms.is_empty() && !shard.is_gone(&client.connection) {
         let mut again = Vec::new();
         for rooms in rooms.chunks(AT_ONCE) {
-            match recheck_some(&shard, &connection, rooms).await {
+            match recheck_some(&shard, &client, rooms).await {
                 Ok(unsure) => again.extend(unsure),
                 Err(_) => again.extend_from_slice(rooms),
             }
@@ -191,21 +191,21 @@ pub(crate) async fn recheck(shard: Rc<Shard>, connection: Rc<Connection>, mut ro
 }
 
 /// One question; the rooms that it did not settle.
-async fn recheck_some(shard: &Rc<Shard>, connection: &Rc<Connection>, rooms: &[RoomId]) -> Result<Vec<RoomId>, Fault> {
-    let before: Vec<Option<Seq>> = rooms.iter().map(|room| checked_at(connection, room)).collect();
-    let answers = ask(shard, connection, rooms.iter().map(RoomId::to_string).collect(), false, Pace::None).await?;
+async fn recheck_some(shard: &Rc<Shard>, client: &Client, rooms: &[RoomId]) -> Result<Vec<RoomId>, Fault> {
+    let before: Vec<Option<Seq>> = rooms.iter().map(|room| checked_at(client, room)).collect();
+    let answers = ask(shard, client, rooms.iter().map(RoomId::to_string).collect(), false, Pace::None).await?;
     let mut unsure = Vec::new();
-    if shard.is_gone(connection) {
+    if shard.is_gone(&client.connection) {
         return Ok(unsure);
     }
     for ((room, before), answer) in rooms.iter().zip(before).zip(answers.rooms) {
         match answer.fault {
             // Older entries about the membership say nothing any more.
-            None => connection.checked(room, answer.head),
+            None => client.checked(room, answer.head),
             Some(fault) if fault.retryable => unsure.push(room.clone()),
             // Where it was asked for anew meanwhile, the later answer stands.
-            Some(fault) if before.is_some() && checked_at(connection, room) == before => {
-                shard.drop_room(connection, room, reason(&fault));
+            Some(fault) if before.is_some() && checked_at(client, room) == before => {
+                shard.drop_room(client, room, reason(&fault));
             }
             Some(_) => {}
         }

@@ -19,8 +19,8 @@ use im_discovery::{Endpoint, Flight, Pool, PoolOptions, Watch};
 use im_proto::v1::{Call, Fault, call, reply};
 use im_wire::code::ErrorCode;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::link::Link;
 use self::places::Places;
