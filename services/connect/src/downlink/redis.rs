@@ -1,7 +1,7 @@
 //! The bus of a cluster: redis pub/sub, as `im-redis-bus` hears it.
 
 use async_trait::async_trait;
-use im_redis_bus::{Client, Subscriber, Tiding};
+use im_redis_bus::{Client, Subscriber, BusNotification};
 use im_runtime::limits::queue::Sender;
 use im_wire::ids::RoomId;
 
@@ -20,12 +20,12 @@ impl RedisBus {
     }
 }
 
-impl From<Tiding> for Tidings {
-    fn from(tiding: Tiding) -> Self {
+impl From<BusNotification> for Tidings {
+    fn from(tiding: BusNotification) -> Self {
         match tiding {
-            Tiding::Event(event) => Self::Event(event),
-            Tiding::Subscribed(room) => Self::Subscribed(room),
-            Tiding::Disturbed => Self::Disturbed,
+            BusNotification::Event(event) => Self::Event(event),
+            BusNotification::Subscribed(room) => Self::Subscribed(room),
+            BusNotification::GapPossible => Self::Disturbed,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use im_logic::store::redis::Options;
 use im_logic::store::{Create, Error, Kind, Store};
-use im_redis_bus::Tiding;
+use im_redis_bus::BusNotification;
 
 use crate::servers::Server;
 use crate::stage::{Ear, insist, log, message, now_ms, options, room, say, store};
@@ -86,7 +86,7 @@ async fn confirmed_messages_are_published_in_order_under_load() {
     }
     let mut seqs = Vec::new();
     while let Ok(tiding) = ear.heard.try_recv() {
-        if let Tiding::Event(event) = tiding
+        if let BusNotification::Event(event) = tiding
             && let Some(im_proto::v1::bus_event::Event::Logged(logged)) = event.event
         {
             seqs.push(logged.seq);

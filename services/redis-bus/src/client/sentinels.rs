@@ -10,7 +10,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::keeper::dial;
+use super::topology_refresher::dial;
 use crate::address::Host;
 
 /// How long a Sentinel may lag behind the others.
@@ -105,7 +105,7 @@ async fn question(shared: &Shared, host: &Host, service: &str) -> Result<(u64, H
     let epoch = said.get("config-epoch").and_then(|number| number.parse::<u64>().ok());
     match (address, epoch) {
         (Some((name, port)), Some(epoch)) => Ok((epoch, Host { name, port })),
-        _ => Err("SENTINEL MASTER is not understood".to_owned()),
+        _ => Err("SENTINEL MASTER: unexpected reply".to_owned()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Keeps a client connected: asks who the masters are, opens connections, checks them, and begins again when they are lost.
+//! Keeps the topology up to date: asks who the masters are, opens connections, checks them, and starts over when they are lost.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 type Wanted = Vec<(Host, Vec<Range>)>;
 
 /// Runs until the last client is gone.
-pub(super) async fn keep(shared: Arc<Shared>) {
+pub(super) async fn run(shared: Arc<Shared>) {
     let mut backoff = Backoff::new(PAUSE, Duration::from_secs(1));
     loop {
         match round(&shared).await {
@@ -34,7 +34,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
                 publish(&shared, topology);
                 if complete {
                     backoff.reset();
-                    let _ = tokio::time::timeout(shared.options.check_interval, shared.look_again.notified()).await;
+                    let _ = tokio::time::timeout(shared.options.check_interval, shared.refresh_soon.notified()).await;
                     // Calls that fail one after the other must not make round follow round.
                     tokio::time::sleep(PAUSE).await;
                     continue;
@@ -54,12 +54,12 @@ fn publish(shared: &Shared, topology: Topology) {
     }
     metrics::MASTERS.set(i64::try_from(topology.masters().len()).unwrap_or(i64::MAX));
     if lost && !before.masters().is_empty() {
-        tracing::warn!(redis = %shared.address, trouble = topology.trouble(), "redis is lost");
+        tracing::warn!(redis = %shared.address, trouble = topology.trouble(), "lost connection to redis, reconnecting");
     } else if lost {
-        tracing::debug!(redis = %shared.address, trouble = topology.trouble(), "redis is not there");
+        tracing::debug!(redis = %shared.address, trouble = topology.trouble(), "redis unreachable");
     } else {
         let masters: Vec<String> = topology.masters().iter().map(|master| master.host.to_string()).collect();
-        tracing::info!(redis = %shared.address, ?masters, complete = topology.is_complete(), "redis is there");
+        tracing::info!(redis = %shared.address, ?masters, complete = topology.is_complete(), "connected to redis");
     }
     // While redis stays away, only the reason changes, not since when it is away.
     match lost && before.masters().is_empty() {
@@ -135,7 +135,7 @@ fn read_slots(slots: Value, asked: &Host) -> Result<Wanted, String> {
     let rows: Vec<Vec<Value>> = redis::from_redis_value(slots).map_err(|error| error.to_string())?;
     let mut wanted: Wanted = Vec::new();
     for row in rows {
-        let [from, to, master, ..] = row.as_slice() else { return Err("CLUSTER SLOTS is not understood".to_owned()) };
+        let [from, to, master, ..] = row.as_slice() else { return Err("CLUSTER SLOTS: unexpected reply".to_owned()) };
         let number = |value: &Value| redis::from_redis_value::<u16>(value.clone()).map_err(|error| error.to_string());
         let range = (number(from)?, number(to)?);
         let node: Vec<Value> = redis::from_redis_value(master.clone()).map_err(|error| error.to_string())?;
@@ -204,7 +204,7 @@ async fn still_good(shared: &Shared, master: &Arc<Master>) -> bool {
     }
     let checks = join_all(master.shared().iter().cloned().map(checks::is_master)).await;
     let Some(trouble) = checks.into_iter().find_map(Result::err) else { return true };
-    tracing::warn!(redis = %shared.address, master = %master.host, trouble, "a redis master is given up");
+    tracing::warn!(redis = %shared.address, master = %master.host, trouble, "dropping connections to redis master");
     master.give_up();
     false
 }
