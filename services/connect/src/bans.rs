@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::downlink::router::Router;
 use crate::metrics;
-use crate::shard::mailbox::Order;
+use crate::shard::mailbox::Command;
 use crate::translate;
 use crate::uplink::Logic;
 
@@ -75,8 +75,8 @@ async fn ask(bans: &Bans, logic: &dyn Logic, behind: &mut u32) -> Result<bool, F
 
 async fn tell(bans: &Bans, router: &Router) {
     metrics::BANS.set(i64::try_from(bans.read().len()).unwrap_or(i64::MAX));
-    for door in router.doors() {
+    for shard in router.shards() {
         // A shard that has ended has no connections.
-        let _ended = door.orders.send(Order::Bans).await;
+        let _ended = shard.commands.send(Command::Bans).await;
     }
 }

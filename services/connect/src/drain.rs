@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::metrics;
 use crate::service::Handle;
 pub use crate::service::Status;
-use crate::shard::mailbox::{Order, Pace};
+use crate::shard::mailbox::{Command, DrainPlan};
 
 /// What `GET /drain` on the admin port answers, as docs/http-api.md says. Fields are only added within a version.
 pub fn page(handle: &Handle) -> serde_json::Value {
@@ -79,15 +79,16 @@ impl Handle {
             *draining = Some(status.clone());
         }
         metrics::DRAINING.set(1);
-        let (doors, to) = (self.0.router.doors(), Arc::new(to));
-        for door in doors {
-            let pace = Pace {
-                per_second: per_second / doors.len() as f64,
+        let shards = self.0.router.shards();
+        let to = Arc::new(to);
+        for shard in shards {
+            let plan = DrainPlan {
+                per_second: per_second / shards.len() as f64,
                 accept: options.drain_accept,
                 deadline: status.deadline,
                 to: Arc::clone(&to),
             };
-            let _ended = door.orders.send(Order::Drain(pace)).await;
+            let _ended = shard.commands.send(Command::Drain(plan)).await;
         }
         status
     }

@@ -11,13 +11,13 @@ use tokio::time::timeout_at;
 use crate::hub::Next;
 use crate::metrics;
 use crate::shard::Shard;
-use crate::shard::mailbox::{Inbox, Order};
+use crate::shard::mailbox::{Command, Mailbox};
 
-/// How many orders are taken at once.
+/// How many commands are taken at once.
 const BATCH: usize = 1024;
 
-impl Inbox {
-    /// Runs as long as the process has orders.
+impl Mailbox {
+    /// Runs as long as the process has commands.
     pub(crate) async fn run(mut self, shard: Rc<Shard>) {
         let number = shard.number.to_string();
         let gauge = metrics::SHARD_QUEUE.with_label_values(&[&number]);
@@ -26,14 +26,14 @@ impl Inbox {
         let mut next = Next::Arrival;
         while self.next(&shard, &mut batch, next).await {
             #[cfg(test)]
-            crate::planted::pass(&shard.options.node, shard.number, "inbox");
-            gauge.set(self.orders.len() as i64);
-            bytes_gauge.set(self.orders.bytes() as i64);
-            for order in batch.drain(..) {
-                shard.take(order);
+            crate::planted::pass(&shard.options.node, shard.number, "event loop");
+            gauge.set(self.commands.len() as i64);
+            bytes_gauge.set(self.commands.bytes() as i64);
+            for command in batch.drain(..) {
+                shard.handle(command);
             }
-            if self.disturbed.swap(false, Ordering::AcqRel) {
-                shard.disturbed();
+            if self.possibly_lost.swap(false, Ordering::AcqRel) {
+                shard.compare_all();
             }
             next = shard.deliver_some();
             if shard.go_on_with_many() {
@@ -44,7 +44,7 @@ impl Inbox {
 
     /// Takes what has arrived. Waits for it, but not where something is to be delivered before: then the sessions have their
     /// turn and it goes on. `false`: nothing will come any more.
-    async fn next(&mut self, shard: &Shard, batch: &mut Vec<Order>, next: Next) -> bool {
+    async fn next(&mut self, shard: &Shard, batch: &mut Vec<Command>, next: Next) -> bool {
         match next {
             Next::Arrival => return self.arrival(shard, batch).await,
             Next::At(due) => return timeout_at(due, self.arrival(shard, batch)).await.unwrap_or(true),
@@ -55,37 +55,37 @@ impl Inbox {
             }
         }
         while batch.len() < BATCH
-            && let Ok(order) = self.orders.try_recv()
+            && let Ok(command) = self.commands.try_recv()
         {
-            batch.push(order);
+            batch.push(command);
         }
         true
     }
 
-    /// Waits for orders, or for something to deliver that came another way.
-    async fn arrival(&mut self, shard: &Shard, batch: &mut Vec<Order>) -> bool {
+    /// Waits for commands, or for something to deliver that came another way.
+    async fn arrival(&mut self, shard: &Shard, batch: &mut Vec<Command>) -> bool {
         tokio::select! {
             biased;
-            count = self.orders.recv_many(batch, BATCH) => count > 0,
+            count = self.commands.recv_many(batch, BATCH) => count > 0,
             () = shard.stirred.notified() => true,
         }
     }
 }
 
 impl Shard {
-    fn take(self: &Rc<Self>, order: Order) {
-        match order {
-            Order::Logged(message) => self.logged(message),
-            Order::Signal { room, signal, to_user } => self.signal(&room, signal, &to_user),
-            Order::Heard(room) => self.heard(&room),
-            Order::Push { target, signal, done } => self.push(target, signal, done),
-            Order::Kick { which, code, text, done } => self.kick(which, code, text, done),
-            Order::RoomsChanged { change, done } => {
+    fn handle(self: &Rc<Self>, command: Command) {
+        match command {
+            Command::Logged(message) => self.logged(message),
+            Command::Signal { room, signal, to_user } => self.signal(&room, signal, &to_user),
+            Command::Subscribed(room) => self.subscribed(&room),
+            Command::Push { target, signal, done } => self.push(target, signal, done),
+            Command::Kick { which, code, text, done } => self.kick(which, code, text, done),
+            Command::RoomsChanged { change, done } => {
                 let _caller_gone = done.send(self.rooms_changed(&change));
             }
-            Order::Compare => self.disturbed(),
-            Order::Bans => self.look_for_banned(),
-            Order::Drain(pace) => self.begin_drain(pace),
+            Command::Compare => self.compare_all(),
+            Command::Bans => self.look_for_banned(),
+            Command::Drain(plan) => self.begin_drain(plan),
         }
     }
 }

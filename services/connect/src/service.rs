@@ -28,7 +28,7 @@ use crate::metrics;
 use crate::options::Options;
 use crate::reactor::thread;
 use crate::shard::Shard;
-use crate::shard::mailbox::{self, Match, Order, RoomsChange, Target};
+use crate::shard::mailbox::{self, Command, Match, RoomsChange, Target};
 use crate::translate;
 use crate::uplink::{Logic, shared::Shared};
 
@@ -107,12 +107,12 @@ impl Service {
         let logic = Shared::new(Arc::clone(&parts.logic), &options);
         let admission = Admission::new(&options);
         let accepting = CancellationToken::new();
-        let (doors, inboxes): (Vec<_>, Vec<_>) =
-            (0..options.shards).map(|_| mailbox::mailbox(options.shard_queue, options.shard_queue_bytes)).unzip();
-        let router = Arc::new(Router::new(Arc::clone(&parts.bus), doors, &options.node));
+        let (handles, mailboxes): (Vec<_>, Vec<_>) =
+            (0..options.shards).map(|_| mailbox::open(options.shard_queue, options.shard_queue_bytes)).unzip();
+        let router = Arc::new(Router::new(Arc::clone(&parts.bus), handles, &options.node));
         let bans: Arc<Bans> = Arc::default();
         let mut bus = Some(parts.bus);
-        for (number, ((inbox, tcp), ws)) in inboxes.into_iter().zip(tcp.1).zip(ws.1).enumerate() {
+        for (number, ((mailbox, tcp), ws)) in mailboxes.into_iter().zip(tcp.1).zip(ws.1).enumerate() {
             let (options, logic) = (Arc::clone(&options), Arc::clone(&logic));
             let (admission, router, accepting) = (Arc::clone(&admission), Arc::clone(&router), accepting.clone());
             let bans = Arc::clone(&bans);
@@ -122,7 +122,7 @@ impl Service {
             });
             let has_bus = bus.is_some();
             let pulse = liveness.pulse(format!("shard {number}"), options.shard_stall);
-            let ended = thread::start(number, thread::Parts { inbox, tcp, ws, pulse, bus }, move || {
+            let ended = thread::start(number, thread::Parts { mailbox, tcp, ws, pulse, bus }, move || {
                 Shard::new(number, options, logic.on_this_thread(), admission, router, accepting, bans)
             });
             let ended = tokio::spawn(ended.map_err(Error::Thread)?);
@@ -275,7 +275,7 @@ impl Handle {
             Some(push_request::Target::Everyone(false)) | None => return 0,
         };
         let signal = Arc::new(translate::signal("", signal));
-        self.ask_all(|done| Order::Push { target: target.clone(), signal: Arc::clone(&signal), done }).await
+        self.ask_all(|done| Command::Push { target: target.clone(), signal: Arc::clone(&signal), done }).await
     }
 
     /// Ends the connections that are meant; how many.
@@ -283,7 +283,7 @@ impl Handle {
         let KickRequest { user, device, conn, code, text } = request;
         let code = u16::try_from(code).ok().and_then(CloseCode::from_number).unwrap_or(CloseCode::Kicked);
         let which = Match { user, device, conn };
-        self.ask_all(|done| Order::Kick { which: which.clone(), code, text: text.clone(), done }).await
+        self.ask_all(|done| Command::Kick { which: which.clone(), code, text: text.clone(), done }).await
     }
 
     /// A user's rooms have changed; how many of their connections are here.
@@ -291,15 +291,15 @@ impl Handle {
         let rooms = |names: Vec<String>| names.iter().filter_map(|name| RoomId::new(name).ok()).collect::<Vec<_>>();
         let RoomsChangedRequest { user, added, removed, seq } = request;
         let change = Arc::new(RoomsChange { user, added: rooms(added), removed: rooms(removed), seq });
-        self.ask_all(|done| Order::RoomsChanged { change: Arc::clone(&change), done }).await
+        self.ask_all(|done| Command::RoomsChanged { change: Arc::clone(&change), done }).await
     }
 
-    async fn ask_all(&self, order: impl Fn(oneshot::Sender<u64>) -> Order) -> u64 {
-        let asked = self.0.router.doors().iter().map(|door| {
+    async fn ask_all(&self, command: impl Fn(oneshot::Sender<u64>) -> Command) -> u64 {
+        let asked = self.0.router.shards().iter().map(|shard| {
             let (done, answer) = oneshot::channel();
-            let order = order(done);
+            let command = command(done);
             async move {
-                door.orders.send(order).await.ok()?;
+                shard.commands.send(command).await.ok()?;
                 answer.await.ok()
             }
         });

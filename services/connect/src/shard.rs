@@ -41,7 +41,7 @@ pub(crate) use self::fan_out::DELETED;
 use self::answers::Answered;
 use self::early::Early;
 use self::load::Load;
-use self::mailbox::Pace;
+use self::mailbox::DrainPlan;
 use self::many::Many;
 use self::paces::Paces;
 use self::presence::Ends;
@@ -79,7 +79,7 @@ pub(crate) struct Shard {
     pub(crate) bans: Arc<Bans>,
     /// While connections are looked through for banned ones: whether they are to be once more.
     pub(crate) sweeping: Cell<Option<bool>>,
-    pub(crate) draining: RefCell<Option<Pace>>,
+    pub(crate) draining: RefCell<Option<DrainPlan>>,
     /// Bytes from sockets pass through here; nothing stays.
     pub(crate) read_buffer: RefCell<Vec<u8>>,
     router: Arc<Router>,
@@ -99,7 +99,7 @@ pub(crate) struct Shard {
     questions: RefCell<Questions>,
     /// Pushes and kicks under way.
     many: RefCell<Many>,
-    /// Something is to be delivered that did not come through the inbox.
+    /// Something is to be delivered that did not come through the mailbox.
     pub(crate) stirred: Notify,
     compare_step: Cell<u64>,
     kicks: RefCell<VecDeque<kicks::Kick>>,

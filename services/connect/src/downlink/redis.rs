@@ -1,7 +1,7 @@
 //! The bus of a cluster: redis pub/sub, as `im-redis-bus` hears it.
 
 use async_trait::async_trait;
-use im_redis_bus::{Client, Subscriber, BusNotification};
+use im_redis_bus::{BusNotification, Client, Subscriber};
 use im_runtime::limits::queue::Sender;
 use im_wire::ids::RoomId;
 

@@ -9,7 +9,7 @@ use im_wire::ids::RoomId;
 
 use super::{Bus, Tidings};
 use crate::metrics;
-use crate::shard::mailbox::{Door, Order};
+use crate::shard::mailbox::{Command, ShardHandle};
 use crate::translate;
 
 #[derive(Default)]
@@ -22,7 +22,7 @@ struct Route {
 /// See the module's top.
 pub(crate) struct Router {
     bus: Arc<dyn Bus>,
-    doors: Vec<Door>,
+    shards: Vec<ShardHandle>,
     routes: Mutex<HashMap<RoomId, Route>>,
     online: Mutex<Online>,
     /// Where a test plants its faults.
@@ -49,10 +49,10 @@ struct Online {
 }
 
 impl Router {
-    pub(crate) fn new(bus: Arc<dyn Bus>, doors: Vec<Door>, _node: &str) -> Self {
+    pub(crate) fn new(bus: Arc<dyn Bus>, shards: Vec<ShardHandle>, _node: &str) -> Self {
         Self {
             bus,
-            doors,
+            shards,
             routes: Mutex::default(),
             online: Mutex::default(),
             #[cfg(test)]
@@ -60,8 +60,8 @@ impl Router {
         }
     }
 
-    pub(crate) fn doors(&self) -> &[Door] {
-        &self.doors
+    pub(crate) fn shards(&self) -> &[ShardHandle] {
+        &self.shards
     }
 
     /// A shard begins to hear a room; it is told when the bus carries it.
@@ -71,7 +71,7 @@ impl Router {
         let route = routes.entry(room.clone()).or_default();
         route.shards |= 1 << shard;
         if route.confirmed {
-            self.doors[shard].event(Order::Heard(room));
+            self.shards[shard].event(Command::Subscribed(room));
         } else if !known {
             self.bus.subscribe(room);
         }
@@ -110,9 +110,9 @@ impl Router {
 
     /// Every shard compares its rooms with the log.
     pub(crate) async fn compare_all(&self) {
-        for door in &self.doors {
+        for shard in &self.shards {
             // A shard that has ended has no rooms.
-            let _ended = door.orders.send(Order::Compare).await;
+            let _ended = shard.commands.send(Command::Compare).await;
         }
     }
 
@@ -120,14 +120,14 @@ impl Router {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(route) = routes.get_mut(&room) {
             route.confirmed = true;
-            self.each(route.shards, || Order::Heard(room.clone()));
+            self.each(route.shards, || Command::Subscribed(room.clone()));
         }
     }
 
-    fn each(&self, shards: u64, order: impl Fn() -> Order) {
-        for (number, door) in self.doors.iter().enumerate() {
+    fn each(&self, shards: u64, command: impl Fn() -> Command) {
+        for (number, shard) in self.shards.iter().enumerate() {
             if shards & (1 << number) != 0 {
-                door.event(order());
+                shard.event(command());
             }
         }
     }
@@ -143,12 +143,12 @@ impl Router {
             Some(bus_event::Event::Logged(logged)) => {
                 let Some(entry) = logged.entry else { return };
                 let message = Arc::new(translate::message(&room, logged.epoch, logged.seq, entry));
-                self.each(shards, || Order::Logged(Arc::clone(&message)));
+                self.each(shards, || Command::Logged(Arc::clone(&message)));
             }
             Some(bus_event::Event::Signal(signal)) => {
                 let to_user = signal.to_user.clone();
                 let signal = Arc::new(translate::signal(room.as_str(), signal));
-                self.each(shards, || Order::Signal {
+                self.each(shards, || Command::Signal {
                     room: room.clone(),
                     signal: Arc::clone(&signal),
                     to_user: to_user.clone(),

@@ -20,11 +20,11 @@ use crate::accept;
 use crate::downlink::router::Router;
 use crate::downlink::{Bus, Tidings};
 use crate::shard::Shard;
-use crate::shard::mailbox::Inbox;
+use crate::shard::mailbox::Mailbox;
 
 /// What a thread works on.
 pub(crate) struct Parts {
-    pub(crate) inbox: Inbox,
+    pub(crate) mailbox: Mailbox,
     pub(crate) tcp: TcpListener,
     pub(crate) ws: TcpListener,
     /// Beaten as long as the thread turns.
@@ -69,7 +69,7 @@ fn run(parts: Parts, make: impl FnOnce() -> Rc<Shard>) -> String {
         Err(error) => return format!("its runtime cannot be made: {error}"),
     };
     runtime.block_on(async move {
-        let Parts { inbox, tcp, ws, pulse, bus } = parts;
+        let Parts { mailbox, tcp, ws, pulse, bus } = parts;
         let mut loops = Loops::default();
         if let Some(Downlink { bus, into, router, tidings }) = bus {
             loops.spawn("bus", async move { bus.run(into).await });
@@ -91,7 +91,7 @@ fn run(parts: Parts, make: impl FnOnce() -> Rc<Shard>) -> String {
         loops.spawn("telling of ends", Rc::clone(&shard).tell_ends());
         loops.spawn("assertion of presence", Rc::clone(&shard).assert_presence());
         tokio::select! {
-            inbox = AssertUnwindSafe(inbox.run(shard)).catch_unwind() => ended("inbox", inbox),
+            mailbox = AssertUnwindSafe(mailbox.run(shard)).catch_unwind() => ended("event loop", mailbox),
             why = loops.first_to_end() => why,
         }
     })
@@ -110,7 +110,7 @@ fn panicked(what: &str, panic: &(dyn Any + Send)) -> String {
     format!("{what} panicked: {}", message.unwrap_or("no message"))
 }
 
-/// The loops beside the inbox, as tasks of the thread. `None`: ended in order.
+/// The loops beside the event loop, as tasks of the thread. `None`: ended in order.
 #[derive(Default)]
 struct Loops(JoinSet<Option<String>>);
 

@@ -28,7 +28,7 @@ impl Shard {
     }
 
     /// The bus carries the room from now on.
-    pub(crate) fn heard(self: &Rc<Self>, room: &RoomId) {
+    pub(crate) fn subscribed(self: &Rc<Self>, room: &RoomId) {
         let mut effects = Vec::new();
         self.hub.borrow_mut().heard(room, &mut effects);
         self.apply(effects);
@@ -36,7 +36,7 @@ impl Shard {
 
     /// Events may have been lost: rooms that wait for the bus stop waiting, all others are compared with the log. What is said
     /// while they are, as by several streams to a logic process that died, makes one more round of it.
-    pub(crate) fn disturbed(self: &Rc<Self>) {
+    pub(crate) fn compare_all(self: &Rc<Self>) {
         let rooms: Vec<RoomId> = self.hub.borrow().heads().map(|(room, _)| room.clone()).collect();
         let mut effects = Vec::new();
         for room in &rooms {

@@ -11,38 +11,38 @@ use rand::seq::SliceRandom;
 use tokio::time::Instant;
 
 use super::Shard;
-use super::mailbox::Pace;
+use super::mailbox::DrainPlan;
 use crate::connection::Connection;
 use crate::metrics;
 
-async fn drain(shard: Rc<Shard>, pace: Pace) {
+async fn drain(shard: Rc<Shard>, plan: DrainPlan) {
     let begun = Instant::now();
     let mut everyone = shard.everyone();
     everyone.shuffle(&mut rand::rng());
     let closing = Rc::clone(&shard);
-    let accept = pace.accept;
+    let accept = plan.accept;
     tokio::task::spawn_local(async move {
         tokio::time::sleep(accept).await;
         closing.accepting.cancel();
     });
     for (number, connection) in everyone.iter().enumerate() {
-        let due = begun + Duration::from_secs_f64(number as f64 / pace.per_second.max(1.0));
+        let due = begun + Duration::from_secs_f64(number as f64 / plan.per_second.max(1.0));
         tokio::time::sleep_until(due).await;
-        tell(connection, &pace);
+        tell(connection, &plan);
     }
-    tokio::time::sleep_until(pace.deadline).await;
+    tokio::time::sleep_until(plan.deadline).await;
     for connection in shard.everyone() {
         connection.end(CloseCode::GoingAway, "the node ends: resume elsewhere");
     }
 }
 
 /// Tells one client to move. The compatible dialects have no word for it: their clients are closed, and come back.
-fn tell(connection: &Connection, pace: &Pace) {
+fn tell(connection: &Connection, plan: &DrainPlan) {
     if connection.authenticated().is_none() || connection.moved.replace(true) || connection.ending().is_some() {
         return;
     }
     metrics::MOVED.inc();
-    let left = pace.deadline.saturating_duration_since(Instant::now());
+    let left = plan.deadline.saturating_duration_since(Instant::now());
     if !connection.encoding.get().is_native() {
         connection.end(CloseCode::Moved, "the node ends: connect elsewhere");
         return;
@@ -51,7 +51,7 @@ fn tell(connection: &Connection, pace: &Pace) {
     let op = ServerOp::Move {
         after_ms: rand::random_range(0..500),
         deadline_ms: ms(left),
-        to: pace.to.to_vec(),
+        to: plan.to.to_vec(),
         reason: "draining".to_owned(),
     };
     connection.write(&connection.encoding.get().response(0, op));
@@ -59,17 +59,17 @@ fn tell(connection: &Connection, pace: &Pace) {
 
 impl Shard {
     /// Begins; it goes on beside everything else.
-    pub(crate) fn begin_drain(self: &Rc<Self>, pace: Pace) {
-        if self.draining.borrow_mut().replace(pace.clone()).is_some() {
+    pub(crate) fn begin_drain(self: &Rc<Self>, plan: DrainPlan) {
+        if self.draining.borrow_mut().replace(plan.clone()).is_some() {
             return;
         }
-        tokio::task::spawn_local(drain(Rc::clone(self), pace));
+        tokio::task::spawn_local(drain(Rc::clone(self), plan));
     }
 
     /// A client that came in while the node drains is told at once.
     pub(crate) fn greet_while_draining(&self, connection: &Connection) {
-        if let Some(pace) = &*self.draining.borrow() {
-            tell(connection, pace);
+        if let Some(plan) = &*self.draining.borrow() {
+            tell(connection, plan);
         }
     }
 }

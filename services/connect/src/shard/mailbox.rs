@@ -60,7 +60,7 @@ pub(crate) struct RoomsChange {
 
 /// How a drain goes, for one shard.
 #[derive(Debug, Clone)]
-pub(crate) struct Pace {
+pub(crate) struct DrainPlan {
     /// Clients told per second.
     pub(crate) per_second: f64,
     /// How long new clients are still accepted.
@@ -73,14 +73,14 @@ pub(crate) struct Pace {
 
 /// One thing for a shard to do.
 #[derive(Debug)]
-pub(crate) enum Order {
+pub(crate) enum Command {
     Logged(Arc<Message>),
     Signal {
         room: RoomId,
         signal: Arc<Signal>,
         to_user: String,
     },
-    Heard(RoomId),
+    Subscribed(RoomId),
     Push {
         target: Target,
         signal: Arc<Signal>,
@@ -99,10 +99,10 @@ pub(crate) enum Order {
     Compare,
     /// The list of bans is another one.
     Bans,
-    Drain(Pace),
+    Drain(DrainPlan),
 }
 
-impl Weigh for Order {
+impl Weigh for Command {
     fn bytes(&self) -> usize {
         match self {
             Self::Logged(message) => AROUND + message.body.bytes().len(),
@@ -113,33 +113,33 @@ impl Weigh for Order {
 }
 
 /// One shard's queue, seen from outside.
-pub(crate) struct Door {
-    pub(crate) orders: Sender<Order>,
-    pub(crate) disturbed: Arc<AtomicBool>,
+pub(crate) struct ShardHandle {
+    pub(crate) commands: Sender<Command>,
+    pub(crate) possibly_lost: Arc<AtomicBool>,
 }
 
-impl Door {
+impl ShardHandle {
     /// Events are dropped where the queue is full, by their number or their bytes; the shard compares its rooms then.
-    pub(crate) fn event(&self, order: Order) {
-        if self.orders.try_send(order).is_err() {
+    pub(crate) fn event(&self, command: Command) {
+        if self.commands.try_send(command).is_err() {
             metrics::SHARD_QUEUE_FULL.inc();
-            self.disturbed.store(true, Ordering::Release);
+            self.possibly_lost.store(true, Ordering::Release);
         }
     }
 }
 
 /// The shard's end of its queue.
-pub(crate) struct Inbox {
-    pub(crate) orders: Receiver<Order>,
+pub(crate) struct Mailbox {
+    pub(crate) commands: Receiver<Command>,
     /// Events were dropped because the queue was full.
-    pub(crate) disturbed: Arc<AtomicBool>,
+    pub(crate) possibly_lost: Arc<AtomicBool>,
 }
 
 /// A queue of so many places, for so many bytes.
-pub(crate) fn mailbox(places: usize, bytes: usize) -> (Door, Inbox) {
-    let (sender, orders) = queue(places, bytes);
-    let disturbed = Arc::new(AtomicBool::new(false));
-    (Door { orders: sender, disturbed: Arc::clone(&disturbed) }, Inbox { orders, disturbed })
+pub(crate) fn open(places: usize, bytes: usize) -> (ShardHandle, Mailbox) {
+    let (sender, commands) = queue(places, bytes);
+    let possibly_lost = Arc::new(AtomicBool::new(false));
+    (ShardHandle { commands: sender, possibly_lost: Arc::clone(&possibly_lost) }, Mailbox { commands, possibly_lost })
 }
 
 #[cfg(test)]
@@ -150,22 +150,22 @@ mod tests {
 
     #[test]
     fn a_shards_queue_is_bounded_in_bytes_and_a_loss_is_told() {
-        let (orders, mut inbox) = queue(1_000, 1 << 20);
-        let disturbed = Arc::new(AtomicBool::new(false));
-        let door = Door { orders, disturbed: Arc::clone(&disturbed) };
+        let (commands, mut mailbox) = queue(1_000, 1 << 20);
+        let possibly_lost = Arc::new(AtomicBool::new(false));
+        let shard = ShardHandle { commands, possibly_lost: Arc::clone(&possibly_lost) };
         let message = |length: usize| {
             let (room, kind) = (RoomId::new("r").unwrap(), "text".to_owned());
             let (id, from, client_id) = Default::default();
             let body = Body::Binary(vec![0; length].into());
-            Order::Logged(Arc::new(Message { room, epoch: 1, seq: 1, id, from, client_id, kind, body, time_ms: 0 }))
+            Command::Logged(Arc::new(Message { room, epoch: 1, seq: 1, id, from, client_id, kind, body, time_ms: 0 }))
         };
         for _ in 0..100 {
-            door.event(message(64 << 10));
+            shard.event(message(64 << 10));
         }
-        let mut take_all = || std::iter::from_fn(|| inbox.try_recv().ok()).count();
+        let mut take_all = || std::iter::from_fn(|| mailbox.try_recv().ok()).count();
         assert_eq!(take_all(), 15, "as many as the bytes allow");
-        assert!(disturbed.load(Ordering::Relaxed), "the shard compares its rooms");
-        (0..2_000).for_each(|_| door.event(message(10)));
+        assert!(possibly_lost.load(Ordering::Relaxed), "the shard compares its rooms");
+        (0..2_000).for_each(|_| shard.event(message(10)));
         assert_eq!(take_all(), 1_000, "and as many as there are places for");
     }
 }

@@ -105,7 +105,7 @@ impl Watched {
 
 #[tokio::test]
 async fn a_panic_in_any_loop_of_the_shard_that_has_the_bus_ends_the_process_with_a_reason() {
-    for place in ["inbox", "housekeeping", "accept", "router"] {
+    for place in ["event loop", "housekeeping", "accept", "router"] {
         let node = node(&format!("panics-first-{place}"));
         plant(&format!("panics-first-{place}"), 0, place, Fault::Panic);
         node.stir().await;
@@ -117,7 +117,7 @@ async fn a_panic_in_any_loop_of_the_shard_that_has_the_bus_ends_the_process_with
 
 #[tokio::test]
 async fn a_panic_in_any_loop_of_another_shard_drains_the_rest_and_the_process_has_failed() {
-    for place in ["inbox", "housekeeping", "accept"] {
+    for place in ["event loop", "housekeeping", "accept"] {
         let name = format!("panics-second-{place}");
         let node = node(&name);
         plant(&name, 1, place, Fault::Panic);
@@ -156,7 +156,7 @@ async fn a_shard_that_stands_still_fails_liveness_until_it_turns_again() {
     until(&[]).await.expect("both turn");
     let stands = Arc::new(Mutex::new(()));
     let holding = stands.lock().unwrap();
-    plant("stands", 1, "inbox", Fault::Stall(Arc::clone(&stands)));
+    plant("stands", 1, "event loop", Fault::Stall(Arc::clone(&stands)));
     node.outside.disturb().await;
     until(&["shard 1"]).await.expect("it is late");
     drop(holding);
