@@ -117,8 +117,8 @@ impl Service {
             let (admission, router, accepting) = (Arc::clone(&admission), Arc::clone(&router), accepting.clone());
             let bans = Arc::clone(&bans);
             let bus = bus.take().map(|bus| {
-                let (into, tidings) = queue(options.bus_queue, options.bus_queue_bytes);
-                thread::Downlink { bus, into, router: Arc::clone(&router), tidings }
+                let (into, notifications) = queue(options.bus_queue, options.bus_queue_bytes);
+                thread::Downlink { bus, into, router: Arc::clone(&router), notifications }
             });
             let has_bus = bus.is_some();
             let pulse = liveness.pulse(format!("shard {number}"), options.shard_stall);

@@ -7,7 +7,7 @@ use im_proto::v1::{BusEvent, OnlineCounts, bus_event};
 use im_runtime::limits::queue::Receiver;
 use im_wire::ids::RoomId;
 
-use super::{Bus, Tidings};
+use super::{Bus, BusNotification};
 use crate::metrics;
 use crate::shard::mailbox::{Command, ShardHandle};
 use crate::translate;
@@ -91,17 +91,17 @@ impl Router {
     }
 
     /// Takes what the bus brings until it ends.
-    pub(crate) async fn run(&self, mut tidings: Receiver<Tidings>) {
-        while let Some(one) = tidings.recv().await {
-            metrics::BUS_QUEUE.set(tidings.len() as i64);
-            metrics::BUS_QUEUE_BYTES.set(tidings.bytes() as i64);
+    pub(crate) async fn run(&self, mut notifications: Receiver<BusNotification>) {
+        while let Some(notification) = notifications.recv().await {
+            metrics::BUS_QUEUE.set(notifications.len() as i64);
+            metrics::BUS_QUEUE_BYTES.set(notifications.bytes() as i64);
             #[cfg(test)]
             crate::planted::pass(&self.node, 0, "router");
-            match one {
-                Tidings::Event(event) => self.event(event),
-                Tidings::Subscribed(room) => self.confirmed(room),
-                Tidings::Disturbed => {
-                    metrics::DISTURBED.inc();
+            match notification {
+                BusNotification::Event(event) => self.event(event),
+                BusNotification::Subscribed(room) => self.confirmed(room),
+                BusNotification::GapPossible => {
+                    metrics::POSSIBLE_GAPS.inc();
                     self.compare_all().await;
                 }
             }
@@ -252,7 +252,7 @@ mod tests {
 
     #[async_trait::async_trait]
     impl Bus for Deaf {
-        async fn run(&self, _: Sender<Tidings>) {}
+        async fn run(&self, _: Sender<BusNotification>) {}
         fn subscribe(&self, _: RoomId) {}
         fn unsubscribe(&self, _: &RoomId) {}
     }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::accept;
 use crate::downlink::router::Router;
-use crate::downlink::{Bus, Tidings};
+use crate::downlink::{Bus, BusNotification};
 use crate::shard::Shard;
 use crate::shard::mailbox::Mailbox;
 
@@ -37,9 +37,9 @@ pub(crate) struct Parts {
 /// The bus, the router, and the queue between them.
 pub(crate) struct Downlink {
     pub(crate) bus: Arc<dyn Bus>,
-    pub(crate) into: Sender<Tidings>,
+    pub(crate) into: Sender<BusNotification>,
     pub(crate) router: Arc<Router>,
-    pub(crate) tidings: Receiver<Tidings>,
+    pub(crate) notifications: Receiver<BusNotification>,
 }
 
 /// Starts the thread; `make` is called on it. The future ends, always with a reason, when the thread does.
@@ -71,9 +71,9 @@ fn run(parts: Parts, make: impl FnOnce() -> Rc<Shard>) -> String {
     runtime.block_on(async move {
         let Parts { mailbox, tcp, ws, pulse, bus } = parts;
         let mut loops = Loops::default();
-        if let Some(Downlink { bus, into, router, tidings }) = bus {
+        if let Some(Downlink { bus, into, router, notifications }) = bus {
             loops.spawn("bus", async move { bus.run(into).await });
-            loops.spawn("router", async move { router.run(tidings).await });
+            loops.spawn("router", async move { router.run(notifications).await });
         }
         let shard = make();
         for (listener, name, tcp) in [(tcp, "accept of TCP", true), (ws, "accept of WebSocket", false)] {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use im_connect::downlink::Tidings;
+use im_connect::downlink::BusNotification;
 use im_proto::bans::{Book, subject};
 use im_proto::v1::{self as pb, Fault, bus_event, call, reply};
 use im_runtime::limits::queue::Sender;
@@ -76,9 +76,9 @@ struct State {
 /// The bus's end at one node.
 #[derive(Default)]
 struct Node {
-    into: Option<Sender<Tidings>>,
+    into: Option<Sender<BusNotification>>,
     /// Told before anybody listened.
-    early: Vec<Tidings>,
+    early: Vec<BusNotification>,
     heard: HashSet<RoomId>,
 }
 
@@ -279,7 +279,7 @@ impl World {
     /// The bus was away.
     pub(crate) fn disturb(&self) {
         for node in &mut self.state().nodes {
-            node.tell(Tidings::Disturbed);
+            node.tell(BusNotification::GapPossible);
         }
     }
 
@@ -352,10 +352,10 @@ impl World {
 }
 
 impl Node {
-    fn tell(&mut self, tidings: Tidings) {
+    fn tell(&mut self, notification: BusNotification) {
         match &self.into {
-            Some(into) => into.try_send(tidings).expect("the node's queue is large enough for a test"),
-            None => self.early.push(tidings),
+            Some(into) => into.try_send(notification).expect("the node's queue is large enough for a test"),
+            None => self.early.push(notification),
         }
     }
 }
@@ -411,7 +411,7 @@ impl State {
         for node in self.nodes.iter_mut().filter(|node| node.heard.contains(&id)) {
             for _ in 0..=usize::from(self.repeat) {
                 let event = pb::BusEvent { room: room.to_owned(), event: Some(event.clone()) };
-                node.tell(Tidings::Event(event));
+                node.tell(BusNotification::Event(event));
             }
         }
     }

@@ -12,7 +12,7 @@ use im_wire::ids::RoomId;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::downlink::{Bus, Tidings};
+use crate::downlink::{Bus, BusNotification};
 use crate::planted::{Fault, plant};
 use crate::uplink::Logic;
 use crate::{Handle, Options, Parts, Service};
@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(10);
 /// Logic that refuses everything, and a bus whose events are the test's.
 #[derive(Default)]
 struct Outside {
-    into: Mutex<Option<Sender<Tidings>>>,
+    into: Mutex<Option<Sender<BusNotification>>>,
 }
 
 #[async_trait]
@@ -41,7 +41,7 @@ impl Logic for Outside {
 
 #[async_trait]
 impl Bus for Outside {
-    async fn run(&self, into: Sender<Tidings>) {
+    async fn run(&self, into: Sender<BusNotification>) {
         *self.into.lock().unwrap() = Some(into);
         std::future::pending().await
     }
@@ -61,7 +61,7 @@ impl Outside {
             }
         };
         // Where the shard has ended already, there is nothing left to stir.
-        let _ended = into.send(Tidings::Disturbed).await;
+        let _ended = into.send(BusNotification::GapPossible).await;
     }
 }
 
