@@ -82,7 +82,7 @@ pub(crate) struct TokenFacts {
 
 /// A room that the connection hears.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Hearing {
+pub(crate) struct Subscription {
     /// The log's head when logic said that the user may: older entries about the user's membership say nothing.
     pub(crate) checked_at: Seq,
 }
@@ -103,7 +103,7 @@ pub(crate) struct Connection {
     pub(crate) encoding: Cell<Encoding>,
     authenticated: OnceCell<Rc<Authenticated>>,
     pub(crate) last_heard: Cell<Instant>,
-    pub(crate) rooms: RefCell<HashMap<RoomId, Hearing>>,
+    pub(crate) rooms: RefCell<HashMap<RoomId, Subscription>>,
     pub(crate) follows_all: Cell<bool>,
     /// Of the user's list of rooms, as logic gave it when it was last compared; 0: not yet.
     pub(crate) list_digest: Cell<u64>,
@@ -385,15 +385,15 @@ impl Connection {
 
     /// Logic has said that the user may hear the room, of which it saw the log up to `head`.
     pub(crate) fn checked(&self, room: &RoomId, head: Seq) {
-        if let Some(hearing) = self.rooms.borrow_mut().get_mut(room) {
-            hearing.checked_at = hearing.checked_at.max(head);
+        if let Some(subscription) = self.rooms.borrow_mut().get_mut(room) {
+            subscription.checked_at = subscription.checked_at.max(head);
         }
     }
 
     /// The room's log was taken back to `seq`: what is said behind it about the user's membership is news.
     pub(crate) fn reset(&self, room: &RoomId, seq: Seq) {
-        if let Some(hearing) = self.rooms.borrow_mut().get_mut(room) {
-            hearing.checked_at = hearing.checked_at.min(seq);
+        if let Some(subscription) = self.rooms.borrow_mut().get_mut(room) {
+            subscription.checked_at = subscription.checked_at.min(seq);
         }
     }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::connection::encoding::Encoding;
 use crate::connection::outbox::Outbox;
-use crate::hub::{Answer, Asker, Effect, Hub, Limits, Part, Place, Turn};
+use crate::hub::{Answer, Asker, Effect, Hub, Limits, LogPosition, Part, Turn};
 
 const EPOCH: u64 = 1;
 
@@ -46,11 +46,11 @@ impl Room {
         };
         let (mut hub, mut effects) = (Hub::new(limits), Vec::new());
         let id = RoomId::new("measured").expect("a good id");
-        let start = Place { epoch: EPOCH, seq: 0 };
+        let start = LogPosition { epoch: EPOCH, seq: 0 };
         for member in 0..members {
             hub.join(&id, member, start, start, &mut effects);
         }
-        hub.heard(&id, &mut effects);
+        hub.subscribed(&id, &mut effects);
         hub.fetched(&id, Asker::Room, start, answer(start, Vec::new()), Instant::now(), &mut effects);
         let outboxes = (0..members).map(|_| Outbox::default()).collect();
         Self { hub, id, head: 0, outboxes, body: Bytes::from(vec![b'x'; body]) }
@@ -92,13 +92,13 @@ impl Room {
     /// The bus loses `missing` messages and brings the next one; the log is asked, answers, and everybody gets all of them.
     pub fn repair(&mut self, missing: u64) -> usize {
         let mut effects = Vec::new();
-        let before = Place { epoch: EPOCH, seq: self.head };
+        let before = LogPosition { epoch: EPOCH, seq: self.head };
         self.head += missing + 1;
         let message = self.message(self.head);
         self.hub.logged(message, &mut effects);
         assert!(matches!(effects.pop(), Some(Effect::Fetch { asker: Asker::Room, .. })), "the jump is seen");
         let entries = (before.seq + 1..=self.head).map(|seq| self.message(seq)).collect();
-        let told = answer(Place { epoch: EPOCH, seq: self.head }, entries);
+        let told = answer(LogPosition { epoch: EPOCH, seq: self.head }, entries);
         self.hub.fetched(&self.id, Asker::Room, before, told, Instant::now(), &mut effects);
         let mut delivered = 0;
         self.hub.deliver(everything(), |_, part| delivered += part.members.len() * part.items.len());
@@ -111,7 +111,7 @@ fn everything() -> Turn {
     Turn { members: usize::MAX, now: Instant::now(), hold: Duration::ZERO }
 }
 
-fn answer(head: Place, entries: Vec<Arc<Message>>) -> Answer {
+fn answer(head: LogPosition, entries: Vec<Arc<Message>>) -> Answer {
     Answer { head, reset_to: None, truncated: None, entries }
 }
 

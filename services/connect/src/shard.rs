@@ -50,9 +50,9 @@ use self::rates::Rates;
 use crate::accept::admission::Admission;
 use crate::connection::encoding::Encoding;
 use crate::connection::outbox::Budget;
-use crate::connection::{Authenticated, Client, Connection, Hearing};
+use crate::connection::{Authenticated, Client, Connection, Subscription};
 use crate::downlink::router::Router;
-use crate::hub::{Hub, Limits, Place};
+use crate::hub::{Hub, Limits, LogPosition};
 use crate::metrics;
 use crate::options::Options;
 use crate::uplink::shared::Shared;
@@ -225,7 +225,7 @@ impl Shard {
     }
 
     /// Where a room stands that somebody here is in or has just left.
-    pub(crate) fn head(&self, room: &RoomId) -> Option<Place> {
+    pub(crate) fn head(&self, room: &RoomId) -> Option<LogPosition> {
         self.hub.borrow().head(room)
     }
 
@@ -241,9 +241,9 @@ impl Shard {
     }
 
     /// The connection hears a room from behind `after`; `head` is where logic saw the log's head just now.
-    pub(crate) fn join(self: &Rc<Self>, connection: &Connection, room: &RoomId, after: Place, head: Place) {
+    pub(crate) fn join(self: &Rc<Self>, connection: &Connection, room: &RoomId, after: LogPosition, head: LogPosition) {
         let checked_at = connection.rooms.borrow().get(room).map_or(head.seq, |heard| heard.checked_at.max(head.seq));
-        let heard = connection.rooms.borrow_mut().insert(room.clone(), Hearing { checked_at });
+        let heard = connection.rooms.borrow_mut().insert(room.clone(), Subscription { checked_at });
         let mut effects = Vec::new();
         {
             let mut hub = self.hub.borrow_mut();
@@ -282,7 +282,7 @@ impl Shard {
 
     /// Whether the entry about this user's membership is news to the connection.
     fn is_news(connection: &Connection, room: &RoomId, seq: Seq) -> bool {
-        connection.rooms.borrow().get(room).is_some_and(|hearing| seq > hearing.checked_at)
+        connection.rooms.borrow().get(room).is_some_and(|subscription| seq > subscription.checked_at)
     }
 }
 

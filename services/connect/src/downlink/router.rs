@@ -64,8 +64,8 @@ impl Router {
         &self.shards
     }
 
-    /// A shard begins to hear a room; it is told when the bus carries it.
-    pub(crate) fn hear(&self, shard: usize, room: RoomId) {
+    /// A shard subscribes to a room; it gets a command once the bus carries it.
+    pub(crate) fn subscribe(&self, shard: usize, room: RoomId) {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         let known = routes.contains_key(&room);
         let route = routes.entry(room.clone()).or_default();
@@ -77,8 +77,8 @@ impl Router {
         }
     }
 
-    /// A shard no longer hears a room.
-    pub(crate) fn forget(&self, shard: usize, room: &RoomId) {
+    /// A shard no longer needs a room.
+    pub(crate) fn unsubscribe(&self, shard: usize, room: &RoomId) {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(route) = routes.get_mut(room) {
             route.shards &= !(1 << shard);

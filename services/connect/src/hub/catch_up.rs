@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{Answer, Failure, Item, Place, Tries};
+use super::{Answer, Failure, Item, LogPosition, Tries};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ask {
@@ -18,7 +18,7 @@ pub(super) enum Step {
     /// It has met the room's head.
     Arrived,
     /// It asks what follows.
-    Ask(Place),
+    Ask(LogPosition),
     /// It has seen more than the room on this shard: the room catches up first.
     Wait,
     /// One of the two has not seen the newest epoch: the room asks for itself, then the member asks again.
@@ -34,14 +34,14 @@ pub(super) struct GivenUp;
 /// How far one member has come.
 #[derive(Debug)]
 pub(crate) struct CatchUp {
-    place: Place,
+    position: LogPosition,
     ask: Ask,
     tries: Tries,
 }
 
 impl CatchUp {
-    pub(super) fn asked(place: Place) -> Self {
-        Self { place, ask: Ask::UnderWay, tries: Tries::default() }
+    pub(super) fn asked(position: LogPosition) -> Self {
+        Self { position, ask: Ask::UnderWay, tries: Tries::default() }
     }
 
     pub(super) fn end_pause(&mut self, now: Instant) {
@@ -51,16 +51,21 @@ impl CatchUp {
         }
     }
 
-    pub(super) fn ask_again(&mut self, now: Instant) -> Option<Place> {
+    pub(super) fn ask_again(&mut self, now: Instant) -> Option<LogPosition> {
         matches!(self.ask, Ask::At(at) if at <= now).then(|| {
             self.ask = Ask::UnderWay;
-            self.place
+            self.position
         })
     }
 
     /// The log answered: what the member is told, up to the room's `head`, and how it goes on. `None`: that was not asked.
-    pub(super) fn answered(&mut self, asked: Place, answer: &Answer, head: Place) -> Option<(Vec<Item>, Step)> {
-        if self.place != asked || self.ask != Ask::UnderWay {
+    pub(super) fn answered(
+        &mut self,
+        asked: LogPosition,
+        answer: &Answer,
+        head: LogPosition,
+    ) -> Option<(Vec<Item>, Step)> {
+        if self.position != asked || self.ask != Ask::UnderWay {
             return None;
         }
         let mut items = Vec::new();
@@ -68,17 +73,17 @@ impl CatchUp {
             self.ask = Ask::OnRoom;
             return Some((items, Step::OtherEpoch));
         }
-        answer.advance(&mut self.place, head.seq, &mut items);
-        let step = if self.place == head {
+        answer.advance(&mut self.position, head.seq, &mut items);
+        let step = if self.position == head {
             Step::Arrived
-        } else if self.place.seq > head.seq {
+        } else if self.position.seq > head.seq {
             self.ask = Ask::OnRoom;
             Step::Wait
-        } else if self.place == asked {
+        } else if self.position == asked {
             Step::Stalled
         } else {
             self.tries = Tries::default();
-            Step::Ask(self.place)
+            Step::Ask(self.position)
         };
         Some((items, step))
     }
@@ -94,10 +99,10 @@ impl CatchUp {
     }
 
     /// The room has moved: where a member that waited for it asks from.
-    pub(super) fn room_moved(&mut self) -> Option<Place> {
+    pub(super) fn room_moved(&mut self) -> Option<LogPosition> {
         (self.ask == Ask::OnRoom).then(|| {
             self.ask = Ask::UnderWay;
-            self.place
+            self.position
         })
     }
 }

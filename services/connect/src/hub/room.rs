@@ -11,7 +11,7 @@ use im_wire::native::Message;
 use tokio::time::Instant;
 
 use super::catch_up::CatchUp;
-use super::{Asker, Counts, Effect, Item, Limits, Place, Tries};
+use super::{Asker, Counts, Effect, Item, Limits, LogPosition, Tries};
 use crate::translate::Signal;
 
 /// A connection of the shard, by its key.
@@ -24,7 +24,7 @@ const LATE: usize = usize::MAX;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Repair {
     /// The bus does not carry it yet.
-    Unheard,
+    AwaitsBus,
     /// Nothing: events are delivered as they come.
     None,
     /// The log has been asked.
@@ -32,7 +32,7 @@ enum Repair {
     /// The log did not answer; it is asked again then.
     Retry(Instant),
     /// A member found the log as far as this: it is asked then, unless the bus has brought the room there by itself.
-    Suspects { at: Instant, seen: Place },
+    Suspects { at: Instant, seen: LogPosition },
 }
 
 /// Items of which some live members have been handed all, the others none.
@@ -55,7 +55,7 @@ pub(crate) struct Part<'r> {
 
 #[derive(Debug)]
 pub(crate) struct Room {
-    head: Place,
+    head: LogPosition,
     live: Vec<Member>,
     /// Where each live member stands in `live`, or [`LATE`].
     index: HashMap<Member, usize>,
@@ -81,7 +81,7 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    pub(super) fn new(head: Place) -> Self {
+    pub(super) fn new(head: LogPosition) -> Self {
         Self {
             head,
             live: Vec::new(),
@@ -98,12 +98,12 @@ impl Room {
             overflowed: false,
             fruitless: 0,
             tries: Tries::default(),
-            repair: Repair::Unheard,
+            repair: Repair::AwaitsBus,
             empty_since: None,
         }
     }
 
-    pub(super) fn head(&self) -> Place {
+    pub(super) fn head(&self) -> LogPosition {
         self.head
     }
 
@@ -170,7 +170,7 @@ impl Room {
         self.empty_since.is_some_and(|since| now.saturating_duration_since(since) >= linger)
     }
 
-    pub(super) fn join(&mut self, id: &RoomId, member: Member, after: Place, effects: &mut Vec<Effect>) {
+    pub(super) fn join(&mut self, id: &RoomId, member: Member, after: LogPosition, effects: &mut Vec<Effect>) {
         self.empty_since = None;
         if self.index.contains_key(&member) || self.behind.contains_key(&member) {
             return;
@@ -240,8 +240,8 @@ impl Room {
         self.items.push(Item::Signal(signal));
     }
 
-    pub(super) fn is_unheard(&self) -> bool {
-        self.repair == Repair::Unheard
+    pub(super) fn awaits_bus(&self) -> bool {
+        self.repair == Repair::AwaitsBus
     }
 
     /// Bytes of the events that wait for the repair.

@@ -13,7 +13,7 @@ use im_wire::ids::{RoomId, Seq};
 use im_wire::native::{Body, Message};
 use tokio::time::Instant;
 
-use super::{Answer, Asker, Hub, Limits, Place};
+use super::{Answer, Asker, Hub, Limits, LogPosition};
 use crate::translate::Signal;
 
 fn limits() -> Limits {
@@ -47,11 +47,11 @@ fn typing(number: Seq) -> Arc<Signal> {
 
 /// Rooms with so many members each, heard from the beginning.
 fn hub_of(rooms: &[(&str, u32)]) -> Hub {
-    let (mut hub, mut effects, start) = (Hub::new(limits()), Vec::new(), Place { epoch: 1, seq: 0 });
+    let (mut hub, mut effects, start) = (Hub::new(limits()), Vec::new(), LogPosition { epoch: 1, seq: 0 });
     for (room, members) in rooms {
         let room = RoomId::new(*room).unwrap();
         (0..*members).for_each(|member| hub.join(&room, member, start, start, &mut effects));
-        hub.heard(&room, &mut effects);
+        hub.subscribed(&room, &mut effects);
         let nothing = Answer { head: start, ..Answer::default() };
         hub.fetched(&room, Asker::Room, start, nothing, Instant::now(), &mut effects);
     }

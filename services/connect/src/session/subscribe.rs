@@ -9,7 +9,7 @@ use im_wire::ids::{RoomId, Seq};
 use im_wire::native::{Error, Position, ServerOp, SubscribedRoom};
 
 use crate::connection::Client;
-use crate::hub::{Item, Place};
+use crate::hub::{Item, LogPosition};
 use crate::shard::Shard;
 use crate::shard::follow::follow;
 use crate::shard::rights::{self, Answers, Pace};
@@ -49,9 +49,9 @@ pub(crate) async fn subscribe(shard: &Rc<Shard>, client: &Client, req: u32, posi
         };
         if let SubscribedRoom::Ok { epoch, head, .. } = &result {
             hears += usize::from(new);
-            let head = Place { epoch: *epoch, seq: *head };
+            let head = LogPosition { epoch: *epoch, seq: *head };
             let after = match from.get(&room) {
-                Some((epoch, Some(seq))) => Some(Place { epoch: *epoch, seq: *seq }),
+                Some((epoch, Some(seq))) => Some(LogPosition { epoch: *epoch, seq: *seq }),
                 // From now on; a room that is heard already goes on as it is.
                 _ if new => Some(head),
                 _ => None,
@@ -93,7 +93,7 @@ pub(crate) async fn enter(shard: &Rc<Shard>, client: &Client, room: &str) -> boo
     if let Some(before) = before.filter(|before| *before != room) {
         shard.leave(client, &before);
     }
-    let head = Place { epoch: answer.epoch, seq: answer.head };
+    let head = LogPosition { epoch: answer.epoch, seq: answer.head };
     if !client.rooms.borrow().contains_key(&room) {
         shard.join(client, &room, head, head);
     }

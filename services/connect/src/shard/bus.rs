@@ -30,7 +30,7 @@ impl Shard {
     /// The bus carries the room from now on.
     pub(crate) fn subscribed(self: &Rc<Self>, room: &RoomId) {
         let mut effects = Vec::new();
-        self.hub.borrow_mut().heard(room, &mut effects);
+        self.hub.borrow_mut().subscribed(room, &mut effects);
         self.apply(effects);
     }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::Shard;
 use super::questions::{Flight, Question};
 use crate::connection::Connection;
-use crate::hub::{Answer, Asker, Effect, Failure, Member, Place};
+use crate::hub::{Answer, Asker, Effect, Failure, LogPosition, Member};
 use crate::metrics;
 
 /// Why the client no longer hears a room whose log cannot be read.
@@ -22,10 +22,10 @@ impl Shard {
         let mut asks = false;
         for effect in effects {
             match effect {
-                Effect::Hear(room) => self.router.hear(self.number, room),
-                Effect::Forget(room) => {
+                Effect::Subscribe(room) => self.router.subscribe(self.number, room),
+                Effect::Unsubscribe(room) => {
                     self.questions.borrow_mut().forget_room(&room);
-                    self.router.forget(self.number, &room);
+                    self.router.unsubscribe(self.number, &room);
                 }
                 Effect::Fetch { room, asker, after } => {
                     let mut questions = self.questions.borrow_mut();
@@ -84,14 +84,14 @@ impl Shard {
         connection.map_or(0, |connection| connection.pages(page))
     }
 
-    async fn ask_repair(self: Rc<Self>, room: RoomId, after: Place) {
+    async fn ask_repair(self: Rc<Self>, room: RoomId, after: LogPosition) {
         let answer = self.logic.fetch(&room, after, true).await;
         let now = Instant::now();
         self.questions.borrow_mut().repair_ended(is_answer(&answer), now);
         self.fetched(&room, Asker::Room, after, answer.map(|answer| (*answer).clone()), now);
     }
 
-    async fn ask_page(self: Rc<Self>, room: RoomId, member: Member, after: Place, flight: Flight) {
+    async fn ask_page(self: Rc<Self>, room: RoomId, member: Member, after: LogPosition, flight: Flight) {
         let answer = self.logic.fetch(&room, after, false).await;
         let now = Instant::now();
         let wanted = self.questions.borrow_mut().page_ended(member, &flight, is_answer(&answer), now);
@@ -119,7 +119,7 @@ impl Shard {
         self: &Rc<Self>,
         room: &RoomId,
         asker: Asker,
-        after: Place,
+        after: LogPosition,
         answer: Result<Answer, Fault>,
         now: Instant,
     ) {
@@ -146,7 +146,7 @@ impl Shard {
     }
 
     async fn ask_heads(self: Rc<Self>, rooms: Vec<RoomId>) {
-        let stands: Vec<(RoomId, Place)> = {
+        let stands: Vec<(RoomId, LogPosition)> = {
             let hub = self.hub.borrow();
             rooms.into_iter().filter_map(|room| hub.head(&room).map(|place| (room, place))).collect()
         };

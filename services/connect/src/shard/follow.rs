@@ -9,7 +9,7 @@ use im_wire::native::ServerOp;
 use super::Shard;
 use super::rights::{self, Pace, Pauses};
 use crate::connection::Client;
-use crate::hub::Place;
+use crate::hub::LogPosition;
 
 /// The user has become a member of rooms, and the connection follows all of them: heard from their beginning of
 /// membership on. Where logic does not answer, it is asked again a few times; after that the comparison of the user's list
@@ -55,9 +55,9 @@ fn follow_one(shard: &Rc<Shard>, client: &Client, answer: Answer) {
     if full {
         return;
     }
-    let head = Place { epoch: answer.epoch, seq: answer.head };
+    let head = LogPosition { epoch: answer.epoch, seq: answer.head };
     // A direct room comes into being with its first message, which the user has not had; a group begins at joining.
-    let after = Place { epoch: answer.epoch, seq: answer.joined.min(answer.head) };
+    let after = LogPosition { epoch: answer.epoch, seq: answer.joined.min(answer.head) };
     client.follow_again(&room);
     shard.join(client, &room, after, head);
 }

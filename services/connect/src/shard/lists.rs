@@ -59,10 +59,10 @@ impl Shard {
     fn room_removed(self: &Rc<Self>, client: &Client, room: &RoomId, seq: Seq) {
         // Answers under way may be older than this.
         client.note_end(room, if seq == 0 { Seq::MAX } else { seq });
-        let Some(hearing) = client.rooms.borrow().get(room).copied() else { return };
+        let Some(subscription) = client.rooms.borrow().get(room).copied() else { return };
         if seq == 0 {
             tokio::task::spawn_local(rights::recheck(Rc::clone(self), client.clone(), vec![room.clone()]));
-        } else if seq > hearing.checked_at {
+        } else if seq > subscription.checked_at {
             self.drop_room(client, room, "left");
         }
     }
@@ -73,7 +73,7 @@ impl Shard {
             match client.rooms.borrow().get(room) {
                 None => fresh.push(room.clone()),
                 // Its log may still have to tell of an end before this beginning.
-                Some(hearing) if seq == 0 || seq > hearing.checked_at => known.push(room.clone()),
+                Some(subscription) if seq == 0 || seq > subscription.checked_at => known.push(room.clone()),
                 Some(_) => {}
             }
         }

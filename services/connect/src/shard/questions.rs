@@ -15,7 +15,7 @@ use std::time::Duration;
 use im_wire::ids::RoomId;
 use tokio::time::Instant;
 
-use crate::hub::{Member, Place, SPARE};
+use crate::hub::{LogPosition, Member, SPARE};
 
 /// Repairs of rooms that are under way at once.
 pub(super) const REPAIRS: usize = 32;
@@ -31,9 +31,9 @@ const LONGEST: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) enum Question {
     /// What follows a room's head.
-    Repair { room: RoomId, after: Place },
+    Repair { room: RoomId, after: LogPosition },
     /// What follows a member's place.
-    Page { room: RoomId, member: Member, after: Place, flight: Flight },
+    Page { room: RoomId, member: Member, after: LogPosition, flight: Flight },
     /// These rooms' heads.
     Heads(Vec<RoomId>),
 }
@@ -55,7 +55,7 @@ pub(super) struct Bounds {
 #[derive(Debug)]
 pub(super) struct Questions {
     bounds: Bounds,
-    repairs: Line<RoomId, Place>,
+    repairs: Line<RoomId, LogPosition>,
     heads: Line<RoomId, ()>,
     readers: HashMap<Member, Reader>,
     /// Connections that may have their next page asked for, one page each and then the next one's turn.
@@ -77,7 +77,7 @@ pub(super) struct Questions {
 /// A connection that catches up.
 #[derive(Debug, Default)]
 struct Reader {
-    waiting: VecDeque<(RoomId, Place)>,
+    waiting: VecDeque<(RoomId, LogPosition)>,
     under_way: Rc<Cell<usize>>,
     listed: bool,
 }
@@ -102,7 +102,7 @@ impl Questions {
     }
 
     /// What follows the room's head is to be asked.
-    pub(super) fn repair(&mut self, room: RoomId, after: Place) {
+    pub(super) fn repair(&mut self, room: RoomId, after: LogPosition) {
         self.repairs.push(room, after);
     }
 
@@ -112,14 +112,14 @@ impl Questions {
     }
 
     /// A member's next page is to be asked for.
-    pub(super) fn page(&mut self, room: RoomId, member: Member, after: Place) {
+    pub(super) fn page(&mut self, room: RoomId, member: Member, after: LogPosition) {
         let reader = self.readers.entry(member).or_default();
         reader.waiting.push_back((room, after));
         list(&mut self.turns, member, reader);
     }
 
     /// The same, before its others: it has been asked for, and the connection could not take it.
-    pub(super) fn page_again(&mut self, room: RoomId, member: Member, after: Place) {
+    pub(super) fn page_again(&mut self, room: RoomId, member: Member, after: LogPosition) {
         let reader = self.readers.entry(member).or_default();
         reader.waiting.push_front((room, after));
         if !reader.listed {
@@ -373,7 +373,7 @@ mod tests {
             let now = start + Duration::from_millis(100) * look;
             if look % 10 == 0 {
                 (0..2_000).for_each(|number| questions.compare(room(number)));
-                (0..500).for_each(|number| questions.repair(room(number), Place::default()));
+                (0..500).for_each(|number| questions.repair(room(number), LogPosition::default()));
             }
             loop {
                 let now_asked = ask(&mut questions, now);
@@ -419,7 +419,7 @@ mod tests {
         let mut questions = Questions::new(BOUNDS);
         let now = Instant::now();
         for member in 0..10 {
-            (0..1_000).for_each(|number| questions.page(room(number), member, Place::default()));
+            (0..1_000).for_each(|number| questions.page(room(number), member, LogPosition::default()));
         }
         let mut under_way = ask(&mut questions, now);
         assert_eq!(under_way.len(), BOUNDS.pages);
@@ -430,7 +430,7 @@ mod tests {
             assert!((1..=4).contains(&of(&under_way, member)), "member {member}");
         }
         // Repairs and comparisons go on meanwhile.
-        questions.repair(room(7), Place::default());
+        questions.repair(room(7), LogPosition::default());
         questions.compare(room(8));
         let own = ask(&mut questions, now);
         assert_eq!((own.len(), of(&own, 0)), (2, 0));
@@ -448,7 +448,7 @@ mod tests {
         let mut questions = Questions::new(BOUNDS);
         let now = Instant::now();
         for member in [1, 2] {
-            (0..3).for_each(|number| questions.page(room(number), member, Place::default()));
+            (0..3).for_each(|number| questions.page(room(number), member, LogPosition::default()));
         }
         let takes = |member| if member == 1 { 0 } else { 1 };
         let Some(Question::Page { member: 2, flight, .. }) = questions.next(now, takes) else {

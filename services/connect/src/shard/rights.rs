@@ -223,5 +223,5 @@ fn reason(fault: &Fault) -> &'static str {
 }
 
 fn checked_at(connection: &Connection, room: &RoomId) -> Option<Seq> {
-    connection.rooms.borrow().get(room).map(|hearing| hearing.checked_at)
+    connection.rooms.borrow().get(room).map(|subscription| subscription.checked_at)
 }

@@ -13,7 +13,7 @@ use im_wire::code::ErrorCode;
 use im_wire::ids::RoomId;
 
 use super::Logic;
-use crate::hub::{Answer, Place};
+use crate::hub::{Answer, LogPosition};
 use crate::metrics;
 use crate::options::Options;
 use crate::translate;
@@ -25,7 +25,7 @@ pub(crate) struct Shared {
     logic: Arc<dyn Logic>,
     limit: u32,
     max_bytes: u32,
-    under_way: Arc<Mutex<HashMap<(RoomId, Place), Fetching>>>,
+    under_way: Arc<Mutex<HashMap<(RoomId, LogPosition), Fetching>>>,
     /// Logic has answered a call of this thread once.
     answered: AtomicBool,
 }
@@ -68,7 +68,7 @@ impl Shared {
     pub(crate) async fn fetch(
         self: &Arc<Self>,
         room: &RoomId,
-        after: Place,
+        after: LogPosition,
         fresh: bool,
     ) -> Result<Arc<Answer>, Fault> {
         let key = (room.clone(), after);
@@ -91,7 +91,7 @@ impl Shared {
         answer
     }
 
-    async fn ask(self: Arc<Self>, room: RoomId, after: Place) -> Result<Arc<Answer>, Fault> {
+    async fn ask(self: Arc<Self>, room: RoomId, after: LogPosition) -> Result<Arc<Answer>, Fault> {
         let position = Position { room: room.to_string(), epoch: after.epoch, seq: after.seq };
         let fetch = Fetch { after: Some(position), limit: self.limit, max_bytes: self.max_bytes };
         let answer = match self.logic.call(Bytes::new(), "", call::Op::Fetch(fetch)).await {
@@ -104,10 +104,10 @@ impl Shared {
     }
 
     /// Heads, in the order asked.
-    pub(crate) async fn heads(&self, op: call::Op) -> Result<Vec<Place>, Fault> {
+    pub(crate) async fn heads(&self, op: call::Op) -> Result<Vec<LogPosition>, Fault> {
         match self.logic.call(Bytes::new(), "", op).await? {
             reply::Result::Heads(list) => {
-                Ok(list.heads.into_iter().map(|head| Place { epoch: head.epoch, seq: head.seq }).collect())
+                Ok(list.heads.into_iter().map(|head| LogPosition { epoch: head.epoch, seq: head.seq }).collect())
             }
             _ => Err(translate::unexpected()),
         }
@@ -119,7 +119,7 @@ fn read(room: &RoomId, fetched: Fetched) -> Answer {
     let entry =
         |logged: im_proto::v1::LogEntry| Some(Arc::new(translate::message(room, epoch, logged.seq, logged.entry?)));
     Answer {
-        head: Place { epoch, seq: fetched.head },
+        head: LogPosition { epoch, seq: fetched.head },
         reset_to: fetched.reset_to,
         truncated: fetched.truncated.map(|range| (range.from, range.to)),
         entries: fetched.entries.into_iter().filter_map(entry).collect(),

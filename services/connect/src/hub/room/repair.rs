@@ -8,14 +8,14 @@ use tokio::time::Instant;
 
 use super::{Member, Repair, Room};
 use crate::hub::catch_up::Step;
-use crate::hub::{Answer, Asker, Counts, Effect, Failure, Item, Limits, Place, Tries};
+use crate::hub::{Answer, Asker, Counts, Effect, Failure, Item, Limits, LogPosition, Tries};
 
 /// How often a room asks for what its pending events promise before it leaves them to the comparison of heads.
 const FRUITLESS: u32 = 3;
 
 impl Room {
     /// The bus carries the room: whatever was said between the head we know and now must be asked for.
-    pub(in crate::hub) fn heard(&mut self, id: &RoomId, effects: &mut Vec<Effect>) {
+    pub(in crate::hub) fn subscribed(&mut self, id: &RoomId, effects: &mut Vec<Effect>) {
         if self.repair != Repair::Asked {
             self.ask(id, effects);
         } else {
@@ -67,7 +67,7 @@ impl Room {
     }
 
     fn hand_out(&mut self, message: Arc<Message>) {
-        self.head = Place { epoch: message.epoch, seq: message.seq };
+        self.head = LogPosition { epoch: message.epoch, seq: message.seq };
         self.items.push(Item::Message(message));
     }
 
@@ -76,7 +76,7 @@ impl Room {
     pub(in crate::hub) fn repaired(
         &mut self,
         id: &RoomId,
-        asked: Place,
+        asked: LogPosition,
         answer: Answer,
         now: Instant,
         limits: &Limits,
@@ -217,14 +217,14 @@ impl Room {
     pub(in crate::hub) fn compared(
         &mut self,
         id: &RoomId,
-        stood: Place,
-        head: Place,
+        stood: LogPosition,
+        head: LogPosition,
         counts: &mut Counts,
         effects: &mut Vec<Effect>,
     ) {
         // What has moved since is in order; the next comparison sees it. A room that the bus does not carry yet may wait for
         // that for long, and must not wait for what the log has.
-        let idle = matches!(self.repair, Repair::None | Repair::Unheard);
+        let idle = matches!(self.repair, Repair::None | Repair::AwaitsBus);
         if idle && self.head == stood && self.head != head {
             counts.repairs += 1;
             self.ask(id, effects);
@@ -232,7 +232,7 @@ impl Room {
     }
 
     /// Asks the room's own question at that time, where a member found the log further than the room.
-    pub(in crate::hub) fn suspect(&mut self, at: Instant, seen: Place) {
+    pub(in crate::hub) fn suspect(&mut self, at: Instant, seen: LogPosition) {
         if self.repair == Repair::None {
             self.repair = Repair::Suspects { at, seen };
         }
@@ -244,7 +244,7 @@ impl Room {
         &mut self,
         id: &RoomId,
         member: Member,
-        asked: Place,
+        asked: LogPosition,
         answer: Answer,
         now: Instant,
         limits: &Limits,
