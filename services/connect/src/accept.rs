@@ -19,7 +19,7 @@ use crate::clock::unix_ms;
 use crate::metrics;
 use crate::session;
 use crate::shard::Shard;
-use admission::{Place, Refusal};
+use admission::{Permit, Refusal};
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 4096;
@@ -88,7 +88,7 @@ fn enter(shard: &Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool) {
         return;
     }
     match shard.admission.enter(own) {
-        Ok(place) => serve(shard, stream, address, tcp, place),
+        Ok(permit) => serve(shard, stream, address, tcp, permit),
         Err(refusal) => refuse(shard, stream, address, tcp, refusal),
     }
 }
@@ -102,16 +102,16 @@ fn is_relay(shard: &Shard, peer: IpAddr, tcp: bool) -> bool {
 /// Says so, where not too many are being told already.
 fn refuse(shard: &Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool, refusal: Refusal) {
     metrics::REFUSED.with_label_values(&[refusal.name()]).inc();
-    if let Some(place) = shard.admission.turn_away(refusal) {
-        serve(shard, stream, address, tcp, place);
+    if let Some(permit) = shard.admission.turn_away(refusal) {
+        serve(shard, stream, address, tcp, permit);
     }
 }
 
-fn serve(shard: &Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool, place: Place) {
+fn serve(shard: &Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool, permit: Permit) {
     if let Err(error) = tune(&stream) {
         tracing::debug!(%error, "socket options");
     }
-    tokio::task::spawn_local(session::serve(Rc::clone(shard), stream, address, tcp, place));
+    tokio::task::spawn_local(session::serve(Rc::clone(shard), stream, address, tcp, permit));
 }
 
 fn tune(stream: &TcpStream) -> io::Result<()> {

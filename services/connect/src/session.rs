@@ -16,7 +16,7 @@ use std::time::Duration;
 use im_wire::dialect::Entrance;
 use tokio::net::TcpStream;
 
-use crate::accept::admission::Place;
+use crate::accept::admission::Permit;
 use crate::connection::Connection;
 use crate::metrics;
 use crate::shard::Shard;
@@ -35,13 +35,13 @@ pub(crate) enum Kind {
 }
 
 /// Serves one socket until its end.
-pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool, place: Place) {
+pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool, permit: Permit) {
     let entrance = if tcp { Entrance::Tcp } else { Entrance::Ws };
     let bounds = (shard.options.outbox_bytes, Rc::clone(&shard.outboxes));
     let id = uuid::Uuid::now_v7().simple().to_string();
     let connection = shard.enter(|key| Connection::new(key, id, entrance, address, stream, bounds));
     shard.enter_early(&connection);
-    let mut socket = SocketIo::new(Rc::clone(&shard), Rc::clone(&connection), tcp, place);
+    let mut socket = SocketIo::new(Rc::clone(&shard), Rc::clone(&connection), tcp, permit);
     if tcp {
         socket.turn_away();
     }

@@ -165,7 +165,7 @@ impl<'a> Unidentified<'a> {
         };
         let pb::Authenticated { grant, user, device, expires_ms, issued_ms, device_unproven } = answer;
         let Ok(user) = UserId::new(user) else { return self.refuse(&hello, translate::unexpected()) };
-        let named = self.socket.place.name(&user);
+        let named = self.socket.permit.name(&user);
         let identity = Authenticated {
             user,
             device,

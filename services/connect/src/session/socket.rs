@@ -11,7 +11,7 @@ use tokio::io::Interest;
 use tokio::time::Instant;
 
 use super::decoder::{Decoder, Inbound};
-use crate::accept::admission::{Place, Refusal};
+use crate::accept::admission::{Permit, Refusal};
 use crate::connection::Connection;
 use crate::metrics;
 use crate::shard::Shard;
@@ -23,7 +23,7 @@ const LAST_WORDS: usize = 1 << 20;
 pub(crate) struct SocketIo {
     pub(crate) shard: Rc<Shard>,
     pub(crate) connection: Rc<Connection>,
-    pub(crate) place: Place,
+    pub(crate) permit: Permit,
     decoder: Decoder,
     /// Bytes that the client has sent before it was authenticated.
     early: usize,
@@ -32,10 +32,10 @@ pub(crate) struct SocketIo {
 }
 
 impl SocketIo {
-    pub(crate) fn new(shard: Rc<Shard>, connection: Rc<Connection>, tcp: bool, place: Place) -> Self {
+    pub(crate) fn new(shard: Rc<Shard>, connection: Rc<Connection>, tcp: bool, permit: Permit) -> Self {
         let proxied = is_in(&shard.options.proxy_protocol_from, connection.address());
         let decoder = Decoder::new(tcp, proxied, shard.options.max_body);
-        Self { shard, connection, place, decoder, early: 0, refusal: None }
+        Self { shard, connection, permit, decoder, early: 0, refusal: None }
     }
 
     pub(crate) fn is_upgrading(&self) -> bool {
@@ -44,7 +44,7 @@ impl SocketIo {
 
     /// Ends a connection for which there was no place, once there is a way to say so.
     pub(crate) fn turn_away(&self) {
-        if let Some(refusal) = self.place.refusal().or(self.refusal) {
+        if let Some(refusal) = self.permit.refusal().or(self.refusal) {
             self.connection.end_after(CloseCode::TooManyConnections, refusal.text(), 5_000);
         }
     }
@@ -54,7 +54,7 @@ impl SocketIo {
         self.connection.set_address(address);
         self.shard.refuse_banned(&self.connection);
         let too_fast = || (!self.shard.rates.accept(address, Instant::now())).then_some(Refusal::AddressTooFast);
-        self.refusal = self.place.claim(address).err().or_else(too_fast);
+        self.refusal = self.permit.claim(address).err().or_else(too_fast);
         if let Some(refusal) = self.refusal {
             metrics::REFUSED.with_label_values(&[refusal.name()]).inc();
         }
@@ -113,7 +113,7 @@ impl SocketIo {
                         continue;
                     }
                     Ok(Some(Inbound::Upgraded(path, client))) => {
-                        if !self.place.is_claimed() && self.refusal.is_none() {
+                        if !self.permit.is_claimed() && self.refusal.is_none() {
                             self.claim(client);
                         }
                         return Some(Inbound::Upgraded(path, client));

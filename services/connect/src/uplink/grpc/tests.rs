@@ -173,7 +173,7 @@ fn signal() -> call::Op {
 
 impl super::Shared {
     fn places_are_empty(&self) -> bool {
-        self.places.is_empty()
+        self.affinities.is_empty()
     }
 }
 
