@@ -1,4 +1,4 @@
-//! The door: every shard listens on the same ports (SO_REUSEPORT), counts who comes, and starts a session for each.
+//! Admission: every shard listens on the same ports (SO_REUSEPORT), counts who comes, and starts a session for each.
 
 pub(crate) mod admission;
 pub(crate) mod relay;
@@ -109,7 +109,7 @@ fn refuse(shard: &Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool, refu
 
 fn serve(shard: &Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool, permit: Permit) {
     if let Err(error) = tune(&stream) {
-        tracing::debug!(%error, "socket options");
+        tracing::debug!(%error, "cannot set socket options");
     }
     tokio::task::spawn_local(session::serve(Rc::clone(shard), stream, address, tcp, permit));
 }

@@ -22,7 +22,7 @@ use crate::uplink::Logic;
 /// How often logic is asked what has changed.
 const EVERY: Duration = Duration::from_millis(300);
 /// The longest pause between attempts while logic is away.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// So often one after the other logic may say that it has an older list (its processes do not learn of a change at the
 /// same time) before that is believed: the store may have lost some.
 const BEHIND: u32 = 20;
@@ -45,8 +45,8 @@ pub(crate) async fn follow(bans: Arc<Bans>, logic: Arc<dyn Logic>, router: Arc<R
                 EVERY
             }
             Err(fault) => {
-                tracing::debug!(code = fault.code, "the list of bans stays as it was");
-                (pause * 2).min(LONGEST_PAUSE)
+                tracing::debug!(code = fault.code, "cannot refresh the list of bans, keeping the last one");
+                (pause * 2).min(MAX_PAUSE)
             }
         };
         metrics::BANS_AGE.set(heard.elapsed().as_secs_f64());

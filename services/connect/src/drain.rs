@@ -58,8 +58,8 @@ impl Handle {
         if Instant::now() < status.deadline {
             forced = 0;
         }
-        self.0.beating.cancel();
-        self.0.say_alive(true).await;
+        self.0.heartbeats_end.cancel();
+        self.0.send_heartbeat(true).await;
         Drained { initial: status.initial, forced }
     }
 

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How long a first start waits for logic before it counts as ready all the same.
-const LOGIC_PATIENCE: Duration = Duration::from_secs(30);
+const LOGIC_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often the number of connections is written to etcd.
 const LOAD_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -66,8 +66,8 @@ async fn run(mut settings: Settings, process: Process) -> Result<()> {
     serving.set();
     tasks.spawn("load report", report_load(Arc::downgrade(&registration), handle.clone(), shutdown.clone()));
     tokio::spawn(async move {
-        if tokio::time::timeout(LOGIC_PATIENCE, logic.reached()).await.is_err() {
-            tracing::warn!("no logic process found yet: ready all the same, clients are told to come again");
+        if tokio::time::timeout(LOGIC_TIMEOUT, logic.reached()).await.is_err() {
+            tracing::warn!("no logic process discovered yet; reporting ready, clients are asked to retry");
         }
         found.set();
     });

@@ -36,7 +36,7 @@ impl Mailbox {
                 shard.compare_all();
             }
             next = shard.deliver_some();
-            if shard.go_on_with_many() {
+            if shard.continue_broadcasts() {
                 next = Next::Now;
             }
         }
@@ -67,7 +67,7 @@ impl Mailbox {
         tokio::select! {
             biased;
             count = self.commands.recv_many(batch, BATCH) => count > 0,
-            () = shard.stirred.notified() => true,
+            () = shard.has_work.notified() => true,
         }
     }
 }

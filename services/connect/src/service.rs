@@ -144,12 +144,13 @@ impl Service {
             admission,
             router,
             draining: Mutex::default(),
-            beating: CancellationToken::new(),
+            heartbeats_end: CancellationToken::new(),
             knows_counts: AtomicBool::new(false),
         }));
         tasks.supervise("signs of life", tokio::spawn(beat(handle.clone()).map(Ok::<_, Infallible>)));
         let node = &handle.0;
-        let following = bans::follow(bans, Arc::clone(&node.logic), Arc::clone(&node.router), node.beating.clone());
+        let following =
+            bans::follow(bans, Arc::clone(&node.logic), Arc::clone(&node.router), node.heartbeats_end.clone());
         tasks.supervise("bans", tokio::spawn(following.map(Ok::<_, Infallible>)));
         Ok(handle)
     }
@@ -169,9 +170,9 @@ async fn beat(handle: Handle) {
     loop {
         tokio::select! {
             _ = every.tick() => {}
-            () = node.beating.cancelled() => return,
+            () = node.heartbeats_end.cancelled() => return,
         }
-        node.say_alive(false).await;
+        node.send_heartbeat(false).await;
     }
 }
 
@@ -198,14 +199,14 @@ pub(crate) struct Node {
     admission: Arc<Admission>,
     pub(crate) router: Arc<Router>,
     pub(crate) draining: Mutex<Option<Status>>,
-    pub(crate) beating: CancellationToken,
+    pub(crate) heartbeats_end: CancellationToken,
     /// Whether logic reads differences of counts; until it has said so it gets all of them too.
     knows_counts: AtomicBool,
 }
 
 impl Node {
     /// One beat. Where more counts have changed than one takes, the others follow at once.
-    pub(crate) async fn say_alive(&self, leaving: bool) {
+    pub(crate) async fn send_heartbeat(&self, leaving: bool) {
         let mut ask = self.router.to_ask();
         loop {
             let change = self.router.change();
@@ -230,7 +231,7 @@ impl Node {
                 Ok(_) => return,
                 Err(fault) => {
                     self.router.change_lost(change);
-                    tracing::debug!(code = fault.code, "sign of life not taken; the next one follows");
+                    tracing::debug!(code = fault.code, "heartbeat not accepted by logic, will retry");
                     return;
                 }
             }

@@ -28,7 +28,7 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// Which dialect the session speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum Dialect {
     Native,
     Goim,
     GolangIm,

@@ -3,6 +3,7 @@
 
 mod answers;
 mod bans;
+mod broadcast;
 mod bus;
 mod call;
 mod drain;
@@ -15,7 +16,6 @@ mod kicks;
 mod lists;
 mod load;
 pub(crate) mod mailbox;
-mod many;
 mod paces;
 mod presence;
 mod questions;
@@ -39,10 +39,10 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::fan_out::DELETED;
 
 use self::answers::Answered;
+use self::broadcast::Broadcasts;
 use self::early::Early;
 use self::load::Load;
 use self::mailbox::DrainPlan;
-use self::many::Many;
 use self::paces::Paces;
 use self::presence::Ends;
 use self::questions::{Bounds, Questions};
@@ -60,11 +60,11 @@ use crate::uplink::shared::Shared;
 /// What failed is asked again after so long, then after twice as long and so on.
 const RETRY: Duration = Duration::from_millis(200);
 /// After so long at the latest.
-const LONGEST: Duration = Duration::from_secs(10);
+const MAX_RETRY: Duration = Duration::from_secs(10);
 /// Auths under way at once.
-const IDENTIFYING: usize = 16;
+const MAX_IDENTIFYING: usize = 16;
 /// Signals that may wait for a room's next batch.
-const SIGNALS: usize = 64;
+const MAX_SIGNALS: usize = 64;
 
 /// See the module's top.
 pub(crate) struct Shard {
@@ -98,9 +98,9 @@ pub(crate) struct Shard {
     /// What logic is to be asked.
     questions: RefCell<Questions>,
     /// Pushes and kicks under way.
-    many: RefCell<Many>,
+    broadcasts: RefCell<Broadcasts>,
     /// Something is to be delivered that did not come through the mailbox.
-    pub(crate) stirred: Notify,
+    pub(crate) has_work: Notify,
     compare_step: Cell<u64>,
     kicks: RefCell<VecDeque<kicks::Kick>>,
     lists: lists::Lists,
@@ -125,10 +125,10 @@ impl Shard {
         let limits = Limits {
             pending: options.room_pending,
             pending_bytes: options.room_pending_bytes,
-            signals: SIGNALS,
+            signals: MAX_SIGNALS,
             linger: options.room_linger,
             retry: RETRY,
-            longest: LONGEST,
+            longest: MAX_RETRY,
             seed: rand::random(),
         };
         let bounds = Bounds {
@@ -151,14 +151,14 @@ impl Shard {
             load: RefCell::new(Load::new(Instant::now())),
             connections: RefCell::default(),
             by_user: RefCell::default(),
-            identifying: Semaphore::new(IDENTIFYING),
+            identifying: Semaphore::new(MAX_IDENTIFYING),
             rates,
             paces,
             early,
             outboxes,
             questions: RefCell::new(Questions::new(bounds)),
-            many: RefCell::default(),
-            stirred: Notify::new(),
+            broadcasts: RefCell::default(),
+            has_work: Notify::new(),
             compare_step: Cell::new(0),
             kicks: RefCell::default(),
             lists: lists::Lists::default(),

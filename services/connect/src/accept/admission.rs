@@ -12,7 +12,7 @@ use crate::metrics;
 use crate::options::Options;
 
 /// How many of those who are refused are told so at a time; further ones are dropped without a word.
-const TOLD: usize = 256;
+const MAX_TOLD: usize = 256;
 
 /// Why a socket is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +103,7 @@ impl Admission {
     /// A permit for the time that it takes to say why there is none; `None`: too many are being told already.
     pub(crate) fn turn_away(self: &Arc<Self>, refusal: Refusal) -> Option<Permit> {
         let mut counts = self.counts();
-        if counts.told >= TOLD {
+        if counts.told >= MAX_TOLD {
             return None;
         }
         counts.told += 1;
@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn only_so_many_are_told_that_they_are_refused() {
         let admission = admission();
-        let told: Vec<_> = (0..TOLD).map(|_| admission.turn_away(Refusal::Full).unwrap()).collect();
+        let told: Vec<_> = (0..MAX_TOLD).map(|_| admission.turn_away(Refusal::Full).unwrap()).collect();
         assert!(admission.turn_away(Refusal::Full).is_none());
         assert_eq!(admission.count(), 0);
         drop(told);

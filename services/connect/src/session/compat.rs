@@ -10,7 +10,7 @@ use im_wire::frame::Frame;
 use im_wire::ids::RoomId;
 use im_wire::{goim, golang_im};
 
-use super::Kind;
+use super::Dialect;
 use super::subscribe;
 use crate::connection::Client;
 use crate::metrics;
@@ -18,7 +18,7 @@ use crate::shard::Shard;
 use crate::translate;
 
 /// Takes one frame of an established session of another dialect.
-pub(crate) async fn take(shard: &Rc<Shard>, client: &Client, kind: Kind, frame: Frame) {
+pub(crate) async fn take(shard: &Rc<Shard>, client: &Client, dialect: Dialect, frame: Frame) {
     let request = Request { shard, client, seq: frame.seq };
     let name = match frame.operation {
         goim::HEARTBEAT => {
@@ -26,22 +26,22 @@ pub(crate) async fn take(shard: &Rc<Shard>, client: &Client, kind: Kind, frame: 
             "ping"
         }
         goim::SEND => {
-            request.send(kind, &frame.body).await;
+            request.send(dialect, &frame.body).await;
             "send"
         }
         goim::CHANGE_ROOM => {
-            request.enter(kind, &frame.body, goim::CHANGE_ROOM_REPLY).await;
+            request.enter(dialect, &frame.body, goim::CHANGE_ROOM_REPLY).await;
             "change_room"
         }
-        goim::SUBSCRIBE if kind == Kind::GolangIm => {
-            request.enter(kind, &frame.body, goim::SUBSCRIBE_REPLY).await;
+        goim::SUBSCRIBE if dialect == Dialect::GolangIm => {
+            request.enter(dialect, &frame.body, goim::SUBSCRIBE_REPLY).await;
             "subscribe"
         }
         goim::SUBSCRIBE => {
             request.accept(&frame.body, true);
             "subscribe"
         }
-        goim::UNSUBSCRIBE if kind == Kind::GolangIm => {
+        goim::UNSUBSCRIBE if dialect == Dialect::GolangIm => {
             request.leave();
             "unsubscribe"
         }
@@ -49,11 +49,11 @@ pub(crate) async fn take(shard: &Rc<Shard>, client: &Client, kind: Kind, frame: 
             request.accept(&frame.body, false);
             "unsubscribe"
         }
-        golang_im::SYNC if kind == Kind::GolangIm => {
+        golang_im::SYNC if dialect == Dialect::GolangIm => {
             request.sync().await;
             "history"
         }
-        golang_im::ACK if kind == Kind::GolangIm => {
+        golang_im::ACK if dialect == Dialect::GolangIm => {
             request.read(&frame.body).await;
             "read"
         }
@@ -104,8 +104,8 @@ impl Request<'_> {
         self.reply(goim::HEARTBEAT_REPLY, &i32::try_from(online).unwrap_or(i32::MAX).to_be_bytes());
     }
 
-    async fn send(&self, kind: Kind, body: &Bytes) {
-        let named = (kind == Kind::GolangIm).then(|| golang_im::said(body));
+    async fn send(&self, dialect: Dialect, body: &Bytes) {
+        let named = (dialect == Dialect::GolangIm).then(|| golang_im::said(body));
         let room = match named.as_ref().and_then(|said| said.room.as_deref()).map(RoomId::new) {
             Some(Ok(room)) => Some(room),
             Some(Err(bad)) => return self.refuse(&bad.to_string()),
@@ -125,13 +125,13 @@ impl Request<'_> {
         }
     }
 
-    async fn enter(&self, kind: Kind, body: &[u8], operation: i32) {
+    async fn enter(&self, dialect: Dialect, body: &[u8], operation: i32) {
         let room = String::from_utf8_lossy(body);
         let entered = subscribe::enter(self.shard, self.client, room.trim().trim_matches('"')).await;
-        match (entered, kind) {
-            (true, Kind::GolangIm) => self.reply(operation, golang_im::SUBSCRIBED),
+        match (entered, dialect) {
+            (true, Dialect::GolangIm) => self.reply(operation, golang_im::SUBSCRIBED),
             (true, _) => self.reply(operation, b""),
-            (false, Kind::GolangIm) => self.reply(operation, golang_im::NOT_SUBSCRIBING),
+            (false, Dialect::GolangIm) => self.reply(operation, golang_im::NOT_SUBSCRIBING),
             (false, _) => self.refuse("this room is not open to you"),
         }
     }

@@ -8,7 +8,7 @@ use im_wire::frame::Frame;
 use im_wire::native::{Error, Request, ServerOp, binary, json};
 use tokio::time::Instant;
 
-use super::Kind;
+use super::Dialect;
 use super::compat;
 use super::decoder::Inbound;
 use super::native;
@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// A session of somebody known.
 pub(crate) struct Established {
     client: Client,
-    kind: Kind,
+    dialect: Dialect,
     rate: Bucket,
     bytes: Bucket,
     /// Boxed: most never have to wait, and every idle session would carry room for it.
@@ -43,11 +43,11 @@ struct Slowed {
 }
 
 impl Established {
-    pub(crate) fn new(client: Client, kind: Kind, options: &Options) -> Self {
+    pub(crate) fn new(client: Client, dialect: Dialect, options: &Options) -> Self {
         let now = Instant::now().into_std();
         let rate = Bucket::full(Rate::of_things(options.requests_per_second), now);
         let bytes = Bucket::full(Rate::of_bytes(options.bytes_per_second), now);
-        Self { client, kind, rate, bytes, slowed: None }
+        Self { client, dialect, rate, bytes, slowed: None }
     }
 
     /// Takes requests until the session is over.
@@ -56,18 +56,18 @@ impl Established {
             if !self.admit(socket, inbound.len()).await {
                 return;
             }
-            match (self.kind, inbound) {
-                (Kind::Native, Inbound::Text(text)) => {
+            match (self.dialect, inbound) {
+                (Dialect::Native, Inbound::Text(text)) => {
                     let weight = text_frame(socket, &self.client, text.as_bytes());
                     self.weigh(socket, weight);
                 }
-                (Kind::Native, Inbound::Frame(frame)) => {
+                (Dialect::Native, Inbound::Frame(frame)) => {
                     let weight = binary_frame(socket, &self.client, &frame);
                     self.weigh(socket, weight);
                 }
-                (kind, Inbound::Frame(frame)) => {
+                (dialect, Inbound::Frame(frame)) => {
                     // Boxed: every idle session would carry room for it, native ones too.
-                    let work = Box::pin(compat::take(&socket.shard, &self.client, kind, frame));
+                    let work = Box::pin(compat::take(&socket.shard, &self.client, dialect, frame));
                     socket.busy(work).await;
                 }
                 (_, Inbound::Text(_)) => {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use im_proto::v1::{self as pb, Authenticate, Dialect, Fault, call, reply};
+use im_proto::v1::{self as pb, Authenticate, Fault, call, reply};
 use im_wire::code::{CloseCode, ErrorCode};
 use im_wire::dialect::{Entrance, First, tell};
 use im_wire::ids::UserId;
@@ -13,7 +13,7 @@ use im_wire::native::{ClientOp, Position, Request, ServerOp, json};
 use im_wire::{goim, golang_im};
 use tokio::time::Instant;
 
-use super::Kind;
+use super::Dialect;
 use super::decoder::Inbound;
 use super::established::Established;
 use super::native;
@@ -30,7 +30,7 @@ const EARLY_CONTROLS: u32 = 16;
 
 /// The first pause of those who wait for logic to be found, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const MAX_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long an auth waits at most for those before it.
 const TURN: Duration = Duration::from_millis(500);
@@ -214,7 +214,7 @@ impl<'a> Unidentified<'a> {
                     let left = give_up.saturating_duration_since(Instant::now());
                     let jittered = pause.mul_f64(rand::random_range(0.5..1.0)).min(left);
                     self.socket.busy(Box::pin(tokio::time::sleep(jittered))).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    pause = (pause * 2).min(MAX_PAUSE);
                 }
                 answered => return answered,
             }
@@ -244,7 +244,7 @@ impl<'a> Unidentified<'a> {
                 token: token.clone(),
                 device: device.clone().unwrap_or_default(),
                 platform: agent.clone().unwrap_or_default(),
-                dialect: Dialect::Native.into(),
+                dialect: pb::Dialect::Native.into(),
                 ..common
             },
             Hello::Goim(_, auth) => Authenticate {
@@ -252,7 +252,7 @@ impl<'a> Unidentified<'a> {
                 device: auth.key.clone(),
                 unsigned_user: auth.mid.clone().unwrap_or_default(),
                 platform: auth.platform.clone(),
-                dialect: Dialect::Goim.into(),
+                dialect: pb::Dialect::Goim.into(),
                 ..common
             },
             Hello::GolangIm(_, auth) => Authenticate {
@@ -260,7 +260,7 @@ impl<'a> Unidentified<'a> {
                 device: auth.device_id.clone(),
                 unsigned_user: auth.user_id.clone().unwrap_or_default(),
                 platform: auth.platform.clone(),
-                dialect: Dialect::GolangIm.into(),
+                dialect: pb::Dialect::GolangIm.into(),
                 ..common
             },
         }
@@ -294,7 +294,7 @@ impl<'a> Unidentified<'a> {
         let shard = Rc::clone(&self.socket.shard);
         let encoding = client.encoding.get();
         let mut weight = 0;
-        let kind = match hello {
+        let dialect = match hello {
             Hello::Native { req, resume, all, .. } => {
                 let op = ServerOp::AuthOk {
                     user: client.user().clone(),
@@ -313,28 +313,28 @@ impl<'a> Unidentified<'a> {
                         subscribe::subscribe(&shard, &client, req, resume, all).await;
                     });
                 }
-                Kind::Native
+                Dialect::Native
             }
             Hello::Goim(seq, auth) => {
                 let named = client.accepts.borrow_mut().add(auth.accepts);
                 if let Err(refused) = named {
                     metrics::MALFORMED.with_label_values(&[CloseCode::ProtocolError.name()]).inc();
                     client.end(CloseCode::ProtocolError, refused.to_string());
-                    return Established::new(client, Kind::Goim, &shard.options);
+                    return Established::new(client, Dialect::Goim, &shard.options);
                 }
                 if let Some(room) = auth.room {
                     subscribe::enter(&shard, &client, &room).await;
                 }
                 client.write(&encoding.frame(goim::AUTH_REPLY, seq, b""));
-                Kind::Goim
+                Dialect::Goim
             }
             Hello::GolangIm(seq, _) => {
                 client.write(&encoding.frame(goim::AUTH_REPLY, seq, golang_im::AUTH_OK));
-                Kind::GolangIm
+                Dialect::GolangIm
             }
         };
         shard.greet_while_draining(&client);
-        let mut established = Established::new(client, kind, &shard.options);
+        let mut established = Established::new(client, dialect, &shard.options);
         established.owe(weight);
         established
     }

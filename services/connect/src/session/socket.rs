@@ -220,13 +220,13 @@ impl SocketIo {
         if socket.shutdown(std::net::Shutdown::Write).is_err() {
             return;
         }
-        let mut patience = LAST_WORDS;
-        while patience > 0 && self.connection.stream().readable().await.is_ok() {
+        let mut budget = LAST_WORDS;
+        while budget > 0 && self.connection.stream().readable().await.is_ok() {
             let read = self.connection.stream().try_read(&mut self.shard.read_buffer.borrow_mut());
             match read {
                 Ok(0) => return,
                 Ok(length) => {
-                    patience = patience.saturating_sub(length);
+                    budget = budget.saturating_sub(length);
                     tokio::task::yield_now().await;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}

@@ -12,7 +12,7 @@ use crate::connection::Connection;
 use crate::metrics;
 
 /// Connections looked at before others have their turn.
-const AT_ONCE: usize = 256;
+const BATCH: usize = 256;
 
 /// How a ban ends a connection.
 fn ending(kind: Kind, ban: &Ban) -> (CloseCode, String) {
@@ -61,7 +61,7 @@ impl Shard {
     async fn sweep(self: Rc<Self>) {
         // Once more where the list has changed meanwhile.
         while self.sweeping.get().is_some() {
-            for connections in self.everyone().chunks(AT_ONCE) {
+            for connections in self.everyone().chunks(BATCH) {
                 connections.iter().for_each(|connection| self.refuse_banned(connection));
                 tokio::task::yield_now().await;
             }

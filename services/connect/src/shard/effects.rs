@@ -8,7 +8,7 @@ use im_wire::ids::RoomId;
 use tokio::time::Instant;
 
 use super::Shard;
-use super::questions::{Flight, Question};
+use super::questions::{PageInFlight, Question};
 use crate::connection::Connection;
 use crate::hub::{Answer, Asker, Effect, Failure, LogPosition, Member};
 use crate::metrics;
@@ -47,7 +47,7 @@ impl Shard {
             self.ask_on();
         }
         if self.hub.borrow().is_dirty() {
-            self.stirred.notify_one();
+            self.has_work.notify_one();
         }
     }
 
@@ -60,8 +60,8 @@ impl Shard {
             let shard = Rc::clone(self);
             match question {
                 Question::Repair { room, after } => drop(tokio::task::spawn_local(shard.ask_repair(room, after))),
-                Question::Page { room, member, after, flight } => {
-                    drop(tokio::task::spawn_local(shard.ask_page(room, member, after, flight)));
+                Question::Page { room, member, after, in_flight } => {
+                    drop(tokio::task::spawn_local(shard.ask_page(room, member, after, in_flight)));
                 }
                 Question::Heads(rooms) => drop(tokio::task::spawn_local(shard.ask_heads(rooms))),
             }
@@ -91,10 +91,10 @@ impl Shard {
         self.fetched(&room, Asker::Room, after, answer.map(|answer| (*answer).clone()), now);
     }
 
-    async fn ask_page(self: Rc<Self>, room: RoomId, member: Member, after: LogPosition, flight: Flight) {
+    async fn ask_page(self: Rc<Self>, room: RoomId, member: Member, after: LogPosition, in_flight: PageInFlight) {
         let answer = self.logic.fetch(&room, after, false).await;
         let now = Instant::now();
-        let wanted = self.questions.borrow_mut().page_ended(member, &flight, is_answer(&answer), now);
+        let wanted = self.questions.borrow_mut().page_ended(member, &in_flight, is_answer(&answer), now);
         let connection = self.connection(member).filter(|_| wanted);
         if let (Ok(answer), Some(identity)) = (&answer, connection.as_ref().and_then(|one| one.authenticated())) {
             self.paces.has_read(&identity.user, answer.bytes());
@@ -128,7 +128,7 @@ impl Shard {
             Ok(answer) => self.hub.borrow_mut().fetched(room, asker, after, answer, now, &mut effects),
             Err(fault) => {
                 let failure = failure(&fault);
-                tracing::debug!(%room, ?asker, code = fault.code, text = fault.text, "the log was not read");
+                tracing::debug!(%room, ?asker, code = fault.code, text = fault.text, "cannot read the log");
                 self.hub.borrow_mut().fetch_failed(room, asker, failure, now, &mut effects);
             }
         }

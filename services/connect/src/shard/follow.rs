@@ -17,7 +17,7 @@ use crate::hub::LogPosition;
 pub(crate) async fn follow(shard: Rc<Shard>, client: Client, rooms: Vec<RoomId>) {
     const TRIES: usize = 4;
     let mut pauses = Pauses::new();
-    for rooms in rooms.chunks(rights::AT_ONCE) {
+    for rooms in rooms.chunks(rights::MAX_ROOMS) {
         for attempt in 1.. {
             match rights::ask(&shard, &client, rooms.iter().map(RoomId::to_string).collect(), false, Pace::Users).await
             {

@@ -17,11 +17,11 @@ use crate::metrics;
 use crate::translate;
 
 /// Lists compared in one call.
-const AT_ONCE: usize = 100;
+const BATCH: usize = 100;
 /// After something may have been lost all lists are compared within so many seconds, or sooner where that is the rule.
 const HURRY: u64 = 5;
 /// Rooms beyond a connection's bound that the client is told of at once.
-const TOLD: usize = 16;
+const MAX_EXCESS: usize = 16;
 /// Questions after something that concerns all members of a room are spread over so long.
 const SPREAD: Duration = Duration::from_secs(2);
 
@@ -36,7 +36,7 @@ pub(super) struct Lists {
 }
 
 /// Comparisons under way at most; what is due meanwhile waits for its next turn.
-const UNDER_WAY: usize = 32;
+const CONCURRENCY: usize = 32;
 
 impl Shard {
     /// The user's rooms have changed, as logic says. Returns how many of their connections are here. Without a user it says that
@@ -130,8 +130,8 @@ impl Shard {
             .filter(|(key, connection)| *key as u64 % parts == step % parts && connection.follows_all.get());
         let due: Vec<Client> = due.filter_map(|(_, connection)| Client::of(connection)).collect();
         drop(connections);
-        for some in due.chunks(AT_ONCE) {
-            if self.lists.under_way.get() >= UNDER_WAY {
+        for some in due.chunks(BATCH) {
+            if self.lists.under_way.get() >= CONCURRENCY {
                 return;
             }
             self.lists.under_way.set(self.lists.under_way.get() + 1);
@@ -139,7 +139,7 @@ impl Shard {
             tokio::task::spawn_local(async move {
                 if let Err(fault) = shard.compare_lists_of(&some).await {
                     // Each has its turn again.
-                    tracing::debug!(code = fault.code, "lists of rooms were not compared");
+                    tracing::debug!(code = fault.code, "cannot compare room lists, will retry");
                 }
                 shard.lists.under_way.set(shard.lists.under_way.get() - 1);
             });
@@ -184,7 +184,7 @@ impl Shard {
         let mut found: Vec<RoomId> = rooms.iter().filter(unheard).cloned().collect();
         let free = self.options.max_rooms.saturating_sub(heard.len());
         drop(heard);
-        found.truncate(free.saturating_add(TOLD));
+        found.truncate(free.saturating_add(MAX_EXCESS));
         if !lost.is_empty() {
             tokio::task::spawn_local(rights::recheck(Rc::clone(self), client.clone(), lost));
         }

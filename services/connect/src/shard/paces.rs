@@ -18,9 +18,9 @@ use crate::options::Options;
 use crate::translate;
 
 /// Pages of history of one user that are read at once.
-const PAGES: usize = 2;
+const CONCURRENT_PAGES: usize = 2;
 /// How long a request waits for its turn until it is refused.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TURN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// See the module's top.
 pub(crate) struct Paces {
@@ -55,7 +55,7 @@ impl Paces {
         let fresh = User {
             bytes: Bucket::full(self.bytes, now),
             rooms: Bucket::full(self.rooms, now),
-            pages: Arc::new(Semaphore::new(PAGES)),
+            pages: Arc::new(Semaphore::new(CONCURRENT_PAGES)),
         };
         of(users.entry(user.clone()).or_insert(fresh))
     }
@@ -127,7 +127,7 @@ async fn in_time<T>(waiting: impl Future<Output = T>, limit: &str) -> Result<T, 
         return Ok(done);
     }
     metrics::RATE_LIMITED.with_label_values(&[limit]).inc();
-    tokio::time::timeout(PATIENCE, waiting).await.map_err(|_| {
+    tokio::time::timeout(TURN_TIMEOUT, waiting).await.map_err(|_| {
         translate::retryable(ErrorCode::RateLimited, "too much is read for this user at the same time: ask again later")
     })
 }

@@ -19,17 +19,17 @@ use crate::connection::Connection;
 use crate::metrics;
 
 /// Connections named in one assertion at most.
-const PART: usize = 500;
+const PART_CONNECTIONS: usize = 500;
 /// Places looked at for one assertion at most, taken or not.
-const SPAN: u32 = 8_192;
+const PART_PLACES: u32 = 8_192;
 /// Ends that may wait to be told, and their bytes; those beyond are found by the next round.
-const ENDS: usize = 16_384;
-const END_BYTES: usize = 4 << 20;
+const MAX_ENDS: usize = 16_384;
+const MAX_END_BYTES: usize = 4 << 20;
 /// Ends told at the same time.
-const AT_ONCE: usize = 64;
+const CONCURRENCY: usize = 64;
 /// The pause after something could not be told; later ones double.
 const PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// A connection that is gone, and that logic may not know to be gone.
 struct End {
@@ -62,7 +62,7 @@ pub(super) struct Ends {
 impl Ends {
     fn put(&self, end: End) {
         let mut waiting = self.waiting.borrow_mut();
-        if waiting.ends.len() >= ENDS || waiting.bytes + end.size() > END_BYTES {
+        if waiting.ends.len() >= MAX_ENDS || waiting.bytes + end.size() > MAX_END_BYTES {
             metrics::ENDS_DROPPED.inc();
             return;
         }
@@ -75,12 +75,12 @@ impl Ends {
         loop {
             {
                 let mut waiting = self.waiting.borrow_mut();
-                let some = waiting.ends.len().min(AT_ONCE);
+                let some = waiting.ends.len().min(CONCURRENCY);
                 if some > 0 {
                     let ends: Vec<End> = waiting.ends.drain(..some).collect();
                     waiting.bytes -= ends.iter().map(End::size).sum::<usize>();
                     if waiting.ends.is_empty() {
-                        waiting.ends.shrink_to(AT_ONCE);
+                        waiting.ends.shrink_to(CONCURRENCY);
                     }
                     return ends;
                 }
@@ -141,7 +141,7 @@ impl Shard {
             }
             untold.into_iter().for_each(|end| self.ends.put(end));
             tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 
@@ -191,10 +191,10 @@ impl Shard {
             0 => {
                 let connections = self.connections.borrow();
                 // A part ends where it names enough connections or has looked at enough places.
-                let parts = connections.len() / PART + connections.capacity() / SPAN as usize + 1;
+                let parts = connections.len() / PART_CONNECTIONS + connections.capacity() / PART_PLACES as usize + 1;
                 lease / u32::try_from(parts).unwrap_or(u32::MAX)
             }
-            _ => (PAUSE * 2_u32.saturating_pow(failures.min(8))).min(lease / 3).min(LONGEST_PAUSE),
+            _ => (PAUSE * 2_u32.saturating_pow(failures.min(8))).min(lease / 3).min(MAX_PAUSE),
         };
         pause.mul_f64(rand::random_range(0.8..1.0))
     }
@@ -205,7 +205,7 @@ impl Shard {
         // No place is taken beyond.
         let bound = u32::try_from(connections.capacity()).unwrap_or(u32::MAX);
         let (mut key, mut held) = (from, Vec::new());
-        while key < bound && held.len() < PART && key - from < SPAN {
+        while key < bound && held.len() < PART_CONNECTIONS && key - from < PART_PLACES {
             if let Some(connection) = connections.get(key as usize)
                 && let Some(identity) = connection.authenticated()
             {

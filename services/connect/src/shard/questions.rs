@@ -22,10 +22,10 @@ pub(super) const REPAIRS: usize = 32;
 /// Rooms whose heads are asked for in one call; one call at a time.
 pub(super) const HEADS: usize = 500;
 /// So many questions in a row that nobody answers mean that nobody answers at all.
-const PATIENCE: u32 = 8;
+const UNANSWERED_LIMIT: u32 = 8;
 /// The first pause then, and the longest.
 const PAUSE: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(2);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// One thing to ask.
 #[derive(Debug)]
@@ -33,14 +33,14 @@ pub(super) enum Question {
     /// What follows a room's head.
     Repair { room: RoomId, after: LogPosition },
     /// What follows a member's place.
-    Page { room: RoomId, member: Member, after: LogPosition, flight: Flight },
+    Page { room: RoomId, member: Member, after: LogPosition, in_flight: PageInFlight },
     /// These rooms' heads.
     Heads(Vec<RoomId>),
 }
 
 /// A page under way for one connection.
 #[derive(Debug)]
-pub(super) struct Flight(Rc<Cell<usize>>);
+pub(super) struct PageInFlight(Rc<Cell<usize>>);
 
 /// Bounds from the settings.
 #[derive(Debug, Clone, Copy)]
@@ -158,7 +158,7 @@ impl Questions {
     /// What may be asked now. `takes`: how many pages may be under way for a connection, as its outbox has room for them.
     pub(super) fn next(&mut self, now: Instant, takes: impl Fn(Member) -> usize) -> Option<Question> {
         let under_way = self.repairs_under_way + self.pages_under_way + usize::from(self.heads_under_way);
-        if self.unanswered >= PATIENCE && (under_way > 0 || self.not_before.is_some_and(|at| now < at)) {
+        if self.unanswered >= UNANSWERED_LIMIT && (under_way > 0 || self.not_before.is_some_and(|at| now < at)) {
             return None;
         }
         for _ in 0..3 {
@@ -217,10 +217,10 @@ impl Questions {
             }
             let Some((room, after)) = reader.waiting.pop_front() else { continue };
             reader.under_way.set(under_way + 1);
-            let flight = Flight(Rc::clone(&reader.under_way));
+            let in_flight = PageInFlight(Rc::clone(&reader.under_way));
             list(&mut self.turns, member, reader);
             self.pages_under_way += 1;
-            return Some(Question::Page { room, member, after, flight });
+            return Some(Question::Page { room, member, after, in_flight });
         }
         None
     }
@@ -238,11 +238,17 @@ impl Questions {
     }
 
     /// So has a page. `false`: the connection is gone, and with it whoever wanted the page.
-    pub(super) fn page_ended(&mut self, member: Member, flight: &Flight, answered: bool, now: Instant) -> bool {
+    pub(super) fn page_ended(
+        &mut self,
+        member: Member,
+        in_flight: &PageInFlight,
+        answered: bool,
+        now: Instant,
+    ) -> bool {
         self.pages_under_way -= 1;
-        flight.0.set(flight.0.get() - 1);
+        in_flight.0.set(in_flight.0.get() - 1);
         self.ended(answered, now);
-        self.readers.get(&member).is_some_and(|reader| Rc::ptr_eq(&reader.under_way, &flight.0))
+        self.readers.get(&member).is_some_and(|reader| Rc::ptr_eq(&reader.under_way, &in_flight.0))
     }
 
     /// The connection has taken its page, or there was none: its next one's turn comes.
@@ -254,13 +260,13 @@ impl Questions {
 
     fn ended(&mut self, answered: bool, now: Instant) {
         if answered {
-            self.recovered |= self.unanswered >= PATIENCE;
+            self.recovered |= self.unanswered >= UNANSWERED_LIMIT;
             (self.unanswered, self.not_before) = (0, None);
             return;
         }
         self.unanswered = self.unanswered.saturating_add(1);
-        let doublings = self.unanswered.saturating_sub(PATIENCE).min(10);
-        let pause = (PAUSE * (1 << doublings)).min(LONGEST);
+        let doublings = self.unanswered.saturating_sub(UNANSWERED_LIMIT).min(10);
+        let pause = (PAUSE * (1 << doublings)).min(MAX_PAUSE);
         self.not_before = Some(now + pause.mul_f64(rand::random_range(0.5..1.0)));
     }
 
@@ -349,8 +355,8 @@ mod tests {
     fn end(questions: &mut Questions, question: Question, answered: bool, now: Instant) -> Option<Vec<RoomId>> {
         match question {
             Question::Repair { .. } => questions.repair_ended(answered, now),
-            Question::Page { member, flight, .. } => {
-                questions.page_ended(member, &flight, answered, now);
+            Question::Page { member, in_flight, .. } => {
+                questions.page_ended(member, &in_flight, answered, now);
                 questions.page_taken(member);
             }
             Question::Heads(rooms) => {
@@ -451,11 +457,11 @@ mod tests {
             (0..3).for_each(|number| questions.page(room(number), member, LogPosition::default()));
         }
         let takes = |member| if member == 1 { 0 } else { 1 };
-        let Some(Question::Page { member: 2, flight, .. }) = questions.next(now, takes) else {
+        let Some(Question::Page { member: 2, in_flight, .. }) = questions.next(now, takes) else {
             panic!("2 is asked for")
         };
         assert!(questions.next(now, takes).is_none());
-        assert!(questions.page_ended(2, &flight, true, now));
+        assert!(questions.page_ended(2, &in_flight, true, now));
         questions.page_taken(2);
         assert!(matches!(questions.next(now, takes), Some(Question::Page { member: 2, .. })));
         questions.look_again();

@@ -16,7 +16,7 @@ use crate::metrics;
 use crate::translate;
 
 /// Rooms named in one question at most: below logic's own limit.
-pub(crate) const AT_ONCE: usize = 500;
+pub(crate) const MAX_ROOMS: usize = 500;
 /// Rooms in one piece of a question that goes at its user's pace.
 const PIECE: usize = 100;
 /// Answers that were overtaken in a row before the client is told to try again.
@@ -86,7 +86,7 @@ async fn ask_again(
     late: &[Overtaken],
 ) -> Result<(), Fault> {
     metrics::RIGHTS_ASKED_AGAIN.inc();
-    for late in late.chunks(AT_ONCE) {
+    for late in late.chunks(MAX_ROOMS) {
         let names = late.iter().map(|late| answers[late.at].1.room.clone()).collect();
         let fresh = question(shard, client, check, names, false, Pace::None).await?;
         for (late, fresh) in late.iter().zip(fresh) {
@@ -177,7 +177,7 @@ pub(crate) async fn recheck(shard: Rc<Shard>, client: Client, mut rooms: Vec<Roo
     let mut pauses = Pauses::new();
     while !rooms.is_empty() && !shard.is_gone(&client.connection) {
         let mut again = Vec::new();
-        for rooms in rooms.chunks(AT_ONCE) {
+        for rooms in rooms.chunks(MAX_ROOMS) {
             match recheck_some(&shard, &client, rooms).await {
                 Ok(unsure) => again.extend(unsure),
                 Err(_) => again.extend_from_slice(rooms),

@@ -45,14 +45,14 @@ pub(super) struct Kick {
 
 /// Those under way.
 #[derive(Default)]
-pub(super) struct Many {
+pub(super) struct Broadcasts {
     kicks: VecDeque<Kick>,
     pushes: VecDeque<Push>,
 }
 
 impl Shard {
     pub(crate) fn push(&self, target: Target, signal: Arc<Signal>, done: oneshot::Sender<u64>) {
-        let pushes = &mut self.many.borrow_mut().pushes;
+        let pushes = &mut self.broadcasts.borrow_mut().pushes;
         if pushes.len() >= WAITING {
             // `done` is dropped: whoever waits for it counts nobody here.
             metrics::SIGNALS_DROPPED.inc();
@@ -76,7 +76,7 @@ impl Shard {
     pub(crate) fn kick(&self, which: Match, code: CloseCode, text: String, done: oneshot::Sender<u64>) {
         self.remember_kick(&which, code, &text);
         let mut kick = Kick { which, code, text, closed: 0, done, next: 0 };
-        let kicks = &mut self.many.borrow_mut().kicks;
+        let kicks = &mut self.broadcasts.borrow_mut().kicks;
         if kicks.len() >= WAITING {
             // Never lost, and rare enough to be done at once.
             while !self.kick_some(&mut kick) {}
@@ -87,26 +87,26 @@ impl Shard {
     }
 
     /// One turn. Returns whether there is more to do.
-    pub(crate) fn go_on_with_many(&self) -> bool {
-        let mut many = self.many.borrow_mut();
-        if let Some(kick) = many.kicks.front_mut() {
+    pub(crate) fn continue_broadcasts(&self) -> bool {
+        let mut broadcasts = self.broadcasts.borrow_mut();
+        if let Some(kick) = broadcasts.kicks.front_mut() {
             if self.kick_some(kick)
-                && let Some(kick) = many.kicks.pop_front()
+                && let Some(kick) = broadcasts.kicks.pop_front()
             {
                 let _caller_gone = kick.done.send(kick.closed);
             }
-        } else if let Some(push) = many.pushes.front_mut()
+        } else if let Some(push) = broadcasts.pushes.front_mut()
             && self.push_some(push)
-            && let Some(push) = many.pushes.pop_front()
+            && let Some(push) = broadcasts.pushes.pop_front()
         {
             let _caller_gone = push.done.send(push.delivered);
         }
-        !(many.kicks.is_empty() && many.pushes.is_empty())
+        !(broadcasts.kicks.is_empty() && broadcasts.pushes.is_empty())
     }
 
     /// Pushes under way.
     pub(super) fn pushes_waiting(&self) -> usize {
-        self.many.borrow().pushes.len()
+        self.broadcasts.borrow().pushes.len()
     }
 
     /// `true`: it has been everywhere.
