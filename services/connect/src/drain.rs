@@ -99,3 +99,55 @@ impl Handle {
         Some(Status { current: self.connections(), ..status })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Options;
+    use crate::shard::mailbox;
+
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    fn options() -> Options {
+        Options { drain_accept: Duration::from_secs(2), drain_floor: 1, ..Options::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_are_told_within_three_quarters_of_the_time_and_those_left_at_the_deadline_are_forced() {
+        let (shard, mut mailbox) = mailbox::open(8, 1 << 20);
+        let (other, _mailbox) = mailbox::open(8, 1 << 20);
+        let (node, admission) = Handle::without_sockets(options(), vec![shard, other]);
+        let mut clients: Vec<_> = (0..90).map(|_| admission.enter(None).unwrap()).collect();
+        let start = Instant::now();
+        let draining = tokio::spawn({
+            let node = node.clone();
+            async move { node.drain(DEADLINE, vec!["elsewhere:3101".to_owned()]).await }
+        });
+        let Some(Command::Drain(plan)) = mailbox.commands.recv().await else { panic!("the shard drains") };
+        assert_eq!((plan.accept, plan.deadline), (Duration::from_secs(2), start + DEADLINE));
+        assert_eq!(*plan.to, ["elsewhere:3101"]);
+        let last_told = Duration::from_secs_f64(90.0 / 2.0 / plan.per_second);
+        assert_eq!(last_told.as_millis(), 43_500, "half of them by each of two shards");
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        clients.truncate(10);
+        assert_eq!(node.draining().map(|status| (status.initial, status.current)), Some((90, 10)));
+        tokio::time::sleep_until(start + DEADLINE + Duration::from_millis(500)).await;
+        clients.clear();
+        assert_eq!(draining.await.unwrap(), Drained { initial: 90, forced: 10 });
+        assert!(start.elapsed() < DEADLINE + Duration::from_secs(1), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_empty_node_goes_on_accepting_for_a_moment_and_one_that_is_stuck_gives_up() {
+        let (node, _) = Handle::without_sockets(options(), Vec::new());
+        let start = Instant::now();
+        assert_eq!(node.drain(DEADLINE, Vec::new()).await, Drained { initial: 0, forced: 0 });
+        assert_eq!(start.elapsed().as_secs(), 2);
+
+        let (node, admission) = Handle::without_sockets(options(), Vec::new());
+        let _never_closed = admission.enter(None).unwrap();
+        let start = Instant::now();
+        assert_eq!(node.drain(DEADLINE, Vec::new()).await, Drained { initial: 1, forced: 1 });
+        assert_eq!(start.elapsed().as_secs(), 63);
+    }
+}

@@ -14,6 +14,8 @@ mod hub;
 #[doc(hidden)]
 pub mod measure;
 mod metrics;
+#[cfg(test)]
+mod nobody;
 pub mod options;
 #[cfg(test)]
 mod planted;

@@ -28,6 +28,8 @@ use crate::metrics;
 use crate::options::Options;
 use crate::reactor::thread;
 use crate::shard::Shard;
+#[cfg(test)]
+use crate::shard::mailbox::ShardHandle;
 use crate::shard::mailbox::{self, Command, Match, RoomsChange, Target};
 use crate::translate;
 use crate::uplink::{Logic, shared::Shared};
@@ -306,5 +308,27 @@ impl Handle {
         });
         let all = tokio::time::timeout(SHARD_TIMEOUT, futures::future::join_all(asked)).await;
         all.map_or(0, |answers| answers.into_iter().flatten().sum())
+    }
+}
+
+#[cfg(test)]
+impl Handle {
+    /// A node with these shards that listens nowhere, and the count of its connections.
+    pub(crate) fn without_sockets(options: Options, shards: Vec<ShardHandle>) -> (Self, Arc<Admission>) {
+        let nobody = Arc::new(crate::nobody::Nobody);
+        let admission = Admission::new(&options);
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let handle = Self(Arc::new(Node {
+            tcp: nowhere,
+            ws: nowhere,
+            router: Arc::new(Router::new(Arc::clone(&nobody) as _, shards, &options.node)),
+            options: Arc::new(options),
+            logic: nobody,
+            admission: Arc::clone(&admission),
+            draining: Mutex::default(),
+            heartbeats_end: CancellationToken::new(),
+            knows_counts: AtomicBool::new(false),
+        }));
+        (handle, admission)
     }
 }

@@ -288,3 +288,6 @@ impl Shard {
 
 /// Encoded once per way of hearing, when the first receiver needs it.
 pub(crate) type PerEncoding = [Option<bytes::Bytes>; Encoding::COUNT];
+
+#[cfg(test)]
+mod tests;

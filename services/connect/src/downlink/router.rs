@@ -244,25 +244,15 @@ impl Router {
 
 #[cfg(test)]
 mod tests {
-    use im_runtime::limits::queue::Sender;
-
     use super::*;
-
-    struct Deaf;
-
-    #[async_trait::async_trait]
-    impl Bus for Deaf {
-        async fn run(&self, _: Sender<BusNotification>) {}
-        fn subscribe(&self, _: RoomId) {}
-        fn unsubscribe(&self, _: &RoomId) {}
-    }
+    use crate::nobody::Nobody;
 
     fn room(number: usize) -> RoomId {
         RoomId::new(format!("live://{number}")).expect("a good id")
     }
 
     fn router(rooms: usize) -> Router {
-        let router = Router::new(Arc::new(Deaf), Vec::new(), "node");
+        let router = Router::new(Arc::new(Nobody), Vec::new(), "node");
         (0..rooms).for_each(|number| router.count_online(&room(number), true));
         router
     }

@@ -32,7 +32,7 @@ impl Shard {
             crate::planted::pass(&self.options.node, self.number, "housekeeping");
             self.retry();
             if count % SLOW == 0 {
-                self.look_at_connections();
+                self.check_connections();
                 self.compare_some();
                 self.compare_lists();
                 self.rates.forget_full();
@@ -53,14 +53,14 @@ impl Shard {
         self.ask_those_that_waited();
     }
 
-    fn look_at_connections(&self) {
+    pub(super) fn check_connections(&self) {
         let (now, now_ms) = (Instant::now(), unix_ms());
         for (_, connection) in self.connections.borrow().iter() {
-            self.look_at(connection, now, now_ms);
+            self.check(connection, now, now_ms);
         }
     }
 
-    fn look_at(&self, connection: &Connection, now: Instant, now_ms: u64) {
+    fn check(&self, connection: &Connection, now: Instant, now_ms: u64) {
         let silent = now.saturating_duration_since(connection.last_heard.get());
         let Some(identity) = connection.authenticated() else {
             if now.saturating_duration_since(connection.since) > self.options.handshake_timeout {
