@@ -29,7 +29,9 @@ const BEHIND: u32 = 20;
 
 /// Keeps the copy as logic has it, and tells the shards of every change.
 pub(crate) async fn follow(bans: Arc<Bans>, logic: Arc<dyn Logic>, router: Arc<Router>, end: CancellationToken) {
-    let (mut pause, mut behind, mut heard) = (EVERY, 0, Instant::now());
+    let mut pause = EVERY;
+    let mut behind = 0;
+    let mut heard = Instant::now();
     loop {
         let asked = ask(&bans, &*logic, &mut behind);
         let changed = tokio::select! {

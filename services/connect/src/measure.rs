@@ -44,7 +44,8 @@ impl Room {
             longest: Duration::from_secs(15),
             seed: 1,
         };
-        let (mut hub, mut effects) = (Hub::new(limits), Vec::new());
+        let mut hub = Hub::new(limits);
+        let mut effects = Vec::new();
         let id = RoomId::new("measured").expect("a good id");
         let start = LogPosition { epoch: EPOCH, seq: 0 };
         for member in 0..members {
@@ -57,8 +58,11 @@ impl Room {
     }
 
     fn message(&self, seq: Seq) -> Arc<Message> {
-        let (id, from, client_id) = ("0199f0e2-0000-7000-8000-000000000000".to_owned(), "ann".into(), "c".into());
-        let (kind, body) = ("text".to_owned(), Body::Text(self.body.clone()));
+        let id = "0199f0e2-0000-7000-8000-000000000000".to_owned();
+        let from = "ann".into();
+        let client_id = "c".into();
+        let kind = "text".to_owned();
+        let body = Body::Text(self.body.clone());
         Arc::new(Message { room: self.id.clone(), epoch: EPOCH, seq, id, from, client_id, kind, body, time_ms: 1 })
     }
 

@@ -94,7 +94,8 @@ impl Service {
         let bind = |field, address| {
             accept::bind(address, options.shards).map_err(|error| Error::Bind { field, address, error })
         };
-        let (tcp, ws) = (bind("tcp_listen", options.tcp_listen)?, bind("ws_listen", options.ws_listen)?);
+        let tcp = bind("tcp_listen", options.tcp_listen)?;
+        let ws = bind("ws_listen", options.ws_listen)?;
         metrics::register();
         Ok(Self { options: Arc::new(options), parts, tcp, ws })
     }
@@ -116,7 +117,9 @@ impl Service {
         let mut bus = Some(parts.bus);
         for (number, ((mailbox, tcp), ws)) in mailboxes.into_iter().zip(tcp.1).zip(ws.1).enumerate() {
             let (options, logic) = (Arc::clone(&options), Arc::clone(&logic));
-            let (admission, router, accepting) = (Arc::clone(&admission), Arc::clone(&router), accepting.clone());
+            let admission = Arc::clone(&admission);
+            let router = Arc::clone(&router);
+            let accepting = accepting.clone();
             let bans = Arc::clone(&bans);
             let bus = bus.take().map(|bus| {
                 let (into, notifications) = queue(options.bus_queue, options.bus_queue_bytes);

@@ -91,7 +91,8 @@ mod tests {
 
     #[test]
     fn a_session_is_small() {
-        let (task, connection) = (size(serve), size_of::<Connection>());
+        let task = size(serve);
+        let connection = size_of::<Connection>();
         assert!(task <= 1_024, "the future of every idle session takes {task} bytes");
         assert!(connection <= 512, "a connection takes {connection} bytes");
     }

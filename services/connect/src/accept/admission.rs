@@ -172,7 +172,8 @@ mod tests {
     #[test]
     fn permits_are_limited_and_given_back() {
         let admission = admission();
-        let (one, two) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)));
+        let one = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let two = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
         let first = admission.enter(Some(one)).unwrap();
         let _second = admission.enter(Some(one)).unwrap();
         assert_eq!(admission.enter(Some(one)).unwrap_err(), Refusal::AddressFull);

@@ -188,7 +188,8 @@ impl Encoding {
         let mut out = BytesMut::new();
         let Ending { code, text, after_ms } = ending;
         if self.is_native() {
-            let (text, reconnect) = (text.clone(), code.reconnect());
+            let text = text.clone();
+            let reconnect = code.reconnect();
             let op = ServerOp::Close { code: *code, text, reconnect, after_ms: *after_ms };
             self.put_response(&mut out, &Response { req: 0, op });
         } else {

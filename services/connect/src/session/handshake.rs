@@ -308,7 +308,8 @@ impl<'a> Unidentified<'a> {
                 client.write(&encoding.response(req, op));
                 weight = native::rooms_weight(resume.len());
                 if all || !resume.is_empty() {
-                    let (shard, client) = (Rc::clone(&shard), client.clone());
+                    let shard = Rc::clone(&shard);
+                    let client = client.clone();
                     tokio::task::spawn_local(async move {
                         subscribe::subscribe(&shard, &client, req, resume, all).await;
                     });

@@ -81,7 +81,8 @@ fn answer(connection: &Connection, req: u32, op: ServerOp) {
 /// Runs beside the session and counts against its bound.
 fn in_flight(shard: &Rc<Shard>, client: &Client, work: impl AsyncFnOnce(&Rc<Shard>, &Client) + 'static) {
     client.in_flight.set(client.in_flight.get() + 1);
-    let (shard, client) = (Rc::clone(shard), client.clone());
+    let shard = Rc::clone(shard);
+    let client = client.clone();
     tokio::task::spawn_local(async move {
         work(&shard, &client).await;
         let before = client.in_flight.get();
@@ -115,7 +116,8 @@ fn ask(
 
 /// An answer that fits the outbox: a page of history is cut, any other that does not is an error.
 fn fitting(shard: &Shard, connection: &Connection, req: u32, mut op: ServerOp, forward: bool) -> Bytes {
-    let (encoding, most) = (connection.encoding.get(), shard.options.outbox_bytes / 2);
+    let encoding = connection.encoding.get();
+    let most = shard.options.outbox_bytes / 2;
     loop {
         let bytes = encoding.response(req, op.clone());
         if bytes.len() <= most {

@@ -133,7 +133,8 @@ impl Shard {
             named.for_each(|connection| push.give(connection));
             return true;
         }
-        let (mut writes, by_device) = (0, matches!(push.target, Target::Devices(_)));
+        let mut writes = 0;
+        let by_device = matches!(push.target, Target::Devices(_));
         let (next, over) = self.look(push.next, |connection| {
             let named = !by_device
                 || !connection.device_unproven()

@@ -182,7 +182,8 @@ fn failure(fault: &Fault) -> Failure {
 
 /// As much of an answer as the connection's outbox has room for; `None`: it has room for nothing of it.
 fn fitting(connection: &Connection, answer: &Answer) -> Option<Answer> {
-    let (encoding, mut room) = (connection.encoding.get(), connection.room());
+    let encoding = connection.encoding.get();
+    let mut room = connection.room();
     let fits = answer.entries.iter().take_while(|message| {
         let weight = encoding.weight(message);
         let fits = weight <= room;

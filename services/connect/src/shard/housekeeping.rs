@@ -54,7 +54,8 @@ impl Shard {
     }
 
     pub(super) fn check_connections(&self) {
-        let (now, now_ms) = (Instant::now(), unix_ms());
+        let now = Instant::now();
+        let now_ms = unix_ms();
         for (_, connection) in self.connections.borrow().iter() {
             self.check(connection, now, now_ms);
         }

@@ -135,7 +135,8 @@ impl Shard {
                 return;
             }
             self.lists.under_way.set(self.lists.under_way.get() + 1);
-            let (shard, some) = (Rc::clone(self), some.to_vec());
+            let shard = Rc::clone(self);
+            let some = some.to_vec();
             tokio::task::spawn_local(async move {
                 if let Err(fault) = shard.compare_lists_of(&some).await {
                     // Each has its turn again.

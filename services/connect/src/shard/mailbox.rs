@@ -154,7 +154,8 @@ mod tests {
         let possibly_lost = Arc::new(AtomicBool::new(false));
         let shard = ShardHandle { commands, possibly_lost: Arc::clone(&possibly_lost) };
         let message = |length: usize| {
-            let (room, kind) = (RoomId::new("r").unwrap(), "text".to_owned());
+            let room = RoomId::new("r").unwrap();
+            let kind = "text".to_owned();
             let (id, from, client_id) = Default::default();
             let body = Body::Binary(vec![0; length].into());
             Command::Logged(Arc::new(Message { room, epoch: 1, seq: 1, id, from, client_id, kind, body, time_ms: 0 }))

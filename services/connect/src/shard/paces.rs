@@ -37,7 +37,8 @@ struct User {
 
 impl Paces {
     pub(crate) fn new(options: &Options) -> Self {
-        let (bytes, rooms) = (options.user_read_bytes_per_second as f64, f64::from(options.user_rooms_per_second));
+        let bytes = options.user_read_bytes_per_second as f64;
+        let rooms = f64::from(options.user_rooms_per_second);
         Self {
             // Little at once: what comes in one piece is what others feel.
             bytes: Rate::new(bytes, bytes),

@@ -159,7 +159,8 @@ impl Shard {
 
     /// Asserts one part after the other; runs as long as the shard.
     pub(crate) async fn assert_presence(self: Rc<Self>) {
-        let (mut from, mut failures) = (0, 0_u32);
+        let mut from = 0;
+        let mut failures = 0_u32;
         loop {
             tokio::time::sleep(self.until_next_part(failures)).await;
             let part = self.part(from);
@@ -168,7 +169,9 @@ impl Shard {
                 continue;
             }
             let next = if part.is_last { 0 } else { part.keys.end };
-            let (node, from_place, to) = (self.options.node.clone(), self.place(part.keys.start), self.end_of(&part));
+            let node = self.options.node.clone();
+            let from_place = self.place(part.keys.start);
+            let to = self.end_of(&part);
             let ask = AssertPresence { node, from: from_place, to, held: part.held.clone() };
             let answer = self.logic.call(Bytes::new(), "", call::Op::AssertPresence(ask)).await;
             match answer {
@@ -201,10 +204,12 @@ impl Shard {
 
     fn part(&self, from: u32) -> Part {
         let connections = self.connections.borrow();
-        let (now, now_ms) = (Instant::now(), unix_ms());
+        let now = Instant::now();
+        let now_ms = unix_ms();
         // No place is taken beyond.
         let bound = u32::try_from(connections.capacity()).unwrap_or(u32::MAX);
-        let (mut key, mut held) = (from, Vec::new());
+        let mut key = from;
+        let mut held = Vec::new();
         while key < bound && held.len() < PART_CONNECTIONS && key - from < PART_PLACES {
             if let Some(connection) = connections.get(key as usize)
                 && let Some(identity) = connection.authenticated()

@@ -34,7 +34,8 @@ impl Shared {
     pub(crate) fn new(logic: Arc<dyn Logic>, options: &Options) -> Arc<Self> {
         // A page fits the outbox beside what may wait there, also where a client's encoding takes six bytes for one.
         let fits = u32::try_from(options.outbox_bytes / 10).unwrap_or(u32::MAX);
-        let (limit, max_bytes) = (options.fetch_entries, options.fetch_bytes.min(fits));
+        let limit = options.fetch_entries;
+        let max_bytes = options.fetch_bytes.min(fits);
         Arc::new(Self { logic, limit, max_bytes, under_way: Arc::default(), answered: AtomicBool::new(false) })
     }
 

@@ -393,7 +393,8 @@ impl State {
             body: body.to_vec().into(),
             ..pb::Entry::default()
         };
-        let (epoch, seq) = (log.epoch, log.head);
+        let epoch = log.epoch;
+        let seq = log.head;
         log.entries.push(pb::LogEntry { seq, entry: Some(entry.clone()) });
         self.publish(room, bus_event::Event::Logged(pb::Logged { epoch, seq, entry: Some(entry) }));
         (seq, false)
@@ -489,14 +490,18 @@ impl State {
                 reply::Result::Stored(pb::Stored { id, epoch, seq, time_ms: seq, duplicate })
             }
             call::Op::Signal(pb::SendSignal { room, r#type, body, encoding }) => {
-                let (from, operation, to_user) = (user.to_owned(), 0, String::new());
+                let from = user.to_owned();
+                let operation = 0;
+                let to_user = String::new();
                 let signal = pb::Signal { from, r#type, body, encoding, operation, to_user };
                 self.publish(&room, bus_event::Event::Signal(signal));
                 reply::Result::Done(pb::Done {})
             }
             call::Op::History(pb::History { room, .. }) => {
                 let log = self.log(&room);
-                let (epoch, head, entries) = (log.epoch, log.head, log.entries.clone());
+                let epoch = log.epoch;
+                let head = log.head;
+                let entries = log.entries.clone();
                 reply::Result::History(pb::HistoryPage { epoch, head, truncated: None, entries })
             }
             call::Op::Read(pb::Read { room, seq }) => {

@@ -79,7 +79,9 @@ impl Client {
         loop {
             // A call that comes after one that is tried again, in the same slot, has passed it already: that cannot be
             // helped.
-            let (mut any, mut elsewhere, mut moving) = (false, false, false);
+            let mut any = false;
+            let mut elsewhere = false;
+            let mut moving = false;
             for (number, (outcome, call)) in outcomes.iter_mut().zip(&calls).enumerate() {
                 let Some(Err(error)) = outcome else { continue };
                 repeated.resize(calls.len(), false);

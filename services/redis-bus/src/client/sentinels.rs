@@ -53,7 +53,9 @@ impl Sentinels {
 pub(super) async fn master_of(shared: &Shared, service: &str) -> Result<Host, String> {
     let hosts = &shared.address.hosts;
     let mut answers: FuturesUnordered<_> = hosts.iter().map(|host| ask(shared, host, service)).collect();
-    let (mut heard, mut best, mut trouble) = (0, None, String::new());
+    let mut heard = 0;
+    let mut best = None;
+    let mut trouble = String::new();
     while let Some(answer) = answers.next().await {
         match answer {
             Ok((epoch, master)) => {

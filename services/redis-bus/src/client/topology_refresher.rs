@@ -188,7 +188,8 @@ async fn open(shared: &Shared, host: &Host) -> Result<Master, String> {
         let info = &info;
         try_join_all((0..count).map(move |_| dial(info.clone(), options, extra, None)))
     };
-    let (connections, blocking) = (options.connections.max(1), options.blocking);
+    let connections = options.connections.max(1);
+    let blocking = options.blocking;
     let dialled = tokio::try_join!(several(connections, Duration::ZERO), several(blocking, options.blocking_timeout));
     let (answering, blocking) = dialled.map_err(|error| error.to_string())?;
     checks::is_master(answering[0].clone()).await?;

@@ -148,7 +148,8 @@ impl<T: From<BusNotification> + Weigh + Send + 'static> MasterSubscription<T> {
     async fn dial(&self, state: &Arc<PushState>) -> Result<Found, Lost> {
         let opened_at = Instant::now();
         let info = self.client.address().server(&self.host, ProtocolVersion::RESP3)?;
-        let (dispatcher, state) = (Arc::clone(&self.dispatcher), Arc::clone(state));
+        let dispatcher = Arc::clone(&self.dispatcher);
+        let state = Arc::clone(state);
         let push = Box::new(move |push| {
             dispatcher.on_push(&state, push);
             Ok::<(), redis::aio::SendError>(())

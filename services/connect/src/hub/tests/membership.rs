@@ -11,7 +11,9 @@ use super::{hear, hub_of, limits};
 
 #[test]
 fn rooms_that_everybody_has_left_cost_nothing() {
-    let (mut hub, mut effects, now) = (Hub::new(limits()), Vec::new(), Instant::now());
+    let mut hub = Hub::new(limits());
+    let mut effects = Vec::new();
+    let now = Instant::now();
     let rooms: Vec<RoomId> = (0..100_000).map(|number| RoomId::new(format!("r-{number}")).unwrap()).collect();
     let start = LogPosition { epoch: 1, seq: 0 };
     for room in &rooms {
@@ -42,7 +44,8 @@ fn who_comes_and_goes_while_a_large_room_is_delivered_changes_nothing_for_the_ot
             part.members.iter().for_each(|member| heard.entry(*member).or_default().extend(&seqs));
         })
     };
-    let (mut effects, now) = (Vec::new(), Instant::now());
+    let mut effects = Vec::new();
+    let now = Instant::now();
     hear(&mut hub, "large", 1);
     for round in 0..4_u32 {
         deliver(&mut hub, &mut heard);

@@ -84,7 +84,8 @@ impl Log {
             self.transitions.push((self.spoken + 1, self.entries.len() as Seq));
         }
         self.spoken += 1;
-        let (epoch, seq) = (self.head().epoch, self.entries.len() as Seq + 1);
+        let epoch = self.head().epoch;
+        let seq = self.entries.len() as Seq + 1;
         let (id, client_id) = (self.spoken.to_string(), self.spoken.to_string());
         let message = Arc::new(Message { epoch, id, client_id, ..message("r", seq) });
         self.entries.push(Arc::clone(&message));

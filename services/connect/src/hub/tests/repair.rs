@@ -18,7 +18,8 @@ fn answer(head: Seq, entries: impl IntoIterator<Item = Seq>) -> Answer {
 #[test]
 fn what_continues_the_head_is_delivered_whatever_the_room_waits_for() {
     let mut hub = hub_of(&[("r", 2)]);
-    let (mut effects, now) = (Vec::new(), Instant::now());
+    let mut effects = Vec::new();
+    let now = Instant::now();
     let place = |seq| LogPosition { epoch: 1, seq };
     let deliver = |hub: &mut Hub| {
         let mut told = 0;
@@ -49,7 +50,9 @@ fn what_continues_the_head_is_delivered_whatever_the_room_waits_for() {
 
 #[test]
 fn a_room_that_the_bus_does_not_carry_yet_is_compared_like_any_other() {
-    let (mut hub, mut effects, start) = (Hub::new(limits()), Vec::new(), LogPosition { epoch: 1, seq: 0 });
+    let mut hub = Hub::new(limits());
+    let mut effects = Vec::new();
+    let start = LogPosition { epoch: 1, seq: 0 };
     hub.join(&room(), 1, start, start, &mut effects);
     effects.clear();
     hub.compared(&room(), start, LogPosition { epoch: 1, seq: 1 }, &mut effects);
@@ -60,7 +63,9 @@ fn a_room_that_the_bus_does_not_carry_yet_is_compared_like_any_other() {
 
 /// Fails whatever is asked, and says after how long it was asked again each time.
 fn pauses(hub: &mut Hub, asker: Asker, failure: Failure, times: usize) -> Vec<Duration> {
-    let (mut now, mut effects, mut pauses) = (Instant::now(), Vec::new(), Vec::new());
+    let mut now = Instant::now();
+    let mut effects = Vec::new();
+    let mut pauses = Vec::new();
     for _ in 0..times {
         let failed = now;
         hub.fetch_failed(&room(), asker, failure, now, &mut effects);
@@ -86,7 +91,8 @@ fn what_is_not_answered_is_asked_again_after_growing_pauses() {
         let pauses = pauses(&mut hub, asker, Failure::Passing, 12);
         assert_eq!(pauses.len(), 12, "for as long as nobody answers");
         // Once anything is answered again nobody waits for their pause.
-        let (mut effects, now) = (Vec::new(), Instant::now());
+        let mut effects = Vec::new();
+        let now = Instant::now();
         hub.fetch_failed(&room(), asker, Failure::Passing, now, &mut effects);
         hub.tick(now, &mut effects);
         assert_eq!(effects, []);
@@ -123,7 +129,8 @@ fn what_fails_for_good_is_given_up_and_said() {
 
     // So does an answer that names more than it gives, again and again.
     let mut hub = hub_of(&[("r", 1)]);
-    let (mut now, mut asked) = (Instant::now(), 0);
+    let mut now = Instant::now();
+    let mut asked = 0;
     let start = LogPosition { epoch: 1, seq: 0 };
     hub.compared(&room(), start, LogPosition { epoch: 1, seq: 9 }, &mut effects);
     for _ in 0..200 {
@@ -152,7 +159,9 @@ fn what_waits_for_repairs_is_bounded_in_bytes_over_all_rooms() {
     assert_eq!((hub.pending_bytes(), hub.counts.overflows), (3 * 1_256, 1));
     // What was dropped is fetched, and what has waited leaves its place to others.
     for name in ["a", "b"] {
-        let (room, start, now) = (RoomId::new(name).unwrap(), LogPosition { epoch: 1, seq: 0 }, Instant::now());
+        let room = RoomId::new(name).unwrap();
+        let start = LogPosition { epoch: 1, seq: 0 };
+        let now = Instant::now();
         let missing =
             Answer { head: LogPosition { epoch: 1, seq: 3 }, entries: vec![long(name, 1)], ..Answer::default() };
         hub.fetched(&room, Asker::Room, start, missing, now, &mut effects);

@@ -88,7 +88,8 @@ fn node(name: &str) -> Watched {
     let outside = Arc::new(Outside::default());
     let parts = Parts { logic: Arc::clone(&outside) as _, bus: Arc::clone(&outside) as _, logic_losses: None };
     let shutdown = Shutdown::new(SOON);
-    let (tasks, liveness) = (Tasks::new(shutdown.clone()), Liveness::default());
+    let tasks = Tasks::new(shutdown.clone());
+    let liveness = Liveness::default();
     let handle = Service::bind(options, parts).unwrap().spawn(&tasks, &liveness).unwrap();
     Watched { handle, outside, shutdown, tasks, liveness }
 }
