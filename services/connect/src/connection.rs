@@ -1,4 +1,4 @@
-//! One client's connection as the shard sees it: its socket, its outbox, who it is, what it hears.
+//! One client's connection as the shard sees it: its socket, its outbox, whose it is, what it is subscribed to.
 
 mod accepts;
 pub(crate) mod checks;
@@ -80,7 +80,7 @@ pub(crate) struct TokenFacts {
     pub(crate) device_unproven: bool,
 }
 
-/// A room that the connection hears.
+/// A room that the connection is subscribed to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Subscription {
     /// The log's head when logic said that the user may: older entries about the user's membership say nothing.
@@ -368,9 +368,9 @@ impl Connection {
         self.wake.notified().await;
     }
 
-    /// No longer hears a room. Returns whether it did.
+    /// Ends a subscription. Returns whether there was one.
     pub(crate) fn forget(&self, room: &RoomId) -> bool {
-        /// Most hear few rooms; who has heard many keeps no room for them.
+        /// Most have few subscriptions; who has had many keeps no space for them.
         const SPARE: usize = 8;
         let mut rooms = self.rooms.borrow_mut();
         let heard = rooms.remove(room).is_some();

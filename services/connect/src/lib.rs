@@ -2,6 +2,10 @@
 //!
 //! The folders follow the path: `accept` → `session` → `uplink` to logic; `downlink` from the bus → `hub` → the sockets.
 //! A shard is one thread with its own listeners, connections and part of the hub.
+//!
+//! In layers, each of which knows only those before it: `hub` (pure) and `connection` (one socket, no idea of logic), `shard`
+//! (the state of one thread, and what it does by itself), `session` (what a client asks for), `reactor` (the thread and its
+//! loops).
 
 mod accept;
 mod bans;

@@ -1,5 +1,5 @@
-//! One thread's part of the node: its connections, its part of the hub, and the queue through which the rest of the
-//! process reaches it. Everything here runs on that thread; nothing is locked, nothing in a fan-out awaits.
+//! One thread's part of the node: its connections and its part of the hub; the rest of the process reaches it through its
+//! mailbox. Everything here runs on that thread; nothing is locked, nothing in a fan-out awaits.
 
 mod answers;
 mod bans;
@@ -240,7 +240,7 @@ impl Shard {
         keys.iter().filter_map(|key| self.connection(*key)).collect()
     }
 
-    /// The connection hears a room from behind `after`; `head` is where logic saw the log's head just now.
+    /// The connection is subscribed to a room from behind `after`; `head` is where logic saw the log's head just now.
     pub(crate) fn join(self: &Rc<Self>, connection: &Connection, room: &RoomId, after: LogPosition, head: LogPosition) {
         let checked_at = connection.rooms.borrow().get(room).map_or(head.seq, |heard| heard.checked_at.max(head.seq));
         let heard = connection.rooms.borrow_mut().insert(room.clone(), Subscription { checked_at });
@@ -258,7 +258,7 @@ impl Shard {
         self.apply(effects);
     }
 
-    /// The connection no longer hears a room. Returns whether it did.
+    /// The connection is no longer subscribed to a room. Returns whether it was.
     pub(crate) fn leave(&self, connection: &Connection, room: &RoomId) -> bool {
         let heard = connection.forget(room);
         if heard {
@@ -286,7 +286,7 @@ impl Shard {
     }
 }
 
-/// Encoded once per way of hearing, when the first receiver needs it.
+/// Encoded once per encoding, when the first receiver needs it.
 pub(crate) type PerEncoding = [Option<bytes::Bytes>; Encoding::COUNT];
 
 #[cfg(test)]

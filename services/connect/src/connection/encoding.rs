@@ -1,4 +1,4 @@
-//! What the server says, as bytes for the ways in which clients hear: built once per way and shared among receivers.
+//! What the server says, as bytes of each dialect and transport: built once and shared among receivers.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use im_wire::code::CloseCode;
@@ -17,7 +17,7 @@ pub(crate) struct Ending {
     pub(crate) after_ms: u32,
 }
 
-/// The ways in which clients hear.
+/// How a client receives: its dialect and transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Encoding {
     NativeText,

@@ -1,4 +1,4 @@
-//! Which shards have which rooms: what the bus brings crosses to a shard once, and only where somebody hears it.
+//! Which shards have which rooms: what the bus brings crosses to a shard once, and only where somebody is subscribed.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};

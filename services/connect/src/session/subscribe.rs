@@ -1,4 +1,4 @@
-//! Hearing rooms: logic says which ones the user may, the shard does the rest.
+//! Subscriptions to rooms: logic says which ones the user may have, the shard does the rest.
 
 use std::collections::HashMap;
 use std::rc::Rc;

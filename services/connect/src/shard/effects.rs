@@ -1,4 +1,5 @@
-//! Asks what the hub wants to know and what is to be compared, as [`super::questions`] lets it, and hands on the answers.
+//! Applies what the hub decides: subscriptions, fetches and comparisons as [`super::questions`] lets them through, and their
+//! answers.
 
 use std::rc::Rc;
 

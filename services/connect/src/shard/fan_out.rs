@@ -1,4 +1,4 @@
-//! From a room's new items to its members' sockets: one encoding per way of hearing, shared, written at once where the
+//! From a room's new items to its members' sockets: one encoding per dialect in use, shared, written at once where the
 //! socket takes it.
 
 use std::rc::Rc;
@@ -22,7 +22,7 @@ const LEAVE: &str = "im.leave";
 
 /// The type of the entry that says that there is no such room any more: everybody's departure.
 const DELETE: &str = "im.delete";
-/// Why it is not heard any more, then.
+/// Why its subscriptions end, then.
 pub(crate) const DELETED: &str = "deleted";
 
 /// A member that the log says has left.

@@ -1,6 +1,6 @@
 //! Asking logic what a user may hear. An answer may be late: what it says holds as of the log's head that comes with it,
 //! and a membership may have ended since. So every connection remembers what ended while it asks, and an answer that is
-//! older than that is asked for again before anything is heard because of it.
+//! older than that is asked for again before anything is delivered because of it.
 
 use std::rc::Rc;
 use std::time::Duration;
