@@ -41,21 +41,22 @@ const SHARD_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A port cannot be listened on.
-    #[error("{field} {address}: {error}: name another address, or end what listens there")]
+    #[error("{field} {address} cannot be bound: name another address, or end what listens there")]
     Bind {
         /// The setting.
         field: &'static str,
         /// Its value.
         address: SocketAddr,
         /// The system's answer.
+        #[source]
         error: std::io::Error,
     },
     /// More shards than the router can name.
     #[error("shards {0}: give 1 to 64")]
     Shards(usize),
     /// A thread cannot be started.
-    #[error("a shard's thread cannot be started: {0}")]
-    Thread(std::io::Error),
+    #[error("a shard's thread cannot be started")]
+    Thread(#[source] std::io::Error),
 }
 
 /// What the node works with.

@@ -56,7 +56,7 @@ impl Inbound {
 /// What a client sent is not of the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Broken {
-    #[error("{0}")]
+    #[error(transparent)]
     Frame(#[from] Malformed),
     #[error("{0}")]
     WebSocket(String),
@@ -64,7 +64,7 @@ pub(crate) enum Broken {
     Utf8,
     #[error("a message of more than {0} bytes")]
     TooLarge(usize),
-    #[error("{0}")]
+    #[error(transparent)]
     Relay(#[from] relay::Malformed),
     /// The answer has been written; there is no WebSocket to close.
     #[error("no WebSocket upgrade: {0}")]
