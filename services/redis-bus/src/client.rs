@@ -7,6 +7,7 @@
 
 mod calls;
 mod checks;
+mod dial;
 mod error;
 mod sentinels;
 mod topology;
@@ -24,9 +25,9 @@ use crate::keys::{BadPrefix, Keys};
 
 pub use calls::Call;
 pub(crate) use checks::{Role, role, run_id};
+pub(crate) use dial::dial;
 pub use error::Error;
 pub use topology::{Lane, Master, Topology};
-pub(crate) use topology_refresher::dial;
 
 /// How to reach redis.
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::topology_refresher::dial;
+use super::dial::dial;
 use crate::address::Host;
 
 /// How long a Sentinel may lag behind the others.
