@@ -1,4 +1,4 @@
-//! The door: every shard listens on the same ports (SO_REUSEPORT), counts who comes, and starts a session for each.
+//! Admission: every shard listens on the same ports (SO_REUSEPORT), counts who comes, and starts a session for each.
 
 pub(crate) mod admission;
 pub(crate) mod relay;
@@ -6,18 +6,20 @@ pub(crate) mod relay;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_proto::bans::Who;
 use im_runtime::limits::address::is_in;
 use im_runtime::limits::rate::{Bucket, Rate};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
+use crate::clock::unix_ms;
 use crate::metrics;
 use crate::session;
-use crate::shard::{Shard, upkeep_unix_ms};
-use admission::{Place, Refusal};
+use crate::shard::Shard;
+use admission::{Permit, Refusal};
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 4096;
@@ -48,7 +50,7 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 /// Accepts until the shard stops accepting.
 pub(crate) async fn accept(shard: Rc<Shard>, listener: TcpListener, tcp: bool) {
     let rate = Rate::of_arrivals(shard.options.accepts_per_second);
-    let mut bucket = Bucket::full(rate, Instant::now());
+    let mut bucket = Bucket::full(rate, Instant::now().into_std());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -57,13 +59,13 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: TcpListener, tcp: bool) {
         match accepted {
             Ok((stream, peer)) => {
                 #[cfg(test)]
-                crate::shard::planted::pass(&shard.options.node, shard.number, "accept");
+                crate::planted::pass(&shard.options.node, shard.number, "accept");
                 let address = peer.ip().to_canonical();
                 if !is_relay(&shard, address, tcp) && !shard.rates.accept(address, Instant::now()) {
                     refuse(&shard, stream, address, tcp, Refusal::AddressTooFast);
                     continue;
                 }
-                while bucket.take(rate, Instant::now()).is_err() {
+                while bucket.take(rate, Instant::now().into_std()).is_err() {
                     metrics::REFUSED.with_label_values(&["accept_rate_delayed"]).inc();
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
@@ -81,12 +83,12 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: TcpListener, tcp: bool) {
 
 fn enter(shard: &Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool) {
     let own = (!is_relay(shard, address, tcp)).then_some(address);
-    if shard.bans.refuses(&Who { address: own, ..Who::default() }, upkeep_unix_ms).is_some() {
+    if shard.bans.refuses(&Who { address: own, ..Who::default() }, unix_ms).is_some() {
         metrics::REFUSED.with_label_values(&["banned"]).inc();
         return;
     }
     match shard.admission.enter(own) {
-        Ok(place) => serve(shard, stream, address, tcp, place),
+        Ok(permit) => serve(shard, stream, address, tcp, permit),
         Err(refusal) => refuse(shard, stream, address, tcp, refusal),
     }
 }
@@ -100,16 +102,16 @@ fn is_relay(shard: &Shard, peer: IpAddr, tcp: bool) -> bool {
 /// Says so, where not too many are being told already.
 fn refuse(shard: &Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool, refusal: Refusal) {
     metrics::REFUSED.with_label_values(&[refusal.name()]).inc();
-    if let Some(place) = shard.admission.turn_away(refusal) {
-        serve(shard, stream, address, tcp, place);
+    if let Some(permit) = shard.admission.turn_away(refusal) {
+        serve(shard, stream, address, tcp, permit);
     }
 }
 
-fn serve(shard: &Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool, place: Place) {
+fn serve(shard: &Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool, permit: Permit) {
     if let Err(error) = tune(&stream) {
-        tracing::debug!(%error, "socket options");
+        tracing::debug!(%error, "cannot set socket options");
     }
-    tokio::task::spawn_local(session::serve(Rc::clone(shard), stream, address, tcp, place));
+    tokio::task::spawn_local(session::serve(Rc::clone(shard), stream, address, tcp, permit));
 }
 
 fn tune(stream: &TcpStream) -> io::Result<()> {

@@ -15,21 +15,22 @@ use std::collections::binary_heap::PeekMut;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_wire::ids::{Epoch, RoomId, Seq};
 use im_wire::native::Message;
+use tokio::time::Instant;
 
-use crate::session::encode::Signal;
+use crate::translate::Signal;
 
 pub(crate) use room::{Member, Part, Room};
 
 /// Rooms that a map has places for in any case.
 pub(crate) const SPARE: usize = 1024;
 
-/// A place in a room's log.
+/// A position in a room's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub(crate) struct Place {
+pub(crate) struct LogPosition {
     pub(crate) epoch: Epoch,
     pub(crate) seq: Seq,
 }
@@ -38,7 +39,7 @@ pub(crate) struct Place {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Item {
     Message(Arc<Message>),
-    Reset(Place),
+    Reset(LogPosition),
     Truncated { from: Seq, to: Seq },
     Signal(Arc<Signal>),
 }
@@ -55,12 +56,12 @@ pub(crate) enum Asker {
 /// What the shard is to do.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Effect {
-    /// Hear the room on the bus.
-    Hear(RoomId),
+    /// Subscribe to the room on the bus.
+    Subscribe(RoomId),
     /// No longer.
-    Forget(RoomId),
+    Unsubscribe(RoomId),
     /// Ask the log what follows, and report with [`Hub::fetched`] or [`Hub::fetch_failed`].
-    Fetch { room: RoomId, asker: Asker, after: Place },
+    Fetch { room: RoomId, asker: Asker, after: LogPosition },
     /// Tell one member.
     Tell { room: RoomId, member: Member, items: Vec<Item> },
     /// The log does not give the member what it has missed, now or later: it no longer hears the room.
@@ -106,7 +107,7 @@ impl Tries {
 /// What the log answered.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Answer {
-    pub(crate) head: Place,
+    pub(crate) head: LogPosition,
     pub(crate) reset_to: Option<Seq>,
     pub(crate) truncated: Option<(Seq, Seq)>,
     pub(crate) entries: Vec<Arc<Message>>,
@@ -116,6 +117,30 @@ impl Answer {
     /// Of the entries' bodies.
     pub(crate) fn bytes(&self) -> usize {
         self.entries.iter().map(|message| message.body.bytes().len()).sum()
+    }
+
+    /// Moves a position through what was answered, not beyond `up_to`, and appends what it passes. Returns whether the log
+    /// has taken something of it back.
+    fn advance(&self, position: &mut LogPosition, up_to: Seq, passed: &mut Vec<Item>) -> bool {
+        let reset_to = self.reset_to.filter(|stands| *stands < position.seq);
+        if let Some(stands) = reset_to {
+            position.seq = stands;
+            passed.push(Item::Reset(LogPosition { epoch: self.head.epoch, seq: stands }));
+        }
+        position.epoch = self.head.epoch;
+        if let Some((from, to)) = self.truncated
+            && to > position.seq
+        {
+            position.seq = to;
+            passed.push(Item::Truncated { from, to });
+        }
+        for message in &self.entries {
+            if message.seq == position.seq + 1 && message.seq <= up_to {
+                position.seq = message.seq;
+                passed.push(Item::Message(Arc::clone(message)));
+            }
+        }
+        reset_to.is_some()
     }
 
     /// The same with these entries.
@@ -207,15 +232,28 @@ pub(crate) struct Hub {
 
 impl Hub {
     pub(crate) fn new(limits: Limits) -> Self {
-        let (rooms, dirty, held) = Default::default();
-        Self { rooms, limits, dirty, held, pending_bytes: 0, counts: Counts::default() }
+        Self {
+            rooms: HashMap::new(),
+            limits,
+            dirty: VecDeque::new(),
+            held: BinaryHeap::new(),
+            pending_bytes: 0,
+            counts: Counts::default(),
+        }
     }
 
     /// A member begins to hear a room from a place that it has had; `head` is where logic saw the log's head. What is still to
     /// be delivered to the others and lies before that place it does not get.
-    pub(crate) fn join(&mut self, id: &RoomId, member: Member, after: Place, head: Place, effects: &mut Vec<Effect>) {
+    pub(crate) fn join(
+        &mut self,
+        id: &RoomId,
+        member: Member,
+        after: LogPosition,
+        head: LogPosition,
+        effects: &mut Vec<Effect>,
+    ) {
         let room = self.rooms.entry(id.clone()).or_insert_with(|| {
-            effects.push(Effect::Hear(id.clone()));
+            effects.push(Effect::Subscribe(id.clone()));
             Room::new(head)
         });
         room.join(id, member, after, effects);
@@ -229,9 +267,9 @@ impl Hub {
     }
 
     /// The bus carries the room from now on: what was said before is asked for.
-    pub(crate) fn heard(&mut self, id: &RoomId, effects: &mut Vec<Effect>) {
+    pub(crate) fn subscribed(&mut self, id: &RoomId, effects: &mut Vec<Effect>) {
         if let Some(room) = self.rooms.get_mut(id) {
-            room.heard(id, effects);
+            room.subscribed(id, effects);
         }
     }
 
@@ -263,7 +301,7 @@ impl Hub {
         &mut self,
         id: &RoomId,
         asker: Asker,
-        asked: Place,
+        asked: LogPosition,
         answer: Answer,
         now: Instant,
         effects: &mut Vec<Effect>,
@@ -298,7 +336,7 @@ impl Hub {
     }
 
     /// A room's head as the log tells it, asked when the room stood at `stood`.
-    pub(crate) fn compared(&mut self, id: &RoomId, stood: Place, head: Place, effects: &mut Vec<Effect>) {
+    pub(crate) fn compared(&mut self, id: &RoomId, stood: LogPosition, head: LogPosition, effects: &mut Vec<Effect>) {
         if let Some(room) = self.rooms.get_mut(id) {
             room.compared(id, stood, head, &mut self.counts, effects);
         }
@@ -319,7 +357,7 @@ impl Hub {
                 room.retry(id, now, effects);
             } else {
                 *pending_bytes -= room.pending_bytes();
-                effects.push(Effect::Forget(id.clone()));
+                effects.push(Effect::Unsubscribe(id.clone()));
             }
             keep
         });
@@ -367,21 +405,21 @@ impl Hub {
     }
 
     /// Where each room stands.
-    pub(crate) fn heads(&self) -> impl Iterator<Item = (&RoomId, Place)> {
+    pub(crate) fn heads(&self) -> impl Iterator<Item = (&RoomId, LogPosition)> {
         self.rooms.iter().map(|(id, room)| (id, room.head()))
     }
 
     /// Where one room stands.
-    pub(crate) fn head(&self, id: &RoomId) -> Option<Place> {
+    pub(crate) fn head(&self, id: &RoomId) -> Option<LogPosition> {
         self.rooms.get(id).map(Room::head)
     }
 
-    /// A room that still waits for the bus asks the log without it: the word that it is heard may have been lost.
+    /// A room that still waits for the bus asks the log without it: the confirmation may have been lost.
     pub(crate) fn unstick(&mut self, id: &RoomId, effects: &mut Vec<Effect>) {
         if let Some(room) = self.rooms.get_mut(id)
-            && room.is_unheard()
+            && room.awaits_bus()
         {
-            room.heard(id, effects);
+            room.subscribed(id, effects);
         }
     }
 

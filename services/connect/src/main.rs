@@ -10,20 +10,16 @@ use im_connect::settings::cluster::{DRAIN, PROGRAM, Settings};
 use im_connect::uplink::grpc::GrpcLogic;
 use im_connect::{Handle, Options, Parts, Service, drain, serve};
 use im_discovery::{Kind, Node, Registration, Watch};
-use im_runtime::settings::Secret;
-use im_runtime::tls::{Incoming, Tls};
-use im_runtime::{Process, Shutdown, peer, version};
+use im_runtime::tls::Tls;
+use im_runtime::{Process, Shutdown, version};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::server::TcpIncoming;
-use tonic::{Request, Status};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How long a first start waits for logic before it counts as ready all the same.
-const LOGIC_PATIENCE: Duration = Duration::from_secs(30);
+const LOGIC_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often the number of connections is written to etcd.
 const LOAD_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -62,7 +58,7 @@ async fn run(mut settings: Settings, process: Process) -> Result<()> {
 
     let handle = service.spawn(&tasks, admin.liveness())?;
     let end = CancellationToken::new();
-    tasks.spawn("gRPC server", serve_grpc(handle.clone(), grpc, tls, settings.peer_secret.clone(), end.clone()));
+    tasks.spawn("gRPC server", serve::serve(handle.clone(), grpc, tls, settings.peer_secret.clone(), end.clone()));
     let drain_page = handle.clone();
     admin.add_json("/drain", move || drain::page(&drain_page));
     let entry = entry(&settings, &node, grpc_port);
@@ -70,8 +66,8 @@ async fn run(mut settings: Settings, process: Process) -> Result<()> {
     serving.set();
     tasks.spawn("load report", report_load(Arc::downgrade(&registration), handle.clone(), shutdown.clone()));
     tokio::spawn(async move {
-        if tokio::time::timeout(LOGIC_PATIENCE, logic.reached()).await.is_err() {
-            tracing::warn!("no logic process found yet: ready all the same, clients are told to come again");
+        if tokio::time::timeout(LOGIC_TIMEOUT, logic.reached()).await.is_err() {
+            tracing::warn!("no logic process discovered yet; reporting ready, clients are asked to retry");
         }
         found.set();
     });
@@ -110,34 +106,5 @@ async fn report_load(
         }
         let Some(registration) = registration.upgrade() else { return Ok(()) };
         registration.update(|entry| entry.load = handle.connections() as u64);
-    }
-}
-
-async fn serve_grpc(
-    handle: Handle,
-    listener: TcpListener,
-    tls: Option<Arc<Tls>>,
-    secret: Option<Secret>,
-    end: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
-    let wanted = secret.map(|secret| format!("Bearer {}", secret.reveal()));
-    let admit = move |request: Request<()>| match (&wanted, request.metadata().get("authorization")) {
-        (None, _) => Ok(request),
-        (Some(wanted), Some(shown)) if peer::same(shown.as_bytes(), wanted.as_bytes()) => Ok(request),
-        _ => Err(Status::unauthenticated("the call shows no secret of this cluster")),
-    };
-    let router = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(10)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .add_service(InterceptedService::new(serve::server(handle), admit));
-    let end = end.cancelled_owned();
-    match tls {
-        Some(tls) => {
-            router.serve_with_incoming_shutdown(Incoming::new(tls, listener, Kind::Logic.certificate_name()), end).await
-        }
-        None => {
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            router.serve_with_incoming_shutdown(incoming, end).await
-        }
     }
 }

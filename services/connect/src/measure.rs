@@ -1,15 +1,16 @@
 //! Parts of the delivery path, each by itself, for `benches/`: what they cost without sockets.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::{Body, Message};
+use tokio::time::Instant;
 
-use crate::hub::{Answer, Asker, Effect, Hub, Limits, Part, Place, Turn};
-use crate::session::encode::Encoding;
-use crate::session::outbox::Outbox;
+use crate::connection::encoding::Encoding;
+use crate::connection::outbox::Outbox;
+use crate::hub::{Answer, Asker, Effect, Hub, Limits, LogPosition, Part, Turn};
 
 const EPOCH: u64 = 1;
 
@@ -43,21 +44,25 @@ impl Room {
             longest: Duration::from_secs(15),
             seed: 1,
         };
-        let (mut hub, mut effects) = (Hub::new(limits), Vec::new());
+        let mut hub = Hub::new(limits);
+        let mut effects = Vec::new();
         let id = RoomId::new("measured").expect("a good id");
-        let start = Place { epoch: EPOCH, seq: 0 };
+        let start = LogPosition { epoch: EPOCH, seq: 0 };
         for member in 0..members {
             hub.join(&id, member, start, start, &mut effects);
         }
-        hub.heard(&id, &mut effects);
+        hub.subscribed(&id, &mut effects);
         hub.fetched(&id, Asker::Room, start, answer(start, Vec::new()), Instant::now(), &mut effects);
         let outboxes = (0..members).map(|_| Outbox::default()).collect();
         Self { hub, id, head: 0, outboxes, body: Bytes::from(vec![b'x'; body]) }
     }
 
     fn message(&self, seq: Seq) -> Arc<Message> {
-        let (id, from, client_id) = ("0199f0e2-0000-7000-8000-000000000000".to_owned(), "ann".into(), "c".into());
-        let (kind, body) = ("text".to_owned(), Body::Text(self.body.clone()));
+        let id = "0199f0e2-0000-7000-8000-000000000000".to_owned();
+        let from = "ann".into();
+        let client_id = "c".into();
+        let kind = "text".to_owned();
+        let body = Body::Text(self.body.clone());
         Arc::new(Message { room: self.id.clone(), epoch: EPOCH, seq, id, from, client_id, kind, body, time_ms: 1 })
     }
 
@@ -91,13 +96,13 @@ impl Room {
     /// The bus loses `missing` messages and brings the next one; the log is asked, answers, and everybody gets all of them.
     pub fn repair(&mut self, missing: u64) -> usize {
         let mut effects = Vec::new();
-        let before = Place { epoch: EPOCH, seq: self.head };
+        let before = LogPosition { epoch: EPOCH, seq: self.head };
         self.head += missing + 1;
         let message = self.message(self.head);
         self.hub.logged(message, &mut effects);
         assert!(matches!(effects.pop(), Some(Effect::Fetch { asker: Asker::Room, .. })), "the jump is seen");
         let entries = (before.seq + 1..=self.head).map(|seq| self.message(seq)).collect();
-        let told = answer(Place { epoch: EPOCH, seq: self.head }, entries);
+        let told = answer(LogPosition { epoch: EPOCH, seq: self.head }, entries);
         self.hub.fetched(&self.id, Asker::Room, before, told, Instant::now(), &mut effects);
         let mut delivered = 0;
         self.hub.deliver(everything(), |_, part| delivered += part.members.len() * part.items.len());
@@ -110,7 +115,7 @@ fn everything() -> Turn {
     Turn { members: usize::MAX, now: Instant::now(), hold: Duration::ZERO }
 }
 
-fn answer(head: Place, entries: Vec<Arc<Message>>) -> Answer {
+fn answer(head: LogPosition, entries: Vec<Arc<Message>>) -> Answer {
     Answer { head, reset_to: None, truncated: None, entries }
 }
 

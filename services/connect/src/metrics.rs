@@ -67,7 +67,7 @@ metrics! {
     SHARD_QUEUE_BYTES: IntGaugeVec = register_int_gauge_vec("im_connect_shard_queue_bytes", "Bytes of the events that wait for a shard; bound: shard_queue_bytes.", &["shard"]);
     PENDING_BYTES: IntGaugeVec = register_int_gauge_vec("im_connect_room_pending_bytes", "Bytes of events that wait for repairs of their rooms, by shard; bound: room_pending_bytes.", &["shard"]);
     SHARD_QUEUE_FULL: IntCounter = register_int_counter("im_connect_shard_queue_full_total", "Events dropped because a shard's queue was full, by their number or their bytes; its rooms are compared then.");
-    DISTURBED: IntCounter = register_int_counter("im_connect_bus_disturbed_total", "Times that the bus may have lost events.");
+    POSSIBLE_GAPS: IntCounter = register_int_counter("im_connect_bus_disturbed_total", "Times that the bus may have lost events.");
     BANS: IntGauge = register_int_gauge("im_connect_bans", "Bans and revocations in the node's copy of the list.");
     BANS_AGE: Gauge = register_gauge("im_connect_bans_age_seconds", "How long ago logic last said what has changed in the list of bans; the list known then is in force.");
     BANNED: IntCounterVec = register_int_counter_vec("im_connect_banned_total", "Connections ended by a ban or revocation, by what it is about.", &["kind"]);

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures::FutureExt;
 use im_proto::bans::Bans;
@@ -17,17 +17,22 @@ use im_runtime::limits::queue::queue;
 use im_wire::code::CloseCode;
 use im_wire::ids::RoomId;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::accept::{self, admission::Admission};
 use crate::bans;
 use crate::downlink::Bus;
-use crate::downlink::router::{Door, Router};
-use crate::drain::{Drained, Pace, Status};
+use crate::downlink::router::Router;
 use crate::metrics;
 use crate::options::Options;
-use crate::shard::{Inbox, Match, Order, RoomsChange, Shard, Target, thread};
-use crate::uplink::{Logic, shared::Shared, translate};
+use crate::reactor::thread;
+use crate::shard::Shard;
+#[cfg(test)]
+use crate::shard::mailbox::ShardHandle;
+use crate::shard::mailbox::{self, Command, Match, RoomsChange, Target};
+use crate::translate;
+use crate::uplink::{Logic, shared::Shared};
 
 /// How long a shard may take to answer a push, a kick or a count.
 const SHARD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,21 +41,22 @@ const SHARD_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A port cannot be listened on.
-    #[error("{field} {address}: {error}: name another address, or end what listens there")]
+    #[error("{field} {address} cannot be bound: name another address, or end what listens there")]
     Bind {
         /// The setting.
         field: &'static str,
         /// Its value.
         address: SocketAddr,
         /// The system's answer.
+        #[source]
         error: std::io::Error,
     },
     /// More shards than the router can name.
     #[error("shards {0}: give 1 to 64")]
     Shards(usize),
     /// A thread cannot be started.
-    #[error("a shard's thread cannot be started: {0}")]
-    Thread(std::io::Error),
+    #[error("a shard's thread cannot be started")]
+    Thread(#[source] std::io::Error),
 }
 
 /// What the node works with.
@@ -89,7 +95,8 @@ impl Service {
         let bind = |field, address| {
             accept::bind(address, options.shards).map_err(|error| Error::Bind { field, address, error })
         };
-        let (tcp, ws) = (bind("tcp_listen", options.tcp_listen)?, bind("ws_listen", options.ws_listen)?);
+        let tcp = bind("tcp_listen", options.tcp_listen)?;
+        let ws = bind("ws_listen", options.ws_listen)?;
         metrics::register();
         Ok(Self { options: Arc::new(options), parts, tcp, ws })
     }
@@ -104,22 +111,24 @@ impl Service {
         let logic = Shared::new(Arc::clone(&parts.logic), &options);
         let admission = Admission::new(&options);
         let accepting = CancellationToken::new();
-        let (doors, inboxes): (Vec<_>, Vec<_>) =
-            (0..options.shards).map(|_| inbox(options.shard_queue, options.shard_queue_bytes)).unzip();
-        let router = Arc::new(Router::new(Arc::clone(&parts.bus), doors, &options.node));
+        let (handles, mailboxes): (Vec<_>, Vec<_>) =
+            (0..options.shards).map(|_| mailbox::open(options.shard_queue, options.shard_queue_bytes)).unzip();
+        let router = Arc::new(Router::new(Arc::clone(&parts.bus), handles, &options.node));
         let bans: Arc<Bans> = Arc::default();
         let mut bus = Some(parts.bus);
-        for (number, ((inbox, tcp), ws)) in inboxes.into_iter().zip(tcp.1).zip(ws.1).enumerate() {
+        for (number, ((mailbox, tcp), ws)) in mailboxes.into_iter().zip(tcp.1).zip(ws.1).enumerate() {
             let (options, logic) = (Arc::clone(&options), Arc::clone(&logic));
-            let (admission, router, accepting) = (Arc::clone(&admission), Arc::clone(&router), accepting.clone());
+            let admission = Arc::clone(&admission);
+            let router = Arc::clone(&router);
+            let accepting = accepting.clone();
             let bans = Arc::clone(&bans);
             let bus = bus.take().map(|bus| {
-                let (into, tidings) = queue(options.bus_queue, options.bus_queue_bytes);
-                thread::Downlink { bus, into, router: Arc::clone(&router), tidings }
+                let (into, notifications) = queue(options.bus_queue, options.bus_queue_bytes);
+                thread::Downlink { bus, into, router: Arc::clone(&router), notifications }
             });
             let has_bus = bus.is_some();
             let pulse = liveness.pulse(format!("shard {number}"), options.shard_stall);
-            let ended = thread::start(number, thread::Parts { inbox, tcp, ws, pulse, bus }, move || {
+            let ended = thread::start(number, thread::Parts { mailbox, tcp, ws, pulse, bus }, move || {
                 Shard::new(number, options, logic.on_this_thread(), admission, router, accepting, bans)
             });
             let ended = tokio::spawn(ended.map_err(Error::Thread)?);
@@ -141,21 +150,16 @@ impl Service {
             admission,
             router,
             draining: Mutex::default(),
-            beating: CancellationToken::new(),
+            heartbeats_end: CancellationToken::new(),
             knows_counts: AtomicBool::new(false),
         }));
         tasks.supervise("signs of life", tokio::spawn(beat(handle.clone()).map(Ok::<_, Infallible>)));
         let node = &handle.0;
-        let following = bans::follow(bans, Arc::clone(&node.logic), Arc::clone(&node.router), node.beating.clone());
+        let following =
+            bans::follow(bans, Arc::clone(&node.logic), Arc::clone(&node.router), node.heartbeats_end.clone());
         tasks.supervise("bans", tokio::spawn(following.map(Ok::<_, Infallible>)));
         Ok(handle)
     }
-}
-
-fn inbox(places: usize, bytes: usize) -> (Door, Inbox) {
-    let (sender, orders) = queue(places, bytes);
-    let disturbed = Arc::new(AtomicBool::new(false));
-    (Door { orders: sender, disturbed: Arc::clone(&disturbed) }, Inbox { orders, disturbed })
 }
 
 async fn compare_after_losses(router: Arc<Router>, mut losses: watch::Receiver<u64>) {
@@ -172,28 +176,43 @@ async fn beat(handle: Handle) {
     loop {
         tokio::select! {
             _ = every.tick() => {}
-            () = node.beating.cancelled() => return,
+            () = node.heartbeats_end.cancelled() => return,
         }
-        node.say_alive(false).await;
+        node.send_heartbeat(false).await;
     }
 }
 
-struct Node {
+/// The whole node's drain, as people and operators see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Status {
+    /// Clients there were when it began.
+    pub initial: usize,
+    /// Clients there are.
+    pub current: usize,
+    /// Told to move per second.
+    pub per_second: f64,
+    /// Since when.
+    pub since: Instant,
+    /// When the rest is closed.
+    pub deadline: Instant,
+}
+
+pub(crate) struct Node {
     tcp: SocketAddr,
     ws: SocketAddr,
-    options: Arc<Options>,
+    pub(crate) options: Arc<Options>,
     logic: Arc<dyn Logic>,
     admission: Arc<Admission>,
-    router: Arc<Router>,
-    draining: Mutex<Option<Status>>,
-    beating: CancellationToken,
+    pub(crate) router: Arc<Router>,
+    pub(crate) draining: Mutex<Option<Status>>,
+    pub(crate) heartbeats_end: CancellationToken,
     /// Whether logic reads differences of counts; until it has said so it gets all of them too.
     knows_counts: AtomicBool,
 }
 
 impl Node {
     /// One beat. Where more counts have changed than one takes, the others follow at once.
-    async fn say_alive(&self, leaving: bool) {
+    pub(crate) async fn send_heartbeat(&self, leaving: bool) {
         let mut ask = self.router.to_ask();
         loop {
             let change = self.router.change();
@@ -218,7 +237,7 @@ impl Node {
                 Ok(_) => return,
                 Err(fault) => {
                     self.router.change_lost(change);
-                    tracing::debug!(code = fault.code, "sign of life not taken; the next one follows");
+                    tracing::debug!(code = fault.code, "heartbeat not accepted by logic, will retry");
                     return;
                 }
             }
@@ -228,7 +247,7 @@ impl Node {
 
 /// The running node; clones are the same node.
 #[derive(Clone)]
-pub struct Handle(Arc<Node>);
+pub struct Handle(pub(crate) Arc<Node>);
 
 impl std::fmt::Debug for Handle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -263,7 +282,7 @@ impl Handle {
             Some(push_request::Target::Everyone(false)) | None => return 0,
         };
         let signal = Arc::new(translate::signal("", signal));
-        self.ask_all(|done| Order::Push { target: target.clone(), signal: Arc::clone(&signal), done }).await
+        self.ask_all(|done| Command::Push { target: target.clone(), signal: Arc::clone(&signal), done }).await
     }
 
     /// Ends the connections that are meant; how many.
@@ -271,7 +290,7 @@ impl Handle {
         let KickRequest { user, device, conn, code, text } = request;
         let code = u16::try_from(code).ok().and_then(CloseCode::from_number).unwrap_or(CloseCode::Kicked);
         let which = Match { user, device, conn };
-        self.ask_all(|done| Order::Kick { which: which.clone(), code, text: text.clone(), done }).await
+        self.ask_all(|done| Command::Kick { which: which.clone(), code, text: text.clone(), done }).await
     }
 
     /// A user's rooms have changed; how many of their connections are here.
@@ -279,76 +298,41 @@ impl Handle {
         let rooms = |names: Vec<String>| names.iter().filter_map(|name| RoomId::new(name).ok()).collect::<Vec<_>>();
         let RoomsChangedRequest { user, added, removed, seq } = request;
         let change = Arc::new(RoomsChange { user, added: rooms(added), removed: rooms(removed), seq });
-        self.ask_all(|done| Order::RoomsChanged { change: Arc::clone(&change), done }).await
+        self.ask_all(|done| Command::RoomsChanged { change: Arc::clone(&change), done }).await
     }
 
-    async fn ask_all(&self, order: impl Fn(oneshot::Sender<u64>) -> Order) -> u64 {
-        let asked = self.0.router.doors().iter().map(|door| {
+    async fn ask_all(&self, command: impl Fn(oneshot::Sender<u64>) -> Command) -> u64 {
+        let asked = self.0.router.shards().iter().map(|shard| {
             let (done, answer) = oneshot::channel();
-            let order = order(done);
+            let command = command(done);
             async move {
-                door.orders.send(order).await.ok()?;
+                shard.commands.send(command).await.ok()?;
                 answer.await.ok()
             }
         });
         let all = tokio::time::timeout(SHARD_TIMEOUT, futures::future::join_all(asked)).await;
         all.map_or(0, |answers| answers.into_iter().flatten().sum())
     }
+}
 
-    /// Begins or continues to leave, see [`crate::drain`]; returns when the last client has gone or the deadline is
-    /// over. `to`: addresses for clients to move to.
-    pub async fn drain(&self, deadline: Duration, to: Vec<String>) -> Drained {
-        let status = self.begin_drain(deadline, to).await;
-        let accepting = status.since + self.0.options.drain_accept.min(deadline);
-        let ended = status.deadline + Duration::from_secs(3);
-        let mut forced = 0;
-        // Even an empty node goes on accepting for a moment: clients that are just coming are told where to go.
-        while self.connections() > 0 && Instant::now() < ended || Instant::now() < accepting {
-            if Instant::now() < status.deadline {
-                forced = self.connections();
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        if Instant::now() < status.deadline {
-            forced = 0;
-        }
-        self.0.beating.cancel();
-        self.0.say_alive(true).await;
-        Drained { initial: status.initial, forced }
-    }
-
-    async fn begin_drain(&self, deadline: Duration, to: Vec<String>) -> Status {
-        let now = Instant::now();
-        let initial = self.connections();
-        let options = &self.0.options;
-        // The last clients shall have as long as a reconnect takes before the deadline.
-        let telling = (deadline.saturating_sub(options.drain_accept)).as_secs_f64().max(1.0) * 0.75;
-        let per_second = (initial as f64 / telling).max(f64::from(options.drain_floor));
-        let status = Status { initial, current: initial, per_second, since: now, deadline: now + deadline };
-        {
-            let mut draining = self.0.draining.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(status) = &*draining {
-                return status.clone();
-            }
-            *draining = Some(status.clone());
-        }
-        metrics::DRAINING.set(1);
-        let (doors, to) = (self.0.router.doors(), Arc::new(to));
-        for door in doors {
-            let pace = Pace {
-                per_second: per_second / doors.len() as f64,
-                accept: options.drain_accept,
-                deadline: status.deadline,
-                to: Arc::clone(&to),
-            };
-            let _ended = door.orders.send(Order::Drain(pace)).await;
-        }
-        status
-    }
-
-    /// The drain under way, where there is one.
-    pub fn draining(&self) -> Option<Status> {
-        let status = self.0.draining.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        Some(Status { current: self.connections(), ..status })
+#[cfg(test)]
+impl Handle {
+    /// A node with these shards that listens nowhere, and the count of its connections.
+    pub(crate) fn without_sockets(options: Options, shards: Vec<ShardHandle>) -> (Self, Arc<Admission>) {
+        let nobody = Arc::new(crate::nobody::Nobody);
+        let admission = Admission::new(&options);
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let handle = Self(Arc::new(Node {
+            tcp: nowhere,
+            ws: nowhere,
+            router: Arc::new(Router::new(Arc::clone(&nobody) as _, shards, &options.node)),
+            options: Arc::new(options),
+            logic: nobody,
+            admission: Arc::clone(&admission),
+            draining: Mutex::default(),
+            heartbeats_end: CancellationToken::new(),
+            knows_counts: AtomicBool::new(false),
+        }));
+        (handle, admission)
     }
 }

@@ -1,93 +1,64 @@
 //! One client from accept to close. Before auth a session is an [`handshake::Unidentified`], afterwards an
 //! [`established::Established`]; the first cannot do what the second can.
 
-mod accepts;
-pub(crate) mod asking;
-pub(crate) mod connection;
-pub(crate) mod early;
-pub(crate) mod encode;
+mod compat;
+mod decoder;
 mod established;
-mod foreign;
 mod handshake;
-mod intake;
 mod native;
-pub(crate) mod outbox;
+mod socket;
 pub(crate) mod subscribe;
-mod wire;
 
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use im_proto::v1::{Fault, call, reply};
-use im_wire::code::{CloseCode, ErrorCode};
 use im_wire::dialect::Entrance;
-use prost::Message as _;
 use tokio::net::TcpStream;
 
-use crate::accept::admission::Place;
+use crate::accept::admission::Permit;
+use crate::connection::Connection;
 use crate::metrics;
 use crate::shard::Shard;
-use crate::uplink::translate;
-use connection::Connection;
 use handshake::Unidentified;
-use wire::Wire;
+use socket::SocketIo;
 
 /// How long the last words may take to leave.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// Which dialect the session speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    Native,
+    Goim,
+    GolangIm,
+}
+
 /// Serves one socket until its end.
-pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool, place: Place) {
+pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool, permit: Permit) {
     let entrance = if tcp { Entrance::Tcp } else { Entrance::Ws };
     let bounds = (shard.options.outbox_bytes, Rc::clone(&shard.outboxes));
     let id = uuid::Uuid::now_v7().simple().to_string();
     let connection = shard.enter(|key| Connection::new(key, id, entrance, address, stream, bounds));
     shard.enter_early(&connection);
-    let mut wire = Wire::new(Rc::clone(&shard), Rc::clone(&connection), tcp, place);
+    let mut socket = SocketIo::new(Rc::clone(&shard), Rc::clone(&connection), tcp, permit);
     if tcp {
-        wire.turn_away();
+        socket.turn_away();
     }
-    if let Some(mut established) = Box::pin(Unidentified::new(&mut wire).identify()).await {
-        established.run(&mut wire).await;
+    let mut established = Box::pin(Unidentified::new(&mut socket).identify()).await;
+    // By reference: a second place for it would make every idle session larger.
+    if let Some(established) = &mut established {
+        established.run(&mut socket).await;
     }
     shard.exit(&connection);
     shard.ended(&connection);
-    Box::pin(close(&connection, &mut wire)).await;
-}
-
-/// One call of logic for an authenticated connection. Where logic does not know its own seal under what the connection was
-/// granted (a store that was emptied may have lost the key), the call was not made, and the connection ends so that the client
-/// authenticates again. Lists of bans do not change everywhere at the same time: whom logic refuses as banned is sent away where
-/// this node's list says so too, and tries again where it does not.
-pub(crate) async fn call(shard: &Shard, connection: &Connection, op: call::Op) -> Result<reply::Result, Fault> {
-    let _turn = match &op {
-        call::Op::History(_) => shard.paces.turn(connection).await?,
-        _ => None,
-    };
-    let grant = connection.grant.borrow().clone();
-    let answer = shard.logic.call(grant, &connection.id, op).await;
-    // A token that is of no use is a fault of the field that names it.
-    let unknown = |fault: &Fault| fault.code == ErrorCode::Unauthenticated.name() && fault.field.is_empty();
-    if let Ok(reply::Result::History(page)) = &answer {
-        shard.paces.has_read(connection, page.encoded_len());
-    }
-    if answer.as_ref().is_err_and(unknown) {
-        connection.end(CloseCode::Unavailable, "the connection must be authenticated again");
-    }
-    if answer.as_ref().is_err_and(|fault| fault.code == ErrorCode::Banned.name()) {
-        shard.refuse_banned(connection);
-        if connection.ending().is_none() {
-            let text = "a ban is not known, or not lifted, everywhere yet: try again";
-            return Err(translate::retryable(ErrorCode::Unavailable, text));
-        }
-    }
-    answer
+    Box::pin(close(&connection, &mut socket)).await;
 }
 
 /// Says why, gives the words time to leave, and closes.
-async fn close(connection: &Connection, wire: &mut Wire) {
-    let upgrading = wire.is_upgrading();
-    wire.forget();
+async fn close(connection: &Connection, socket: &mut SocketIo) {
+    let upgrading = socket.is_upgrading();
+    socket.forget();
     let ending = connection.ending();
     let code = ending.as_ref().map_or("client_left", |ending| ending.code.name());
     metrics::CLOSED.with_label_values(&[code]).inc();
@@ -104,7 +75,7 @@ async fn close(connection: &Connection, wire: &mut Wire) {
             }
             connection.flush();
         }
-        wire.until_closed().await;
+        socket.until_closed().await;
     };
     // Past the time the socket is dropped with whatever waits.
     let _late = tokio::time::timeout(LINGER, leaving).await;
@@ -120,7 +91,8 @@ mod tests {
 
     #[test]
     fn a_session_is_small() {
-        let (task, connection) = (size(serve), size_of::<Connection>());
+        let task = size(serve);
+        let connection = size_of::<Connection>();
         assert!(task <= 1_024, "the future of every idle session takes {task} bytes");
         assert!(connection <= 512, "a connection takes {connection} bytes");
     }

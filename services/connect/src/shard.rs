@@ -1,68 +1,70 @@
-//! One thread's part of the node: its connections, its part of the hub, and the queue through which the rest of the
-//! process reaches it. Everything here runs on that thread; nothing is locked, nothing in a fan-out awaits.
+//! One thread's part of the node: its connections and its part of the hub; the rest of the process reaches it through its
+//! mailbox. Everything here runs on that thread; nothing is locked, nothing in a fan-out awaits.
 
 mod answers;
-mod asking;
+mod bans;
+mod broadcast;
+mod bus;
+mod call;
+mod drain;
+pub(crate) mod early;
+mod effects;
 mod fan_out;
-mod inbox;
+pub(crate) mod follow;
+mod housekeeping;
 mod kicks;
 mod lists;
 mod load;
-mod many;
+pub(crate) mod mailbox;
 mod paces;
-#[cfg(test)]
-pub(crate) mod planted;
 mod presence;
 mod questions;
 pub(crate) mod rates;
 mod relief;
-pub(crate) mod thread;
-mod upkeep;
+pub(crate) mod rights;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_proto::bans::Bans;
 use im_wire::ids::{RoomId, Seq, UserId};
 use slab::Slab;
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::fan_out::DELETED;
 
 use self::answers::Answered;
+use self::broadcast::Broadcasts;
+use self::early::Early;
 use self::load::Load;
-use self::many::Many;
+use self::mailbox::DrainPlan;
 use self::paces::Paces;
 use self::presence::Ends;
 use self::questions::{Bounds, Questions};
 use self::rates::Rates;
 use crate::accept::admission::Admission;
+use crate::connection::encoding::Encoding;
+use crate::connection::outbox::Budget;
+use crate::connection::{Authenticated, Client, Connection, Subscription};
 use crate::downlink::router::Router;
-use crate::drain::Draining;
-use crate::hub::{Hub, Limits, Place};
+use crate::hub::{Hub, Limits, LogPosition};
 use crate::metrics;
 use crate::options::Options;
-use crate::session::connection::{Connection, Hearing};
-use crate::session::early::Early;
-use crate::session::encode::Encoding;
-use crate::session::outbox::Budget;
 use crate::uplink::shared::Shared;
-
-pub(crate) use inbox::{Inbox, Match, Order, RoomsChange, Target};
-pub(crate) use upkeep::unix_ms as upkeep_unix_ms;
 
 /// What failed is asked again after so long, then after twice as long and so on.
 const RETRY: Duration = Duration::from_millis(200);
 /// After so long at the latest.
-const LONGEST: Duration = Duration::from_secs(10);
+const MAX_RETRY: Duration = Duration::from_secs(10);
 /// Auths under way at once.
-const IDENTIFYING: usize = 16;
+const MAX_IDENTIFYING: usize = 16;
 /// Signals that may wait for a room's next batch.
-const SIGNALS: usize = 64;
+const MAX_SIGNALS: usize = 64;
 
 /// See the module's top.
 pub(crate) struct Shard {
@@ -77,7 +79,7 @@ pub(crate) struct Shard {
     pub(crate) bans: Arc<Bans>,
     /// While connections are looked through for banned ones: whether they are to be once more.
     pub(crate) sweeping: Cell<Option<bool>>,
-    pub(crate) draining: RefCell<Option<Draining>>,
+    pub(crate) draining: RefCell<Option<DrainPlan>>,
     /// Bytes from sockets pass through here; nothing stays.
     pub(crate) read_buffer: RefCell<Vec<u8>>,
     router: Arc<Router>,
@@ -96,9 +98,9 @@ pub(crate) struct Shard {
     /// What logic is to be asked.
     questions: RefCell<Questions>,
     /// Pushes and kicks under way.
-    many: RefCell<Many>,
-    /// Something is to be delivered that did not come through the inbox.
-    stirred: Notify,
+    broadcasts: RefCell<Broadcasts>,
+    /// Something is to be delivered that did not come through the mailbox.
+    pub(crate) has_work: Notify,
     compare_step: Cell<u64>,
     kicks: RefCell<VecDeque<kicks::Kick>>,
     lists: lists::Lists,
@@ -123,10 +125,10 @@ impl Shard {
         let limits = Limits {
             pending: options.room_pending,
             pending_bytes: options.room_pending_bytes,
-            signals: SIGNALS,
+            signals: MAX_SIGNALS,
             linger: options.room_linger,
             retry: RETRY,
-            longest: LONGEST,
+            longest: MAX_RETRY,
             seed: rand::random(),
         };
         let bounds = Bounds {
@@ -149,14 +151,14 @@ impl Shard {
             load: RefCell::new(Load::new(Instant::now())),
             connections: RefCell::default(),
             by_user: RefCell::default(),
-            identifying: Semaphore::new(IDENTIFYING),
+            identifying: Semaphore::new(MAX_IDENTIFYING),
             rates,
             paces,
             early,
             outboxes,
             questions: RefCell::new(Questions::new(bounds)),
-            many: RefCell::default(),
-            stirred: Notify::new(),
+            broadcasts: RefCell::default(),
+            has_work: Notify::new(),
             compare_step: Cell::new(0),
             kicks: RefCell::default(),
             lists: lists::Lists::default(),
@@ -176,13 +178,11 @@ impl Shard {
     }
 
     /// The connection is authenticated.
-    pub(crate) fn identified(&self, connection: &Connection) {
-        if let Some(user) = connection.user() {
-            self.by_user.borrow_mut().entry(user.clone()).or_default().push(connection.key);
-            self.early.leave();
-            metrics::CONNECTIONS.with_label_values(&[connection.encoding.get().dialect()]).inc();
-            metrics::HANDSHAKE.observe(connection.since.elapsed().as_secs_f64());
-        }
+    pub(crate) fn identified(&self, client: &Client) {
+        self.by_user.borrow_mut().entry(client.user().clone()).or_default().push(client.key);
+        self.early.leave();
+        metrics::CONNECTIONS.with_label_values(&[client.encoding.get().dialect()]).inc();
+        metrics::HANDSHAKE.observe(client.since.elapsed().as_secs_f64());
     }
 
     /// The connection is gone: nothing refers to it afterwards.
@@ -203,7 +203,7 @@ impl Shard {
 
     /// Whether it was known under its user's name: a handshake may end after logic's answer.
     fn forget_identity(&self, connection: &Connection) -> bool {
-        let Some(user) = connection.user() else { return false };
+        let Some(Authenticated { user, .. }) = connection.authenticated() else { return false };
         let mut by_user = self.by_user.borrow_mut();
         let Some(keys) = by_user.get_mut(user) else { return false };
         let before = keys.len();
@@ -225,7 +225,7 @@ impl Shard {
     }
 
     /// Where a room stands that somebody here is in or has just left.
-    pub(crate) fn head(&self, room: &RoomId) -> Option<Place> {
+    pub(crate) fn head(&self, room: &RoomId) -> Option<LogPosition> {
         self.hub.borrow().head(room)
     }
 
@@ -240,10 +240,10 @@ impl Shard {
         keys.iter().filter_map(|key| self.connection(*key)).collect()
     }
 
-    /// The connection hears a room from behind `after`; `head` is where logic saw the log's head just now.
-    pub(crate) fn join(self: &Rc<Self>, connection: &Connection, room: &RoomId, after: Place, head: Place) {
+    /// The connection is subscribed to a room from behind `after`; `head` is where logic saw the log's head just now.
+    pub(crate) fn join(self: &Rc<Self>, connection: &Connection, room: &RoomId, after: LogPosition, head: LogPosition) {
         let checked_at = connection.rooms.borrow().get(room).map_or(head.seq, |heard| heard.checked_at.max(head.seq));
-        let heard = connection.rooms.borrow_mut().insert(room.clone(), Hearing { checked_at });
+        let heard = connection.rooms.borrow_mut().insert(room.clone(), Subscription { checked_at });
         let mut effects = Vec::new();
         {
             let mut hub = self.hub.borrow_mut();
@@ -255,10 +255,10 @@ impl Shard {
             }
             hub.join(room, connection.key, after, head, &mut effects);
         }
-        self.carry_out(effects);
+        self.apply(effects);
     }
 
-    /// The connection no longer hears a room. Returns whether it did.
+    /// The connection is no longer subscribed to a room. Returns whether it was.
     pub(crate) fn leave(&self, connection: &Connection, room: &RoomId) -> bool {
         let heard = connection.forget(room);
         if heard {
@@ -282,9 +282,12 @@ impl Shard {
 
     /// Whether the entry about this user's membership is news to the connection.
     fn is_news(connection: &Connection, room: &RoomId, seq: Seq) -> bool {
-        connection.rooms.borrow().get(room).is_some_and(|hearing| seq > hearing.checked_at)
+        connection.rooms.borrow().get(room).is_some_and(|subscription| seq > subscription.checked_at)
     }
 }
 
-/// Encoded once per way of hearing, when the first receiver needs it.
+/// Encoded once per encoding, when the first receiver needs it.
 pub(crate) type PerEncoding = [Option<bytes::Bytes>; Encoding::COUNT];
+
+#[cfg(test)]
+mod tests;

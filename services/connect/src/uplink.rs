@@ -3,7 +3,6 @@
 #[cfg(feature = "cluster")]
 pub mod grpc;
 pub(crate) mod shared;
-pub(crate) mod translate;
 
 use std::sync::Arc;
 

@@ -190,7 +190,8 @@ impl Address {
         db: i64,
         protocol: ProtocolVersion,
     ) -> redis::RedisResult<ConnectionInfo> {
-        let (name, port) = (host.name.clone(), host.port);
+        let name = host.name.clone();
+        let port = host.port;
         let place = match self.tls {
             true => ConnectionAddr::TcpTls { host: name, port, insecure: false, tls_params: None },
             false => ConnectionAddr::Tcp(name, port),

@@ -1,12 +1,17 @@
 //! The way to redis: a handle that knows which master owns which slot, sends commands there, and says what became of them.
-//! The keeper (its background task) finds masters, opens connections, and finds them again when they are lost.
+//! Its background task (`topology_refresher`) finds masters, opens connections, and finds them again when they are lost.
+//!
+//! The redis crate's own Sentinel and cluster clients are not used: when they retry, the caller does not learn whether a write
+//! may have happened, and `WAIT` must follow on the connection of the write it is about. Nor do they tell when pub/sub may have
+//! lost something, or ask a majority of Sentinels for the newest `config-epoch`.
 
 mod calls;
 mod checks;
+mod dial;
 mod error;
-mod keeper;
 mod sentinels;
 mod topology;
+mod topology_refresher;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +25,8 @@ use crate::keys::{BadPrefix, Keys};
 
 pub use calls::Call;
 pub(crate) use checks::{Role, role, run_id};
+pub(crate) use dial::dial;
 pub use error::Error;
-pub(crate) use keeper::dial;
 pub use topology::{Lane, Master, Topology};
 
 /// How to reach redis.
@@ -78,7 +83,7 @@ pub enum StartError {
 #[derive(Debug, Clone)]
 pub struct Client {
     shared: Arc<Shared>,
-    /// Ends the keeper when the last client is gone.
+    /// Ends the background task when the last client is gone.
     _alive: Arc<AbortOnDrop>,
 }
 
@@ -90,7 +95,7 @@ struct Shared {
     topology: watch::Sender<Arc<Topology>>,
     sentinels: sentinels::Sentinels,
     /// Something was wrong with a master: look again, now.
-    look_again: Notify,
+    refresh_soon: Notify,
 }
 
 #[derive(Debug)]
@@ -122,10 +127,10 @@ impl Client {
             options,
             topology,
             sentinels: sentinels::Sentinels::default(),
-            look_again: Notify::new(),
+            refresh_soon: Notify::new(),
         });
-        let keeper = tokio::spawn(keeper::keep(Arc::clone(&shared))).abort_handle();
-        Ok(Self { shared, _alive: Arc::new(AbortOnDrop(keeper)) })
+        let refresher = tokio::spawn(topology_refresher::run(Arc::clone(&shared))).abort_handle();
+        Ok(Self { shared, _alive: Arc::new(AbortOnDrop(refresher)) })
     }
 
     /// Which redis; shows no passwords.
@@ -172,8 +177,8 @@ impl Client {
     }
 
     /// Something is wrong with the topology in use: look again, now.
-    pub(crate) fn look_again(&self) {
-        self.shared.look_again.notify_one();
+    pub(crate) fn refresh_soon(&self) {
+        self.shared.refresh_soon.notify_one();
     }
 
     pub(crate) fn options(&self) -> &Options {

@@ -1,5 +1,5 @@
 //! What logic and connect have in common in redis: the names of keys and channels, the scripts, the envelope that
-//! travels over a room's channel, the way to the right server, and the ear that hears rooms.
+//! travels over a room's channel, the way to the right server, and the subscriber of rooms.
 //!
 //! # Order and loss
 //!
@@ -13,8 +13,8 @@
 //!   master, and when a subscriber reads too slowly. Without replicas to wait for, append and publish are one script; with
 //!   replicas, publish comes after their confirmation, so a process that dies in between stores without publishing. A
 //!   repeated append publishes again. Whoever needs everything compares `seq` and reads the log.
-//! - **[`Tiding::Disturbed`]** is said after every interruption of a subscription, once everything is subscribed again:
-//!   heads that are compared then miss nothing. It is also said when events were dropped because nobody took them.
+//! - **[`BusNotification::GapPossible`]** follows every interruption of a subscription, once everything is subscribed again:
+//!   heads that are compared then miss nothing. It also follows when events were dropped because the queue was full.
 //! - **Not covered.** redis must not evict (`maxmemory-policy noeviction`): an evicted log is reported as truncated.
 //!   Without an append-only file a restart of a lone server loses everything; with `appendfsync everysec` up to the
 //!   last second or two. Acknowledgement waits for replicas' memory, not for their disks.
@@ -35,7 +35,7 @@ pub use envelope::{BadEnvelope, Envelope};
 pub use keys::{BadPrefix, Keys, RoomKeys};
 pub use scripts::{Script, answer};
 pub use slot::Slot;
-pub use subscriber::{Subscriber, Tiding};
+pub use subscriber::{BusNotification, Subscriber};
 
 /// All that is needed to name scripts: `scripts::append()` and so on.
 pub mod script {

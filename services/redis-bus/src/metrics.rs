@@ -43,7 +43,7 @@ pub(crate) static DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
 });
 pub(crate) static UNREADABLE: LazyLock<IntCounter> =
     LazyLock::new(|| counter("im_bus_unreadable_total", "Bus events that could not be decoded."));
-pub(crate) static DISTURBED: LazyLock<IntCounter> = LazyLock::new(|| {
+pub(crate) static POSSIBLE_GAPS: LazyLock<IntCounter> = LazyLock::new(|| {
     counter("im_bus_disturbed_total", "Times that events may have been lost on the bus, so that heads were compared.")
 });
 pub(crate) static BUS_CONNECTS: LazyLock<IntCounter> = LazyLock::new(|| {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, RwLock};
 
 use async_trait::async_trait;
-use im_connect::downlink::{Bus, Tidings};
+use im_connect::downlink::{Bus, BusNotification};
 use im_logic::store::Publish;
 use im_proto::v1::{BusEvent, Entry, Logged, Signal, bus_event};
 use im_runtime::limits::queue::Sender;
@@ -31,7 +31,7 @@ static ROOMS: LazyLock<IntGauge> = LazyLock::new(|| {
 
 /// Both ends of the bus: the store publishes into it, connect listens to it. Cheap to clone.
 ///
-/// Order: per room that of publishing. Loss: what finds the queue full, after which [`Tidings::Disturbed`] follows.
+/// Order: per room that of publishing. Loss: what finds the queue full, after which [`BusNotification::GapPossible`] follows.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LocalBus {
     inner: Arc<Inner>,
@@ -39,7 +39,7 @@ pub(crate) struct LocalBus {
 
 #[derive(Debug, Default)]
 struct Inner {
-    into: OnceLock<Sender<Tidings>>,
+    into: OnceLock<Sender<BusNotification>>,
     heard: RwLock<HashSet<RoomId>>,
     /// Rooms whose subscription is still to be confirmed; one of each at most.
     confirm: Mutex<HashSet<RoomId>>,
@@ -55,7 +55,7 @@ impl LocalBus {
         }
         let Some(into) = self.inner.into.get() else { return };
         let event = BusEvent { room: room.as_str().to_owned(), event: Some(event()) };
-        if let Err(TrySendError::Full(_)) = into.try_send(Tidings::Event(event)) {
+        if let Err(TrySendError::Full(_)) = into.try_send(BusNotification::Event(event)) {
             DROPPED.inc();
             self.inner.disturbed.store(true, Ordering::Release);
             self.inner.news.notify_one();
@@ -63,14 +63,14 @@ impl LocalBus {
     }
 
     /// The next thing that must reach connect, however long its queue is full.
-    fn next(&self) -> Option<Tidings> {
+    fn next(&self) -> Option<BusNotification> {
         if self.inner.disturbed.swap(false, Ordering::AcqRel) {
-            return Some(Tidings::Disturbed);
+            return Some(BusNotification::GapPossible);
         }
         let mut confirm = self.inner.confirm.lock().unwrap_or_else(PoisonError::into_inner);
         let room = confirm.iter().next().cloned()?;
         confirm.remove(&room);
-        Some(Tidings::Subscribed(room))
+        Some(BusNotification::Subscribed(room))
     }
 }
 
@@ -86,11 +86,11 @@ impl Publish for LocalBus {
 
 #[async_trait]
 impl Bus for LocalBus {
-    async fn run(&self, into: Sender<Tidings>) {
+    async fn run(&self, into: Sender<BusNotification>) {
         let into = self.inner.into.get_or_init(|| into);
         loop {
-            while let Some(tidings) = self.next() {
-                if into.send(tidings).await.is_err() {
+            while let Some(notification) = self.next() {
+                if into.send(notification).await.is_err() {
                     return;
                 }
             }
@@ -124,18 +124,18 @@ mod tests {
         RoomId::new(name).unwrap()
     }
 
-    fn told(tidings: Tidings) -> String {
-        match tidings {
-            Tidings::Event(BusEvent { room, event: Some(bus_event::Event::Logged(logged)) }) => {
+    fn told(notification: BusNotification) -> String {
+        match notification {
+            BusNotification::Event(BusEvent { room, event: Some(bus_event::Event::Logged(logged)) }) => {
                 format!("{room} {}", logged.seq)
             }
-            Tidings::Event(other) => format!("{other:?}"),
-            Tidings::Subscribed(room) => format!("heard {room}"),
-            Tidings::Disturbed => "disturbed".to_owned(),
+            BusNotification::Event(other) => format!("{other:?}"),
+            BusNotification::Subscribed(room) => format!("heard {room}"),
+            BusNotification::GapPossible => "disturbed".to_owned(),
         }
     }
 
-    async fn listening(bus: &LocalBus, capacity: usize) -> Receiver<Tidings> {
+    async fn listening(bus: &LocalBus, capacity: usize) -> Receiver<BusNotification> {
         let (into, from) = queue(capacity, 1 << 20);
         let own = bus.clone();
         tokio::spawn(async move { own.run(into).await });

@@ -12,7 +12,7 @@ use crate::metrics;
 use crate::options::Options;
 
 /// How many of those who are refused are told so at a time; further ones are dropped without a word.
-const TOLD: usize = 256;
+const MAX_TOLD: usize = 256;
 
 /// Why a socket is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ struct Counts {
     told: usize,
 }
 
-/// The door's counters. Locked at accept, auth and close only.
+/// The counters. Locked at accept, auth and close only.
 #[derive(Debug)]
 pub(crate) struct Admission {
     max: usize,
@@ -60,9 +60,9 @@ pub(crate) struct Admission {
     pub(crate) attempts: Attempts,
 }
 
-/// A place taken, given back when dropped.
+/// A connection that is counted, until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Permit {
     admission: Arc<Admission>,
     address: Option<Share<Network>>,
     user: Option<Share<UserId>>,
@@ -84,8 +84,8 @@ impl Admission {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `None`: the address will be known later, see [`Place::claim`].
-    pub(crate) fn enter(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Place, Refusal> {
+    /// `None`: the address will be known later, see [`Permit::claim`].
+    pub(crate) fn enter(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Permit, Refusal> {
         let mut counts = self.counts();
         if counts.all >= self.max {
             return Err(Refusal::Full);
@@ -93,21 +93,21 @@ impl Admission {
         let address = address.map(|address| self.share_of(address)).transpose()?;
         counts.all += 1;
         metrics::SOCKETS.set(counts.all as i64);
-        Ok(Place { admission: Arc::clone(self), address, user: None, refusal: None })
+        Ok(Permit { admission: Arc::clone(self), address, user: None, refusal: None })
     }
 
     fn share_of(&self, address: IpAddr) -> Result<Share<Network>, Refusal> {
         self.by_address.take(address.into()).ok_or(Refusal::AddressFull)
     }
 
-    /// A place for the time that it takes to say why there is none; `None`: too many are being told already.
-    pub(crate) fn turn_away(self: &Arc<Self>, refusal: Refusal) -> Option<Place> {
+    /// A permit for the time that it takes to say why there is none; `None`: too many are being told already.
+    pub(crate) fn turn_away(self: &Arc<Self>, refusal: Refusal) -> Option<Permit> {
         let mut counts = self.counts();
-        if counts.told >= TOLD {
+        if counts.told >= MAX_TOLD {
             return None;
         }
         counts.told += 1;
-        Some(Place { admission: Arc::clone(self), address: None, user: None, refusal: Some(refusal) })
+        Some(Permit { admission: Arc::clone(self), address: None, user: None, refusal: Some(refusal) })
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -115,7 +115,7 @@ impl Admission {
     }
 }
 
-impl Place {
+impl Permit {
     /// Counts it for its address, where that was not known before.
     pub(crate) fn claim(&mut self, address: IpAddr) -> Result<(), Refusal> {
         if self.address.is_some() || self.refusal.is_some() {
@@ -142,7 +142,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         let mut counts = self.admission.counts();
         if self.refusal.is_some() {
@@ -170,9 +170,10 @@ mod tests {
     }
 
     #[test]
-    fn places_are_limited_and_given_back() {
+    fn permits_are_limited_and_given_back() {
         let admission = admission();
-        let (one, two) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)));
+        let one = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let two = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
         let first = admission.enter(Some(one)).unwrap();
         let _second = admission.enter(Some(one)).unwrap();
         assert_eq!(admission.enter(Some(one)).unwrap_err(), Refusal::AddressFull);
@@ -193,15 +194,15 @@ mod tests {
     }
 
     #[test]
-    fn a_place_whose_address_is_said_later_counts_from_then_on() {
+    fn a_permit_whose_address_is_said_later_counts_from_then_on() {
         let admission = admission();
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let mut places: Vec<_> = (0..3).map(|_| admission.enter(None).unwrap()).collect();
-        places[0].claim(address).unwrap();
-        places[0].claim(address).unwrap();
-        places[1].claim(address).unwrap();
-        assert_eq!(places[2].claim(address), Err(Refusal::AddressFull));
-        places.truncate(1);
+        let mut permits: Vec<_> = (0..3).map(|_| admission.enter(None).unwrap()).collect();
+        permits[0].claim(address).unwrap();
+        permits[0].claim(address).unwrap();
+        permits[1].claim(address).unwrap();
+        assert_eq!(permits[2].claim(address), Err(Refusal::AddressFull));
+        permits.truncate(1);
         assert!(admission.enter(Some(address)).is_ok());
     }
 
@@ -221,7 +222,7 @@ mod tests {
     #[test]
     fn only_so_many_are_told_that_they_are_refused() {
         let admission = admission();
-        let told: Vec<_> = (0..TOLD).map(|_| admission.turn_away(Refusal::Full).unwrap()).collect();
+        let told: Vec<_> = (0..MAX_TOLD).map(|_| admission.turn_away(Refusal::Full).unwrap()).collect();
         assert!(admission.turn_away(Refusal::Full).is_none());
         assert_eq!(admission.count(), 0);
         drop(told);

@@ -1,11 +1,11 @@
 //! The bus of a cluster: redis pub/sub, as `im-redis-bus` hears it.
 
 use async_trait::async_trait;
-use im_redis_bus::{Client, Subscriber, Tiding};
+use im_redis_bus::{BusNotification as Received, Client, Subscriber};
 use im_runtime::limits::queue::Sender;
 use im_wire::ids::RoomId;
 
-use super::{Bus, Tidings};
+use super::{Bus, BusNotification};
 
 /// Hears rooms over redis.
 #[derive(Debug)]
@@ -20,19 +20,19 @@ impl RedisBus {
     }
 }
 
-impl From<Tiding> for Tidings {
-    fn from(tiding: Tiding) -> Self {
-        match tiding {
-            Tiding::Event(event) => Self::Event(event),
-            Tiding::Subscribed(room) => Self::Subscribed(room),
-            Tiding::Disturbed => Self::Disturbed,
+impl From<Received> for BusNotification {
+    fn from(received: Received) -> Self {
+        match received {
+            Received::Event(event) => Self::Event(event),
+            Received::Subscribed(room) => Self::Subscribed(room),
+            Received::GapPossible => Self::GapPossible,
         }
     }
 }
 
 #[async_trait]
 impl Bus for RedisBus {
-    async fn run(&self, into: Sender<Tidings>) {
+    async fn run(&self, into: Sender<BusNotification>) {
         self.subscriber.run(into).await;
     }
 

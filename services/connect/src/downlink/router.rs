@@ -1,33 +1,16 @@
-//! Which shards have which rooms: what the bus brings crosses to a shard once, and only where somebody hears it.
+//! Which shards have which rooms: what the bus brings crosses to a shard once, and only where somebody is subscribed.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use im_proto::v1::{BusEvent, OnlineCounts, bus_event};
-use im_runtime::limits::queue::{Receiver, Sender};
+use im_runtime::limits::queue::Receiver;
 use im_wire::ids::RoomId;
 
-use super::{Bus, Tidings};
+use super::{Bus, BusNotification};
 use crate::metrics;
-use crate::shard::Order;
-use crate::uplink::translate;
-
-/// One shard's queue, seen from outside.
-pub(crate) struct Door {
-    pub(crate) orders: Sender<Order>,
-    pub(crate) disturbed: Arc<AtomicBool>,
-}
-
-impl Door {
-    /// Events are dropped where the queue is full, by their number or their bytes; the shard compares its rooms then.
-    fn event(&self, order: Order) {
-        if self.orders.try_send(order).is_err() {
-            metrics::SHARD_QUEUE_FULL.inc();
-            self.disturbed.store(true, Ordering::Release);
-        }
-    }
-}
+use crate::shard::mailbox::{Command, ShardHandle};
+use crate::translate;
 
 #[derive(Default)]
 struct Route {
@@ -39,7 +22,7 @@ struct Route {
 /// See the module's top.
 pub(crate) struct Router {
     bus: Arc<dyn Bus>,
-    doors: Vec<Door>,
+    shards: Vec<ShardHandle>,
     routes: Mutex<HashMap<RoomId, Route>>,
     online: Mutex<Online>,
     /// Where a test plants its faults.
@@ -66,10 +49,10 @@ struct Online {
 }
 
 impl Router {
-    pub(crate) fn new(bus: Arc<dyn Bus>, doors: Vec<Door>, _node: &str) -> Self {
+    pub(crate) fn new(bus: Arc<dyn Bus>, shards: Vec<ShardHandle>, _node: &str) -> Self {
         Self {
             bus,
-            doors,
+            shards,
             routes: Mutex::default(),
             online: Mutex::default(),
             #[cfg(test)]
@@ -77,25 +60,25 @@ impl Router {
         }
     }
 
-    pub(crate) fn doors(&self) -> &[Door] {
-        &self.doors
+    pub(crate) fn shards(&self) -> &[ShardHandle] {
+        &self.shards
     }
 
-    /// A shard begins to hear a room; it is told when the bus carries it.
-    pub(crate) fn hear(&self, shard: usize, room: RoomId) {
+    /// A shard subscribes to a room; it gets a command once the bus carries it.
+    pub(crate) fn subscribe(&self, shard: usize, room: RoomId) {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         let known = routes.contains_key(&room);
         let route = routes.entry(room.clone()).or_default();
         route.shards |= 1 << shard;
         if route.confirmed {
-            self.doors[shard].event(Order::Heard(room));
+            self.shards[shard].event(Command::Subscribed(room));
         } else if !known {
             self.bus.subscribe(room);
         }
     }
 
-    /// A shard no longer hears a room.
-    pub(crate) fn forget(&self, shard: usize, room: &RoomId) {
+    /// A shard no longer needs a room.
+    pub(crate) fn unsubscribe(&self, shard: usize, room: &RoomId) {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(route) = routes.get_mut(room) {
             route.shards &= !(1 << shard);
@@ -108,17 +91,17 @@ impl Router {
     }
 
     /// Takes what the bus brings until it ends.
-    pub(crate) async fn run(&self, mut tidings: Receiver<Tidings>) {
-        while let Some(one) = tidings.recv().await {
-            metrics::BUS_QUEUE.set(tidings.len() as i64);
-            metrics::BUS_QUEUE_BYTES.set(tidings.bytes() as i64);
+    pub(crate) async fn run(&self, mut notifications: Receiver<BusNotification>) {
+        while let Some(notification) = notifications.recv().await {
+            metrics::BUS_QUEUE.set(notifications.len() as i64);
+            metrics::BUS_QUEUE_BYTES.set(notifications.bytes() as i64);
             #[cfg(test)]
-            crate::shard::planted::pass(&self.node, 0, "router");
-            match one {
-                Tidings::Event(event) => self.event(event),
-                Tidings::Subscribed(room) => self.confirmed(room),
-                Tidings::Disturbed => {
-                    metrics::DISTURBED.inc();
+            crate::planted::pass(&self.node, 0, "router");
+            match notification {
+                BusNotification::Event(event) => self.event(event),
+                BusNotification::Subscribed(room) => self.confirmed(room),
+                BusNotification::GapPossible => {
+                    metrics::POSSIBLE_GAPS.inc();
                     self.compare_all().await;
                 }
             }
@@ -127,9 +110,9 @@ impl Router {
 
     /// Every shard compares its rooms with the log.
     pub(crate) async fn compare_all(&self) {
-        for door in &self.doors {
+        for shard in &self.shards {
             // A shard that has ended has no rooms.
-            let _ended = door.orders.send(Order::Compare).await;
+            let _ended = shard.commands.send(Command::Compare).await;
         }
     }
 
@@ -137,14 +120,14 @@ impl Router {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(route) = routes.get_mut(&room) {
             route.confirmed = true;
-            self.each(route.shards, || Order::Heard(room.clone()));
+            self.each(route.shards, || Command::Subscribed(room.clone()));
         }
     }
 
-    fn each(&self, shards: u64, order: impl Fn() -> Order) {
-        for (number, door) in self.doors.iter().enumerate() {
+    fn each(&self, shards: u64, command: impl Fn() -> Command) {
+        for (number, shard) in self.shards.iter().enumerate() {
             if shards & (1 << number) != 0 {
-                door.event(order());
+                shard.event(command());
             }
         }
     }
@@ -160,12 +143,12 @@ impl Router {
             Some(bus_event::Event::Logged(logged)) => {
                 let Some(entry) = logged.entry else { return };
                 let message = Arc::new(translate::message(&room, logged.epoch, logged.seq, entry));
-                self.each(shards, || Order::Logged(Arc::clone(&message)));
+                self.each(shards, || Command::Logged(Arc::clone(&message)));
             }
             Some(bus_event::Event::Signal(signal)) => {
                 let to_user = signal.to_user.clone();
                 let signal = Arc::new(translate::signal(room.as_str(), signal));
-                self.each(shards, || Order::Signal {
+                self.each(shards, || Command::Signal {
                     room: room.clone(),
                     signal: Arc::clone(&signal),
                     to_user: to_user.clone(),
@@ -261,47 +244,15 @@ impl Router {
 
 #[cfg(test)]
 mod tests {
-    use im_runtime::limits::queue::queue;
-    use im_wire::native::{Body, Message};
-
     use super::*;
-
-    #[test]
-    fn a_shards_queue_is_bounded_in_bytes_and_a_loss_is_told() {
-        let (orders, mut inbox) = queue(1_000, 1 << 20);
-        let disturbed = Arc::new(AtomicBool::new(false));
-        let door = Door { orders, disturbed: Arc::clone(&disturbed) };
-        let message = |length: usize| {
-            let (room, kind) = (RoomId::new("r").unwrap(), "text".to_owned());
-            let (id, from, client_id) = Default::default();
-            let body = Body::Binary(vec![0; length].into());
-            Order::Logged(Arc::new(Message { room, epoch: 1, seq: 1, id, from, client_id, kind, body, time_ms: 0 }))
-        };
-        for _ in 0..100 {
-            door.event(message(64 << 10));
-        }
-        let mut take_all = || std::iter::from_fn(|| inbox.try_recv().ok()).count();
-        assert_eq!(take_all(), 15, "as many as the bytes allow");
-        assert!(disturbed.load(Ordering::Relaxed), "the shard compares its rooms");
-        (0..2_000).for_each(|_| door.event(message(10)));
-        assert_eq!(take_all(), 1_000, "and as many as there are places for");
-    }
-
-    struct Deaf;
-
-    #[async_trait::async_trait]
-    impl Bus for Deaf {
-        async fn run(&self, _: Sender<Tidings>) {}
-        fn subscribe(&self, _: RoomId) {}
-        fn unsubscribe(&self, _: &RoomId) {}
-    }
+    use crate::nobody::Nobody;
 
     fn room(number: usize) -> RoomId {
         RoomId::new(format!("live://{number}")).expect("a good id")
     }
 
     fn router(rooms: usize) -> Router {
-        let router = Router::new(Arc::new(Deaf), Vec::new(), "node");
+        let router = Router::new(Arc::new(Nobody), Vec::new(), "node");
         (0..rooms).for_each(|number| router.count_online(&room(number), true));
         router
     }

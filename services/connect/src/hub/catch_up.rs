@@ -1,12 +1,8 @@
 //! A member that has not come to its room's head: it asks the log page by page and becomes live where it meets the head.
 
-use std::sync::Arc;
-use std::time::Instant;
+use tokio::time::Instant;
 
-use im_wire::ids::RoomId;
-
-use super::room::{Member, Room};
-use super::{Answer, Asker, Counts, Effect, Failure, Item, Limits, Place, Tries};
+use super::{Answer, Failure, Item, LogPosition, Tries};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ask {
@@ -16,17 +12,36 @@ enum Ask {
     OnRoom,
 }
 
+/// How a member goes on after an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It has met the room's head.
+    Arrived,
+    /// It asks what follows.
+    Ask(LogPosition),
+    /// It has seen more than the room on this shard: the room catches up first.
+    Wait,
+    /// One of the two has not seen the newest epoch: the room asks for itself, then the member asks again.
+    OtherEpoch,
+    /// The log has more and does not give it.
+    Stalled,
+}
+
+/// Asking again does not help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct GivenUp;
+
 /// How far one member has come.
 #[derive(Debug)]
 pub(crate) struct CatchUp {
-    place: Place,
+    position: LogPosition,
     ask: Ask,
     tries: Tries,
 }
 
 impl CatchUp {
-    pub(super) fn asked(place: Place) -> Self {
-        Self { place, ask: Ask::UnderWay, tries: Tries::default() }
+    pub(super) fn asked(position: LogPosition) -> Self {
+        Self { position, ask: Ask::UnderWay, tries: Tries::default() }
     }
 
     pub(super) fn end_pause(&mut self, now: Instant) {
@@ -36,114 +51,58 @@ impl CatchUp {
         }
     }
 
-    pub(super) fn ask_again(&mut self, now: Instant) -> Option<Place> {
+    pub(super) fn ask_again(&mut self, now: Instant) -> Option<LogPosition> {
         matches!(self.ask, Ask::At(at) if at <= now).then(|| {
             self.ask = Ask::UnderWay;
-            self.place
+            self.position
         })
     }
-}
 
-impl Room {
-    /// The log answered a member. It is told what lies up to the room's head; what lies beyond is the room's to deliver.
-    #[allow(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
-    pub(super) fn caught_up(
+    /// The log answered: what the member is told, up to the room's `head`, and how it goes on. `None`: that was not asked.
+    pub(super) fn answered(
         &mut self,
-        id: &RoomId,
-        member: Member,
-        asked: Place,
-        answer: Answer,
-        now: Instant,
-        limits: &Limits,
-        counts: &mut Counts,
-        effects: &mut Vec<Effect>,
-    ) {
-        let head = self.head();
-        let Some(catch_up) = self.behind().get_mut(&member) else { return };
-        if catch_up.place != asked || catch_up.ask != Ask::UnderWay {
-            return;
-        }
-        if answer.head.epoch != head.epoch {
-            // One of the two has not seen the newest epoch: the room asks for itself, then the member asks again.
-            catch_up.ask = Ask::OnRoom;
-            self.suspect(now, answer.head);
-            return;
+        asked: LogPosition,
+        answer: &Answer,
+        head: LogPosition,
+    ) -> Option<(Vec<Item>, Step)> {
+        if self.position != asked || self.ask != Ask::UnderWay {
+            return None;
         }
         let mut items = Vec::new();
-        let place = &mut catch_up.place;
-        if let Some(stands) = answer.reset_to
-            && stands < place.seq
-        {
-            place.seq = stands;
-            items.push(Item::Reset(Place { epoch: answer.head.epoch, seq: stands }));
+        if answer.head.epoch != head.epoch {
+            self.ask = Ask::OnRoom;
+            return Some((items, Step::OtherEpoch));
         }
-        place.epoch = answer.head.epoch;
-        if let Some((from, to)) = answer.truncated
-            && to > place.seq
-        {
-            place.seq = to;
-            items.push(Item::Truncated { from, to });
-        }
-        for message in &answer.entries {
-            if message.seq == place.seq + 1 && message.seq <= head.seq {
-                place.seq = message.seq;
-                items.push(Item::Message(Arc::clone(message)));
-            }
-        }
-        let (reached, stalled) = (*place, *place == asked);
-        if !items.is_empty() {
-            // Before the next page is asked for: whether the client can take one shows after this.
-            effects.push(Effect::Tell { room: id.clone(), member, items });
-        }
-        if reached == head {
-            self.behind().remove(&member);
-            self.make_live(member);
-        } else if reached.seq > head.seq {
-            // The member has seen more than the room on this shard: the room catches up first.
-            catch_up.ask = Ask::OnRoom;
+        answer.advance(&mut self.position, head.seq, &mut items);
+        let step = if self.position == head {
+            Step::Arrived
+        } else if self.position.seq > head.seq {
+            self.ask = Ask::OnRoom;
+            Step::Wait
+        } else if self.position == asked {
+            Step::Stalled
         } else {
-            if stalled {
-                // The log has more and does not give it.
-                self.member_failed(id, member, Failure::Lasting, now, limits, counts, effects);
-            } else {
-                (catch_up.ask, catch_up.tries) = (Ask::UnderWay, Tries::default());
-                effects.push(Effect::Fetch { room: id.clone(), asker: Asker::Member(member), after: reached });
-            }
-        }
-        if answer.head.seq > head.seq {
-            self.suspect(now + limits.retry, answer.head);
-        }
+            self.tries = Tries::default();
+            Step::Ask(self.position)
+        };
+        Some((items, step))
     }
 
-    /// The log did not answer a member: it is asked again after a pause that grows, and no more where it fails for good.
-    #[allow(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
-    pub(super) fn member_failed(
-        &mut self,
-        id: &RoomId,
-        member: Member,
-        failure: Failure,
-        now: Instant,
-        limits: &Limits,
-        counts: &mut Counts,
-        effects: &mut Vec<Effect>,
-    ) {
-        let Some(catch_up) = self.behind().get_mut(&member) else { return };
-        catch_up.tries.failed(failure);
-        if catch_up.tries.is_over() {
-            counts.given_up += 1;
-            effects.push(Effect::GiveUp { room: id.clone(), member });
-        } else {
-            catch_up.ask = Ask::At(now + limits.pause(id, catch_up.tries));
+    /// The log did not answer: it is asked again at the time that `at` gives. `Err`: it has failed for good.
+    pub(super) fn failed(&mut self, failure: Failure, at: impl FnOnce(Tries) -> Instant) -> Result<(), GivenUp> {
+        self.tries.failed(failure);
+        if self.tries.is_over() {
+            return Err(GivenUp);
         }
+        self.ask = Ask::At(at(self.tries));
+        Ok(())
     }
 
-    /// After the room has moved: members that waited for it ask again or are there.
-    pub(super) fn wake_members(&mut self, id: &RoomId, effects: &mut Vec<Effect>) {
-        for (member, catch_up) in self.behind() {
-            if catch_up.ask == Ask::OnRoom {
-                catch_up.ask = Ask::UnderWay;
-                effects.push(Effect::Fetch { room: id.clone(), asker: Asker::Member(*member), after: catch_up.place });
-            }
-        }
+    /// The room has moved: where a member that waited for it asks from.
+    pub(super) fn room_moved(&mut self) -> Option<LogPosition> {
+        (self.ask == Ask::OnRoom).then(|| {
+            self.ask = Ask::UnderWay;
+            self.position
+        })
     }
 }

@@ -1,21 +1,22 @@
-//! One room on one shard: its head, its live members, and the repair of its order.
+//! One room on one shard: its head, and what its live members are handed.
+
+mod repair;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_wire::ids::RoomId;
 use im_wire::native::Message;
+use tokio::time::Instant;
 
 use super::catch_up::CatchUp;
-use super::{Answer, Asker, Counts, Effect, Failure, Item, Limits, Place, Tries};
-use crate::session::encode::Signal;
+use super::{Asker, Counts, Effect, Item, Limits, LogPosition, Tries};
+use crate::translate::Signal;
 
 /// A connection of the shard, by its key.
 pub(crate) type Member = u32;
 
-/// How often a room asks for what its pending events promise before it leaves them to the comparison of heads.
-const FRUITLESS: u32 = 3;
 /// Stands in the index for a member that is told its first items when the next batch begins.
 const LATE: usize = usize::MAX;
 
@@ -23,7 +24,7 @@ const LATE: usize = usize::MAX;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Repair {
     /// The bus does not carry it yet.
-    Unheard,
+    AwaitsBus,
     /// Nothing: events are delivered as they come.
     None,
     /// The log has been asked.
@@ -31,7 +32,7 @@ enum Repair {
     /// The log did not answer; it is asked again then.
     Retry(Instant),
     /// A member found the log as far as this: it is asked then, unless the bus has brought the room there by itself.
-    Suspects { at: Instant, seen: Place },
+    Suspects { at: Instant, seen: LogPosition },
 }
 
 /// Items of which some live members have been handed all, the others none.
@@ -54,7 +55,7 @@ pub(crate) struct Part<'r> {
 
 #[derive(Debug)]
 pub(crate) struct Room {
-    head: Place,
+    head: LogPosition,
     live: Vec<Member>,
     /// Where each live member stands in `live`, or [`LATE`].
     index: HashMap<Member, usize>,
@@ -80,7 +81,7 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    pub(super) fn new(head: Place) -> Self {
+    pub(super) fn new(head: LogPosition) -> Self {
         Self {
             head,
             live: Vec::new(),
@@ -97,12 +98,12 @@ impl Room {
             overflowed: false,
             fruitless: 0,
             tries: Tries::default(),
-            repair: Repair::Unheard,
+            repair: Repair::AwaitsBus,
             empty_since: None,
         }
     }
 
-    pub(super) fn head(&self) -> Place {
+    pub(super) fn head(&self) -> LogPosition {
         self.head
     }
 
@@ -169,7 +170,7 @@ impl Room {
         self.empty_since.is_some_and(|since| now.saturating_duration_since(since) >= linger)
     }
 
-    pub(super) fn join(&mut self, id: &RoomId, member: Member, after: Place, effects: &mut Vec<Effect>) {
+    pub(super) fn join(&mut self, id: &RoomId, member: Member, after: LogPosition, effects: &mut Vec<Effect>) {
         self.empty_since = None;
         if self.index.contains_key(&member) || self.behind.contains_key(&member) {
             return;
@@ -216,7 +217,7 @@ impl Room {
     }
 
     /// The member has been told everything up to the head, or is at it.
-    pub(super) fn make_live(&mut self, member: Member) {
+    fn make_live(&mut self, member: Member) {
         if self.items.is_empty() {
             self.index.insert(member, self.live.len());
             self.live.push(member);
@@ -239,265 +240,12 @@ impl Room {
         self.items.push(Item::Signal(signal));
     }
 
-    pub(super) fn behind(&mut self) -> &mut HashMap<Member, CatchUp> {
-        &mut self.behind
-    }
-
-    /// The bus carries the room: whatever was said between the head we know and now must be asked for.
-    pub(super) fn heard(&mut self, id: &RoomId, effects: &mut Vec<Effect>) {
-        if self.repair != Repair::Asked {
-            self.ask(id, effects);
-        } else {
-            // The answer under way may be older than the subscription.
-            self.overflowed = true;
-        }
-    }
-
-    pub(super) fn is_unheard(&self) -> bool {
-        self.repair == Repair::Unheard
-    }
-
-    fn ask(&mut self, id: &RoomId, effects: &mut Vec<Effect>) {
-        self.repair = Repair::Asked;
-        effects.push(Effect::Fetch { room: id.clone(), asker: Asker::Room, after: self.head });
-    }
-
-    /// `left`: bytes that may still wait, of this and all other rooms.
-    pub(super) fn logged(
-        &mut self,
-        id: &RoomId,
-        message: Arc<Message>,
-        left: usize,
-        limits: &Limits,
-        counts: &mut Counts,
-        effects: &mut Vec<Effect>,
-    ) {
-        if message.epoch == self.head.epoch && message.seq == self.head.seq + 1 {
-            // Whatever else the room is waiting for: nothing is missing before this one.
-            self.hand_out(message);
-            if !self.pending.is_empty() {
-                self.settle_pending(counts);
-            }
-            return;
-        }
-        if message.epoch == self.head.epoch && message.seq <= self.head.seq {
-            counts.repeats += 1;
-            return;
-        }
-        if matches!(self.repair, Repair::None | Repair::Suspects { .. }) {
-            counts.gaps += 1;
-            counts.repairs += 1;
-            self.ask(id, effects);
-        }
-        let bytes = weight(&message);
-        if self.pending.len() < limits.pending && bytes <= left {
-            self.pending_bytes += bytes;
-            self.pending.push(message);
-        } else {
-            counts.overflows += 1;
-            self.overflowed = true;
-        }
-    }
-
-    fn hand_out(&mut self, message: Arc<Message>) {
-        self.head = Place { epoch: message.epoch, seq: message.seq };
-        self.items.push(Item::Message(message));
-    }
-
-    /// What the log says follows the head.
-    #[allow(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
-    pub(super) fn repaired(
-        &mut self,
-        id: &RoomId,
-        asked: Place,
-        answer: Answer,
-        now: Instant,
-        limits: &Limits,
-        counts: &mut Counts,
-        effects: &mut Vec<Effect>,
-    ) {
-        let continues =
-            asked.epoch == self.head.epoch && answer.head.epoch == self.head.epoch && asked.seq <= self.head.seq;
-        if asked != self.head && !continues {
-            // Something else moved the head meanwhile; what follows it is asked anew.
-            self.ask(id, effects);
-            return;
-        }
-        let before = self.head;
-        self.apply(&answer, counts);
-        self.repair = Repair::None;
-        let more = self.head.seq < answer.head.seq;
-        self.settle_pending(counts);
-        if (more && self.head != before) || std::mem::take(&mut self.overflowed) {
-            (self.fruitless, self.tries) = (0, Tries::default());
-            self.ask(id, effects);
-        } else if more {
-            // The log says that there is more and does not give it.
-            self.failed(id, now, Failure::Lasting, limits, counts);
-        } else if self.pending.is_empty() {
-            (self.fruitless, self.tries) = (0, Tries::default());
-        } else if self.head == before && self.fruitless >= FRUITLESS {
-            self.fruitless = 0;
-            self.drop_pending();
-        } else {
-            self.fruitless = if self.head == before { self.fruitless + 1 } else { 0 };
-            self.repair = Repair::Retry(now + limits.retry * self.fruitless);
-        }
-        self.wake_members(id, effects);
-    }
-
-    /// The room is asked about again after a pause that grows. What fails for good is left out: who hears the room is told
-    /// that there is something that cannot be had, and goes on.
-    fn failed(&mut self, id: &RoomId, now: Instant, failure: Failure, limits: &Limits, counts: &mut Counts) {
-        self.tries.failed(failure);
-        if !self.tries.is_over() {
-            self.repair = Repair::Retry(now + limits.pause(id, self.tries));
-            return;
-        }
-        counts.given_up += 1;
-        self.tries = Tries::default();
-        self.repair = Repair::None;
-        let first =
-            self.pending.iter().filter(|message| message.epoch == self.head.epoch).map(|message| message.seq).min();
-        if let Some(first) = first.filter(|first| *first > self.head.seq + 1) {
-            self.items.push(Item::Truncated { from: self.head.seq + 1, to: first - 1 });
-            self.head.seq = first - 1;
-        }
-        self.settle_pending(counts);
-        // Of another epoch: what stands before them can only be told by the log.
-        self.drop_pending();
-    }
-
-    fn drop_pending(&mut self) {
-        self.pending.clear();
-        self.pending_bytes = 0;
+    pub(super) fn awaits_bus(&self) -> bool {
+        self.repair == Repair::AwaitsBus
     }
 
     /// Bytes of the events that wait for the repair.
     pub(super) fn pending_bytes(&self) -> usize {
         self.pending_bytes
     }
-
-    fn apply(&mut self, answer: &Answer, counts: &mut Counts) {
-        if let Some(stands) = answer.reset_to
-            && stands < self.head.seq
-        {
-            counts.resets += 1;
-            self.head.seq = stands;
-            self.items.push(Item::Reset(Place { epoch: answer.head.epoch, seq: stands }));
-        }
-        self.head.epoch = answer.head.epoch;
-        if let Some((from, to)) = answer.truncated
-            && to > self.head.seq
-        {
-            self.head.seq = to;
-            self.items.push(Item::Truncated { from, to });
-        }
-        for message in &answer.entries {
-            if message.seq == self.head.seq + 1 {
-                self.head.seq = message.seq;
-                self.items.push(Item::Message(Arc::clone(message)));
-            }
-        }
-    }
-
-    /// Delivers what has been waiting as far as it continues the head; keeps what still has a gap before it.
-    fn settle_pending(&mut self, counts: &mut Counts) {
-        let mut pending = std::mem::take(&mut self.pending);
-        self.pending_bytes = 0;
-        pending.sort_by_key(|message| (message.epoch, message.seq));
-        for message in pending {
-            if message.epoch == self.head.epoch && message.seq == self.head.seq + 1 {
-                self.hand_out(message);
-            } else if message.epoch > self.head.epoch
-                || (message.epoch == self.head.epoch && message.seq > self.head.seq)
-            {
-                self.pending_bytes += weight(&message);
-                self.pending.push(message);
-            } else {
-                counts.repeats += 1;
-            }
-        }
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
-    pub(super) fn fetch_failed(
-        &mut self,
-        id: &RoomId,
-        asker: Asker,
-        failure: Failure,
-        now: Instant,
-        limits: &Limits,
-        counts: &mut Counts,
-        effects: &mut Vec<Effect>,
-    ) {
-        match asker {
-            Asker::Room => {
-                self.failed(id, now, failure, limits, counts);
-                if self.repair == Repair::None {
-                    self.wake_members(id, effects);
-                }
-            }
-            Asker::Member(member) => self.member_failed(id, member, failure, now, limits, counts, effects),
-        }
-    }
-
-    pub(super) fn retry(&mut self, id: &RoomId, now: Instant, effects: &mut Vec<Effect>) {
-        match self.repair {
-            Repair::Retry(at) if at <= now => self.ask(id, effects),
-            Repair::Suspects { at, seen } if at <= now => {
-                if self.head.epoch == seen.epoch && self.head.seq >= seen.seq {
-                    self.repair = Repair::None;
-                    self.wake_members(id, effects);
-                } else {
-                    self.ask(id, effects);
-                }
-            }
-            _ => {}
-        }
-        for (member, catch_up) in &mut self.behind {
-            if let Some(after) = catch_up.ask_again(now) {
-                effects.push(Effect::Fetch { room: id.clone(), asker: Asker::Member(*member), after });
-            }
-        }
-    }
-
-    pub(super) fn end_pauses(&mut self, now: Instant) {
-        if let Repair::Retry(at) = &mut self.repair {
-            *at = now;
-            self.tries.forget_passing();
-        }
-        self.behind.values_mut().for_each(|catch_up| catch_up.end_pause(now));
-    }
-
-    pub(super) fn compared(
-        &mut self,
-        id: &RoomId,
-        stood: Place,
-        head: Place,
-        counts: &mut Counts,
-        effects: &mut Vec<Effect>,
-    ) {
-        // What has moved since is in order; the next comparison sees it. A room that the bus does not carry yet may wait for
-        // that for long, and must not wait for what the log has.
-        let idle = matches!(self.repair, Repair::None | Repair::Unheard);
-        if idle && self.head == stood && self.head != head {
-            counts.repairs += 1;
-            self.ask(id, effects);
-        }
-    }
-
-    /// Asks the room's own question at that time, where a member found the log further than the room.
-    pub(super) fn suspect(&mut self, at: Instant, seen: Place) {
-        if self.repair == Repair::None {
-            self.repair = Repair::Suspects { at, seen };
-        }
-    }
-}
-
-/// What an event takes while it waits.
-fn weight(message: &Message) -> usize {
-    /// Names, numbers and the place among the others.
-    const AROUND: usize = 256;
-    AROUND + message.body.bytes().len()
 }

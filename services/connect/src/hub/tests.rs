@@ -7,13 +7,14 @@ mod repair;
 mod turns;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::{Body, Message};
+use tokio::time::Instant;
 
-use super::{Answer, Asker, Hub, Limits, Place};
-use crate::session::encode::Signal;
+use super::{Answer, Asker, Hub, Limits, LogPosition};
+use crate::translate::Signal;
 
 fn limits() -> Limits {
     Limits {
@@ -33,24 +34,32 @@ fn room() -> RoomId {
 
 /// The message of this seq in the first epoch.
 fn message(room: &str, seq: Seq) -> Message {
-    let (room, kind, body) = (RoomId::new(room).unwrap(), "text".to_owned(), Body::Text(Default::default()));
-    let (id, from, client_id) = (seq.to_string(), "a".to_owned(), seq.to_string());
+    let room = RoomId::new(room).unwrap();
+    let kind = "text".to_owned();
+    let body = Body::Text(Default::default());
+    let id = seq.to_string();
+    let from = "a".to_owned();
+    let client_id = seq.to_string();
     Message { room, epoch: 1, seq, id, from, client_id, kind, body, time_ms: 0 }
 }
 
 /// A signal that carries a number.
 fn typing(number: Seq) -> Arc<Signal> {
-    let (room, from, kind) = ("r".to_owned(), "a".to_owned(), "typing".to_owned());
+    let room = "r".to_owned();
+    let from = "a".to_owned();
+    let kind = "typing".to_owned();
     Arc::new(Signal { room, from, kind, body: Body::Text(Default::default()), operation: number as i32 })
 }
 
 /// Rooms with so many members each, heard from the beginning.
 fn hub_of(rooms: &[(&str, u32)]) -> Hub {
-    let (mut hub, mut effects, start) = (Hub::new(limits()), Vec::new(), Place { epoch: 1, seq: 0 });
+    let mut hub = Hub::new(limits());
+    let mut effects = Vec::new();
+    let start = LogPosition { epoch: 1, seq: 0 };
     for (room, members) in rooms {
         let room = RoomId::new(*room).unwrap();
         (0..*members).for_each(|member| hub.join(&room, member, start, start, &mut effects));
-        hub.heard(&room, &mut effects);
+        hub.subscribed(&room, &mut effects);
         let nothing = Answer { head: start, ..Answer::default() };
         hub.fetched(&room, Asker::Room, start, nothing, Instant::now(), &mut effects);
     }

@@ -1,16 +1,19 @@
 //! After auth: every frame is a request of somebody known. Rates are checked here, then the dialect takes over.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_runtime::limits::rate::{Bucket, Rate};
 use im_wire::code::CloseCode;
 use im_wire::frame::Frame;
 use im_wire::native::{Error, Request, ServerOp, binary, json};
+use tokio::time::Instant;
 
-use super::foreign;
-use super::intake::Inbound;
+use super::Dialect;
+use super::compat;
+use super::decoder::Inbound;
 use super::native;
-use super::wire::Wire;
+use super::socket::SocketIo;
+use crate::connection::Client;
 use crate::metrics;
 use crate::options::Options;
 
@@ -21,53 +24,54 @@ const SLOWED: Duration = Duration::from_millis(20);
 /// are none.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Which dialect the session speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Native,
-    Goim,
-    GolangIm,
-}
-
 /// A session of somebody known.
 pub(crate) struct Established {
-    kind: Kind,
+    client: Client,
+    dialect: Dialect,
     rate: Bucket,
     bytes: Bucket,
-    /// Since when requests have had to wait without a pause between, and when the last one had to.
-    slowed: Option<(Instant, Instant)>,
+    /// Boxed: most never have to wait, and every idle session would carry room for it.
+    slowed: Option<Box<Slowed>>,
+}
+
+/// A client over its rate.
+struct Slowed {
+    /// Since when requests have had to wait without a pause between.
+    since: Instant,
+    /// When the last one had to.
+    last: Instant,
 }
 
 impl Established {
-    pub(crate) fn new(kind: Kind, options: &Options) -> Self {
-        let now = Instant::now();
+    pub(crate) fn new(client: Client, dialect: Dialect, options: &Options) -> Self {
+        let now = Instant::now().into_std();
         let rate = Bucket::full(Rate::of_things(options.requests_per_second), now);
         let bytes = Bucket::full(Rate::of_bytes(options.bytes_per_second), now);
-        Self { kind, rate, bytes, slowed: None }
+        Self { client, dialect, rate, bytes, slowed: None }
     }
 
     /// Takes requests until the session is over.
-    pub(crate) async fn run(&mut self, wire: &mut Wire) {
-        while let Some(inbound) = wire.next().await {
-            if !self.admit(wire, inbound.len()).await {
+    pub(crate) async fn run(&mut self, socket: &mut SocketIo) {
+        while let Some(inbound) = socket.next().await {
+            if !self.admit(socket, inbound.len()).await {
                 return;
             }
-            match (self.kind, inbound) {
-                (Kind::Native, Inbound::Text(text)) => {
-                    let weight = text_frame(wire, text.as_bytes());
-                    self.weigh(wire, weight);
+            match (self.dialect, inbound) {
+                (Dialect::Native, Inbound::Text(text)) => {
+                    let weight = text_frame(socket, &self.client, text.as_bytes());
+                    self.weigh(socket, weight);
                 }
-                (Kind::Native, Inbound::Frame(frame)) => {
-                    let weight = binary_frame(wire, &frame);
-                    self.weigh(wire, weight);
+                (Dialect::Native, Inbound::Frame(frame)) => {
+                    let weight = binary_frame(socket, &self.client, &frame);
+                    self.weigh(socket, weight);
                 }
-                (kind, Inbound::Frame(frame)) => {
+                (dialect, Inbound::Frame(frame)) => {
                     // Boxed: every idle session would carry room for it, native ones too.
-                    let work = Box::pin(foreign::take(&wire.shard, &wire.connection, kind, frame));
-                    wire.busy(work).await;
+                    let work = Box::pin(compat::take(&socket.shard, &self.client, dialect, frame));
+                    socket.busy(work).await;
                 }
                 (_, Inbound::Text(_)) => {
-                    wire.connection.end(CloseCode::ProtocolError, "text frames are the native dialect's");
+                    socket.connection.end(CloseCode::ProtocolError, "text frames are the native dialect's");
                 }
                 (_, Inbound::Proxied(_) | Inbound::Upgraded(..) | Inbound::Control | Inbound::Close) => {}
             }
@@ -76,10 +80,10 @@ impl Established {
         }
     }
 
-    fn weigh(&mut self, wire: &Wire, more: u32) {
+    fn weigh(&mut self, socket: &SocketIo, more: u32) {
         if more > 0 {
             self.owe(more);
-            wire.shard.rates.user_owes(&wire.connection, more);
+            socket.shard.rates.user_owes(self.client.user(), more);
         }
     }
 
@@ -91,23 +95,24 @@ impl Established {
     /// Waits until connection, user and address have a request to spare, and connection and user its bytes. A client over
     /// its rate is read more slowly and answered in order: a refusal would let its next message overtake the refused one.
     /// `false`: the session is over.
-    async fn admit(&mut self, wire: &Wire, bytes: usize) -> bool {
+    async fn admit(&mut self, socket: &SocketIo, bytes: usize) -> bool {
         let mut passed = 0;
         loop {
             let now = Instant::now();
-            let Err(limit) = self.pass(wire, bytes, now, &mut passed) else { break };
-            let since = match self.slowed {
-                Some((since, last)) if now.saturating_duration_since(last) < PAUSE => since,
-                _ => now,
-            };
-            self.slowed = Some((since, now));
+            let Err(limit) = self.pass(socket, bytes, now, &mut passed) else { break };
+            let slowed = self.slowed.get_or_insert_with(|| Box::new(Slowed { since: now, last: now }));
+            if now.saturating_duration_since(slowed.last) >= PAUSE {
+                slowed.since = now;
+            }
+            slowed.last = now;
+            let since = slowed.since;
             metrics::RATE_LIMITED.with_label_values(&[limit]).inc();
-            if now.saturating_duration_since(since) > wire.shard.options.flood_after {
-                wire.connection.end_after(CloseCode::Flood, "far too many requests for too long", 5_000);
+            if now.saturating_duration_since(since) > socket.shard.options.flood_after {
+                socket.connection.end_after(CloseCode::Flood, "far too many requests for too long", 5_000);
                 return false;
             }
-            wire.busy(Box::pin(tokio::time::sleep(SLOWED))).await;
-            if wire.connection.ending().is_some() || wire.connection.is_broken() {
+            socket.busy(Box::pin(tokio::time::sleep(SLOWED))).await;
+            if socket.connection.ending().is_some() || socket.connection.is_broken() {
                 return false;
             }
         }
@@ -115,56 +120,57 @@ impl Established {
     }
 
     /// Each limit once: `passed` are behind. Which one refused, where one did.
-    fn pass(&mut self, wire: &Wire, bytes: usize, now: Instant, passed: &mut u8) -> Result<(), &'static str> {
-        let (shard, connection) = (&wire.shard, &wire.connection);
-        if *passed == 0 && self.rate.take(Rate::of_things(shard.options.requests_per_second), now).is_err() {
+    fn pass(&mut self, socket: &SocketIo, bytes: usize, now: Instant, passed: &mut u8) -> Result<(), &'static str> {
+        let shard = &socket.shard;
+        let at = now.into_std();
+        if *passed == 0 && self.rate.take(Rate::of_things(shard.options.requests_per_second), at).is_err() {
             return Err("connection");
         }
         *passed = (*passed).max(1);
-        if *passed == 1 && self.bytes.spend(Rate::of_bytes(shard.options.bytes_per_second), bytes, now).is_err() {
+        if *passed == 1 && self.bytes.spend(Rate::of_bytes(shard.options.bytes_per_second), bytes, at).is_err() {
             return Err("connection_bytes");
         }
         *passed = (*passed).max(2);
         if *passed == 2 {
-            shard.rates.user_request(connection, bytes, now)?;
+            shard.rates.user_request(self.client.user(), bytes, now)?;
             *passed = 3;
         }
-        if shard.rates.address_request(connection, now) { Ok(()) } else { Err("ip") }
+        if shard.rates.address_request(self.client.address(), now) { Ok(()) } else { Err("ip") }
     }
 }
 
 /// Takes a frame; how much more it weighs than one request.
-fn text_frame(wire: &Wire, text: &[u8]) -> u32 {
+fn text_frame(socket: &SocketIo, client: &Client, text: &[u8]) -> u32 {
     match json::decode_request(text) {
-        Ok(request) => return take(wire, request),
-        Err(rejected) if rejected.fatal => malformed(wire, rejected.error.text),
-        Err(rejected) => reject(wire, rejected.req, rejected.error),
+        Ok(request) => return take(socket, client, request),
+        Err(rejected) if rejected.fatal => malformed(socket, rejected.error.text),
+        Err(rejected) => reject(socket, rejected.req, rejected.error),
     }
     0
 }
 
-fn binary_frame(wire: &Wire, frame: &Frame) -> u32 {
+fn binary_frame(socket: &SocketIo, client: &Client, frame: &Frame) -> u32 {
     match binary::decode_request(frame) {
-        Ok(request) => return take(wire, request),
-        Err(binary::Refusal::Rejected { req, error }) => reject(wire, req, error),
+        Ok(request) => return take(socket, client, request),
+        Err(binary::Refusal::Rejected { req, error }) => reject(socket, req, error),
         Err(binary::Refusal::Broken { operation }) => {
-            malformed(wire, format!("the body of operation {operation} cannot be read"));
+            malformed(socket, format!("the body of operation {operation} cannot be read"));
         }
     }
     0
 }
 
-fn take(wire: &Wire, request: Request) -> u32 {
+fn take(socket: &SocketIo, client: &Client, request: Request) -> u32 {
     let weight = native::weight(&request.op);
-    native::take(&wire.shard, &wire.connection, request);
+    native::take(&socket.shard, client, request);
     weight
 }
 
-fn reject(wire: &Wire, req: u32, error: Error) {
-    wire.connection.write(&wire.connection.encoding.get().response(req, ServerOp::Error(error)));
+fn reject(socket: &SocketIo, req: u32, error: Error) {
+    socket.connection.write(&socket.connection.encoding.get().response(req, ServerOp::Error(error)));
 }
 
-fn malformed(wire: &Wire, why: String) {
+fn malformed(socket: &SocketIo, why: String) {
     metrics::MALFORMED.with_label_values(&[CloseCode::ProtocolError.name()]).inc();
-    wire.connection.end(CloseCode::ProtocolError, why);
+    socket.connection.end(CloseCode::ProtocolError, why);
 }

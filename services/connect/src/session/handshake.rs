@@ -1,34 +1,36 @@
 //! Before auth: the first frame tells the dialect and must be auth. Nothing else can be done here.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use im_proto::v1::{Authenticate, Authenticated, Dialect, Fault, call, reply};
+use im_proto::v1::{self as pb, Authenticate, Fault, call, reply};
 use im_wire::code::{CloseCode, ErrorCode};
 use im_wire::dialect::{Entrance, First, tell};
 use im_wire::ids::UserId;
 use im_wire::native::{ClientOp, Position, Request, ServerOp, json};
 use im_wire::{goim, golang_im};
+use tokio::time::Instant;
 
-use super::connection::{Identity, TokenFacts};
-use super::encode::Encoding;
-use super::established::{Established, Kind};
-use super::intake::Inbound;
+use super::Dialect;
+use super::decoder::Inbound;
+use super::established::Established;
 use super::native;
+use super::socket::SocketIo;
 use super::subscribe;
-use super::wire::Wire;
+use crate::clock::unix_ms;
+use crate::connection::encoding::Encoding;
+use crate::connection::{Authenticated, Client, TokenFacts};
 use crate::metrics;
-use crate::shard::upkeep_unix_ms;
-use crate::uplink::translate;
+use crate::translate;
 
 /// WebSocket pings and pongs that may come before auth.
 const EARLY_CONTROLS: u32 = 16;
 
 /// The first pause of those who wait for logic to be found, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const MAX_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long an auth waits at most for those before it.
 const TURN: Duration = Duration::from_millis(500);
@@ -51,7 +53,7 @@ impl Drop for Waiting {
 
 /// A connection nobody has put a name to.
 pub(crate) struct Unidentified<'a> {
-    wire: &'a mut Wire,
+    socket: &'a mut SocketIo,
 }
 
 /// Auth in whichever dialect.
@@ -72,28 +74,28 @@ impl Hello {
 }
 
 impl<'a> Unidentified<'a> {
-    pub(crate) fn new(wire: &'a mut Wire) -> Self {
-        Self { wire }
+    pub(crate) fn new(socket: &'a mut SocketIo) -> Self {
+        Self { socket }
     }
 
     /// Waits for auth and asks logic. `None`: the session is over before it began.
     pub(crate) async fn identify(self) -> Option<Established> {
-        let mut entrance = self.wire.connection.entrance;
+        let mut entrance = self.socket.connection.entrance;
         let mut controls = 0;
         loop {
-            let hello = match self.wire.next().await? {
+            let hello = match self.socket.next().await? {
                 Inbound::Control if controls < EARLY_CONTROLS => {
                     controls += 1;
                     continue;
                 }
                 Inbound::Control => {
                     metrics::RATE_LIMITED.with_label_values(&["handshake"]).inc();
-                    self.wire.connection.end_after(CloseCode::Flood, "pings and pongs instead of auth", 5_000);
+                    self.socket.connection.end_after(CloseCode::Flood, "pings and pongs instead of auth", 5_000);
                     return None;
                 }
                 Inbound::Upgraded(path, _) => {
                     entrance = path;
-                    self.wire.turn_away();
+                    self.socket.turn_away();
                     continue;
                 }
                 Inbound::Text(text) => self.native_text(text.as_bytes()),
@@ -102,7 +104,7 @@ impl<'a> Unidentified<'a> {
                     Ok(First::Goim(auth)) => Some(Hello::Goim(frame.seq, auth)),
                     Ok(First::GolangIm(auth)) => Some(Hello::GolangIm(frame.seq, auth)),
                     Err(error) => {
-                        self.wire.connection.end(CloseCode::WrongState, error.to_string());
+                        self.socket.connection.end(CloseCode::WrongState, error.to_string());
                         None
                     }
                 },
@@ -114,33 +116,33 @@ impl<'a> Unidentified<'a> {
     }
 
     fn native_text(&self, text: &[u8]) -> Option<Hello> {
-        self.wire.connection.encoding.set(Encoding::NativeText);
+        self.socket.connection.encoding.set(Encoding::NativeText);
         match json::decode_request(text) {
             Ok(request) => self.hello(request),
             Err(rejected) => {
-                self.wire.connection.end(CloseCode::ProtocolError, rejected.error.text);
+                self.socket.connection.end(CloseCode::ProtocolError, rejected.error.text);
                 None
             }
         }
     }
 
     fn native_binary(&self, request: Request) -> Option<Hello> {
-        let tcp = self.wire.connection.entrance == Entrance::Tcp;
-        self.wire.connection.encoding.set(if tcp { Encoding::NativeTcp } else { Encoding::NativeWs });
+        let tcp = self.socket.connection.entrance == Entrance::Tcp;
+        self.socket.connection.encoding.set(if tcp { Encoding::NativeTcp } else { Encoding::NativeWs });
         self.hello(request)
     }
 
     fn hello(&self, request: Request) -> Option<Hello> {
         let req = request.req;
         let ClientOp::Auth { token, device, resume, all, agent } = request.op else {
-            self.wire.connection.end(CloseCode::WrongState, "auth must come first");
+            self.socket.connection.end(CloseCode::WrongState, "auth must come first");
             return None;
         };
         Some(Hello::Native { req, token, device, resume, all, agent })
     }
 
     async fn authenticate(self, hello: Hello) -> Option<Established> {
-        let (shard, connection) = (Rc::clone(&self.wire.shard), Rc::clone(&self.wire.connection));
+        let (shard, connection) = (Rc::clone(&self.socket.shard), Rc::clone(&self.socket.connection));
         self.set_encoding(&hello);
         let op = call::Op::Authenticate(self.question(&hello));
         let began = Instant::now();
@@ -161,18 +163,22 @@ impl<'a> Unidentified<'a> {
                 return self.refuse(&hello, fault);
             }
         };
-        let Authenticated { grant, user, device, expires_ms, issued_ms, device_unproven } = answer;
+        let pb::Authenticated { grant, user, device, expires_ms, issued_ms, device_unproven } = answer;
         let Ok(user) = UserId::new(user) else { return self.refuse(&hello, translate::unexpected()) };
-        *connection.grant.borrow_mut() = grant;
-        connection.expires_ms.set(expires_ms);
-        let named = self.wire.place.name(&user);
-        let token = Cell::new(TokenFacts { issued_ms, device_unproven });
-        let _first_time = connection.identity.set(Identity { user, device, token });
+        let named = self.socket.permit.name(&user);
+        let identity = Authenticated {
+            user,
+            device,
+            token: Cell::new(TokenFacts { issued_ms, device_unproven }),
+            grant: RefCell::new(grant),
+            expires_ms: Cell::new(expires_ms),
+        };
+        let client = Client::new(&connection, identity);
         if let Err(refusal) = named {
             metrics::REFUSED.with_label_values(&[refusal.name()]).inc();
             connection.end_after(CloseCode::TooManyConnections, refusal.text(), 5_000);
         }
-        shard.identified(&connection);
+        shard.identified(&client);
         // Whoever was banned or kicked meanwhile was not found by their name before.
         shard.refuse_banned(&connection);
         shard.apply_kicks(&connection, began);
@@ -180,17 +186,17 @@ impl<'a> Unidentified<'a> {
             // Or the handshake took too long, or the user has too many; presence is taken back by the caller.
             return None;
         }
-        self.wire.identified();
-        Some(self.welcome(hello).await)
+        self.socket.identified();
+        Some(self.welcome(client, hello).await)
     }
 
     /// Asks logic. After too many failures from the address that waits for a while; and where this node has just started
     /// and has not found logic yet, the client waits for it as long as its handshake may take.
     async fn ask(&self, op: call::Op, token: &str) -> Result<reply::Result, Fault> {
-        let (shard, connection) = (&self.wire.shard, &self.wire.connection);
+        let (shard, connection) = (&self.socket.shard, &self.socket.connection);
         if let Err(pause) = shard.admission.attempts.admit(connection.address().into(), token) {
             metrics::AUTH_DELAYED.inc();
-            self.wire.busy(Box::pin(tokio::time::sleep(pause))).await;
+            self.socket.busy(Box::pin(tokio::time::sleep(pause))).await;
         }
         let give_up = connection.since + shard.options.handshake_timeout.mul_f64(0.8);
         let mut waits = None;
@@ -207,8 +213,8 @@ impl<'a> Unidentified<'a> {
                     // The last question leaves time to say what came of it.
                     let left = give_up.saturating_duration_since(Instant::now());
                     let jittered = pause.mul_f64(rand::random_range(0.5..1.0)).min(left);
-                    self.wire.busy(Box::pin(tokio::time::sleep(jittered))).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    self.socket.busy(Box::pin(tokio::time::sleep(jittered))).await;
+                    pause = (pause * 2).min(MAX_PAUSE);
                 }
                 answered => return answered,
             }
@@ -216,29 +222,29 @@ impl<'a> Unidentified<'a> {
     }
 
     fn set_encoding(&self, hello: &Hello) {
-        let tcp = self.wire.connection.entrance == Entrance::Tcp;
+        let tcp = self.socket.connection.entrance == Entrance::Tcp;
         match hello {
             Hello::Native { .. } => {}
             Hello::Goim(..) => {
-                self.wire.connection.encoding.set(if tcp { Encoding::GoimTcp } else { Encoding::GoimWs })
+                self.socket.connection.encoding.set(if tcp { Encoding::GoimTcp } else { Encoding::GoimWs })
             }
             Hello::GolangIm(..) => {
-                self.wire.connection.encoding.set(if tcp { Encoding::GolangImTcp } else { Encoding::GolangImWs });
+                self.socket.connection.encoding.set(if tcp { Encoding::GolangImTcp } else { Encoding::GolangImWs });
             }
         }
     }
 
     fn question(&self, hello: &Hello) -> Authenticate {
-        let remote_ip = self.wire.connection.address().to_string();
-        let node = self.wire.shard.options.node.clone();
-        let place = self.wire.shard.place(self.wire.connection.key);
+        let remote_ip = self.socket.connection.address().to_string();
+        let node = self.socket.shard.options.node.clone();
+        let place = self.socket.shard.place(self.socket.connection.key);
         let common = Authenticate { remote_ip, node, place, ..Default::default() };
         match hello {
             Hello::Native { token, device, agent, .. } => Authenticate {
                 token: token.clone(),
                 device: device.clone().unwrap_or_default(),
                 platform: agent.clone().unwrap_or_default(),
-                dialect: Dialect::Native.into(),
+                dialect: pb::Dialect::Native.into(),
                 ..common
             },
             Hello::Goim(_, auth) => Authenticate {
@@ -246,7 +252,7 @@ impl<'a> Unidentified<'a> {
                 device: auth.key.clone(),
                 unsigned_user: auth.mid.clone().unwrap_or_default(),
                 platform: auth.platform.clone(),
-                dialect: Dialect::Goim.into(),
+                dialect: pb::Dialect::Goim.into(),
                 ..common
             },
             Hello::GolangIm(_, auth) => Authenticate {
@@ -254,7 +260,7 @@ impl<'a> Unidentified<'a> {
                 device: auth.device_id.clone(),
                 unsigned_user: auth.user_id.clone().unwrap_or_default(),
                 platform: auth.platform.clone(),
-                dialect: Dialect::GolangIm.into(),
+                dialect: pb::Dialect::GolangIm.into(),
                 ..common
             },
         }
@@ -262,7 +268,7 @@ impl<'a> Unidentified<'a> {
 
     /// Says why, in the dialect's way, and ends: nobody stays unidentified.
     fn refuse<T>(&self, hello: &Hello, fault: Fault) -> Option<T> {
-        let connection = &self.wire.connection;
+        let connection = &self.socket.connection;
         let error = translate::error(fault);
         let code = match error.code {
             ErrorCode::TokenExpired => CloseCode::TokenExpired,
@@ -284,52 +290,52 @@ impl<'a> Unidentified<'a> {
         None
     }
 
-    async fn welcome(self, hello: Hello) -> Established {
-        let (shard, connection) = (Rc::clone(&self.wire.shard), Rc::clone(&self.wire.connection));
-        let encoding = connection.encoding.get();
+    async fn welcome(self, client: Client, hello: Hello) -> Established {
+        let shard = Rc::clone(&self.socket.shard);
+        let encoding = client.encoding.get();
         let mut weight = 0;
-        let kind = match hello {
+        let dialect = match hello {
             Hello::Native { req, resume, all, .. } => {
-                let identity = connection.identity.get();
-                if let Some(identity) = identity {
-                    let op = ServerOp::AuthOk {
-                        user: identity.user.clone(),
-                        device: identity.device.clone(),
-                        conn: connection.id.clone(),
-                        node: shard.options.node.clone(),
-                        heartbeat_ms: u32::try_from(shard.options.heartbeat_timeout.as_millis()).unwrap_or(u32::MAX),
-                        time_ms: upkeep_unix_ms(),
-                        expires_ms: connection.expires_ms.get(),
-                    };
-                    connection.write(&encoding.response(req, op));
-                }
+                let op = ServerOp::AuthOk {
+                    user: client.user().clone(),
+                    device: client.identity.device.clone(),
+                    conn: client.id.clone(),
+                    node: shard.options.node.clone(),
+                    heartbeat_ms: u32::try_from(shard.options.heartbeat_timeout.as_millis()).unwrap_or(u32::MAX),
+                    time_ms: unix_ms(),
+                    expires_ms: client.identity.expires_ms.get(),
+                };
+                client.write(&encoding.response(req, op));
                 weight = native::rooms_weight(resume.len());
                 if all || !resume.is_empty() {
-                    let subscribing = subscribe::subscribe(Rc::clone(&shard), Rc::clone(&connection), req, resume, all);
-                    tokio::task::spawn_local(subscribing);
+                    let shard = Rc::clone(&shard);
+                    let client = client.clone();
+                    tokio::task::spawn_local(async move {
+                        subscribe::subscribe(&shard, &client, req, resume, all).await;
+                    });
                 }
-                Kind::Native
+                Dialect::Native
             }
             Hello::Goim(seq, auth) => {
-                let named = connection.accepts.borrow_mut().add(auth.accepts);
+                let named = client.accepts.borrow_mut().add(auth.accepts);
                 if let Err(refused) = named {
                     metrics::MALFORMED.with_label_values(&[CloseCode::ProtocolError.name()]).inc();
-                    connection.end(CloseCode::ProtocolError, refused.to_string());
-                    return Established::new(Kind::Goim, &shard.options);
+                    client.end(CloseCode::ProtocolError, refused.to_string());
+                    return Established::new(client, Dialect::Goim, &shard.options);
                 }
                 if let Some(room) = auth.room {
-                    subscribe::enter(&shard, &connection, &room).await;
+                    subscribe::enter(&shard, &client, &room).await;
                 }
-                connection.write(&encoding.frame(goim::AUTH_REPLY, seq, b""));
-                Kind::Goim
+                client.write(&encoding.frame(goim::AUTH_REPLY, seq, b""));
+                Dialect::Goim
             }
             Hello::GolangIm(seq, _) => {
-                connection.write(&encoding.frame(goim::AUTH_REPLY, seq, golang_im::AUTH_OK));
-                Kind::GolangIm
+                client.write(&encoding.frame(goim::AUTH_REPLY, seq, golang_im::AUTH_OK));
+                Dialect::GolangIm
             }
         };
-        shard.greet_while_draining(&connection);
-        let mut established = Established::new(kind, &shard.options);
+        shard.greet_while_draining(&client);
+        let mut established = Established::new(client, dialect, &shard.options);
         established.owe(weight);
         established
     }

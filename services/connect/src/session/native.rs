@@ -8,42 +8,41 @@ use im_wire::code::ErrorCode;
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::{Body, ClientOp, Error, Request, ServerOp};
 
-use super::asking;
-use super::connection::{Connection, TokenFacts};
 use super::subscribe;
+use crate::clock::unix_ms;
+use crate::connection::{Client, Connection, TokenFacts};
 use crate::metrics;
-use crate::shard::{Shard, upkeep_unix_ms};
-use crate::uplink::translate;
+use crate::shard::{Shard, rights};
+use crate::translate;
 
 /// Takes one request of an established session. Never waits: what needs logic goes on by itself.
-pub(crate) fn take(shard: &Rc<Shard>, connection: &Rc<Connection>, request: Request) {
+pub(crate) fn take(shard: &Rc<Shard>, client: &Client, request: Request) {
     let req = request.req;
     metrics::REQUESTS.with_label_values(&[name(&request.op)]).inc();
     match request.op {
         ClientOp::Auth { .. } => {
             let text = "this connection is authenticated: use refresh for a newer token".to_owned();
             let error = Error { code: ErrorCode::WrongState, text, retryable: false, field: None };
-            answer(connection, req, ServerOp::Error(error));
+            answer(client, req, ServerOp::Error(error));
         }
-        ClientOp::Ping => answer(connection, req, ServerOp::Pong { time_ms: upkeep_unix_ms() }),
+        ClientOp::Ping => answer(client, req, ServerOp::Pong { time_ms: unix_ms() }),
         ClientOp::Subscribe { rooms, all } => {
-            let work = subscribe::subscribe(Rc::clone(shard), Rc::clone(connection), req, rooms, all);
-            in_flight(shard, connection, work);
+            in_flight(shard, client, async move |shard, client| {
+                subscribe::subscribe(shard, client, req, rooms, all).await;
+            });
         }
         ClientOp::Unsubscribe { rooms } => {
             for room in &rooms {
-                shard.leave(connection, room);
-                connection.unfollow(room, shard.options.max_rooms);
+                shard.leave(client, room);
+                client.unfollow(room, shard.options.max_rooms);
             }
-            answer(connection, req, ServerOp::Done);
+            answer(client, req, ServerOp::Done);
         }
-        ClientOp::Send { room, client_id, kind, body } => send(shard, connection, req, room, client_id, kind, body),
-        ClientOp::Signal { room, kind, body } => signal(shard, connection, req, &room, kind, body),
-        ClientOp::History { room, after, before, limit } => {
-            history(shard, connection, req, room, (after, before), limit)
-        }
-        ClientOp::Read { room, seq } => read(shard, connection, req, room, seq),
-        ClientOp::Refresh { token } => refresh(shard, connection, req, token),
+        ClientOp::Send { room, client_id, kind, body } => send(shard, client, req, room, client_id, kind, body),
+        ClientOp::Signal { room, kind, body } => signal(shard, client, req, &room, kind, body),
+        ClientOp::History { room, after, before, limit } => history(shard, client, req, room, (after, before), limit),
+        ClientOp::Read { room, seq } => read(shard, client, req, room, seq),
+        ClientOp::Refresh { token } => refresh(shard, client, req, token),
     }
 }
 
@@ -80,16 +79,17 @@ fn answer(connection: &Connection, req: u32, op: ServerOp) {
 }
 
 /// Runs beside the session and counts against its bound.
-fn in_flight(shard: &Rc<Shard>, connection: &Rc<Connection>, work: impl Future<Output = ()> + 'static) {
-    connection.in_flight.set(connection.in_flight.get() + 1);
-    let (bound, connection) = (shard.options.max_in_flight, Rc::clone(connection));
+fn in_flight(shard: &Rc<Shard>, client: &Client, work: impl AsyncFnOnce(&Rc<Shard>, &Client) + 'static) {
+    client.in_flight.set(client.in_flight.get() + 1);
+    let shard = Rc::clone(shard);
+    let client = client.clone();
     tokio::task::spawn_local(async move {
-        work.await;
-        let before = connection.in_flight.get();
-        connection.in_flight.set(before - 1);
-        if before >= bound {
+        work(&shard, &client).await;
+        let before = client.in_flight.get();
+        client.in_flight.set(before - 1);
+        if before >= shard.options.max_in_flight {
             // The session has not been reading.
-            connection.wake();
+            client.wake();
         }
     });
 }
@@ -97,27 +97,27 @@ fn in_flight(shard: &Rc<Shard>, connection: &Rc<Connection>, work: impl Future<O
 /// One call, and what becomes of its answer; `None` from `read`: an answer of another kind.
 fn ask(
     shard: &Rc<Shard>,
-    connection: &Rc<Connection>,
+    client: &Client,
     req: u32,
     op: call::Op,
-    read: impl FnOnce(&Connection, reply::Result) -> Option<ServerOp> + 'static,
+    read: impl FnOnce(&Rc<Shard>, &Client, reply::Result) -> Option<ServerOp> + 'static,
 ) {
-    let (asked, asker) = (Rc::clone(shard), Rc::clone(connection));
     // Which end of a page of history is the one that was asked for.
     let forward = matches!(&op, call::Op::History(pb::History { after: Some(_), .. }));
-    in_flight(shard, connection, async move {
-        let op = match super::call(&asked, &asker, op).await {
-            Ok(result) => read(&asker, result).ok_or_else(translate::unexpected),
+    in_flight(shard, client, async move |shard, client| {
+        let op = match shard.call(client, op).await {
+            Ok(result) => read(shard, client, result).ok_or_else(translate::unexpected),
             Err(fault) => Err(fault),
         };
         let op = op.unwrap_or_else(|fault| ServerOp::Error(translate::error(fault)));
-        asked.answer(&asker, &fitting(&asked, &asker, req, op, forward));
+        shard.answer(&client.connection, &fitting(shard, client, req, op, forward));
     });
 }
 
 /// An answer that fits the outbox: a page of history is cut, any other that does not is an error.
 fn fitting(shard: &Shard, connection: &Connection, req: u32, mut op: ServerOp, forward: bool) -> Bytes {
-    let (encoding, most) = (connection.encoding.get(), shard.options.outbox_bytes / 2);
+    let encoding = connection.encoding.get();
+    let most = shard.options.outbox_bytes / 2;
     loop {
         let bytes = encoding.response(req, op.clone());
         if bytes.len() <= most {
@@ -144,19 +144,11 @@ fn too_long(length: usize, most: usize) -> Error {
     Error { code: ErrorCode::TooLarge, text, retryable: false, field: None }
 }
 
-fn send(
-    shard: &Rc<Shard>,
-    connection: &Rc<Connection>,
-    req: u32,
-    room: RoomId,
-    client_id: String,
-    kind: String,
-    body: Body,
-) {
+fn send(shard: &Rc<Shard>, client: &Client, req: u32, room: RoomId, client_id: String, kind: String, body: Body) {
     let (body, encoding) = translate::parts(body);
     let client_id = if client_id.is_empty() { uuid::Uuid::now_v7().to_string() } else { client_id };
     let op = pb::Send { room: room.to_string(), client_id: client_id.clone(), r#type: kind, body, encoding };
-    ask(shard, connection, req, call::Op::Send(op), move |_, result| match result {
+    ask(shard, client, req, call::Op::Send(op), move |_, _, result| match result {
         reply::Result::Stored(pb::Stored { id, epoch, seq, time_ms, duplicate }) => {
             Some(ServerOp::Ack { room, client_id, id, epoch, seq, time_ms, duplicate })
         }
@@ -164,24 +156,24 @@ fn send(
     });
 }
 
-fn signal(shard: &Rc<Shard>, connection: &Rc<Connection>, req: u32, room: &RoomId, kind: String, body: Body) {
+fn signal(shard: &Rc<Shard>, client: &Client, req: u32, room: &RoomId, kind: String, body: Body) {
     let (body, encoding) = translate::parts(body);
     let op = pb::SendSignal { room: room.to_string(), r#type: kind, body, encoding };
-    ask(shard, connection, req, call::Op::Signal(op), |_, result| {
+    ask(shard, client, req, call::Op::Signal(op), |_, _, result| {
         matches!(result, reply::Result::Done(_)).then_some(ServerOp::Done)
     });
 }
 
 fn history(
     shard: &Rc<Shard>,
-    connection: &Rc<Connection>,
+    client: &Client,
     req: u32,
     room: RoomId,
     (after, before): (Option<Seq>, Option<Seq>),
     limit: u32,
 ) {
     let op = pb::History { room: room.to_string(), after, before, limit };
-    ask(shard, connection, req, call::Op::History(op), move |_, result| match result {
+    ask(shard, client, req, call::Op::History(op), move |_, _, result| match result {
         reply::Result::History(page) => {
             let entry = |logged: pb::LogEntry| Some(translate::message(&room, page.epoch, logged.seq, logged.entry?));
             let messages = page.entries.into_iter().filter_map(entry).collect();
@@ -192,9 +184,9 @@ fn history(
     });
 }
 
-fn read(shard: &Rc<Shard>, connection: &Rc<Connection>, req: u32, room: RoomId, seq: Seq) {
+fn read(shard: &Rc<Shard>, client: &Client, req: u32, room: RoomId, seq: Seq) {
     let op = pb::Read { room: room.to_string(), seq };
-    ask(shard, connection, req, call::Op::Read(op), move |_, result| match result {
+    ask(shard, client, req, call::Op::Read(op), move |_, _, result| match result {
         reply::Result::Read(state) => {
             Some(ServerOp::ReadState { room, read: state.read, head: state.head, unread: state.unread })
         }
@@ -202,19 +194,17 @@ fn read(shard: &Rc<Shard>, connection: &Rc<Connection>, req: u32, room: RoomId, 
     });
 }
 
-fn refresh(shard: &Rc<Shard>, connection: &Rc<Connection>, req: u32, token: String) {
-    let (own, own_connection) = (Rc::clone(shard), Rc::clone(connection));
-    ask(shard, connection, req, call::Op::Refresh(pb::Refresh { token }), move |connection, result| match result {
+fn refresh(shard: &Rc<Shard>, client: &Client, req: u32, token: String) {
+    let op = call::Op::Refresh(pb::Refresh { token });
+    ask(shard, client, req, op, |shard, client, result| match result {
         reply::Result::Refreshed(pb::Refreshed { grant, expires_ms, as_wide, issued_ms, device_unproven }) => {
-            *connection.grant.borrow_mut() = grant;
-            connection.expires_ms.set(expires_ms);
-            if let Some(identity) = connection.identity.get() {
-                identity.token.set(TokenFacts { issued_ms, device_unproven });
-                own.refuse_banned(connection);
-            }
-            let rooms: Vec<RoomId> = connection.rooms.borrow().keys().cloned().collect();
+            *client.identity.grant.borrow_mut() = grant;
+            client.identity.expires_ms.set(expires_ms);
+            client.identity.token.set(TokenFacts { issued_ms, device_unproven });
+            shard.refuse_banned(client);
+            let rooms: Vec<RoomId> = client.rooms.borrow().keys().cloned().collect();
             if !as_wide && !rooms.is_empty() {
-                tokio::task::spawn_local(asking::recheck(own, own_connection, rooms));
+                tokio::task::spawn_local(rights::recheck(Rc::clone(shard), client.clone(), rooms));
             }
             Some(ServerOp::Refreshed { expires_ms })
         }

@@ -1,4 +1,4 @@
-//! Hearing rooms: logic says which ones the user may, the shard does the rest.
+//! Subscriptions to rooms: logic says which ones the user may have, the shard does the rest.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -8,45 +8,40 @@ use im_wire::code::ErrorCode;
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::{Error, Position, ServerOp, SubscribedRoom};
 
-use super::asking::{self, Answers, Pace, Pauses};
-use super::connection::Connection;
-use crate::hub::{Item, Place};
+use crate::connection::Client;
+use crate::hub::{Item, LogPosition};
 use crate::shard::Shard;
-use crate::uplink::translate;
+use crate::shard::follow::follow;
+use crate::shard::rights::{self, Answers, Pace};
+use crate::translate;
 
 /// A native client's subscription: the results first, then what it missed, then live.
-pub(crate) async fn subscribe(
-    shard: Rc<Shard>,
-    connection: Rc<Connection>,
-    req: u32,
-    positions: Vec<Position>,
-    all: bool,
-) {
-    let encoding = connection.encoding.get();
+pub(crate) async fn subscribe(shard: &Rc<Shard>, client: &Client, req: u32, positions: Vec<Position>, all: bool) {
+    let encoding = client.encoding.get();
     let names = positions.iter().map(|position| position.room.to_string()).collect();
-    let Answers { rooms: answers, added } = match asking::ask(&shard, &connection, names, all, Pace::Users).await {
+    let Answers { rooms: answers, added } = match rights::ask(shard, client, names, all, Pace::Users).await {
         Ok(answers) => answers,
         Err(fault) => {
             if all {
                 // Rooms that came meanwhile were kept for this answer.
-                connection.list_digest.set(0);
+                client.list_digest.set(0);
             }
-            connection.write(&encoding.response(req, ServerOp::Error(translate::error(fault))));
+            client.write(&encoding.response(req, ServerOp::Error(translate::error(fault))));
             return;
         }
     };
     if all {
-        connection.follows_all.set(true);
-        connection.list_digest.set(0);
+        client.follows_all.set(true);
+        client.list_digest.set(0);
     }
     let from: HashMap<RoomId, (u64, Option<Seq>)> =
         positions.into_iter().map(|position| (position.room, (position.epoch, position.seq))).collect();
     let mut results = Vec::with_capacity(answers.len());
     let mut joins = Vec::new();
-    let mut hears = connection.rooms.borrow().len();
+    let mut hears = client.rooms.borrow().len();
     for answer in answers {
         let Ok(room) = RoomId::new(&answer.room) else { continue };
-        let new = !connection.rooms.borrow().contains_key(&room);
+        let new = !client.rooms.borrow().contains_key(&room);
         let result = if new && answer.fault.is_none() && hears >= shard.options.max_rooms {
             SubscribedRoom::Refused { room: room.clone(), error: too_many(shard.options.max_rooms) }
         } else {
@@ -54,111 +49,55 @@ pub(crate) async fn subscribe(
         };
         if let SubscribedRoom::Ok { epoch, head, .. } = &result {
             hears += usize::from(new);
-            let head = Place { epoch: *epoch, seq: *head };
+            let head = LogPosition { epoch: *epoch, seq: *head };
             let after = match from.get(&room) {
-                Some((epoch, Some(seq))) => Some(Place { epoch: *epoch, seq: *seq }),
+                Some((epoch, Some(seq))) => Some(LogPosition { epoch: *epoch, seq: *seq }),
                 // From now on; a room that is heard already goes on as it is.
                 _ if new => Some(head),
                 _ => None,
             };
-            connection.follow_again(&room);
+            client.follow_again(&room);
             joins.extend(after.map(|after| (room, after, head)));
         }
         results.push(result);
     }
-    connection.write(&encoding.response(req, ServerOp::Subscribed { rooms: results }));
-    if shard.is_gone(&connection) {
+    client.write(&encoding.response(req, ServerOp::Subscribed { rooms: results }));
+    if shard.is_gone(&client.connection) {
         return;
     }
     for (room, mut after, head) in joins {
         if after.epoch == head.epoch && after.seq > head.seq {
             // The log did not have it when logic looked: what follows that look, were it the user's own end, must be told.
-            connection.write(&encoding.items(&room, &[Item::Reset(head)], true));
+            client.write(&encoding.items(&room, &[Item::Reset(head)], true));
             after = head;
         }
-        shard.join(&connection, &room, after, head);
+        shard.join(client, &room, after, head);
     }
-    let added: Vec<RoomId> = added.into_iter().filter(|room| !connection.rooms.borrow().contains_key(room)).collect();
+    let added: Vec<RoomId> = added.into_iter().filter(|room| !client.rooms.borrow().contains_key(room)).collect();
     if !added.is_empty() {
-        tokio::task::spawn_local(follow(shard, connection, added));
+        tokio::task::spawn_local(follow(Rc::clone(shard), client.clone(), added));
     }
-}
-
-/// The user has become a member of rooms, and the connection follows all of them: heard from their beginning of
-/// membership on. Where logic does not answer, it is asked again a few times; after that the comparison of the user's list
-/// finds the rooms.
-pub(crate) async fn follow(shard: Rc<Shard>, connection: Rc<Connection>, rooms: Vec<RoomId>) {
-    const TRIES: usize = 4;
-    let mut pauses = Pauses::new();
-    for rooms in rooms.chunks(asking::AT_ONCE) {
-        for attempt in 1.. {
-            match asking::ask(&shard, &connection, rooms.iter().map(RoomId::to_string).collect(), false, Pace::Users)
-                .await
-            {
-                Ok(answers) => {
-                    answers.rooms.into_iter().for_each(|answer| follow_one(&shard, &connection, answer));
-                    break;
-                }
-                Err(_) if attempt < TRIES => tokio::time::sleep(pauses.next()).await,
-                Err(_) => {
-                    connection.list_digest.set(0);
-                    return;
-                }
-            }
-        }
-    }
-}
-
-fn follow_one(shard: &Rc<Shard>, connection: &Rc<Connection>, answer: Answer) {
-    let Ok(room) = RoomId::new(&answer.room) else { return };
-    if answer.fault.is_some() || shard.is_gone(connection) {
-        if answer.fault.is_some_and(|fault| fault.retryable) {
-            connection.list_digest.set(0);
-        }
-        return;
-    }
-    if connection.rooms.borrow().contains_key(&room) {
-        return connection.checked(&room, answer.head);
-    }
-    let full = connection.rooms.borrow().len() >= shard.options.max_rooms;
-    if !connection.follows_all.get() {
-        return connection.write(&connection.encoding.get().response(0, joined(room, false, "joined")));
-    }
-    let reason = if full { "limit_reached" } else { "joined" };
-    connection.write(&connection.encoding.get().response(0, joined(room.clone(), !full, reason)));
-    if full {
-        return;
-    }
-    let head = Place { epoch: answer.epoch, seq: answer.head };
-    // A direct room comes into being with its first message, which the user has not had; a group begins at joining.
-    let after = Place { epoch: answer.epoch, seq: answer.joined.min(answer.head) };
-    connection.follow_again(&room);
-    shard.join(connection, &room, after, head);
 }
 
 /// A goim or golang-im client enters a room, from now on, and leaves the one it was in. Returns whether it may.
-pub(crate) async fn enter(shard: &Rc<Shard>, connection: &Rc<Connection>, room: &str) -> bool {
+pub(crate) async fn enter(shard: &Rc<Shard>, client: &Client, room: &str) -> bool {
     let Ok(room) = RoomId::new(room) else { return false };
-    let Ok(answers) = asking::ask(shard, connection, vec![room.to_string()], false, Pace::Users).await else {
+    let Ok(answers) = rights::ask(shard, client, vec![room.to_string()], false, Pace::Users).await else {
         return false;
     };
     let Some(answer) = answers.rooms.into_iter().find(|answer| answer.fault.is_none()) else { return false };
-    if shard.is_gone(connection) {
+    if shard.is_gone(&client.connection) {
         return false;
     }
-    let before = connection.room.borrow_mut().replace(room.clone());
+    let before = client.room.borrow_mut().replace(room.clone());
     if let Some(before) = before.filter(|before| *before != room) {
-        shard.leave(connection, &before);
+        shard.leave(client, &before);
     }
-    let head = Place { epoch: answer.epoch, seq: answer.head };
-    if !connection.rooms.borrow().contains_key(&room) {
-        shard.join(connection, &room, head, head);
+    let head = LogPosition { epoch: answer.epoch, seq: answer.head };
+    if !client.rooms.borrow().contains_key(&room) {
+        shard.join(client, &room, head, head);
     }
     true
-}
-
-fn joined(room: RoomId, subscribed: bool, reason: &str) -> ServerOp {
-    ServerOp::RoomChanged { room, subscribed, reason: reason.to_owned() }
 }
 
 fn result(room: RoomId, answer: Answer) -> SubscribedRoom {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::Shard;
-use crate::session::connection::Connection;
+use crate::connection::Connection;
 
 /// Connections with answers in their outboxes. At most one place for each answer of this turn.
 #[derive(Default)]

@@ -1,17 +1,18 @@
-//! From a room's new items to its members' sockets: one encoding per way of hearing, shared, written at once where the
+//! From a room's new items to its members' sockets: one encoding per dialect in use, shared, written at once where the
 //! socket takes it.
 
 use std::rc::Rc;
-use std::time::Instant;
 
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::ServerOp;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{PerEncoding, Shard};
+use crate::connection::Connection;
 use crate::hub::{Item, Member, Next, Part, Turn};
 use crate::metrics;
-use crate::session::encode::Signal;
+use crate::translate::Signal;
 
 /// How many members are written to before others have their turn: about half a millisecond's worth.
 const PART: usize = 64;
@@ -21,7 +22,7 @@ const LEAVE: &str = "im.leave";
 
 /// The type of the entry that says that there is no such room any more: everybody's departure.
 const DELETE: &str = "im.delete";
-/// Why it is not heard any more, then.
+/// Why its subscriptions end, then.
 pub(crate) const DELETED: &str = "deleted";
 
 /// A member that the log says has left.
@@ -43,7 +44,7 @@ struct Departures {
 
 impl Shard {
     /// Writes what the hub has put in order to the rooms' live members, so far as it takes no longer than others may wait.
-    pub(super) fn deliver_some(&self) -> Next {
+    pub(crate) fn deliver_some(&self) -> Next {
         let now = Instant::now();
         let hold = self.load.borrow_mut().hold(now, self.options.coalesce);
         let turn = Turn { members: PART, now, hold };
@@ -112,21 +113,16 @@ impl Shard {
     }
 
     /// Whether it is the end of what the connection hears there.
-    fn is_own(connection: &crate::session::connection::Connection, departure: &Departure) -> bool {
+    fn is_own(connection: &Connection, departure: &Departure) -> bool {
         // The end of a room is everybody's who is handed it.
         let Some(user) = &departure.user else { return true };
-        connection.user().is_some_and(|own| own.as_str() == user)
+        connection.authenticated().is_some_and(|own| own.user.as_str() == user)
             && Self::is_news(connection, &departure.room, departure.seq)
     }
 
     /// What these items say of the connection's right to hear the room. Returns how many of them it may have: its user's
     /// departure is the last.
-    fn note_rights(
-        &self,
-        connection: &Rc<crate::session::connection::Connection>,
-        room: &RoomId,
-        items: &[Item],
-    ) -> Option<usize> {
+    fn note_rights(&self, connection: &Rc<Connection>, room: &RoomId, items: &[Item]) -> Option<usize> {
         for (at, item) in items.iter().enumerate() {
             match item {
                 Item::Reset(place) => {
@@ -186,12 +182,7 @@ impl Shard {
     }
 
     /// The connection stops hearing a room that its user is no longer in, and is told.
-    pub(crate) fn drop_room(
-        &self,
-        connection: &Rc<crate::session::connection::Connection>,
-        room: &RoomId,
-        reason: &str,
-    ) {
+    pub(crate) fn drop_room(&self, connection: &Connection, room: &RoomId, reason: &str) {
         if connection.forget(room) {
             self.hub.borrow_mut().leave(room, connection.key, Instant::now());
             self.questions.borrow_mut().leave(room, connection.key);

@@ -2,17 +2,19 @@
 //! not known yet.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_wire::code::CloseCode;
+use tokio::time::Instant;
 
-use super::{Match, Shard};
-use crate::session::connection::Connection;
+use super::Shard;
+use super::mailbox::Match;
+use crate::connection::Connection;
 
 /// Kicks that are remembered at most; the oldest go first.
-const MOST: usize = 1_024;
+const MAX_REMEMBERED: usize = 1_024;
 /// How long an auth may be under way: no call takes longer.
-const REMEMBERED: Duration = Duration::from_secs(60);
+const MEMORY: Duration = Duration::from_secs(60);
 
 /// One kick.
 pub(crate) struct Kick {
@@ -27,7 +29,7 @@ impl Shard {
     pub(super) fn remember_kick(&self, which: &Match, code: CloseCode, text: &str) {
         let mut kicks: std::cell::RefMut<'_, VecDeque<Kick>> = self.kicks.borrow_mut();
         let at = Instant::now();
-        while kicks.len() >= MOST || kicks.front().is_some_and(|kick| at.duration_since(kick.at) > REMEMBERED) {
+        while kicks.len() >= MAX_REMEMBERED || kicks.front().is_some_and(|kick| at.duration_since(kick.at) > MEMORY) {
             kicks.pop_front();
         }
         kicks.push_back(Kick { at, which: which.clone(), code, text: text.to_owned() });

@@ -1,13 +1,15 @@
 //! How busy a shard is with writing to its rooms' members, and for how long a busy room's next batch is held back for it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Over how long the time spent is counted.
 const WINDOW: Duration = Duration::from_millis(50);
 /// The share of a shard's time up to which nothing is held back.
-const CALM: f64 = 0.35;
+const LOW_WATERMARK: f64 = 0.35;
 /// The share from which on the whole budget is used.
-const FULL: f64 = 0.75;
+const HIGH_WATERMARK: f64 = 0.75;
 
 /// The share of its time that a shard spends in fan-outs.
 #[derive(Debug)]
@@ -42,7 +44,7 @@ impl Load {
     /// that hardly does anything but write. In between it grows with the load, so that the two settle where they meet
     /// instead of taking turns.
     pub(super) fn hold(&mut self, now: Instant, budget: Duration) -> Duration {
-        budget.mul_f64(((self.share(now) - CALM) / (FULL - CALM)).clamp(0.0, 1.0))
+        budget.mul_f64(((self.share(now) - LOW_WATERMARK) / (HIGH_WATERMARK - LOW_WATERMARK)).clamp(0.0, 1.0))
     }
 }
 

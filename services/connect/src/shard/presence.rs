@@ -6,28 +6,30 @@ use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use im_proto::v1::{AssertPresence, Disconnected, Held, PresenceAsserted, call, reply};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use super::{Shard, upkeep_unix_ms};
+use super::Shard;
+use crate::clock::unix_ms;
+use crate::connection::Connection;
 use crate::metrics;
-use crate::session::connection::Connection;
 
 /// Connections named in one assertion at most.
-const PART: usize = 500;
+const PART_CONNECTIONS: usize = 500;
 /// Places looked at for one assertion at most, taken or not.
-const SPAN: u32 = 8_192;
+const PART_PLACES: u32 = 8_192;
 /// Ends that may wait to be told, and their bytes; those beyond are found by the next round.
-const ENDS: usize = 16_384;
-const END_BYTES: usize = 4 << 20;
+const MAX_ENDS: usize = 16_384;
+const MAX_END_BYTES: usize = 4 << 20;
 /// Ends told at the same time.
-const AT_ONCE: usize = 64;
+const CONCURRENCY: usize = 64;
 /// The pause after something could not be told; later ones double.
 const PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// A connection that is gone, and that logic may not know to be gone.
 struct End {
@@ -60,7 +62,7 @@ pub(super) struct Ends {
 impl Ends {
     fn put(&self, end: End) {
         let mut waiting = self.waiting.borrow_mut();
-        if waiting.ends.len() >= ENDS || waiting.bytes + end.size() > END_BYTES {
+        if waiting.ends.len() >= MAX_ENDS || waiting.bytes + end.size() > MAX_END_BYTES {
             metrics::ENDS_DROPPED.inc();
             return;
         }
@@ -73,12 +75,12 @@ impl Ends {
         loop {
             {
                 let mut waiting = self.waiting.borrow_mut();
-                let some = waiting.ends.len().min(AT_ONCE);
+                let some = waiting.ends.len().min(CONCURRENCY);
                 if some > 0 {
                     let ends: Vec<End> = waiting.ends.drain(..some).collect();
                     waiting.bytes -= ends.iter().map(End::size).sum::<usize>();
                     if waiting.ends.is_empty() {
-                        waiting.ends.shrink_to(AT_ONCE);
+                        waiting.ends.shrink_to(CONCURRENCY);
                     }
                     return ends;
                 }
@@ -107,11 +109,11 @@ impl Shard {
 
     /// An authenticated connection has ended.
     pub(crate) fn ended(&self, connection: &Connection) {
-        let Some(user) = connection.user() else { return };
+        let Some(identity) = connection.authenticated() else { return };
         self.ends.put(End {
             conn: connection.id.clone(),
-            grant: connection.grant.borrow().clone(),
-            user: user.to_string(),
+            grant: identity.grant.borrow().clone(),
+            user: identity.user.to_string(),
             place: self.place(connection.key),
             at: Instant::now(),
         });
@@ -139,7 +141,7 @@ impl Shard {
             }
             untold.into_iter().for_each(|end| self.ends.put(end));
             tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 
@@ -157,7 +159,8 @@ impl Shard {
 
     /// Asserts one part after the other; runs as long as the shard.
     pub(crate) async fn assert_presence(self: Rc<Self>) {
-        let (mut from, mut failures) = (0, 0_u32);
+        let mut from = 0;
+        let mut failures = 0_u32;
         loop {
             tokio::time::sleep(self.until_next_part(failures)).await;
             let part = self.part(from);
@@ -166,7 +169,9 @@ impl Shard {
                 continue;
             }
             let next = if part.is_last { 0 } else { part.keys.end };
-            let (node, from_place, to) = (self.options.node.clone(), self.place(part.keys.start), self.end_of(&part));
+            let node = self.options.node.clone();
+            let from_place = self.place(part.keys.start);
+            let to = self.end_of(&part);
             let ask = AssertPresence { node, from: from_place, to, held: part.held.clone() };
             let answer = self.logic.call(Bytes::new(), "", call::Op::AssertPresence(ask)).await;
             match answer {
@@ -189,23 +194,25 @@ impl Shard {
             0 => {
                 let connections = self.connections.borrow();
                 // A part ends where it names enough connections or has looked at enough places.
-                let parts = connections.len() / PART + connections.capacity() / SPAN as usize + 1;
+                let parts = connections.len() / PART_CONNECTIONS + connections.capacity() / PART_PLACES as usize + 1;
                 lease / u32::try_from(parts).unwrap_or(u32::MAX)
             }
-            _ => (PAUSE * 2_u32.saturating_pow(failures.min(8))).min(lease / 3).min(LONGEST_PAUSE),
+            _ => (PAUSE * 2_u32.saturating_pow(failures.min(8))).min(lease / 3).min(MAX_PAUSE),
         };
         pause.mul_f64(rand::random_range(0.8..1.0))
     }
 
     fn part(&self, from: u32) -> Part {
         let connections = self.connections.borrow();
-        let (now, now_ms) = (Instant::now(), upkeep_unix_ms());
+        let now = Instant::now();
+        let now_ms = unix_ms();
         // No place is taken beyond.
         let bound = u32::try_from(connections.capacity()).unwrap_or(u32::MAX);
-        let (mut key, mut held) = (from, Vec::new());
-        while key < bound && held.len() < PART && key - from < SPAN {
+        let mut key = from;
+        let mut held = Vec::new();
+        while key < bound && held.len() < PART_CONNECTIONS && key - from < PART_PLACES {
             if let Some(connection) = connections.get(key as usize)
-                && let Some(identity) = connection.identity.get()
+                && let Some(identity) = connection.authenticated()
             {
                 let age = now.saturating_duration_since(connection.since).as_millis();
                 held.push(Held {

@@ -10,36 +10,37 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_wire::ids::RoomId;
+use tokio::time::Instant;
 
-use crate::hub::{Member, Place, SPARE};
+use crate::hub::{LogPosition, Member, SPARE};
 
 /// Repairs of rooms that are under way at once.
 pub(super) const REPAIRS: usize = 32;
 /// Rooms whose heads are asked for in one call; one call at a time.
 pub(super) const HEADS: usize = 500;
 /// So many questions in a row that nobody answers mean that nobody answers at all.
-const PATIENCE: u32 = 8;
+const UNANSWERED_LIMIT: u32 = 8;
 /// The first pause then, and the longest.
 const PAUSE: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(2);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// One thing to ask.
 #[derive(Debug)]
 pub(super) enum Question {
     /// What follows a room's head.
-    Repair { room: RoomId, after: Place },
+    Repair { room: RoomId, after: LogPosition },
     /// What follows a member's place.
-    Page { room: RoomId, member: Member, after: Place, flight: Flight },
+    Page { room: RoomId, member: Member, after: LogPosition, in_flight: PageInFlight },
     /// These rooms' heads.
     Heads(Vec<RoomId>),
 }
 
 /// A page under way for one connection.
 #[derive(Debug)]
-pub(super) struct Flight(Rc<Cell<usize>>);
+pub(super) struct PageInFlight(Rc<Cell<usize>>);
 
 /// Bounds from the settings.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +55,7 @@ pub(super) struct Bounds {
 #[derive(Debug)]
 pub(super) struct Questions {
     bounds: Bounds,
-    repairs: Line<RoomId, Place>,
+    repairs: Line<RoomId, LogPosition>,
     heads: Line<RoomId, ()>,
     readers: HashMap<Member, Reader>,
     /// Connections that may have their next page asked for, one page each and then the next one's turn.
@@ -76,7 +77,7 @@ pub(super) struct Questions {
 /// A connection that catches up.
 #[derive(Debug, Default)]
 struct Reader {
-    waiting: VecDeque<(RoomId, Place)>,
+    waiting: VecDeque<(RoomId, LogPosition)>,
     under_way: Rc<Cell<usize>>,
     listed: bool,
 }
@@ -101,7 +102,7 @@ impl Questions {
     }
 
     /// What follows the room's head is to be asked.
-    pub(super) fn repair(&mut self, room: RoomId, after: Place) {
+    pub(super) fn repair(&mut self, room: RoomId, after: LogPosition) {
         self.repairs.push(room, after);
     }
 
@@ -111,14 +112,14 @@ impl Questions {
     }
 
     /// A member's next page is to be asked for.
-    pub(super) fn page(&mut self, room: RoomId, member: Member, after: Place) {
+    pub(super) fn page(&mut self, room: RoomId, member: Member, after: LogPosition) {
         let reader = self.readers.entry(member).or_default();
         reader.waiting.push_back((room, after));
         list(&mut self.turns, member, reader);
     }
 
     /// The same, before its others: it has been asked for, and the connection could not take it.
-    pub(super) fn page_again(&mut self, room: RoomId, member: Member, after: Place) {
+    pub(super) fn page_again(&mut self, room: RoomId, member: Member, after: LogPosition) {
         let reader = self.readers.entry(member).or_default();
         reader.waiting.push_front((room, after));
         if !reader.listed {
@@ -157,7 +158,7 @@ impl Questions {
     /// What may be asked now. `takes`: how many pages may be under way for a connection, as its outbox has room for them.
     pub(super) fn next(&mut self, now: Instant, takes: impl Fn(Member) -> usize) -> Option<Question> {
         let under_way = self.repairs_under_way + self.pages_under_way + usize::from(self.heads_under_way);
-        if self.unanswered >= PATIENCE && (under_way > 0 || self.not_before.is_some_and(|at| now < at)) {
+        if self.unanswered >= UNANSWERED_LIMIT && (under_way > 0 || self.not_before.is_some_and(|at| now < at)) {
             return None;
         }
         for _ in 0..3 {
@@ -216,10 +217,10 @@ impl Questions {
             }
             let Some((room, after)) = reader.waiting.pop_front() else { continue };
             reader.under_way.set(under_way + 1);
-            let flight = Flight(Rc::clone(&reader.under_way));
+            let in_flight = PageInFlight(Rc::clone(&reader.under_way));
             list(&mut self.turns, member, reader);
             self.pages_under_way += 1;
-            return Some(Question::Page { room, member, after, flight });
+            return Some(Question::Page { room, member, after, in_flight });
         }
         None
     }
@@ -237,11 +238,17 @@ impl Questions {
     }
 
     /// So has a page. `false`: the connection is gone, and with it whoever wanted the page.
-    pub(super) fn page_ended(&mut self, member: Member, flight: &Flight, answered: bool, now: Instant) -> bool {
+    pub(super) fn page_ended(
+        &mut self,
+        member: Member,
+        in_flight: &PageInFlight,
+        answered: bool,
+        now: Instant,
+    ) -> bool {
         self.pages_under_way -= 1;
-        flight.0.set(flight.0.get() - 1);
+        in_flight.0.set(in_flight.0.get() - 1);
         self.ended(answered, now);
-        self.readers.get(&member).is_some_and(|reader| Rc::ptr_eq(&reader.under_way, &flight.0))
+        self.readers.get(&member).is_some_and(|reader| Rc::ptr_eq(&reader.under_way, &in_flight.0))
     }
 
     /// The connection has taken its page, or there was none: its next one's turn comes.
@@ -253,13 +260,13 @@ impl Questions {
 
     fn ended(&mut self, answered: bool, now: Instant) {
         if answered {
-            self.recovered |= self.unanswered >= PATIENCE;
+            self.recovered |= self.unanswered >= UNANSWERED_LIMIT;
             (self.unanswered, self.not_before) = (0, None);
             return;
         }
         self.unanswered = self.unanswered.saturating_add(1);
-        let doublings = self.unanswered.saturating_sub(PATIENCE).min(10);
-        let pause = (PAUSE * (1 << doublings)).min(LONGEST);
+        let doublings = self.unanswered.saturating_sub(UNANSWERED_LIMIT).min(10);
+        let pause = (PAUSE * (1 << doublings)).min(MAX_PAUSE);
         self.not_before = Some(now + pause.mul_f64(rand::random_range(0.5..1.0)));
     }
 
@@ -348,8 +355,8 @@ mod tests {
     fn end(questions: &mut Questions, question: Question, answered: bool, now: Instant) -> Option<Vec<RoomId>> {
         match question {
             Question::Repair { .. } => questions.repair_ended(answered, now),
-            Question::Page { member, flight, .. } => {
-                questions.page_ended(member, &flight, answered, now);
+            Question::Page { member, in_flight, .. } => {
+                questions.page_ended(member, &in_flight, answered, now);
                 questions.page_taken(member);
             }
             Question::Heads(rooms) => {
@@ -366,13 +373,13 @@ mod tests {
         let start = Instant::now();
         let mut asked_by = Vec::new();
         let mut asked = 0;
-        // A second is ten looks, as upkeep has it. Every second a part of the rooms is to be compared, some are to be
+        // A second is ten looks, as housekeeping has it. Every second a part of the rooms is to be compared, some are to be
         // repaired, and each question fails at once.
         for look in 0..6_000_u32 {
             let now = start + Duration::from_millis(100) * look;
             if look % 10 == 0 {
                 (0..2_000).for_each(|number| questions.compare(room(number)));
-                (0..500).for_each(|number| questions.repair(room(number), Place::default()));
+                (0..500).for_each(|number| questions.repair(room(number), LogPosition::default()));
             }
             loop {
                 let now_asked = ask(&mut questions, now);
@@ -418,7 +425,7 @@ mod tests {
         let mut questions = Questions::new(BOUNDS);
         let now = Instant::now();
         for member in 0..10 {
-            (0..1_000).for_each(|number| questions.page(room(number), member, Place::default()));
+            (0..1_000).for_each(|number| questions.page(room(number), member, LogPosition::default()));
         }
         let mut under_way = ask(&mut questions, now);
         assert_eq!(under_way.len(), BOUNDS.pages);
@@ -429,7 +436,7 @@ mod tests {
             assert!((1..=4).contains(&of(&under_way, member)), "member {member}");
         }
         // Repairs and comparisons go on meanwhile.
-        questions.repair(room(7), Place::default());
+        questions.repair(room(7), LogPosition::default());
         questions.compare(room(8));
         let own = ask(&mut questions, now);
         assert_eq!((own.len(), of(&own, 0)), (2, 0));
@@ -447,14 +454,14 @@ mod tests {
         let mut questions = Questions::new(BOUNDS);
         let now = Instant::now();
         for member in [1, 2] {
-            (0..3).for_each(|number| questions.page(room(number), member, Place::default()));
+            (0..3).for_each(|number| questions.page(room(number), member, LogPosition::default()));
         }
         let takes = |member| if member == 1 { 0 } else { 1 };
-        let Some(Question::Page { member: 2, flight, .. }) = questions.next(now, takes) else {
+        let Some(Question::Page { member: 2, in_flight, .. }) = questions.next(now, takes) else {
             panic!("2 is asked for")
         };
         assert!(questions.next(now, takes).is_none());
-        assert!(questions.page_ended(2, &flight, true, now));
+        assert!(questions.page_ended(2, &in_flight, true, now));
         questions.page_taken(2);
         assert!(matches!(questions.next(now, takes), Some(Question::Page { member: 2, .. })));
         questions.look_again();

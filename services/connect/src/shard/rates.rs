@@ -3,14 +3,13 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::time::Instant;
 
 use im_runtime::limits::address::Network;
 use im_runtime::limits::rate::{Bucket, Rate};
 use im_wire::ids::UserId;
+use tokio::time::Instant;
 
 use crate::options::Options;
-use crate::session::connection::Connection;
 
 /// See the module's top.
 pub(crate) struct Rates {
@@ -41,10 +40,10 @@ impl Rates {
         }
     }
 
-    /// One request of so many bytes of the connection's user; which limit refused, where one did.
-    pub(crate) fn user_request(&self, connection: &Connection, bytes: usize, now: Instant) -> Result<(), &'static str> {
-        let Some(user) = connection.user() else { return Ok(()) };
+    /// One request of so many bytes of a user; which limit refused, where one did.
+    pub(crate) fn user_request(&self, user: &UserId, bytes: usize, now: Instant) -> Result<(), &'static str> {
         let mut users = self.users.borrow_mut();
+        let now = now.into_std();
         if !users.contains_key(user) {
             users.insert(
                 user.clone(),
@@ -62,27 +61,25 @@ impl Rates {
         Ok(())
     }
 
-    /// One request of the connection's address.
-    pub(crate) fn address_request(&self, connection: &Connection, now: Instant) -> bool {
-        let network = connection.address().into();
-        bucket(&mut self.addresses.borrow_mut(), network, self.address, now).take(self.address, now).is_ok()
+    /// One request from an address.
+    pub(crate) fn address_request(&self, address: IpAddr, now: Instant) -> bool {
+        take(&mut self.addresses.borrow_mut(), address.into(), self.address, now)
     }
 
-    /// A request of the connection's user weighed more than one.
-    pub(crate) fn user_owes(&self, connection: &Connection, more: u32) {
-        let mut users = self.users.borrow_mut();
-        if let Some(user) = connection.user().and_then(|user| users.get_mut(user)) {
+    /// A request of the user weighed more than one.
+    pub(crate) fn user_owes(&self, user: &UserId, more: u32) {
+        if let Some(user) = self.users.borrow_mut().get_mut(user) {
             user.requests.owe(more as usize);
         }
     }
 
     /// One more connection from an address.
     pub(crate) fn accept(&self, address: IpAddr, now: Instant) -> bool {
-        bucket(&mut self.accepted.borrow_mut(), address.into(), self.accepts, now).take(self.accepts, now).is_ok()
+        take(&mut self.accepted.borrow_mut(), address.into(), self.accepts, now)
     }
 
     pub(crate) fn forget_full(&self) {
-        let now = Instant::now();
+        let now = Instant::now().into_std();
         let is_full = |user: &User| user.requests.is_full(self.user, now) && user.bytes.is_full(self.user_bytes, now);
         self.users.borrow_mut().retain(|_, user| !is_full(user));
         self.addresses.borrow_mut().retain(|_, bucket| !bucket.is_full(self.address, now));
@@ -90,6 +87,8 @@ impl Rates {
     }
 }
 
-fn bucket(buckets: &mut HashMap<Network, Bucket>, of: Network, rate: Rate, now: Instant) -> &mut Bucket {
-    buckets.entry(of).or_insert_with(|| Bucket::full(rate, now))
+/// Takes one of what a network may have; whether there was one.
+fn take(buckets: &mut HashMap<Network, Bucket>, of: Network, rate: Rate, now: Instant) -> bool {
+    let now = now.into_std();
+    buckets.entry(of).or_insert_with(|| Bucket::full(rate, now)).take(rate, now).is_ok()
 }

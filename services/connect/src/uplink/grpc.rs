@@ -1,17 +1,17 @@
 //! Logic over gRPC: from each shard one stream to each logic process that discovery lists, on the shard's own thread; many
 //! calls in flight on each, matched by id.
 //!
-//! A connection's calls go to one process as long as one of them is in flight (`places`), else to the better of two.
+//! A connection's calls go to one process as long as one of them is in flight (`affinity`), else to the better of two.
 //! When a stream breaks, its calls are given to another process in their order (`link`), except signals, which are lost.
 
+mod affinity;
 mod link;
 mod metrics;
-mod places;
 #[cfg(test)]
 mod tests;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,11 +19,13 @@ use im_discovery::{Endpoint, Flight, Pool, PoolOptions, Watch};
 use im_proto::v1::{Call, Fault, call, reply};
 use im_wire::code::ErrorCode;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use self::affinity::Affinities;
 use self::link::Link;
-use self::places::Places;
-use super::{Logic, translate};
+use super::Logic;
+use crate::translate;
 
 /// How logic is called.
 #[derive(Debug, Clone)]
@@ -79,7 +81,7 @@ pub struct GrpcLogic {
 #[derive(Debug)]
 struct Shared {
     options: Options,
-    places: Places,
+    affinities: Affinities,
     pool: OnceLock<Pool<Link>>,
     /// Counts the streams lost, those of other threads too.
     losses: watch::Sender<u64>,
@@ -112,8 +114,8 @@ impl GrpcLogic {
     fn start_counting(options: Options, watch: Watch, losses: watch::Sender<u64>) -> Self {
         let end = CancellationToken::new();
         let pool_options = options.pool.clone();
-        let places = Places::default();
-        let shared = Arc::new(Shared { options, places, pool: OnceLock::new(), losses, end: end.clone() });
+        let affinities = Affinities::default();
+        let shared = Arc::new(Shared { options, affinities, pool: OnceLock::new(), losses, end: end.clone() });
         // The pool's task makes links; the shared part must not live on by it.
         let of_links = Arc::downgrade(&shared);
         let pool = Pool::start(pool_options, watch.clone(), move |node, channel| {
@@ -151,7 +153,7 @@ impl Logic for GrpcLogic {
         let may_move = !matches!(op, call::Op::Signal(_));
         let call = Call { id: 0, grant, conn: conn.to_owned(), op: Some(op) };
         // Nothing is awaited before the call stands in a queue: that keeps a connection's calls in order.
-        let _place = self.shared.enqueue(Waiting { call, answer, may_move, _flight: None })?;
+        let _affinity = self.shared.enqueue(Waiting { call, answer, may_move, _flight: None })?;
         metrics::IN_FLIGHT.inc();
         let _leaving = OnDrop(|| metrics::IN_FLIGHT.dec());
         match tokio::time::timeout(self.shared.options.call_timeout, answered).await {
@@ -190,18 +192,18 @@ impl Shared {
         self.pool.get()?.choose(fits)
     }
 
-    fn enqueue(self: &Arc<Self>, waiting: Waiting) -> Result<Option<places::Ticket>, Fault> {
+    fn enqueue(self: &Arc<Self>, waiting: Waiting) -> Result<Option<affinity::AffinityGuard>, Fault> {
         if waiting.call.conn.is_empty() {
             let endpoint = self.choose(None).ok_or_else(no_logic)?;
             give(&endpoint, waiting).map_err(Refused::fault)?;
             return Ok(None);
         }
-        places::Ticket::take(self, waiting).map(Some)
+        affinity::AffinityGuard::enqueue(self, waiting).map(Some)
     }
 
     /// Gives calls of a lost process to another one, in their order and before any later call of the same connection.
     fn move_on(&self, from: u64, calls: Vec<Waiting>, queue: &mut mpsc::Receiver<Waiting>) {
-        self.places.move_on(from, calls, queue, || self.choose(Some(from)));
+        self.affinities.move_on(from, calls, queue, || self.choose(Some(from)));
     }
 }
 

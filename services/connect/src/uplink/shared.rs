@@ -12,10 +12,11 @@ use im_proto::v1::{Fault, Fetch, Fetched, Position, call, reply};
 use im_wire::code::ErrorCode;
 use im_wire::ids::RoomId;
 
-use super::{Logic, translate};
-use crate::hub::{Answer, Place};
+use super::Logic;
+use crate::hub::{Answer, LogPosition};
 use crate::metrics;
 use crate::options::Options;
+use crate::translate;
 
 type Fetching = SharedFuture<BoxFuture<'static, Result<Arc<Answer>, Fault>>>;
 
@@ -24,7 +25,7 @@ pub(crate) struct Shared {
     logic: Arc<dyn Logic>,
     limit: u32,
     max_bytes: u32,
-    under_way: Arc<Mutex<HashMap<(RoomId, Place), Fetching>>>,
+    under_way: Arc<Mutex<HashMap<(RoomId, LogPosition), Fetching>>>,
     /// Logic has answered a call of this thread once.
     answered: AtomicBool,
 }
@@ -33,7 +34,8 @@ impl Shared {
     pub(crate) fn new(logic: Arc<dyn Logic>, options: &Options) -> Arc<Self> {
         // A page fits the outbox beside what may wait there, also where a client's encoding takes six bytes for one.
         let fits = u32::try_from(options.outbox_bytes / 10).unwrap_or(u32::MAX);
-        let (limit, max_bytes) = (options.fetch_entries, options.fetch_bytes.min(fits));
+        let limit = options.fetch_entries;
+        let max_bytes = options.fetch_bytes.min(fits);
         Arc::new(Self { logic, limit, max_bytes, under_way: Arc::default(), answered: AtomicBool::new(false) })
     }
 
@@ -67,7 +69,7 @@ impl Shared {
     pub(crate) async fn fetch(
         self: &Arc<Self>,
         room: &RoomId,
-        after: Place,
+        after: LogPosition,
         fresh: bool,
     ) -> Result<Arc<Answer>, Fault> {
         let key = (room.clone(), after);
@@ -90,7 +92,7 @@ impl Shared {
         answer
     }
 
-    async fn ask(self: Arc<Self>, room: RoomId, after: Place) -> Result<Arc<Answer>, Fault> {
+    async fn ask(self: Arc<Self>, room: RoomId, after: LogPosition) -> Result<Arc<Answer>, Fault> {
         let position = Position { room: room.to_string(), epoch: after.epoch, seq: after.seq };
         let fetch = Fetch { after: Some(position), limit: self.limit, max_bytes: self.max_bytes };
         let answer = match self.logic.call(Bytes::new(), "", call::Op::Fetch(fetch)).await {
@@ -103,10 +105,10 @@ impl Shared {
     }
 
     /// Heads, in the order asked.
-    pub(crate) async fn heads(&self, op: call::Op) -> Result<Vec<Place>, Fault> {
+    pub(crate) async fn heads(&self, op: call::Op) -> Result<Vec<LogPosition>, Fault> {
         match self.logic.call(Bytes::new(), "", op).await? {
             reply::Result::Heads(list) => {
-                Ok(list.heads.into_iter().map(|head| Place { epoch: head.epoch, seq: head.seq }).collect())
+                Ok(list.heads.into_iter().map(|head| LogPosition { epoch: head.epoch, seq: head.seq }).collect())
             }
             _ => Err(translate::unexpected()),
         }
@@ -118,7 +120,7 @@ fn read(room: &RoomId, fetched: Fetched) -> Answer {
     let entry =
         |logged: im_proto::v1::LogEntry| Some(Arc::new(translate::message(room, epoch, logged.seq, logged.entry?)));
     Answer {
-        head: Place { epoch, seq: fetched.head },
+        head: LogPosition { epoch, seq: fetched.head },
         reset_to: fetched.reset_to,
         truncated: fetched.truncated.map(|range| (range.from, range.to)),
         entries: fetched.entries.into_iter().filter_map(entry).collect(),

@@ -1,11 +1,12 @@
 //! Bans and revocations: open connections end on every node, nobody slips in, and the list outlives logic's absence.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use im_proto::v1::{Ban, KickRequest, call};
 use im_wire::code::CloseCode;
 use im_wire::native::{ClientOp, ServerOp};
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 
 use crate::raw::Raw;
 use crate::world::{ISSUED, World};
@@ -37,7 +38,8 @@ async fn refused(address: std::net::SocketAddr, user: &str) -> Option<CloseCode>
     let began = Instant::now();
     loop {
         let mut client = Raw::connect(address).await;
-        let (token, device) = (user.to_owned(), Some("raw".to_owned()));
+        let token = user.to_owned();
+        let device = Some("raw".to_owned());
         client.ask(ClientOp::Auth { token, device, resume: Vec::new(), all: false, agent: None }).await;
         match client.next().await.map(|response| response.op) {
             Some(ServerOp::AuthOk { .. }) => assert!(began.elapsed() < Duration::from_secs(5), "still let in"),
@@ -95,7 +97,8 @@ async fn eventually_in(address: std::net::SocketAddr, user: &str) {
     let began = Instant::now();
     loop {
         let mut client = Raw::connect(address).await;
-        let (token, device) = (user.to_owned(), Some("raw".to_owned()));
+        let token = user.to_owned();
+        let device = Some("raw".to_owned());
         client.ask(ClientOp::Auth { token, device, resume: Vec::new(), all: false, agent: None }).await;
         if let Some(ServerOp::AuthOk { .. }) = client.next().await.map(|response| response.op) {
             return;
@@ -132,14 +135,17 @@ async fn who_is_banned_or_kicked_while_being_authenticated_does_not_slip_in() {
     let begin = async |user: &str| {
         let mut client = Raw::connect(node.tcp_address()).await;
         let before = world.calls(|op| matches!(op, call::Op::Authenticate(_)));
-        let (token, device) = (user.to_owned(), Some("raw".to_owned()));
+        let token = user.to_owned();
+        let device = Some("raw".to_owned());
         client.ask(ClientOp::Auth { token, device, resume: Vec::new(), all: false, agent: None }).await;
         let asked = || world.calls(|op| matches!(op, call::Op::Authenticate(_))) > before;
         eventually("logic has been asked, and has said yes", asked).await;
         client
     };
     world.set_identifying(false);
-    let (mut ann, mut bob, mut cat) = (begin("ann").await, begin("bob").await, begin("cat").await);
+    let mut ann = begin("ann").await;
+    let mut bob = begin("bob").await;
+    let mut cat = begin("cat").await;
     world.ban(user("ann"));
     // Banned before the node knows who it is, and with nobody of that name to be found in the sweep.
     let heard = || world.calls(|op| matches!(op, call::Op::Bans(ask) if ask.since > 0)) > 0;
@@ -199,7 +205,8 @@ async fn a_ban_of_an_address_is_about_whom_a_proxy_speaks_for_and_not_about_the_
         raw.stream.write_all(header.as_bytes()).await.unwrap();
         raw
     };
-    let (mut ann, mut bob) = (through("192.0.2.1").await, through("192.0.2.2").await);
+    let mut ann = through("192.0.2.1").await;
+    let mut bob = through("192.0.2.2").await;
     ann.auth("ann", Vec::new(), false).await;
     bob.auth("bob", Vec::new(), false).await;
     world.ban(address("127.0.0.1/32"));
@@ -212,7 +219,8 @@ async fn a_ban_of_an_address_is_about_whom_a_proxy_speaks_for_and_not_about_the_
     let lifted = async {
         loop {
             let mut raw = through("192.0.2.1").await;
-            let (token, device) = ("ann".to_owned(), None);
+            let token = "ann".to_owned();
+            let device = None;
             raw.ask(ClientOp::Auth { token, device, resume: Vec::new(), all: false, agent: None }).await;
             if matches!(raw.next().await.map(|response| response.op), Some(ServerOp::AuthOk { .. })) {
                 return;
@@ -229,7 +237,8 @@ async fn whom_a_process_with_an_older_list_refuses_is_told_to_try_again() {
     world.group("g", &["ann"]);
     world.refuse_as_banned(2);
     let mut ann = Raw::connect(node.tcp_address()).await;
-    let (token, device) = ("ann".to_owned(), Some("raw".to_owned()));
+    let token = "ann".to_owned();
+    let device = Some("raw".to_owned());
     ann.ask(ClientOp::Auth { token, device, resume: Vec::new(), all: true, agent: None }).await;
     for _ in 0..2 {
         let refused = ann.until(|op| if let ServerOp::Error(error) = op { Some(error.clone()) } else { None }).await;

@@ -197,7 +197,8 @@ async fn signals_keep_their_place_among_messages() {
     eventually("the room is heard", || world.is_idle()).await;
     for number in 1..=100_u64 {
         bob.say("r", &format!("m{number}")).await;
-        let (kind, body) = ("typing".to_owned(), Body::Text(number.to_string().into()));
+        let kind = "typing".to_owned();
+        let body = Body::Text(number.to_string().into());
         bob.ask(ClientOp::Signal { room: room("r"), kind, body }).await;
     }
     let mut last = 0;
@@ -233,7 +234,8 @@ async fn a_push_to_everybody_and_a_kick_reach_each_connection_once() {
         |text: &str| pb::Signal { r#type: "news".to_owned(), body: text.to_owned().into(), ..Default::default() };
     let push = |target, text: &str| pb::PushRequest { signal: Some(signal(text)), target: Some(target), speed: 0 };
     let everyone = pb::push_request::Target::Everyone(true);
-    let (first, second) = (node.push(push(everyone.clone(), "one")), node.push(push(everyone, "two")));
+    let first = node.push(push(everyone.clone(), "one"));
+    let second = node.push(push(everyone, "two"));
     assert_eq!(tokio::join!(first, second), (150, 150));
     let names = |names: &[&str]| pb::Names { names: names.iter().map(|name| (*name).to_owned()).collect() };
     let users = pb::push_request::Target::Users(names(&["user-3", "user-4", "nobody"]));

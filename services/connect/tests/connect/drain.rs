@@ -1,11 +1,11 @@
 //! A node that leaves: clients are told to move, served until they have, and closed at the deadline.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_client::{Backoff, Client, Event, Options as ClientOptions};
 use im_wire::code::CloseCode;
 use im_wire::native::{ClientOp, ServerOp};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::raw::{Raw, SOON, from};
 use crate::world::World;

@@ -1,7 +1,7 @@
 //! What a stranger or a user can cause is bounded, and those beside them do not notice.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use im_connect::{Handle, Options};
@@ -10,7 +10,7 @@ use im_wire::native::{Body, ClientOp, Position, Request, ServerOp, binary};
 use im_wire::{frame, goim};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::raw::{Raw, SOON, from, room};
 use crate::world::World;
@@ -171,7 +171,8 @@ async fn pages_of_origins_that_are_not_listed_open_no_websocket() {
         let status = upgrade(node.ws_address(), headers).await.1;
         status.split(' ').nth(1).unwrap_or_default().to_owned()
     };
-    let (ours, other) = ("Origin: https://Chat.example.org\r\n", "Origin: https://chat.example.org.evil.example\r\n");
+    let ours = "Origin: https://Chat.example.org\r\n";
+    let other = "Origin: https://chat.example.org.evil.example\r\n";
     assert_eq!(status(&[], other).await, "101", "not looked at where nothing is listed");
     let listed = ["https://chat.example.org"];
     assert_eq!(status(&listed, ours).await, "101");
@@ -186,7 +187,9 @@ async fn pour(client: &mut Raw, name: &str, messages: usize, bytes: usize) {
     let mut out = BytesMut::new();
     for number in 0..messages {
         let body = Body::Text("x".repeat(bytes).into());
-        let (room, client_id, kind) = (room("r"), format!("{name}-{number}"), "text".to_owned());
+        let room = room("r");
+        let client_id = format!("{name}-{number}");
+        let kind = "text".to_owned();
         let op = ClientOp::Send { room, client_id, kind, body };
         binary::encode_request(&Request { req: number as u32 + 1, op }, &mut out);
     }
@@ -298,7 +301,9 @@ async fn a_user_has_so_many_connections_and_the_next_is_told_why_not() {
     let mut second = Raw::session(node.tcp_address(), "ann", Vec::new()).await;
     let ask = async || {
         let mut third = Raw::connect(node.tcp_address()).await;
-        let (token, device, resume) = ("ann".to_owned(), None, Vec::new());
+        let token = "ann".to_owned();
+        let device = None;
+        let resume = Vec::new();
         third.ask(ClientOp::Auth { token, device, resume, all: false, agent: None }).await;
         third
     };
@@ -333,7 +338,9 @@ async fn who_comes_before_logic_is_found_waits_for_it() {
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
         let mut client = Raw::connect(node.tcp_address()).await;
-        let (token, device, resume) = ("ann".to_owned(), None, Vec::new());
+        let token = "ann".to_owned();
+        let device = None;
+        let resume = Vec::new();
         client.ask(ClientOp::Auth { token, device, resume, all: false, agent: None }).await;
         clients.push(client);
     }
@@ -352,7 +359,9 @@ async fn who_waits_for_logic_in_vain_is_told_before_the_handshake_is_over() {
     world.set_down(true);
     let node = node(&world, Options { handshake_timeout: Duration::from_secs(2), ..options() });
     let mut client = Raw::connect(node.tcp_address()).await;
-    let (token, device, resume) = ("ann".to_owned(), None, Vec::new());
+    let token = "ann".to_owned();
+    let device = None;
+    let resume = Vec::new();
     client.ask(ClientOp::Auth { token, device, resume, all: false, agent: None }).await;
     assert_eq!(client.closed().await, Some(CloseCode::Unavailable));
 }
@@ -428,7 +437,9 @@ async fn guesses_from_one_address_wait_longer_and_longer_and_nobody_is_locked_ou
     let begun = Instant::now();
     for _ in 0..5 {
         let mut client = Raw::connect(node.tcp_address()).await;
-        let (token, device, resume) = ("forged".to_owned(), None, Vec::new());
+        let token = "forged".to_owned();
+        let device = None;
+        let resume = Vec::new();
         client.ask(ClientOp::Auth { token, device, resume, all: false, agent: None }).await;
         assert_eq!(client.closed().await, Some(CloseCode::Unauthenticated));
     }

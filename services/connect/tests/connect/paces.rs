@@ -1,11 +1,11 @@
 //! What one user has others read goes at that user's pace, and nobody else waits for it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_connect::Options;
 use im_proto::v1::call;
 use im_wire::native::{ClientOp, Position, ServerOp};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::raw::{Raw, from, room};
 use crate::world::World;

@@ -36,7 +36,9 @@ async fn an_auth_that_was_never_answered_is_taken_back() {
     let node = node(&world, options());
     world.set_down(true);
     let mut stranger = Raw::connect(node.tcp_address()).await;
-    let (token, device, resume) = ("cy".to_owned(), None, Vec::new());
+    let token = "cy".to_owned();
+    let device = None;
+    let resume = Vec::new();
     stranger.ask(ClientOp::Auth { token, device, resume, all: false, agent: None }).await;
     assert_eq!(stranger.closed().await, Some(CloseCode::Unavailable));
     world.set_down(false);
@@ -45,7 +47,9 @@ async fn an_auth_that_was_never_answered_is_taken_back() {
     assert!(grant.is_empty() && gone.user.is_empty() && gone.place > 0 && gone.node == "connect", "{gone:?}");
     // Who was refused was never there.
     let mut forged = Raw::connect(node.tcp_address()).await;
-    let (token, device, resume) = ("forged".to_owned(), None, Vec::new());
+    let token = "forged".to_owned();
+    let device = None;
+    let resume = Vec::new();
     forged.ask(ClientOp::Auth { token, device, resume, all: false, agent: None }).await;
     assert_eq!(forged.closed().await, Some(CloseCode::Unauthenticated));
     drop(Raw::session(node.tcp_address(), "ann", Vec::new()).await);

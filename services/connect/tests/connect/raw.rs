@@ -44,7 +44,8 @@ impl Raw {
 
     pub(crate) async fn auth(&mut self, user: &str, resume: Vec<Position>, all: bool) {
         let waits = all || !resume.is_empty();
-        let (token, device) = (user.to_owned(), Some("raw".to_owned()));
+        let token = user.to_owned();
+        let device = Some("raw".to_owned());
         self.ask(ClientOp::Auth { token, device, resume, all, agent: None }).await;
         let answer = self.next().await.expect("an answer").op;
         assert!(matches!(answer, ServerOp::AuthOk { .. }), "{user}: {answer:?}");
@@ -62,7 +63,9 @@ impl Raw {
     }
 
     pub(crate) async fn say(&mut self, name: &str, text: &str) -> u32 {
-        let (client_id, kind, body) = (text.to_owned(), "text".to_owned(), Body::Text(text.to_owned().into()));
+        let client_id = text.to_owned();
+        let kind = "text".to_owned();
+        let body = Body::Text(text.to_owned().into());
         self.ask(ClientOp::Send { room: room(name), client_id, kind, body }).await
     }
 

@@ -30,12 +30,14 @@ fn questions(world: &World) -> usize {
 }
 
 async fn added(node: &Handle, user: &str, name: &str, seq: u64) {
-    let (user, added) = (user.to_owned(), vec![name.to_owned()]);
+    let user = user.to_owned();
+    let added = vec![name.to_owned()];
     node.rooms_changed(RoomsChangedRequest { user, added, removed: Vec::new(), seq }).await;
 }
 
 async fn removed(node: &Handle, user: &str, name: &str, seq: u64) {
-    let (user, removed) = (user.to_owned(), vec![name.to_owned()]);
+    let user = user.to_owned();
+    let removed = vec![name.to_owned()];
     node.rooms_changed(RoomsChangedRequest { user, added: Vec::new(), removed, seq }).await;
 }
 
@@ -242,7 +244,8 @@ async fn kicked_and_added_again_hears_the_room_in_whichever_order_it_is_told() {
         // The bus is slower than the notifications: only the last entry makes the room look at the log.
         world.lose_publications(2);
         assert_eq!((world.leave("g", "ann"), world.add("g", "ann")), (2, 3));
-        let (end, beginning) = (removed(&node, "ann", "g", 2), added(&node, "ann", "g", 3));
+        let end = removed(&node, "ann", "g", 2);
+        let beginning = added(&node, "ann", "g", 3);
         match order {
             0 => (end.await, beginning.await),
             1 => {
@@ -270,7 +273,8 @@ async fn a_room_that_comes_while_all_are_asked_for_is_followed() {
     let node = node(&world, one_shard());
     let mut ann = Raw::connect(node.tcp_address()).await;
     world.set_judging(false);
-    let (token, device) = ("ann".to_owned(), Some("raw".to_owned()));
+    let token = "ann".to_owned();
+    let device = Some("raw".to_owned());
     ann.ask(ClientOp::Auth { token, device, resume: Vec::new(), all: true, agent: None }).await;
     eventually("asked", || questions(&world) == 1).await;
     world.group("new", &["ann"]);

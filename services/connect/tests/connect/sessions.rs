@@ -1,12 +1,13 @@
 //! Sessions from handshake to close: order of sends, rates, credentials, what logic's absence means, pushes and kicks.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_connect::Options;
 use im_proto::v1::{KickRequest, Names, PushRequest, Signal, call, push_request};
 use im_wire::code::{CloseCode, ErrorCode};
 use im_wire::native::{ClientOp, ServerOp};
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 
 use crate::raw::{Raw, from};
 use crate::world::World;
@@ -40,7 +41,9 @@ async fn refused_credentials_are_told_and_close_the_connection() {
         ("expired", ErrorCode::TokenExpired, CloseCode::TokenExpired),
     ] {
         let mut client = Raw::connect(node.tcp_address()).await;
-        let (token, device, resume) = (token.to_owned(), None, Vec::new());
+        let token = token.to_owned();
+        let device = None;
+        let resume = Vec::new();
         client.ask(ClientOp::Auth { token, device, resume, all: false, agent: None }).await;
         let refused = client.next().await.unwrap();
         assert!(matches!(refused.op, ServerOp::Error(error) if error.code == code));
@@ -64,7 +67,9 @@ async fn without_logic_nobody_gets_in_and_sends_fail_fast() {
     let error = error.await;
     assert!(error.retryable && error.code == ErrorCode::Unavailable);
     let mut stranger = Raw::connect(node.tcp_address()).await;
-    let (token, device, resume) = ("cy".to_owned(), None, Vec::new());
+    let token = "cy".to_owned();
+    let device = None;
+    let resume = Vec::new();
     stranger.ask(ClientOp::Auth { token, device, resume, all: false, agent: None }).await;
     assert_eq!(stranger.closed().await, Some(CloseCode::Unavailable));
     assert!(begin.elapsed() < Duration::from_secs(5));
@@ -117,7 +122,9 @@ async fn nonsense_costs_one_connection() {
     early.ask(ClientOp::Ping).await;
     assert_eq!(early.closed().await, Some(CloseCode::WrongState));
     let mut twice = Raw::session(node.tcp_address(), "cy", Vec::new()).await;
-    let (token, device, resume) = ("cy".to_owned(), None, Vec::new());
+    let token = "cy".to_owned();
+    let device = None;
+    let resume = Vec::new();
     twice.ask(ClientOp::Auth { token, device, resume, all: false, agent: None }).await;
     let refused = twice.next().await.unwrap();
     assert!(matches!(refused.op, ServerOp::Error(error) if error.code == ErrorCode::WrongState));

@@ -4,16 +4,17 @@ mod link;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use im_connect::downlink::Tidings;
+use im_connect::downlink::BusNotification;
 use im_proto::bans::{Book, subject};
 use im_proto::v1::{self as pb, Fault, bus_event, call, reply};
 use im_runtime::limits::queue::Sender;
 use im_wire::code::ErrorCode;
 use im_wire::ids::{RoomId, Seq};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use self::link::Link;
 
@@ -75,9 +76,9 @@ struct State {
 /// The bus's end at one node.
 #[derive(Default)]
 struct Node {
-    into: Option<Sender<Tidings>>,
+    into: Option<Sender<BusNotification>>,
     /// Told before anybody listened.
-    early: Vec<Tidings>,
+    early: Vec<BusNotification>,
     heard: HashSet<RoomId>,
 }
 
@@ -278,7 +279,7 @@ impl World {
     /// The bus was away.
     pub(crate) fn disturb(&self) {
         for node in &mut self.state().nodes {
-            node.tell(Tidings::Disturbed);
+            node.tell(BusNotification::GapPossible);
         }
     }
 
@@ -351,10 +352,10 @@ impl World {
 }
 
 impl Node {
-    fn tell(&mut self, tidings: Tidings) {
+    fn tell(&mut self, notification: BusNotification) {
         match &self.into {
-            Some(into) => into.try_send(tidings).expect("the node's queue is large enough for a test"),
-            None => self.early.push(tidings),
+            Some(into) => into.try_send(notification).expect("the node's queue is large enough for a test"),
+            None => self.early.push(notification),
         }
     }
 }
@@ -392,7 +393,8 @@ impl State {
             body: body.to_vec().into(),
             ..pb::Entry::default()
         };
-        let (epoch, seq) = (log.epoch, log.head);
+        let epoch = log.epoch;
+        let seq = log.head;
         log.entries.push(pb::LogEntry { seq, entry: Some(entry.clone()) });
         self.publish(room, bus_event::Event::Logged(pb::Logged { epoch, seq, entry: Some(entry) }));
         (seq, false)
@@ -410,7 +412,7 @@ impl State {
         for node in self.nodes.iter_mut().filter(|node| node.heard.contains(&id)) {
             for _ in 0..=usize::from(self.repeat) {
                 let event = pb::BusEvent { room: room.to_owned(), event: Some(event.clone()) };
-                node.tell(Tidings::Event(event));
+                node.tell(BusNotification::Event(event));
             }
         }
     }
@@ -488,14 +490,18 @@ impl State {
                 reply::Result::Stored(pb::Stored { id, epoch, seq, time_ms: seq, duplicate })
             }
             call::Op::Signal(pb::SendSignal { room, r#type, body, encoding }) => {
-                let (from, operation, to_user) = (user.to_owned(), 0, String::new());
+                let from = user.to_owned();
+                let operation = 0;
+                let to_user = String::new();
                 let signal = pb::Signal { from, r#type, body, encoding, operation, to_user };
                 self.publish(&room, bus_event::Event::Signal(signal));
                 reply::Result::Done(pb::Done {})
             }
             call::Op::History(pb::History { room, .. }) => {
                 let log = self.log(&room);
-                let (epoch, head, entries) = (log.epoch, log.head, log.entries.clone());
+                let epoch = log.epoch;
+                let head = log.head;
+                let entries = log.entries.clone();
                 reply::Result::History(pb::HistoryPage { epoch, head, truncated: None, entries })
             }
             call::Op::Read(pb::Read { room, seq }) => {

@@ -3,7 +3,7 @@
 use im_logic::store::Store;
 use im_proto::v1::Signal;
 use im_proto::v1::bus_event::Event;
-use im_redis_bus::Tiding;
+use im_redis_bus::BusNotification;
 
 use crate::servers::{Server, until};
 use crate::stage::{Ear, options, room, say, store};
@@ -52,7 +52,7 @@ async fn signals_are_heard_and_not_stored() {
     ear.hear("lobby").await;
     let signal = Signal { from: "ann".into(), r#type: "typing".into(), ..Signal::default() };
     store.signal(&room("lobby"), signal.clone()).await.expect("published");
-    let Tiding::Event(event) = ear.next().await else { panic!("an event is expected") };
+    let BusNotification::Event(event) = ear.next().await else { panic!("an event is expected") };
     assert_eq!((event.room.as_str(), event.event), ("lobby", Some(Event::Signal(signal))));
     assert_eq!(store.heads(&[room("lobby")]).await, Ok(vec![(0, 0)]));
 }
@@ -67,7 +67,7 @@ async fn a_killed_connection_is_replaced_and_the_disturbance_told_once_everythin
         ear.subscriber.subscribe(room(id));
     }
     for _ in &rooms {
-        assert!(matches!(ear.next().await, Tiding::Subscribed(_)));
+        assert!(matches!(ear.next().await, BusNotification::Subscribed(_)));
     }
     let killed: usize =
         redis.ask(redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub")).await.expect("redis kills");
@@ -75,9 +75,9 @@ async fn a_killed_connection_is_replaced_and_the_disturbance_told_once_everythin
     let mut confirmed = 0;
     loop {
         match ear.next().await {
-            Tiding::Subscribed(_) => confirmed += 1,
-            Tiding::Disturbed => break,
-            Tiding::Event(event) => panic!("{event:?}"),
+            BusNotification::Subscribed(_) => confirmed += 1,
+            BusNotification::GapPossible => break,
+            BusNotification::Event(event) => panic!("{event:?}"),
         }
     }
     assert_eq!(confirmed, 700);
@@ -93,7 +93,7 @@ async fn subscriptions_wait_for_a_server_that_comes_late() {
     let mut ear = Ear::new(&store, 64);
     ear.subscriber.subscribe(room("lobby"));
     redis.revive().await;
-    ear.until(|tiding| *tiding == Tiding::Subscribed(room("lobby"))).await;
+    ear.until(|tiding| *tiding == BusNotification::Subscribed(room("lobby"))).await;
 }
 
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn events_that_nobody_takes_are_dropped_and_the_loss_is_told() {
             say(&store, "lobby", &format!("m{places}-{number}")).await;
         }
         until("something is dropped", async || dropped() > before).await;
-        ear.until(|tiding| *tiding == Tiding::Disturbed).await;
+        ear.until(|tiding| *tiding == BusNotification::GapPossible).await;
     }
 }
 
@@ -125,7 +125,7 @@ async fn a_server_that_hangs_is_noticed() {
     let mut ear = Ear::new(&store, 64);
     ear.hear("lobby").await;
     let sleeper = async { redis.ask::<redis::Value>(redis::cmd("DEBUG").arg("SLEEP").arg("4")).await };
-    let (_, ()) = tokio::join!(sleeper, ear.until(|tiding| *tiding == Tiding::Disturbed));
+    let (_, ()) = tokio::join!(sleeper, ear.until(|tiding| *tiding == BusNotification::GapPossible));
     say_when_back(&store).await;
     ear.logged().await;
 }

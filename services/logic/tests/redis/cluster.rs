@@ -3,7 +3,7 @@
 use futures::future::join_all;
 use im_logic::store::redis::Options;
 use im_logic::store::{Error, Store};
-use im_redis_bus::Tiding;
+use im_redis_bus::BusNotification;
 
 use crate::servers::Server;
 use crate::stage::{Ear, insist, log, message, options, room, say, store, user};
@@ -65,7 +65,7 @@ async fn a_slot_that_moves_takes_its_room_along() {
     let moved = insist(&store, message("lobby", "two")).await;
     assert_eq!(moved.seq, 2);
     assert_eq!(log(&store, "lobby").await, ["one", "two"]);
-    ear.until(|tiding| *tiding == Tiding::Disturbed).await;
+    ear.until(|tiding| *tiding == BusNotification::GapPossible).await;
     say(&store, "lobby", "three").await;
     while ear.logged().await.1.seq != 3 {}
 }

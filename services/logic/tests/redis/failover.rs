@@ -6,7 +6,7 @@ use im_logic::store::Store;
 use im_logic::store::redis::RedisStore;
 use im_proto::bans::{Bans, subject};
 use im_proto::v1::Ban;
-use im_redis_bus::Tiding;
+use im_redis_bus::BusNotification;
 use tokio::sync::Mutex;
 
 use crate::forwarder::Forwarder;
@@ -79,7 +79,7 @@ async fn after_a_failover_appends_and_events_go_on_in_another_epoch() {
     let after = insist(&watched.store, message("lobby", "two")).await;
     assert!(after.epoch > before.epoch);
     assert_eq!(log(&watched.store, "lobby").await, ["one", "two"]);
-    ear.until(|tiding| *tiding == Tiding::Disturbed).await;
+    ear.until(|tiding| *tiding == BusNotification::GapPossible).await;
     let last = insist(&watched.store, message("lobby", "three")).await;
     while ear.logged().await.1.seq != last.seq {}
 }

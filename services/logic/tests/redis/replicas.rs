@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use im_logic::store::redis::Options;
-use im_logic::store::{Access, Create, Error, Kind, Membership, Role, Store};
-use im_redis_bus::Tiding;
+use im_logic::store::{Access, Create, Error, Kind, Membership, Messages, Role, Rooms, Store};
+use im_redis_bus::BusNotification;
 use im_wire::ids::UserId;
 
 use crate::servers::Server;
@@ -66,7 +66,7 @@ async fn whoever_left_is_not_said_to_have_left_before_replicas_confirm_it() {
     let _replica = Server::start_replica(&master).await;
     let impatient = Options { wait_timeout: Duration::from_millis(300), ..waiting(master.url()) };
     let (one, other) = (store(impatient.clone()).await, store(impatient).await);
-    let ann = UserId::new("ann".to_owned()).expect("a user");
+    let ann = UserId::new("ann").expect("a user");
     let members = vec![(ann.clone(), Role::Member)];
     let create = Create { room: room("group"), kind: Kind::Group, members, time_ms: now_ms() };
     while let Err(error) = one.create(create.clone()).await {
@@ -119,7 +119,7 @@ async fn confirmed_messages_are_published_in_order_under_load() {
     }
     let mut seqs = Vec::new();
     while let Ok(tiding) = ear.heard.try_recv() {
-        if let Tiding::Event(event) = tiding
+        if let BusNotification::Event(event) = tiding
             && let Some(im_proto::v1::bus_event::Event::Logged(logged)) = event.event
         {
             seqs.push(logged.seq);
@@ -135,5 +135,5 @@ async fn confirmed_messages_are_published_in_order_under_load() {
 async fn with_a_replica_to_wait_for_it_does_what_every_store_must_do() {
     let master = Server::start(&[]).await;
     let _replica = Server::start_replica(&master).await;
-    im_logic::store::suite::cases(std::sync::Arc::new(store(waiting(master.url())).await)).await;
+    im_logic::store::suite::cases(Store::new(std::sync::Arc::new(store(waiting(master.url())).await))).await;
 }

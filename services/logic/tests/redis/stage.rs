@@ -6,7 +6,7 @@ use im_logic::store::redis::{Options, RedisStore};
 use im_logic::store::{Access, Append, Appended, Error, Store};
 use im_proto::v1::bus_event::Event;
 use im_proto::v1::{Entry, Logged};
-use im_redis_bus::{Subscriber, Tiding};
+use im_redis_bus::{Subscriber, BusNotification};
 use im_runtime::limits::queue::{Receiver, queue};
 use im_wire::ids::{ClientId, RoomId, UserId};
 
@@ -86,7 +86,7 @@ pub(crate) async fn log(store: &RedisStore, of: &str) -> Vec<String> {
 /// Hears what a store's redis publishes.
 pub(crate) struct Ear {
     pub(crate) subscriber: Subscriber,
-    pub(crate) heard: Receiver<Tiding>,
+    pub(crate) heard: Receiver<BusNotification>,
 }
 
 impl Ear {
@@ -102,7 +102,7 @@ impl Ear {
         Self { subscriber, heard }
     }
 
-    pub(crate) async fn next(&mut self) -> Tiding {
+    pub(crate) async fn next(&mut self) -> BusNotification {
         let next = tokio::time::timeout(Duration::from_secs(30), self.heard.recv()).await;
         next.expect("a tiding within 30 s").expect("the subscriber runs")
     }
@@ -110,18 +110,18 @@ impl Ear {
     /// Subscribes and waits for the confirmation.
     pub(crate) async fn hear(&mut self, id: &str) {
         self.subscriber.subscribe(room(id));
-        self.until(|tiding| *tiding == Tiding::Subscribed(room(id))).await;
+        self.until(|tiding| *tiding == BusNotification::Subscribed(room(id))).await;
     }
 
     /// Skips what comes before.
-    pub(crate) async fn until(&mut self, wanted: impl Fn(&Tiding) -> bool) {
+    pub(crate) async fn until(&mut self, wanted: impl Fn(&BusNotification) -> bool) {
         while !wanted(&self.next().await) {}
     }
 
     /// The next logged entry, whatever else comes before it.
     pub(crate) async fn logged(&mut self) -> (String, Logged) {
         loop {
-            if let Tiding::Event(event) = self.next().await
+            if let BusNotification::Event(event) = self.next().await
                 && let Some(Event::Logged(logged)) = event.event
             {
                 return (event.room, logged);

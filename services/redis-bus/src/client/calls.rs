@@ -79,7 +79,9 @@ impl Client {
         loop {
             // A call that comes after one that is tried again, in the same slot, has passed it already: that cannot be
             // helped.
-            let (mut any, mut elsewhere, mut moving) = (false, false, false);
+            let mut any = false;
+            let mut elsewhere = false;
+            let mut moving = false;
             for (number, (outcome, call)) in outcomes.iter_mut().zip(&calls).enumerate() {
                 let Some(Err(error)) = outcome else { continue };
                 repeated.resize(calls.len(), false);
@@ -101,7 +103,7 @@ impl Client {
                 break;
             }
             if elsewhere || moving {
-                // The server was the wrong one, or is not ready: a moment for the keeper to find out who is. A slot on
+                // The server was the wrong one, or is not ready: a moment to find out who is. A slot on
                 // its way is there soon.
                 let pause = if elsewhere { CHANGEOVER } else { arrival.next() };
                 topology.mark_unchanged();
@@ -170,8 +172,8 @@ impl Client {
         let suspicious =
             outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).find(|error| error.is_suspicious());
         if let Some(error) = suspicious {
-            tracing::debug!(master = %master.host, %error, "redis is looked at again");
-            self.look_again();
+            tracing::debug!(master = %master.host, %error, "call failed, checking the redis topology");
+            self.refresh_soon();
         }
         outcomes.into_iter().map(|outcome| outcome.map_err(Error::counted)).collect()
     }
@@ -202,7 +204,7 @@ impl Client {
     async fn ask(&self, host: &str, lane: Lane, call: &Call) -> Outcome {
         let topology = Arc::clone(&self.shared.topology.borrow());
         let Some(master) = topology.by_name(host) else {
-            self.look_again();
+            self.refresh_soon();
             return Err(Error::Elsewhere(format!("the slot moves to {host}")));
         };
         if let Some(script) = call.script {

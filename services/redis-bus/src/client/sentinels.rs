@@ -10,7 +10,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::keeper::dial;
+use super::dial::dial;
 use crate::address::Host;
 
 /// How long a Sentinel may lag behind the others.
@@ -53,7 +53,9 @@ impl Sentinels {
 pub(super) async fn master_of(shared: &Shared, service: &str) -> Result<Host, String> {
     let hosts = &shared.address.hosts;
     let mut answers: FuturesUnordered<_> = hosts.iter().map(|host| ask(shared, host, service)).collect();
-    let (mut heard, mut best, mut trouble) = (0, None, String::new());
+    let mut heard = 0;
+    let mut best = None;
+    let mut trouble = String::new();
     while let Some(answer) = answers.next().await {
         match answer {
             Ok((epoch, master)) => {
@@ -105,7 +107,7 @@ async fn question(shared: &Shared, host: &Host, service: &str) -> Result<(u64, H
     let epoch = said.get("config-epoch").and_then(|number| number.parse::<u64>().ok());
     match (address, epoch) {
         (Some((name, port)), Some(epoch)) => Ok((epoch, Host { name, port })),
-        _ => Err("SENTINEL MASTER is not understood".to_owned()),
+        _ => Err("SENTINEL MASTER: unexpected reply".to_owned()),
     }
 }
 

@@ -43,7 +43,8 @@ impl Master {
         shared: Vec<MultiplexedConnection>,
         blocking: Vec<MultiplexedConnection>,
     ) -> Self {
-        let (next, broken) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let next = AtomicUsize::new(0);
+        let broken = AtomicBool::new(false);
         Self { host, run_id, opened_at: Instant::now(), shared, blocking, next, broken, broken_at: OnceLock::new() }
     }
 

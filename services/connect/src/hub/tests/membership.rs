@@ -1,18 +1,21 @@
 //! Who comes and goes.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_wire::ids::{RoomId, Seq};
+use tokio::time::Instant;
 
-use super::super::{Hub, Item, Member, Next, Place, Turn};
+use super::super::{Hub, Item, LogPosition, Member, Next, Turn};
 use super::{hear, hub_of, limits};
 
 #[test]
 fn rooms_that_everybody_has_left_cost_nothing() {
-    let (mut hub, mut effects, now) = (Hub::new(limits()), Vec::new(), Instant::now());
+    let mut hub = Hub::new(limits());
+    let mut effects = Vec::new();
+    let now = Instant::now();
     let rooms: Vec<RoomId> = (0..100_000).map(|number| RoomId::new(format!("r-{number}")).unwrap()).collect();
-    let start = Place { epoch: 1, seq: 0 };
+    let start = LogPosition { epoch: 1, seq: 0 };
     for room in &rooms {
         hub.join(room, 1, start, start, &mut effects);
         hub.leave(room, 1, now);
@@ -41,7 +44,8 @@ fn who_comes_and_goes_while_a_large_room_is_delivered_changes_nothing_for_the_ot
             part.members.iter().for_each(|member| heard.entry(*member).or_default().extend(&seqs));
         })
     };
-    let (mut effects, now) = (Vec::new(), Instant::now());
+    let mut effects = Vec::new();
+    let now = Instant::now();
     hear(&mut hub, "large", 1);
     for round in 0..4_u32 {
         deliver(&mut hub, &mut heard);
@@ -53,7 +57,7 @@ fn who_comes_and_goes_while_a_large_room_is_delivered_changes_nothing_for_the_ot
         let head = hub.head(&large).unwrap();
         hub.join(&large, 1_001 + round, head, head, &mut effects);
         hear(&mut hub, "large", head.seq + 1);
-        hub.join(&large, 2_001 + round, Place { epoch: 1, seq: head.seq + 1 }, head, &mut effects);
+        hub.join(&large, 2_001 + round, LogPosition { epoch: 1, seq: head.seq + 1 }, head, &mut effects);
     }
     while deliver(&mut hub, &mut heard) == Next::Now {}
     assert!(effects.is_empty(), "{effects:?}");

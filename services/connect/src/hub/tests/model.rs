@@ -4,13 +4,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_wire::ids::{Epoch, Seq};
 use im_wire::native::Message;
 use proptest::prelude::*;
+use tokio::time::Instant;
 
-use super::super::{Answer, Asker, Effect, Failure, Hub, Item, Member, Part, Place, Turn};
+use super::super::{Answer, Asker, Effect, Failure, Hub, Item, LogPosition, Member, Part, Turn};
 use super::{limits, message, room, typing};
 
 #[derive(Debug, Clone)]
@@ -74,8 +75,8 @@ struct Log {
 }
 
 impl Log {
-    fn head(&self) -> Place {
-        Place { epoch: self.transitions.last().map_or(0, |(epoch, _)| *epoch), seq: self.entries.len() as Seq }
+    fn head(&self) -> LogPosition {
+        LogPosition { epoch: self.transitions.last().map_or(0, |(epoch, _)| *epoch), seq: self.entries.len() as Seq }
     }
 
     fn append(&mut self) -> Arc<Message> {
@@ -83,14 +84,15 @@ impl Log {
             self.transitions.push((self.spoken + 1, self.entries.len() as Seq));
         }
         self.spoken += 1;
-        let (epoch, seq) = (self.head().epoch, self.entries.len() as Seq + 1);
+        let epoch = self.head().epoch;
+        let seq = self.entries.len() as Seq + 1;
         let (id, client_id) = (self.spoken.to_string(), self.spoken.to_string());
         let message = Arc::new(Message { epoch, id, client_id, ..message("r", seq) });
         self.entries.push(Arc::clone(&message));
         message
     }
 
-    fn answer(&self, after: Place) -> Answer {
+    fn answer(&self, after: LogPosition) -> Answer {
         const PAGE: usize = 3;
         let head = self.head();
         let later = |(epoch, _): &&(Epoch, Seq)| *epoch > after.epoch;
@@ -115,7 +117,7 @@ struct World {
     bus: VecDeque<Arc<Message>>,
     subscribed: bool,
     hear_wanted: bool,
-    asked: VecDeque<(Asker, Place, Option<Answer>)>,
+    asked: VecDeque<(Asker, LogPosition, Option<Answer>)>,
     records: HashMap<Member, Record>,
     now: Instant,
     hold: Duration,
@@ -178,8 +180,8 @@ impl World {
     fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Hear(_) => self.hear_wanted = true,
-                Effect::Forget(_) => (self.hear_wanted, self.subscribed) = (false, false),
+                Effect::Subscribe(_) => self.hear_wanted = true,
+                Effect::Unsubscribe(_) => (self.hear_wanted, self.subscribed) = (false, false),
                 Effect::Fetch { asker, after, .. } => self.asked.push_back((asker, after, None)),
                 Effect::Tell { member, items, .. } => {
                     let record = self.records.get_mut(&member).expect("a member that catches up has joined");
@@ -229,7 +231,7 @@ impl World {
                 // The epoch of the entry that the member had last.
                 let epoch = seq.checked_sub(1).and_then(|n| self.log.entries.get(n as usize)).map_or(0, |m| m.epoch);
                 self.records.insert(member, Record { from: seq, kept: Vec::new() });
-                self.with(|hub, effects| hub.join(&room(), member, Place { epoch, seq }, head, effects));
+                self.with(|hub, effects| hub.join(&room(), member, LogPosition { epoch, seq }, head, effects));
             }
             Step::Leave(member) if self.records.contains_key(&member) => {
                 self.records.remove(&member);
@@ -251,7 +253,7 @@ impl World {
             }
             Step::Heard if self.hear_wanted && !self.subscribed => {
                 self.subscribed = true;
-                self.with(|hub, effects| hub.heard(&room(), effects));
+                self.with(|hub, effects| hub.subscribed(&room(), effects));
             }
             Step::Signal => {
                 let stands = self.hub.head(&room()).unwrap_or_default().seq;

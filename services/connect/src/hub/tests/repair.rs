@@ -1,24 +1,26 @@
 //! What is missing: asked for again and again, given up at last, bounded meanwhile.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::{Body, Message};
+use tokio::time::Instant;
 
-use super::super::{Answer, Asker, Effect, Failure, Hub, Item, Place, Turn};
+use super::super::{Answer, Asker, Effect, Failure, Hub, Item, LogPosition, Turn};
 use super::{hear, hub_of, limits, message, room};
 
 fn answer(head: Seq, entries: impl IntoIterator<Item = Seq>) -> Answer {
     let entries = entries.into_iter().map(|seq| Arc::new(message("r", seq))).collect();
-    Answer { head: Place { epoch: 1, seq: head }, entries, ..Answer::default() }
+    Answer { head: LogPosition { epoch: 1, seq: head }, entries, ..Answer::default() }
 }
 
 #[test]
 fn what_continues_the_head_is_delivered_whatever_the_room_waits_for() {
     let mut hub = hub_of(&[("r", 2)]);
-    let (mut effects, now) = (Vec::new(), Instant::now());
-    let place = |seq| Place { epoch: 1, seq };
+    let mut effects = Vec::new();
+    let now = Instant::now();
+    let place = |seq| LogPosition { epoch: 1, seq };
     let deliver = |hub: &mut Hub| {
         let mut told = 0;
         let turn = Turn { members: usize::MAX, now, hold: Duration::ZERO };
@@ -37,7 +39,7 @@ fn what_continues_the_head_is_delivered_whatever_the_room_waits_for() {
     hub.tick(now + limits().retry, &mut effects);
     assert_eq!(effects, []);
     // The same while the log is asked; its answer is good for what it still adds.
-    hub.heard(&room(), &mut effects);
+    hub.subscribed(&room(), &mut effects);
     assert_eq!(effects, [Effect::Fetch { room: room(), asker: Asker::Room, after: place(2) }]);
     hear(&mut hub, "r", 3);
     assert_eq!(deliver(&mut hub), 3);
@@ -48,18 +50,22 @@ fn what_continues_the_head_is_delivered_whatever_the_room_waits_for() {
 
 #[test]
 fn a_room_that_the_bus_does_not_carry_yet_is_compared_like_any_other() {
-    let (mut hub, mut effects, start) = (Hub::new(limits()), Vec::new(), Place { epoch: 1, seq: 0 });
+    let mut hub = Hub::new(limits());
+    let mut effects = Vec::new();
+    let start = LogPosition { epoch: 1, seq: 0 };
     hub.join(&room(), 1, start, start, &mut effects);
     effects.clear();
-    hub.compared(&room(), start, Place { epoch: 1, seq: 1 }, &mut effects);
+    hub.compared(&room(), start, LogPosition { epoch: 1, seq: 1 }, &mut effects);
     assert_eq!(effects, [Effect::Fetch { room: room(), asker: Asker::Room, after: start }]);
     hub.fetched(&room(), Asker::Room, start, answer(1, [1]), Instant::now(), &mut effects);
-    assert_eq!(hub.head(&room()), Some(Place { epoch: 1, seq: 1 }));
+    assert_eq!(hub.head(&room()), Some(LogPosition { epoch: 1, seq: 1 }));
 }
 
 /// Fails whatever is asked, and says after how long it was asked again each time.
 fn pauses(hub: &mut Hub, asker: Asker, failure: Failure, times: usize) -> Vec<Duration> {
-    let (mut now, mut effects, mut pauses) = (Instant::now(), Vec::new(), Vec::new());
+    let mut now = Instant::now();
+    let mut effects = Vec::new();
+    let mut pauses = Vec::new();
     for _ in 0..times {
         let failed = now;
         hub.fetch_failed(&room(), asker, failure, now, &mut effects);
@@ -81,11 +87,12 @@ fn what_is_not_answered_is_asked_again_after_growing_pauses() {
     for asker in [Asker::Room, Asker::Member(5)] {
         let mut hub = hub_of(&[("r", 1)]);
         hear(&mut hub, "r", 1);
-        hub.join(&room(), 5, Place { epoch: 1, seq: 0 }, Place { epoch: 1, seq: 1 }, &mut Vec::new());
+        hub.join(&room(), 5, LogPosition { epoch: 1, seq: 0 }, LogPosition { epoch: 1, seq: 1 }, &mut Vec::new());
         let pauses = pauses(&mut hub, asker, Failure::Passing, 12);
         assert_eq!(pauses.len(), 12, "for as long as nobody answers");
         // Once anything is answered again nobody waits for their pause.
-        let (mut effects, now) = (Vec::new(), Instant::now());
+        let mut effects = Vec::new();
+        let now = Instant::now();
         hub.fetch_failed(&room(), asker, Failure::Passing, now, &mut effects);
         hub.tick(now, &mut effects);
         assert_eq!(effects, []);
@@ -104,7 +111,7 @@ fn what_fails_for_good_is_given_up_and_said() {
     // A member that cannot be told what it has missed no longer hears the room.
     let mut hub = hub_of(&[("r", 1)]);
     hear(&mut hub, "r", 1);
-    hub.join(&room(), 5, Place { epoch: 1, seq: 0 }, Place { epoch: 1, seq: 1 }, &mut Vec::new());
+    hub.join(&room(), 5, LogPosition { epoch: 1, seq: 0 }, LogPosition { epoch: 1, seq: 1 }, &mut Vec::new());
     assert_eq!(pauses(&mut hub, Asker::Member(5), Failure::Lasting, 20).len(), 4);
     assert_eq!(hub.counts.given_up, 1);
 
@@ -122,9 +129,10 @@ fn what_fails_for_good_is_given_up_and_said() {
 
     // So does an answer that names more than it gives, again and again.
     let mut hub = hub_of(&[("r", 1)]);
-    let (mut now, mut asked) = (Instant::now(), 0);
-    let start = Place { epoch: 1, seq: 0 };
-    hub.compared(&room(), start, Place { epoch: 1, seq: 9 }, &mut effects);
+    let mut now = Instant::now();
+    let mut asked = 0;
+    let start = LogPosition { epoch: 1, seq: 0 };
+    hub.compared(&room(), start, LogPosition { epoch: 1, seq: 9 }, &mut effects);
     for _ in 0..200 {
         for effect in std::mem::take(&mut effects) {
             assert!(matches!(effect, Effect::Fetch { .. }));
@@ -151,10 +159,13 @@ fn what_waits_for_repairs_is_bounded_in_bytes_over_all_rooms() {
     assert_eq!((hub.pending_bytes(), hub.counts.overflows), (3 * 1_256, 1));
     // What was dropped is fetched, and what has waited leaves its place to others.
     for name in ["a", "b"] {
-        let (room, start, now) = (RoomId::new(name).unwrap(), Place { epoch: 1, seq: 0 }, Instant::now());
-        let missing = Answer { head: Place { epoch: 1, seq: 3 }, entries: vec![long(name, 1)], ..Answer::default() };
+        let room = RoomId::new(name).unwrap();
+        let start = LogPosition { epoch: 1, seq: 0 };
+        let now = Instant::now();
+        let missing =
+            Answer { head: LogPosition { epoch: 1, seq: 3 }, entries: vec![long(name, 1)], ..Answer::default() };
         hub.fetched(&room, Asker::Room, start, missing, now, &mut effects);
     }
     assert_eq!(hub.pending_bytes(), 0);
-    assert!(matches!(effects.last(), Some(Effect::Fetch { after: Place { seq: 2, .. }, .. })), "{effects:?}");
+    assert!(matches!(effects.last(), Some(Effect::Fetch { after: LogPosition { seq: 2, .. }, .. })), "{effects:?}");
 }

@@ -1,8 +1,9 @@
 //! Whose turn it is, and who is held back.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use im_wire::ids::RoomId;
+use tokio::time::Instant;
 
 use super::super::{Hub, Next, Part, Turn};
 use super::{hear, hub_of, typing};
@@ -55,7 +56,8 @@ fn a_busy_room_of_a_busy_shard_is_held_back_and_an_idle_one_never() {
     // Neither who types nor who comes and goes makes the room hurry; signals beyond their bound are dropped.
     let busy = RoomId::new("busy").unwrap();
     (0..5).for_each(|number| hub.signal(&busy, typing(number)));
-    let (mut effects, head) = (Vec::new(), hub.head(&busy).unwrap());
+    let mut effects = Vec::new();
+    let head = hub.head(&busy).unwrap();
     hub.join(&busy, 70, head, head, &mut effects);
     hub.leave(&busy, 2, at(26));
     assert_eq!((deliver(&mut hub, at(26)), effects), ((vec![], Next::At(at(40))), vec![]));

@@ -102,7 +102,9 @@ impl Stream {
                         pauses = self::pauses(&self.shared.options);
                     }
                 }
-                Some(Err(status)) => tracing::debug!(node = self.node, %status, "no stream to logic yet"),
+                Some(Err(status)) => {
+                    tracing::debug!(node = self.node, %status, "cannot open a stream to logic, retrying")
+                }
                 None => return,
             }
             let pause = pauses.next().unwrap_or(self.shared.options.pause_max);
@@ -129,7 +131,7 @@ impl Stream {
 
     /// Carries calls until the stream is no more; `true` where the link is not needed any more either.
     async fn serve(&mut self, mut open: Open) -> bool {
-        tracing::info!(node = self.node, "a stream to logic is open");
+        tracing::info!(node = self.node, "opened stream to logic");
         self.up.store(true, Ordering::Release);
         metrics::STREAMS.inc();
         let end = open.carry(&mut self.calls, self.shared.options.batch).await;
@@ -138,7 +140,7 @@ impl Stream {
         let unanswered: Vec<Waiting> = std::mem::take(&mut open.pending).into_values().collect();
         match end {
             End::Unused => return true,
-            End::Closed if unanswered.is_empty() => tracing::info!(node = self.node, "logic has ended its stream"),
+            End::Closed if unanswered.is_empty() => tracing::info!(node = self.node, "logic closed its stream"),
             End::Closed => self.lost(unanswered.len(), "closed by logic"),
             End::Broken(status) => self.lost(unanswered.len(), status.message()),
         }
@@ -147,7 +149,7 @@ impl Stream {
     }
 
     fn lost(&self, unanswered: usize, why: &str) {
-        tracing::warn!(node = self.node, unanswered, why, "a logic process was lost");
+        tracing::warn!(node = self.node, unanswered, why, "lost stream to logic");
         metrics::LOST.inc();
         self.shared.losses.send_modify(|losses| *losses += 1);
     }

@@ -162,7 +162,8 @@ async fn eventually(what: &str, condition: impl Fn() -> bool) {
 }
 
 fn send(room: &str, client_id: impl Into<String>) -> call::Op {
-    let (room, client_id) = (room.to_owned(), client_id.into());
+    let room = room.to_owned();
+    let client_id = client_id.into();
     let encoding = Encoding::Text.into();
     call::Op::Send(SendCall { room, client_id, r#type: "text".into(), body: Bytes::new(), encoding })
 }
@@ -173,7 +174,7 @@ fn signal() -> call::Op {
 
 impl super::Shared {
     fn places_are_empty(&self) -> bool {
-        self.places.is_empty()
+        self.affinities.is_empty()
     }
 }
 
@@ -191,7 +192,8 @@ fn stored(result: Result<reply::Result, Fault>) -> (u64, String) {
 
 #[tokio::test]
 async fn many_calls_in_flight_get_their_own_answers() {
-    let (one, two) = (Process::start(1).await, Process::start(2).await);
+    let one = Process::start(1).await;
+    let two = Process::start(2).await;
     let uplink = uplink(options(), &[&one, &two]);
     all_up(&uplink, 2).await;
     let calls = (0..2000).map(|i| {
@@ -209,7 +211,8 @@ async fn many_calls_in_flight_get_their_own_answers() {
 
 #[tokio::test]
 async fn a_connections_calls_stay_with_one_process_in_order_while_one_is_in_flight() {
-    let (one, two) = (Process::start(1).await, Process::start(2).await);
+    let one = Process::start(1).await;
+    let two = Process::start(2).await;
     let uplink = uplink(options(), &[&one, &two]);
     all_up(&uplink, 2).await;
     for process in [&one, &two] {
@@ -230,7 +233,8 @@ async fn a_connections_calls_stay_with_one_process_in_order_while_one_is_in_flig
 
 #[tokio::test]
 async fn calls_of_a_lost_process_are_done_by_another_in_their_order_and_signals_are_not() {
-    let (two, three) = (Process::start(2).await, Process::start(3).await);
+    let two = Process::start(2).await;
+    let three = Process::start(3).await;
     let uplink = uplink(options(), &[&two, &three]);
     all_up(&uplink, 2).await;
     for process in [&two, &three] {
@@ -268,7 +272,8 @@ async fn each_thread_has_streams_of_its_own_and_is_told_of_all_losses() {
     let one = Process::start(1).await;
     let uplink = uplink(options(), &[&one]);
     let mut losses = uplink.losses();
-    let (asked, answers) = (Arc::clone(&uplink), mpsc::channel(1));
+    let asked = Arc::clone(&uplink);
+    let answers = mpsc::channel(1);
     let (told, mut answer) = answers;
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -291,10 +296,11 @@ async fn each_thread_has_streams_of_its_own_and_is_told_of_all_losses() {
 #[tokio::test]
 async fn with_no_logic_at_all_calls_fail_at_once_and_work_when_it_is_there() {
     let one = Process::start(1).await;
-    let (node, address) = (one.node(), one.address);
+    let node = one.node();
+    let address = one.address;
     drop(one);
     let uplink = Arc::new(GrpcLogic::start(options(), Watch::fixed(Kind::Logic, [node])));
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     let fault = ask(&uplink, "c", send("r", "1")).await.unwrap_err();
     assert_eq!((fault.code.as_str(), fault.retryable), ("unavailable", true));
     assert!(began.elapsed() < Duration::from_secs(1));
@@ -328,7 +334,8 @@ async fn a_process_that_stands_still_is_found_by_unanswered_pings() {
     let node = Node::new("still", still.local_addr().unwrap().to_string(), "0.1.0");
     let one = Process::start(1).await;
     let frozen = Arc::new(watch::Sender::new(false));
-    let (target, freeze) = (one.address, Arc::clone(&frozen));
+    let target = one.address;
+    let freeze = Arc::clone(&frozen);
     tokio::spawn(async move {
         loop {
             let (mut inner, _) = still.accept().await.unwrap();
@@ -355,7 +362,7 @@ async fn a_process_that_stands_still_is_found_by_unanswered_pings() {
     assert_eq!(stored(ask(&uplink, "c", send("r", "1")).await).1, "1");
     frozen.send_replace(true);
     frozen.closed().await;
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     let fault = ask(&uplink, "c", send("r", "2")).await.unwrap_err();
     assert_eq!(fault.code, "unavailable");
     assert!(began.elapsed() < Duration::from_secs(5), "long before the call's own timeout");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use im_connect::downlink::{Bus, Tidings};
+use im_connect::downlink::{Bus, BusNotification};
 use im_connect::uplink::Logic;
 use im_proto::v1::{Fault, call, reply};
 use im_runtime::limits::queue::Sender;
@@ -43,12 +43,12 @@ impl Logic for Link {
 
 #[async_trait]
 impl Bus for Link {
-    async fn run(&self, into: Sender<Tidings>) {
+    async fn run(&self, into: Sender<BusNotification>) {
         {
             let node = &mut self.world.state().nodes[self.number];
             node.into = Some(into);
-            for tidings in std::mem::take(&mut node.early) {
-                node.tell(tidings);
+            for notification in std::mem::take(&mut node.early) {
+                node.tell(notification);
             }
         }
         std::future::pending().await
@@ -59,7 +59,7 @@ impl Bus for Link {
         let away = state.bus_away;
         let node = &mut state.nodes[self.number];
         if node.heard.insert(room.clone()) && !away {
-            node.tell(Tidings::Subscribed(room));
+            node.tell(BusNotification::Subscribed(room));
         }
     }
 

@@ -56,7 +56,7 @@ impl Inbound {
 /// What a client sent is not of the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Broken {
-    #[error("{0}")]
+    #[error(transparent)]
     Frame(#[from] Malformed),
     #[error("{0}")]
     WebSocket(String),
@@ -64,7 +64,7 @@ pub(crate) enum Broken {
     Utf8,
     #[error("a message of more than {0} bytes")]
     TooLarge(usize),
-    #[error("{0}")]
+    #[error(transparent)]
     Relay(#[from] relay::Malformed),
     /// The answer has been written; there is no WebSocket to close.
     #[error("no WebSocket upgrade: {0}")]
@@ -90,7 +90,7 @@ enum State {
 }
 
 /// See the module's top.
-pub(crate) struct Intake {
+pub(crate) struct Decoder {
     state: State,
     rest: BytesMut,
     limit: usize,
@@ -132,7 +132,7 @@ impl State {
     }
 }
 
-impl Intake {
+impl Decoder {
     /// For a connection that came in on the TCP or the WebSocket port, with a PROXY protocol header before it or without;
     /// `limit` is the longest body.
     pub(crate) fn new(tcp: bool, proxied: bool, limit: usize) -> Self {

@@ -1,5 +1,5 @@
-//! The ear at one master: a connection that is kept, checked every second, and subscribed to its rooms again whenever it
-//! had to be opened anew.
+//! The subscriptions at one master: a connection that is checked every second, and subscribed to its rooms again whenever it had
+//! to be reopened.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Pipeline, ProtocolVersion, Value};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::mouth::{Hearing, Mouth};
-use super::wishes::Wishes;
-use super::{SPARE, Tiding};
+use super::desired::DesiredSubscriptions;
+use super::dispatcher::{Dispatcher, PushState};
+use super::{BusNotification, SPARE};
 use crate::address::Host;
 use crate::backoff::Backoff;
 use crate::client::{Client, Error, Role, dial, role, run_id};
@@ -23,19 +23,19 @@ use crate::metrics;
 /// Rooms in one batch of commands: few enough to be confirmed well within the time limit.
 const BATCH: usize = 512;
 
-pub(super) struct Ear<T> {
+pub(super) struct MasterSubscription<T> {
     client: Client,
     host: Host,
-    wishes: Arc<Wishes>,
-    mouth: Arc<Mouth<T>>,
+    desired: Arc<DesiredSubscriptions>,
+    dispatcher: Arc<Dispatcher<T>>,
     /// Every room to be heard here, and whether its subscription has been asked for on this connection.
     rooms: HashMap<RoomId, bool>,
     /// Rooms to be left.
     leaving: Vec<RoomId>,
-    /// The connection stood since the last time it was lost.
-    heard: bool,
-    /// Events may have been lost: to be said once everything is subscribed.
-    disturbed: bool,
+    /// The connection has been open since the last time it was lost.
+    was_connected: bool,
+    /// Events may have been lost: reported once everything is subscribed.
+    gap: bool,
     backoff: Backoff,
 }
 
@@ -64,8 +64,8 @@ impl Lost {
         }
     }
 
-    fn of(hearing: &Hearing) -> Self {
-        if hearing.moved.load(Ordering::Acquire) { Self::SlotMoved } else { Self::Ended }
+    fn of(state: &PushState) -> Self {
+        if state.moved.load(Ordering::Acquire) { Self::SlotMoved } else { Self::Ended }
     }
 }
 
@@ -76,75 +76,82 @@ struct Found {
     opened_at: Instant,
 }
 
-impl<T: From<Tiding> + Weigh + Send + 'static> Ear<T> {
-    pub(super) fn new(client: Client, host: Host, wishes: Arc<Wishes>, mouth: Arc<Mouth<T>>, disturbed: bool) -> Self {
+impl<T: From<BusNotification> + Weigh + Send + 'static> MasterSubscription<T> {
+    pub(super) fn new(
+        client: Client,
+        host: Host,
+        desired: Arc<DesiredSubscriptions>,
+        dispatcher: Arc<Dispatcher<T>>,
+        gap: bool,
+    ) -> Self {
         let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         Self {
             client,
             host,
-            wishes,
-            mouth,
+            desired,
+            dispatcher,
             rooms: HashMap::new(),
             leaving: Vec::new(),
-            heard: false,
-            disturbed,
+            was_connected: false,
+            gap,
             backoff,
         }
     }
 
     /// Until the task is ended.
-    pub(super) async fn listen(mut self) {
+    pub(super) async fn run(mut self) {
         loop {
             let Err(lost) = self.connected().await;
-            if std::mem::take(&mut self.heard) {
+            if std::mem::take(&mut self.was_connected) {
                 metrics::BUS_RESTARTS.with_label_values(&[lost.reason()]).inc();
-                tracing::warn!(master = %self.host, %lost, rooms = self.rooms.len(), "a bus connection is lost");
+                tracing::warn!(master = %self.host, %lost, rooms = self.rooms.len(), "lost bus connection, reconnecting");
             } else {
-                tracing::debug!(master = %self.host, %lost, "no bus connection");
+                tracing::debug!(master = %self.host, %lost, "cannot open bus connection");
             }
-            self.client.look_again();
-            self.disturbed = true;
+            self.client.refresh_soon();
+            self.gap = true;
             tokio::time::sleep(self.backoff.next()).await;
         }
     }
 
     async fn connected(&mut self) -> Result<std::convert::Infallible, Lost> {
-        let hearing = Arc::new(Hearing::default());
-        let mut found = self.dial(&hearing).await?;
+        let state = Arc::new(PushState::default());
+        let mut found = self.dial(&state).await?;
         metrics::BUS_CONNECTS.inc();
-        self.heard = true;
+        self.was_connected = true;
         self.rooms.values_mut().for_each(|asked| *asked = false);
         self.leaving.clear();
         let interval = self.client.options().check_interval;
         let mut check = tokio::time::interval_at(Instant::now() + interval, interval);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mouth = Arc::clone(&self.mouth);
+        let dispatcher = Arc::clone(&self.dispatcher);
         loop {
-            self.take_wishes();
-            let refused = self.settle(&mut found.connection, &hearing).await?;
+            self.take_desired();
+            let refused = self.apply(&mut found.connection, &state).await?;
             tokio::select! {
-                () = hearing.lost.notified() => return Err(Lost::of(&hearing)),
-                () = self.wishes.changed() => {}
-                () = mouth.waiting.notified() => {}
+                () = state.lost.notified() => return Err(Lost::of(&state)),
+                () = self.desired.changed() => {}
+                () = dispatcher.pending.notified() => {}
                 _ = check.tick() => self.check(&mut found).await?,
                 () = tokio::time::sleep(self.backoff.next()), if refused => {}
             }
             tokio::select! {
-                () = mouth.speak() => {}
-                () = hearing.lost.notified() => return Err(Lost::of(&hearing)),
+                () = dispatcher.flush_pending() => {}
+                () = state.lost.notified() => return Err(Lost::of(&state)),
                 // A queue that stays full must not keep the connection from being checked.
-                _ = check.tick() => { mouth.waiting.notify_one(); self.check(&mut found).await? }
+                _ = check.tick() => { dispatcher.pending.notify_one(); self.check(&mut found).await? }
             }
         }
     }
 
     /// A connection to whatever is at the address, if that is a master.
-    async fn dial(&self, hearing: &Arc<Hearing>) -> Result<Found, Lost> {
+    async fn dial(&self, state: &Arc<PushState>) -> Result<Found, Lost> {
         let opened_at = Instant::now();
         let info = self.client.address().server(&self.host, ProtocolVersion::RESP3)?;
-        let (mouth, hearing) = (Arc::clone(&self.mouth), Arc::clone(hearing));
+        let dispatcher = Arc::clone(&self.dispatcher);
+        let state = Arc::clone(state);
         let push = Box::new(move |push| {
-            mouth.heard(&hearing, push);
+            dispatcher.on_push(&state, push);
             Ok::<(), redis::aio::SendError>(())
         });
         let mut connection = dial(info, self.client.options(), Duration::ZERO, Some(push)).await?;
@@ -169,14 +176,14 @@ impl<T: From<Tiding> + Weigh + Send + 'static> Ear<T> {
         }
     }
 
-    fn take_wishes(&mut self) {
-        for (room, wanted) in self.wishes.take() {
+    fn take_desired(&mut self) {
+        for (room, wanted) in self.desired.take() {
             if !wanted {
                 if self.rooms.remove(&room).unwrap_or(false) {
                     self.leaving.push(room);
                 }
             } else if self.rooms.get(&room) == Some(&true) {
-                self.mouth.subscribed(room);
+                self.dispatcher.subscribed(room);
             } else {
                 self.leaving.retain(|left| *left != room);
                 self.rooms.insert(room, false);
@@ -186,9 +193,9 @@ impl<T: From<Tiding> + Weigh + Send + 'static> Ear<T> {
     }
 
     /// Subscribes and unsubscribes what is open. Returns whether something was refused and is to be tried again.
-    async fn settle(&mut self, connection: &mut MultiplexedConnection, hearing: &Hearing) -> Result<bool, Lost> {
+    async fn apply(&mut self, connection: &mut MultiplexedConnection, state: &PushState) -> Result<bool, Lost> {
         for batch in std::mem::take(&mut self.leaving).chunks(BATCH) {
-            hearing.leaves(batch.len());
+            state.unsubscribing(batch.len());
             self.command(connection, "SUNSUBSCRIBE", batch).await?;
         }
         let open: Vec<RoomId> = self.rooms.iter().filter(|(_, asked)| !**asked).map(|(room, _)| room.clone()).collect();
@@ -200,20 +207,20 @@ impl<T: From<Tiding> + Weigh + Send + 'static> Ear<T> {
                     Value::ServerError(error) => {
                         refused += 1;
                         let error = Error::of_server(&error);
-                        tracing::debug!(%room, master = %self.host, %error, "a subscription is refused");
+                        tracing::debug!(%room, master = %self.host, %error, "subscription refused");
                     }
                     _ => drop(self.rooms.insert(room.clone(), true)),
                 }
             }
         }
         if refused > 0 {
-            tracing::warn!(master = %self.host, refused, "subscriptions are refused and tried again");
-            self.client.look_again();
+            tracing::warn!(master = %self.host, refused, "subscriptions refused, retrying");
+            self.client.refresh_soon();
             return Ok(true);
         }
         self.backoff.reset();
-        if std::mem::take(&mut self.disturbed) {
-            self.mouth.disturb();
+        if std::mem::take(&mut self.gap) {
+            self.dispatcher.gap_possible();
         }
         Ok(false)
     }

@@ -10,75 +10,75 @@ use im_wire::frame::Frame;
 use im_wire::ids::RoomId;
 use im_wire::{goim, golang_im};
 
-use super::connection::Connection;
-use super::established::Kind;
+use super::Dialect;
 use super::subscribe;
+use crate::connection::Client;
 use crate::metrics;
 use crate::shard::Shard;
-use crate::uplink::translate;
+use crate::translate;
 
-/// Takes one frame of an established foreign session.
-pub(crate) async fn take(shard: &Rc<Shard>, connection: &Rc<Connection>, kind: Kind, frame: Frame) {
-    let client = Client { shard, connection, seq: frame.seq };
+/// Takes one frame of an established session of another dialect.
+pub(crate) async fn take(shard: &Rc<Shard>, client: &Client, dialect: Dialect, frame: Frame) {
+    let request = Request { shard, client, seq: frame.seq };
     let name = match frame.operation {
         goim::HEARTBEAT => {
-            client.heartbeat();
+            request.heartbeat();
             "ping"
         }
         goim::SEND => {
-            client.send(kind, &frame.body).await;
+            request.send(dialect, &frame.body).await;
             "send"
         }
         goim::CHANGE_ROOM => {
-            client.enter(kind, &frame.body, goim::CHANGE_ROOM_REPLY).await;
+            request.enter(dialect, &frame.body, goim::CHANGE_ROOM_REPLY).await;
             "change_room"
         }
-        goim::SUBSCRIBE if kind == Kind::GolangIm => {
-            client.enter(kind, &frame.body, goim::SUBSCRIBE_REPLY).await;
+        goim::SUBSCRIBE if dialect == Dialect::GolangIm => {
+            request.enter(dialect, &frame.body, goim::SUBSCRIBE_REPLY).await;
             "subscribe"
         }
         goim::SUBSCRIBE => {
-            client.accept(&frame.body, true);
+            request.accept(&frame.body, true);
             "subscribe"
         }
-        goim::UNSUBSCRIBE if kind == Kind::GolangIm => {
-            client.leave();
+        goim::UNSUBSCRIBE if dialect == Dialect::GolangIm => {
+            request.leave();
             "unsubscribe"
         }
         goim::UNSUBSCRIBE => {
-            client.accept(&frame.body, false);
+            request.accept(&frame.body, false);
             "unsubscribe"
         }
-        golang_im::SYNC if kind == Kind::GolangIm => {
-            client.sync().await;
+        golang_im::SYNC if dialect == Dialect::GolangIm => {
+            request.sync().await;
             "history"
         }
-        golang_im::ACK if kind == Kind::GolangIm => {
-            client.read(&frame.body).await;
+        golang_im::ACK if dialect == Dialect::GolangIm => {
+            request.read(&frame.body).await;
             "read"
         }
         goim::AUTH => {
-            connection.end(CloseCode::WrongState, "this connection is authenticated");
+            client.end(CloseCode::WrongState, "this connection is authenticated");
             "auth"
         }
         other => {
             metrics::MALFORMED.with_label_values(&[CloseCode::ProtocolError.name()]).inc();
-            connection.end(CloseCode::ProtocolError, format!("operation {other} is not known"));
+            client.end(CloseCode::ProtocolError, format!("operation {other} is not known"));
             "unknown"
         }
     };
     metrics::REQUESTS.with_label_values(&[name]).inc();
 }
 
-struct Client<'a> {
+struct Request<'a> {
     shard: &'a Rc<Shard>,
-    connection: &'a Rc<Connection>,
+    client: &'a Client,
     seq: u32,
 }
 
-impl Client<'_> {
+impl Request<'_> {
     fn reply(&self, operation: i32, body: &[u8]) {
-        self.connection.write(&self.connection.encoding.get().frame(operation, self.seq, body));
+        self.client.write(&self.client.encoding.get().frame(operation, self.seq, body));
     }
 
     /// Refusals have no operation of their own: golang-im's server puts the text into an operation 5, and goim's clients
@@ -88,11 +88,11 @@ impl Client<'_> {
     }
 
     fn room(&self) -> Option<RoomId> {
-        self.connection.room.borrow().clone()
+        self.client.room.borrow().clone()
     }
 
     async fn call(&self, op: call::Op) -> Result<reply::Result, String> {
-        let answer = super::call(self.shard, self.connection, op).await;
+        let answer = self.shard.call(self.client, op).await;
         answer.map_err(|fault| {
             let error = translate::error(fault);
             format!("{}: {}", error.code, error.text)
@@ -104,8 +104,8 @@ impl Client<'_> {
         self.reply(goim::HEARTBEAT_REPLY, &i32::try_from(online).unwrap_or(i32::MAX).to_be_bytes());
     }
 
-    async fn send(&self, kind: Kind, body: &Bytes) {
-        let named = (kind == Kind::GolangIm).then(|| golang_im::said(body));
+    async fn send(&self, dialect: Dialect, body: &Bytes) {
+        let named = (dialect == Dialect::GolangIm).then(|| golang_im::said(body));
         let room = match named.as_ref().and_then(|said| said.room.as_deref()).map(RoomId::new) {
             Some(Ok(room)) => Some(room),
             Some(Err(bad)) => return self.refuse(&bad.to_string()),
@@ -125,27 +125,27 @@ impl Client<'_> {
         }
     }
 
-    async fn enter(&self, kind: Kind, body: &[u8], operation: i32) {
+    async fn enter(&self, dialect: Dialect, body: &[u8], operation: i32) {
         let room = String::from_utf8_lossy(body);
-        let entered = subscribe::enter(self.shard, self.connection, room.trim().trim_matches('"')).await;
-        match (entered, kind) {
-            (true, Kind::GolangIm) => self.reply(operation, golang_im::SUBSCRIBED),
+        let entered = subscribe::enter(self.shard, self.client, room.trim().trim_matches('"')).await;
+        match (entered, dialect) {
+            (true, Dialect::GolangIm) => self.reply(operation, golang_im::SUBSCRIBED),
             (true, _) => self.reply(operation, b""),
-            (false, Kind::GolangIm) => self.reply(operation, golang_im::NOT_SUBSCRIBING),
+            (false, Dialect::GolangIm) => self.reply(operation, golang_im::NOT_SUBSCRIBING),
             (false, _) => self.refuse("this room is not open to you"),
         }
     }
 
     fn leave(&self) {
-        if let Some(room) = self.connection.room.take() {
-            self.shard.leave(self.connection, &room);
+        if let Some(room) = self.client.room.take() {
+            self.shard.leave(self.client, &room);
         }
         self.reply(goim::UNSUBSCRIBE_REPLY, golang_im::UNSUBSCRIBED);
     }
 
     fn accept(&self, body: &[u8], more: bool) {
         let changed = {
-            let mut accepts = self.connection.accepts.borrow_mut();
+            let mut accepts = self.client.accepts.borrow_mut();
             let operations = goim::operations(body);
             if more { accepts.add(operations) } else { accepts.remove(operations) }
         };

@@ -1,50 +1,50 @@
-//! A session's socket: what the client says comes out of [`Wire::next`]; what waits in the outbox leaves meanwhile.
+//! A session's socket: what the client says comes out of [`SocketIo::next`]; what waits in the outbox leaves meanwhile.
 
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::time::Instant;
 
 use im_runtime::limits::address::is_in;
 use im_wire::code::CloseCode;
 use im_wire::dialect::Entrance;
 use tokio::io::Interest;
+use tokio::time::Instant;
 
-use super::connection::Connection;
-use super::early::FREE;
-use super::intake::{Inbound, Intake};
-use crate::accept::admission::{Place, Refusal};
+use super::decoder::{Decoder, Inbound};
+use crate::accept::admission::{Permit, Refusal};
+use crate::connection::Connection;
 use crate::metrics;
 use crate::shard::Shard;
+use crate::shard::early::FREE;
 
 /// What a client that has been told to go may still send before it is cut off.
 const LAST_WORDS: usize = 1 << 20;
 
-pub(crate) struct Wire {
+pub(crate) struct SocketIo {
     pub(crate) shard: Rc<Shard>,
     pub(crate) connection: Rc<Connection>,
-    pub(crate) place: Place,
-    intake: Intake,
+    pub(crate) permit: Permit,
+    decoder: Decoder,
     /// Bytes that the client has sent before it was authenticated.
     early: usize,
     /// The client's address has as many as it may, as is known since somebody has said whose the connection is.
     refusal: Option<Refusal>,
 }
 
-impl Wire {
-    pub(crate) fn new(shard: Rc<Shard>, connection: Rc<Connection>, tcp: bool, place: Place) -> Self {
+impl SocketIo {
+    pub(crate) fn new(shard: Rc<Shard>, connection: Rc<Connection>, tcp: bool, permit: Permit) -> Self {
         let proxied = is_in(&shard.options.proxy_protocol_from, connection.address());
-        let intake = Intake::new(tcp, proxied, shard.options.max_body);
-        Self { shard, connection, place, intake, early: 0, refusal: None }
+        let decoder = Decoder::new(tcp, proxied, shard.options.max_body);
+        Self { shard, connection, permit, decoder, early: 0, refusal: None }
     }
 
     pub(crate) fn is_upgrading(&self) -> bool {
-        self.intake.is_upgrading()
+        self.decoder.is_upgrading()
     }
 
     /// Ends a connection for which there was no place, once there is a way to say so.
     pub(crate) fn turn_away(&self) {
-        if let Some(refusal) = self.place.refusal().or(self.refusal) {
+        if let Some(refusal) = self.permit.refusal().or(self.refusal) {
             self.connection.end_after(CloseCode::TooManyConnections, refusal.text(), 5_000);
         }
     }
@@ -54,7 +54,7 @@ impl Wire {
         self.connection.set_address(address);
         self.shard.refuse_banned(&self.connection);
         let too_fast = || (!self.shard.rates.accept(address, Instant::now())).then_some(Refusal::AddressTooFast);
-        self.refusal = self.place.claim(address).err().or_else(too_fast);
+        self.refusal = self.permit.claim(address).err().or_else(too_fast);
         if let Some(refusal) = self.refusal {
             metrics::REFUSED.with_label_values(&[refusal.name()]).inc();
         }
@@ -82,7 +82,7 @@ impl Wire {
 
     /// Nothing that the client has said is of use any more: who lingers holds no memory but the socket's.
     pub(crate) fn forget(&mut self) {
-        self.intake = Intake::new(true, false, 0);
+        self.decoder = Decoder::new(true, false, 0);
         self.identified();
     }
 
@@ -113,7 +113,7 @@ impl Wire {
                         continue;
                     }
                     Ok(Some(Inbound::Upgraded(path, client))) => {
-                        if !self.place.is_claimed() && self.refusal.is_none() {
+                        if !self.permit.is_claimed() && self.refusal.is_none() {
                             self.claim(client);
                         }
                         return Some(Inbound::Upgraded(path, client));
@@ -168,7 +168,7 @@ impl Wire {
 
     fn decode(&mut self) -> Result<Option<Inbound>, ()> {
         let mut output = Vec::new();
-        let next = self.intake.next(&mut output, &self.shard.options, self.connection.address());
+        let next = self.decoder.next(&mut output, &self.shard.options, self.connection.address());
         if !output.is_empty() {
             self.connection.write(&output.into());
         }
@@ -186,13 +186,13 @@ impl Wire {
             Ok(0) => Taken::End,
             Ok(length) => {
                 self.connection.last_heard.set(Instant::now());
-                self.intake.feed(&buffer[..length]);
+                self.decoder.feed(&buffer[..length]);
                 let taken = if length == buffer.len() { Taken::Part } else { Taken::All };
                 drop(buffer);
                 if matches!(taken, Taken::All) {
                     self.forget_readiness();
                 }
-                if self.connection.identity.get().is_none() && !self.may_send(length) {
+                if self.connection.authenticated().is_none() && !self.may_send(length) {
                     metrics::RATE_LIMITED.with_label_values(&["handshake_bytes"]).inc();
                     let text = "too many long handshakes at once: authenticate with fewer rooms, or later";
                     self.connection.end_after(CloseCode::TooManyConnections, text, 1_000);
@@ -220,13 +220,13 @@ impl Wire {
         if socket.shutdown(std::net::Shutdown::Write).is_err() {
             return;
         }
-        let mut patience = LAST_WORDS;
-        while patience > 0 && self.connection.stream().readable().await.is_ok() {
+        let mut budget = LAST_WORDS;
+        while budget > 0 && self.connection.stream().readable().await.is_ok() {
             let read = self.connection.stream().try_read(&mut self.shard.read_buffer.borrow_mut());
             match read {
                 Ok(0) => return,
                 Ok(length) => {
-                    patience = patience.saturating_sub(length);
+                    budget = budget.saturating_sub(length);
                     tokio::task::yield_now().await;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -236,7 +236,7 @@ impl Wire {
     }
 }
 
-impl Drop for Wire {
+impl Drop for SocketIo {
     fn drop(&mut self) {
         self.identified();
     }

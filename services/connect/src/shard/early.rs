@@ -3,13 +3,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::time::Instant;
 
 use im_wire::code::CloseCode;
+use tokio::time::Instant;
 
-use super::connection::Connection;
+use super::Shard;
+use crate::connection::Connection;
 use crate::metrics;
-use crate::shard::Shard;
 
 /// What each may have sent before it draws on what all have together: an upgrade, or an auth with a token and some rooms.
 pub(crate) const FREE: usize = 8 << 10;

@@ -1,15 +1,23 @@
-//! What the server says, as bytes for the ways in which clients hear: built once per way and shared among receivers.
+//! What the server says, as bytes of each dialect and transport: built once and shared among receivers.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use im_wire::code::CloseCode;
+use im_wire::ids::RoomId;
 use im_wire::native::{Body, Message, Response, ServerOp, binary, json};
 use im_wire::{frame, goim, golang_im, websocket};
 
-use super::connection::Ending;
 use crate::hub::Item;
-use im_wire::ids::RoomId;
+use crate::translate::Signal;
 
-/// The ways in which clients hear.
+/// How a connection ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ending {
+    pub(crate) code: CloseCode,
+    pub(crate) text: String,
+    pub(crate) after_ms: u32,
+}
+
+/// How a client receives: its dialect and transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Encoding {
     NativeText,
@@ -62,7 +70,7 @@ impl Encoding {
         out.freeze()
     }
 
-    /// Appends a native response; the foreign dialects have none of these.
+    /// Appends a native response; the compatible dialects have none of these.
     pub(crate) fn put_response(self, out: &mut BytesMut, response: &Response) {
         match self {
             Self::NativeText => {
@@ -100,7 +108,7 @@ impl Encoding {
         }
     }
 
-    /// What happened in a room, with or without the signals. Membership entries are the server's own words: foreign clients do
+    /// What happened in a room, with or without the signals. Membership entries are the server's own words: clients of other dialects do
     /// not know them.
     pub(crate) fn items(self, room: &RoomId, items: &[Item], signals: bool) -> Bytes {
         let mut out = BytesMut::new();
@@ -180,7 +188,8 @@ impl Encoding {
         let mut out = BytesMut::new();
         let Ending { code, text, after_ms } = ending;
         if self.is_native() {
-            let (text, reconnect) = (text.clone(), code.reconnect());
+            let text = text.clone();
+            let reconnect = code.reconnect();
             let op = ServerOp::Close { code: *code, text, reconnect, after_ms: *after_ms };
             self.put_response(&mut out, &Response { req: 0, op });
         } else {
@@ -203,14 +212,4 @@ fn put_close(out: &mut BytesMut, code: CloseCode, text: &str) {
     out.put_u8(2 + end as u8);
     out.put_u16(code.number());
     out.put_slice(&text.as_bytes()[..end]);
-}
-
-/// A signal as the bus or a push brings it.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Signal {
-    pub(crate) room: String,
-    pub(crate) from: String,
-    pub(crate) kind: String,
-    pub(crate) body: Body,
-    pub(crate) operation: i32,
 }

@@ -3,45 +3,41 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use im_runtime::admin::Pulse;
 use im_wire::code::CloseCode;
 use im_wire::ids::RoomId;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Shard;
+use crate::clock::unix_ms;
+use crate::connection::Connection;
 use crate::metrics;
-use crate::session::connection::Connection;
 
 /// How often retries and held pages are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// How many ticks pass between looks at every connection.
 const SLOW: u64 = 10;
 
-/// Unix milliseconds.
-pub(crate) fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
 impl Shard {
     /// Runs as long as the shard, and shows by the pulse that it turns.
-    pub(crate) async fn upkeep(self: Rc<Self>, pulse: Pulse) {
+    pub(crate) async fn housekeeping(self: Rc<Self>, pulse: Pulse) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for count in 0_u64.. {
             tick.tick().await;
             pulse.beat();
             #[cfg(test)]
-            super::planted::pass(&self.options.node, self.number, "housekeeping");
+            crate::planted::pass(&self.options.node, self.number, "housekeeping");
             self.retry();
             if count % SLOW == 0 {
-                self.look_at_connections();
+                self.check_connections();
                 self.compare_some();
                 self.compare_lists();
                 self.rates.forget_full();
                 self.paces.forget_full();
-                self.publish_figures();
+                self.publish_metrics();
             }
         }
     }
@@ -53,26 +49,30 @@ impl Shard {
             self.hub.borrow_mut().end_pauses(now);
         }
         self.hub.borrow_mut().tick(now, &mut effects);
-        self.carry_out(effects);
+        self.apply(effects);
         self.ask_those_that_waited();
     }
 
-    fn look_at_connections(&self) {
-        let (now, now_ms) = (Instant::now(), unix_ms());
+    pub(super) fn check_connections(&self) {
+        let now = Instant::now();
+        let now_ms = unix_ms();
         for (_, connection) in self.connections.borrow().iter() {
-            self.look_at(connection, now, now_ms);
+            self.check(connection, now, now_ms);
         }
     }
 
-    fn look_at(&self, connection: &Connection, now: Instant, now_ms: u64) {
+    fn check(&self, connection: &Connection, now: Instant, now_ms: u64) {
         let silent = now.saturating_duration_since(connection.last_heard.get());
-        if connection.identity.get().is_none() {
+        let Some(identity) = connection.authenticated() else {
             if now.saturating_duration_since(connection.since) > self.options.handshake_timeout {
                 connection.end(CloseCode::HandshakeTimeout, "no auth in time");
             }
-        } else if silent > self.options.heartbeat_timeout {
+            return;
+        };
+        let expires_ms = identity.expires_ms.get();
+        if silent > self.options.heartbeat_timeout {
             connection.end(CloseCode::HeartbeatTimeout, "nothing heard in time: send a ping more often");
-        } else if matches!(connection.expires_ms.get(), 1.. if connection.expires_ms.get() <= now_ms) {
+        } else if (1..=now_ms).contains(&expires_ms) {
             connection.end(CloseCode::TokenExpired, "the token's time is over: connect with a newer one");
         }
     }
@@ -91,7 +91,7 @@ impl Shard {
         }
     }
 
-    fn publish_figures(&self) {
+    fn publish_metrics(&self) {
         metrics::publish_writes();
         let shard = self.number.to_string();
         metrics::ENDS_WAITING.with_label_values(&[&shard]).set(self.ends.len() as i64);

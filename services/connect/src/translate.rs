@@ -5,7 +5,15 @@ use im_wire::code::ErrorCode;
 use im_wire::ids::{Epoch, RoomId, Seq};
 use im_wire::native::{Body, Error, Message};
 
-use crate::session::encode::Signal;
+/// A signal as the bus or a push brings it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Signal {
+    pub(crate) room: String,
+    pub(crate) from: String,
+    pub(crate) kind: String,
+    pub(crate) body: Body,
+    pub(crate) operation: i32,
+}
 
 /// A body with its encoding.
 pub(crate) fn body(bytes: bytes::Bytes, encoding: i32) -> Body {

@@ -12,8 +12,8 @@ use im_wire::ids::RoomId;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::downlink::{Bus, Tidings};
-use crate::shard::planted::{Fault, plant};
+use crate::downlink::{Bus, BusNotification};
+use crate::planted::{Fault, plant};
 use crate::uplink::Logic;
 use crate::{Handle, Options, Parts, Service};
 
@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(10);
 /// Logic that refuses everything, and a bus whose events are the test's.
 #[derive(Default)]
 struct Outside {
-    into: Mutex<Option<Sender<Tidings>>>,
+    into: Mutex<Option<Sender<BusNotification>>>,
 }
 
 #[async_trait]
@@ -41,7 +41,7 @@ impl Logic for Outside {
 
 #[async_trait]
 impl Bus for Outside {
-    async fn run(&self, into: Sender<Tidings>) {
+    async fn run(&self, into: Sender<BusNotification>) {
         *self.into.lock().unwrap() = Some(into);
         std::future::pending().await
     }
@@ -61,7 +61,7 @@ impl Outside {
             }
         };
         // Where the shard has ended already, there is nothing left to stir.
-        let _ended = into.send(Tidings::Disturbed).await;
+        let _ended = into.send(BusNotification::GapPossible).await;
     }
 }
 
@@ -88,7 +88,8 @@ fn node(name: &str) -> Watched {
     let outside = Arc::new(Outside::default());
     let parts = Parts { logic: Arc::clone(&outside) as _, bus: Arc::clone(&outside) as _, logic_losses: None };
     let shutdown = Shutdown::new(SOON);
-    let (tasks, liveness) = (Tasks::new(shutdown.clone()), Liveness::default());
+    let tasks = Tasks::new(shutdown.clone());
+    let liveness = Liveness::default();
     let handle = Service::bind(options, parts).unwrap().spawn(&tasks, &liveness).unwrap();
     Watched { handle, outside, shutdown, tasks, liveness }
 }
@@ -105,7 +106,7 @@ impl Watched {
 
 #[tokio::test]
 async fn a_panic_in_any_loop_of_the_shard_that_has_the_bus_ends_the_process_with_a_reason() {
-    for place in ["inbox", "housekeeping", "accept", "router"] {
+    for place in ["event loop", "housekeeping", "accept", "router"] {
         let node = node(&format!("panics-first-{place}"));
         plant(&format!("panics-first-{place}"), 0, place, Fault::Panic);
         node.stir().await;
@@ -117,7 +118,7 @@ async fn a_panic_in_any_loop_of_the_shard_that_has_the_bus_ends_the_process_with
 
 #[tokio::test]
 async fn a_panic_in_any_loop_of_another_shard_drains_the_rest_and_the_process_has_failed() {
-    for place in ["inbox", "housekeeping", "accept"] {
+    for place in ["event loop", "housekeeping", "accept"] {
         let name = format!("panics-second-{place}");
         let node = node(&name);
         plant(&name, 1, place, Fault::Panic);
@@ -156,7 +157,7 @@ async fn a_shard_that_stands_still_fails_liveness_until_it_turns_again() {
     until(&[]).await.expect("both turn");
     let stands = Arc::new(Mutex::new(()));
     let holding = stands.lock().unwrap();
-    plant("stands", 1, "inbox", Fault::Stall(Arc::clone(&stands)));
+    plant("stands", 1, "event loop", Fault::Stall(Arc::clone(&stands)));
     node.outside.disturb().await;
     until(&["shard 1"]).await.expect("it is late");
     drop(holding);

@@ -1,23 +1,19 @@
-//! Keeps a client connected: asks who the masters are, opens connections, checks them, and begins again when they are lost.
+//! Keeps the topology up to date: asks who the masters are, opens connections, checks them, and starts over when they are lost.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{join_all, try_join_all};
-use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ProtocolVersion, TlsCertificates, Value,
-};
+use redis::{ProtocolVersion, Value};
 
+use super::dial::dial;
 use super::topology::{Master, Range, Topology};
-use super::{Options, Shared, checks, sentinels};
+use super::{Shared, checks, sentinels};
 use crate::address::{Host, Layout};
 use crate::backoff::Backoff;
 use crate::metrics;
 
-/// How many requests may wait in front of a connection's socket before the next one waits for a place.
-const CONNECTION_BUFFER: usize = 256;
 /// Between two rounds at least, however much is wrong.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -25,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 type Wanted = Vec<(Host, Vec<Range>)>;
 
 /// Runs until the last client is gone.
-pub(super) async fn keep(shared: Arc<Shared>) {
+pub(super) async fn run(shared: Arc<Shared>) {
     let mut backoff = Backoff::new(PAUSE, Duration::from_secs(1));
     loop {
         match round(&shared).await {
@@ -34,7 +30,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
                 publish(&shared, topology);
                 if complete {
                     backoff.reset();
-                    let _ = tokio::time::timeout(shared.options.check_interval, shared.look_again.notified()).await;
+                    let _ = tokio::time::timeout(shared.options.check_interval, shared.refresh_soon.notified()).await;
                     // Calls that fail one after the other must not make round follow round.
                     tokio::time::sleep(PAUSE).await;
                     continue;
@@ -54,12 +50,12 @@ fn publish(shared: &Shared, topology: Topology) {
     }
     metrics::MASTERS.set(i64::try_from(topology.masters().len()).unwrap_or(i64::MAX));
     if lost && !before.masters().is_empty() {
-        tracing::warn!(redis = %shared.address, trouble = topology.trouble(), "redis is lost");
+        tracing::warn!(redis = %shared.address, trouble = topology.trouble(), "lost connection to redis, reconnecting");
     } else if lost {
-        tracing::debug!(redis = %shared.address, trouble = topology.trouble(), "redis is not there");
+        tracing::debug!(redis = %shared.address, trouble = topology.trouble(), "redis unreachable");
     } else {
         let masters: Vec<String> = topology.masters().iter().map(|master| master.host.to_string()).collect();
-        tracing::info!(redis = %shared.address, ?masters, complete = topology.is_complete(), "redis is there");
+        tracing::info!(redis = %shared.address, ?masters, complete = topology.is_complete(), "connected to redis");
     }
     // While redis stays away, only the reason changes, not since when it is away.
     match lost && before.masters().is_empty() {
@@ -135,7 +131,7 @@ fn read_slots(slots: Value, asked: &Host) -> Result<Wanted, String> {
     let rows: Vec<Vec<Value>> = redis::from_redis_value(slots).map_err(|error| error.to_string())?;
     let mut wanted: Wanted = Vec::new();
     for row in rows {
-        let [from, to, master, ..] = row.as_slice() else { return Err("CLUSTER SLOTS is not understood".to_owned()) };
+        let [from, to, master, ..] = row.as_slice() else { return Err("CLUSTER SLOTS: unexpected reply".to_owned()) };
         let number = |value: &Value| redis::from_redis_value::<u16>(value.clone()).map_err(|error| error.to_string());
         let range = (number(from)?, number(to)?);
         let node: Vec<Value> = redis::from_redis_value(master.clone()).map_err(|error| error.to_string())?;
@@ -154,33 +150,6 @@ fn read_slots(slots: Value, asked: &Host) -> Result<Wanted, String> {
     }
 }
 
-/// Opens a connection that gives up on a command after the time limit and `extra`.
-pub(crate) async fn dial(
-    info: ConnectionInfo,
-    options: &Options,
-    extra: Duration,
-    push: Option<Box<dyn redis::aio::AsyncPushSender>>,
-) -> redis::RedisResult<MultiplexedConnection> {
-    let mut config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(options.connect_timeout))
-        .set_response_timeout(Some(options.command_timeout + extra))
-        .set_pipeline_buffer_size(CONNECTION_BUFFER);
-    if let Some(push) = push {
-        config = config.set_push_sender(move |info| push.send(info));
-    }
-    let client = match options.tls.as_ref().filter(|_| matches!(info.addr(), ConnectionAddr::TcpTls { .. })) {
-        None => redis::Client::open(info)?,
-        Some(tls) => {
-            // Read anew for each connection, as certificates are renewed.
-            let pem = tls.pem();
-            let root_cert = Some(pem.authority_and_system());
-            let shown = ClientTlsConfig { client_cert: pem.certificate, client_key: pem.key };
-            redis::Client::build_with_tls(info, TlsCertificates { client_tls: Some(shown), root_cert })?
-        }
-    };
-    client.get_multiplexed_async_connection_with_config(&config).await
-}
-
 async fn open(shared: &Shared, host: &Host) -> Result<Master, String> {
     let options = &shared.options;
     let info = shared.address.server(host, ProtocolVersion::RESP2).map_err(|error| error.to_string())?;
@@ -188,7 +157,8 @@ async fn open(shared: &Shared, host: &Host) -> Result<Master, String> {
         let info = &info;
         try_join_all((0..count).map(move |_| dial(info.clone(), options, extra, None)))
     };
-    let (connections, blocking) = (options.connections.max(1), options.blocking);
+    let connections = options.connections.max(1);
+    let blocking = options.blocking;
     let dialled = tokio::try_join!(several(connections, Duration::ZERO), several(blocking, options.blocking_timeout));
     let (answering, blocking) = dialled.map_err(|error| error.to_string())?;
     checks::is_master(answering[0].clone()).await?;
@@ -204,7 +174,7 @@ async fn still_good(shared: &Shared, master: &Arc<Master>) -> bool {
     }
     let checks = join_all(master.shared().iter().cloned().map(checks::is_master)).await;
     let Some(trouble) = checks.into_iter().find_map(Result::err) else { return true };
-    tracing::warn!(redis = %shared.address, master = %master.host, trouble, "a redis master is given up");
+    tracing::warn!(redis = %shared.address, master = %master.host, trouble, "dropping connections to redis master");
     master.give_up();
     false
 }

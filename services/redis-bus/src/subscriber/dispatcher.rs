@@ -1,5 +1,5 @@
-//! Tells what was heard. Called by a connection's own task, so it never waits: what finds the queue full is dropped,
-//! counted, and made up for by a "disturbed" later.
+//! Puts what a connection receives into the queue of notifications. Called by the connection's own task, so it never waits: what
+//! finds the queue full is dropped and counted, and a [`BusNotification::GapPossible`] follows.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,42 +11,42 @@ use redis::{PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::Tiding;
+use super::BusNotification;
 use crate::envelope::Envelope;
 use crate::keys::Keys;
 use crate::metrics;
 
 #[derive(Debug)]
-pub(super) struct Mouth<T> {
+pub(super) struct Dispatcher<T> {
     keys: Keys,
     into: Sender<T>,
-    /// Events may have been lost and nobody has been told yet.
-    disturbed: AtomicBool,
+    /// Events may have been lost, and no notification says so yet.
+    gap: AtomicBool,
     /// Confirmations that found the queue full.
-    unsaid: Mutex<Vec<RoomId>>,
-    /// There is something to be said when the queue has room.
-    pub(super) waiting: Notify,
+    unconfirmed: Mutex<Vec<RoomId>>,
+    /// Something is to be sent when the queue has room.
+    pub(super) pending: Notify,
 }
 
 /// One connection's state as its pushes show it.
 #[derive(Debug, Default)]
-pub(super) struct Hearing {
+pub(super) struct PushState {
     /// Unsubscriptions asked for and not confirmed yet.
     leaving: AtomicI64,
     /// A slot has moved to another master.
     pub(super) moved: AtomicBool,
-    /// The connection is not to be relied on any more.
+    /// The connection can no longer be relied on.
     pub(super) lost: Notify,
 }
 
-impl Hearing {
-    pub(super) fn leaves(&self, rooms: usize) {
+impl PushState {
+    pub(super) fn unsubscribing(&self, rooms: usize) {
         self.leaving.fetch_add(i64::try_from(rooms).unwrap_or(i64::MAX), Ordering::AcqRel);
     }
 
     /// A subscription has ended. Not asked for, it means that the slot has moved to another master, and that replies no
     /// longer match their commands.
-    fn left(&self) {
+    fn unsubscribed(&self) {
         if self.leaving.fetch_sub(1, Ordering::AcqRel) <= 0 {
             self.moved.store(true, Ordering::Release);
             self.lost.notify_one();
@@ -54,14 +54,19 @@ impl Hearing {
     }
 }
 
-impl<T: From<Tiding> + Weigh + Send + 'static> Mouth<T> {
+impl<T: From<BusNotification> + Weigh + Send + 'static> Dispatcher<T> {
     pub(super) fn new(keys: Keys, into: Sender<T>) -> Arc<Self> {
-        let (disturbed, unsaid) = (AtomicBool::new(false), Mutex::default());
-        Arc::new(Self { keys, into, disturbed, unsaid, waiting: Notify::new() })
+        Arc::new(Self {
+            keys,
+            into,
+            gap: AtomicBool::new(false),
+            unconfirmed: Mutex::default(),
+            pending: Notify::new(),
+        })
     }
 
     /// Something came over the connection.
-    pub(super) fn heard(&self, hearing: &Hearing, push: PushInfo) {
+    pub(super) fn on_push(&self, state: &PushState, push: PushInfo) {
         match push.kind {
             PushKind::SMessage => self.message(&push.data),
             PushKind::SSubscribe => {
@@ -69,41 +74,41 @@ impl<T: From<Tiding> + Weigh + Send + 'static> Mouth<T> {
                     self.subscribed(room);
                 }
             }
-            PushKind::SUnsubscribe => hearing.left(),
-            PushKind::Disconnection => hearing.lost.notify_one(),
+            PushKind::SUnsubscribe => state.unsubscribed(),
+            PushKind::Disconnection => state.lost.notify_one(),
             _ => {}
         }
     }
 
-    /// A subscription stands.
+    /// A subscription is confirmed.
     pub(super) fn subscribed(&self, room: RoomId) {
-        if let Err(TrySendError::Full(_)) = self.into.try_send(Tiding::Subscribed(room.clone()).into()) {
-            self.unsaid.lock().unwrap_or_else(PoisonError::into_inner).push(room);
-            self.waiting.notify_one();
+        if let Err(TrySendError::Full(_)) = self.into.try_send(BusNotification::Subscribed(room.clone()).into()) {
+            self.unconfirmed.lock().unwrap_or_else(PoisonError::into_inner).push(room);
+            self.pending.notify_one();
         }
     }
 
     /// Events may have been lost.
-    pub(super) fn disturb(&self) {
-        self.disturbed.store(true, Ordering::Release);
-        self.waiting.notify_one();
+    pub(super) fn gap_possible(&self) {
+        self.gap.store(true, Ordering::Release);
+        self.pending.notify_one();
     }
 
-    /// Says what is waiting to be said, as the queue takes it. Cancelling it loses nothing.
-    pub(super) async fn speak(&self) {
+    /// Sends what is pending as the queue has room for it. Cancelling it loses nothing.
+    pub(super) async fn flush_pending(&self) {
         loop {
-            let nothing = !self.disturbed.load(Ordering::Acquire)
-                && self.unsaid.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+            let nothing = !self.gap.load(Ordering::Acquire)
+                && self.unconfirmed.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
             if nothing {
                 return;
             }
-            let Some(place) = self.into.reserve().await else { return };
-            let room = self.unsaid.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some(slot) = self.into.reserve().await else { return };
+            let room = self.unconfirmed.lock().unwrap_or_else(PoisonError::into_inner).pop();
             if let Some(room) = room {
-                place.send(Tiding::Subscribed(room).into());
-            } else if self.disturbed.swap(false, Ordering::AcqRel) {
-                metrics::DISTURBED.inc();
-                place.send(Tiding::Disturbed.into());
+                slot.send(BusNotification::Subscribed(room).into());
+            } else if self.gap.swap(false, Ordering::AcqRel) {
+                metrics::POSSIBLE_GAPS.inc();
+                slot.send(BusNotification::GapPossible.into());
             }
         }
     }
@@ -117,16 +122,16 @@ impl<T: From<Tiding> + Weigh + Send + 'static> Mouth<T> {
             Ok(event) => event,
             Err(error) => {
                 metrics::UNREADABLE.inc();
-                tracing::debug!(%room, %error, "an event on the bus is unreadable");
+                tracing::debug!(%room, %error, "unreadable bus event");
                 return;
             }
         };
         let kind = if matches!(event.event, Some(Event::Logged(_))) { "logged" } else { "signal" };
-        match self.into.try_send(Tiding::Event(event).into()) {
+        match self.into.try_send(BusNotification::Event(event).into()) {
             Ok(()) => metrics::EVENTS.with_label_values(&[kind]).inc(),
             Err(TrySendError::Full(_)) => {
                 metrics::DROPPED.inc();
-                self.disturb();
+                self.gap_possible();
             }
             Err(TrySendError::Closed(_)) => {}
         }

@@ -1,7 +1,7 @@
 //! goim: which operations a client wants of pushes. Bounded, and looked up without walking through them.
 
 /// Operations that a connection may name, and that one frame may.
-pub(crate) const MOST: usize = 1_024;
+pub(crate) const MAX_OPERATIONS: usize = 1_024;
 
 /// See the module's top. Sorted, each once; empty: all.
 #[derive(Debug, Default)]
@@ -9,7 +9,7 @@ pub(crate) struct Accepts(Box<[i32]>);
 
 /// More were named than may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("bad_request: accepts: {0} operations: a connection may name {MOST}")]
+#[error("bad_request: accepts: {0} operations: a connection may name {MAX_OPERATIONS}")]
 pub(crate) struct TooMany(usize);
 
 impl Accepts {
@@ -23,7 +23,7 @@ impl Accepts {
         all.extend_from_slice(&self.0);
         all.sort_unstable();
         all.dedup();
-        if all.len() > MOST {
+        if all.len() > MAX_OPERATIONS {
             return Err(TooMany(all.len()));
         }
         self.0 = all.into();
@@ -40,7 +40,7 @@ impl Accepts {
 
 /// What is named is counted before it is looked at, so that a frame full of them costs nothing.
 fn sorted(mut operations: Vec<i32>) -> Result<Vec<i32>, TooMany> {
-    if operations.len() > MOST {
+    if operations.len() > MAX_OPERATIONS {
         return Err(TooMany(operations.len()));
     }
     operations.sort_unstable();

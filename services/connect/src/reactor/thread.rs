@@ -16,14 +16,15 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Inbox, Shard};
 use crate::accept;
 use crate::downlink::router::Router;
-use crate::downlink::{Bus, Tidings};
+use crate::downlink::{Bus, BusNotification};
+use crate::shard::Shard;
+use crate::shard::mailbox::Mailbox;
 
 /// What a thread works on.
 pub(crate) struct Parts {
-    pub(crate) inbox: Inbox,
+    pub(crate) mailbox: Mailbox,
     pub(crate) tcp: TcpListener,
     pub(crate) ws: TcpListener,
     /// Beaten as long as the thread turns.
@@ -36,9 +37,9 @@ pub(crate) struct Parts {
 /// The bus, the router, and the queue between them.
 pub(crate) struct Downlink {
     pub(crate) bus: Arc<dyn Bus>,
-    pub(crate) into: Sender<Tidings>,
+    pub(crate) into: Sender<BusNotification>,
     pub(crate) router: Arc<Router>,
-    pub(crate) tidings: Receiver<Tidings>,
+    pub(crate) notifications: Receiver<BusNotification>,
 }
 
 /// Starts the thread; `make` is called on it. The future ends, always with a reason, when the thread does.
@@ -68,11 +69,11 @@ fn run(parts: Parts, make: impl FnOnce() -> Rc<Shard>) -> String {
         Err(error) => return format!("its runtime cannot be made: {error}"),
     };
     runtime.block_on(async move {
-        let Parts { inbox, tcp, ws, pulse, bus } = parts;
+        let Parts { mailbox, tcp, ws, pulse, bus } = parts;
         let mut loops = Loops::default();
-        if let Some(Downlink { bus, into, router, tidings }) = bus {
+        if let Some(Downlink { bus, into, router, notifications }) = bus {
             loops.spawn("bus", async move { bus.run(into).await });
-            loops.spawn("router", async move { router.run(tidings).await });
+            loops.spawn("router", async move { router.run(notifications).await });
         }
         let shard = make();
         for (listener, name, tcp) in [(tcp, "accept of TCP", true), (ws, "accept of WebSocket", false)] {
@@ -84,13 +85,13 @@ fn run(parts: Parts, make: impl FnOnce() -> Rc<Shard>) -> String {
                 Err(error) => return format!("its listeners cannot be used: {error}"),
             }
         }
-        loops.spawn("housekeeping", Rc::clone(&shard).upkeep(pulse));
+        loops.spawn("housekeeping", Rc::clone(&shard).housekeeping(pulse));
         loops.spawn("relief of outboxes", Rc::clone(&shard).relieve());
         loops.spawn("flush of answers", Rc::clone(&shard).flush_answers());
         loops.spawn("telling of ends", Rc::clone(&shard).tell_ends());
         loops.spawn("assertion of presence", Rc::clone(&shard).assert_presence());
         tokio::select! {
-            inbox = AssertUnwindSafe(inbox.run(shard)).catch_unwind() => ended("inbox", inbox),
+            mailbox = AssertUnwindSafe(mailbox.run(shard)).catch_unwind() => ended("event loop", mailbox),
             why = loops.first_to_end() => why,
         }
     })
@@ -109,7 +110,7 @@ fn panicked(what: &str, panic: &(dyn Any + Send)) -> String {
     format!("{what} panicked: {}", message.unwrap_or("no message"))
 }
 
-/// The loops beside the inbox, as tasks of the thread. `None`: ended in order.
+/// The loops beside the event loop, as tasks of the thread. `None`: ended in order.
 #[derive(Default)]
 struct Loops(JoinSet<Option<String>>);
 

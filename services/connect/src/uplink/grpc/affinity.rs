@@ -1,6 +1,6 @@
 //! Which process a connection's calls are with: the same one as long as one of them is in flight.
 //!
-//! A connection's place and the queue it names change under one lock, so that calls stand in queues in the order in which
+//! A connection's affinity and the queue it names change under one lock, so that calls stand in queues in the order in which
 //! they were made, also while they are moved away from a process that was lost. Nothing is awaited under the lock.
 
 use std::collections::HashMap;
@@ -17,38 +17,38 @@ const PARTS: usize = 16;
 
 /// By connection. In parts, so that shards seldom wait for each other.
 #[derive(Debug, Default)]
-pub(super) struct Places {
-    parts: [Mutex<HashMap<Box<str>, Place>>; PARTS],
+pub(super) struct Affinities {
+    parts: [Mutex<HashMap<Box<str>, Affinity>>; PARTS],
     hasher: RandomState,
 }
 
 #[derive(Debug)]
-struct Place {
+struct Affinity {
     endpoint: LogicEndpoint,
     calls: u32,
 }
 
-/// A call counts at its connection's place until this is dropped.
+/// A call keeps its connection with one process until this is dropped.
 #[derive(Debug)]
-pub(super) struct Ticket {
+pub(super) struct AffinityGuard {
     shared: Arc<Shared>,
     conn: Box<str>,
 }
 
-impl Ticket {
+impl AffinityGuard {
     /// Puts a call into the queue of its connection's process.
-    pub(super) fn take(shared: &Arc<Shared>, waiting: Waiting) -> Result<Self, Fault> {
+    pub(super) fn enqueue(shared: &Arc<Shared>, waiting: Waiting) -> Result<Self, Fault> {
         let conn: Box<str> = waiting.call.conn.as_str().into();
-        let mut part = shared.places.part(&conn);
+        let mut part = shared.affinities.part(&conn);
         match part.entry(conn.clone()) {
-            Entry::Occupied(mut place) => {
-                give(&place.get().endpoint, waiting).map_err(Refused::fault)?;
-                place.get_mut().calls += 1;
+            Entry::Occupied(mut affinity) => {
+                give(&affinity.get().endpoint, waiting).map_err(Refused::fault)?;
+                affinity.get_mut().calls += 1;
             }
             Entry::Vacant(vacant) => {
                 let endpoint = shared.choose(None).ok_or_else(no_logic)?;
                 give(&endpoint, waiting).map_err(Refused::fault)?;
-                vacant.insert(Place { endpoint, calls: 1 });
+                vacant.insert(Affinity { endpoint, calls: 1 });
             }
         }
         drop(part);
@@ -56,24 +56,24 @@ impl Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl Drop for AffinityGuard {
     fn drop(&mut self) {
-        let mut part = self.shared.places.part(&self.conn);
-        if let Some(place) = part.get_mut(&self.conn) {
-            place.calls -= 1;
-            if place.calls == 0 {
+        let mut part = self.shared.affinities.part(&self.conn);
+        if let Some(affinity) = part.get_mut(&self.conn) {
+            affinity.calls -= 1;
+            if affinity.calls == 0 {
                 part.remove(&self.conn);
             }
         }
     }
 }
 
-impl Places {
+impl Affinities {
     fn index(&self, conn: &str) -> usize {
         usize::try_from(self.hasher.hash_one(conn) % PARTS as u64).unwrap_or(0)
     }
 
-    fn part(&self, conn: &str) -> MutexGuard<'_, HashMap<Box<str>, Place>> {
+    fn part(&self, conn: &str) -> MutexGuard<'_, HashMap<Box<str>, Affinity>> {
         self.parts[self.index(conn)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -115,7 +115,7 @@ impl Places {
 }
 
 fn move_one(
-    part: &mut HashMap<Box<str>, Place>,
+    part: &mut HashMap<Box<str>, Affinity>,
     from: u64,
     mut waiting: Waiting,
     choose: impl Fn() -> Option<LogicEndpoint>,
@@ -123,13 +123,13 @@ fn move_one(
     if waiting.answer.is_closed() {
         return;
     }
-    // A connection's place is moved even where this call of it cannot be.
-    let place = part.get_mut(waiting.call.conn.as_str());
-    let endpoint = match place {
-        Some(place) if place.endpoint.link().number == from => {
-            choose().inspect(|other| place.endpoint = Arc::clone(other))
+    // A connection moves to another process even where this call of it cannot.
+    let affinity = part.get_mut(waiting.call.conn.as_str());
+    let endpoint = match affinity {
+        Some(affinity) if affinity.endpoint.link().number == from => {
+            choose().inspect(|other| affinity.endpoint = Arc::clone(other))
         }
-        Some(place) => Some(Arc::clone(&place.endpoint)),
+        Some(affinity) => Some(Arc::clone(&affinity.endpoint)),
         None => choose(),
     };
     if !std::mem::replace(&mut waiting.may_move, false) {

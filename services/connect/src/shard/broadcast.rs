@@ -8,10 +8,11 @@ use std::sync::Arc;
 use im_wire::code::CloseCode;
 use tokio::sync::oneshot;
 
-use super::{Match, PerEncoding, Shard, Target};
+use super::mailbox::{Match, Target};
+use super::{PerEncoding, Shard};
+use crate::connection::Connection;
 use crate::metrics;
-use crate::session::connection::Connection;
-use crate::session::encode::Signal;
+use crate::translate::Signal;
 
 /// Connections written to in one turn.
 const WRITES: usize = 64;
@@ -44,14 +45,14 @@ pub(super) struct Kick {
 
 /// Those under way.
 #[derive(Default)]
-pub(super) struct Many {
+pub(super) struct Broadcasts {
     kicks: VecDeque<Kick>,
     pushes: VecDeque<Push>,
 }
 
 impl Shard {
-    pub(super) fn push(&self, target: Target, signal: Arc<Signal>, done: oneshot::Sender<u64>) {
-        let pushes = &mut self.many.borrow_mut().pushes;
+    pub(crate) fn push(&self, target: Target, signal: Arc<Signal>, done: oneshot::Sender<u64>) {
+        let pushes = &mut self.broadcasts.borrow_mut().pushes;
         if pushes.len() >= WAITING {
             // `done` is dropped: whoever waits for it counts nobody here.
             metrics::SIGNALS_DROPPED.inc();
@@ -72,10 +73,10 @@ impl Shard {
         });
     }
 
-    pub(super) fn kick(&self, which: Match, code: CloseCode, text: String, done: oneshot::Sender<u64>) {
+    pub(crate) fn kick(&self, which: Match, code: CloseCode, text: String, done: oneshot::Sender<u64>) {
         self.remember_kick(&which, code, &text);
         let mut kick = Kick { which, code, text, closed: 0, done, next: 0 };
-        let kicks = &mut self.many.borrow_mut().kicks;
+        let kicks = &mut self.broadcasts.borrow_mut().kicks;
         if kicks.len() >= WAITING {
             // Never lost, and rare enough to be done at once.
             while !self.kick_some(&mut kick) {}
@@ -86,26 +87,26 @@ impl Shard {
     }
 
     /// One turn. Returns whether there is more to do.
-    pub(super) fn go_on_with_many(&self) -> bool {
-        let mut many = self.many.borrow_mut();
-        if let Some(kick) = many.kicks.front_mut() {
+    pub(crate) fn continue_broadcasts(&self) -> bool {
+        let mut broadcasts = self.broadcasts.borrow_mut();
+        if let Some(kick) = broadcasts.kicks.front_mut() {
             if self.kick_some(kick)
-                && let Some(kick) = many.kicks.pop_front()
+                && let Some(kick) = broadcasts.kicks.pop_front()
             {
                 let _caller_gone = kick.done.send(kick.closed);
             }
-        } else if let Some(push) = many.pushes.front_mut()
+        } else if let Some(push) = broadcasts.pushes.front_mut()
             && self.push_some(push)
-            && let Some(push) = many.pushes.pop_front()
+            && let Some(push) = broadcasts.pushes.pop_front()
         {
             let _caller_gone = push.done.send(push.delivered);
         }
-        !(many.kicks.is_empty() && many.pushes.is_empty())
+        !(broadcasts.kicks.is_empty() && broadcasts.pushes.is_empty())
     }
 
     /// Pushes under way.
     pub(super) fn pushes_waiting(&self) -> usize {
-        self.many.borrow().pushes.len()
+        self.broadcasts.borrow().pushes.len()
     }
 
     /// `true`: it has been everywhere.
@@ -128,15 +129,16 @@ impl Shard {
         if let Target::UserDevice(which) = &push.target {
             let which = Arc::clone(which);
             let connections = self.of_user(&which.0);
-            let named = connections.iter().filter(|one| one.identity.get().is_some_and(|id| id.device == which.1));
+            let named = connections.iter().filter(|one| one.authenticated().is_some_and(|id| id.device == which.1));
             named.for_each(|connection| push.give(connection));
             return true;
         }
-        let (mut writes, by_device) = (0, matches!(push.target, Target::Devices(_)));
+        let mut writes = 0;
+        let by_device = matches!(push.target, Target::Devices(_));
         let (next, over) = self.look(push.next, |connection| {
             let named = !by_device
                 || !connection.device_unproven()
-                    && connection.identity.get().is_some_and(|one| push.devices.contains(&one.device));
+                    && connection.authenticated().is_some_and(|one| push.devices.contains(&one.device));
             if named {
                 push.give(connection);
                 writes += 1;
@@ -184,7 +186,7 @@ impl Push {
         let encoding = connection.encoding.get();
         let accepts = connection.accepts.borrow();
         let wanted = !encoding.is_goim() || accepts.wants(self.signal.operation);
-        if wanted && connection.user().is_some() {
+        if wanted && connection.authenticated().is_some() {
             let bytes = self.encoded[encoding as usize].get_or_insert_with(|| encoding.signal(&self.signal));
             if !bytes.is_empty() && connection.write_signal(bytes) {
                 self.delivered += 1;

@@ -1,11 +1,16 @@
-//! One client's connection as the shard sees it: its socket, its outbox, who it is, what it hears.
+//! One client's connection as the shard sees it: its socket, its outbox, whose it is, what it is subscribed to.
+
+mod accepts;
+pub(crate) mod checks;
+pub(crate) mod encoding;
+pub(crate) mod outbox;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::io::{ErrorKind, IoSlice};
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::rc::Rc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use im_wire::code::CloseCode;
@@ -13,19 +18,57 @@ use im_wire::dialect::Entrance;
 use im_wire::ids::{RoomId, Seq, UserId};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use super::accepts::Accepts;
-use super::asking::Asking;
-use super::encode::Encoding;
-use super::outbox::{Budget, Outbox};
+use self::accepts::Accepts;
+use self::checks::Checks;
+use self::encoding::{Encoding, Ending};
+use self::outbox::{Budget, Outbox};
 use crate::metrics;
 
-/// What logic said of the client.
+/// What logic said when it authenticated the client, and of each newer token since.
 #[derive(Debug)]
-pub(crate) struct Identity {
+pub(crate) struct Authenticated {
     pub(crate) user: UserId,
     pub(crate) device: String,
     pub(crate) token: Cell<TokenFacts>,
+    /// Shown to logic with every call.
+    pub(crate) grant: RefCell<Bytes>,
+    /// When the token expires, unix milliseconds; 0: never.
+    pub(crate) expires_ms: Cell<u64>,
+}
+
+/// A connection whose client is known.
+#[derive(Clone)]
+pub(crate) struct Client {
+    pub(crate) connection: Rc<Connection>,
+    pub(crate) identity: Rc<Authenticated>,
+}
+
+impl Client {
+    /// Logic has said whose the connection is, for the first and only time.
+    pub(crate) fn new(connection: &Rc<Connection>, identity: Authenticated) -> Self {
+        let identity = connection.authenticated.get_or_init(|| Rc::new(identity));
+        Self { connection: Rc::clone(connection), identity: Rc::clone(identity) }
+    }
+
+    /// `None`: not authenticated yet.
+    pub(crate) fn of(connection: &Rc<Connection>) -> Option<Self> {
+        let identity = connection.authenticated.get()?;
+        Some(Self { connection: Rc::clone(connection), identity: Rc::clone(identity) })
+    }
+
+    pub(crate) fn user(&self) -> &UserId {
+        &self.identity.user
+    }
+}
+
+impl Deref for Client {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
 }
 
 /// What logic said of the token that was shown last.
@@ -37,9 +80,9 @@ pub(crate) struct TokenFacts {
     pub(crate) device_unproven: bool,
 }
 
-/// A room that the connection hears.
+/// A room that the connection is subscribed to.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Hearing {
+pub(crate) struct Subscription {
     /// The log's head when logic said that the user may: older entries about the user's membership say nothing.
     pub(crate) checked_at: Seq,
 }
@@ -50,14 +93,6 @@ struct Unfollowed {
     rooms: HashSet<RoomId>,
 }
 
-/// How a connection ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Ending {
-    pub(crate) code: CloseCode,
-    pub(crate) text: String,
-    pub(crate) after_ms: u32,
-}
-
 /// See the module's top. Lives on one shard's thread.
 pub(crate) struct Connection {
     pub(crate) key: u32,
@@ -66,16 +101,14 @@ pub(crate) struct Connection {
     address: Cell<IpAddr>,
     pub(crate) since: Instant,
     pub(crate) encoding: Cell<Encoding>,
-    pub(crate) identity: OnceCell<Identity>,
-    pub(crate) grant: RefCell<Bytes>,
-    pub(crate) expires_ms: Cell<u64>,
+    authenticated: OnceCell<Rc<Authenticated>>,
     pub(crate) last_heard: Cell<Instant>,
-    pub(crate) rooms: RefCell<HashMap<RoomId, Hearing>>,
+    pub(crate) rooms: RefCell<HashMap<RoomId, Subscription>>,
     pub(crate) follows_all: Cell<bool>,
     /// Of the user's list of rooms, as logic gave it when it was last compared; 0: not yet.
     pub(crate) list_digest: Cell<u64>,
-    /// While logic is asked what the user may hear.
-    pub(crate) asking: RefCell<Option<Box<Asking>>>,
+    /// While logic checks what the user may hear.
+    checks: RefCell<Option<Box<Checks>>>,
     /// Rooms of the user that a connection which follows all of them was told to leave.
     unfollowed: RefCell<Option<Box<Unfollowed>>>,
     /// goim: the operations it wants of pushes; empty: all.
@@ -113,14 +146,12 @@ impl Connection {
             address: Cell::new(address),
             since: now,
             encoding: Cell::new(encoding),
-            identity: OnceCell::new(),
-            grant: RefCell::default(),
-            expires_ms: Cell::new(0),
+            authenticated: OnceCell::new(),
             last_heard: Cell::new(now),
             rooms: RefCell::default(),
             follows_all: Cell::new(false),
             list_digest: Cell::new(0),
-            asking: RefCell::default(),
+            checks: RefCell::default(),
             unfollowed: RefCell::default(),
             accepts: RefCell::default(),
             room: RefCell::default(),
@@ -337,9 +368,9 @@ impl Connection {
         self.wake.notified().await;
     }
 
-    /// No longer hears a room. Returns whether it did.
+    /// Ends a subscription. Returns whether there was one.
     pub(crate) fn forget(&self, room: &RoomId) -> bool {
-        /// Most hear few rooms; who has heard many keeps no room for them.
+        /// Most have few subscriptions; who has had many keeps no space for them.
         const SPARE: usize = 8;
         let mut rooms = self.rooms.borrow_mut();
         let heard = rooms.remove(room).is_some();
@@ -349,20 +380,20 @@ impl Connection {
 
     /// Whether only the client says that its device is its own; who has no name yet has proven nothing.
     pub(crate) fn device_unproven(&self) -> bool {
-        self.identity.get().is_none_or(|identity| identity.token.get().device_unproven)
+        self.authenticated().is_none_or(|identity| identity.token.get().device_unproven)
     }
 
     /// Logic has said that the user may hear the room, of which it saw the log up to `head`.
     pub(crate) fn checked(&self, room: &RoomId, head: Seq) {
-        if let Some(hearing) = self.rooms.borrow_mut().get_mut(room) {
-            hearing.checked_at = hearing.checked_at.max(head);
+        if let Some(subscription) = self.rooms.borrow_mut().get_mut(room) {
+            subscription.checked_at = subscription.checked_at.max(head);
         }
     }
 
     /// The room's log was taken back to `seq`: what is said behind it about the user's membership is news.
     pub(crate) fn reset(&self, room: &RoomId, seq: Seq) {
-        if let Some(hearing) = self.rooms.borrow_mut().get_mut(room) {
-            hearing.checked_at = hearing.checked_at.min(seq);
+        if let Some(subscription) = self.rooms.borrow_mut().get_mut(room) {
+            subscription.checked_at = subscription.checked_at.min(seq);
         }
     }
 
@@ -388,8 +419,9 @@ impl Connection {
         self.unfollowed.borrow().as_ref().is_some_and(|unfollowed| unfollowed.rooms.contains(room))
     }
 
-    pub(crate) fn user(&self) -> Option<&UserId> {
-        self.identity.get().map(|identity| &identity.user)
+    /// Whose it is, once logic has said so.
+    pub(crate) fn authenticated(&self) -> Option<&Authenticated> {
+        self.authenticated.get().map(Rc::as_ref)
     }
 }
 

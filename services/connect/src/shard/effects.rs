@@ -1,31 +1,32 @@
-//! Asks what the hub wants to know and what is to be compared, as [`super::questions`] lets it, and hands on the answers.
+//! Applies what the hub decides: subscriptions, fetches and comparisons as [`super::questions`] lets them through, and their
+//! answers.
 
 use std::rc::Rc;
-use std::time::Instant;
 
 use im_proto::v1::{Fault, Heads, call};
 use im_wire::code::ErrorCode;
 use im_wire::ids::RoomId;
+use tokio::time::Instant;
 
 use super::Shard;
-use super::questions::{Flight, Question};
-use crate::hub::{Answer, Asker, Effect, Failure, Member, Place};
+use super::questions::{PageInFlight, Question};
+use crate::connection::Connection;
+use crate::hub::{Answer, Asker, Effect, Failure, LogPosition, Member};
 use crate::metrics;
-use crate::session::connection::Connection;
 
 /// Why the client no longer hears a room whose log cannot be read.
 const UNREADABLE: &str = "unreadable";
 
 impl Shard {
     /// Does what the hub has decided.
-    pub(crate) fn carry_out(self: &Rc<Self>, effects: Vec<Effect>) {
+    pub(crate) fn apply(self: &Rc<Self>, effects: Vec<Effect>) {
         let mut asks = false;
         for effect in effects {
             match effect {
-                Effect::Hear(room) => self.router.hear(self.number, room),
-                Effect::Forget(room) => {
+                Effect::Subscribe(room) => self.router.subscribe(self.number, room),
+                Effect::Unsubscribe(room) => {
                     self.questions.borrow_mut().forget_room(&room);
-                    self.router.forget(self.number, &room);
+                    self.router.unsubscribe(self.number, &room);
                 }
                 Effect::Fetch { room, asker, after } => {
                     let mut questions = self.questions.borrow_mut();
@@ -47,7 +48,7 @@ impl Shard {
             self.ask_on();
         }
         if self.hub.borrow().is_dirty() {
-            self.stirred.notify_one();
+            self.has_work.notify_one();
         }
     }
 
@@ -60,8 +61,8 @@ impl Shard {
             let shard = Rc::clone(self);
             match question {
                 Question::Repair { room, after } => drop(tokio::task::spawn_local(shard.ask_repair(room, after))),
-                Question::Page { room, member, after, flight } => {
-                    drop(tokio::task::spawn_local(shard.ask_page(room, member, after, flight)));
+                Question::Page { room, member, after, in_flight } => {
+                    drop(tokio::task::spawn_local(shard.ask_page(room, member, after, in_flight)));
                 }
                 Question::Heads(rooms) => drop(tokio::task::spawn_local(shard.ask_heads(rooms))),
             }
@@ -78,24 +79,26 @@ impl Shard {
     fn pages_taken(&self, member: Member) -> usize {
         let page = self.options.fetch_bytes as usize;
         let connections = self.connections.borrow();
-        let connection = connections.get(member as usize).filter(|connection| self.paces.may_read(connection));
+        let connection = connections.get(member as usize).filter(|connection| {
+            connection.authenticated().is_some_and(|identity| self.paces.may_read(&identity.user))
+        });
         connection.map_or(0, |connection| connection.pages(page))
     }
 
-    async fn ask_repair(self: Rc<Self>, room: RoomId, after: Place) {
+    async fn ask_repair(self: Rc<Self>, room: RoomId, after: LogPosition) {
         let answer = self.logic.fetch(&room, after, true).await;
         let now = Instant::now();
         self.questions.borrow_mut().repair_ended(is_answer(&answer), now);
         self.fetched(&room, Asker::Room, after, answer.map(|answer| (*answer).clone()), now);
     }
 
-    async fn ask_page(self: Rc<Self>, room: RoomId, member: Member, after: Place, flight: Flight) {
+    async fn ask_page(self: Rc<Self>, room: RoomId, member: Member, after: LogPosition, in_flight: PageInFlight) {
         let answer = self.logic.fetch(&room, after, false).await;
         let now = Instant::now();
-        let wanted = self.questions.borrow_mut().page_ended(member, &flight, is_answer(&answer), now);
+        let wanted = self.questions.borrow_mut().page_ended(member, &in_flight, is_answer(&answer), now);
         let connection = self.connection(member).filter(|_| wanted);
-        if let (Ok(answer), Some(connection)) = (&answer, &connection) {
-            self.paces.has_read(connection, answer.bytes());
+        if let (Ok(answer), Some(identity)) = (&answer, connection.as_ref().and_then(|one| one.authenticated())) {
+            self.paces.has_read(&identity.user, answer.bytes());
         }
         let answer = match (answer, connection) {
             (_, None) => return self.ask_on(),
@@ -117,7 +120,7 @@ impl Shard {
         self: &Rc<Self>,
         room: &RoomId,
         asker: Asker,
-        after: Place,
+        after: LogPosition,
         answer: Result<Answer, Fault>,
         now: Instant,
     ) {
@@ -126,11 +129,11 @@ impl Shard {
             Ok(answer) => self.hub.borrow_mut().fetched(room, asker, after, answer, now, &mut effects),
             Err(fault) => {
                 let failure = failure(&fault);
-                tracing::debug!(%room, ?asker, code = fault.code, text = fault.text, "the log was not read");
+                tracing::debug!(%room, ?asker, code = fault.code, text = fault.text, "cannot read the log");
                 self.hub.borrow_mut().fetch_failed(room, asker, failure, now, &mut effects);
             }
         }
-        self.carry_out(effects);
+        self.apply(effects);
         self.ask_on();
     }
 
@@ -144,7 +147,7 @@ impl Shard {
     }
 
     async fn ask_heads(self: Rc<Self>, rooms: Vec<RoomId>) {
-        let stands: Vec<(RoomId, Place)> = {
+        let stands: Vec<(RoomId, LogPosition)> = {
             let hub = self.hub.borrow();
             rooms.into_iter().filter_map(|room| hub.head(&room).map(|place| (room, place))).collect()
         };
@@ -158,7 +161,7 @@ impl Shard {
                 for ((room, stood), head) in stands.iter().zip(heads) {
                     self.hub.borrow_mut().compared(room, *stood, head, &mut effects);
                 }
-                self.carry_out(effects);
+                self.apply(effects);
                 self.ask_on();
             }
             // Behind those that wait: what was to be compared must not be forgotten.
@@ -180,7 +183,8 @@ fn failure(fault: &Fault) -> Failure {
 
 /// As much of an answer as the connection's outbox has room for; `None`: it has room for nothing of it.
 fn fitting(connection: &Connection, answer: &Answer) -> Option<Answer> {
-    let (encoding, mut room) = (connection.encoding.get(), connection.room());
+    let encoding = connection.encoding.get();
+    let mut room = connection.room();
     let fits = answer.entries.iter().take_while(|message| {
         let weight = encoding.weight(message);
         let fits = weight <= room;
