@@ -7,7 +7,7 @@ use im_client::{Body, Event, Message, RoomId, Seq, UserId};
 use serde_json::Value;
 
 use super::style::Style;
-use crate::output::{body_text, local_time, printable};
+use crate::text::{body_text, local_time, printable};
 
 /// The type of `/me` messages.
 pub(crate) const EMOTE: &str = "emote";

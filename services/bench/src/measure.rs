@@ -5,19 +5,19 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::Stdio;
 use std::time::Duration;
 
+use im_cli::failure::{Exit, Failure};
+use im_cli::token::{Claims, Signer};
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-use super::clock;
-use super::crew::Crew;
-use super::plan::{self, Api, BenchArgs, Dialect, Neighbour, Part, Phase, Target};
-use super::probe::{Machine, Sample, Server};
-use super::stamp;
-use super::tally::Figures;
-use crate::failure::{Exit, Failure};
-use crate::token::{Claims, Signer};
+use crate::clock;
+use crate::crew::Crew;
+use crate::plan::{self, Api, BenchArgs, Dialect, Neighbour, Part, Phase, Target};
+use crate::probe::{Machine, Sample, Server};
+use crate::stamp;
+use crate::tally::Figures;
 
 /// Connections to the HTTP API of each worker.
 const API_CONNECTIONS: usize = 32;
@@ -115,7 +115,7 @@ pub(crate) fn authority(url: &str) -> Result<SocketAddr, Failure> {
 /// Starts the floor and reads where it listens.
 pub(crate) async fn start_floor(joins: bool) -> Result<(Child, SocketAddr), Failure> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg("bench-floor").args(joins.then_some("--joins"));
+    command.arg("floor").args(joins.then_some("--joins"));
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
     let silent = || Failure::new(Exit::Failed, "the floor does not say where it listens");
     let mut lines = BufReader::new(child.stdout.take().ok_or_else(silent)?).lines();

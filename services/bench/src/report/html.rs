@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::Report;
-use crate::bench::measure::Measured;
+use crate::measure::Measured;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 240.0;
@@ -87,7 +87,7 @@ impl Report {
         });
         let powers: Vec<(f64, String)> =
             (-2..=5).map(|power| (f64::from(power), format!("{}", 10_f64.powi(power)))).collect();
-        let timed = |of: fn(&crate::bench::tally::Second) -> f64| {
+        let timed = |of: fn(&crate::tally::Second) -> f64| {
             self.lines_of(|phase| (1..).map(f64::from).zip(phase.figures.seconds.iter().map(of)).collect())
         };
         let seconds: Vec<(f64, String)> = (1..=600).step_by(5).map(|s| (f64::from(s), s.to_string())).collect();

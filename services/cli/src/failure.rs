@@ -1,10 +1,13 @@
 //! What went wrong, as people and scripts see it: a sentence, a hint, and an exit code.
 
+use std::io::Write;
+use std::process::ExitCode;
+
 use im_client::{BuildError, End, Error, ErrorCode, RequestError, SendError};
 
 /// The exit codes, as `imctl --help` and docs/imctl.md show them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Exit {
+pub enum Exit {
     /// Something else.
     Failed = 1,
     /// The command line is wrong.
@@ -17,34 +20,57 @@ pub(crate) enum Exit {
     Unknown = 5,
 }
 
+/// Why a program ends without having done what was asked.
 #[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) exit: Exit,
-    pub(crate) text: String,
-    pub(crate) hint: Option<String>,
+pub struct Failure {
+    /// The code to end with.
+    pub exit: Exit,
+    /// What went wrong, in a sentence.
+    pub text: String,
+    /// What to do about it.
+    pub hint: Option<String>,
 }
 
 impl Failure {
-    pub(crate) fn new(exit: Exit, text: impl Into<String>) -> Self {
+    /// Without a hint.
+    pub fn new(exit: Exit, text: impl Into<String>) -> Self {
         Self { exit, text: text.into(), hint: None }
     }
 
-    pub(crate) fn usage(text: impl Into<String>) -> Self {
+    /// The command line is wrong.
+    pub fn usage(text: impl Into<String>) -> Self {
         Self::new(Exit::Usage, text)
     }
 
-    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+    /// With what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// What an error of the server means.
-    pub(crate) fn refused(error: &Error) -> Self {
+    /// The server said no.
+    pub fn refused(error: &Error) -> Self {
         let failure = Self::new(Exit::Refused, format!("the server says {}: {}", error.code, error.text));
         match advice(error.code) {
             Some(advice) => failure.hint(advice),
             None => failure,
         }
+    }
+
+    /// Tells it on standard error, as a sentence and a hint or as one JSON object; the code to end with.
+    pub fn report(&self, program: &str, json: bool) -> ExitCode {
+        let exit = self.exit as u8;
+        let text = if json {
+            let error = serde_json::json!({"text": self.text, "hint": self.hint, "exit": exit});
+            serde_json::json!({ "error": error }).to_string()
+        } else {
+            let hint = self.hint.as_ref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+            format!("{program}: {}{hint}", self.text)
+        };
+        // Where standard error is closed there is nobody to tell.
+        let _ = writeln!(std::io::stderr(), "{text}");
+        ExitCode::from(exit)
     }
 }
 

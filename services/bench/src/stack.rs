@@ -9,11 +9,11 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
+use im_cli::http;
+use im_cli::failure::{Exit, Failure};
 
-use super::plan::{BenchArgs, Start};
-use super::probe::Server;
-use crate::failure::{Exit, Failure};
-use crate::http;
+use crate::plan::{BenchArgs, Start};
+use crate::probe::Server;
 
 /// Signs the tokens of servers that nobody else can reach: they listen on loopback and live as long as the run.
 pub(crate) const SECRET: &str = "only for servers that a benchmark starts for itself";

@@ -9,9 +9,9 @@ use mio::net::TcpStream;
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::plan::{Target, Who};
-use super::tally::Track;
-use super::wire::Wire;
+use crate::plan::{Target, Who};
+use crate::tally::Track;
+use crate::wire::Wire;
 
 /// How far a client has got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,7 +158,7 @@ impl Client {
     }
 
     pub(crate) fn pong(&mut self) {
-        super::wire::put_pong(&mut self.out);
+        crate::wire::put_pong(&mut self.out);
         self.flush();
     }
 

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use im_cli::failure::Failure;
+use im_cli::token::KeyArgs;
 use serde::{Deserialize, Serialize};
 
-use super::stamp;
-use crate::args::KeyArgs;
-use crate::failure::Failure;
+use crate::stamp;
 
 /// `imctl bench`.
 #[derive(Debug, Clone, Args)]
@@ -53,10 +53,10 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_enum, default_value = "clients")]
     pub(crate) from: From,
     /// How long is measured.
-    #[arg(long, default_value = "10s", value_parser = crate::args::duration)]
+    #[arg(long, default_value = "10s", value_parser = im_cli::duration::duration)]
     pub(crate) duration: Duration,
     /// How long messages are sent before it.
-    #[arg(long, default_value = "2s", value_parser = crate::args::duration)]
+    #[arg(long, default_value = "2s", value_parser = im_cli::duration::duration)]
     pub(crate) warmup: Duration,
     /// Rooms that each client hears and leaves again before anything else: what they have left behind in the servers at the
     /// end is told per room. Rooms that were left are kept for IM_ROOM_LINGER.
@@ -262,7 +262,7 @@ pub(crate) struct Phase {
     pub(crate) number: u8,
     /// Messages per second over all rooms and workers.
     pub(crate) rate: f64,
-    /// When it begins, on [`super::clock`].
+    /// When it begins, on [`crate::clock`].
     pub(crate) begin: u64,
     /// When measuring begins.
     pub(crate) from: u64,
@@ -286,7 +286,7 @@ pub(crate) fn senders(rate: f64, rooms: u32, members: u32) -> usize {
 pub(crate) struct Due {
     /// The how-manieth of the phase over all rooms, from 0.
     pub(crate) message: u64,
-    /// When, on [`super::clock`].
+    /// When, on [`crate::clock`].
     pub(crate) at: u64,
     pub(crate) room: usize,
     /// Which of the room's senders.

@@ -6,8 +6,8 @@ use im_client::{Body, RoomId};
 use im_wire::native::{ClientOp, Position, Request, ServerOp, binary, json};
 use im_wire::{frame, goim, websocket};
 
-use super::plan::Dialect;
-use super::stamp::Stamp;
+use crate::plan::Dialect;
+use crate::stamp::Stamp;
 
 /// What a server said.
 #[derive(Debug, PartialEq)]

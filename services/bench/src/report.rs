@@ -5,8 +5,8 @@ mod text;
 
 use serde::Serialize;
 
-use super::measure::{Measured, Pass};
-use super::plan::BenchArgs;
+use crate::measure::{Measured, Pass};
+use crate::plan::BenchArgs;
 
 /// Everything.
 #[derive(Debug, Serialize)]
@@ -171,7 +171,7 @@ impl Report {
         }
         let command = std::env::args().skip(1).map(quoted).collect::<Vec<_>>().join(" ");
         let (rooms, members, size) = (args.rooms, args.members, args.size);
-        Self { command: format!("imctl {command}"), machine: machine(), rooms, members, size, rows, passes }
+        Self { command: format!("imctl bench {command}"), machine: machine(), rooms, members, size, rows, passes }
     }
 
     pub(crate) fn rows(&self) -> &[Row] {

@@ -14,7 +14,7 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::failure::Failure;
+use im_cli::failure::Failure;
 
 const LISTENER: Token = Token(usize::MAX - 1);
 
@@ -44,9 +44,9 @@ struct Floor {
     joins: bool,
 }
 
-/// `imctl bench-floor`: prints the address it listens on and serves until its standard input ends.
+/// `im-bench floor`: prints the address it listens on and serves until its standard input ends.
 pub(crate) fn run(joins: bool) -> Result<(), Failure> {
-    super::raise_descriptor_limit();
+    crate::raise_descriptor_limit();
     let poll = Poll::new()?;
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;

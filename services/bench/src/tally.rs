@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::histogram::{Histogram, Recorder};
-use super::plan::{Due, Phase};
+use crate::histogram::{Histogram, Recorder};
+use crate::plan::{Due, Phase};
 
 /// How many numbers behind the latest a late message is still told from a repeated one.
 const WINDOW: u32 = 64;

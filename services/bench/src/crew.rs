@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
 
+use im_cli::failure::{Exit, Failure};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
-use super::plan::{Part, Phase};
-use super::probe;
-use super::tally::Figures;
-use super::worker::{Note, Order};
-use crate::failure::{Exit, Failure};
+use crate::plan::{Part, Phase};
+use crate::probe;
+use crate::tally::Figures;
+use crate::worker::{Note, Order};
 
 /// Longer than a worker waits for what does not come.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -41,7 +41,7 @@ impl Crew {
     pub(crate) fn start(workers: usize) -> Result<Self, Failure> {
         let hands = (0..workers).map(|_| {
             let mut command = Command::new(std::env::current_exe()?);
-            command.arg("bench-worker").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+            command.arg("worker").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
             let mut child = command.spawn()?;
             let (Some(orders), Some(out)) = (child.stdin.take(), child.stdout.take()) else {
                 return Err(Failure::new(Exit::Failed, "a worker without its pipes"));

@@ -1,5 +1,5 @@
 //! What a message of a run carries in its body, so that whoever receives it knows which one it is: everything else, its
-//! room, its sender and when it was due, follows from the run's plan ([`super::plan::Phase::due`]).
+//! room, its sender and when it was due, follows from the run's plan ([`crate::plan::Phase::due`]).
 
 /// What a stamp begins with.
 const MARK: u8 = b'~';

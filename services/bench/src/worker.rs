@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use im_cli::failure::Failure;
 use im_client::RoomId;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -19,14 +20,13 @@ use rustix::time::{
 use serde::{Deserialize, Serialize};
 
 use self::visit::Visits;
-use super::client::{self, Client, State};
-use super::clock;
-use super::plan::{Due, Part, Phase, Who};
-use super::publisher::{Publisher, UnderWay};
-use super::stamp::Stamp;
-use super::tally::{Figures, Tally};
-use super::wire::Wire;
-use crate::failure::Failure;
+use crate::client::{self, Client, State};
+use crate::clock;
+use crate::plan::{Due, Part, Phase, Who};
+use crate::publisher::{Publisher, UnderWay};
+use crate::stamp::Stamp;
+use crate::tally::{Figures, Tally};
+use crate::wire::Wire;
 
 const TIMER: Token = Token(usize::MAX - 1);
 const WAKER: Token = Token(usize::MAX - 2);
@@ -84,9 +84,9 @@ struct Worker {
     buffer: Vec<u8>,
 }
 
-/// `imctl bench-worker`.
+/// `im-bench worker`.
 pub(crate) fn run() -> Result<(), Failure> {
-    super::raise_descriptor_limit();
+    crate::raise_descriptor_limit();
     let poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), WAKER)?;
     let (orders, taken) = mpsc::channel();

@@ -3,10 +3,10 @@
 use mio::event::Event;
 
 use super::{TIMER, WAKER, Worker};
-use crate::bench::client::State;
-use crate::bench::clock;
-use crate::bench::plan::Dialect;
-use crate::bench::wire::Said;
+use crate::client::State;
+use crate::clock;
+use crate::plan::Dialect;
+use crate::wire::Said;
 
 impl Worker {
     pub(super) fn happened(&mut self, event: &Event) {

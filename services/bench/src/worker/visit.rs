@@ -8,8 +8,8 @@ use im_client::RoomId;
 use mio::Events;
 
 use super::{Note, PATIENCE, Worker};
-use crate::bench::client::State;
-use crate::bench::clock;
+use crate::client::State;
+use crate::clock;
 
 /// Clients that are visiting at once.
 const VISITORS: usize = 64;

@@ -8,8 +8,8 @@ use nix::unistd::Pid;
 use rustix::param::page_size;
 use serde::Serialize;
 
-use crate::failure::Failure;
-use crate::{http, node};
+use im_cli::failure::Failure;
+use im_cli::{http, metrics};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -52,7 +52,7 @@ impl Server {
         let mut sample = Sample::default();
         if let Some(admin) = &self.admin {
             let answer = http::get(&format!("{}/metrics", admin.trim_end_matches('/')), None, PATIENCE).await?;
-            sample.figures = node::figures(&answer.text);
+            sample.figures = metrics::sums(&answer.text);
             let figure = |name: &str| sample.figures.get(name).copied().unwrap_or(0.0);
             sample.cpu_seconds = figure("process_cpu_seconds_total");
             sample.resident_bytes = figure("process_resident_memory_bytes");

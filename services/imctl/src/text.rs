@@ -1,43 +1,15 @@
-//! Standard output: lines for people or one JSON object per line. A reader that has gone away ends the program quietly.
+//! Messages and times as text for people.
 
-use std::io::{self, Write};
-
+use im_cli::failure::Failure;
+use im_cli::output::Output;
 use im_client::{Body, Message};
 use im_wire::native::json::MessageJson;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use serde::Serialize;
 
-use crate::failure::Failure;
-
-pub(crate) struct Output {
-    out: Box<dyn Write + Send>,
-}
-
-impl Output {
-    pub(crate) fn stdout() -> Self {
-        Self { out: Box::new(io::stdout()) }
-    }
-
-    /// One line.
-    pub(crate) fn line(&mut self, line: &str) -> Result<(), Failure> {
-        match writeln!(self.out, "{line}").and_then(|()| self.out.flush()) {
-            // `imctl tail | head`: whoever read has enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-            written => Ok(written?),
-        }
-    }
-
-    /// One JSON object in one line.
-    pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
-        let line = serde_json::to_string(value).map_err(io::Error::from)?;
-        self.line(&line)
-    }
-
-    /// A message, either way.
-    pub(crate) fn message(&mut self, message: &Message, json: bool) -> Result<(), Failure> {
-        if json { self.json(&MessageJson::from(message)) } else { self.line(&message_line(message)) }
-    }
+/// Prints a message: one line, or one JSON object.
+pub(crate) fn print(message: &Message, json: bool, output: &mut Output) -> Result<(), Failure> {
+    if json { output.json(&MessageJson::from(message)) } else { output.line(&message_line(message)) }
 }
 
 /// `2026-11-23 14:03:09 #7 ann: hello`.

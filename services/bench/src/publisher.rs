@@ -2,10 +2,10 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 
+use im_cli::http::segment;
 use mio::net::TcpStream;
 
-use super::plan::Api;
-use crate::http::segment;
+use crate::plan::Api;
 
 /// A message that waits for its answer.
 #[derive(Debug, Clone, Copy)]
