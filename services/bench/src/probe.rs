@@ -52,7 +52,7 @@ impl Server {
         let mut sample = Sample::default();
         if let Some(admin) = &self.admin {
             let answer = http::get(&format!("{}/metrics", admin.trim_end_matches('/')), None, PATIENCE).await?;
-            sample.figures = metrics::sums(&answer.text);
+            sample.figures = metrics::sums(&answer.text());
             let figure = |name: &str| sample.figures.get(name).copied().unwrap_or(0.0);
             sample.cpu_seconds = figure("process_cpu_seconds_total");
             sample.resident_bytes = figure("process_resident_memory_bytes");

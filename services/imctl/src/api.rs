@@ -45,7 +45,7 @@ pub(crate) async fn send(
     let token = credentials.token().map_err(Failure::usage)?;
     let body = body.map(|body| body.to_string()).unwrap_or_default();
     let answer = http::call(method, &format!("{}{path}", base(args)?), Some(&token), body, args.timeout).await?;
-    let value = serde_json::from_str(&answer.text).unwrap_or(Value::Null);
+    let value = serde_json::from_str(&answer.text()).unwrap_or(Value::Null);
     if answer.status.is_success() {
         return Ok(value);
     }

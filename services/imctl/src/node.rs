@@ -27,9 +27,10 @@ pub(crate) async fn process(args: &NodeArgs, at: &str, output: &mut Output) -> R
         let text = format!("{at}/metrics answered {}: is this an admin address (port 9100)?", metrics.status);
         return Err(Failure::new(Exit::Failed, text));
     }
-    let figures = metrics::sums(&metrics.text);
+    let figures = metrics::sums(&metrics.text());
     let is_ready = ready.status.is_success();
-    let reason = ready.text.trim();
+    let reason = ready.text();
+    let reason = reason.trim();
     if args.connect.json {
         return output.json(&json!({"at": at, "ready": is_ready, "reason": reason, "metrics": figures}));
     }
