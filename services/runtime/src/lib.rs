@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod documentation;
+pub mod http;
 pub mod limits;
 pub mod logs;
 mod memory;
