@@ -15,8 +15,9 @@ mod suggest;
 
 use std::ffi::OsString;
 
+pub use crate::Secret;
 pub use ask::Ask;
-pub use form::{SECRET_BYTES, Secret, mask_secrets, show_bytes, show_duration};
+pub use form::{SECRET_BYTES, mask_secrets, show_bytes, show_duration};
 pub use mistake::{Mistake, Mistakes};
 pub use reader::Reader;
 pub use render::markdown;

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::form::{self, Secret};
+use super::form;
 use super::mistake::Mistake;
 use super::reader::{Declared, Preset, Reader, Secrecy};
 use super::sources::{Given, Origin};
+use crate::Secret;
 
 type Parse<T> = Box<dyn Fn(&str) -> Result<T, String>>;
 type Show<T> = Box<dyn Fn(&T) -> String>;
