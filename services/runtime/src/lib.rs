@@ -22,6 +22,9 @@ pub mod tasks;
 pub mod tls;
 pub mod version;
 
+#[doc(hidden)]
+pub use prometheus;
+
 pub use memory::give_back;
 pub use ports::unused_port;
 pub use process::{Defaults, Options, Process, own_address, run, run_with};
