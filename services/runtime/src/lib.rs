@@ -4,6 +4,8 @@
 //! builds, serves, waits for [`Shutdown`] and drains. [`limits`] are those that connect and logic have alike.
 
 pub mod admin;
+mod backoff;
+pub mod clock;
 pub mod documentation;
 pub mod http;
 pub mod limits;
@@ -25,6 +27,7 @@ pub mod version;
 #[doc(hidden)]
 pub use prometheus;
 
+pub use backoff::Backoff;
 pub use memory::give_back;
 pub use ports::unused_port;
 pub use process::{Defaults, Options, Process, own_address, run, run_with};
