@@ -68,10 +68,3 @@ fn run_all(args: &BenchArgs) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(Box::pin(run::run(args, |name| std::env::var(name).ok(), &mut Output::stdout())))
 }
-
-/// Lets this process open as many sockets as the system allows it. Where that fails, connecting says why.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-}

@@ -159,7 +159,7 @@ fn parts(args: &BenchArgs, aim: &Aim, round: u16) -> Result<Vec<Part>, Failure> 
 }
 
 fn enough_descriptors(wanted: usize) -> Result<(), Failure> {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let limit = im_runtime::descriptor_limit().unwrap_or(u64::MAX);
     if (wanted + API_CONNECTIONS + 16) as u64 <= limit {
         return Ok(());
     }

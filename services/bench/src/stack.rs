@@ -1,16 +1,15 @@
 //! Servers started for a run, from the programs beside this one, on free ports, with their data in a temporary folder; all
 //! end with it.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use im_cli::failure::{Exit, Failure};
+use im_cli::http;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
-use im_cli::http;
-use im_cli::failure::{Exit, Failure};
 
 use crate::plan::{BenchArgs, Start};
 use crate::probe::Server;
@@ -30,20 +29,11 @@ pub(crate) struct Stack {
     folder: TempDir,
 }
 
-/// An address that nobody listens on. Below the ports that systems give to outgoing connections, of which a run has many:
-/// one of them would take it before its server does.
+/// An address that nobody listens on.
 fn free() -> Result<String, Failure> {
-    const PORTS: std::ops::Range<u16> = 12_000..32_000;
-    const TRIES: usize = 100;
-    let mut last = None;
-    for _ in 0..TRIES {
-        match TcpListener::bind(("127.0.0.1", rand::random_range(PORTS))) {
-            Ok(listener) => return Ok(listener.local_addr()?.to_string()),
-            Err(error) => last = Some(error),
-        }
-    }
-    let why = last.map(|error| error.to_string()).unwrap_or_default();
-    Err(Failure::new(Exit::Failed, format!("no free port on 127.0.0.1: {why}")))
+    let port = im_runtime::unused_port()
+        .map_err(|error| Failure::new(Exit::Failed, format!("no free port on 127.0.0.1: {error}")))?;
+    Ok(format!("127.0.0.1:{port}"))
 }
 
 fn beside(name: &str) -> Result<PathBuf, Failure> {

@@ -86,7 +86,8 @@ struct Worker {
 
 /// `im-bench worker`.
 pub(crate) fn run() -> Result<(), Failure> {
-    crate::raise_descriptor_limit();
+    // Where that fails, connecting says why.
+    let _ = im_runtime::raise_descriptor_limit();
     let poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), WAKER)?;
     let (orders, taken) = mpsc::channel();

@@ -1,11 +1,13 @@
 //! What every main needs: settings, logs and traces, the admin server with readiness latches, signals and drain.
 //!
 //! A main is [`run`]: settings are read and checked, logs begin, the admin server is bound, then the program's own body
-//! builds, serves, waits for [`Shutdown`] and drains. [`limits`] are those that connect and logic have alike.
+//! builds, serves, waits for [`Shutdown`] and drains. [`limits`] are those that connect and logic have alike; [`http`],
+//! [`metrics!`], [`Backoff`], [`Secret`] and [`clock`] are what every program would else write for itself.
 
 pub mod admin;
 mod backoff;
 pub mod clock;
+mod descriptors;
 pub mod documentation;
 pub mod http;
 pub mod limits;
@@ -28,6 +30,7 @@ pub mod version;
 pub use prometheus;
 
 pub use backoff::Backoff;
+pub use descriptors::{descriptor_limit, raise_descriptor_limit};
 pub use memory::give_back;
 pub use ports::unused_port;
 pub use process::{Defaults, Options, Process, own_address, run, run_with};
