@@ -5,9 +5,11 @@
 //! `--config` or `IM_CONFIG` names; the first of these that has it counts. Mistakes are collected and reported together.
 
 mod ask;
+mod declared;
 mod flags;
 mod form;
 mod mistake;
+mod origin;
 mod reader;
 mod render;
 mod sources;
@@ -19,9 +21,9 @@ pub use crate::Secret;
 pub use ask::Ask;
 pub use form::{SECRET_BYTES, mask_secrets, show_bytes, show_duration};
 pub use mistake::{Mistake, Mistakes};
+pub use origin::Origin;
 pub use reader::Reader;
 pub use render::markdown;
-pub use sources::Origin;
 
 use sources::Sources;
 

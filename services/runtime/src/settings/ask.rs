@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::declared::{Declared, Preset, Secrecy};
 use super::form;
 use super::mistake::Mistake;
-use super::reader::{Declared, Preset, Reader, Secrecy};
-use super::sources::{Given, Origin};
+use super::origin::{Given, Origin};
+use super::reader::Reader;
 use crate::Secret;
 
 type Parse<T> = Box<dyn Fn(&str) -> Result<T, String>>;

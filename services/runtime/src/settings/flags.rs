@@ -8,9 +8,9 @@ use clap::builder::ValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction};
 
-use super::mistake::Mistake;
-use super::reader::{Declared, Preset};
-use super::sources::{Given, Origin, keys, unknown};
+use super::declared::{Declared, Preset, keys};
+use super::mistake::{Mistake, unknown};
+use super::origin::{Given, Origin};
 use super::{Program, Stop, suggest};
 use crate::version;
 

@@ -19,6 +19,15 @@ impl fmt::Display for Mistake {
     }
 }
 
+/// A name that is no setting, and the known one that is nearest to it.
+pub(super) fn unknown(name: &str, source: &str, nearest: Option<&str>, otherwise: &str) -> Mistake {
+    let text = match nearest {
+        Some(known) => format!("there is no such setting: did you mean {known}?"),
+        None => format!("there is no such setting: {otherwise}"),
+    };
+    Mistake { field: name.to_owned(), source: source.to_owned(), text }
+}
+
 /// Everything that is wrong with a program's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistakes {

@@ -1,7 +1,9 @@
 //! The reader that a program's `read` function is given: it asks for setting after setting.
 
+use super::declared::Declared;
 use super::mistake::Mistake;
-use super::sources::{Origin, Sources};
+use super::origin::Origin;
+use super::sources::Sources;
 
 /// Hands out settings. Ask with one of the forms ([`Reader::address`], [`Reader::duration`], …), then say what holds where
 /// it is not given: [`or`](super::Ask::or), [`optional`](super::Ask::optional), [`required`](super::Ask::required).
@@ -11,52 +13,6 @@ pub struct Reader<'s> {
     pub(super) group: &'static str,
     pub(super) declared: Vec<Declared>,
     pub(super) mistakes: Vec<Mistake>,
-}
-
-/// What is known of a setting.
-#[derive(Debug, Clone)]
-pub(super) struct Declared {
-    pub(super) key: &'static str,
-    pub(super) environment: String,
-    pub(super) group: &'static str,
-    /// What to write, for people: "duration", "true or false".
-    pub(super) form: String,
-    pub(super) help: &'static str,
-    pub(super) default: Preset,
-    pub(super) secrecy: Secrecy,
-    pub(super) switch: bool,
-    /// As it is shown (secrets hidden), and where it comes from.
-    pub(super) in_force: Option<(String, Origin)>,
-}
-
-/// What holds where a setting is not given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Preset {
-    Value(String),
-    Nothing,
-    Required,
-}
-
-/// What of a value may be shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Secrecy {
-    Public,
-    /// All but the password in a URL.
-    Credentials,
-    Secret,
-}
-
-impl Secrecy {
-    /// Whether the value may stand in a file of its own, named by `…_file`.
-    pub(super) fn has_file(self) -> bool {
-        self != Self::Public
-    }
-}
-
-impl Declared {
-    pub(super) fn flag(&self) -> String {
-        self.key.replace('_', "-")
-    }
 }
 
 impl<'s> Reader<'s> {

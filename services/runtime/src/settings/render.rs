@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use super::Program;
-use super::reader::{Declared, Preset, Reader, Secrecy};
+use super::declared::{Declared, Preset, Secrecy};
+use super::reader::Reader;
 use super::sources::Sources;
 use crate::version;
 

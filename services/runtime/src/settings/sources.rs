@@ -2,52 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::declared::{Declared, keys};
 use super::flags::{self, Command};
-use super::mistake::Mistake;
-use super::reader::Declared;
+use super::mistake::{Mistake, unknown};
+use super::origin::{Given, Origin};
 use super::{Program, Stop, suggest};
-
-/// Where a value in force comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// Nobody gave it.
-    Default,
-    /// A flag of the command line, with its dashes.
-    Flag(String),
-    /// A variable.
-    Environment(String),
-    /// The TOML file.
-    File(PathBuf),
-    /// A file of its own, named by another setting.
-    OwnFile {
-        /// Which file.
-        path: PathBuf,
-        /// What names it.
-        named_by: Box<Origin>,
-    },
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("default"),
-            Self::Flag(flag) => write!(f, "flag {flag}"),
-            Self::Environment(name) => write!(f, "environment {name}"),
-            Self::File(path) => write!(f, "file {}", path.display()),
-            Self::OwnFile { path, named_by } => write!(f, "file {}, named by {named_by}", path.display()),
-        }
-    }
-}
-
-/// A value as it was written.
-#[derive(Debug, Clone)]
-pub(super) struct Given {
-    pub(super) text: String,
-    pub(super) origin: Origin,
-}
 
 /// Everything that was written, by key (`redis_url`, and `redis_url_file` where a value may stand in a file of its own).
 #[derive(Debug, Default)]
@@ -115,14 +76,6 @@ fn own_file(key: &str, named: &Given) -> Result<Given, Mistake> {
     }
 }
 
-/// The keys that may be written: those of the settings, and `…_file` of those whose value may stand in a file.
-pub(super) fn keys(declared: &[Declared]) -> impl Iterator<Item = (String, &Declared)> {
-    declared.iter().flat_map(|one| {
-        let file = one.secrecy.has_file().then(|| (format!("{}_file", one.key), one));
-        std::iter::once((one.key.to_owned(), one)).chain(file)
-    })
-}
-
 struct Environment {
     values: BTreeMap<String, Given>,
     of_others: Vec<String>,
@@ -188,14 +141,6 @@ fn service_link(name: &str, value: &str) -> bool {
         || name.contains("_SERVICE_PORT")
         || name.contains("_PORT_")
         || (name.ends_with("_PORT") && value.contains("://"))
-}
-
-pub(super) fn unknown(name: &str, source: &str, nearest: Option<&str>, otherwise: &str) -> Mistake {
-    let text = match nearest {
-        Some(known) => format!("there is no such setting: did you mean {known}?"),
-        None => format!("there is no such setting: {otherwise}"),
-    };
-    Mistake { field: name.to_owned(), source: source.to_owned(), text }
 }
 
 /// `None` where the file could not be understood at all.
