@@ -11,16 +11,16 @@ pub(super) struct Declared {
     /// What to write, for people: "duration", "true or false".
     pub(super) form: String,
     pub(super) help: &'static str,
-    pub(super) default: Preset,
+    pub(super) default: DefaultValue,
     pub(super) secrecy: Secrecy,
     pub(super) switch: bool,
     /// As it is shown (secrets hidden), and where it comes from.
-    pub(super) in_force: Option<(String, Origin)>,
+    pub(super) effective: Option<(String, Origin)>,
 }
 
 /// What holds where a setting is not given.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Preset {
+pub(super) enum DefaultValue {
     Value(String),
     Nothing,
     Required,

@@ -8,7 +8,7 @@ use crate::Secret;
 /// Of a secret that signs or lets in: shorter ones can be found by trying (RFC 7518, 3.2).
 pub const SECRET_BYTES: usize = 32;
 
-/// For [`check`](super::Ask::check).
+/// For [`check`](super::SettingBuilder::check).
 pub(super) fn long_enough(secret: &Secret) -> Result<(), String> {
     match secret.reveal().len() {
         SECRET_BYTES.. => Ok(()),

@@ -37,7 +37,7 @@ impl fmt::Display for Origin {
 
 /// A value as it was written.
 #[derive(Debug, Clone)]
-pub(super) struct Given {
+pub(super) struct RawValue {
     pub(super) text: String,
     pub(super) origin: Origin,
 }

@@ -5,17 +5,17 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::declared::{Declared, keys};
+use super::error::{ConfigError, unknown};
 use super::flags::{self, Command};
-use super::mistake::{Mistake, unknown};
-use super::origin::{Given, Origin};
+use super::origin::{Origin, RawValue};
 use super::{Program, Stop, suggest};
 
 /// Everything that was written, by key (`redis_url`, and `redis_url_file` where a value may stand in a file of its own).
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     /// The first has precedence.
-    layers: Vec<BTreeMap<String, Given>>,
-    pub(super) mistakes: Vec<Mistake>,
+    layers: Vec<BTreeMap<String, RawValue>>,
+    pub(super) mistakes: Vec<ConfigError>,
     /// Variables that are settings of another of our programs.
     pub(super) of_others: Vec<String>,
     /// Everything was read: what is not here was not given.
@@ -44,14 +44,14 @@ impl Sources {
     }
 
     /// The value of a setting from the first layer that has it.
-    pub(super) fn find(&self, declared: &Declared) -> Result<Option<Given>, Mistake> {
+    pub(super) fn find(&self, declared: &Declared) -> Result<Option<RawValue>, ConfigError> {
         let file_key = format!("{}_file", declared.key);
         for layer in &self.layers {
             let named = if declared.secrecy.has_file() { layer.get(&file_key) } else { None };
             match (layer.get(declared.key), named) {
                 (Some(_), Some(named)) => {
                     let text = format!("both it and {} are given: leave one out", declared.key);
-                    return Err(Mistake { field: file_key, source: named.origin.to_string(), text });
+                    return Err(ConfigError { field: file_key, source: named.origin.to_string(), text });
                 }
                 (Some(given), None) => return Ok(Some(given.clone())),
                 (None, Some(named)) => return own_file(&file_key, named).map(Some),
@@ -62,22 +62,22 @@ impl Sources {
     }
 }
 
-fn own_file(key: &str, named: &Given) -> Result<Given, Mistake> {
+fn own_file(key: &str, named: &RawValue) -> Result<RawValue, ConfigError> {
     let path = PathBuf::from(&named.text);
     match std::fs::read_to_string(&path) {
         Ok(text) => {
             let origin = Origin::OwnFile { path, named_by: Box::new(named.origin.clone()) };
-            Ok(Given { text: text.trim_end_matches(['\r', '\n']).to_owned(), origin })
+            Ok(RawValue { text: text.trim_end_matches(['\r', '\n']).to_owned(), origin })
         }
         Err(error) => {
             let text = format!("{} cannot be read: {error}", path.display());
-            Err(Mistake { field: key.to_owned(), source: named.origin.to_string(), text })
+            Err(ConfigError { field: key.to_owned(), source: named.origin.to_string(), text })
         }
     }
 }
 
 struct Environment {
-    values: BTreeMap<String, Given>,
+    values: BTreeMap<String, RawValue>,
     of_others: Vec<String>,
     config: Option<PathBuf>,
 }
@@ -86,7 +86,7 @@ impl Environment {
     fn read(
         declared: &[Declared],
         environment: impl IntoIterator<Item = (OsString, OsString)>,
-        mistakes: &mut Vec<Mistake>,
+        mistakes: &mut Vec<ConfigError>,
     ) -> Self {
         let known: BTreeMap<String, String> = keys(declared)
             .map(|(key, one)| {
@@ -103,11 +103,11 @@ impl Environment {
             let origin = Origin::Environment(name.clone());
             match (known.get(&name), value.into_string()) {
                 (Some(key), Ok(text)) => {
-                    read.values.insert(key.clone(), Given { text, origin });
+                    read.values.insert(key.clone(), RawValue { text, origin });
                 }
                 (Some(key), Err(_)) => {
                     let text = "is not UTF-8: write it in UTF-8".to_owned();
-                    mistakes.push(Mistake { field: key.clone(), source: origin.to_string(), text });
+                    mistakes.push(ConfigError { field: key.clone(), source: origin.to_string(), text });
                 }
                 (None, _) if is_of_another(&name) => read.of_others.push(name),
                 (None, value) if is_ours(&name, value.as_deref().unwrap_or_default()) => {
@@ -148,10 +148,10 @@ fn read_file(
     path: &Path,
     named_by: &str,
     declared: &[Declared],
-    mistakes: &mut Vec<Mistake>,
-) -> Option<BTreeMap<String, Given>> {
+    mistakes: &mut Vec<ConfigError>,
+) -> Option<BTreeMap<String, RawValue>> {
     let mut broken = |text: String| {
-        mistakes.push(Mistake { field: "config".to_owned(), source: named_by.to_owned(), text });
+        mistakes.push(ConfigError { field: "config".to_owned(), source: named_by.to_owned(), text });
     };
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
@@ -173,8 +173,8 @@ fn read_table(
     path: &Path,
     table: toml::Table,
     declared: &[Declared],
-    mistakes: &mut Vec<Mistake>,
-) -> BTreeMap<String, Given> {
+    mistakes: &mut Vec<ConfigError>,
+) -> BTreeMap<String, RawValue> {
     let known: Vec<String> = keys(declared).map(|(key, _)| key).collect();
     let source = Origin::File(path.to_owned());
     let mut values = BTreeMap::new();
@@ -186,11 +186,11 @@ fn read_table(
         }
         match written(value) {
             Some(text) => {
-                values.insert(name, Given { text, origin: source.clone() });
+                values.insert(name, RawValue { text, origin: source.clone() });
             }
             None => {
                 let text = "write a string, a number, true or false, or an array of strings".to_owned();
-                mistakes.push(Mistake { field: name, source: source.to_string(), text });
+                mistakes.push(ConfigError { field: name, source: source.to_string(), text });
             }
         }
     }

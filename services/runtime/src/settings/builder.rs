@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::declared::{Declared, Preset, Secrecy};
+use super::declared::{Declared, DefaultValue, Secrecy};
+use super::error::ConfigError;
 use super::form;
-use super::mistake::Mistake;
-use super::origin::{Given, Origin};
+use super::origin::{Origin, RawValue};
 use super::reader::Reader;
 use crate::Secret;
 
@@ -19,7 +19,7 @@ type Show<T> = Box<dyn Fn(&T) -> String>;
 
 /// A setting that has been named and not yet read.
 #[must_use = "end with `or`, `optional` or `required`"]
-pub struct Ask<'r, 's, T> {
+pub struct SettingBuilder<'r, 's, T> {
     reader: &'r mut Reader<'s>,
     declared: Declared,
     parse: Parse<T>,
@@ -35,55 +35,55 @@ impl<'s> Reader<'s> {
         parse: impl Fn(&str) -> Result<T, String> + 'static,
         show: impl Fn(&T) -> String + 'static,
         help: &'static str,
-    ) -> Ask<'r, 's, T> {
+    ) -> SettingBuilder<'r, 's, T> {
         let declared = Declared {
             key,
             environment: format!("IM_{}", key.to_ascii_uppercase()),
             group: self.group,
             form: form.into(),
             help,
-            default: Preset::Nothing,
+            default: DefaultValue::Nothing,
             secrecy: Secrecy::Public,
             switch: false,
-            in_force: None,
+            effective: None,
         };
-        Ask { reader: self, declared, parse: Box::new(parse), show: Box::new(show) }
+        SettingBuilder { reader: self, declared, parse: Box::new(parse), show: Box::new(show) }
     }
 
     /// Any text but an empty one.
-    pub fn text<'r>(&'r mut self, key: &'static str, help: &'static str) -> Ask<'r, 's, String> {
+    pub fn text<'r>(&'r mut self, key: &'static str, help: &'static str) -> SettingBuilder<'r, 's, String> {
         self.parsed(key, "text", |text| Ok(text.to_owned()), String::clone, help)
     }
 
     /// A text that is never shown, and may stand in a file named by `<key>_file`.
-    pub fn secret<'r>(&'r mut self, key: &'static str, help: &'static str) -> Ask<'r, 's, Secret> {
+    pub fn secret<'r>(&'r mut self, key: &'static str, help: &'static str) -> SettingBuilder<'r, 's, Secret> {
         let mut ask = self.parsed(key, "secret text", |text| Ok(Secret::new(text)), |_| "***".to_owned(), help);
         ask.declared.secrecy = Secrecy::Secret;
         ask
     }
 
     /// A [secret](Self::secret) that signs or lets in: [`SECRET_BYTES`](super::SECRET_BYTES) or more.
-    pub fn strong_secret<'r>(&'r mut self, key: &'static str, help: &'static str) -> Ask<'r, 's, Secret> {
+    pub fn strong_secret<'r>(&'r mut self, key: &'static str, help: &'static str) -> SettingBuilder<'r, 's, Secret> {
         self.secret(key, help).check(form::long_enough)
     }
 
     /// An IP address and port to listen on.
-    pub fn address<'r>(&'r mut self, key: &'static str, help: &'static str) -> Ask<'r, 's, SocketAddr> {
+    pub fn address<'r>(&'r mut self, key: &'static str, help: &'static str) -> SettingBuilder<'r, 's, SocketAddr> {
         self.parsed(key, "address:port", form::socket_address, SocketAddr::to_string, help)
     }
 
     /// A host (name or address) and port that somebody dials.
-    pub fn authority<'r>(&'r mut self, key: &'static str, help: &'static str) -> Ask<'r, 's, String> {
+    pub fn authority<'r>(&'r mut self, key: &'static str, help: &'static str) -> SettingBuilder<'r, 's, String> {
         self.parsed(key, "host:port", form::authority, String::clone, help)
     }
 
     /// A time span: `500ms`, `10s`, `1m30s`.
-    pub fn duration<'r>(&'r mut self, key: &'static str, help: &'static str) -> Ask<'r, 's, Duration> {
+    pub fn duration<'r>(&'r mut self, key: &'static str, help: &'static str) -> SettingBuilder<'r, 's, Duration> {
         self.parsed(key, "duration", form::duration, form::show_duration, help)
     }
 
     /// A size: `4096`, `64KiB`, `1MB`.
-    pub fn bytes<'r, N>(&'r mut self, key: &'static str, help: &'static str) -> Ask<'r, 's, N>
+    pub fn bytes<'r, N>(&'r mut self, key: &'static str, help: &'static str) -> SettingBuilder<'r, 's, N>
     where
         N: TryFrom<u64> + TryInto<u64> + Copy + 'static,
     {
@@ -93,7 +93,7 @@ impl<'s> Reader<'s> {
     }
 
     /// A whole number; `_` may stand between digits.
-    pub fn integer<'r, N>(&'r mut self, key: &'static str, help: &'static str) -> Ask<'r, 's, N>
+    pub fn integer<'r, N>(&'r mut self, key: &'static str, help: &'static str) -> SettingBuilder<'r, 's, N>
     where
         N: FromStr + Display + 'static,
     {
@@ -102,7 +102,7 @@ impl<'s> Reader<'s> {
     }
 
     /// A number, with or without a fraction.
-    pub fn number<'r>(&'r mut self, key: &'static str, help: &'static str) -> Ask<'r, 's, f64> {
+    pub fn number<'r>(&'r mut self, key: &'static str, help: &'static str) -> SettingBuilder<'r, 's, f64> {
         let parse = |text: &str| match text.parse::<f64>() {
             Ok(number) if number.is_finite() => Ok(number),
             _ => Err("write a number".to_owned()),
@@ -111,14 +111,14 @@ impl<'s> Reader<'s> {
     }
 
     /// Yes or no. The flag alone means yes.
-    pub fn boolean<'r>(&'r mut self, key: &'static str, help: &'static str) -> Ask<'r, 's, bool> {
+    pub fn boolean<'r>(&'r mut self, key: &'static str, help: &'static str) -> SettingBuilder<'r, 's, bool> {
         let mut ask = self.parsed(key, "true or false", form::boolean, bool::to_string, help);
         ask.declared.switch = true;
         ask
     }
 
     /// A file or directory.
-    pub fn path<'r>(&'r mut self, key: &'static str, help: &'static str) -> Ask<'r, 's, PathBuf> {
+    pub fn path<'r>(&'r mut self, key: &'static str, help: &'static str) -> SettingBuilder<'r, 's, PathBuf> {
         self.parsed(key, "path", |text| Ok(PathBuf::from(text)), |path| path.display().to_string(), help)
     }
 
@@ -128,7 +128,7 @@ impl<'s> Reader<'s> {
         key: &'static str,
         schemes: &'static [&'static str],
         help: &'static str,
-    ) -> Ask<'r, 's, String> {
+    ) -> SettingBuilder<'r, 's, String> {
         let ask = self.parsed(key, "URL", |text| form::url(text, schemes), |url| form::mask_secrets(url), help);
         ask.form(format!("URL: {}://", schemes.join("://, ")))
     }
@@ -141,7 +141,7 @@ impl<'s> Reader<'s> {
         parse: impl Fn(&str) -> Result<T, String> + 'static,
         show: impl Fn(&T) -> String + 'static,
         help: &'static str,
-    ) -> Ask<'r, 's, Vec<T>> {
+    ) -> SettingBuilder<'r, 's, Vec<T>> {
         let parse_all = move |text: &str| {
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
             items.map(|item| parse(item).map_err(|what| format!("{item:?}: {what}"))).collect()
@@ -156,7 +156,7 @@ impl<'s> Reader<'s> {
         key: &'static str,
         words: &'static [(&'static str, T)],
         help: &'static str,
-    ) -> Ask<'r, 's, T> {
+    ) -> SettingBuilder<'r, 's, T> {
         let names = || words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
         let parse = move |text: &str| match words.iter().find(|(word, _)| *word == text) {
             Some((_, value)) => Ok(*value),
@@ -167,7 +167,7 @@ impl<'s> Reader<'s> {
     }
 }
 
-impl<T: 'static> Ask<'_, '_, T> {
+impl<T: 'static> SettingBuilder<'_, '_, T> {
     /// Says otherwise what to write.
     pub fn form(mut self, form: impl Into<String>) -> Self {
         self.declared.form = form.into();
@@ -204,20 +204,20 @@ impl<T: 'static> Ask<'_, '_, T> {
     /// The value where it is given, and otherwise this, which depends on the machine: help and documentation show how it
     /// comes about.
     pub fn or_computed(mut self, default: T, described: impl Into<String>) -> T {
-        self.declared.default = Preset::Value(described.into());
-        self.declared.in_force = Some(((self.show)(&default), Origin::Default));
+        self.declared.default = DefaultValue::Value(described.into());
+        self.declared.effective = Some(((self.show)(&default), Origin::Default));
         self.read().unwrap_or(default)
     }
 
     /// The value where it is given.
     pub fn optional(mut self) -> Option<T> {
-        self.declared.default = Preset::Nothing;
+        self.declared.default = DefaultValue::Nothing;
         self.read()
     }
 
     /// The value, which must be given. `stand_in` takes its place while further mistakes are looked for.
     pub fn required(mut self, stand_in: T) -> T {
-        self.declared.default = Preset::Required;
+        self.declared.default = DefaultValue::Required;
         self.read().unwrap_or(stand_in)
     }
 
@@ -238,7 +238,7 @@ impl<T: 'static> Ask<'_, '_, T> {
         value
     }
 
-    fn parse_given(&mut self, given: Given) -> Option<T> {
+    fn parse_given(&mut self, given: RawValue) -> Option<T> {
         let outcome = if given.text.is_empty() && !self.declared.form.starts_with("list") {
             Err("it is empty: give a value or leave it out".to_owned())
         } else {
@@ -253,27 +253,27 @@ impl<T: 'static> Ask<'_, '_, T> {
         let value = outcome.map_err(|what| {
             let text = if self.declared.secrecy == Secrecy::Secret { what } else { format!("{shown:?}: {what}") };
             let (field, source) = (self.declared.key.to_owned(), given.origin.to_string());
-            self.reader.mistakes.push(Mistake { field, source, text });
+            self.reader.mistakes.push(ConfigError { field, source, text });
         });
-        self.declared.in_force = Some((shown, given.origin));
+        self.declared.effective = Some((shown, given.origin));
         value.ok()
     }
 
     fn absent(&mut self) {
         match &self.declared.default {
-            Preset::Value(_) | Preset::Nothing => {}
-            Preset::Required if self.reader.sources.complete => {
+            DefaultValue::Value(_) | DefaultValue::Nothing => {}
+            DefaultValue::Required if self.reader.sources.complete => {
                 let (key, environment, form) = (self.declared.key, &self.declared.environment, &self.declared.form);
                 let text = format!("is needed: set {environment} or --{} to {form}", self.declared.flag());
                 let (field, source) = (key.to_owned(), "not given".to_owned());
-                self.reader.mistakes.push(Mistake { field, source, text });
+                self.reader.mistakes.push(ConfigError { field, source, text });
             }
-            Preset::Required => {}
+            DefaultValue::Required => {}
         }
     }
 }
 
-impl<T: PartialOrd + 'static> Ask<'_, '_, T> {
+impl<T: PartialOrd + 'static> SettingBuilder<'_, '_, T> {
     /// Only values from one to the other, both included.
     pub fn within(mut self, range: RangeInclusive<T>) -> Self {
         let (low, high) = ((self.show)(range.start()), (self.show)(range.end()));
