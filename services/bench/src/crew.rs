@@ -77,7 +77,8 @@ impl Crew {
             hand.order(&Order::Visit(each)).await?;
         }
         let wanted = u64::from(each) * clients as u64;
-        let (mut all, mut reasons) = ((0, 0.0_f64), Vec::new());
+        let mut all = (0, 0.0_f64);
+        let mut reasons = Vec::new();
         for hand in &mut self.hands {
             let patience = PATIENCE + Duration::from_millis(wanted);
             let Note::Visited { rooms, seconds, refused } = hand.note(patience).await? else {

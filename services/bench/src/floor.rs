@@ -62,7 +62,9 @@ pub(crate) fn run(joins: bool) -> Result<(), Failure> {
         let _end = io::copy(&mut io::stdin().lock(), &mut io::sink());
         std::process::exit(0);
     });
-    let (links, rooms, touched) = Default::default();
+    let links = Vec::new();
+    let rooms = HashMap::new();
+    let touched = Vec::new();
     Ok(Floor { poll, listener, links, rooms, touched, joins }.serve()?)
 }
 
@@ -133,12 +135,18 @@ impl Floor {
         match request.op {
             ClientOp::Auth { resume, .. } => {
                 let Ok(user) = UserId::new("floor") else { return };
-                let (device, conn, node) = Default::default();
+                let device = Default::default();
+                let conn = Default::default();
+                let node = Default::default();
                 let let_in = ServerOp::AuthOk { user, device, conn, node, heartbeat_ms: 0, time_ms: 0, expires_ms: 0 };
                 self.links[number].say(req, let_in);
                 for position in resume {
                     self.rooms.entry(position.room.clone()).or_default().members.push(number);
-                    let (kind, epoch, head, read, joined) = Default::default();
+                    let kind = Default::default();
+                    let epoch = Default::default();
+                    let head = Default::default();
+                    let read = Default::default();
+                    let joined = Default::default();
                     let room = SubscribedRoom::Ok { room: position.room, kind, epoch, head, read, joined };
                     self.links[number].say(req, ServerOp::Subscribed { rooms: vec![room] });
                 }
@@ -147,7 +155,8 @@ impl Floor {
                 let Some(entry) = self.rooms.get_mut(&room) else { return };
                 entry.seq += 1;
                 let seq = entry.seq;
-                let (id, from) = (String::from("floor"), String::from("floor"));
+                let id = String::from("floor");
+                let from = String::from("floor");
                 let message =
                     Message { room: room.clone(), epoch: 1, seq, id, from, client_id, kind, body, time_ms: 1 };
                 let mut bytes = BytesMut::new();
@@ -156,7 +165,8 @@ impl Floor {
                     self.touched.push(room.clone());
                 }
                 entry.fresh.push(bytes);
-                let (client_id, id) = Default::default();
+                let client_id = String::new();
+                let id = String::new();
                 self.links[number]
                     .say(req, ServerOp::Ack { room, client_id, id, epoch: 1, seq, time_ms: 1, duplicate: false });
             }

@@ -127,7 +127,8 @@ mod tests {
 
     #[test]
     fn what_several_processes_counted_adds_up() {
-        let (mut one, mut other) = (Recorder::default(), Recorder::default());
+        let mut one = Recorder::default();
+        let mut other = Recorder::default();
         one.record(1_000_000);
         other.record(9_000_000);
         let mut sum = one.histogram();

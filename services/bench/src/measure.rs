@@ -203,7 +203,8 @@ fn nobody(who: &str, failed: BTreeMap<String, u64>) -> Failure {
 pub(crate) async fn pass(args: &BenchArgs, aim: &Aim, beside: Option<Neighbour>, round: u16) -> Result<Pass, Failure> {
     let parts = parts(args, aim, round)?;
     let mut crew = Crew::start(parts.len())?;
-    let (before, machine) = (look(&aim.servers).await?, Machine::look());
+    let before = look(&aim.servers).await?;
+    let machine = Machine::look();
     let connected = crew.connect(parts).await?;
     if connected.clients == 0 {
         return Err(nobody("no client", connected.failed));
@@ -282,10 +283,14 @@ async fn phase(
     };
 
     sleep_until(from).await;
-    let (before, machine, clients) = (look(&aim.servers).await?, Machine::look(), clients_cpu(crew, beside));
+    let before = look(&aim.servers).await?;
+    let machine = Machine::look();
+    let clients = clients_cpu(crew, beside);
     let began = clock::now();
     sleep_until(to).await;
-    let (after, later, clients_after) = (look(&aim.servers).await?, Machine::look(), clients_cpu(crew, beside));
+    let after = look(&aim.servers).await?;
+    let later = Machine::look();
+    let clients_after = clients_cpu(crew, beside);
     let seconds = (clock::now() - began) as f64 / 1e9;
     let figures = crew.end(phase).await?;
     let beside = match beside {

@@ -141,7 +141,8 @@ fn pair(text: &str) -> Result<(String, String), String> {
 fn neighbour(text: &str) -> Result<Neighbour, String> {
     let read = || {
         let (members, rate) = text.split_once('@')?;
-        let (members, rate) = (members.parse().ok()?, rate.parse().ok()?);
+        let members = members.parse().ok()?;
+        let rate = rate.parse().ok()?;
         ((1..=1_000_000).contains(&members) && rate > 0.0 && f64::is_finite(rate))
             .then_some(Neighbour { members, rate })
     };
@@ -306,9 +307,11 @@ impl Phase {
             return None;
         }
         let rooms = rooms as u64;
-        let (room, turn) = ((message % rooms) as usize, message / rooms);
+        let room = (message % rooms) as usize;
+        let turn = message / rooms;
         let senders = self.senders as u64;
-        let (sender, number) = ((turn % senders) as usize, (turn / senders) as u32 + 1);
+        let sender = (turn % senders) as usize;
+        let number = (turn / senders) as u32 + 1;
         Some(Due { message, at, room, sender, number })
     }
 

@@ -170,7 +170,9 @@ impl Report {
             }
         }
         let command = std::env::args().skip(1).map(quoted).collect::<Vec<_>>().join(" ");
-        let (rooms, members, size) = (args.rooms, args.members, args.size);
+        let rooms = args.rooms;
+        let members = args.members;
+        let size = args.size;
         Self { command: format!("imctl bench {command}"), machine: machine(), rooms, members, size, rows, passes }
     }
 

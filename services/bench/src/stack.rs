@@ -105,7 +105,8 @@ impl Stack {
     }
 
     fn listens(&mut self, args: &BenchArgs, command: &mut Command) -> Result<(), Failure> {
-        let (tcp, ws) = (free()?, free()?);
+        let tcp = free()?;
+        let ws = free()?;
         command.env("IM_TCP_LISTEN", &tcp).env("IM_WS_LISTEN", &ws);
         self.addresses.push(if args.websocket { format!("ws://{ws}/ws") } else { format!("tcp://{tcp}") });
         unlimited(command);
@@ -130,7 +131,8 @@ impl Stack {
         command.arg(self.data("redis")?);
         self.run("redis", command, None)?;
 
-        let (client, peer) = (format!("http://{}", free()?), format!("http://{}", free()?));
+        let client = format!("http://{}", free()?);
+        let peer = format!("http://{}", free()?);
         let mut command = Command::new("etcd");
         command.args(["--name", "one", "--initial-cluster", &format!("one={peer}"), "--data-dir"]);
         command.arg(self.data("etcd")?);
@@ -157,7 +159,8 @@ impl Stack {
     }
 
     fn member(&self, program: &str, name: &str, redis: &str, etcd: &str) -> Result<(Command, String), Failure> {
-        let (grpc, admin) = (free()?, free()?);
+        let grpc = free()?;
+        let admin = free()?;
         let mut command = clean(&beside(program)?);
         command.env("IM_NODE", name).env("IM_GRPC_LISTEN", &grpc).env("IM_ADVERTISE", &grpc);
         command.env("IM_ADMIN_LISTEN", &admin).env("IM_REDIS_URL", redis).env("IM_ETCD_ENDPOINTS", etcd);

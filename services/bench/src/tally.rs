@@ -146,7 +146,9 @@ impl Tally {
             seconds: vec![Second::default(); seconds],
             ..Figures::default()
         };
-        let (latency, acks, own_delay) = Default::default();
+        let latency = Recorder::default();
+        let acks = Recorder::default();
+        let own_delay = Recorder::default();
         Self { phase, figures, latency, acks, own_delay }
     }
 

@@ -226,7 +226,8 @@ fn json_says(text: &[u8]) -> Said {
 
 /// Place in the log and body of a protobuf `Message`, without decoding the rest.
 fn scan_message(mut bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let (mut seq, mut body) = (0, &[][..]);
+    let mut seq = 0;
+    let mut body = &[][..];
     while !bytes.is_empty() {
         let key = varint(&mut bytes)?;
         match key & 7 {

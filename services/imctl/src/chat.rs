@@ -300,7 +300,8 @@ impl Chat<'_> {
 
     fn who(&mut self) -> Result<(), Failure> {
         let Some(room) = self.here()? else { return Ok(()) };
-        let (connect, credentials) = (self.args.connect.clone(), self.credentials.clone());
+        let connect = self.args.connect.clone();
+        let credentials = self.credentials.clone();
         let job = async move {
             let members = who_is_in(&connect, &credentials, &room).await;
             Done::Who(room, members)

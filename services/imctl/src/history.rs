@@ -49,7 +49,8 @@ pub(crate) async fn read(
         let Page { messages, truncated, .. } = client.history(room.clone(), part, wanted).await?;
         gone = gone.or(truncated);
         let (Some(first), Some(last)) = (messages.first(), messages.last()) else { break };
-        let (first, last) = (first.seq, last.seq);
+        let first = first.seq;
+        let last = last.seq;
         if let Part::After(_) = part {
             part = Part::After(last);
             all.extend(messages);

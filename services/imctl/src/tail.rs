@@ -103,7 +103,8 @@ impl Tail {
         }
         match event {
             Event::Signal { room, from, kind, body, .. } => {
-                let (from, kind) = (printable(&from), printable(&kind));
+                let from = printable(&from);
+                let kind = printable(&kind);
                 output.line(&format!("{} ({kind}) {from}: {}", printable(&room), body_text(&body)))
             }
             Event::Reset { room, seq, .. } => output

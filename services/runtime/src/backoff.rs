@@ -54,7 +54,8 @@ mod tests {
 
     #[test]
     fn any_number_of_failures_is_within_the_bound() {
-        let (first, longest) = (Duration::from_secs(1), Duration::from_secs(60));
+        let first = Duration::from_secs(1);
+        let longest = Duration::from_secs(60);
         assert!(Backoff::after(0, first, longest) <= first);
         for failures in [17, 1_000, u32::MAX] {
             assert!((longest / 2..=longest).contains(&Backoff::after(failures, first, longest)));

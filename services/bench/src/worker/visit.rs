@@ -43,7 +43,8 @@ impl Worker {
         let begin = clock::now();
         self.visits = Visits { each, ..Visits::default() };
         let mut events = Events::with_capacity(1024);
-        let (mut looked, mut progress) = (begin, (begin, 0));
+        let mut looked = begin;
+        let mut progress = (begin, 0);
         while self.visits.next < self.clients.len() || self.visits.under_way > 0 {
             while self.visits.under_way < VISITORS && self.visits.next < self.clients.len() {
                 let number = self.visits.next;

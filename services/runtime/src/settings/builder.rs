@@ -252,7 +252,8 @@ impl<T: 'static> SettingBuilder<'_, '_, T> {
         };
         let value = outcome.map_err(|what| {
             let text = if self.declared.secrecy == Secrecy::Secret { what } else { format!("{shown:?}: {what}") };
-            let (field, source) = (self.declared.key.to_owned(), given.origin.to_string());
+            let field = self.declared.key.to_owned();
+            let source = given.origin.to_string();
             self.reader.mistakes.push(ConfigError { field, source, text });
         });
         self.declared.effective = Some((shown, given.origin));
@@ -263,9 +264,12 @@ impl<T: 'static> SettingBuilder<'_, '_, T> {
         match &self.declared.default {
             DefaultValue::Value(_) | DefaultValue::Nothing => {}
             DefaultValue::Required if self.reader.sources.complete => {
-                let (key, environment, form) = (self.declared.key, &self.declared.environment, &self.declared.form);
+                let key = self.declared.key;
+                let environment = &self.declared.environment;
+                let form = &self.declared.form;
                 let text = format!("is needed: set {environment} or --{} to {form}", self.declared.flag());
-                let (field, source) = (key.to_owned(), "not given".to_owned());
+                let field = key.to_owned();
+                let source = "not given".to_owned();
                 self.reader.mistakes.push(ConfigError { field, source, text });
             }
             DefaultValue::Required => {}
@@ -276,7 +280,8 @@ impl<T: 'static> SettingBuilder<'_, '_, T> {
 impl<T: PartialOrd + 'static> SettingBuilder<'_, '_, T> {
     /// Only values from one to the other, both included.
     pub fn within(mut self, range: RangeInclusive<T>) -> Self {
-        let (low, high) = ((self.show)(range.start()), (self.show)(range.end()));
+        let low = (self.show)(range.start());
+        let high = (self.show)(range.end());
         self.declared.form = format!("{}, {low} to {high}", self.declared.form);
         self.check(move |value| match range.contains(value) {
             true => Ok(()),
