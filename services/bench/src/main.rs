@@ -1,12 +1,11 @@
 //! `imctl bench`: a load that is due at fixed times, over many connections in several processes, against servers whose CPU
 //! time is counted; and the same against the floor, the least that a server on this machine can do.
 //!
-//! A [`run`]: [`plan`] → [`stack`] (servers, where they are to be started) → [`crew`] (of [`worker`] processes, each with its
-//! [`client`]s) → [`measure`], looking at the servers with [`probe`] → [`report`].
+//! A [`run`]: [`plan`] → [`stack`] (servers, where they are to be started) → [`workers`] (processes of a [`worker`] each,
+//! with its [`client`]s) → [`measure`], looking at the servers with [`probe`] → [`report`].
 
 mod client;
 mod clock;
-mod crew;
 mod floor;
 mod histogram;
 mod measure;
@@ -20,6 +19,7 @@ mod stamp;
 mod tally;
 mod wire;
 mod worker;
+mod workers;
 
 use std::process::ExitCode;
 

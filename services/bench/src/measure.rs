@@ -13,11 +13,11 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 use crate::clock;
-use crate::crew::Crew;
 use crate::plan::{self, Api, BenchArgs, Dialect, Neighbour, Part, Phase, Target};
 use crate::probe::{Machine, Sample, Server};
 use crate::stamp;
 use crate::tally::Figures;
+use crate::workers::Workers;
 
 /// Connections to the HTTP API of each worker.
 const API_CONNECTIONS: usize = 32;
@@ -183,15 +183,15 @@ async fn look(servers: &[Server]) -> Result<Vec<Sample>, Failure> {
 }
 
 /// The clients of a room beside, all of them in.
-async fn neighbours(args: &BenchArgs, aim: &Aim, beside: Neighbour, round: u16) -> Result<Crew, Failure> {
+async fn neighbours(args: &BenchArgs, aim: &Aim, beside: Neighbour, round: u16) -> Result<Workers, Failure> {
     let args = BenchArgs { rooms: 1, members: beside.members, ..args.clone() };
     let parts = parts(&args, aim, round)?;
-    let mut crew = Crew::start(parts.len())?;
-    let connected = crew.connect(parts).await?;
+    let mut workers = Workers::start(parts.len())?;
+    let connected = workers.connect(parts).await?;
     if connected.clients < beside.members as usize {
         return Err(nobody(&format!("{} of {} clients beside", connected.clients, beside.members), connected.failed));
     }
-    Ok(crew)
+    Ok(workers)
 }
 
 fn nobody(who: &str, failed: BTreeMap<String, u64>) -> Failure {
@@ -202,10 +202,10 @@ fn nobody(who: &str, failed: BTreeMap<String, u64>) -> Failure {
 /// Does it all once, next to another room where one is given.
 pub(crate) async fn pass(args: &BenchArgs, aim: &Aim, beside: Option<Neighbour>, round: u16) -> Result<Pass, Failure> {
     let parts = parts(args, aim, round)?;
-    let mut crew = Crew::start(parts.len())?;
+    let mut workers = Workers::start(parts.len())?;
     let before = look(&aim.servers).await?;
     let machine = Machine::look();
-    let connected = crew.connect(parts).await?;
+    let connected = workers.connect(parts).await?;
     if connected.clients == 0 {
         return Err(nobody("no client", connected.failed));
     }
@@ -225,7 +225,7 @@ pub(crate) async fn pass(args: &BenchArgs, aim: &Aim, beside: Option<Neighbour>,
     };
     let visited = match args.visit {
         0 => None,
-        each => Some(crew.visit(each, connected.clients).await?),
+        each => Some(workers.visit(each, connected.clients).await?),
     };
     let mut other = match beside {
         None => None,
@@ -233,7 +233,7 @@ pub(crate) async fn pass(args: &BenchArgs, aim: &Aim, beside: Option<Neighbour>,
     };
     let mut phases = Vec::new();
     for (number, rate) in args.rate.iter().enumerate() {
-        phases.push(phase(args, aim, &mut crew, &mut other, number, *rate).await?);
+        phases.push(phase(args, aim, &mut workers, &mut other, number, *rate).await?);
     }
     let visited = match visited {
         None => None,
@@ -242,7 +242,7 @@ pub(crate) async fn pass(args: &BenchArgs, aim: &Aim, beside: Option<Neighbour>,
             Some(Visited { rooms, seconds, user_bytes })
         }
     };
-    crew.leave().await?;
+    workers.leave().await?;
     let name = if beside.is_some() { format!("{} beside", aim.name) } else { aim.name.clone() };
     if let Some((_, other)) = other {
         other.leave().await?;
@@ -262,8 +262,8 @@ fn grown(aim: &Aim, before: &[Sample], after: &[Sample], of: f64) -> BTreeMap<St
 async fn phase(
     args: &BenchArgs,
     aim: &Aim,
-    crew: &mut Crew,
-    beside: &mut Option<(Neighbour, Crew)>,
+    workers: &mut Workers,
+    beside: &mut Option<(Neighbour, Workers)>,
     number: usize,
     rate: f64,
 ) -> Result<Measured, Failure> {
@@ -274,25 +274,25 @@ async fn phase(
     let phase =
         // Phases that follow each other differ; those as many apart are never under way together.
         Phase { number: (number % stamp::PHASES) as u8, rate, begin, from, to, senders: plan::senders(rate, args.rooms, args.members) };
-    crew.begin(phase).await?;
+    workers.begin(phase).await?;
     if let Some((Neighbour { members, rate }, other)) = beside {
         other.begin(Phase { rate: *rate, senders: plan::senders(*rate, 1, *members), ..phase }).await?;
     }
-    let clients_cpu = |crew: &Crew, beside: &Option<(Neighbour, Crew)>| {
-        crew.cpu_seconds() + beside.as_ref().map_or(0.0, |(_, other)| other.cpu_seconds())
+    let clients_cpu = |workers: &Workers, beside: &Option<(Neighbour, Workers)>| {
+        workers.cpu_seconds() + beside.as_ref().map_or(0.0, |(_, other)| other.cpu_seconds())
     };
 
     sleep_until(from).await;
     let before = look(&aim.servers).await?;
     let machine = Machine::look();
-    let clients = clients_cpu(crew, beside);
+    let clients = clients_cpu(workers, beside);
     let began = clock::now();
     sleep_until(to).await;
     let after = look(&aim.servers).await?;
     let later = Machine::look();
-    let clients_after = clients_cpu(crew, beside);
+    let clients_after = clients_cpu(workers, beside);
     let seconds = (clock::now() - began) as f64 / 1e9;
-    let figures = crew.end(phase).await?;
+    let figures = workers.end(phase).await?;
     let beside = match beside {
         None => None,
         Some((room, other)) => Some((room.rate, other.end(phase).await?)),

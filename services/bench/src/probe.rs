@@ -11,7 +11,7 @@ use serde::Serialize;
 use im_cli::failure::Failure;
 use im_cli::{http, metrics};
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A process that is looked at.
 #[derive(Debug, Clone)]
@@ -51,7 +51,7 @@ impl Server {
     pub(crate) async fn look(&self) -> Result<Sample, Failure> {
         let mut sample = Sample::default();
         if let Some(admin) = &self.admin {
-            let answer = http::get(&format!("{}/metrics", admin.trim_end_matches('/')), None, PATIENCE).await?;
+            let answer = http::get(&format!("{}/metrics", admin.trim_end_matches('/')), None, TIMEOUT).await?;
             sample.figures = metrics::sums(&answer.text());
             let figure = |name: &str| sample.figures.get(name).copied().unwrap_or(0.0);
             sample.cpu_seconds = figure("process_cpu_seconds_total");

@@ -16,7 +16,7 @@ use crate::probe::Server;
 
 /// Signs the tokens of servers that nobody else can reach: they listen on loopback and live as long as the run.
 pub(crate) const SECRET: &str = "only for servers that a benchmark starts for itself";
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What runs.
 pub(crate) struct Stack {
@@ -168,10 +168,10 @@ impl Stack {
     }
 
     async fn listening(&self, address: &str) -> Result<(), Failure> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         while tokio::net::TcpStream::connect(address).await.is_err() {
             if Instant::now() > until {
-                return Err(Failure::new(Exit::Failed, format!("nothing listens on {address} after {PATIENCE:?}")));
+                return Err(Failure::new(Exit::Failed, format!("nothing listens on {address} after {TIMEOUT:?}")));
             }
             sleep(Duration::from_millis(50)).await;
         }
@@ -179,7 +179,7 @@ impl Stack {
     }
 
     async fn ready(&mut self) -> Result<(), Failure> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         for (server, child) in self.servers.iter().zip(&mut self.children) {
             let Some(admin) = &server.admin else { continue };
             let url = format!("{admin}/readyz");

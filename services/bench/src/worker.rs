@@ -35,7 +35,7 @@ const UNDER_WAY: usize = 256;
 /// A phase is over when nothing has come for so long after its last message, everything was answered,
 const QUIET: u64 = 500_000_000;
 /// or, at the latest, after so long.
-const PATIENCE: u64 = 10_000_000_000;
+const TIMEOUT: u64 = 10_000_000_000;
 /// How often a client gives a sign of life, in nanoseconds.
 const HEARTBEAT: u64 = 25_000_000_000;
 const SECOND: u64 = 1_000_000_000;
@@ -210,7 +210,7 @@ impl Worker {
             let progress = (self.inside, self.clients.len());
             if progress.0 + progress.1 != last_progress.1 {
                 last_progress = (now, progress.0 + progress.1);
-            } else if now - last_progress.0 > PATIENCE {
+            } else if now - last_progress.0 > TIMEOUT {
                 self.give_up();
             }
         }
@@ -285,7 +285,7 @@ impl Worker {
             }
             self.signs_of_life(&mut looked);
             let quiet = now > self.last_heard.max(phase.to) + QUIET;
-            if now > phase.to + PATIENCE || (self.next.is_none() && quiet && self.unanswered() == 0) {
+            if now > phase.to + TIMEOUT || (self.next.is_none() && quiet && self.unanswered() == 0) {
                 break;
             }
         }

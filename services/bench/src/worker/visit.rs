@@ -7,7 +7,7 @@ use std::time::Duration;
 use im_client::RoomId;
 use mio::Events;
 
-use super::{Note, PATIENCE, Worker};
+use super::{Note, TIMEOUT, Worker};
 use crate::client::State;
 use crate::clock;
 
@@ -60,7 +60,7 @@ impl Worker {
             let now = clock::now();
             if self.visits.heard != progress.1 {
                 progress = (now, self.visits.heard);
-            } else if now > progress.0 + PATIENCE {
+            } else if now > progress.0 + TIMEOUT {
                 break;
             }
         }
