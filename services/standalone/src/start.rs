@@ -17,7 +17,7 @@ use im_runtime::{Process, version};
 use tokio::net::TcpListener;
 
 use crate::addresses::{Addresses, Secret};
-use crate::bus::LocalBus;
+use crate::bus::{self, LocalBus};
 use crate::local::{LocalLogic, OneNode};
 use crate::page::{self, Page, Signer};
 use crate::settings::{self, Settings};
@@ -27,6 +27,7 @@ use crate::{data, secret};
 pub(crate) async fn run(mut settings: Settings, process: Process) -> anyhow::Result<()> {
     let ready = process.admin.readiness().latch("clients are served");
     data::prepare(&settings.data_dir)?;
+    bus::register();
     let bus = LocalBus::default();
     let store = open(&settings, &bus)?;
     // Only now, when the store's lock says that nobody else uses the directory.
