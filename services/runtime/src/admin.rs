@@ -75,7 +75,10 @@ impl Admin {
             ..Limits::new("admin server")
         };
         let serving = http::serve(listener, limits, admin.router(), TaskTracker::new(), CancellationToken::new());
-        tasks.spawn("admin server", async { Ok::<_, Infallible>(serving.await) });
+        tasks.spawn("admin server", async {
+            serving.await;
+            Ok::<_, Infallible>(())
+        });
         Ok(admin)
     }
 

@@ -17,8 +17,8 @@ impl Backoff {
         Self { first, longest, failures: 0 }
     }
 
-    /// It failed once more: how long to wait.
-    pub fn next(&mut self) -> Duration {
+    /// It failed once more: how long to wait now.
+    pub fn wait(&mut self) -> Duration {
         self.failures = self.failures.saturating_add(1);
         Self::after(self.failures, self.first, self.longest)
     }
@@ -44,12 +44,12 @@ mod tests {
     fn waits_grow_to_the_bound_and_begin_again_after_success() {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(100));
         for most in [10, 20, 40, 80, 100, 100] {
-            let wait = backoff.next();
+            let wait = backoff.wait();
             let most = Duration::from_millis(most);
             assert!((most / 2..=most).contains(&wait), "{wait:?} of {most:?}");
         }
         backoff.reset();
-        assert!(backoff.next() <= Duration::from_millis(10));
+        assert!(backoff.wait() <= Duration::from_millis(10));
     }
 
     #[test]
