@@ -68,3 +68,22 @@ fn run_all(args: &BenchArgs) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(Box::pin(run::run(args, |name| std::env::var(name).ok(), &mut Output::stdout())))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Bench::command().debug_assert();
+        let line = "im-bench --start standalone --floor --rate 20,100 --rounds 3";
+        let bench = Bench::try_parse_from(line.split(' ')).unwrap();
+        assert!(bench.role.is_none() && bench.args.floor && bench.args.rate == [20.0, 100.0]);
+        assert!(matches!(Bench::try_parse_from(["im-bench", "worker"]).unwrap().role, Some(Role::Worker)));
+        let floor = Bench::try_parse_from(["im-bench", "floor", "--joins"]).unwrap();
+        assert!(matches!(floor.role, Some(Role::Floor { joins: true })));
+        assert!(Bench::try_parse_from(["im-bench", "--floor-joins"]).is_err());
+    }
+}
