@@ -12,8 +12,9 @@ ARG IM_BUILD_VERSION
 ARG IM_BUILD_COMMIT
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/build/target \
     export ${IM_BUILD_VERSION:+IM_BUILD_VERSION="$IM_BUILD_VERSION"} ${IM_BUILD_COMMIT:+IM_BUILD_COMMIT="$IM_BUILD_COMMIT"} && \
-    cargo build --locked --release -p im-connect -p im-logic -p im-operator -p imctl && \
-    for program in im-connect im-logic im-operator imctl; do tools/image-tree "target/release/$program" "/images/$program"; done
+    cargo build --locked --profile dist -p im-connect -p im-logic -p im-operator -p imctl -p im-bench && \
+    for program in im-connect im-logic im-operator imctl; do tools/image-tree "target/dist/$program" "/images/$program"; done && \
+    tools/image-tree target/dist/im-bench /images/imctl
 
 FROM ${BASE} AS connect
 COPY --from=build /images/im-connect /

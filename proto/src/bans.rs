@@ -63,7 +63,8 @@ pub struct Who<'a> {
 
 /// What a ban is about, and under which id it stands; `None`: about nothing.
 pub fn subject(ban: &Ban) -> Option<(Kind, String)> {
-    let (user, device) = (ban.user.as_str(), ban.device.as_str());
+    let user = ban.user.as_str();
+    let device = ban.device.as_str();
     let mut id = String::new();
     let kind = match (user, device, ban.address.as_str()) {
         ("", "", "") => return None,
@@ -470,7 +471,9 @@ mod tests {
     #[test]
     fn a_copy_follows_by_differences_whatever_it_has_missed() {
         let mut book = Book::default();
-        let (mut close, mut far, mut of_far) = (Book::default(), Book::default(), Book::default());
+        let mut close = Book::default();
+        let mut far = Book::default();
+        let mut of_far = Book::default();
         let mut version = 0;
         for round in 0..40_u64 {
             for number in 0..100 {

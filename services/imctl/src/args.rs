@@ -1,11 +1,12 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-
-use crate::bench::plan::BenchArgs;
+use im_cli::duration::duration;
+use im_cli::token::KeyArgs;
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong command line; 3 nobody answers; 4 the server refused; \
 5 a message may be stored or not.";
@@ -47,44 +48,12 @@ pub(crate) enum Command {
     /// Refuse the tokens that a user has so far: a newer one is needed.
     Revoke(RevokeArgs),
     /// Measure servers: throughput, latency, losses, CPU time and memory; against the least that this machine can do.
-    Bench(Box<BenchArgs>),
-    /// One process of a benchmark's clients.
-    #[command(hide = true)]
-    BenchWorker,
-    /// The server that a benchmark compares with.
-    #[command(hide = true)]
-    BenchFloor {
-        /// Join what has arrived at once into one write per client.
-        #[arg(long)]
-        joins: bool,
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// As `imctl bench --help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+        args: Vec<OsString>,
     },
-}
-
-/// With what a token is signed.
-#[derive(Debug, Clone, Default, Args)]
-pub(crate) struct KeyArgs {
-    /// HS256 secret. Other users of this machine may see it in the process list: prefer --secret-file.
-    #[arg(long, value_name = "SECRET", conflicts_with_all = ["secret_file", "key_file"])]
-    pub(crate) secret: Option<String>,
-    /// File with the HS256 secret. `-`: standard input.
-    #[arg(long, value_name = "FILE", conflicts_with = "key_file")]
-    pub(crate) secret_file: Option<PathBuf>,
-    /// Private key in PEM, to sign with --alg.
-    #[arg(long, value_name = "PEM")]
-    pub(crate) key_file: Option<PathBuf>,
-    /// Algorithm of --key-file.
-    #[arg(long, value_enum, requires = "key_file")]
-    pub(crate) alg: Option<Alg>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Alg {
-    #[value(name = "ES256")]
-    Es256,
-    #[value(name = "EdDSA")]
-    EdDsa,
-    #[value(name = "RS256")]
-    Rs256,
 }
 
 #[derive(Debug, Args)]
@@ -335,30 +304,6 @@ pub(crate) struct RevokeArgs {
     pub(crate) length: Option<Duration>,
 }
 
-/// `90s`, `15m`, `1h`, `7d`, `1h30m`.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a time: write 90s, 15m, 1h, 7d or 1h30m");
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-        let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
-        let after = &rest[digits..];
-        let (unit, length) = match after.as_bytes() {
-            [b'm', b's', ..] => (Duration::from_millis(1), 2),
-            [b's', ..] => (Duration::from_secs(1), 1),
-            [b'm', ..] => (Duration::from_secs(60), 1),
-            [b'h', ..] => (Duration::from_secs(3600), 1),
-            [b'd', ..] => (Duration::from_secs(86_400), 1),
-            _ => return Err(wrong()),
-        };
-        let count = u32::try_from(number).map_err(|_| wrong())?;
-        total = unit.checked_mul(count).and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
-        rest = &after[length..];
-    }
-    if total.is_zero() { Err(wrong()) } else { Ok(total) }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -368,17 +313,6 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Imctl::command().debug_assert();
-    }
-
-    #[test]
-    fn times_are_read_and_nonsense_is_not() {
-        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
-        assert_eq!(duration("7d"), Ok(Duration::from_secs(604_800)));
-        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        for wrong in ["", "1", "h", "0s", "-1s", "1y", "99999999999999999999s", "1h x"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
-        }
     }
 
     #[test]

@@ -3,13 +3,15 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper::Method;
+use im_cli::failure::Failure;
+use im_cli::http;
+use im_cli::output::Output;
 use serde_json::{Map, Value, json};
 
 use crate::args::{BanArgs, ListArgs, RevokeArgs, UnbanArgs, WhomArgs};
-use crate::failure::Failure;
-use crate::output::{Output, local_time, printable};
 use crate::session::Credentials;
-use crate::{http, list};
+use crate::text::{local_time, printable};
+use crate::{api, list};
 
 const COLUMNS: &[&str] = &["id", "kind", "until", "before", "by", "made", "reason"];
 const TIME: &str = "%Y-%m-%d %H:%M:%S";
@@ -36,7 +38,7 @@ pub(crate) async fn ban(args: &BanArgs, credentials: &Credentials, output: &mut 
     if let Some(reason) = &args.reason {
         body.insert("reason".to_owned(), reason.as_str().into());
     }
-    let made = http::send(&args.connect, credentials, Method::POST, "/v1/bans", Some(Value::Object(body))).await?;
+    let made = api::send(&args.connect, credentials, Method::POST, "/v1/bans", Some(Value::Object(body))).await?;
     told(&made, args.connect.json, output)
 }
 
@@ -53,7 +55,7 @@ pub(crate) async fn unban(args: &UnbanArgs, credentials: &Credentials, output: &
             format!("/v1/bans?{}", query.join("&"))
         }
     };
-    let answer = http::send(&args.connect, credentials, Method::DELETE, &path, None).await?;
+    let answer = api::send(&args.connect, credentials, Method::DELETE, &path, None).await?;
     if args.connect.json {
         return output.json(&answer);
     }
@@ -72,7 +74,7 @@ pub(crate) async fn revoke(args: &RevokeArgs, credentials: &Credentials, output:
         body.insert("for".to_owned(), json!(u64::try_from(length.as_millis()).unwrap_or(u64::MAX)));
     }
     let path = format!("/v1/users/{}/revoke", http::segment(&args.whom));
-    let made = http::send(&args.connect, credentials, Method::POST, &path, Some(Value::Object(body))).await?;
+    let made = api::send(&args.connect, credentials, Method::POST, &path, Some(Value::Object(body))).await?;
     told(&made, args.connect.json, output)
 }
 

@@ -1,156 +1,19 @@
-//! `imctl bench`: a load that is due at fixed times, over many connections in several processes, against servers whose CPU
-//! time is counted; and the same against the floor, the least that a server on this machine can do.
-//!
-//! A run: [`plan`] → [`stack`] (servers, where they are to be started) → [`crew`] (of [`worker`] processes, each with its
-//! [`client`]s) → [`measure`], looking at the servers with [`probe`] → [`report`].
+//! `imctl bench`: becomes im-bench, the program beside this one.
 
-mod client;
-mod clock;
-mod crew;
-pub(crate) mod floor;
-mod histogram;
-mod measure;
-pub(crate) mod plan;
-mod probe;
-mod publisher;
-mod report;
-mod stack;
-mod stamp;
-mod tally;
-mod wire;
-pub(crate) mod worker;
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
-use plan::{BenchArgs, From, Start, Target};
-use probe::Server;
-use stack::Stack;
+use im_cli::failure::{Exit, Failure};
 
-use crate::failure::{Exit, Failure};
-use crate::output::Output;
-use crate::token::Signer;
-use measure::{Aim, Pass};
-use report::Report;
-
-/// `imctl bench`.
-pub(crate) async fn run(
-    args: &BenchArgs,
-    env: impl Fn(&str) -> Option<String>,
-    output: &mut Output,
-) -> Result<(), Failure> {
-    args.check()?;
-    let stack = match args.start {
-        Some(what) => Some(Stack::start(args, what).await?),
-        None => None,
-    };
-    let aim = match &stack {
-        Some(stack) => of_stack(args, stack)?,
-        None => of_others(args, env)?,
-    };
-    let mut passes = Vec::new();
-    for round in 0..args.rounds {
-        if args.floor {
-            passes.push(floor_pass(args, round).await?);
-        }
-        passes.push(measure::pass(args, &aim, None, round).await?);
-        if args.beside.is_some() {
-            passes.push(measure::pass(args, &aim, args.beside, round).await?);
-        }
-    }
-    if let Some(stack) = stack {
-        stack.stop().await?;
-    }
-    let report = Report::new(args, passes);
-    if let Some(path) = &args.html {
-        std::fs::write(path, report.html())?;
-    }
-    if args.json {
-        output.json(&report)?
-    } else {
-        report.lines().iter().try_for_each(|line| output.line(line))?
-    }
-    judge(args, &report)
-}
-
-/// Lets this process open as many sockets as the system allows it. Where that fails, connecting says why.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-}
-
-fn of_stack(args: &BenchArgs, stack: &Stack) -> Result<Aim, Failure> {
-    Ok(Aim {
-        name: if args.start == Some(Start::Cluster) { "cluster" } else { "standalone" }.to_owned(),
-        targets: stack.addresses.iter().map(|url| Target::new(url)).collect::<Result<_, _>>()?,
-        api: if args.from == From::Api { Some(measure::authority(&stack.http)?) } else { None },
-        servers: stack.servers.clone(),
-        signer: Some(Signer::from_secret(stack::SECRET)),
-        dialect: args.dialect,
+/// Does not return where im-bench runs: it takes this process over.
+pub(crate) fn run(args: &[OsString]) -> Result<(), Failure> {
+    let program = std::env::current_exe()?.with_file_name("im-bench");
+    let error = Command::new(&program).arg0("imctl bench").args(args).exec();
+    let failure = Failure::new(Exit::Failed, format!("cannot run {}: {error}", program.display()));
+    Err(match error.kind() {
+        ErrorKind::NotFound => failure.hint("it belongs beside imctl: cargo build --release -p im-bench"),
+        _ => failure,
     })
-}
-
-fn of_others(args: &BenchArgs, env: impl Fn(&str) -> Option<String>) -> Result<Aim, Failure> {
-    let signer = Signer::new(&args.key, env)?.ok_or_else(|| {
-        Failure::usage("nothing to sign the clients' tokens with: give --secret-file, or --key-file with --alg")
-    })?;
-    let mut servers: Vec<Server> = Vec::new();
-    for (name, pid) in &args.pid {
-        servers.push(Server { name: name.clone(), pid: Some(*pid), admin: None });
-    }
-    for (name, url) in &args.admin {
-        match servers.iter_mut().find(|server| server.name == *name) {
-            Some(server) => server.admin = Some(url.clone()),
-            None => servers.push(Server { name: name.clone(), pid: None, admin: Some(url.clone()) }),
-        }
-    }
-    let api = args.http.as_deref().filter(|_| args.from == From::Api);
-    Ok(Aim {
-        name: "servers".to_owned(),
-        targets: args.address.iter().map(|url| Target::new(url)).collect::<Result<_, _>>()?,
-        api: api.map(measure::authority).transpose()?,
-        servers,
-        signer: Some(signer),
-        dialect: args.dialect,
-    })
-}
-
-async fn floor_pass(args: &BenchArgs, round: u16) -> Result<Pass, Failure> {
-    let (child, address) = measure::start_floor(args.floor_joins).await?;
-    let server = Server { name: "floor".to_owned(), pid: child.id(), admin: None };
-    let aim = Aim {
-        name: "floor".to_owned(),
-        targets: vec![Target { address, path: None }],
-        api: None,
-        servers: vec![server],
-        signer: None,
-        dialect: plan::Dialect::Native,
-    };
-    let pass = measure::pass(args, &aim, None, round).await;
-    drop(child);
-    pass
-}
-
-fn judge(args: &BenchArgs, report: &Report) -> Result<(), Failure> {
-    let faults = report.faults();
-    if !faults.is_empty() {
-        return Err(Failure::new(Exit::Failed, faults.join("; ")));
-    }
-    if let Some(most) = args.at_most
-        && let Some((name, bytes)) = report.largest_growth().filter(|(_, bytes)| *bytes > most)
-    {
-        let text = format!("{name} grew by {bytes:.0} bytes per connection, {most:.0} at most are wanted");
-        return Err(Failure::new(Exit::Failed, text));
-    }
-    if let Some(least) = args.at_least {
-        for row in report.rows() {
-            let Some(share) = row.share_of_floor else { continue };
-            if share < least {
-                let text = format!(
-                    "at {} messages/s the servers deliver {share:.2} of the floor per CPU-second, {least:.2} is wanted",
-                    row.rate
-                );
-                return Err(Failure::new(Exit::Failed, text));
-            }
-        }
-    }
-    Ok(())
 }

@@ -12,6 +12,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use im_cli::failure::Failure;
+use im_cli::http;
 use im_client::{
     Body, Client, ErrorCode, Event, Message, Outgoing, Page, Part, Position, ReadState, RequestError, RoomId,
     SendError, Sent, Seq, SubscribedRoom,
@@ -20,11 +22,10 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
 use crate::args::{ChatArgs, Color, ConnectArgs};
-use crate::failure::Failure;
-use crate::output::printable;
 use crate::session::{Credentials, Session, direct_room, rooms};
 use crate::tail::event_json;
-use crate::{history, http};
+use crate::text::printable;
+use crate::{api, history};
 use command::{HELP, Input};
 use keyboard::{Keyboard, Typed};
 use screen::{EMOTE, Screen};
@@ -299,7 +300,8 @@ impl Chat<'_> {
 
     fn who(&mut self) -> Result<(), Failure> {
         let Some(room) = self.here()? else { return Ok(()) };
-        let (connect, credentials) = (self.args.connect.clone(), self.credentials.clone());
+        let connect = self.args.connect.clone();
+        let credentials = self.credentials.clone();
         let job = async move {
             let members = who_is_in(&connect, &credentials, &room).await;
             Done::Who(room, members)
@@ -434,10 +436,10 @@ fn reason(error: &RequestError) -> String {
 /// The members of a room, each with whether they are online; `None` where the API does not tell.
 async fn who_is_in(connect: &ConnectArgs, credentials: &Credentials, room: &RoomId) -> Option<Vec<Value>> {
     let path = format!("/v1/rooms/{}/members", http::segment(room.as_str()));
-    let mut answer = http::ask(connect, credentials, &path).await.ok()?;
+    let mut answer = api::ask(connect, credentials, &path).await.ok()?;
     let mut members = answer.get_mut("members")?.as_array().cloned()?;
     let users: Vec<String> = members.iter().filter_map(|member| member["user"].as_str().map(http::segment)).collect();
-    let presence = http::ask(connect, credentials, &format!("/v1/presence?users={}", users.join(","))).await;
+    let presence = api::ask(connect, credentials, &format!("/v1/presence?users={}", users.join(","))).await;
     let presence = presence.unwrap_or_default();
     for known in presence["users"].as_array().into_iter().flatten() {
         for member in members.iter_mut().filter(|member| member["user"] == known["user"]) {

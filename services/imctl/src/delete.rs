@@ -1,17 +1,19 @@
 //! `imctl delete`: the end of a room.
 
 use hyper::Method;
+use im_cli::failure::Failure;
+use im_cli::http;
+use im_cli::output::Output;
 
+use crate::api;
 use crate::args::DeleteArgs;
-use crate::failure::Failure;
-use crate::http;
-use crate::output::{Output, printable};
 use crate::session::Credentials;
+use crate::text::printable;
 
 /// Deletes a room.
 pub(crate) async fn run(args: &DeleteArgs, credentials: &Credentials, output: &mut Output) -> Result<(), Failure> {
     let path = format!("/v1/rooms/{}", http::segment(&args.room));
-    let answer = http::send(&args.connect, credentials, Method::DELETE, &path, None).await?;
+    let answer = api::send(&args.connect, credentials, Method::DELETE, &path, None).await?;
     if args.connect.json {
         return output.json(&answer);
     }

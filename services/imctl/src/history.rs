@@ -1,11 +1,12 @@
 //! `imctl history`: a part of a room's log.
 
+use im_cli::failure::Failure;
+use im_cli::output::Output;
 use im_client::{Client, Message, Page, Part, RoomId};
 
 use crate::args::HistoryArgs;
-use crate::failure::Failure;
-use crate::output::Output;
 use crate::session::{Credentials, Session, one_room};
+use crate::text;
 
 /// Asked for at once; servers have a limit of their own as well.
 const PAGE: u32 = 200;
@@ -27,7 +28,7 @@ pub(crate) async fn run(args: &HistoryArgs, credentials: &Credentials, output: &
         }
     }
     for message in &messages {
-        output.message(message, args.connect.json)?;
+        text::print(message, args.connect.json, output)?;
     }
     session.client.close().await;
     Ok(())
@@ -48,7 +49,8 @@ pub(crate) async fn read(
         let Page { messages, truncated, .. } = client.history(room.clone(), part, wanted).await?;
         gone = gone.or(truncated);
         let (Some(first), Some(last)) = (messages.first(), messages.last()) else { break };
-        let (first, last) = (first.seq, last.seq);
+        let first = first.seq;
+        let last = last.seq;
         if let Part::After(_) = part {
             part = Part::After(last);
             all.extend(messages);

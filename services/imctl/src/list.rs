@@ -1,12 +1,14 @@
 //! `imctl rooms` and `imctl conversations`: what the HTTP API knows of the user's rooms.
 
+use im_cli::failure::Failure;
+use im_cli::http;
+use im_cli::output::Output;
 use serde_json::Value;
 
+use crate::api;
 use crate::args::{ConnectArgs, ListArgs};
-use crate::failure::Failure;
-use crate::http;
-use crate::output::{Output, printable};
 use crate::session::Credentials;
+use crate::text::printable;
 
 /// Pages that are asked for at most.
 const PAGES: usize = 1000;
@@ -37,7 +39,7 @@ pub(crate) async fn all(
     let mut rows: Vec<Value> = Vec::new();
     let mut page = path.to_owned();
     for _ in 0..PAGES {
-        let mut answer = http::ask(connect, credentials, &page).await?;
+        let mut answer = api::ask(connect, credentials, &page).await?;
         if let Some(Value::Array(more)) = answer.get_mut(field).map(Value::take) {
             rows.extend(more);
         }

@@ -1,29 +1,27 @@
-//! People's tool for an ImCluster: tokens, a chat in the terminal, sending, following, reading, looking at nodes, measuring.
+//! People's tool for an ImCluster: tokens, a chat in the terminal, sending, following, reading, looking at nodes. Measuring is im-bench's part.
 
+mod api;
 mod args;
 mod bans;
 mod bench;
 mod chat;
 mod delete;
-mod failure;
 mod history;
-mod http;
 mod list;
 mod node;
-mod output;
 mod send;
 mod session;
 mod tail;
+mod text;
 mod token;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use im_cli::failure::Failure;
+use im_cli::output::Output;
 
 use args::{Command, ConnectArgs, Imctl};
-use failure::Failure;
-use output::Output;
 use session::Credentials;
 
 fn main() -> ExitCode {
@@ -42,10 +40,7 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            complain(&failure, json);
-            ExitCode::from(failure.exit as u8)
-        }
+        Err(failure) => failure.report("imctl", json),
     }
 }
 
@@ -76,9 +71,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Unban(args) => bans::unban(&args, &credentials(&args.connect)?, &mut output).await,
         Command::Bans(args) => bans::all(&args, &credentials(&args.connect)?, &mut output).await,
         Command::Revoke(args) => bans::revoke(&args, &credentials(&args.connect)?, &mut output).await,
-        Command::Bench(args) => bench::run(&args, env, &mut output).await,
-        Command::BenchWorker => bench::worker::run(),
-        Command::BenchFloor { joins } => bench::floor::run(joins),
+        Command::Bench { args } => bench::run(&args),
     }
 }
 
@@ -99,22 +92,9 @@ fn wants_json(command: &Command) -> bool {
         Command::Unban(args) => args.connect.json,
         Command::Revoke(args) => args.connect.json,
         Command::Node(args) => args.connect.json,
-        Command::Bench(args) => args.json,
-        Command::BenchWorker | Command::BenchFloor { .. } => false,
+        // im-bench reads its own flags; what goes wrong before it runs is told as text.
+        Command::Bench { .. } => false,
     }
-}
-
-/// On standard error: a sentence and a hint, or one JSON object.
-fn complain(failure: &Failure, json: bool) {
-    let text = if json {
-        let error = serde_json::json!({"text": failure.text, "hint": failure.hint, "exit": failure.exit as u8});
-        serde_json::json!({ "error": error }).to_string()
-    } else {
-        let hint = failure.hint.as_ref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
-        format!("imctl: {}{hint}", failure.text)
-    };
-    // Where standard error is closed there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// The client's own log, on standard error, where RUST_LOG asks for it.

@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::io::IsTerminal;
 
+use im_cli::failure::Failure;
+use im_cli::output::Output;
 use im_client::{Body, Outgoing, RoomId, Sent, Ticket};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, stdin};
 
 use crate::args::SendArgs;
-use crate::failure::Failure;
-use crate::output::Output;
 use crate::session::{Credentials, Session, one_room};
 
 /// Lines sent and not acknowledged.

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use im_cli::failure::{Exit, Failure};
+use im_cli::token::{Claims, Signer, peek, read_secret};
 use im_client::{Client, Encoding, Events, Options, Position, RoomId, State, UserId};
 use tokio::time::timeout;
 
 use crate::args::{ConnectArgs, RoomArgs};
-use crate::failure::{Exit, Failure};
-use crate::token::{Claims, Signer, peek, read_secret};
 
 /// How long a token that imctl signs for itself is good for.
 const OWN_TOKEN: Duration = Duration::from_secs(3600);

@@ -1,14 +1,15 @@
 //! `imctl tail`: what is said, as it is said.
 
+use im_cli::failure::Failure;
+use im_cli::output::Output;
 use im_client::{Event, Message, Part, Position, RoomId};
 use im_wire::native::{Response, ServerOp, json};
 use serde_json::{Value, json};
 
 use crate::args::TailArgs;
-use crate::failure::Failure;
 use crate::history;
-use crate::output::{Output, body_text, printable};
 use crate::session::{Credentials, Session, rooms};
+use crate::text::{body_text, print, printable};
 
 pub(crate) async fn run(args: &TailArgs, credentials: &Credentials, output: &mut Output) -> Result<(), Failure> {
     let rooms = rooms(&args.room, &args.with, credentials.user().as_ref())?;
@@ -87,7 +88,7 @@ impl Tail {
         if self.json {
             output.json(&event_json(&Event::Message(message.clone())))?;
         } else {
-            output.message(message, false)?;
+            print(message, false, output)?;
         }
         self.left = self.left.map(|left| left.saturating_sub(1));
         Ok(self.left == Some(0))
@@ -102,7 +103,8 @@ impl Tail {
         }
         match event {
             Event::Signal { room, from, kind, body, .. } => {
-                let (from, kind) = (printable(&from), printable(&kind));
+                let from = printable(&from);
+                let kind = printable(&kind);
                 output.line(&format!("{} ({kind}) {from}: {}", printable(&room), body_text(&body)))
             }
             Event::Reset { room, seq, .. } => output

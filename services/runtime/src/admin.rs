@@ -3,6 +3,7 @@
 mod liveness;
 mod readiness;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,26 +14,22 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 pub use liveness::{Liveness, Pulse};
 pub use readiness::{Latch, Readiness};
 
-use crate::limits::address::Network;
-use crate::limits::shares::Shares;
+use crate::http::{self, Limits};
 use crate::{Tasks, metrics};
 
-/// Connections served at a time; more wait.
-const MAX_CONNECTIONS: usize = 256;
-/// Connections of one address served at a time; more are closed at once. Prometheus and a node's kubelet have one or two:
+/// Connections of one address; more are closed at once. Prometheus and a node's kubelet have one or two:
 /// whoever else reaches the port must not take the places of their probes.
 const MAX_PER_ADDRESS: usize = 16;
 /// How long a request's head may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may stay, whatever it asks.
 const LIFE: Duration = Duration::from_secs(60);
 
@@ -71,7 +68,17 @@ impl Admin {
             liveness: Liveness::default(),
             more: Arc::new(ArcSwap::from_pointee(Router::new())),
         };
-        tasks.spawn("admin server", accept(listener, admin.router()));
+        let limits = Limits {
+            per_address: MAX_PER_ADDRESS,
+            header_timeout: HEADER_TIMEOUT,
+            life: LIFE,
+            ..Limits::new("admin server")
+        };
+        let serving = http::serve(listener, limits, admin.router(), TaskTracker::new(), CancellationToken::new());
+        tasks.spawn("admin server", async {
+            serving.await;
+            Ok::<_, Infallible>(())
+        });
         Ok(admin)
     }
 
@@ -125,39 +132,4 @@ async fn readyz(State(admin): State<Admin>) -> Response {
 async fn further(State(admin): State<Admin>, request: Request) -> Response {
     let more = admin.more.load().as_ref().clone();
     more.oneshot(request).await.unwrap_or_else(|never| match never {})
-}
-
-async fn accept(listener: TcpListener, router: Router) -> Result<(), std::io::Error> {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let shares = Shares::new(MAX_PER_ADDRESS);
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                let Some(share) = shares.take(Network::from(peer.ip())) else {
-                    tracing::debug!(%peer, "too many connections of one address to the admin server");
-                    continue;
-                };
-                let router = router.clone();
-                tokio::spawn(async move {
-                    serve(stream, router).await;
-                    drop((place, share));
-                });
-            }
-            Err(error) => {
-                // Out of descriptors, most likely: others must end first.
-                tracing::warn!(%error, "the admin server cannot accept");
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-        }
-    }
-}
-
-async fn serve(stream: TcpStream, router: Router) {
-    let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(64 * 1024);
-    let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    if let Ok(Err(error)) = tokio::time::timeout(LIFE, served).await {
-        tracing::debug!(%error, "an admin connection broke");
-    }
 }

@@ -13,7 +13,8 @@ use crate::{Defaults, Options};
 /// What to do, for the test's message.
 pub fn check(document: &Path, name: &str, wanted: &str) -> Result<(), String> {
     let text = std::fs::read_to_string(document).unwrap_or_default();
-    let (begin, end) = (format!("<!-- begin {name} -->\n"), format!("<!-- end {name} -->\n"));
+    let begin = format!("<!-- begin {name} -->\n");
+    let end = format!("<!-- end {name} -->\n");
     let found = text.split_once(&begin).and_then(|(before, rest)| {
         let (section, after) = rest.split_once(&end)?;
         Some((before.to_owned(), section, after.to_owned()))

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+pub use crate::secret::same;
 use crate::settings::Reader;
 
 /// What the setting `peer_secret` is for.
@@ -17,9 +18,4 @@ pub fn refuse_open(from: &mut Reader<'_>, listen: SocketAddr, has_proof: bool) {
         );
         from.mistake("grpc_listen", text);
     }
-}
-
-/// Whether the credential that a caller shows is the wanted one; takes a time that does not depend on where the two differ.
-pub fn same(shown: &[u8], wanted: &[u8]) -> bool {
-    shown.len() == wanted.len() && shown.iter().zip(wanted).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }

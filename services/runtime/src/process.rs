@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::admin::Admin;
+use crate::descriptors::{descriptor_limit, raise_descriptor_limit};
 use crate::settings::{Program, Reader, Stop};
 use crate::{Shutdown, Tasks, logs, metrics, panics, settings, version};
 
@@ -223,7 +224,10 @@ where
 {
     panics::install();
     metrics::announce(program.name);
-    let descriptors = raise_descriptor_limit();
+    let descriptors = raise_descriptor_limit().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the limit of descriptors cannot be raised");
+        descriptor_limit()
+    });
     let shutdown = Shutdown::new(options.drain);
     shutdown.on_signals()?;
     let tasks = Tasks::new(shutdown.clone());
@@ -242,22 +246,6 @@ where
     }
     tracing::info!("{} has ended", program.name);
     Ok(())
-}
-
-/// Lets the process have as many descriptors as the system allows it; returns how many.
-fn raise_descriptor_limit() -> Option<u64> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let now = getrlimit(Resource::Nofile);
-    if now.current == now.maximum {
-        return now.current;
-    }
-    match setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum }) {
-        Ok(()) => now.maximum,
-        Err(error) => {
-            tracing::warn!(%error, limit = now.current, "the limit of descriptors cannot be raised");
-            now.current
-        }
-    }
 }
 
 #[cfg(test)]

@@ -2,12 +2,14 @@
 //! `Options`. The same function is run to declare them (for `--help` and the documentation) and to read them.
 //!
 //! A setting `redis_url` is the flag `--redis-url`, the variable `IM_REDIS_URL` and the key `redis_url` of the TOML file that
-//! `--config` or `IM_CONFIG` names; the first of these that has it counts. Mistakes are collected and reported together.
+//! `--config` or `IM_CONFIG` names; the first of these that has it counts. Errors are collected and reported together.
 
-mod ask;
+mod builder;
+mod declared;
+mod error;
 mod flags;
 mod form;
-mod mistake;
+mod origin;
 mod reader;
 mod render;
 mod sources;
@@ -15,12 +17,13 @@ mod suggest;
 
 use std::ffi::OsString;
 
-pub use ask::Ask;
-pub use form::{SECRET_BYTES, Secret, mask_secrets, show_bytes, show_duration};
-pub use mistake::{Mistake, Mistakes};
+pub use crate::Secret;
+pub use builder::SettingBuilder;
+pub use error::{ConfigError, ConfigErrors};
+pub use form::{SECRET_BYTES, mask_secrets, show_bytes, show_duration};
+pub use origin::Origin;
 pub use reader::Reader;
 pub use render::markdown;
-pub use sources::Origin;
 
 use sources::Sources;
 
@@ -39,7 +42,7 @@ pub enum Stop {
     /// Help, version or the configuration in force was asked for: to standard output, then exit code 0.
     Print(String),
     /// To standard error, then exit code 2.
-    Mistakes(Mistakes),
+    Mistakes(ConfigErrors),
 }
 
 /// Reads all settings of a program.
@@ -66,10 +69,10 @@ pub fn load<T>(
     let mut mistakes = sources.mistakes.clone();
     mistakes.append(&mut reader.mistakes);
     if !mistakes.is_empty() {
-        return Err(Stop::Mistakes(Mistakes { program: program.name, mistakes }));
+        return Err(Stop::Mistakes(ConfigErrors { program: program.name, mistakes }));
     }
     if command.print_config {
-        return Err(Stop::Print(render::in_force(program, &reader.declared)));
+        return Err(Stop::Print(render::effective(program, &reader.declared)));
     }
     Ok(value)
 }

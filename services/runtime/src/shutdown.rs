@@ -35,7 +35,8 @@ impl Shutdown {
     /// # Errors
     /// The signals cannot be listened for.
     pub fn on_signals(&self) -> io::Result<()> {
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
         let own = self.clone();
         tokio::spawn(async move {
             let told = tokio::select! {

@@ -67,7 +67,9 @@ impl Tasks {
     }
 
     fn watch<E: Display + Send + 'static>(&self, task: &'static str, handle: JoinHandle<Result<(), E>>, then: Then) {
-        let (first, failure, shutdown) = (self.first.clone(), self.failure.clone(), self.shutdown.clone());
+        let first = self.first.clone();
+        let failure = self.failure.clone();
+        let shutdown = self.shutdown.clone();
         self.running.spawn(async move {
             let why = match handle.await {
                 Ok(Ok(())) => "it returned".to_owned(),

@@ -239,7 +239,8 @@ impl Tls {
     + 'static {
         let tls = Arc::clone(self);
         tower::service_fn(move |uri: hyper::Uri| {
-            let (tls, name) = (Arc::clone(&tls), name.clone());
+            let tls = Arc::clone(&tls);
+            let name = name.clone();
             async move {
                 let address = uri.authority().map(ToString::to_string).unwrap_or_default();
                 tls.connect(&address, name).await.map(TokioIo::new)

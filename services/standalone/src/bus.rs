@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use im_connect::downlink::{Bus, BusNotification};
@@ -10,24 +10,13 @@ use im_logic::store::Publish;
 use im_proto::v1::{BusEvent, Entry, Logged, Signal, bus_event};
 use im_runtime::limits::queue::Sender;
 use im_wire::ids::{Epoch, RoomId, Seq};
-use prometheus::{IntCounter, IntGauge, register_int_counter, register_int_gauge};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::error::TrySendError;
 
-const ONCE: &str = "each metric is registered once, under a name of its own";
-
-static DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
-    register_int_counter!(
-        "im_standalone_bus_dropped_total",
-        "Events that found connect's queue full, by their number or their bytes: dropped, and made up for from the log."
-    )
-    .expect(ONCE)
-});
-
-static ROOMS: LazyLock<IntGauge> = LazyLock::new(|| {
-    register_int_gauge!("im_standalone_bus_rooms", "Rooms that somebody connected is in, or was until a moment ago.")
-        .expect(ONCE)
-});
+im_runtime::metrics! {
+    DROPPED: IntCounter("im_standalone_bus_dropped_total", "Events that found connect's queue full, by their number or their bytes: dropped, and made up for from the log.");
+    ROOMS: IntGauge("im_standalone_bus_rooms", "Rooms that somebody connected is in, or was until a moment ago.");
+}
 
 /// Both ends of the bus: the store publishes into it, connect listens to it. Cheap to clone.
 ///

@@ -38,7 +38,8 @@ impl OneNode {
     }
 
     async fn each(&self, to: To, reach: impl AsyncFnOnce(&im_connect::Handle) -> u64) -> Tally {
-        let (mut here, mut failed) = (true, Vec::new());
+        let mut here = true;
+        let mut failed = Vec::new();
         let bound = self.0.get();
         if let To::Named(names) = to {
             let own = bound.map(|bound| bound.node.name.as_str());

@@ -17,7 +17,7 @@ use im_runtime::{Process, version};
 use tokio::net::TcpListener;
 
 use crate::addresses::{Addresses, Secret};
-use crate::bus::LocalBus;
+use crate::bus::{self, LocalBus};
 use crate::local::{LocalLogic, OneNode};
 use crate::page::{self, Page, Signer};
 use crate::settings::{self, Settings};
@@ -27,6 +27,7 @@ use crate::{data, secret};
 pub(crate) async fn run(mut settings: Settings, process: Process) -> anyhow::Result<()> {
     let ready = process.admin.readiness().latch("clients are served");
     data::prepare(&settings.data_dir)?;
+    bus::register();
     let bus = LocalBus::default();
     let store = open(&settings, &bus)?;
     // Only now, when the store's lock says that nobody else uses the directory.
@@ -98,7 +99,8 @@ async fn bind(settings: &Settings) -> anyhow::Result<(TcpListener, TcpListener)>
     let (http, page) =
         (listen("http_listen", settings.http_listen).await, listen("page_listen", settings.page.listen).await);
     // connect binds its own, several times over; here it is only found out whether it will be able to.
-    let (tcp, ws) = (listen("tcp_listen", connect.tcp_listen).await, listen("ws_listen", connect.ws_listen).await);
+    let tcp = listen("tcp_listen", connect.tcp_listen).await;
+    let ws = listen("ws_listen", connect.ws_listen).await;
     let taken: Vec<String> = [http.as_ref().err(), page.as_ref().err(), tcp.as_ref().err(), ws.as_ref().err()]
         .into_iter()
         .flatten()
@@ -116,7 +118,8 @@ async fn listen(key: &str, address: SocketAddr) -> Result<TcpListener, String> {
             io::ErrorKind::AddrInUse => "another program listens there: end it, or choose another address",
             _ => "choose another address",
         };
-        let (variable, flag) = (key.to_ascii_uppercase(), key.replace('_', "-"));
+        let variable = key.to_ascii_uppercase();
+        let flag = key.replace('_', "-");
         format!("{key} = {address}: {error}: {remedy} with IM_{variable} or --{flag}")
     })
 }

@@ -46,7 +46,8 @@ pub enum Malformed {
 }
 
 fn body_length(header: &[u8], limit: usize) -> Result<usize, Malformed> {
-    let (mut package, mut rest) = (&header[..4], &header[4..6]);
+    let mut package = &header[..4];
+    let mut rest = &header[4..6];
     let package = package.get_i32();
     let header_length = rest.get_i16();
     let length = usize::try_from(package).ok().and_then(|package| package.checked_sub(HEADER));
@@ -59,7 +60,9 @@ fn body_length(header: &[u8], limit: usize) -> Result<usize, Malformed> {
 
 fn parse(mut bytes: Bytes) -> Frame {
     bytes.advance(6);
-    let (version, operation, seq) = (bytes.get_i16(), bytes.get_i32(), bytes.get_u32());
+    let version = bytes.get_i16();
+    let operation = bytes.get_i32();
+    let seq = bytes.get_u32();
     Frame { version, operation, seq, body: bytes }
 }
 

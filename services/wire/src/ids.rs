@@ -165,8 +165,10 @@ impl RoomId {
     pub fn direct_members(&self) -> Option<(UserId, UserId)> {
         let (length, rest) = self.0.strip_prefix(DIRECT_PREFIX)?.split_once(':')?;
         let length: usize = length.parse().ok()?;
-        let (first, second) = (rest.get(..length)?, rest.get(length..)?.strip_prefix(':')?);
-        let (first, second) = (UserId::new(first).ok()?, UserId::new(second).ok()?);
+        let first = rest.get(..length)?;
+        let second = rest.get(length..)?.strip_prefix(':')?;
+        let first = UserId::new(first).ok()?;
+        let second = UserId::new(second).ok()?;
         (Self::direct(&first, &second).ok()? == *self).then_some((first, second))
     }
 

@@ -18,7 +18,8 @@ pub enum Kind {
 /// Opcode (1 text, 2 binary, 8 close, 9 ping, 10 pong), length of the header and length of the payload of the server's frame
 /// that these bytes begin with; `None`: its header is not whole, or no machine could hold the frame.
 pub fn header(frame: &[u8]) -> Option<(u8, usize, usize)> {
-    let (first, second) = (*frame.first()?, *frame.get(1)?);
+    let first = *frame.first()?;
+    let second = *frame.get(1)?;
     let (header, length) = match second & 0x7f {
         126 => (4, usize::from(u16::from_be_bytes(frame.get(2..4)?.try_into().ok()?))),
         127 => (10, usize::try_from(u64::from_be_bytes(frame.get(2..10)?.try_into().ok()?)).ok()?),
@@ -76,7 +77,8 @@ mod tests {
             assert_eq!(header(&framed), Some((2, at, length)));
             assert_eq!(self::length(&framed), Some(at + length));
             (0..at).for_each(|short| assert_eq!(header(&framed[..short]), None, "{short} bytes of {length}"));
-            let (mut masked, payload) = (Vec::new(), vec![b'x'; length]);
+            let mut masked = Vec::new();
+            let payload = vec![b'x'; length];
             put_masked(&mut masked, 0x81, &payload);
             assert_eq!((masked[0], masked[1], &masked[2..at]), (0x81, framed[1] | 0x80, &framed[2..at]));
             assert_eq!((&masked[at..at + 4], &masked[at + 4..]), ([0; 4].as_slice(), payload.as_slice()));

@@ -4,6 +4,8 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use im_cli::failure::Failure;
+use im_cli::output::Output;
 use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
 use rustyline::completion::{Completer, Pair};
 use rustyline::config::Configurer;
@@ -17,8 +19,6 @@ use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 use tokio::sync::mpsc;
 
 use super::command::HELP;
-use crate::failure::Failure;
-use crate::output::Output;
 
 /// Something from the keyboard.
 #[derive(Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use im_client::{Body, Event, Message, RoomId, Seq, UserId};
 use serde_json::Value;
 
 use super::style::Style;
-use crate::output::{body_text, local_time, printable};
+use crate::text::{body_text, local_time, printable};
 
 /// The type of `/me` messages.
 pub(crate) const EMOTE: &str = "emote";
@@ -274,7 +274,10 @@ mod tests {
     }
 
     fn message(room: &str, seq: Seq, from: &str, kind: &str, body: Body) -> Message {
-        let (id, client_id, kind, from) = (String::new(), String::new(), kind.to_owned(), from.to_owned());
+        let id = String::new();
+        let client_id = String::new();
+        let kind = kind.to_owned();
+        let from = from.to_owned();
         Message { room: RoomId::new(room).unwrap(), epoch: 1, seq, id, from, client_id, kind, body, time_ms: 0 }
     }
 
@@ -313,7 +316,8 @@ mod tests {
         shown(&mut screen, "other", 2, "bob", "text", "2");
         assert_eq!(screen.prompt(), "lobby (2 elsewhere)> ");
         assert_eq!(screen.room_list(), ["  other  2 unread"]);
-        let (room, kind) = (RoomId::new("other").unwrap(), String::new());
+        let room = RoomId::new("other").unwrap();
+        let kind = String::new();
         screen.show(&Event::Subscribed { room: room.clone(), kind, epoch: 1, head: 5, read: 3, joined: 4, after: 5 });
         assert_eq!(screen.room_list(), ["  other  1 unread"]);
         screen.show(&Event::ReadState { room, read: 5, head: 5, unread: 0 });
@@ -337,7 +341,8 @@ mod tests {
         let mut screen = screen();
         shown(&mut screen, "other", 1, "bob", "text", "1");
         shown(&mut screen, "lobby", 1, "bob", "text", "1");
-        let (room, reason) = (RoomId::new("lobby").unwrap(), "kicked".to_owned());
+        let room = RoomId::new("lobby").unwrap();
+        let reason = "kicked".to_owned();
         screen.show(&Event::RoomChanged { room, subscribed: false, reason });
         assert_eq!(screen.current, RoomId::new("other").ok());
     }

@@ -118,6 +118,20 @@ async fn mistakes_are_told_with_a_hint_and_their_own_exit_code() {
 }
 
 #[tokio::test]
+async fn bench_becomes_the_program_beside_imctl() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let imctl = folder.path().join("imctl");
+    std::fs::hard_link(env!("CARGO_BIN_EXE_imctl"), &imctl).unwrap();
+    let bench = async || Command::new(&imctl).args(["bench", "--help", "--rate", "20,100"]).output().await.unwrap();
+    let (code, said) = failed(&bench().await);
+    assert_eq!(code, 1);
+    assert!(said.contains("im-bench") && said.contains("hint: "), "{said}");
+
+    std::os::unix::fs::symlink("/bin/echo", folder.path().join("im-bench")).unwrap();
+    assert_eq!(stdout(&bench().await), "--help --rate 20,100\n");
+}
+
+#[tokio::test]
 async fn what_the_server_refuses_and_what_nobody_knows_are_told_apart() {
     let server = Server::start().await;
     let address = server.tcp_address();

@@ -196,7 +196,8 @@ mod tests {
 
     #[test]
     fn a_bucket_holds_two_seconds_and_fills_at_its_rate() {
-        let (start, rate) = (Instant::now(), Rate::of_things(10));
+        let start = Instant::now();
+        let rate = Rate::of_things(10);
         let mut bucket = Bucket::full(rate, start);
         assert_eq!((0..30).filter(|_| bucket.take(rate, start).is_ok()).count(), 20);
         assert!(!bucket.is_full(rate, start));
@@ -207,7 +208,8 @@ mod tests {
 
     #[test]
     fn what_is_owed_is_gained_before_anything_is_taken() {
-        let (start, rate) = (Instant::now(), Rate::of_bytes(1_000));
+        let start = Instant::now();
+        let rate = Rate::of_bytes(1_000);
         let mut bucket = Bucket::full(rate, start);
         assert_eq!(bucket.spend(rate, 10_000, start), Ok(()), "a burst of 8,000 lets one in that is larger");
         assert!(bucket.spend(rate, 1, start + Duration::from_millis(1_900)).is_err());

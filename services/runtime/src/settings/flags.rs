@@ -8,9 +8,9 @@ use clap::builder::ValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction};
 
-use super::mistake::Mistake;
-use super::reader::{Declared, Preset};
-use super::sources::{Given, Origin, keys, unknown};
+use super::declared::{Declared, DefaultValue, keys};
+use super::error::{ConfigError, unknown};
+use super::origin::{Origin, RawValue};
 use super::{Program, Stop, suggest};
 use crate::version;
 
@@ -28,8 +28,8 @@ pub(super) fn parse(
     program: Program,
     declared: &[Declared],
     arguments: impl IntoIterator<Item = OsString>,
-    mistakes: &mut Vec<Mistake>,
-) -> Result<(Command, BTreeMap<String, Given>), Stop> {
+    mistakes: &mut Vec<ConfigError>,
+) -> Result<(Command, BTreeMap<String, RawValue>), Stop> {
     let mut arguments: Vec<OsString> = std::iter::once(program.name.into()).chain(arguments).collect();
     loop {
         let error = match command(program, declared).try_get_matches_from(&arguments) {
@@ -50,7 +50,7 @@ pub(super) fn parse(
             None => {
                 let text = error.to_string();
                 let text = text.trim_start_matches("error: ").lines().next().unwrap_or_default().to_owned();
-                mistakes.push(Mistake { field: COMMAND_LINE.to_owned(), source: "flags".to_owned(), text });
+                mistakes.push(ConfigError { field: COMMAND_LINE.to_owned(), source: "flags".to_owned(), text });
                 return Ok((Command::default(), BTreeMap::new()));
             }
         }
@@ -106,9 +106,9 @@ fn command(program: Program, declared: &[Declared]) -> clap::Command {
 fn flag(key: String, declared: &Declared) -> Arg {
     let own_file = key != declared.key;
     let default = match (&declared.default, own_file) {
-        (_, true) | (Preset::Nothing, _) => String::new(),
-        (Preset::Required, _) => ", needed".to_owned(),
-        (Preset::Value(shown), _) => format!(", default {shown:?}"),
+        (_, true) | (DefaultValue::Nothing, _) => String::new(),
+        (DefaultValue::Required, _) => ", needed".to_owned(),
+        (DefaultValue::Value(shown), _) => format!(", default {shown:?}"),
     };
     let suffix = if own_file { "_FILE" } else { "" };
     let help = if own_file { format!("A file that holds {}", declared.key) } else { declared.help.to_owned() };
@@ -125,11 +125,11 @@ fn flag(key: String, declared: &Declared) -> Arg {
     arg
 }
 
-fn read(declared: &[Declared], matches: &clap::ArgMatches) -> (Command, BTreeMap<String, Given>) {
+fn read(declared: &[Declared], matches: &clap::ArgMatches) -> (Command, BTreeMap<String, RawValue>) {
     let given = keys(declared).filter_map(|(key, _)| {
         let text = matches.get_one::<OsString>(&key)?.to_string_lossy().into_owned();
         let origin = Origin::Flag(format!("--{}", key.replace('_', "-")));
-        Some((key, Given { text, origin }))
+        Some((key, RawValue { text, origin }))
     });
     let config = matches.get_one::<String>("config").map(PathBuf::from);
     (Command { config, print_config: matches.get_flag("print-config") }, given.collect())

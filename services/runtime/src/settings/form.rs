@@ -1,37 +1,16 @@
 //! The forms that values are written in: parsed, and shown again as a person would write them.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// A text that is never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Hides a text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself, where it is used.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
+use crate::Secret;
 
 /// Of a secret that signs or lets in: shorter ones can be found by trying (RFC 7518, 3.2).
 pub const SECRET_BYTES: usize = 32;
 
-/// For [`check`](super::Ask::check).
+/// For [`check`](super::SettingBuilder::check).
 pub(super) fn long_enough(secret: &Secret) -> Result<(), String> {
-    match secret.0.len() {
+    match secret.reveal().len() {
         SECRET_BYTES.. => Ok(()),
         bytes => Err(format!(
             "it has {bytes} bytes and can be found by trying: give {SECRET_BYTES} random ones or more, \

@@ -1,62 +1,19 @@
 //! The reader that a program's `read` function is given: it asks for setting after setting.
 
-use super::mistake::Mistake;
-use super::sources::{Origin, Sources};
+use super::declared::Declared;
+use super::error::ConfigError;
+use super::origin::Origin;
+use super::sources::Sources;
 
 /// Hands out settings. Ask with one of the forms ([`Reader::address`], [`Reader::duration`], …), then say what holds where
-/// it is not given: [`or`](super::Ask::or), [`optional`](super::Ask::optional), [`required`](super::Ask::required).
+/// it is not given: [`or`](super::SettingBuilder::or), [`optional`](super::SettingBuilder::optional) or
+/// [`required`](super::SettingBuilder::required).
 #[derive(Debug)]
 pub struct Reader<'s> {
     pub(super) sources: &'s Sources,
     pub(super) group: &'static str,
     pub(super) declared: Vec<Declared>,
-    pub(super) mistakes: Vec<Mistake>,
-}
-
-/// What is known of a setting.
-#[derive(Debug, Clone)]
-pub(super) struct Declared {
-    pub(super) key: &'static str,
-    pub(super) environment: String,
-    pub(super) group: &'static str,
-    /// What to write, for people: "duration", "true or false".
-    pub(super) form: String,
-    pub(super) help: &'static str,
-    pub(super) default: Preset,
-    pub(super) secrecy: Secrecy,
-    pub(super) switch: bool,
-    /// As it is shown (secrets hidden), and where it comes from.
-    pub(super) in_force: Option<(String, Origin)>,
-}
-
-/// What holds where a setting is not given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Preset {
-    Value(String),
-    Nothing,
-    Required,
-}
-
-/// What of a value may be shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Secrecy {
-    Public,
-    /// All but the password in a URL.
-    Credentials,
-    Secret,
-}
-
-impl Secrecy {
-    /// Whether the value may stand in a file of its own, named by `…_file`.
-    pub(super) fn has_file(self) -> bool {
-        self != Self::Public
-    }
-}
-
-impl Declared {
-    pub(super) fn flag(&self) -> String {
-        self.key.replace('_', "-")
-    }
+    pub(super) mistakes: Vec<ConfigError>,
 }
 
 impl<'s> Reader<'s> {
@@ -71,11 +28,12 @@ impl<'s> Reader<'s> {
 
     /// A mistake that only shows when settings are seen together. `key` names the setting to change.
     pub fn mistake(&mut self, key: &str, text: impl Into<String>) {
-        let source = match self.declared.iter().find(|declared| declared.key == key).and_then(|d| d.in_force.as_ref()) {
+        let source = match self.declared.iter().find(|declared| declared.key == key).and_then(|d| d.effective.as_ref())
+        {
             Some((_, origin)) => origin.to_string(),
             None => "not given".to_owned(),
         };
-        self.mistakes.push(Mistake { field: key.to_owned(), source, text: text.into() });
+        self.mistakes.push(ConfigError { field: key.to_owned(), source, text: text.into() });
     }
 
     /// Whether everything was read: false while settings are only declared, or a source could not be understood. What is
@@ -92,6 +50,6 @@ impl<'s> Reader<'s> {
     /// Whether a setting that was asked for before is given anywhere (a default is not).
     pub fn given(&self, key: &str) -> bool {
         let declared = self.declared.iter().find(|declared| declared.key == key);
-        declared.and_then(|d| d.in_force.as_ref()).is_some_and(|(_, origin)| *origin != Origin::Default)
+        declared.and_then(|d| d.effective.as_ref()).is_some_and(|(_, origin)| *origin != Origin::Default)
     }
 }

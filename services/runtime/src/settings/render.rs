@@ -3,12 +3,13 @@
 use std::fmt::Write as _;
 
 use super::Program;
-use super::reader::{Declared, Preset, Reader, Secrecy};
+use super::declared::{Declared, DefaultValue, Secrecy};
+use super::reader::Reader;
 use super::sources::Sources;
 use crate::version;
 
 /// Every setting in force, with its origin, as a TOML file with comments.
-pub(super) fn in_force(program: Program, declared: &[Declared]) -> String {
+pub(super) fn effective(program: Program, declared: &[Declared]) -> String {
     let mut text = format!("# {} {}\n", program.name, version::line());
     let mut group = "";
     for one in declared {
@@ -16,7 +17,7 @@ pub(super) fn in_force(program: Program, declared: &[Declared]) -> String {
             group = one.group;
             let _ = writeln!(text, "\n# {group}");
         }
-        let _ = match &one.in_force {
+        let _ = match &one.effective {
             Some((shown, origin)) => writeln!(text, "{} = {}  # {origin}", one.key, quoted(one, shown)),
             None => writeln!(text, "# {} is not set", one.key),
         };
@@ -47,10 +48,10 @@ pub fn markdown<T>(program: Program, read: impl Fn(&mut Reader<'_>) -> T) -> Str
             );
         }
         let default = match &one.default {
-            Preset::Value(shown) if shown.is_empty() => "none".to_owned(),
-            Preset::Value(shown) => format!("`{shown}`"),
-            Preset::Nothing => "–".to_owned(),
-            Preset::Required => "**needed**".to_owned(),
+            DefaultValue::Value(shown) if shown.is_empty() => "none".to_owned(),
+            DefaultValue::Value(shown) => format!("`{shown}`"),
+            DefaultValue::Nothing => "–".to_owned(),
+            DefaultValue::Required => "**needed**".to_owned(),
         };
         let secrecy = match one.secrecy {
             Secrecy::Public => String::new(),

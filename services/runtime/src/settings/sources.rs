@@ -2,59 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::declared::{Declared, keys};
+use super::error::{ConfigError, unknown};
 use super::flags::{self, Command};
-use super::mistake::Mistake;
-use super::reader::Declared;
+use super::origin::{Origin, RawValue};
 use super::{Program, Stop, suggest};
-
-/// Where a value in force comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// Nobody gave it.
-    Default,
-    /// A flag of the command line, with its dashes.
-    Flag(String),
-    /// A variable.
-    Environment(String),
-    /// The TOML file.
-    File(PathBuf),
-    /// A file of its own, named by another setting.
-    OwnFile {
-        /// Which file.
-        path: PathBuf,
-        /// What names it.
-        named_by: Box<Origin>,
-    },
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("default"),
-            Self::Flag(flag) => write!(f, "flag {flag}"),
-            Self::Environment(name) => write!(f, "environment {name}"),
-            Self::File(path) => write!(f, "file {}", path.display()),
-            Self::OwnFile { path, named_by } => write!(f, "file {}, named by {named_by}", path.display()),
-        }
-    }
-}
-
-/// A value as it was written.
-#[derive(Debug, Clone)]
-pub(super) struct Given {
-    pub(super) text: String,
-    pub(super) origin: Origin,
-}
 
 /// Everything that was written, by key (`redis_url`, and `redis_url_file` where a value may stand in a file of its own).
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     /// The first has precedence.
-    layers: Vec<BTreeMap<String, Given>>,
-    pub(super) mistakes: Vec<Mistake>,
+    layers: Vec<BTreeMap<String, RawValue>>,
+    pub(super) mistakes: Vec<ConfigError>,
     /// Variables that are settings of another of our programs.
     pub(super) of_others: Vec<String>,
     /// Everything was read: what is not here was not given.
@@ -83,14 +44,14 @@ impl Sources {
     }
 
     /// The value of a setting from the first layer that has it.
-    pub(super) fn find(&self, declared: &Declared) -> Result<Option<Given>, Mistake> {
+    pub(super) fn find(&self, declared: &Declared) -> Result<Option<RawValue>, ConfigError> {
         let file_key = format!("{}_file", declared.key);
         for layer in &self.layers {
             let named = if declared.secrecy.has_file() { layer.get(&file_key) } else { None };
             match (layer.get(declared.key), named) {
                 (Some(_), Some(named)) => {
                     let text = format!("both it and {} are given: leave one out", declared.key);
-                    return Err(Mistake { field: file_key, source: named.origin.to_string(), text });
+                    return Err(ConfigError { field: file_key, source: named.origin.to_string(), text });
                 }
                 (Some(given), None) => return Ok(Some(given.clone())),
                 (None, Some(named)) => return own_file(&file_key, named).map(Some),
@@ -101,30 +62,22 @@ impl Sources {
     }
 }
 
-fn own_file(key: &str, named: &Given) -> Result<Given, Mistake> {
+fn own_file(key: &str, named: &RawValue) -> Result<RawValue, ConfigError> {
     let path = PathBuf::from(&named.text);
     match std::fs::read_to_string(&path) {
         Ok(text) => {
             let origin = Origin::OwnFile { path, named_by: Box::new(named.origin.clone()) };
-            Ok(Given { text: text.trim_end_matches(['\r', '\n']).to_owned(), origin })
+            Ok(RawValue { text: text.trim_end_matches(['\r', '\n']).to_owned(), origin })
         }
         Err(error) => {
             let text = format!("{} cannot be read: {error}", path.display());
-            Err(Mistake { field: key.to_owned(), source: named.origin.to_string(), text })
+            Err(ConfigError { field: key.to_owned(), source: named.origin.to_string(), text })
         }
     }
 }
 
-/// The keys that may be written: those of the settings, and `…_file` of those whose value may stand in a file.
-pub(super) fn keys(declared: &[Declared]) -> impl Iterator<Item = (String, &Declared)> {
-    declared.iter().flat_map(|one| {
-        let file = one.secrecy.has_file().then(|| (format!("{}_file", one.key), one));
-        std::iter::once((one.key.to_owned(), one)).chain(file)
-    })
-}
-
 struct Environment {
-    values: BTreeMap<String, Given>,
+    values: BTreeMap<String, RawValue>,
     of_others: Vec<String>,
     config: Option<PathBuf>,
 }
@@ -133,7 +86,7 @@ impl Environment {
     fn read(
         declared: &[Declared],
         environment: impl IntoIterator<Item = (OsString, OsString)>,
-        mistakes: &mut Vec<Mistake>,
+        mistakes: &mut Vec<ConfigError>,
     ) -> Self {
         let known: BTreeMap<String, String> = keys(declared)
             .map(|(key, one)| {
@@ -150,11 +103,11 @@ impl Environment {
             let origin = Origin::Environment(name.clone());
             match (known.get(&name), value.into_string()) {
                 (Some(key), Ok(text)) => {
-                    read.values.insert(key.clone(), Given { text, origin });
+                    read.values.insert(key.clone(), RawValue { text, origin });
                 }
                 (Some(key), Err(_)) => {
                     let text = "is not UTF-8: write it in UTF-8".to_owned();
-                    mistakes.push(Mistake { field: key.clone(), source: origin.to_string(), text });
+                    mistakes.push(ConfigError { field: key.clone(), source: origin.to_string(), text });
                 }
                 (None, _) if is_of_another(&name) => read.of_others.push(name),
                 (None, value) if is_ours(&name, value.as_deref().unwrap_or_default()) => {
@@ -190,23 +143,15 @@ fn service_link(name: &str, value: &str) -> bool {
         || (name.ends_with("_PORT") && value.contains("://"))
 }
 
-pub(super) fn unknown(name: &str, source: &str, nearest: Option<&str>, otherwise: &str) -> Mistake {
-    let text = match nearest {
-        Some(known) => format!("there is no such setting: did you mean {known}?"),
-        None => format!("there is no such setting: {otherwise}"),
-    };
-    Mistake { field: name.to_owned(), source: source.to_owned(), text }
-}
-
 /// `None` where the file could not be understood at all.
 fn read_file(
     path: &Path,
     named_by: &str,
     declared: &[Declared],
-    mistakes: &mut Vec<Mistake>,
-) -> Option<BTreeMap<String, Given>> {
+    mistakes: &mut Vec<ConfigError>,
+) -> Option<BTreeMap<String, RawValue>> {
     let mut broken = |text: String| {
-        mistakes.push(Mistake { field: "config".to_owned(), source: named_by.to_owned(), text });
+        mistakes.push(ConfigError { field: "config".to_owned(), source: named_by.to_owned(), text });
     };
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
@@ -228,8 +173,8 @@ fn read_table(
     path: &Path,
     table: toml::Table,
     declared: &[Declared],
-    mistakes: &mut Vec<Mistake>,
-) -> BTreeMap<String, Given> {
+    mistakes: &mut Vec<ConfigError>,
+) -> BTreeMap<String, RawValue> {
     let known: Vec<String> = keys(declared).map(|(key, _)| key).collect();
     let source = Origin::File(path.to_owned());
     let mut values = BTreeMap::new();
@@ -241,11 +186,11 @@ fn read_table(
         }
         match written(value) {
             Some(text) => {
-                values.insert(name, Given { text, origin: source.clone() });
+                values.insert(name, RawValue { text, origin: source.clone() });
             }
             None => {
                 let text = "write a string, a number, true or false, or an array of strings".to_owned();
-                mistakes.push(Mistake { field: name, source: source.to_string(), text });
+                mistakes.push(ConfigError { field: name, source: source.to_string(), text });
             }
         }
     }

@@ -85,7 +85,9 @@ async fn accept(
             HANDSHAKES.with_label_values(&["crowded"]).inc();
             continue;
         };
-        let (acceptor, to, tier) = (TlsAcceptor::from(tls.server()), to.clone(), tier.clone());
+        let acceptor = TlsAcceptor::from(tls.server());
+        let to = to.clone();
+        let tier = tier.clone();
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
             let result = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {

@@ -40,11 +40,12 @@ fn is_metric(text: &str) -> bool {
     text.starts_with("im_") && parts > 2 && text.chars().all(|c| c.is_ascii_lowercase() || c == '_')
 }
 
-/// Whether what stands before is a call that declares: `register_int_gauge!(`, `counter(`.
+/// Whether what stands before is a call that declares: `register_int_gauge!(`, `counter(`, `IntGauge(`.
 fn is_declaration(before: &str) -> bool {
     let Some(call) = before.trim_end().strip_suffix('(') else { return false };
     let call = call.trim_end_matches('!');
     let name = call.rsplit(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap_or_default();
+    let name = name.to_ascii_lowercase();
     ["counter", "gauge", "histogram"].iter().any(|kind| name.contains(kind))
 }
 
@@ -107,10 +108,30 @@ fn declarations_are_found_in_every_form() {
         static A: X = register_int_gauge!("im_a_b", "Says \
             something.").expect("x");
         static B: X = { let help = "Another thing."; register_histogram!(histogram_opts!("im_c_d", help)) };
+        metrics! { C: IntCounterVec("im_g_h", "A third.", &["kind"]); }
         find("im_e_f"); "im_", "im_short", "IM_UPPER_CASE"
     "#;
     let found = declared(Path::new("source"), source);
-    let expected = [("im_a_b", ("gauge", "Says something.")), ("im_c_d", ("histogram", "Another thing."))];
+    let expected = [
+        ("im_a_b", ("gauge", "Says something.")),
+        ("im_c_d", ("histogram", "Another thing.")),
+        ("im_g_h", ("counter", "A third.")),
+    ];
     let expected = expected.map(|(name, (kind, help))| (name.to_owned(), (kind, help.to_owned())));
     assert_eq!(found, BTreeMap::from(expected));
+}
+
+im_runtime::metrics! {
+    SEEN: IntCounterVec("im_test_seen_total", "What a test has seen.", &["what"]);
+    SECONDS: Histogram("im_test_seconds", "How long it took.", vec![0.1, 1.0]);
+}
+
+#[test]
+fn declared_metrics_show_once_they_are_registered() {
+    register();
+    SEEN.with_label_values(&["it"]).inc();
+    SECONDS.observe(0.5);
+    let text = im_runtime::metrics::text();
+    assert!(text.contains("im_test_seen_total{what=\"it\"} 1\n"), "{text}");
+    assert!(text.contains("im_test_seconds_bucket{le=\"1\"} 1\n"), "{text}");
 }

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::body::Bytes;
@@ -87,7 +86,7 @@ pub(super) async fn mint(
         Ok(user) => user,
         Err((field, text)) => return refusal(StatusCode::BAD_REQUEST, "bad_request", text, Some(field)),
     };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let now = im_runtime::clock::unix();
     let expires = now + page.options.guest_ttl;
     match signer.sign(&user, &page.options.guest_rooms, now.as_secs(), expires.as_secs()) {
         Ok(token) => {

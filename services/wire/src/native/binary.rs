@@ -245,7 +245,10 @@ pub fn encode_response(response: &Response, out: &mut BytesMut) {
     let req = response.req;
     match &response.op {
         ServerOp::AuthOk { user, device, conn, node, heartbeat_ms, time_ms, expires_ms } => {
-            let (user, device, conn, node) = (user.to_string(), device.clone(), conn.clone(), node.clone());
+            let user = user.to_string();
+            let device = device.clone();
+            let conn = conn.clone();
+            let node = node.clone();
             let body = pb::AuthOk {
                 user,
                 device,
@@ -261,14 +264,20 @@ pub fn encode_response(response: &Response, out: &mut BytesMut) {
             put(out, SUBSCRIBED, req, &pb::Subscribed { rooms: rooms.iter().map(subscribed).collect() });
         }
         ServerOp::Ack { room, client_id, id, epoch, seq, time_ms, duplicate } => {
-            let (room, client_id, id) = (room.to_string(), client_id.clone(), id.clone());
-            let (epoch, seq, time) = (*epoch, *seq, *time_ms);
+            let room = room.to_string();
+            let client_id = client_id.clone();
+            let id = id.clone();
+            let epoch = *epoch;
+            let seq = *seq;
+            let time = *time_ms;
             put(out, ACK, req, &pb::Ack { room, client_id, id, epoch, seq, time, duplicate: *duplicate });
         }
         ServerOp::Message(message) => put(out, MESSAGE, req, &said(message)),
         ServerOp::Signal { room, from, kind, body, operation } => {
             let (body, encoding) = parts(body.clone());
-            let (room, from, r#type) = (room.clone(), from.clone(), kind.clone());
+            let room = room.clone();
+            let from = from.clone();
+            let r#type = kind.clone();
             put(out, SIGNAL, req, &pb::Signal { room, from, r#type, body, encoding, operation: *operation });
         }
         ServerOp::History { room, epoch, head, truncated, messages } => {
@@ -300,11 +309,13 @@ pub fn encode_response(response: &Response, out: &mut BytesMut) {
             put(out, ROOM_CHANGED, req, &pb::RoomChanged { room: room.to_string(), subscribed: *subscribed, reason });
         }
         ServerOp::Move { after_ms, deadline_ms, to, reason } => {
-            let (to, reason) = (to.clone(), reason.clone());
+            let to = to.clone();
+            let reason = reason.clone();
             put(out, MOVE, req, &pb::Move { after_ms: *after_ms, deadline_ms: *deadline_ms, to, reason });
         }
         ServerOp::Close { code, text, reconnect, after_ms } => {
-            let (code, text) = (code.number().into(), text.clone());
+            let code = code.number().into();
+            let text = text.clone();
             put(out, CLOSE, req, &pb::Close { code, text, reconnect: *reconnect, after_ms: *after_ms });
         }
     }

@@ -144,7 +144,8 @@ fn server_op(fields: &Fields<'_>) -> Result<ServerOp, Error> {
                 Some(range) => Some((range.needed_number("from")?, range.needed_number("to")?)),
                 None => None,
             };
-            let (epoch, head) = (fields.needed_number("epoch")?, fields.needed_number("head")?);
+            let epoch = fields.needed_number("epoch")?;
+            let head = fields.needed_number("head")?;
             ServerOp::History { room, epoch, head, truncated, messages }
         }
         "read_state" => ServerOp::ReadState {
