@@ -9,9 +9,9 @@ use im_proto::v1::{LogEntry, Subscribe, Subscribed, SubscribedRoom};
 use im_wire::ids::RoomId;
 
 use crate::auth::grant::Grant;
+use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::room::{access, kind_name};
-use crate::service::Core;
 use crate::store::{Slice, View};
 
 /// Last messages read at once for a list of conversations.

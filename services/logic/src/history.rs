@@ -8,9 +8,9 @@ use im_proto::v1::{
 use im_wire::ids::{RoomId, Seq};
 
 use crate::auth::grant::Grant;
+use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::room::unread;
-use crate::service::Core;
 use crate::store::{Page, Slice};
 
 /// Entries are read in steps of so many, so that a page of long messages is not read whole to be cut afterwards.

@@ -5,22 +5,20 @@
 //! that this process stores there, in the same place of the store's queue and as safely as the message; and again when the
 //! room's epoch shows that a failover may have lost it.
 
-use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
+pub(crate) mod indexed;
+
+use std::sync::Arc;
 
 use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt};
 use im_proto::v1::{KnownList, KnownRooms, RoomList, RoomLists, RoomsChangedRequest};
-use im_wire::ids::{Epoch, RoomId, Seq, UserId};
+use im_wire::ids::{RoomId, Seq, UserId};
 
 use crate::auth::grant::Grant;
+use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::service::Core;
 use crate::store::{Appended, View};
 
-/// So many direct rooms are remembered twice over, 16 bytes each.
-const REMEMBERED: usize = 100_000;
 /// Rooms read from the index at once.
 const STEP: usize = 500;
 /// Repairs at the same time.
@@ -29,46 +27,6 @@ const REPAIRS: usize = 16;
 const AT_ONCE: usize = 16;
 /// An answer with lists ends when their names have so many bytes; the rest is asked for anew.
 const ANSWER_BYTES: usize = 1 << 20;
-
-/// Direct rooms that this process has indexed, by hash, and the epoch in which it did: two generations, the older forgotten
-/// when the younger is full. Forgetting, and the rare two rooms of one hash, cost one needless or one missing repeat of an
-/// idempotent write.
-#[derive(Default)]
-pub(crate) struct Indexed {
-    generations: Mutex<[HashMap<u64, Epoch>; 2]>,
-}
-
-impl Indexed {
-    fn hash(room: &RoomId) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        room.hash(&mut hasher);
-        hasher.finish()
-    }
-
-    fn epoch(&self, room: &RoomId) -> Option<Epoch> {
-        let hash = Self::hash(room);
-        let generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        generations.iter().find_map(|generation| generation.get(&hash).copied())
-    }
-
-    fn put(&self, room: &RoomId, epoch: Epoch) {
-        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        if generations[0].len() >= REMEMBERED {
-            generations.swap(0, 1);
-            generations[0].clear();
-        }
-        generations[0].insert(Self::hash(room), epoch);
-    }
-
-    /// The room has been deleted, and is to be indexed again before something is said there.
-    pub(crate) fn forget(&self, room: &RoomId) {
-        let hash = Self::hash(room);
-        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        for generation in generations.iter_mut() {
-            generation.remove(&hash);
-        }
-    }
-}
 
 /// A list of rooms in a number: the same for the same list, whichever process computes it; never 0.
 fn digest(rooms: &[RoomId]) -> u64 {
@@ -99,7 +57,7 @@ impl Core {
         if !indexed && self.indexed.epoch(room) != Some(stored.epoch) {
             self.store.index_room(&users, room).await?;
         }
-        self.indexed.put(room, stored.epoch);
+        self.indexed.insert(room, stored.epoch);
         if stored.created || (stored.duplicate && indexed) {
             let room = room.clone();
             self.follow_up(async move |core: Arc<Self>| {
@@ -140,7 +98,7 @@ impl Core {
                 let tally = self.nodes.rooms_changed(to, request).await;
                 if !tally.failed.is_empty() {
                     tracing::info!(nodes = ?tally.failed, "nodes were not told that a user's rooms changed");
-                    self.reminders.owe(&tally.failed);
+                    self.owed.add(&tally.failed);
                 }
             }
         }
@@ -262,30 +220,6 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-
-    #[test]
-    fn what_was_indexed_is_remembered_until_two_generations_later() {
-        let indexed = Indexed::default();
-        let room = |number: usize| RoomId::new(format!("direct:1:a:{number}")).unwrap();
-        let has = |number| indexed.epoch(&room(number)).is_some();
-        assert!(!has(0));
-        indexed.put(&room(0), 7);
-        assert_eq!(indexed.epoch(&room(0)), Some(7));
-        indexed.put(&room(0), 8);
-        assert_eq!(indexed.epoch(&room(0)), Some(8), "the newest");
-        indexed.forget(&room(0));
-        assert!(!has(0));
-        indexed.put(&room(0), 8);
-        for number in 1..=REMEMBERED {
-            indexed.put(&room(number), 7);
-        }
-        assert!(has(0), "in the older generation");
-        for number in REMEMBERED..=2 * REMEMBERED {
-            indexed.put(&room(number), 7);
-        }
-        assert!(!has(0), "forgotten");
-        assert!(has(2 * REMEMBERED));
-    }
 
     #[test]
     fn a_digest_is_that_of_the_list() {

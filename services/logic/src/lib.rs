@@ -6,8 +6,10 @@
 
 pub mod auth;
 mod bans;
+mod call;
 mod clock;
 mod conversation;
+mod core;
 pub mod error;
 mod history;
 mod index;
@@ -16,6 +18,7 @@ pub mod nodes;
 pub mod options;
 #[cfg(feature = "cluster")]
 pub mod peers;
+mod phase;
 mod presence;
 mod push;
 mod reminders;
@@ -25,8 +28,8 @@ mod service;
 pub mod settings;
 pub mod store;
 
+pub use call::Handle;
 pub use error::Error;
 pub use nodes::Nodes;
 pub use options::Options;
-pub use serve::grpc::Uplink;
-pub use service::{Handle, Service};
+pub use service::Service;

@@ -10,9 +10,9 @@ use uuid::Uuid;
 
 use crate::auth::grant::Grant;
 use crate::clock;
+use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::room::access;
-use crate::service::Core;
 use crate::store::{Access, Append};
 
 /// What the types of the server's own entries and signals begin with.

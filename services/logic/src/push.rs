@@ -1,14 +1,14 @@
-//! What is addressed to somebody and not to a room: pushes to users and devices, broadcasts, ending connections.
+//! What is addressed to somebody and not to a room: pushes to users and devices, broadcasts.
 
 use std::collections::BTreeSet;
 
 use im_proto::v1::push_request::Target;
-use im_proto::v1::{KickRequest, Names, PushRequest, Signal, UserDevice};
+use im_proto::v1::{Names, PushRequest, Signal, UserDevice};
 use im_wire::ids::{DeviceId, RoomId, UserId};
 
+use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::nodes::{Tally, To};
-use crate::service::Core;
 use crate::store::Presence;
 
 /// The nodes that hold these connections; `None` where there is none.
@@ -61,14 +61,6 @@ impl Core {
     pub(crate) async fn push_room(&self, room: &RoomId, signal: Signal) -> Result<()> {
         self.check_pushed(1, &signal)?;
         Ok(self.store.signal(room, signal).await?)
-    }
-
-    /// Ends connections; by a device alone those whose token names it. Every node is asked, also about a user: presence may lag, and who is sent away must go.
-    pub(crate) async fn kick(&self, request: KickRequest) -> Result<Tally> {
-        if request.user.is_empty() && request.device.is_empty() && request.conn.is_empty() {
-            return Err(Error::bad("user", "is missing, and so are \"device\" and \"conn\": name one of the three"));
-        }
-        Ok(self.nodes.kick(To::All, request).await)
     }
 
     fn check_pushed(&self, receivers: usize, signal: &Signal) -> Result<()> {

@@ -10,8 +10,8 @@ pub(crate) mod membership;
 use im_wire::ids::RoomId;
 
 use crate::auth::grant::Grant;
+use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::service::Core;
 use crate::store::{Kind, Role, View};
 
 /// The kind's name in answers.

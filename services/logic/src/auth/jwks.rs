@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::key::Key;
 use super::token::Verifier;
-use crate::service::{Phase, reached};
+use crate::phase::{Phase, reached};
 
 pub(crate) use fetch::Source;
 pub use fetch::check;

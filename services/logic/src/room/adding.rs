@@ -5,9 +5,9 @@ use im_wire::ids::{RoomId, UserId};
 
 use crate::auth::grant::Grant;
 use crate::clock;
+use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::options::AddPolicy;
-use crate::service::Core;
 use crate::store::Slice;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;

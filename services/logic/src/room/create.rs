@@ -9,8 +9,8 @@ use super::access;
 use super::adding::Brings;
 use crate::auth::grant::Grant;
 use crate::clock;
+use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::service::Core;
 use crate::store::{Create, Kind, Role};
 
 /// A room that somebody asks for.

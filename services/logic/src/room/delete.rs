@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::kind_name;
 use crate::auth::grant::Grant;
 use crate::clock;
+use crate::core::Core;
 use crate::error::Result;
-use crate::service::Core;
 use crate::store::{Delete, Kind};
 
 /// The type of the entry that tells that a room has been deleted, its last one.

@@ -10,8 +10,8 @@ use im_wire::ids::{RoomId, UserId};
 use super::{access, role_name};
 use crate::auth::grant::Grant;
 use crate::clock;
+use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::service::Core;
 use crate::store::{Invitation, Role};
 
 /// The type of the signal that tells a user of an invitation.

@@ -11,8 +11,8 @@ use super::adding::Brings;
 use super::{access, role_name};
 use crate::auth::grant::Grant;
 use crate::clock;
+use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::service::Core;
 use crate::store::{Kind, Member, Membership, Role};
 
 /// The type of the entry that tells of a new member or role.

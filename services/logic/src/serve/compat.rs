@@ -6,7 +6,7 @@ mod golang_im;
 
 use axum::Router;
 
-use crate::service::Handle;
+use crate::call::Handle;
 
 /// All of them.
 pub(crate) fn routes() -> Router<Handle> {

@@ -12,9 +12,9 @@ use im_wire::ids::{DeviceId, RoomId, UserId};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::call::Handle;
 use crate::error::{Error, Result, compat_codes};
 use crate::serve::http::{Credentials, Params, Raw};
-use crate::service::Handle;
 
 /// What goim's pushes are called to native clients.
 const PUSH: &str = "push";

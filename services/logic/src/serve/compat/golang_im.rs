@@ -11,11 +11,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::auth::grant::Grant;
+use crate::call::Handle;
 use crate::error::{Error, Result, compat_codes};
 use crate::message::Draft;
 use crate::room::access;
 use crate::serve::http::{Credentials, Params, Raw, message};
-use crate::service::Handle;
 use crate::store::{Access, Slice};
 
 /// Messages in a page where the request does not say how many; golang-im's number.

@@ -16,8 +16,8 @@ use serde_json::Value;
 use super::Failure;
 use crate::auth;
 use crate::auth::grant::Grant;
+use crate::call::Handle;
 use crate::error::{Error, Result};
-use crate::service::Handle;
 
 /// Where a request comes from; the server notes it with each.
 #[derive(Debug, Clone, Copy)]

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use super::Failure;
 use super::ask::{Caller, Name, Object, Params};
 use crate::bans::Done;
+use crate::call::Handle;
 use crate::clock;
 use crate::error::{Error, Result as LogicResult};
-use crate::service::Handle;
 
 /// Bans in a page where nothing is said, and at most.
 const USUAL: usize = 100;

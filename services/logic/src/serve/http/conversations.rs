@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use super::ask::{Caller, Params};
 use super::{Failure, message, rooms};
+use crate::call::Handle;
 use crate::conversation::Conversation;
 use crate::room::unread as unread_of;
-use crate::service::Handle;
 
 /// Conversations in one answer where the request does not say how many, and at most.
 const USUAL: usize = 100;

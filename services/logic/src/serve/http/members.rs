@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::ask::{Caller, Name, Object, Params, Room};
+use crate::call::Handle;
 use crate::room::membership::Put;
 use crate::room::{role_name, role_of};
-use crate::service::Handle;
 use crate::store::Role;
 
 /// Members in one answer where the request does not say how many, and at most.

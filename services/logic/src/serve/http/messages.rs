@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use super::ask::{Caller, Content, Object, Params, Room};
 use super::{Failure, message};
+use crate::call::Handle;
 use crate::message::Draft;
 use crate::room::access;
-use crate::service::Handle;
 
 #[derive(Deserialize)]
 pub(super) struct NewMessage {

@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use super::Failure;
 use super::ask::{Caller, Content, DeviceOf, Name, Object, Params};
 use crate::auth::grant::Grant;
+use crate::call::Handle;
 use crate::error::{Error, Result as LogicResult};
 use crate::nodes::Tally;
 use crate::presence::Present;
-use crate::service::Handle;
 
 /// What a push is called that says nothing else.
 const PUSH: &str = "push";

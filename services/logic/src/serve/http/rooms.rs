@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::ask::{Caller, Object, Params, Room};
+use crate::call::Handle;
 use crate::error::{Error, Result};
 use crate::room::create::Wanted;
 use crate::room::{kind_name, role_name, role_of, unread};
-use crate::service::Handle;
 use crate::store::{Kind, Role, View};
 
 /// Rooms in one answer where the request does not say how many, and at most.

@@ -18,7 +18,9 @@ use super::ask::Peer;
 use super::guard::Held;
 use super::metrics;
 use super::stream::{Patient, Unsent};
-use crate::service::{Core, Phase, Service, reached};
+use crate::call::Handle;
+use crate::core::Core;
+use crate::phase::{Phase, reached};
 
 /// After the system has refused a connection (no descriptors left), the next is tried this much later.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -36,47 +38,43 @@ struct Places {
     _own: Option<Share<Network>>,
 }
 
-impl Service {
-    /// Serves the HTTP API on this listener. Returns once [`Service::drain`] ends things: connections that are open then
-    /// finish what they are about.
-    pub async fn serve_http(&self, listener: TcpListener) {
-        let handle = self.handle();
-        let core = Arc::clone(&handle.core);
-        let router = handle.http_router();
-        let places = Arc::new(Semaphore::new(core.options.http.max_connections));
-        let by_address = Shares::new(core.options.http.max_connections_per_ip);
-        let mut phase = core.phase.subscribe();
-        let rate = Rate::of_arrivals(core.options.http.accepts_per_second);
-        let mut accepts = Bucket::full(rate, Instant::now());
-        loop {
-            while let Err(wait) = accepts.take(rate, Instant::now()) {
-                tokio::time::sleep(wait).await;
-            }
-            // The semaphore is never closed.
-            let Ok(all) = Arc::clone(&places).acquire_owned().await else { return };
-            tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => {
-                        let peer = Peer(peer.ip());
-                        let own = if is_in(&core.options.http.forwarded_from, peer.0) {
-                            None
-                        } else if let Some(own) = by_address.take(peer.0.into()) {
-                            Some(own)
-                        } else {
-                            refuse(stream);
-                            continue;
-                        };
-                        let places = Places { _all: all, _own: own };
-                        let connection = connection(Arc::clone(&core), router.clone(), stream, peer, places);
-                        core.under_way.spawn(connection);
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "an HTTP connection was not accepted");
-                        tokio::time::sleep(PAUSE).await;
-                    }
-                },
-                () = reached(&mut phase, Phase::Ending) => return,
-            }
+/// Serves until logic ends. Connections that are open then finish what they are about.
+pub(crate) async fn serve(handle: Handle, listener: TcpListener) {
+    let router = super::router(&handle);
+    let core = handle.core;
+    let places = Arc::new(Semaphore::new(core.options.http.max_connections));
+    let by_address = Shares::new(core.options.http.max_connections_per_ip);
+    let mut phase = core.phase.subscribe();
+    let rate = Rate::of_arrivals(core.options.http.accepts_per_second);
+    let mut accepts = Bucket::full(rate, Instant::now());
+    loop {
+        while let Err(wait) = accepts.take(rate, Instant::now()) {
+            tokio::time::sleep(wait).await;
+        }
+        // The semaphore is never closed.
+        let Ok(all) = Arc::clone(&places).acquire_owned().await else { return };
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    let peer = Peer(peer.ip());
+                    let own = if is_in(&core.options.http.forwarded_from, peer.0) {
+                        None
+                    } else if let Some(own) = by_address.take(peer.0.into()) {
+                        Some(own)
+                    } else {
+                        refuse(stream);
+                        continue;
+                    };
+                    let places = Places { _all: all, _own: own };
+                    let connection = connection(Arc::clone(&core), router.clone(), stream, peer, places);
+                    core.under_way.spawn(connection);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "an HTTP connection was not accepted");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            },
+            () = reached(&mut phase, Phase::Ending) => return,
         }
     }
 }
