@@ -27,6 +27,7 @@ mod serve;
 mod service;
 pub mod settings;
 pub mod store;
+mod subscribe;
 
 pub use call::Handle;
 pub use error::Error;
