@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::address::{Address, Places};
-use crate::client::{RequestError, SendError, SendReply, Sent, State};
+use crate::answer::{RequestError, SendError, SendReply, Sent, State};
 use crate::event::{End, Event};
 use crate::options::Options;
 use crate::outbox::{Limits, Outbox, Parcel, Refusal, Unanswered};

@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use crate::address::{Address, Transport};
-use crate::builder::Encoding;
+use crate::codec::Encoding;
 use crate::link::{Link, Tcp, WebSocket};
 use crate::options::Options;
 use crate::token::TokenSource;

@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
-use crate::builder::Encoding;
-use crate::client::State;
+use crate::codec::Encoding;
+use crate::answer::State;
 use crate::core::{Action, Command, Core, Loss};
 use crate::dial::dial;
 use crate::event::{End, Event};

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{Action, Connection, Core, Farewell, Loss, Phase, STABLE, TOKENS_TRIED, Up};
 use crate::address::Address;
-use crate::client::State;
+use crate::answer::State;
 use crate::event::{End, Event};
 use crate::rooms::Lane;
 use crate::stats::count;

@@ -4,7 +4,7 @@ use im_wire::native::ClientOp;
 use tokio::time::Instant;
 
 use super::{Command, Core};
-use crate::client::RequestError;
+use crate::answer::RequestError;
 use crate::event::End;
 
 impl Core {

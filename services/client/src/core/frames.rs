@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::attempt::Welcome;
 use super::{Action, Core, Farewell, Loss, Phase};
-use crate::client::{RequestError, Sent};
+use crate::answer::{RequestError, Sent};
 use crate::event::{Event, is_joining};
 use crate::rooms::{Lane, Verdict};
 use crate::stats::count;

@@ -7,7 +7,7 @@ use im_wire::native::{ClientOp, Error, Position, SubscribedRoom};
 use tokio::time::Instant;
 
 use super::{Asked, Core, SubscribeReply, Waiter};
-use crate::client::RequestError;
+use crate::answer::RequestError;
 use crate::event::Event;
 use crate::rooms::{Lane, Standing};
 

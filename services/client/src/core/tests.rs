@@ -9,7 +9,7 @@ use play::Play;
 
 use super::*;
 use crate::backoff::Backoff;
-use crate::client::SendError;
+use crate::answer::SendError;
 
 fn room(name: &str) -> RoomId {
     RoomId::new(name).unwrap()
