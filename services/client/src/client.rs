@@ -16,7 +16,7 @@ use crate::answer::{RequestError, SendError, SendReply, Sent, State};
 use crate::core::Command;
 use crate::event::{End, Heard};
 use crate::options::Options;
-use crate::outbox::Parcel;
+use crate::outbox::PendingSend;
 use crate::stats::{Counters, Stats};
 
 /// A message to be sent.
@@ -146,10 +146,10 @@ impl Client {
         let deadline = Instant::now() + message.deadline.unwrap_or(self.options.send_deadline);
         let (reply, answer) = oneshot::channel();
         let client_id = message.client_id.unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
-        let parcel = Parcel { room: message.room, client_id, kind: message.kind, body: message.body };
+        let send = PendingSend { room: message.room, client_id, kind: message.kind, body: message.body };
         let handed_over = tokio::time::timeout_at(deadline, async {
             let permit = self.permit().await.ok_or(SendError::Ended)?;
-            let command = Command::Send { parcel, deadline, reply: SendReply::new(reply, permit) };
+            let command = Command::Send { send, deadline, reply: SendReply::new(reply, permit) };
             self.commands.send(Box::new(command)).await.map_err(|_| SendError::Ended)
         });
         handed_over.await.unwrap_or(Err(SendError::NotStored { last: None }))?;
