@@ -49,7 +49,7 @@ pub(crate) async fn follow(core: Weak<Core>) {
     let (mut pause, mut forgot) = (EVERY, Instant::now());
     loop {
         let Some(core) = core.upgrade() else { return };
-        let mut asked = core.bans.refresh(&*core.store).await;
+        let mut asked = core.bans.refresh(&*core.store.bans).await;
         if asked.is_ok() && forgot.elapsed() > FORGET_EVERY {
             forgot = Instant::now();
             asked = forget(&core).await;
@@ -69,7 +69,7 @@ pub(crate) async fn follow(core: Weak<Core>) {
 async fn forget(core: &Core) -> store::Result<()> {
     // So many steps at most; the rest has its turn in ten seconds.
     for _ in 0..100 {
-        if core.store.forget_bans().await? < store::FORGET_AT_ONCE {
+        if core.store.bans.forget_bans().await? < store::FORGET_AT_ONCE {
             break;
         }
     }
@@ -94,7 +94,7 @@ impl Core {
         }
         let ban = Ban { id, by: by.user.clone(), made_ms: now, ..ban };
         let max = self.options.limits.max_bans;
-        if !self.store.ban(ban.clone(), max).await? {
+        if !self.store.bans.ban(ban.clone(), max).await? {
             return Err(Error::LimitReached { what: "bans and revocations", limit: max });
         }
         let action = if kind == Kind::Tokens { "revoke" } else { "ban" };
@@ -103,7 +103,7 @@ impl Core {
             target: "audit",
             action, by = by.user, user, device, address, issued_before_ms, until_ms, reason, "noted"
         );
-        self.bans.refresh(&*self.store).await?;
+        self.bans.refresh(&*self.store.bans).await?;
         let closed = match kind {
             Kind::User | Kind::UserDevice => self.end_banned(&ban).await,
             // Which connections these are each node finds out by itself, with its own next copy of the list.
@@ -130,7 +130,7 @@ impl Core {
                 "lies in the future, or is 0: give a moment that has been (unix milliseconds)",
             ));
         }
-        self.bans.refresh(&*self.store).await?;
+        self.bans.refresh(&*self.store.bans).await?;
         let ban = Ban { user: user.to_owned(), issued_before_ms: before, until_ms, ..Ban::default() };
         let id = subject(&ban).map(|(_, id)| id).unwrap_or_default();
         let earlier = self.bans.read().get(&id).cloned();
@@ -148,17 +148,17 @@ impl Core {
 
     /// Lifts a ban or takes back a revocation; whether there was one.
     pub(crate) async fn lift_ban(&self, by: &Grant, id: &str) -> Result<bool> {
-        let lifted = self.store.lift_ban(id).await?;
+        let lifted = self.store.bans.lift_ban(id).await?;
         if lifted {
             tracing::info!(target: "audit", action = "unban", by = by.user, ban = id, "lifted");
         }
-        self.bans.refresh(&*self.store).await?;
+        self.bans.refresh(&*self.store.bans).await?;
         Ok(lifted)
     }
 
     /// Those in force, in the order in which they were made, from behind a version.
     pub(crate) async fn list_bans(&self, after: u64, limit: usize) -> Result<Page> {
-        self.bans.refresh(&*self.store).await?;
+        self.bans.refresh(&*self.store.bans).await?;
         let now = clock::now_ms();
         let book = self.bans.read();
         let in_force = book.after(after).filter(|ban| ban.until_ms == 0 || ban.until_ms > now);

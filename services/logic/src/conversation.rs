@@ -33,8 +33,11 @@ impl Core {
         let (rooms, mut next) = self.rooms_of(who, after, limit).await?;
         let all = rooms.len();
         let with_last = |(room, view): (RoomId, View)| async move {
-            let last =
-                if view.head == 0 { None } else { self.store.page(&room, Slice::Latest, 1).await?.entries.pop() };
+            let last = if view.head == 0 {
+                None
+            } else {
+                self.store.history.page(&room, Slice::Latest, 1).await?.entries.pop()
+            };
             Ok::<_, Error>(Conversation { room, view, last })
         };
         let mut reading = pin!(futures::stream::iter(rooms).map(with_last).buffered(CONCURRENCY));

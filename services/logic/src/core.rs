@@ -26,7 +26,7 @@ pub(crate) use metrics::declare as declare_metrics;
 /// Everything that the domain modules share.
 pub(crate) struct Core {
     pub(crate) options: Options,
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) store: Store,
     pub(crate) nodes: Arc<dyn Nodes>,
     pub(crate) verifier: Arc<Verifier>,
     pub(crate) indexed: Indexed,
@@ -54,7 +54,7 @@ impl Core {
     pub(crate) fn new(
         options: Options,
         verifier: Verifier,
-        store: Arc<dyn Store>,
+        store: Store,
         nodes: Arc<dyn Nodes>,
         runtime: runtime::Handle,
     ) -> Self {

@@ -55,14 +55,14 @@ impl Core {
         let Some((one, other)) = room.is_direct().then(|| room.direct_members()).flatten() else { return Ok(()) };
         let users = [one, other];
         if !indexed && self.indexed.epoch(room) != Some(stored.epoch) {
-            self.store.index_room(&users, room).await?;
+            self.store.index.index_room(&users, room).await?;
         }
         self.indexed.insert(room, stored.epoch);
         if stored.created || (stored.duplicate && indexed) {
             let room = room.clone();
             self.follow_up(async move |core: Arc<Self>| {
                 // Once more, as with groups: the one before may have been at a master that was lost before the message.
-                if let Err(error) = core.store.index_room(&users, &room).await {
+                if let Err(error) = core.store.index.index_room(&users, &room).await {
                     tracing::debug!(%room, %error, "a direct room was not indexed a second time");
                 }
                 core.tell_rooms_changed(&users, Some(&room), None, 0).await;
@@ -84,7 +84,7 @@ impl Core {
     ) {
         let names = |room: Option<&RoomId>| room.iter().map(|room| room.as_str().to_owned()).collect::<Vec<_>>();
         for chunk in users.chunks(self.options.limits.max_users_per_call.max(1)) {
-            let presence = match self.store.presence(chunk).await {
+            let presence = match self.store.connections.presence(chunk).await {
                 Ok(presence) => presence,
                 Err(error) => {
                     tracing::warn!(%error, "the nodes of a user whose rooms changed are not known");
@@ -120,9 +120,9 @@ impl Core {
         let (mut seen, mut after) = (Vec::new(), after.cloned());
         while seen.len() < limit {
             let step = STEP.min(limit - seen.len());
-            let rooms = self.store.user_rooms(user, after.as_ref(), step).await?;
+            let rooms = self.store.index.user_rooms(user, after.as_ref(), step).await?;
             let complete = rooms.len() < step;
-            let views = self.store.views(&rooms, user).await?;
+            let views = self.store.rooms.views(&rooms, user).await?;
             after = rooms.last().cloned().or(after);
             let mut stale = Vec::new();
             for (room, view) in rooms.into_iter().zip(views) {
@@ -160,7 +160,7 @@ impl Core {
         }
         let list = |known: KnownList| async move {
             let user = UserId::new(&known.user)?;
-            let rooms = self.store.user_rooms(&user, None, limits.max_rooms_per_user).await?;
+            let rooms = self.store.index.user_rooms(&user, None, limits.max_rooms_per_user).await?;
             let digest = digest(&rooms);
             let rooms = if digest == known.digest { Vec::new() } else { rooms };
             Ok::<_, Error>(RoomList { digest, rooms: rooms.into_iter().map(|room| room.as_str().to_owned()).collect() })
@@ -187,7 +187,7 @@ impl Core {
         self.follow_up(async move |core: Arc<Self>| {
             for room in rooms {
                 let users = room.direct_members().map_or_else(|| vec![user.clone()], |(one, other)| vec![one, other]);
-                if let Err(error) = core.store.index_room(&users, &room).await {
+                if let Err(error) = core.store.index.index_room(&users, &room).await {
                     tracing::debug!(%user, %room, %error, "an index still lacks a room");
                 }
             }
@@ -198,11 +198,11 @@ impl Core {
     /// Takes a room from the index of a user who is not in it. A membership that begins meanwhile is indexed again: its own
     /// indexing may have come before this.
     pub(crate) async fn unindex(&self, user: &UserId, room: &RoomId) -> Result<()> {
-        self.store.unindex_room(user, room).await?;
-        let views = self.store.views(std::slice::from_ref(room), user).await?;
+        self.store.index.unindex_room(user, room).await?;
+        let views = self.store.rooms.views(std::slice::from_ref(room), user).await?;
         match views.into_iter().next().flatten() {
             Some(view) if room.is_direct() || view.role.is_some() => {
-                Ok(self.store.index_room(std::slice::from_ref(user), room).await?)
+                Ok(self.store.index.index_room(std::slice::from_ref(user), room).await?)
             }
             _ => Ok(()),
         }

@@ -1,8 +1,10 @@
 //! Decides who may say what where, stores it, publishes it.
 //!
-//! A call's path: `serve` (gRPC for connect, HTTP for backends) → `auth` → `message`, `room`, `history`, `presence` →
-//! [`store`] (which also publishes) and, for what is addressed to somebody, [`nodes`]. The domain modules do no I/O of
-//! their own: everything they touch is behind the traits [`store::Store`] and [`nodes::Nodes`].
+//! A call's path: `serve` (gRPC for connect, HTTP for backends) → `call` → `auth`, `message`, `room`, `history`,
+//! `presence` … → [`store`] (which also publishes) and, for what is addressed to somebody, [`nodes`]. The domain modules do
+//! no I/O of their own: everything they touch is behind the traits of [`store`] and [`nodes::Nodes`].
+//!
+//! Each layer imports only those below it: `core` (what the domain modules share) ← domain ← `call` ← `serve` ← `service`.
 
 pub mod auth;
 mod bans;

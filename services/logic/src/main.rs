@@ -40,7 +40,7 @@ async fn run(mut settings: Settings, process: Process) -> Result<()> {
     let peers = Peers::start(settings.peers.clone(), Watch::start(settings.etcd.clone(), Kind::Connect))?;
     let drain = Drain { at_least: settings.drain_at_least.min(shutdown.grace()), at_most: shutdown.grace() };
     let options = Options { drain, ..settings.logic.clone() };
-    let service = Arc::new(Service::new(options, Arc::clone(&store) as _, Arc::new(peers))?);
+    let service = Arc::new(Service::new(options, Store::new(Arc::clone(&store)), Arc::new(peers))?);
     let bind =
         async |field: &str, address| TcpListener::bind(address).await.with_context(|| format!("{field} {address}"));
     let http = bind("http_listen", settings.http_listen).await?;

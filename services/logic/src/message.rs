@@ -84,7 +84,7 @@ impl Core {
         // Before anything is said there: what is acknowledged is in both lists.
         let index = self.not_indexed(&room);
         let indexes = !index.is_empty();
-        let stored = self.store.append(Append { room: room.clone(), access, client_id, entry, index }).await?;
+        let stored = self.store.messages.append(Append { room: room.clone(), access, client_id, entry, index }).await?;
         if !system && !stored.duplicate {
             self.room_bytes.owe(room.as_str(), bytes);
         }
@@ -112,7 +112,7 @@ impl Core {
             self.room_bytes.owe(room.as_str(), body.len());
         }
         let signal = Signal { from: who.user.clone(), r#type, body, encoding, ..Signal::default() };
-        Ok(self.store.signal(&room, signal).await?)
+        Ok(self.store.messages.signal(&room, signal).await?)
     }
 
     /// Counts the bytes of something a user says, where neither the user nor the room has had too many. The room's are

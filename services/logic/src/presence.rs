@@ -45,7 +45,7 @@ impl Core {
         };
         let at_ms = clock::now_ms().saturating_sub(gone.ago_ms);
         let ended = Ended { conn: conn.to_owned(), user, node: gone.node, place: gone.place, at_ms };
-        Ok(self.store.disconnected(ended).await?)
+        Ok(self.store.connections.disconnected(ended).await?)
     }
 
     /// Ends connections; by a device alone those whose token names it. Every node is asked, also about a user:
@@ -78,7 +78,7 @@ impl Core {
             Ok(Presence { user, device, conn, node, since_ms, place })
         };
         let named = held.into_iter().map(presence).collect::<Result<Vec<_>>>()?;
-        let asserted = self.store.assert_presence(&node, from..to, named).await?;
+        let asserted = self.store.connections.assert_presence(&node, from..to, named).await?;
         let strays = |found: Vec<Stray>| {
             found.into_iter().map(|Stray { conn, user }| pb::Stray { conn, user: user.as_str().to_owned() }).collect()
         };
@@ -91,7 +91,7 @@ impl Core {
             return Err(Error::bad("node", "is empty: say which node it is"));
         }
         if beat.leaving {
-            self.store.node_gone(&beat.node).await?;
+            self.store.leases.node_gone(&beat.node).await?;
             return Ok(NodeBeaten::default());
         }
         let lease = Duration::from_millis(beat.lease_ms).clamp(*LEASE.start(), *LEASE.end());
@@ -110,7 +110,7 @@ impl Core {
                 (Counts { since: 0, state: 1, changed }, rooms)
             }
         };
-        let counts_taken = self.store.node_beat(&beat.node, lease, beat.connections, counts).await?;
+        let counts_taken = self.store.leases.node_beat(&beat.node, lease, beat.connections, counts).await?;
         let online = self.online_of(rooms).await?;
         Ok(NodeBeaten { online, knows_counts: true, counts_taken })
     }
@@ -120,9 +120,9 @@ impl Core {
         if rooms.is_empty() {
             return Ok(HashMap::new());
         }
-        let nodes = self.store.nodes().await?.len().max(1);
+        let nodes = self.store.leases.nodes().await?.len().max(1);
         rooms.truncate((COUNTS_READ / nodes).max(ROOMS_READ));
-        let online = self.store.online(&rooms).await?;
+        let online = self.store.leases.online(&rooms).await?;
         Ok(rooms.into_iter().map(|room| room.as_str().to_owned()).zip(online).collect())
     }
 
@@ -134,7 +134,7 @@ impl Core {
         if users.len() > limit {
             return Err(Error::LimitReached { what: "users in one question", limit });
         }
-        let presence = self.store.presence(&users).await?;
+        let presence = self.store.connections.presence(&users).await?;
         let of = |(user, (connections, last_seen_ms))| Present { user, connections, last_seen_ms };
         Ok(users.into_iter().zip(presence).map(of).collect())
     }

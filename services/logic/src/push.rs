@@ -21,7 +21,7 @@ impl Core {
     /// Delivers to the users' connections, wherever they are.
     pub(crate) async fn push_users(&self, users: &[UserId], signal: Signal) -> Result<Tally> {
         self.check_pushed(users.len(), &signal)?;
-        let presence = self.store.presence(users).await?;
+        let presence = self.store.connections.presence(users).await?;
         let connections: Vec<_> = presence.into_iter().flat_map(|(connections, _)| connections).collect();
         let Some(to) = nodes_of(&connections) else { return Ok(Tally::default()) };
         let names = users.iter().map(|user| user.as_str().to_owned()).collect();
@@ -32,7 +32,7 @@ impl Core {
     /// Delivers to the connections of one device of a user, whoever named it.
     pub(crate) async fn push_user_device(&self, user: &UserId, device: &DeviceId, signal: Signal) -> Result<Tally> {
         self.check_pushed(1, &signal)?;
-        let presence = self.store.presence(std::slice::from_ref(user)).await?;
+        let presence = self.store.connections.presence(std::slice::from_ref(user)).await?;
         let connections = presence.into_iter().flat_map(|(connections, _)| connections);
         let connections: Vec<_> = connections.filter(|one| one.device == device.as_str()).collect();
         let Some(to) = nodes_of(&connections) else { return Ok(Tally::default()) };
@@ -60,7 +60,7 @@ impl Core {
     /// Delivers to whoever hears a room, without storing.
     pub(crate) async fn push_room(&self, room: &RoomId, signal: Signal) -> Result<()> {
         self.check_pushed(1, &signal)?;
-        Ok(self.store.signal(room, signal).await?)
+        Ok(self.store.messages.signal(room, signal).await?)
     }
 
     fn check_pushed(&self, receivers: usize, signal: &Signal) -> Result<()> {

@@ -40,7 +40,7 @@ impl Service {
     ///
     /// # Errors
     /// Keys that cannot be used, or no runtime.
-    pub fn new(options: Options, store: Arc<dyn Store>, nodes: Arc<dyn Nodes>) -> Result<Self, StartError> {
+    pub fn new(options: Options, store: Store, nodes: Arc<dyn Nodes>) -> Result<Self, StartError> {
         let verifier = Verifier::new(&options.auth)?;
         let key_set = jwks::Source::new(&options.auth)?;
         let runtime = runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;

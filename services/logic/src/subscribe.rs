@@ -42,7 +42,8 @@ impl Core {
             rooms.truncate(covered);
             mine = rooms;
         }
-        let mut views = if sound.is_empty() { Vec::new() } else { self.store.views(&sound, &user).await? }.into_iter();
+        let mut views =
+            if sound.is_empty() { Vec::new() } else { self.store.rooms.views(&sound, &user).await? }.into_iter();
         let mut rooms = Vec::with_capacity(ask.rooms.len());
         let mut lacking = Vec::new();
         for (name, room) in ask.rooms.into_iter().zip(named) {

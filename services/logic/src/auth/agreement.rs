@@ -16,7 +16,7 @@ pub(crate) async fn run(core: Weak<Core>) {
     loop {
         let Some(core) = core.upgrade() else { return };
         let proposed = core.seal.in_force().unwrap_or_else(rand::random);
-        let agreed = core.store.grant_key(proposed).await;
+        let agreed = core.store.grant_keys.grant_key(proposed).await;
         let known = agreed.is_ok() || core.seal.in_force().is_some();
         match agreed {
             Ok(key) => core.seal.learn(key),

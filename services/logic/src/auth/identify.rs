@@ -41,7 +41,7 @@ impl Core {
                 place: ask.place,
             };
             // A connection that nobody could find would miss pushes, kicks and changes of its rooms: better none.
-            self.store.connected(presence).await?;
+            self.store.connections.connected(presence).await?;
         }
         let (grant_sealed, expires_ms) = (self.seal.close(&grant)?, grant.expires_ms);
         let Grant { user, device, issued_ms, device_unproven, .. } = grant;

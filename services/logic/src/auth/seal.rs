@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::Error;
 use super::grant::Grant;
 use crate::error::Result;
-use crate::store;
+use crate::store::{self, GrantKey as Key};
 
 /// Of the code behind a grant.
 const CODE_BYTES: usize = 16;
@@ -22,9 +22,6 @@ const CODE_BYTES: usize = 16;
 const MAX_KEYS: usize = 4;
 /// How long somebody waits for the key of a process that has just started.
 const TIMEOUT: Duration = Duration::from_secs(2);
-
-/// A key of seals.
-pub type Key = [u8; 32];
 
 type Code = Hmac<Sha256>;
 

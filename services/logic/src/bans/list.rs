@@ -15,7 +15,7 @@ use crate::auth::grant::Grant;
 use crate::auth::metrics::count_failure;
 use crate::clock;
 use crate::error::Result;
-use crate::store::{self, Store};
+use crate::store;
 
 const ONCE: &str = "each metric is registered once, under a name of its own";
 
@@ -69,7 +69,7 @@ struct Lines {
 
 impl BanList {
     /// Brings the copy up to date.
-    pub(crate) async fn refresh(&self, store: &dyn Store) -> store::Result<()> {
+    pub(crate) async fn refresh(&self, store: &dyn store::Bans) -> store::Result<()> {
         let _turn = self.asking.lock().await;
         loop {
             let changes = store.bans(self.bans.known()).await?;

@@ -65,12 +65,12 @@ impl Core {
     /// Whether the other has taken part in a direct room with the user. Being written to is not enough: anybody can write.
     async fn is_contact(&self, user: &UserId, other: &UserId) -> Result<bool> {
         let Ok(room) = RoomId::direct(user, other) else { return Ok(true) };
-        let views = self.store.views(std::slice::from_ref(&room), other).await?;
+        let views = self.store.rooms.views(std::slice::from_ref(&room), other).await?;
         let Some(view) = views.into_iter().next().flatten() else { return Ok(false) };
         if view.read > 0 {
             return Ok(true);
         }
-        let page = self.store.page(&room, Slice::Latest, LOOK).await?;
+        let page = self.store.history.page(&room, Slice::Latest, LOOK).await?;
         Ok(page.entries.iter().filter_map(|one| one.entry.as_ref()).any(|entry| entry.from == other.as_str()))
     }
 
@@ -91,7 +91,7 @@ impl Core {
             return Ok(());
         }
         let day = clock::now_ms() / DAY_MS;
-        if self.store.spend(&who.user()?, name, day, amount, limit).await? {
+        if self.store.quotas.spend(&who.user()?, name, day, amount, limit).await? {
             return Ok(());
         }
         Err(Error::LimitReached { what, limit: usize::try_from(limit).unwrap_or(usize::MAX) })

@@ -46,7 +46,7 @@ impl Core {
     /// Invites a user into a group. One who has an invitation into it already has this one instead.
     pub(super) async fn invite(self: &Arc<Self>, who: &Grant, room: &RoomId, user: &UserId, role: Role) -> Result<()> {
         let by = who.user()?;
-        let has = self.store.invitations(user).await?;
+        let has = self.store.invitations.invitations(user).await?;
         let by_one = has.iter().filter(|one| one.by == by && one.room != *room).count();
         if by_one >= MOST_BY_ONE {
             return Err(Error::LimitReached {
@@ -55,7 +55,7 @@ impl Core {
             });
         }
         let invitation = Invitation { room: room.clone(), by, role, time_ms: clock::now_ms() };
-        if !self.store.invite(user, invitation, MOST).await? {
+        if !self.store.invitations.invite(user, invitation, MOST).await? {
             return Err(Error::LimitReached { what: "invitations that a user has not answered", limit: MOST });
         }
         let body = serde_json::json!({"room": room, "by": who.user, "role": role_name(role)});
@@ -80,15 +80,15 @@ impl Core {
     pub(crate) async fn invitations(&self, who: &Grant) -> Result<Vec<Invitation>> {
         access::not_a_guest(who)?;
         let user = who.user()?;
-        let all = self.store.invitations(&user).await?;
+        let all = self.store.invitations.invitations(&user).await?;
         let rooms: Vec<RoomId> = all.iter().map(|one| one.room.clone()).collect();
-        let views = self.store.views(&rooms, &user).await?;
+        let views = self.store.rooms.views(&rooms, &user).await?;
         let mut open = Vec::with_capacity(all.len());
         for (invitation, view) in all.into_iter().zip(views) {
             if view.is_some_and(|view| view.role.is_none()) {
                 open.push(invitation);
             } else {
-                self.store.uninvite(&user, &invitation.room).await?;
+                self.store.invitations.uninvite(&user, &invitation.room).await?;
             }
         }
         Ok(open)
@@ -97,7 +97,7 @@ impl Core {
     /// Makes the caller a member of a group by an invitation, as if who wrote it added them now. `None`: there is none.
     pub(super) async fn take_invitation(self: &Arc<Self>, who: &Grant, room: &RoomId) -> Result<Option<bool>> {
         let user = who.user()?;
-        let all = self.store.invitations(&user).await?;
+        let all = self.store.invitations.invitations(&user).await?;
         let Some(invitation) = all.into_iter().find(|one| one.room == *room) else { return Ok(None) };
         access::not_a_guest(who)?;
         let inviter = Grant { version: Grant::VERSION, user: invitation.by.as_str().to_owned(), ..Grant::default() };
@@ -107,11 +107,11 @@ impl Core {
         };
         match joining.await {
             Err(Error::Forbidden(_) | Error::NotAMember(_)) => {
-                self.store.uninvite(&user, room).await?;
+                self.store.invitations.uninvite(&user, room).await?;
                 Err(Error::Forbidden("who invited you may not do so any more: ask for a new invitation"))
             }
             Ok(changed) => {
-                self.store.uninvite(&user, room).await?;
+                self.store.invitations.uninvite(&user, room).await?;
                 Ok(Some(changed))
             }
             Err(error) => Err(error),

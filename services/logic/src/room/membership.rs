@@ -60,7 +60,7 @@ impl Core {
         role: Role,
     ) -> Result<bool> {
         // Before and after: see the module `index`.
-        self.store.index_room(std::slice::from_ref(user), room).await?;
+        self.store.index.index_room(std::slice::from_ref(user), room).await?;
         let changed = match self.change(who, room, user, Some(role)).await {
             Err(Error::Store(error)) if error.is_refusal() => {
                 self.unindex_all(std::slice::from_ref(user), room).await;
@@ -68,7 +68,7 @@ impl Core {
             }
             changed => changed?,
         };
-        self.store.index_room(std::slice::from_ref(user), room).await?;
+        self.store.index.index_room(std::slice::from_ref(user), room).await?;
         // Also where it was so already: an earlier try may have been stored and not told.
         self.tell_later(user, room, true, changed).await;
         Ok(changed.is_some())
@@ -80,7 +80,7 @@ impl Core {
         if who.admin || who.user()? == *user {
             return Ok(Brings::Members);
         }
-        let now = self.store.views(std::slice::from_ref(room), user).await?;
+        let now = self.store.rooms.views(std::slice::from_ref(room), user).await?;
         if now.into_iter().flatten().any(|view| view.role.is_some()) {
             return Ok(Brings::Members);
         }
@@ -93,7 +93,7 @@ impl Core {
     pub(crate) async fn end_member(self: &Arc<Self>, who: &Grant, room: &RoomId, user: &UserId) -> Result<bool> {
         self.may_change(who, room, user, None).await?;
         let changed = self.change(who, room, user, None).await?;
-        if changed.is_none() && self.store.uninvite(user, room).await? {
+        if changed.is_none() && self.store.invitations.uninvite(user, room).await? {
             return Ok(true);
         }
         self.unindex(user, room).await?;
@@ -115,7 +115,7 @@ impl Core {
         }
         if view.role.is_some() {
             let user = who.user()?;
-            self.store.index_room(std::slice::from_ref(&user), room).await?;
+            self.store.index.index_room(std::slice::from_ref(&user), room).await?;
             self.tell_later(&user, room, true, None).await;
             return Ok(false);
         }
@@ -125,7 +125,9 @@ impl Core {
     /// Leaves a group, or declines an invitation into it. Nobody is a stored member of an open room.
     pub(crate) async fn leave(self: &Arc<Self>, who: &Grant, room: &RoomId) -> Result<bool> {
         let view = match self.view(who, room).await {
-            Err(Error::NotAMember(room)) if self.store.uninvite(&who.user()?, &room).await? => return Ok(true),
+            Err(Error::NotAMember(room)) if self.store.invitations.uninvite(&who.user()?, &room).await? => {
+                return Ok(true);
+            }
             view => view?,
         };
         if view.kind == Kind::Open {
@@ -144,7 +146,7 @@ impl Core {
     ) -> Result<Vec<Member>> {
         let view = self.view(who, room).await?;
         match view.kind {
-            Kind::Group => Ok(self.store.members(room, after, limit).await?),
+            Kind::Group => Ok(self.store.rooms.members(room, after, limit).await?),
             Kind::Open => Err(Error::Conflict(format!("{room} is open: whoever is connected to it is in it"))),
             Kind::Direct => {
                 let (one, other) = access::pair(room)?.ok_or(Error::Internal("a direct room without members"))?;
@@ -174,7 +176,7 @@ impl Core {
         if view.role == Some(Role::Member) && !(caller == *user && role == view.role) {
             return Err(Error::Forbidden("only administrators and owners of a group change who is in it"));
         }
-        let now = self.store.views(std::slice::from_ref(room), user).await?;
+        let now = self.store.rooms.views(std::slice::from_ref(room), user).await?;
         let now = now.into_iter().next().flatten().and_then(|view| view.role);
         if role.max(now) > Some(Role::Member) && role != now {
             return Err(Error::Forbidden("only owners of a group make and unmake its administrators and owners"));
@@ -191,7 +193,7 @@ impl Core {
             access: access::of(who, room)?,
             entry: entry(who, user, role),
         };
-        Ok(self.store.change_membership(change).await?.map(|appended| appended.seq))
+        Ok(self.store.rooms.change_membership(change).await?.map(|appended| appended.seq))
     }
 
     async fn tell_later(self: &Arc<Self>, user: &UserId, room: &RoomId, added: bool, seq: Option<Seq>) {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use im_logic::store::embedded::EmbeddedStore;
 use im_logic::store::suite::goes_over_unreadable;
-use im_logic::store::{Publish, Retention, Store};
+use im_logic::store::{History, Messages, Publish, Retention};
 use im_proto::v1::{Entry, Signal};
 use im_wire::ids::{Epoch, RoomId, Seq};
 use redb::{Database, TableDefinition};

@@ -5,25 +5,26 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use im_logic::store::embedded::{EmbeddedStore, Options};
-use im_logic::store::{Delete, Error, Retention, Slice, Store};
+use im_logic::store::{Delete, Error, History, Index, Messages, Retention, Rooms, Slice, Store};
 use im_proto::v1::Signal;
 
 use crate::stage::{Ear, Heard, PATIENCE, in_memory, message, message_of, open, options, room, said, say, user};
 
 #[tokio::test]
 async fn in_memory_it_does_what_every_store_must_do() {
-    im_logic::store::suite::cases(Arc::new(in_memory(Retention::default()))).await;
+    im_logic::store::suite::cases(Store::new(Arc::new(in_memory(Retention::default())))).await;
 }
 
 #[tokio::test]
 async fn what_nobody_uses_any_more_goes() {
-    im_logic::store::suite::aging::cases(Arc::new(in_memory(im_logic::store::suite::aging::retention()))).await;
+    im_logic::store::suite::aging::cases(Store::new(Arc::new(in_memory(im_logic::store::suite::aging::retention()))))
+        .await;
 }
 
 #[tokio::test]
 async fn on_disk_it_does_what_every_store_must_do() {
     let folder = tempfile::tempdir().unwrap();
-    im_logic::store::suite::cases(Arc::new(open(folder.path()))).await;
+    im_logic::store::suite::cases(Store::new(Arc::new(open(folder.path())))).await;
 }
 
 #[tokio::test]
@@ -230,7 +231,7 @@ async fn closing_stores_what_waits_and_takes_no_more() {
     store.close().await;
     assert!(sends.await.iter().all(Result::is_ok));
     assert!(matches!(store.append(message("lobby", "late")).await, Err(Error::Unavailable(_))));
-    assert!(matches!(store.ping().await, Err(Error::Unavailable(_))));
+    assert!(matches!(store.heads(&[]).await, Err(Error::Unavailable(_))));
     store.close().await;
     assert_eq!(said(&open(folder.path()), "lobby").await.len(), 50);
 }

@@ -1,7 +1,7 @@
 //! Opened again: by the same process, by another one, and what is not a store at all.
 
 use im_logic::store::embedded::OpenError;
-use im_logic::store::{Create, Ended, Kind, Role, Store};
+use im_logic::store::{Connections, Create, Ended, History, Index, Kind, Messages, Role, Rooms};
 use redb::{Database, TableDefinition};
 
 use crate::stage::{message, open, room, said, say, try_open, user};

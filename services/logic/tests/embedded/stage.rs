@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use im_logic::store::embedded::{EmbeddedStore, OpenError, Options};
-use im_logic::store::{Access, Append, Appended, Error, Publish, Retention, Store};
+use im_logic::store::{Access, Append, Appended, Error, History, Messages, Publish, Retention};
 use im_proto::v1::{Entry, Signal};
 use im_wire::ids::{ClientId, Epoch, RoomId, Seq, UserId};
 

@@ -1,17 +1,19 @@
 //! What one address, one user or one message costs everybody else: nothing that is not bounded.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::Method;
+use im_logic::store::Store;
 use im_proto::v1::{Encoding, Send, call};
 use im_wire::ids::{ClientId, RoomId, UserId};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::site::{PATIENCE, Site, admin, encoded, now, options, signed, store, token};
+use crate::site::{Bus, PATIENCE, Site, admin, embedded, encoded, now, options, signed, store, token};
 
 const SECOND_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
@@ -98,7 +100,7 @@ async fn one_stored_message_never_costs_a_list_its_answer() {
         };
         let access = im_logic::store::Access { user, direct: true, open: false, system: false };
         let append = im_logic::store::Append { room: room.clone(), access, client_id, entry, index: Vec::new() };
-        store.append(append).await.unwrap();
+        store.messages.append(append).await.unwrap();
         for path in ["/v1/conversations".to_owned(), format!("/v1/rooms/{}/messages", encoded(room.as_str()))] {
             let answer = site.get(&ann, &path).await;
             assert_eq!(answer.status, 200, "{path} with {body}: {answer:?}");
@@ -366,8 +368,9 @@ async fn many_writers_together_do_not_exceed_a_rooms_bytes() {
 
 #[tokio::test]
 async fn what_the_store_says_is_for_the_log() {
-    let (store, bus) = store();
-    let site = Site::over(options(), store.clone(), bus).await;
+    let bus = Arc::new(Bus::default());
+    let store = Arc::new(embedded(Arc::clone(&bus)));
+    let site = Site::over(options(), Store::new(store.clone()), bus).await;
     let ann = token("ann");
     site.say(&ann, "direct:3:ann:bob", "hi").await;
     store.close().await;

@@ -71,7 +71,7 @@ async fn no_index_names_a_deleted_room_before_it_is_read() {
     }
     for user in ["ann", "bob"] {
         let user = im_wire::ids::UserId::new(user).unwrap();
-        assert_eq!(store.user_rooms(&user, None, 10).await, Ok(Vec::new()), "{user}");
+        assert_eq!(store.index.user_rooms(&user, None, 10).await, Ok(Vec::new()), "{user}");
     }
 }
 

@@ -30,7 +30,7 @@ async fn a_refused_group_is_in_nobodys_list() {
     let other = site.post(&admin(), "/v1/rooms", json!({"kind": "group", "id": "team", "members": ["bob"]})).await;
     assert_eq!(other.refused().1, "conflict");
     let bob = UserId::new("bob").unwrap();
-    assert_eq!(store.user_rooms(&bob, None, 10).await.unwrap(), []);
+    assert_eq!(store.index.user_rooms(&bob, None, 10).await.unwrap(), []);
 }
 
 #[tokio::test]

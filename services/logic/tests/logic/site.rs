@@ -107,12 +107,12 @@ impl Publish for Bus {
 }
 
 /// An embedded store in memory, and what it publishes.
-pub(crate) fn store() -> (Arc<dyn Store>, Arc<Bus>) {
+pub(crate) fn store() -> (Store, Arc<Bus>) {
     let bus = Arc::new(Bus::default());
-    (Arc::new(embedded(Arc::clone(&bus))), bus)
+    (Store::new(Arc::new(embedded(Arc::clone(&bus)))), bus)
 }
 
-fn embedded(bus: Arc<Bus>) -> im_logic::store::embedded::EmbeddedStore {
+pub(crate) fn embedded(bus: Arc<Bus>) -> im_logic::store::embedded::EmbeddedStore {
     im_logic::store::embedded::EmbeddedStore::in_memory(Default::default(), bus).expect("an empty store in memory")
 }
 
@@ -168,7 +168,7 @@ impl Site {
         Self::over(options, store, bus).await
     }
 
-    pub(crate) async fn over(options: Options, store: Arc<dyn Store>, bus: Arc<Bus>) -> Self {
+    pub(crate) async fn over(options: Options, store: Store, bus: Arc<Bus>) -> Self {
         let nodes = Arc::new(Remembering::default());
         let nodes_of_service: Arc<dyn Nodes> = nodes.clone();
         let service = Arc::new(Service::new(options, store, nodes_of_service).unwrap());

@@ -84,7 +84,7 @@ pub(crate) fn say(id: u64, grant: &Bytes, room: &str) -> Call {
 async fn gated(options: Options, open: usize) -> (Site, Arc<Gated>) {
     let (inner, bus) = store();
     let gated = Gated::new(inner, open);
-    let site = Site::over(options, gated.clone(), bus).await;
+    let site = Site::over(options, gated.store(), bus).await;
     (site, gated)
 }
 

@@ -2,7 +2,7 @@
 
 use futures::future::join_all;
 use im_logic::store::redis::Options;
-use im_logic::store::{Error, Store};
+use im_logic::store::{Error, History, Messages, Rooms, Store};
 use im_redis_bus::Tiding;
 
 use crate::servers::Server;
@@ -150,5 +150,5 @@ async fn a_lost_master_fails_its_rooms_only() {
 #[tokio::test]
 async fn a_cluster_does_what_every_store_must_do() {
     let nodes = Server::start_cluster().await;
-    im_logic::store::suite::cases(std::sync::Arc::new(store(options(url(&nodes))).await)).await;
+    im_logic::store::suite::cases(Store::new(std::sync::Arc::new(store(options(url(&nodes))).await))).await;
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use im_logic::store::redis::{Options, RedisStore};
 use im_logic::store::suite::goes_over_unreadable;
-use im_logic::store::{Error, Retention, Store};
+use im_logic::store::{Error, History, Messages, Retention};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use im_logic::store::redis::{Options, RedisStore};
-use im_logic::store::{Access, Create, Delete, Deleted, Error, Kind, Result, Retention, Role, Store};
+use im_logic::store::{
+    Access, Create, Delete, Deleted, Error, History, Kind, Messages, Result, Retention, Role, Rooms,
+};
 
 use crate::servers::{Server, until};
 use crate::stage::{Ear, message, options, room, say, store, user};

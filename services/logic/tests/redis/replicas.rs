@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use im_logic::store::redis::Options;
-use im_logic::store::{Create, Error, Kind, Store};
+use im_logic::store::{Create, Error, Kind, Messages, Rooms, Store};
 use im_redis_bus::Tiding;
 
 use crate::servers::Server;
@@ -102,5 +102,5 @@ async fn confirmed_messages_are_published_in_order_under_load() {
 async fn with_a_replica_to_wait_for_it_does_what_every_store_must_do() {
     let master = Server::start(&[]).await;
     let _replica = Server::start_replica(&master).await;
-    im_logic::store::suite::cases(std::sync::Arc::new(store(waiting(master.url())).await)).await;
+    im_logic::store::suite::cases(Store::new(std::sync::Arc::new(store(waiting(master.url())).await))).await;
 }

@@ -193,7 +193,8 @@ pub(super) async fn kick(
 /// `GET /v1/nodes`
 pub(super) async fn nodes(State(handle): State<Handle>, caller: Caller) -> Result<Json<Value>, Failure> {
     caller.admin()?;
-    let living: HashMap<String, u64> = handle.core.store.nodes().await.map_err(Error::from)?.into_iter().collect();
+    let living: HashMap<String, u64> =
+        handle.core.store.leases.nodes().await.map_err(Error::from)?.into_iter().collect();
     let known = handle.core.nodes.known();
     let silent: Vec<_> = living.keys().filter(|name| known.iter().all(|node| node.name != **name)).cloned().collect();
     let mut nodes: Vec<_> = known

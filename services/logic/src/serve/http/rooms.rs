@@ -74,7 +74,7 @@ pub(super) async fn show(
 ) -> std::result::Result<Json<Value>, Failure> {
     let view = handle.core.view(&who, &room).await?;
     let first = handle.core.first(&room).await?;
-    let online = handle.core.store.online(std::slice::from_ref(&room)).await.map_err(Error::from)?;
+    let online = handle.core.store.leases.online(std::slice::from_ref(&room)).await.map_err(Error::from)?;
     let mut shown = shown("id", &room, &view);
     shown["first"] = first.into();
     shown["created"] = view.created_ms.into();

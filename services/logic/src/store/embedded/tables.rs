@@ -17,7 +17,7 @@ use super::dedupe::Generations;
 use super::disk::Disk;
 use super::epochs::Epochs;
 use super::invitations::INVITATIONS;
-use super::{OpenError, Options, Plain, bans, milliseconds};
+use super::{DbResult, OpenError, Options, bans, milliseconds};
 use crate::clock;
 use crate::store::verdict::next_epoch;
 use crate::store::{Kind, Role};
@@ -171,6 +171,13 @@ pub(super) fn create(options: &Options, disk: &Arc<Disk>) -> Result<Database, Op
     }
 }
 
+/// Sorts behind every character that an id may have.
+pub(super) const LAST: &str = "\u{10ffff}";
+
+pub(super) fn checked<T>(made: Result<T, im_wire::ids::BadId>) -> DbResult<T> {
+    made.map_err(|bad| redb::Error::Corrupted(bad.to_string()))
+}
+
 /// What a database turns out to be.
 enum Facts {
     Ours(Epochs, Generations),
@@ -178,7 +185,7 @@ enum Facts {
     Foreign,
 }
 
-fn prepare(database: &Database, window: u64) -> Plain<Facts> {
+fn prepare(database: &Database, window: u64) -> DbResult<Facts> {
     let transaction = database.begin_write()?;
     let is_new = transaction.list_tables()?.next().is_none();
     if !is_new && !transaction.list_tables()?.any(|table| table.name() == META.name()) {

@@ -13,11 +13,11 @@ use im_wire::ids::{Epoch, RoomId, UserId};
 use prost::Message;
 use redis::{Cmd, Value};
 
-use super::queue::{Answer, Job};
+use super::job::{Answer, Job};
+use super::letters::{kind_of, role_letter};
 use super::reply::{self, Fields};
-use super::rooms::kind_of;
 use super::{Shared, metrics};
-use crate::store::{Access, Append, Appended, Delete, Deleted, Error, Membership, Result, Role};
+use crate::store::{Access, Append, Appended, Delete, Deleted, Error, Membership, Result};
 
 type Outcome = std::result::Result<Value, im_redis_bus::Error>;
 
@@ -32,19 +32,19 @@ pub(super) struct Batcher {
 #[derive(Debug, Default)]
 pub(super) struct Confirmed {
     publish: Vec<Call>,
-    answers: Vec<Settled>,
+    answers: Vec<Reply>,
 }
 
 /// An answer that waits for nothing but the publishing.
 #[derive(Debug)]
-enum Settled {
+enum Reply {
     Append(Answer<Appended>, Appended),
     Membership(Answer<Option<Appended>>, Appended),
     Delete(Answer<Deleted>, Deleted),
 }
 
-impl Settled {
-    fn tell(self) {
+impl Reply {
+    fn send(self) {
         // Whoever no longer waits has been cancelled: the message is stored all the same.
         match self {
             Self::Append(answer, appended) => drop(answer.send(Ok(appended))),
@@ -92,7 +92,7 @@ impl Batcher {
                 tracing::debug!(%error, "a stored entry was not published");
             }
         }
-        confirmed.answers.into_iter().for_each(Settled::tell);
+        confirmed.answers.into_iter().for_each(Reply::send);
     }
 
     async fn store_messages(&self, messages: Vec<Pending>, confirmed: &mut Confirmed) {
@@ -168,12 +168,12 @@ impl Batcher {
                     if self.shared.options.wait_replicas > 0 {
                         confirmed.publish.extend(stored.publish(&self.shared, &append.room, &append.entry));
                     }
-                    confirmed.answers.push(Settled::Append(answer, stored.appended));
+                    confirmed.answers.push(Reply::Append(answer, stored.appended));
                 }
             }
         }
         if self.shared.options.wait_replicas == 0 {
-            confirmed.answers.drain(..).for_each(Settled::tell);
+            confirmed.answers.drain(..).for_each(Reply::send);
         }
     }
 
@@ -190,7 +190,7 @@ impl Batcher {
             Ok(deleted) => {
                 let envelope = Envelope::logged(deleted.epoch, deleted.seq, &delete.entry.encode_to_vec());
                 confirmed.publish.push(self.shared.publish(&delete.room, envelope).repeatable());
-                confirmed.answers.push(Settled::Delete(answer, deleted));
+                confirmed.answers.push(Reply::Delete(answer, deleted));
             }
         }
     }
@@ -210,7 +210,7 @@ impl Batcher {
                     return drop(answer.send(Ok(Some(stored.appended))));
                 }
                 confirmed.publish.extend(stored.publish(&self.shared, &change.room, &change.entry));
-                confirmed.answers.push(Settled::Membership(answer, stored.appended));
+                confirmed.answers.push(Reply::Membership(answer, stored.appended));
             }
         }
     }
@@ -314,14 +314,6 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX).min(LONGEST)
 }
 
-pub(super) fn role_letter(role: Role) -> &'static str {
-    match role {
-        Role::Member => "m",
-        Role::Admin => "a",
-        Role::Owner => "o",
-    }
-}
-
 impl Shared {
     /// One call for messages to rooms of one slot (outside a cluster: to any rooms).
     fn append_call(&self, group: &[Pending]) -> Call {
@@ -403,8 +395,8 @@ impl Shared {
 
     /// Followed by the wait for replicas.
     pub(super) fn waiting(&self, call: Call) -> Call {
-        let patience = u64::try_from(self.options.wait_timeout.as_millis()).unwrap_or(u64::MAX).max(1);
-        call.wait(self.options.wait_replicas, patience)
+        let timeout = u64::try_from(self.options.wait_timeout.as_millis()).unwrap_or(u64::MAX).max(1);
+        call.wait(self.options.wait_replicas, timeout)
     }
 
     /// The script's reply, and whether enough replicas confirmed what it wrote.
