@@ -438,7 +438,7 @@ impl Core {
                 reply.answer(Err(SendError::Unknown { client_id, last: Some(error) }));
             }
             Refusal::Retried => {}
-            Refusal::NotASend => tracing::debug!(req, "an error that answers nothing"),
+            Refusal::NotASend => tracing::debug!(req, "error answers no request"),
         }
     }
 

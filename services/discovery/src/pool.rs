@@ -241,7 +241,7 @@ impl<L, M: FnMut(&Node, Channel) -> L> Follower<L, M> {
     fn follow(&mut self, nodes: &BTreeMap<String, Node>) {
         let before = self.endpoints.load_full();
         if nodes.is_empty() && !before.is_empty() {
-            tracing::warn!(kind = %self.kind, "etcd lists none any more: the last known ones stay in use");
+            tracing::warn!(kind = %self.kind, "etcd lists no processes; keeping the last known ones");
             return;
         }
         let after = nodes.values().filter_map(|node| {
@@ -266,7 +266,7 @@ impl<L, M: FnMut(&Node, Channel) -> L> Follower<L, M> {
 
     fn endpoint(&mut self, node: &Node) -> Option<Arc<Endpoint<L>>> {
         let Some(channel) = self.options.channel(self.kind, &node.address) else {
-            tracing::warn!(node = node.id, address = node.address, "an address in etcd is not one");
+            tracing::warn!(node = node.id, address = node.address, "skipped an entry in etcd with an invalid address");
             return None;
         };
         Some(Arc::new(Endpoint {

@@ -55,7 +55,7 @@ impl Registration {
     pub async fn revoke(mut self) {
         self.end.cancel();
         if tokio::time::timeout(2 * self.timeout, &mut self.task).await.is_err() {
-            tracing::warn!("the entry in etcd could not be taken away in time: its lease will");
+            tracing::warn!("failed to remove the entry from etcd in time; it expires with its lease");
         }
     }
 }
@@ -94,10 +94,10 @@ impl Keeper {
             let Err(error) = ended else { break };
             ERRORS.with_label_values(&["register"]).inc();
             if stood {
-                tracing::warn!(%error, "the entry in etcd may be lost: registering again");
+                tracing::warn!(%error, "entry in etcd may be lost, registering again");
                 pauses = self.options.pauses();
             } else {
-                tracing::debug!(%error, "not registered in etcd yet");
+                tracing::debug!(%error, "not registered in etcd yet, will retry");
             }
             tokio::select! {
                 () = tokio::time::sleep(pauses.next().unwrap_or(self.options.pause_max)) => {}

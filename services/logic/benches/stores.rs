@@ -22,7 +22,7 @@ fn main() {
     divan::main();
 }
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// (rooms, appends under way at once).
 const LOADS: [(usize, usize); 3] = [(1, 1), (1, 500), (500, 500)];
 
@@ -68,7 +68,7 @@ impl Load {
     fn new(runtime: Runtime, store: Store, rooms: usize) -> Self {
         let rooms = (0..rooms).map(|number| RoomId::new(format!("bench-{number}")).expect("a good id")).collect();
         let mut load = Self { runtime, store, rooms, said: 0 };
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         while !load.append(1) {
             assert!(Instant::now() < until, "the store is not ready in time");
             std::thread::yield_now();

@@ -21,7 +21,7 @@ use crate::store;
 /// How often the store is asked what has changed.
 const EVERY: Duration = Duration::from_millis(250);
 /// The longest pause between attempts while the store is away.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// How often bans that are over are removed.
 const FORGET_EVERY: Duration = Duration::from_secs(10);
 /// How far ahead the end of tokens may lie: clocks differ.
@@ -58,8 +58,8 @@ pub(crate) async fn follow(core: Weak<Core>) {
         pause = match asked {
             Ok(()) => EVERY,
             Err(error) => {
-                tracing::debug!(%error, "the list of bans stays as it was");
-                (pause * 2).min(LONGEST_PAUSE)
+                tracing::debug!(%error, "failed to read the list of bans, will retry");
+                (pause * 2).min(MAX_PAUSE)
             }
         };
         tokio::time::sleep(pause.mul_f64(rand::random_range(0.9..1.0))).await;
@@ -69,7 +69,7 @@ pub(crate) async fn follow(core: Weak<Core>) {
 async fn forget(core: &Core) -> store::Result<()> {
     // So many steps at most; the rest has its turn in ten seconds.
     for _ in 0..100 {
-        if core.store.bans.forget_bans().await? < store::FORGET_AT_ONCE {
+        if core.store.bans.forget_bans().await? < store::FORGET_BATCH {
             break;
         }
     }

@@ -101,7 +101,7 @@ impl Core {
         let work = async move {
             let _under_way = metrics::FollowUp::begin();
             if tokio::time::timeout(limit, work(Arc::clone(&core))).await.is_err() {
-                tracing::warn!("work after an answer was not done within {limit:?}");
+                tracing::warn!("follow-up work did not finish within {limit:?}");
             }
             core.follow_ups.add_permits(1);
         };

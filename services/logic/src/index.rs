@@ -24,7 +24,7 @@ const STEP: usize = 500;
 /// Repairs at the same time.
 const REPAIRS: usize = 16;
 /// Lists read at once.
-const AT_ONCE: usize = 16;
+const CONCURRENCY: usize = 16;
 /// An answer with lists ends when their names have so many bytes; the rest is asked for anew.
 const ANSWER_BYTES: usize = 1 << 20;
 
@@ -63,7 +63,7 @@ impl Core {
             self.follow_up(async move |core: Arc<Self>| {
                 // Once more, as with groups: the one before may have been at a master that was lost before the message.
                 if let Err(error) = core.store.index.index_room(&users, &room).await {
-                    tracing::debug!(%room, %error, "a direct room was not indexed a second time");
+                    tracing::debug!(%room, %error, "failed to index a direct room a second time");
                 }
                 core.tell_rooms_changed(&users, Some(&room), None, 0).await;
             })
@@ -87,7 +87,7 @@ impl Core {
             let presence = match self.store.connections.presence(chunk).await {
                 Ok(presence) => presence,
                 Err(error) => {
-                    tracing::warn!(%error, "the nodes of a user whose rooms changed are not known");
+                    tracing::warn!(%error, "cannot look up the nodes of a user whose rooms changed; they are not notified");
                     continue;
                 }
             };
@@ -97,7 +97,7 @@ impl Core {
                 let request = RoomsChangedRequest { user, added: names(added), removed: names(removed), seq };
                 let tally = self.nodes.rooms_changed(to, request).await;
                 if !tally.failed.is_empty() {
-                    tracing::info!(nodes = ?tally.failed, "nodes were not told that a user's rooms changed");
+                    tracing::info!(nodes = ?tally.failed, "failed to notify nodes that a user's rooms changed; will retry");
                     self.owed.add(&tally.failed);
                 }
             }
@@ -165,7 +165,7 @@ impl Core {
             let rooms = if digest == known.digest { Vec::new() } else { rooms };
             Ok::<_, Error>(RoomList { digest, rooms: rooms.into_iter().map(|room| room.as_str().to_owned()).collect() })
         };
-        let lists = futures::stream::iter(ask.lists).map(list).buffered(AT_ONCE);
+        let lists = futures::stream::iter(ask.lists).map(list).buffered(CONCURRENCY);
         let mut lists = std::pin::pin!(lists);
         let (mut answer, mut bytes) = (RoomLists::default(), 0);
         while bytes < ANSWER_BYTES
@@ -182,13 +182,13 @@ impl Core {
         if rooms.is_empty() {
             return;
         }
-        tracing::info!(%user, rooms = rooms.len(), "a user's index lacked rooms that the user is in");
+        tracing::info!(%user, rooms = rooms.len(), "user index was missing rooms of the user; repairing it");
         let user = user.clone();
         self.follow_up(async move |core: Arc<Self>| {
             for room in rooms {
                 let users = room.direct_members().map_or_else(|| vec![user.clone()], |(one, other)| vec![one, other]);
                 if let Err(error) = core.store.index.index_room(&users, &room).await {
-                    tracing::debug!(%user, %room, %error, "an index still lacks a room");
+                    tracing::debug!(%user, %room, %error, "failed to add a room to a user's index");
                 }
             }
         })
@@ -210,7 +210,7 @@ impl Core {
 
     async fn repair(&self, user: &UserId, room: &RoomId) {
         if let Err(error) = self.unindex(user, room).await {
-            tracing::debug!(%user, %room, %error, "an index was not repaired");
+            tracing::debug!(%user, %room, %error, "failed to repair a user's index");
         }
     }
 }

@@ -32,7 +32,9 @@ async fn run(mut settings: Settings, process: Process) -> Result<()> {
     settings.store.tls.clone_from(&tls);
     settings.peers.pool.tls.clone_from(&tls);
     if settings.logic.uplink.secret.is_none() && tls.is_none() {
-        tracing::warn!("neither peer_secret nor TLS: whoever runs on this machine may call the internal gRPC port");
+        tracing::warn!(
+            "neither peer_secret nor TLS is configured: anyone on this machine may call the internal gRPC port"
+        );
     }
     let ending = shutdown.clone();
     let serving = admin.readiness().latch("not draining");

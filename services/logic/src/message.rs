@@ -49,7 +49,7 @@ impl Core {
     /// Stores a message. Awaits nothing before the store has it: see [`crate::Handle::call`].
     pub(crate) async fn send(self: &Arc<Self>, who: Grant, send: Send) -> Result<Stored> {
         let room = RoomId::new(&send.room)?;
-        let access = access::of(&who, &room)?;
+        let access = access::for_caller(&who, &room)?;
         let Send { client_id, r#type: kind, body, encoding, .. } = send;
         self.store_message(access, who.device, Draft { room, client_id, kind, body, encoding }).await
     }

@@ -157,7 +157,7 @@ async fn one(
     };
     endpoint.failed();
     count("failed");
-    tracing::warn!(node = endpoint.node().id, call = what.name, %status, "a connect process did not do what it was asked");
+    tracing::warn!(node = endpoint.node().id, call = what.name, %status, "call to a connect process failed");
     Err(())
 }
 

@@ -37,7 +37,7 @@ impl Core {
         let to = To::Named(owed.keys().cloned().collect());
         let tally = self.nodes.rooms_changed(to, RoomsChangedRequest::default()).await;
         for (node, since) in owed.iter().filter(|(node, _)| !tally.failed.contains(node)) {
-            tracing::info!(node, "told that it has missed changes of users' rooms");
+            tracing::info!(node, "notified a node that it missed changes of users' rooms");
             self.owed.paid(node, *since);
         }
     }

@@ -32,7 +32,7 @@ use std::time::Duration;
 use im_proto::v1::{Entry, Signal};
 use im_wire::ids::{Epoch, RoomId, Seq};
 
-pub use bans::{Bans, FORGET_AT_ONCE, GrantKey, GrantKeys};
+pub use bans::{Bans, FORGET_BATCH, GrantKey, GrantKeys};
 pub use error::{Error, Result};
 pub use history::{History, Page, ReadPosition, Slice, Tail};
 pub use index::Index;

@@ -37,7 +37,7 @@ impl Core {
             };
             let covered = rooms.iter().take_while(fits).count();
             if more.is_some() || covered < all {
-                tracing::warn!(%user, covered, "a user has more rooms than are subscribed");
+                tracing::warn!(%user, covered, "user has more rooms than one subscription covers; the rest are left out");
             }
             rooms.truncate(covered);
             mine = rooms;

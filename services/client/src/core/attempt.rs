@@ -130,7 +130,7 @@ impl Core {
     }
 
     pub(super) fn refresh_failed(&mut self, slot: Slot, reason: &str, now: Instant) {
-        tracing::warn!(reason, "no newer token yet");
+        tracing::warn!(reason, "failed to get a newer token, will retry");
         let attempts = self.up(slot).map_or(0, |up| up.refresh_attempts);
         let wait = self.delay(attempts).max(Duration::from_millis(100));
         if let Some(up) = self.up(slot) {

@@ -109,7 +109,7 @@ impl Core {
             Verdict::NotHeard | Verdict::Repairing => {}
             Verdict::Gap => {
                 count(&self.counters.gaps);
-                tracing::warn!(room = %message.room, seq = message.seq, "messages are missing: asking for them");
+                tracing::warn!(room = %message.room, seq = message.seq, "messages are missing, requesting them");
                 self.repair(slot, &message.room);
             }
             Verdict::GapAgain => self.give_up(slot, "the server left messages out, also when asked again", now),

@@ -20,7 +20,7 @@ pub(crate) async fn run(core: Weak<Core>) {
         let known = agreed.is_ok() || core.seal.in_force().is_some();
         match agreed {
             Ok(key) => core.seal.learn(key),
-            Err(error) => tracing::debug!(%error, "the key of grants stays as it was"),
+            Err(error) => tracing::debug!(%error, "failed to read the key of grants, will retry"),
         }
         drop(core);
         tokio::time::sleep(pause.mul_f64(rand::random_range(0.9..1.0))).await;

@@ -67,7 +67,7 @@ impl Call {
         SECONDS.with_label_values(&[self.op]).observe(self.since.elapsed().as_secs_f64());
         match error {
             Some(error) if error.is_a_defect() => tracing::error!(op = self.op, %error, "a call failed"),
-            Some(error) => tracing::debug!(op = self.op, code, %error, "a call was refused"),
+            Some(error) => tracing::debug!(op = self.op, code, %error, "call refused"),
             None => {}
         }
     }

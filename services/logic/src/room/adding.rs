@@ -12,7 +12,7 @@ use crate::store::Slice;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
 /// Direct rooms looked at at the same time.
-const AT_ONCE: usize = 16;
+const CONCURRENCY: usize = 16;
 /// Among so many of a direct room's last messages one of somebody's makes them a contact.
 const LOOK: usize = 50;
 
@@ -42,7 +42,7 @@ impl Core {
                 let user = who.user()?;
                 let problem = "names somebody who has neither spoken nor read in a direct room with you: only such contacts may \
                      be made members";
-                for some in others.chunks(AT_ONCE) {
+                for some in others.chunks(CONCURRENCY) {
                     let known = try_join_all(some.iter().map(|other| self.is_contact(&user, other))).await?;
                     if known.contains(&false) {
                         return Err(Error::NotAllowed { field, problem });

@@ -17,10 +17,10 @@ use crate::store::{Invitation, Role};
 /// The type of the signal that tells a user of an invitation.
 const INVITED: &str = "im.invited";
 /// Invitations that a user may have at the same time, and of them those by one inviter.
-const MOST: usize = 100;
-const MOST_BY_ONE: usize = 10;
+const MAX_INVITATIONS: usize = 100;
+const MAX_FROM_ONE: usize = 10;
 /// Invitations noted at the same time.
-const AT_ONCE: usize = 16;
+const CONCURRENCY: usize = 16;
 
 impl Core {
     /// Invites users into a group that has just been made; who could be.
@@ -31,7 +31,7 @@ impl Core {
         users: &[(UserId, Role)],
     ) -> Vec<UserId> {
         let mut invited = Vec::with_capacity(users.len());
-        for some in users.chunks(AT_ONCE) {
+        for some in users.chunks(CONCURRENCY) {
             let outcomes = join_all(some.iter().map(|(user, role)| self.invite(who, room, user, *role))).await;
             for ((user, _), outcome) in some.iter().zip(outcomes) {
                 match outcome {
@@ -48,15 +48,18 @@ impl Core {
         let by = who.user()?;
         let has = self.store.invitations.invitations(user).await?;
         let by_one = has.iter().filter(|one| one.by == by && one.room != *room).count();
-        if by_one >= MOST_BY_ONE {
+        if by_one >= MAX_FROM_ONE {
             return Err(Error::LimitReached {
                 what: "invitations by you that a user has not answered",
-                limit: MOST_BY_ONE,
+                limit: MAX_FROM_ONE,
             });
         }
         let invitation = Invitation { room: room.clone(), by, role, time_ms: clock::now_ms() };
-        if !self.store.invitations.invite(user, invitation, MOST).await? {
-            return Err(Error::LimitReached { what: "invitations that a user has not answered", limit: MOST });
+        if !self.store.invitations.invite(user, invitation, MAX_INVITATIONS).await? {
+            return Err(Error::LimitReached {
+                what: "invitations that a user has not answered",
+                limit: MAX_INVITATIONS,
+            });
         }
         let body = serde_json::json!({"room": room, "by": who.user, "role": role_name(role)});
         let signal = Signal {

@@ -190,7 +190,7 @@ impl Core {
             room: room.clone(),
             user: user.clone(),
             role,
-            access: access::of(who, room)?,
+            access: access::for_caller(who, room)?,
             entry: entry(who, user, role),
         };
         Ok(self.store.rooms.change_membership(change).await?.map(|appended| appended.seq))

@@ -71,9 +71,9 @@ impl Logic for Uplink {
         let stream = Serving::new(self.handle.clone(), replies);
         let core = Arc::clone(&self.handle.core);
         core.under_way.spawn(async move {
-            tracing::debug!(peer, "a node opened a stream");
+            tracing::debug!(peer, "stream opened");
             stream.run(request.into_inner()).await;
-            tracing::debug!(peer, "a node's stream has ended");
+            tracing::debug!(peer, "stream ended");
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(waiting).map(Ok))))
     }
@@ -136,7 +136,7 @@ impl Serving {
                 batch = calls.next(), if open && !full => match batch {
                     Some(Ok(batch)) => self.waiting.extend(batch.calls),
                     Some(Err(status)) => {
-                        tracing::debug!(%status, "a node's stream broke");
+                        tracing::debug!(%status, "stream broke");
                         return;
                     }
                     None => open = false,

@@ -6,7 +6,7 @@ use im_proto::v1::{AskBans, Ban, BanChanges};
 use super::error::Result;
 
 /// Bans that are over and are removed in one step at most.
-pub const FORGET_AT_ONCE: usize = 100;
+pub const FORGET_BATCH: usize = 100;
 
 /// Where the list of bans is.
 #[async_trait]
@@ -15,7 +15,7 @@ pub trait Bans: Send + Sync + 'static {
     async fn ban(&self, ban: Ban, max: usize) -> Result<bool>;
     /// Lifts the ban of this id; whether there was one.
     async fn lift_ban(&self, id: &str) -> Result<bool>;
-    /// Removes bans that are over, [`FORGET_AT_ONCE`] at most; how many. A ban that is over refuses nobody before that.
+    /// Removes bans that are over, [`FORGET_BATCH`] at most; how many. A ban that is over refuses nobody before that.
     async fn forget_bans(&self) -> Result<usize>;
     /// What has changed in the list of bans after a version.
     async fn bans(&self, ask: AskBans) -> Result<BanChanges>;

@@ -8,7 +8,7 @@ use im_logic::store::embedded::{EmbeddedStore, Options};
 use im_logic::store::{Delete, Error, History, Index, Messages, Retention, Rooms, Slice, Store};
 use im_proto::v1::Signal;
 
-use crate::stage::{Ear, Heard, PATIENCE, in_memory, message, message_of, open, options, room, said, say, user};
+use crate::stage::{Ear, Heard, TIMEOUT, in_memory, message, message_of, open, options, room, said, say, user};
 
 #[tokio::test]
 async fn in_memory_it_does_what_every_store_must_do() {
@@ -204,7 +204,7 @@ async fn dedupe_remembers_for_a_window_and_forgets_after_two() {
             break;
         }
         repeated += 1;
-        assert!(at < PATIENCE, "never forgotten");
+        assert!(at < TIMEOUT, "never forgotten");
         tokio::time::sleep(window / 20).await;
     }
     assert!(repeated > 5);

@@ -7,7 +7,7 @@ use im_logic::nodes::To;
 use im_proto::v1::{AskBans, Authenticate, Authenticated, Fault, Refresh, SendSignal, call, reply};
 use serde_json::{Value, json};
 
-use crate::site::{PATIENCE, Site, Told, admin, encoded, now, options, signed, token};
+use crate::site::{Site, TIMEOUT, Told, admin, encoded, now, options, signed, token};
 
 async fn ban(site: &Site, ban: Value) -> Value {
     site.post(&admin(), "/v1/bans", ban).await.good()
@@ -130,7 +130,7 @@ async fn tokens_issued_before_a_revocation_are_refused_and_later_ones_are_not() 
     // Seconds are all that a token says: one of the next second is surely later.
     let began = Instant::now();
     while code(&site, &issued("ann", 0, "d"), "", "").await != "in" {
-        assert!(began.elapsed() < PATIENCE, "a new token is still refused");
+        assert!(began.elapsed() < TIMEOUT, "a new token is still refused");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(site.delete(&admin(), "/v1/bans/tokens%3Aann").await.good()["changed"], true);
@@ -145,7 +145,7 @@ async fn a_ban_ends_at_its_time_and_is_gone_from_the_list() {
     assert_eq!(site.get(&token("ann"), "/v1/me").await.status, 403);
     let began = Instant::now();
     while site.get(&token("ann"), "/v1/me").await.status != 200 {
-        assert!(began.elapsed() < PATIENCE, "it does not end");
+        assert!(began.elapsed() < TIMEOUT, "it does not end");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(now() * 1000 + 1_000 > until, "not before its time");

@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::site::{Bus, PATIENCE, Site, admin, embedded, encoded, now, options, signed, store, token};
+use crate::site::{Bus, Site, TIMEOUT, admin, embedded, encoded, now, options, signed, store, token};
 
 const SECOND_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
@@ -28,7 +28,7 @@ async fn from(address: IpAddr, to: SocketAddr) -> TcpStream {
 async fn all_of(stream: &mut TcpStream) -> String {
     let mut read = Vec::new();
     // An end by reset is an end.
-    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut read)).await.expect("it ends");
+    let _ = tokio::time::timeout(TIMEOUT, stream.read_to_end(&mut read)).await.expect("it ends");
     String::from_utf8_lossy(&read).into_owned()
 }
 
@@ -122,7 +122,7 @@ async fn a_list_of_conversations_ends_a_page_where_its_bytes_end() {
     }
     let mut seen = Vec::new();
     let mut after = String::new();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while seen.len() < 40 && Instant::now() < deadline {
         let answer = site.get(&ann, &format!("/v1/conversations?limit=500{after}")).await.good();
         let bytes = answer.to_string().len();
@@ -153,7 +153,7 @@ async fn a_header_is_64_kib_at_most() {
     };
     let mut answer = vec![0; 64];
     let reading = async { reading.read(&mut answer).await };
-    let (_, read) = tokio::time::timeout(PATIENCE, futures::future::join(writing, reading)).await.expect("an answer");
+    let (_, read) = tokio::time::timeout(TIMEOUT, futures::future::join(writing, reading)).await.expect("an answer");
     let read = read.expect("an answer before the end");
     assert!(answer[..read].starts_with(b"HTTP/1.1 431"), "{:?}", String::from_utf8_lossy(&answer[..read]));
 }

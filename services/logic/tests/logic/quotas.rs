@@ -6,7 +6,7 @@ use im_proto::v1::call;
 use im_wire::ids::UserId;
 use serde_json::{Value, json};
 
-use crate::site::{PATIENCE, Site, admin, encoded, now, options, signed, store, token};
+use crate::site::{Site, TIMEOUT, admin, encoded, now, options, signed, store, token};
 
 #[tokio::test]
 async fn a_users_groups_get_ids_of_the_servers() {
@@ -48,7 +48,7 @@ async fn groups_of_strangers_never_push_out_direct_rooms() {
     }
     site.say(&token("bob"), "direct:3:ann:bob", "hi").await;
     let grant = site.connect(&ann, "c-1").await.grant;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let ask = im_proto::v1::Subscribe { rooms: Vec::new(), all: true };
         let answer = site.call(grant.clone(), "c-1", call::Op::Subscribe(ask)).await.unwrap();

@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a request to nodes was.
 #[derive(Debug, Clone, PartialEq)]
@@ -183,7 +183,7 @@ impl Site {
     }
 
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
-        let response = tokio::time::timeout(PATIENCE, self.client.request(request)).await.unwrap().unwrap();
+        let response = tokio::time::timeout(TIMEOUT, self.client.request(request)).await.unwrap().unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         let body = serde_json::from_slice(&bytes).unwrap_or_else(|error| panic!("{error}: {bytes:?}"));
@@ -267,7 +267,7 @@ pub(crate) async fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, search).await.expect("it happens in time")
+    tokio::time::timeout(TIMEOUT, search).await.expect("it happens in time")
 }
 
 pub(crate) fn now() -> u64 {

@@ -19,7 +19,7 @@ use crate::serve::http::{Credentials, Params, Raw};
 /// What goim's pushes are called to native clients.
 const PUSH: &str = "push";
 /// The most that `online/top` lists.
-const MOST: usize = 1000;
+const MAX_LIMIT: usize = 1000;
 
 pub(super) fn routes() -> Router<Handle> {
     Router::new()
@@ -138,7 +138,7 @@ async fn online_top(State(handle): State<Handle>, who: Credentials, params: Para
             counted.filter_map(|(room, count)| Some((room.as_str().strip_prefix(&prefix)?.to_owned(), count)));
         let mut rooms: Vec<_> = of_type.collect();
         rooms.sort_by(|(one, most), (other, more)| more.cmp(most).then_with(|| one.cmp(other)));
-        let rooms = rooms.into_iter().take(limit.min(MOST));
+        let rooms = rooms.into_iter().take(limit.min(MAX_LIMIT));
         Ok(rooms.map(|(room, count)| json!({"room_id": room, "count": count})).collect())
     };
     Json(top.await.into())

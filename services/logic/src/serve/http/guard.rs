@@ -162,7 +162,7 @@ impl Guard {
             let counts = !token.is_empty() && *error != Error::Auth(auth::Error::NoKeysYet);
             if counts && !self.attempts.failed(network).is_zero() {
                 metrics::PAUSES.inc();
-                tracing::debug!(%network, %error, "tokens from there are not looked at for a while");
+                tracing::debug!(%network, %error, "too many refused tokens from this address, pausing");
             }
         })?;
         self.attempts.succeeded(token);

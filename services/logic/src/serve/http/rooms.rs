@@ -16,8 +16,8 @@ use crate::room::{kind_name, role_name, role_of, unread};
 use crate::store::{Kind, Role, View};
 
 /// Rooms in one answer where the request does not say how many, and at most.
-const USUAL: usize = 100;
-const MOST: usize = 1000;
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1000;
 
 #[derive(Deserialize)]
 pub(super) struct NewRoom {
@@ -98,7 +98,7 @@ pub(super) async fn mine(
     Caller(who): Caller,
     params: Params,
 ) -> std::result::Result<Json<Value>, Failure> {
-    let limit = params.number("limit")?.unwrap_or(USUAL).clamp(1, MOST);
+    let limit = params.number("limit")?.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
     let after = params.text("after").map(RoomId::new).transpose()?;
     let (rooms, next) = handle.core.rooms_of(&who, after.as_ref(), limit).await?;
     let rooms: Vec<_> = rooms.iter().map(|(room, view)| shown("id", room, view)).collect();

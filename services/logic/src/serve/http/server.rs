@@ -17,7 +17,7 @@ use tower::ServiceExt;
 use super::ask::Peer;
 use super::guard::Held;
 use super::metrics;
-use super::stream::{Patient, Unsent};
+use super::stream::{Unsent, WriteTimeout};
 use crate::call::Handle;
 use crate::core::Core;
 use crate::phase::{Phase, reached};
@@ -70,7 +70,7 @@ pub(crate) async fn serve(handle: Handle, listener: TcpListener) {
                     core.under_way.spawn(connection);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "an HTTP connection was not accepted");
+                    tracing::warn!(%error, "failed to accept an HTTP connection");
                     tokio::time::sleep(PAUSE).await;
                 }
             },
@@ -105,7 +105,7 @@ async fn connection(core: Arc<Core>, router: axum::Router, stream: TcpStream, pe
             answered
         }
     });
-    let stream = Patient::new(stream, core.options.http.request_timeout, unsent);
+    let stream = WriteTimeout::new(stream, core.options.http.request_timeout, unsent);
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(core.options.http.header_timeout)
@@ -121,7 +121,7 @@ async fn connection(core: Arc<Core>, router: axum::Router, stream: TcpStream, pe
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, "an HTTP connection ended early");
+        tracing::debug!(%error, "HTTP connection ended early");
     }
     metrics::CONNECTIONS.dec();
     drop(places);

@@ -117,7 +117,7 @@ impl Tables<'_> {
             let Some(room) = self.room(id)? else { continue };
             if ages.is_abandoned(&room, || Ok(self.entry(id, room.head)?.map(|entry| entry.time_ms)))? {
                 self.end_room(id)?;
-                tracing::debug!(room = %id, "an abandoned room has ended");
+                tracing::debug!(room = %id, "ended an abandoned room");
             }
         }
         for id in &due.aged {

@@ -13,7 +13,7 @@ use super::apply::Written;
 use super::writer::Write;
 use super::{DbResult, EmbeddedStore, queued};
 use crate::clock;
-use crate::store::{Bans, Error, FORGET_AT_ONCE, Result};
+use crate::store::{Bans, Error, FORGET_BATCH, Result};
 
 /// Id → the ban as protobuf.
 const BANS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("bans");
@@ -94,8 +94,7 @@ async fn changed(writes: &mpsc::Sender<Write>, book: &Mutex<Book>, wish: BanChan
     let mut book = book.lock().await;
     let now = clock::now_ms();
     let is_over = |ban: &&Ban| ban.until_ms > 0 && ban.until_ms <= now;
-    let mut remove: Vec<String> =
-        book.after(0).filter(is_over).take(FORGET_AT_ONCE).map(|ban| ban.id.clone()).collect();
+    let mut remove: Vec<String> = book.after(0).filter(is_over).take(FORGET_BATCH).map(|ban| ban.id.clone()).collect();
     let over = remove.len();
     let mut version = book.version().max(now.saturating_mul(1_000));
     let (mut put, mut outcome) = (None, 1);

@@ -182,7 +182,7 @@ impl Writer {
         match looked {
             Ok(due) => (!due.is_empty()).then_some(Write::Age(due)),
             Err(error) => {
-                tracing::warn!(%error, "rooms were not looked at for what is too old; trying again");
+                tracing::warn!(%error, "retention scan failed, will retry");
                 None
             }
         }
@@ -215,7 +215,7 @@ impl Writer {
             self.refuse(&error)
         } else {
             if self.failing.is_none() {
-                tracing::error!(%error, "a transaction was not stored");
+                tracing::error!(%error, "transaction failed, nothing of it is stored");
                 self.reopen(&error);
             }
             error
@@ -284,7 +284,7 @@ impl Writer {
                 self.failing = None;
             }
             Err(error) => {
-                tracing::error!(%error, "the store cannot be opened again; later writes try");
+                tracing::error!(%error, "failed to reopen the store; will retry with a later write");
                 let why = match error {
                     OpenError::Folder { error, .. } => failed(redb::Error::Io(error)),
                     _ => why.clone(),

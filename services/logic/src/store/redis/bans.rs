@@ -8,7 +8,7 @@ use prost::Message as _;
 
 use super::reply::{self, Fields};
 use super::{RedisStore, Shared};
-use crate::store::{Bans, Error, FORGET_AT_ONCE, Result};
+use crate::store::{Bans, Error, FORGET_BATCH, Result};
 
 #[async_trait]
 impl Bans for RedisStore {
@@ -56,7 +56,7 @@ impl Shared {
         command.arg(keys.bans("list")).arg(keys.bans("order")).arg(keys.bans("lifted"));
         command.arg(keys.bans("ends")).arg(keys.bans("meta")).arg(what);
         command.arg(ban.map_or(id, |ban| &ban.id)).arg(ban.map(Ban::encode_to_vec).unwrap_or_default());
-        command.arg(ban.map_or(0, |ban| ban.until_ms)).arg(max).arg(FORGET_AT_ONCE).arg(REMEMBERED);
+        command.arg(ban.map_or(0, |ban| ban.until_ms)).arg(max).arg(FORGET_BATCH).arg(REMEMBERED);
         let call = Call::script(self.bans_slot(), script::ban(), command).repeatable();
         if what == "forget" || self.options.wait_replicas == 0 {
             return reply::read(self.client.call(Lane::Any, call).await);

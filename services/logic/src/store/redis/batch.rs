@@ -89,7 +89,7 @@ impl Batcher {
             let outcomes = self.shared.client.calls(Lane::Fixed(self.number), confirmed.publish).await;
             for error in outcomes.into_iter().filter_map(std::result::Result::err) {
                 metrics::PUBLISH_FAILED.inc();
-                tracing::debug!(%error, "a stored entry was not published");
+                tracing::debug!(%error, "failed to publish a stored entry; receivers fetch it");
             }
         }
         confirmed.answers.into_iter().for_each(Reply::send);
@@ -310,8 +310,8 @@ fn access_bits(access: &Access) -> u8 {
 /// In numbers that a script can add up.
 fn milliseconds(time: Duration) -> u64 {
     /// A hundred thousand years.
-    const LONGEST: u64 = 100_000 * 365 * 24 * 3_600_000;
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).min(LONGEST)
+    const MAX_MS: u64 = 100_000 * 365 * 24 * 3_600_000;
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).min(MAX_MS)
 }
 
 impl Shared {

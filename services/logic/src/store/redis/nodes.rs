@@ -45,7 +45,7 @@ impl Leases for RedisStore {
         if !lost.is_empty()
             && let Err(error) = self.shared.clear_away(&lost).await
         {
-            tracing::debug!(node = lost, %error, "what a lost node has left behind stays for now");
+            tracing::debug!(node = lost, %error, "failed to clean up after a lost node, will retry");
         }
         Ok(taken)
     }

@@ -203,7 +203,7 @@ impl Shared {
         if !gone.is_empty()
             && let Err(error) = self.all(vec![self.erase(user, gone)]).await
         {
-            tracing::debug!(%user, %error, "connections of lost nodes stay for now");
+            tracing::debug!(%user, %error, "failed to remove connections of lost nodes, will retry");
         }
     }
 }

@@ -35,7 +35,7 @@ pub async fn cases(store: Store) {
 }
 
 /// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 async fn until(what: &str, holds: impl AsyncFn() -> bool) {
     let wait = async {
@@ -43,7 +43,7 @@ async fn until(what: &str, holds: impl AsyncFn() -> bool) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+    tokio::time::timeout(TIMEOUT, wait).await.unwrap_or_else(|_| panic!("not in time: {what}"));
 }
 
 /// Now, as people say something: an old time that is named counts where it is not too far from the store's own.
@@ -131,7 +131,7 @@ async fn an_abandoned_open_room_ends_and_comes_again_in_a_greater_epoch(stage: &
     stage.store.history.mark_read(&room, &ann, 1).await.expect("a room");
     let mut said = 1;
     while head(stage, &room).await != (0, 0) {
-        assert!(begun.elapsed() < PATIENCE, "the room does not end");
+        assert!(begun.elapsed() < TIMEOUT, "the room does not end");
         tokio::time::sleep(Duration::from_millis(50)).await;
         said += 1;
         assert_eq!(say(stage, &used, open(&ann), &format!("m{said}")).await.seq, said, "a room in use goes on");
