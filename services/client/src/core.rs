@@ -156,7 +156,8 @@ struct Connection {
 
 impl Connection {
     fn new(address: Address) -> Self {
-        let (subscribing, given_up) = (HashMap::new(), Vec::new());
+        let subscribing = HashMap::new();
+        let given_up = Vec::new();
         Self { address, phase: Phase::Dialling, subscribing, all_asked: false, given_up, close_notice: None }
     }
 

@@ -61,7 +61,10 @@ impl Driver {
         events: mpsc::Sender<Box<Event>>,
         state: watch::Sender<State>,
     ) -> Self {
-        let (links, dialling, fetching, hanging_up) = ([None, None], [None, None], None, JoinSet::new());
+        let links = [None, None];
+        let dialling = [None, None];
+        let fetching = None;
+        let hanging_up = JoinSet::new();
         Self { core, options, tokens, encoding, commands, events, state, links, dialling, fetching, hanging_up }
     }
 

@@ -82,8 +82,12 @@ struct Room {
 
 impl Room {
     fn new(seq: Option<Seq>, epoch: Epoch) -> Self {
-        let (asked, seen, content) = ([false; 2], [0; 2], [0; 2]);
-        let (reached, repair, taken_back) = ([None; 2], [Repair::None; 2], [0; 2]);
+        let asked = [false; 2];
+        let seen = [0; 2];
+        let content = [0; 2];
+        let reached = [None; 2];
+        let repair = [Repair::None; 2];
+        let taken_back = [0; 2];
         Self { seq, epoch, asked, seen, content, reached, repair, taken_back }
     }
 

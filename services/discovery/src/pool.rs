@@ -203,7 +203,9 @@ impl<L: Send + Sync + 'static> Pool<L> {
 
 /// One pass: each of those that fit has the same chance to be one of the two.
 fn better_of_two<L>(endpoints: &[Arc<Endpoint<L>>], fits: impl Fn(&Endpoint<L>) -> bool) -> Option<&Arc<Endpoint<L>>> {
-    let (mut first, mut second, mut seen) = (None, None, 0_u32);
+    let mut first = None;
+    let mut second = None;
+    let mut seen = 0_u32;
     for endpoint in endpoints.iter().filter(|endpoint| fits(endpoint)) {
         seen += 1;
         match seen {

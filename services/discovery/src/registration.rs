@@ -26,7 +26,8 @@ impl Registration {
     pub fn start(options: Options, kind: Kind, node: Node) -> Self {
         let (wanted, wanted_seen) = watch::channel(node);
         let (stands_told, stands) = watch::channel(false);
-        let (end, timeout) = (CancellationToken::new(), options.timeout);
+        let end = CancellationToken::new();
+        let timeout = options.timeout;
         let keeper = Keeper { options, kind, wanted: wanted_seen, stands: stands_told, end: end.clone() };
         Self { wanted, stands, end, task: tokio::spawn(keeper.run()), timeout }
     }

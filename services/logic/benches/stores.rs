@@ -113,7 +113,8 @@ fn runtime() -> Runtime {
 
 #[divan::bench(args = LOADS, sample_count = 20)]
 fn append_redis(bencher: Bencher<'_, '_>, (rooms, at_once): (usize, usize)) {
-    let (redis, runtime) = (redis(), runtime());
+    let redis = redis();
+    let runtime = runtime();
     let options = redis::Options { url: redis.url.clone(), ..redis::Options::default() };
     let store = runtime.block_on(async { RedisStore::start(options) }).expect("a good URL");
     let mut load = Load::new(runtime, Store::new(Arc::new(store)), rooms);

@@ -46,7 +46,8 @@ pub(crate) struct Page {
 
 /// Keeps the copy as the store has it, as long as there is a core.
 pub(crate) async fn follow(core: Weak<Core>) {
-    let (mut pause, mut forgot) = (EVERY, Instant::now());
+    let mut pause = EVERY;
+    let mut forgot = Instant::now();
     loop {
         let Some(core) = core.upgrade() else { return };
         let mut asked = core.bans.refresh(&*core.store.bans).await;
@@ -89,7 +90,8 @@ impl Core {
             return Err(Error::bad("until", format!("{} is over: give a later one (unix milliseconds)", ban.until_ms)));
         }
         if ban.reason.len() > MAX_REASON {
-            let (bytes, limit) = (ban.reason.len(), MAX_REASON);
+            let bytes = ban.reason.len();
+            let limit = MAX_REASON;
             return Err(Error::TooLarge { field: "reason", bytes, limit });
         }
         let ban = Ban { id, by: by.user.clone(), made_ms: now, ..ban };
@@ -114,7 +116,8 @@ impl Core {
 
     /// Nodes find out by themselves within a second. This is sooner, and reaches those that do not know bans yet.
     async fn end_banned(&self, ban: &Ban) -> Tally {
-        let (user, device) = (ban.user.clone(), ban.device.clone());
+        let user = ban.user.clone();
+        let device = ban.device.clone();
         let code = CloseCode::Banned.number().into();
         let request = KickRequest { user, device, code, text: "banned here".to_owned(), ..KickRequest::default() };
         self.nodes.kick(To::All, request).await

@@ -41,7 +41,8 @@ impl Core {
             Ok::<_, Error>(Conversation { room, view, last })
         };
         let mut reading = pin!(futures::stream::iter(rooms).map(with_last).buffered(CONCURRENCY));
-        let (mut conversations, mut left) = (Vec::new(), self.options.limits.max_history_bytes);
+        let mut conversations = Vec::new();
+        let mut left = self.options.limits.max_history_bytes;
         while left > 0
             && let Some(one) = reading.try_next().await?
         {

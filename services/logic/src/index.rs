@@ -117,7 +117,8 @@ impl Core {
             return Ok((Vec::new(), None));
         }
         let user = &who.user()?;
-        let (mut seen, mut after) = (Vec::new(), after.cloned());
+        let mut seen = Vec::new();
+        let mut after = after.cloned();
         while seen.len() < limit {
             let step = STEP.min(limit - seen.len());
             let rooms = self.store.index.user_rooms(user, after.as_ref(), step).await?;
@@ -167,7 +168,8 @@ impl Core {
         };
         let lists = futures::stream::iter(ask.lists).map(list).buffered(CONCURRENCY);
         let mut lists = std::pin::pin!(lists);
-        let (mut answer, mut bytes) = (RoomLists::default(), 0);
+        let mut answer = RoomLists::default();
+        let mut bytes = 0;
         while bytes < ANSWER_BYTES
             && let Some(list) = lists.try_next().await?
         {

@@ -47,16 +47,19 @@ async fn run(mut settings: Settings, process: Process) -> Result<()> {
         async |field: &str, address| TcpListener::bind(address).await.with_context(|| format!("{field} {address}"));
     let http = bind("http_listen", settings.http_listen).await?;
     let grpc = bind("grpc_listen", settings.grpc_listen).await?;
-    let (http_address, grpc_address) = (http.local_addr()?, grpc.local_addr()?);
+    let http_address = http.local_addr()?;
+    let grpc_address = grpc.local_addr()?;
 
-    let (over_http, over_grpc) = (Arc::clone(&service), Arc::clone(&service));
+    let over_http = Arc::clone(&service);
+    let over_grpc = Arc::clone(&service);
     tasks.spawn("HTTP server", async move {
         over_http.serve_http(http).await;
         Ok::<_, std::convert::Infallible>(())
     });
     let tls = tls.map(|tls| (tls, Kind::Connect.certificate_name()));
     tasks.spawn("gRPC server", async move { over_grpc.serve_grpc(grpc, tls).await });
-    let (sharing, mut others) = (Arc::clone(&service), Watch::start(settings.etcd.clone(), Kind::Logic));
+    let sharing = Arc::clone(&service);
+    let mut others = Watch::start(settings.etcd.clone(), Kind::Logic);
     tasks.spawn("count of logic processes", async move {
         loop {
             sharing.shared_by(others.nodes().len());

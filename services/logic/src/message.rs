@@ -77,7 +77,8 @@ impl Core {
             device,
         };
         let room = draft.room;
-        let (bytes, system) = (entry.body.len(), access.system);
+        let bytes = entry.body.len();
+        let system = access.system;
         if !system {
             self.within_budget(&access.user, &room, bytes)?;
         }

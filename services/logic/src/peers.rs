@@ -81,7 +81,8 @@ impl Peers {
         match to {
             To::All => (self.pool.endpoints().iter().cloned().collect(), Vec::new()),
             To::Named(names) => {
-                let (mut found, mut unknown) = (Vec::new(), Vec::new());
+                let mut found = Vec::new();
+                let mut unknown = Vec::new();
                 for name in names {
                     match self.pool.get(&name) {
                         Some(endpoint) => found.push(endpoint),

@@ -73,7 +73,8 @@ impl Core {
             if held.conn.is_empty() || !(from..to).contains(&held.place) {
                 return Err(Error::bad("held", "names a connection without an id, or outside of \"from\" and \"to\""));
             }
-            let (user, node) = (UserId::new(held.user)?, node.clone());
+            let user = UserId::new(held.user)?;
+            let node = node.clone();
             let pb::Held { device, conn, since_ms, place, .. } = held;
             Ok(Presence { user, device, conn, node, since_ms, place })
         };

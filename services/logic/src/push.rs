@@ -36,7 +36,8 @@ impl Core {
         let connections = presence.into_iter().flat_map(|(connections, _)| connections);
         let connections: Vec<_> = connections.filter(|one| one.device == device.as_str()).collect();
         let Some(to) = nodes_of(&connections) else { return Ok(Tally::default()) };
-        let (user, device) = (user.as_str().to_owned(), device.as_str().to_owned());
+        let user = user.as_str().to_owned();
+        let device = device.as_str().to_owned();
         let target = Some(Target::UserDevice(UserDevice { user, device }));
         Ok(self.nodes.push(to, PushRequest { target, signal: Some(signal), speed: 0 }).await)
     }

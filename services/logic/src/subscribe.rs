@@ -26,11 +26,13 @@ impl Core {
         let named: Vec<_> = ask.rooms.iter().map(RoomId::new).collect();
         let sound: Vec<RoomId> = named.iter().flatten().cloned().collect();
         // Before the named ones are judged: this may take long, and what is judged should not be old when it is answered.
-        let (mut mine, mut indexed) = (Vec::new(), None::<HashSet<RoomId>>);
+        let mut mine = Vec::new();
+        let mut indexed = None::<HashSet<RoomId>>;
         if ask.all {
             let (mut rooms, more) = self.rooms_of(who, None, limits.max_rooms_per_user).await?;
             indexed = more.is_none().then(|| rooms.iter().map(|(room, _)| room.clone()).collect());
-            let (all, mut left) = (rooms.len(), limits.max_subscribed_bytes);
+            let all = rooms.len();
+            let mut left = limits.max_subscribed_bytes;
             let fits = |(room, _): &&(RoomId, View)| {
                 left = left.saturating_sub(ROOM_BYTES + 2 * room.as_str().len());
                 left > 0

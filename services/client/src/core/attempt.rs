@@ -50,9 +50,11 @@ impl Core {
         let alone = self.alone(slot);
         self.rooms.reset_slot(slot, alone);
         let (first, rest) = self.chunks(slot);
-        let (resume, all) = (first.positions, first.all);
+        let resume = first.positions;
+        let all = first.all;
         let asked = super::Asked::new(&resume, all);
-        let (device, agent) = (self.device.clone(), self.agent.clone());
+        let device = self.device.clone();
+        let agent = self.agent.clone();
         let req = self.write(slot, ClientOp::Auth { token, device, resume, all, agent });
         let deadline = now + self.options.auth_timeout;
         if let Some(connection) = &mut self.slots[slot.index()] {

@@ -117,7 +117,8 @@ impl Core {
     }
 
     fn deliver(&mut self, message: Message, now: Instant) {
-        let (room, seq) = (message.room.clone(), message.seq);
+        let room = message.room.clone();
+        let seq = message.seq;
         self.events.push_back(Event::Message(message));
         let missed = self.reached(&room, seq, now);
         count(if missed { &self.counters.resumed } else { &self.counters.live });

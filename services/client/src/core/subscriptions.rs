@@ -27,7 +27,8 @@ impl Core {
     pub(super) fn chunks(&mut self, slot: Slot) -> (Chunk, VecDeque<Chunk>) {
         let all_asked = self.slots[slot.index()].as_ref().is_some_and(|connection| connection.all_asked);
         let mut chunks = VecDeque::new();
-        let (mut chunk, mut bytes) = (Chunk::default(), 0);
+        let mut chunk = Chunk::default();
+        let mut bytes = 0;
         for position in self.rooms.ask(slot) {
             let size = position.room.as_str().len() + POSITION_BYTES;
             if bytes + size > self.options.max_subscribe_bytes && !chunk.positions.is_empty() {
@@ -145,7 +146,10 @@ impl Core {
 
     fn heard_room(&mut self, slot: Slot, late: bool, result: &SubscribedRoom, asked: Option<&Position>) {
         let SubscribedRoom::Ok { room, kind, epoch, head, read, joined } = result else { return };
-        let (epoch, head, read, joined) = (*epoch, *head, *read, *joined);
+        let epoch = *epoch;
+        let head = *head;
+        let read = *read;
+        let joined = *joined;
         let heard = self.rooms.subscribed(slot, late, room, Standing { epoch, head, joined }, asked);
         if heard.unwanted {
             self.write(slot, ClientOp::Unsubscribe { rooms: vec![room.clone()] });
@@ -159,7 +163,8 @@ impl Core {
         {
             up.behind.insert(room.clone(), (epoch, head));
         }
-        let (room_id, kind) = (room.clone(), kind.clone());
+        let room_id = room.clone();
+        let kind = kind.clone();
         self.events.push_back(Event::Subscribed { room: room_id, kind, epoch, head, read, joined, after: heard.after });
         if heard.fetch {
             self.repair(slot, room);

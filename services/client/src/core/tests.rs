@@ -76,7 +76,8 @@ fn op_name(op: &ClientOp) -> &'static str {
 }
 
 fn ack(name: &str, client_id: &str, seq: Seq) -> ServerOp {
-    let (client_id, id) = (client_id.to_owned(), format!("m{seq}"));
+    let client_id = client_id.to_owned();
+    let id = format!("m{seq}");
     ServerOp::Ack { room: room(name), client_id, id, epoch: 1, seq, time_ms: 0, duplicate: false }
 }
 
@@ -251,7 +252,8 @@ async fn sends_survive_a_disconnect_in_order_and_requests_are_asked_again_but_si
     let again = play.writes();
     let names: Vec<_> = again.iter().map(|(_, request)| op_name(&request.op)).collect();
     assert_eq!(names, ["read", "send", "send", "send"]);
-    let (room_id, state) = (room("r"), ServerOp::ReadState { room: room("r"), read: 4, head: 4, unread: 0 });
+    let room_id = room("r");
+    let state = ServerOp::ReadState { room: room("r"), read: 4, head: 4, unread: 0 };
     play.say(Slot::A, again[0].1.req, state.clone());
     assert_eq!(read.await.unwrap(), Ok(state));
     for ((_, request), (name, seq)) in again[1..].iter().zip([("1", 1), ("2", 2), ("3", 3)]) {
@@ -463,7 +465,8 @@ async fn a_room_that_was_begun_and_is_gone_after_a_reconnection_is_told() {
     play.actions();
     let auth = play.authenticate(Slot::A);
     play.events();
-    let (kept, kind) = (room("kept"), "group".to_owned());
+    let kept = room("kept");
+    let kind = "group".to_owned();
     let rooms = vec![SubscribedRoom::Ok { room: kept, kind, epoch: 1, head: 3, read: 0, joined: 3 }];
     play.say(Slot::A, auth.req, ServerOp::Subscribed { rooms });
     let events = play.events();
@@ -480,7 +483,8 @@ async fn a_room_joined_while_away_is_begun_at_the_joining() {
     play.actions();
     let auth = play.authenticate(Slot::A);
     play.events();
-    let (new, kind) = (room("new"), "group".to_owned());
+    let new = room("new");
+    let kind = "group".to_owned();
     let rooms = vec![SubscribedRoom::Ok { room: new.clone(), kind, epoch: 1, head: 9, read: 0, joined: 7 }];
     play.say(Slot::A, auth.req, ServerOp::Subscribed { rooms });
     let writes: Vec<_> = play.writes().into_iter().map(|(_, request)| request.op).collect();
@@ -499,7 +503,9 @@ async fn signals_are_heard_once_while_two_connections_deliver() {
     play.connect(Slot::B);
     play.events();
     let typing = || {
-        let (room, from, kind) = ("r".to_owned(), "u".to_owned(), "typing".to_owned());
+        let room = "r".to_owned();
+        let from = "u".to_owned();
+        let kind = "typing".to_owned();
         ServerOp::Signal { room, from, kind, body: Body::Text(bytes::Bytes::new()), operation: 0 }
     };
     play.say(Slot::A, 0, typing());

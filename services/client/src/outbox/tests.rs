@@ -267,7 +267,9 @@ proptest! {
     fn every_send_ends_once_and_order_holds(happenings in prop::collection::vec(happening(), 1..120)) {
         let start = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async { Instant::now() });
         let mut outbox: Outbox<u64> = Outbox::new(LIMITS);
-        let (mut now, mut req, mut pushed) = (start, 0_u32, 0_u64);
+        let mut now = start;
+        let mut req = 0_u32;
+        let mut pushed = 0_u64;
         let mut flights: Vec<(u32, RoomId, u64)> = Vec::new();
         let mut ended: HashSet<u64> = HashSet::new();
         let end = |name: u64, ended: &mut HashSet<u64>| {

@@ -43,7 +43,8 @@ impl Core {
             // A connection that nobody could find would miss pushes, kicks and changes of its rooms: better none.
             self.store.connections.connected(presence).await?;
         }
-        let (grant_sealed, expires_ms) = (self.seal.close(&grant)?, grant.expires_ms);
+        let grant_sealed = self.seal.close(&grant)?;
+        let expires_ms = grant.expires_ms;
         let Grant { user, device, issued_ms, device_unproven, .. } = grant;
         Ok(Authenticated { grant: grant_sealed, expires_ms, user, device, issued_ms, device_unproven })
     }

@@ -106,7 +106,8 @@ impl BanList {
     /// Refuses who is banned, or whose token is of a time that is over.
     pub(crate) fn refuse(&self, grant: &Grant, address: Option<IpAddr>) -> Result<()> {
         let Grant { user, device, .. } = grant;
-        let (device_unproven, issued_ms) = (grant.device_unproven, grant.issued_ms);
+        let device_unproven = grant.device_unproven;
+        let issued_ms = grant.issued_ms;
         self.check(&Who { user, device, device_unproven, issued_ms, address })
     }
 
@@ -144,7 +145,9 @@ impl BanList {
         let left_out = std::mem::take(&mut lines.left_out);
         drop(lines);
         let address = who.address.map(|address| address.to_string()).unwrap_or_default();
-        let (user, device, id) = (who.user, who.device, &ban.id);
+        let user = who.user;
+        let device = who.device;
+        let id = &ban.id;
         tracing::info!(target: "audit", action = "refuse", user, device, address, ban = id, left_out, "refused by a ban");
     }
 }

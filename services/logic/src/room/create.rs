@@ -171,7 +171,8 @@ mod tests {
 
     #[test]
     fn the_creator_owns_a_group() {
-        let (ann, m) = (UserId::new("ann").unwrap(), Role::Member);
+        let ann = UserId::new("ann").unwrap();
+        let m = Role::Member;
         let (room, members) =
             group(&grant("ann", false), ann.clone(), &wanted(None, Kind::Group, &[("bob", m)])).unwrap();
         assert!(room.as_str().starts_with("g-"));

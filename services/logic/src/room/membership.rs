@@ -198,7 +198,8 @@ impl Core {
 
     async fn tell_later(self: &Arc<Self>, user: &UserId, room: &RoomId, added: bool, seq: Option<Seq>) {
         let seq = seq.unwrap_or(0);
-        let (user, room) = (user.clone(), room.clone());
+        let user = user.clone();
+        let room = room.clone();
         self.follow_up(async move |core: Arc<Self>| {
             let (added, removed) = if added { (Some(&room), None) } else { (None, Some(&room)) };
             core.tell_rooms_changed(std::slice::from_ref(&user), added, removed, seq).await;

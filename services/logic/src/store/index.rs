@@ -24,7 +24,8 @@ pub(crate) fn spans(after: Option<&RoomId>) -> Vec<(Bound<&str>, Bound<&str>)> {
     const DIRECT: Bound<&str> = Bound::Excluded(DIRECT_PREFIX);
     /// The smallest text that is greater than all that begin with the prefix.
     const BEHIND: &str = "direct;";
-    let (before, behind) = ((Bound::Unbounded, DIRECT), (Bound::Included(BEHIND), Bound::Unbounded));
+    let before = (Bound::Unbounded, DIRECT);
+    let behind = (Bound::Included(BEHIND), Bound::Unbounded);
     let direct_from = |from| (from, Bound::Excluded(BEHIND));
     match after {
         None => vec![direct_from(Bound::Included(DIRECT_PREFIX)), before, behind],

@@ -62,7 +62,8 @@ async fn a_retry_is_published_again_as_it_was_the_first_time() {
     let store = EmbeddedStore::in_memory(Retention::default(), ear.clone()).unwrap();
     let both = join_all([store.append(message("lobby", "one")), store.append(message("lobby", "one"))]).await;
     let [first, again] = both.try_into().unwrap();
-    let (first, again) = (first.unwrap(), again.unwrap());
+    let first = first.unwrap();
+    let again = again.unwrap();
     assert_eq!((first.duplicate, again.duplicate, again.seq, &again.id), (false, true, 1, &first.id));
     let heard = ear.take();
     assert_eq!(heard.len(), 2);

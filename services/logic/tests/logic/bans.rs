@@ -110,7 +110,8 @@ async fn an_address_is_banned_alone_or_in_a_range_and_administrators_can_still_l
 #[tokio::test]
 async fn tokens_issued_before_a_revocation_are_refused_and_later_ones_are_not() {
     let site = Site::new().await;
-    let (old, plain) = (issued("ann", 60, "d"), token("ann"));
+    let old = issued("ann", 60, "d");
+    let plain = token("ann");
     let connected = enter(&site, &old, "", "").await.unwrap();
     assert_eq!((connected.issued_ms / 1000, connected.device_unproven), (now() - 60, false));
     let before = (now() - 30) * 1000;
@@ -164,7 +165,8 @@ async fn the_list_comes_in_pages_and_has_a_bound() {
     assert_eq!(more.refused(), (409, "limit_reached", ""));
     let again = ban(&site, json!({"user": "u0", "reason": "again"})).await;
     assert_eq!(again["id"], "user:u0");
-    let (mut all, mut path) = (Vec::new(), "/v1/bans?limit=2".to_owned());
+    let mut all = Vec::new();
+    let mut path = "/v1/bans?limit=2".to_owned();
     loop {
         let page = site.get(&admin(), &path).await.good();
         let bans = page["bans"].as_array().unwrap();

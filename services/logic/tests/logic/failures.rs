@@ -30,7 +30,8 @@ fn messages() -> String {
 #[tokio::test]
 async fn every_failure_of_the_store_has_its_answer() {
     let (site, store) = gated(options(), 0).await;
-    let (room, user) = (RoomId::new(DIRECT).unwrap(), UserId::new("ann").unwrap());
+    let room = RoomId::new(DIRECT).unwrap();
+    let user = UserId::new("ann").unwrap();
     let table = [
         (Error::NoSuchRoom(room.clone()), 404, "no_such_room", false),
         (Error::NotAMember { room: room.clone(), user: user.clone() }, 403, "not_a_member", false),
@@ -208,7 +209,8 @@ async fn a_direct_room_is_indexed_by_a_process_that_sees_it_later() {
     let (store, bus) = store();
     let first = Site::over(options(), store.clone(), bus.clone()).await;
     first.say(&token("ann"), DIRECT, "one").await;
-    let (ann, room) = (UserId::new("ann").unwrap(), RoomId::new(DIRECT).unwrap());
+    let ann = UserId::new("ann").unwrap();
+    let room = RoomId::new(DIRECT).unwrap();
     let indexed = async || store.index.user_rooms(&ann, None, 10).await.unwrap().len();
     while indexed().await == 0 {
         tokio::task::yield_now().await;

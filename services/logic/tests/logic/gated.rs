@@ -29,7 +29,9 @@ pub(crate) const PANIC: &str = "panic";
 
 impl Gated {
     pub(crate) fn new(inner: Store, open: usize) -> Arc<Self> {
-        let (begun, now, most) = (Mutex::default(), AtomicUsize::new(0), AtomicUsize::new(0));
+        let begun = Mutex::default();
+        let now = AtomicUsize::new(0);
+        let most = AtomicUsize::new(0);
         Arc::new(Self {
             inner,
             gate: Semaphore::new(open),

@@ -174,7 +174,8 @@ impl Site {
         let service = Arc::new(Service::new(options, store, nodes_of_service).unwrap());
         let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (http_at, grpc_at) = (http.local_addr().unwrap(), grpc.local_addr().unwrap());
+        let http_at = http.local_addr().unwrap();
+        let grpc_at = grpc.local_addr().unwrap();
         let (over_http, over_grpc) = (service.clone(), service.clone());
         tokio::spawn(async move { over_http.serve_http(http).await });
         tokio::spawn(async move { over_grpc.serve_grpc(grpc, None).await.unwrap() });

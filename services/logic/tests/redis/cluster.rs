@@ -108,7 +108,8 @@ async fn move_slot_slowly(nodes: &[Server], key: &str, told: Option<tokio::sync:
             owner = number;
         }
     }
-    let (from, to) = (&nodes[owner], &nodes[(owner + 1) % nodes.len()]);
+    let from = &nodes[owner];
+    let to = &nodes[(owner + 1) % nodes.len()];
     let (from_id, to_id) = (text(ask(from, &["CLUSTER", "MYID"]).await), text(ask(to, &["CLUSTER", "MYID"]).await));
     ask(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]).await;
     ask(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]).await;

@@ -125,7 +125,8 @@ async fn a_log_lives_as_long_as_its_youngest_entry_is_kept() {
     let (age, window) = (Duration::from_secs(3600), Duration::from_secs(60));
     let retention = Retention { max_age: age, dedupe_window: window, ..Retention::default() };
     let store = store(Options { retention, ..options(redis.url()) }).await;
-    let (least, most) = (age.as_millis() as i64 - 10_000, (age + 2 * window).as_millis() as i64);
+    let least = age.as_millis() as i64 - 10_000;
+    let most = (age + 2 * window).as_millis() as i64;
     for number in 0..200 {
         say(&store, "lobby", &format!("m{number}")).await;
         if number % 20 == 0 {

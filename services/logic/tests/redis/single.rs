@@ -293,7 +293,8 @@ async fn a_long_list_of_bans_comes_in_parts_and_differences_follow() {
     assert_eq!((follow(&store, &copy).await, follow(&store, &late).await), (2, 2));
     assert!((0..MANY).all(|number| refuses(&copy, number)));
     let lift = |number: usize| {
-        let (store, id) = (&store, ban(number).id);
+        let store = &store;
+        let id = ban(number).id;
         async move { store.lift_ban(&id).await }
     };
     for some in (0..MANY / 2).collect::<Vec<_>>().chunks(50) {

@@ -123,7 +123,8 @@ pub(super) async fn push_user_device(
     Object(push): Object<NewPush>,
 ) -> Result<Json<Value>, Failure> {
     caller.admin()?;
-    let (user, device) = (UserId::new(user)?, DeviceId::new(device)?);
+    let user = UserId::new(user)?;
+    let device = DeviceId::new(device)?;
     Ok(delivered(&handle.core.push_user_device(&user, &device, push.signal()?).await?))
 }
 

@@ -93,7 +93,8 @@ async fn connection(core: Arc<Core>, router: axum::Router, stream: TcpStream, pe
     let unsent = Unsent::<Held>::default();
     let sending = unsent.clone();
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let (router, sending) = (router.clone(), sending.clone());
+        let router = router.clone();
+        let sending = sending.clone();
         async move {
             let mut request = request.map(axum::body::Body::new);
             request.extensions_mut().insert(peer);

@@ -107,7 +107,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_does_not_read_is_cut_off_and_gives_back_what_it_held() {
         let (ours, mut theirs) = tokio::io::duplex(10);
-        let (unsent, held) = (Unsent::default(), Arc::new(()));
+        let unsent = Unsent::default();
+        let held = Arc::new(());
         let mut ours = WriteTimeout::new(ours, Duration::from_secs(10), unsent.clone());
         unsent.put(Some(Arc::clone(&held)));
         let reading = async { theirs.read_exact(&mut [0; 15]).await };

@@ -42,7 +42,8 @@ struct Ages {
 
 impl Ages {
     fn new(retention: &Retention, now_ms: u64) -> Self {
-        let (entries_ms, rooms_ms) = (milliseconds(retention.max_age), milliseconds(retention.rooms_end_after));
+        let entries_ms = milliseconds(retention.max_age);
+        let rooms_ms = milliseconds(retention.rooms_end_after);
         Self { now_ms, entries_ms, rooms_ms }
     }
 
@@ -78,13 +79,15 @@ pub(super) fn look(
     now_ms: u64,
 ) -> DbResult<Due> {
     let ages = Ages::new(retention, now_ms);
-    let (rooms, log) = (snapshot.open_table(ROOMS)?, snapshot.open_table(LOG)?);
+    let rooms = snapshot.open_table(ROOMS)?;
+    let log = snapshot.open_table(LOG)?;
     let time = |id: &RoomId, seq: u64| -> DbResult<Option<u64>> {
         let row = log.get((id.as_str(), seq))?;
         Ok(row.and_then(|bytes| decode(id, seq, bytes.value())).map(|entry| entry.time_ms))
     };
     let mut due = Due { rows: snapshot.open_table(GONE)?.first()?.is_some(), ..Due::default() };
-    let (mut looks, mut rows) = (0, 0);
+    let mut looks = 0;
+    let mut rows = 0;
     let from = std::mem::take(cursor);
     for row in rooms.range(from.as_str()..)? {
         let (id, row) = row?;

@@ -175,7 +175,8 @@ impl<'t> Tables<'t> {
         let epoch = self.settle_epoch(id, room.head)?;
         room.head += 1;
         entry.time_ms = entry.time_ms.clamp(self.now_ms.saturating_sub(SKEW), self.now_ms.saturating_add(SKEW));
-        let (seq, time_ms) = (room.head, entry.time_ms);
+        let seq = room.head;
+        let time_ms = entry.time_ms;
         self.log.insert((id.as_str(), seq), entry.encode_to_vec().as_slice())?;
         if room.first == seq {
             room.oldest_ms = time_ms;
@@ -192,7 +193,8 @@ impl<'t> Tables<'t> {
     /// time a message names. `oldest_ms` is of the oldest entry or of one before it, so that an entry is looked at only
     /// when that age is reached.
     fn trim(&mut self, id: &RoomId, room: &mut Room) -> DbResult<()> {
-        let (now_ms, max_age) = (self.now_ms, milliseconds(self.retention.max_age));
+        let now_ms = self.now_ms;
+        let max_age = milliseconds(self.retention.max_age);
         let is_old = |time_ms: u64| max_age > 0 && now_ms.saturating_sub(time_ms) > max_age;
         for _ in 0..TRIM {
             if room.first >= room.head {

@@ -83,7 +83,8 @@ impl EmbeddedStore {
     /// Changes the file and then the list, one change after the other. What it did: 1, nothing: 0, refused: −1; forgotten:
     /// how many.
     async fn change_bans(&self, wish: BanChange) -> Result<i64> {
-        let (writes, book) = (self.writes.clone(), Arc::clone(&self.bans));
+        let writes = self.writes.clone();
+        let book = Arc::clone(&self.bans);
         // Goes on to its end where the caller does not wait for it: list and file must not part.
         let changing = tokio::spawn(async move { changed(&writes, &book, wish).await });
         changing.await.unwrap_or_else(|_| Err(Error::Unavailable("the list of bans was not changed".to_owned())))
@@ -97,7 +98,8 @@ async fn changed(writes: &mpsc::Sender<Write>, book: &Mutex<Book>, wish: BanChan
     let mut remove: Vec<String> = book.after(0).filter(is_over).take(FORGET_BATCH).map(|ban| ban.id.clone()).collect();
     let over = remove.len();
     let mut version = book.version().max(now.saturating_mul(1_000));
-    let (mut put, mut outcome) = (None, 1);
+    let mut put = None;
+    let mut outcome = 1;
     match wish {
         BanChange::Forget => outcome = i64::try_from(over).unwrap_or(i64::MAX),
         BanChange::Lift(id) if book.get(&id).is_some() => {

@@ -16,17 +16,20 @@ use crate::store::{Index, Result};
 #[async_trait]
 impl Index for EmbeddedStore {
     async fn user_rooms(&self, user: &UserId, after: Option<&RoomId>, limit: usize) -> Result<Vec<RoomId>> {
-        let (user, after) = (user.clone(), after.cloned());
+        let user = user.clone();
+        let after = after.cloned();
         self.read(move |snapshot| user_rooms(snapshot, &user, after.as_ref(), limit)).await
     }
 
     async fn index_room(&self, users: &[UserId], room: &RoomId) -> Result<()> {
-        let (users, room) = (users.to_vec(), room.clone());
+        let users = users.to_vec();
+        let room = room.clone();
         self.write(|done| Write::Index { users, room, done }).await
     }
 
     async fn unindex_room(&self, user: &UserId, room: &RoomId) -> Result<()> {
-        let (user, room) = (user.clone(), room.clone());
+        let user = user.clone();
+        let room = room.clone();
         self.write(|done| Write::Unindex { user, room, done }).await
     }
 }

@@ -51,7 +51,8 @@ impl Invitations for EmbeddedStore {
     }
 
     async fn uninvite(&self, user: &UserId, room: &RoomId) -> Result<bool> {
-        let (user, room) = (user.clone(), room.clone());
+        let user = user.clone();
+        let room = room.clone();
         self.write(|done| Write::Uninvite { user, room, done }).await
     }
 }

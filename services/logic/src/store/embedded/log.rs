@@ -14,22 +14,26 @@ use crate::store::{History, Page, ReadPosition, Result, Slice, Tail};
 #[async_trait]
 impl History for EmbeddedStore {
     async fn tail(&self, room: &RoomId, epoch: Epoch, seq: Seq, limit: usize, max_bytes: usize) -> Result<Tail> {
-        let (room, own) = (room.clone(), self.epoch);
+        let room = room.clone();
+        let own = self.epoch;
         self.read(move |snapshot| tail(snapshot, &room, own, (epoch, seq), limit, max_bytes)).await
     }
 
     async fn page(&self, room: &RoomId, slice: Slice, limit: usize) -> Result<Page> {
-        let (room, epoch) = (room.clone(), self.epoch);
+        let room = room.clone();
+        let epoch = self.epoch;
         self.read(move |snapshot| page(snapshot, &room, epoch, slice, limit)).await
     }
 
     async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<(Epoch, Seq)>> {
-        let (rooms, epoch) = (rooms.to_vec(), self.epoch);
+        let rooms = rooms.to_vec();
+        let epoch = self.epoch;
         self.read(move |snapshot| rooms.iter().map(|room| head(snapshot, room, epoch)).collect()).await
     }
 
     async fn mark_read(&self, room: &RoomId, user: &UserId, seq: Seq) -> Result<ReadPosition> {
-        let (room, user) = (room.clone(), user.clone());
+        let room = room.clone();
+        let user = user.clone();
         self.write(|done| Write::Read { room, user, seq, done }).await
     }
 }

@@ -24,13 +24,16 @@ impl Rooms for EmbeddedStore {
     }
 
     async fn members(&self, room: &RoomId, after: Option<&UserId>, limit: usize) -> Result<Vec<Member>> {
-        let (asked, after) = (room.clone(), after.cloned());
+        let asked = room.clone();
+        let after = after.cloned();
         let members = self.read(move |snapshot| members(snapshot, &asked, after.as_ref(), limit)).await?;
         members.ok_or_else(|| Error::NoSuchRoom(room.clone()))
     }
 
     async fn views(&self, rooms: &[RoomId], user: &UserId) -> Result<Vec<Option<View>>> {
-        let (rooms, user, epoch) = (rooms.to_vec(), user.clone(), self.epoch);
+        let rooms = rooms.to_vec();
+        let user = user.clone();
+        let epoch = self.epoch;
         self.read(move |snapshot| rooms.iter().map(|room| view(snapshot, room, &user, epoch)).collect()).await
     }
 }

@@ -201,7 +201,8 @@ fn prepare(database: &Database, window: u64) -> DbResult<Facts> {
             meta.insert("format", FORMAT)?;
             meta.insert("epoch", opening)?;
         }
-        let (format, file) = (fact(&meta, "format")?, fact(&meta, "epoch")?);
+        let format = fact(&meta, "format")?;
+        let file = fact(&meta, "epoch")?;
         let (Some(FORMAT), Some(file)) = (format, file) else {
             return Ok(format.map_or(Facts::Foreign, Facts::OtherLayout));
         };

@@ -175,7 +175,8 @@ impl Writer {
         }
         let handle = self.handle.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         let snapshot = handle.as_ref()?.begin_read().map_err(redb::Error::from);
-        let (cursor, retention) = (&mut self.cursor, &self.options.retention);
+        let cursor = &mut self.cursor;
+        let retention = &self.options.retention;
         let look = || snapshot.and_then(|snapshot| aging::look(&snapshot, cursor, retention, clock::now_ms()));
         let looked = std::panic::catch_unwind(AssertUnwindSafe(look))
             .unwrap_or_else(|_| Err(redb::Error::Corrupted("the database has panicked".to_owned())));

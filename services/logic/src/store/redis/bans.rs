@@ -31,18 +31,21 @@ impl Bans for RedisStore {
         command.arg(ask.since).arg(ask.began).arg(PAGE);
         let call = Call::script(self.shared.bans_slot(), script::bans(), command).repeatable();
         let mut fields = Fields::of(reply::value(self.shared.client.call(Lane::Any, call).await)?)?;
-        let (version, upto) = (fields.take()?, fields.take()?);
+        let version = fields.take()?;
+        let upto = fields.take()?;
         let reset = fields.take::<u8>()? == 1;
         let count = fields.take::<usize>()?;
         let mut bans = Vec::with_capacity(count.min(PAGE));
         for _ in 0..count {
-            let (version, bytes) = (fields.take()?, fields.take::<Vec<u8>>()?);
+            let version = fields.take()?;
+            let bytes = fields.take::<Vec<u8>>()?;
             let ban = Ban::decode(bytes.as_slice()).map_err(|error| Error::Corrupt(format!("a ban: {error}")))?;
             bans.push(Ban { version, ..ban });
         }
         let mut lifted = Vec::new();
         while !fields.is_empty() {
-            let (version, id) = (fields.take()?, fields.take()?);
+            let version = fields.take()?;
+            let id = fields.take()?;
             lifted.push(LiftedBan { id, version });
         }
         Ok(BanChanges { version, upto, reset, bans, lifted })

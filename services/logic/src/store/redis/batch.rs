@@ -224,7 +224,9 @@ fn read_deleted(delete: &Delete, reply: Value) -> Result<Deleted> {
         answer::NO_ROOM => return Err(Error::NoSuchRoom(delete.room.clone())),
         other => return Err(Error::Corrupt(format!("a script answers {other}"))),
     }
-    let (epoch, seq, kind) = (fields.take()?, fields.take()?, kind_of(&fields.take::<String>()?)?);
+    let epoch = fields.take()?;
+    let seq = fields.take()?;
+    let kind = kind_of(&fields.take::<String>()?)?;
     let mut members = Vec::new();
     while !fields.is_empty() {
         let user = UserId::known(fields.take::<String>()?).map_err(|bad| Error::Corrupt(bad.to_string()))?;
@@ -248,7 +250,10 @@ impl Stored {
             answer::NEW => Self::read_new(&append.entry, &mut fields),
             answer::REPEATED => {
                 metrics::REPEATED.inc();
-                let (epoch, seq, id, time_ms) = (fields.take()?, fields.take()?, fields.take()?, fields.take()?);
+                let epoch = fields.take()?;
+                let seq = fields.take()?;
+                let id = fields.take()?;
+                let time_ms = fields.take()?;
                 let appended = Appended { id, epoch, seq, time_ms, duplicate: true, created: false };
                 Ok(Self { appended, before: Some(fields.take()?) })
             }
@@ -272,8 +277,11 @@ impl Stored {
     }
 
     fn read_new(entry: &Entry, fields: &mut Fields) -> Result<Self> {
-        let (epoch, seq, created) = (fields.take()?, fields.take()?, fields.take::<i64>()? == 1);
-        let (id, time_ms) = (entry.id.clone(), entry.time_ms);
+        let epoch = fields.take()?;
+        let seq = fields.take()?;
+        let created = fields.take::<i64>()? == 1;
+        let id = entry.id.clone();
+        let time_ms = entry.time_ms;
         let appended = Appended { id, epoch, seq, time_ms, duplicate: false, created };
         Ok(Self { appended, before: None })
     }
@@ -292,7 +300,8 @@ impl Stored {
 }
 
 fn refused(refusal: i64, room: &RoomId, user: &UserId) -> Error {
-    let (room, user) = (room.clone(), user.clone());
+    let room = room.clone();
+    let user = user.clone();
     match refusal {
         answer::NO_ROOM => Error::NoSuchRoom(room),
         answer::NOT_A_MEMBER => Error::NotAMember { room, user },
@@ -406,7 +415,8 @@ impl Shared {
             return Ok((reply, Ok(())));
         }
         let mut both = Fields::of(reply)?;
-        let (reply, confirmed) = (both.value()?, both.take::<u64>()?);
+        let reply = both.value()?;
+        let confirmed = both.take::<u64>()?;
         let wanted = self.options.wait_replicas as u64;
         if confirmed >= wanted {
             return Ok((reply, Ok(())));

@@ -16,7 +16,8 @@ fn written(invitation: &Invitation) -> String {
 
 fn read(room: &str, text: &str) -> Option<Invitation> {
     let mut parts = text.splitn(3, ':');
-    let (role, time_ms) = (role_of(parts.next()?)?, parts.next()?.parse().ok()?);
+    let role = role_of(parts.next()?)?;
+    let time_ms = parts.next()?.parse().ok()?;
     let by = UserId::known(parts.next()?).ok()?;
     Some(Invitation { room: RoomId::known(room).ok()?, by, role, time_ms })
 }

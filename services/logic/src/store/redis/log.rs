@@ -86,7 +86,9 @@ impl History for RedisStore {
             "none" => Err(Error::NoSuchRoom(room.clone())),
             "stranger" => Err(Error::NotAMember { room: room.clone(), user: user.clone() }),
             _ => {
-                let (read, joined, head) = (fields.take()?, fields.take()?, fields.take()?);
+                let read = fields.take()?;
+                let joined = fields.take()?;
+                let head = fields.take()?;
                 Ok(ReadPosition { read, joined, head, moved: fields.take::<i64>()? == 1 })
             }
         }
@@ -128,7 +130,9 @@ impl Shared {
         if fields.is_empty() {
             return Ok(LogSlice { first: 1, ..LogSlice::default() });
         }
-        let (head, first, epoch) = (fields.take()?, fields.take()?, fields.take()?);
+        let head = fields.take()?;
+        let first = fields.take()?;
+        let epoch = fields.take()?;
         let transitions = Transitions::parse(&fields.take::<String>()?)?;
         let mut run = Run::default();
         while !fields.is_empty() {

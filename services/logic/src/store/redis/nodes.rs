@@ -137,7 +137,8 @@ impl Shared {
     /// In steps: a node may have very many rooms, and redis does nothing else meanwhile.
     async fn counts_of(&self, node: &str) -> Result<HashMap<String, u64>> {
         let key = self.client.keys().node_online(node);
-        let (mut counts, mut cursor) = (HashMap::new(), "0".to_owned());
+        let mut counts = HashMap::new();
+        let mut cursor = "0".to_owned();
         loop {
             let mut command = redis::cmd("HSCAN");
             command.arg(&key).arg(&cursor).arg("COUNT").arg(STEP);

@@ -90,9 +90,10 @@ impl Connections for RedisStore {
         let leases = self.shared.leases().await?;
         let living: HashSet<&str> = leases.living.iter().map(|(node, _)| node.as_str()).collect();
         let calls = users.iter().flat_map(|user| {
-            let (key, seen) =
-                (self.shared.client.keys().user_presence(user), self.shared.client.keys().user_seen(user));
-            let (mut all, mut last) = (redis::cmd("HGETALL"), redis::cmd("GET"));
+            let key = self.shared.client.keys().user_presence(user);
+            let seen = self.shared.client.keys().user_seen(user);
+            let mut all = redis::cmd("HGETALL");
+            let mut last = redis::cmd("GET");
             all.arg(&key);
             last.arg(&seen);
             [Call::new(Slot::of(&key), all).repeatable(), Call::new(Slot::of(&seen), last).repeatable()]

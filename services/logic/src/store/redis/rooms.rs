@@ -74,7 +74,9 @@ impl Rooms for RedisStore {
     async fn views(&self, rooms: &[RoomId], user: &UserId) -> Result<Vec<Option<View>>> {
         let calls = rooms.iter().flat_map(|room| {
             let keys = self.shared.client.keys().room(room);
-            let (mut meta, mut member, mut read) = (redis::cmd("HMGET"), redis::cmd("HGET"), redis::cmd("HGET"));
+            let mut meta = redis::cmd("HMGET");
+            let mut member = redis::cmd("HGET");
+            let mut read = redis::cmd("HGET");
             meta.arg(keys.meta()).arg(&["k", "e", "h", "c"]);
             member.arg(keys.members()).arg(user.as_str());
             read.arg(keys.read()).arg(user.as_str());
@@ -90,7 +92,9 @@ fn view(meta: Value, member: Value, read: Value) -> Result<Option<View>> {
     let mut meta = Fields::of(meta)?;
     let Some(kind) = meta.take::<Option<String>>()? else { return Ok(None) };
     let mut number = || meta.take::<Option<u64>>();
-    let (epoch, head, created_ms) = (number()?.unwrap_or(0), number()?.unwrap_or(0), number()?.unwrap_or(0));
+    let epoch = number()?.unwrap_or(0);
+    let head = number()?.unwrap_or(0);
+    let created_ms = number()?.unwrap_or(0);
     let member = reply::parsed::<Option<String>>(member)?;
     let (role, joined) = match member.as_deref().map(membership).transpose()? {
         Some((role, joined)) => (Some(role), joined),

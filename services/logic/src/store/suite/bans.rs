@@ -34,7 +34,8 @@ fn refuses(copy: &Bans, user: &str) -> bool {
 }
 
 async fn a_ban_is_noted_followed_and_lifted(stage: &Stage) {
-    let (ann, copy) = (stage.name("ann"), Bans::default());
+    let ann = stage.name("ann");
+    let copy = Bans::default();
     follow(stage, &copy).await;
     assert_eq!(stage.store.bans.ban(ban(&ann, 0), PLENTY).await, Ok(true));
     assert!(!refuses(&copy, &ann));
@@ -60,7 +61,9 @@ async fn a_ban_is_noted_followed_and_lifted(stage: &Stage) {
 }
 
 async fn what_is_over_is_removed_and_said_to_be(stage: &Stage) {
-    let (ann, bob, copy) = (stage.name("ann"), stage.name("bob"), Bans::default());
+    let ann = stage.name("ann");
+    let bob = stage.name("bob");
+    let copy = Bans::default();
     assert_eq!(stage.store.bans.ban(ban(&ann, 1), PLENTY).await, Ok(true));
     assert_eq!(stage.store.bans.ban(ban(&bob, u64::MAX / 4096), PLENTY).await, Ok(true));
     follow(stage, &copy).await;

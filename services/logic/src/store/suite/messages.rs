@@ -35,7 +35,8 @@ async fn rooms_come_into_being_with_the_first_message(stage: &Stage) {
 
 async fn the_access_must_fit_the_room(stage: &Stage) {
     let (ann, bob) = (stage.user("ann"), stage.user("bob"));
-    let (room, pair) = (stage.room(), RoomId::direct(&ann, &bob).expect("two users"));
+    let room = stage.room();
+    let pair = RoomId::direct(&ann, &bob).expect("two users");
     stage.say(&room, open(&ann), "one").await;
     stage.say(&pair, direct(&ann), "one").await;
     for append in [message(&room, plain(&bob), "two"), message(&pair, open(&bob), "two")] {

@@ -14,8 +14,10 @@ use crate::store::Messages;
 /// # Panics
 /// Where one is not stored.
 pub async fn pace(store: &dyn Messages, count: usize, flying: usize, rooms: usize) -> (f64, Duration) {
-    let (mut begun, mut took) = (0, Vec::with_capacity(count));
-    let (run, ann) = (uuid::Uuid::now_v7(), UserId::new("ann").expect("a good id"));
+    let mut begun = 0;
+    let mut took = Vec::with_capacity(count);
+    let run = uuid::Uuid::now_v7();
+    let ann = UserId::new("ann").expect("a good id");
     let start = Instant::now();
     let mut flight = FuturesUnordered::new();
     while took.len() < count {

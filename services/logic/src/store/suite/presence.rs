@@ -79,7 +79,9 @@ async fn what_a_user_has_in_a_day_is_counted(stage: &Stage) {
 }
 
 fn presence(user: &UserId, conn: &str, node: &str, since_ms: u64) -> Presence {
-    let (device, conn, node) = (format!("{conn}'s phone"), conn.into(), node.into());
+    let device = format!("{conn}'s phone");
+    let conn = conn.into();
+    let node = node.into();
     Presence { user: user.clone(), device, conn, node, since_ms, place: 0 }
 }
 
