@@ -79,7 +79,7 @@ impl Service {
     /// Serves the HTTP API on this listener. Returns once [`Service::drain`] ends things: connections that are open then
     /// finish what they are about.
     pub async fn serve_http(&self, listener: TcpListener) {
-        serve::http::serve(self.handle(), listener).await;
+        serve::http::serve(self.handle(), serve::compat::routes(), listener).await;
     }
 
     /// So many logic processes, this one among them, serve the same users: each has its part of their bytes.

@@ -15,7 +15,7 @@ mod server;
 mod stream;
 
 pub(crate) use answer::{Failure, message};
-pub(crate) use ask::{Credentials, Params, Raw, bearer};
+pub(crate) use ask::{Credentials, Params, Raw};
 pub(crate) use cors::origin;
 pub(super) use metrics::declare as declare_metrics;
 pub(crate) use server::serve;
@@ -28,10 +28,9 @@ use axum::http::{Method, StatusCode};
 use axum::routing::{delete, get, post, put};
 
 use crate::call::Handle;
-use crate::serve::compat;
 
-/// The HTTP API with everything in front of it: limits, timeouts, metrics, errors in one shape.
-fn router(handle: &Handle) -> Router {
+/// The HTTP API and other routes, with everything in front of them: limits, timeouts, metrics, errors in one shape.
+fn router(handle: &Handle, others: Router<Handle>) -> Router {
     let limit = handle.core.options.http.max_request_bytes;
     let guard = Arc::new(guard::Guard::new(Arc::clone(&handle.core)));
     let native = Router::new()
@@ -58,7 +57,7 @@ fn router(handle: &Handle) -> Router {
         .route("/v1/bans/{id}", delete(bans::lift))
         .route("/v1/users/{user}/revoke", post(bans::revoke))
         .route("/v1/nodes", get(people::nodes))
-        .merge(compat::routes())
+        .merge(others)
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .with_state(handle.clone());

@@ -19,6 +19,7 @@ mod dedupe;
 mod deleting;
 mod disk;
 mod epochs;
+mod file;
 mod groups;
 mod index;
 mod invitations;
@@ -28,6 +29,7 @@ mod presence;
 mod quotas;
 mod rooms;
 mod tables;
+mod write;
 mod writer;
 
 use std::path::PathBuf;
@@ -44,7 +46,7 @@ use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use super::{Append, Appended, Error, GrantKey, GrantKeys, Messages, Publish, Result, Retention};
 use presence::PresenceRegistry;
 use quotas::DayCounts;
-use writer::{Done, Write};
+use write::{Done, Write};
 
 /// Where and how the store keeps things.
 #[derive(Debug, Clone)]
@@ -145,9 +147,9 @@ impl EmbeddedStore {
         options: Options,
         publish: Arc<dyn Publish>,
     ) -> std::result::Result<Self, OpenError> {
-        let (database, epochs, generations) = tables::open(&options, disk)?;
+        let (database, epochs, generations) = file::open(&options, disk)?;
         let epoch = epochs.of_the_file();
-        let bans = Arc::new(Mutex::new(tables::bans(&options, &database)?));
+        let bans = Arc::new(Mutex::new(file::bans(&options, &database)?));
         let handle: DbHandle = Arc::new(RwLock::new(Some(database)));
         let (writes, queue) = mpsc::channel(options.queue.max(1));
         let readers = Arc::new(Semaphore::new(options.readers.max(1)));

@@ -75,6 +75,20 @@ pub(crate) fn bearer(headers: &HeaderMap) -> &str {
     }
 }
 
+/// A token where callers of goim's and golang-im's routes put theirs: `Authorization: Bearer …`, the header `token`, the query's `token`; and
+/// whether it stands in the query.
+pub(super) fn compat_token<'a>(headers: &'a HeaderMap, params: &'a Params) -> (&'a str, bool) {
+    let bearer = bearer(headers);
+    if !bearer.is_empty() {
+        return (bearer, false);
+    }
+    let header = headers.get("token").and_then(|value| value.to_str().ok()).filter(|token| !token.is_empty());
+    match header {
+        Some(token) => (token, false),
+        None => (params.text("token").unwrap_or_default(), true),
+    }
+}
+
 impl FromRequestParts<Handle> for Caller {
     type Rejection = Failure;
 

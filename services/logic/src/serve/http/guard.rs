@@ -22,7 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-use super::ask::{Credentials, Params, Peer, bearer};
+use super::ask::{Credentials, Params, Peer, bearer, compat_token};
 use super::{Failure, metrics};
 use crate::auth;
 use crate::auth::grant::Grant;
@@ -30,7 +30,6 @@ use crate::auth::token::Claims;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::phase::Phase;
-use crate::serve::compat;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
@@ -149,7 +148,7 @@ impl Guard {
         let mut in_query = false;
         if token.is_empty() && !route.starts_with("/v1/") {
             query = Params::parse(parts.uri.query().unwrap_or_default().as_bytes());
-            (token, in_query) = compat::token(&parts.headers, &query);
+            (token, in_query) = compat_token(&parts.headers, &query);
         }
         if !token.is_empty() {
             self.attempts.admit(network, token).map_err(|wait| {

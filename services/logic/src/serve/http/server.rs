@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::Router;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -38,9 +39,9 @@ struct Places {
     _own: Option<Share<Network>>,
 }
 
-/// Serves until logic ends. Connections that are open then finish what they are about.
-pub(crate) async fn serve(handle: Handle, listener: TcpListener) {
-    let router = super::router(&handle);
+/// Serves the API and `others` until logic ends. Connections that are open then finish what they are about.
+pub(crate) async fn serve(handle: Handle, others: Router<Handle>, listener: TcpListener) {
+    let router = super::router(&handle, others);
     let core = handle.core;
     let places = Arc::new(Semaphore::new(core.options.http.max_connections));
     let by_address = Shares::new(core.options.http.max_connections_per_ip);
@@ -87,7 +88,7 @@ fn refuse(stream: TcpStream) {
     drop(stream);
 }
 
-async fn connection(core: Arc<Core>, router: axum::Router, stream: TcpStream, peer: Peer, places: Places) {
+async fn connection(core: Arc<Core>, router: Router, stream: TcpStream, peer: Peer, places: Places) {
     let _ = stream.set_nodelay(true);
     metrics::CONNECTIONS.inc();
     let unsent = Unsent::<Held>::default();

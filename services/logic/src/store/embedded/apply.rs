@@ -9,7 +9,7 @@ use redb::{ReadableTable, Table, WriteTransaction};
 use super::dedupe::{self, DedupeTable, Generations};
 use super::epochs::Epochs;
 use super::tables::{DEDUPE, EPOCHS, GONE, LOG, MEMBERS, READS, ROOMS, Room, RoomRow, SEEN, USER_ROOMS, role};
-use super::{DbResult, bans, milliseconds};
+use super::{DbResult, milliseconds};
 use crate::store::readable::decode;
 use crate::store::{Access, Append, Appended, Error, Kind, ReadPosition, Result, Retention, Role};
 
@@ -233,10 +233,6 @@ impl<'t> Tables<'t> {
             self.reads.insert(key, read)?;
         }
         Ok(Ok(ReadPosition { read, joined: member.unwrap_or(0), head: room.head, moved: read > before }))
-    }
-
-    pub(super) fn bans(&mut self, change: bans::Change) -> Written<()> {
-        bans::change(self.transaction, change)
     }
 
     pub(super) fn note_seen(&mut self, user: &UserId, at_ms: u64) -> Written<()> {

@@ -6,23 +6,17 @@ use async_trait::async_trait;
 use im_proto::bans::Book;
 use im_proto::v1::{AskBans, Ban, BanChanges};
 use prost::Message as _;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use tokio::sync::{Mutex, mpsc};
 
-use super::apply::Written;
-use super::writer::Write;
+use super::apply::{Tables, Written};
+use super::write::{BansWrite, Write};
 use super::{DbResult, EmbeddedStore, queued};
 use crate::clock;
 use crate::store::{Bans, Error, FORGET_BATCH, Result};
 
 /// Id → the ban as protobuf.
 const BANS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("bans");
-
-/// One change of the table.
-pub(super) struct Change {
-    put: Option<Ban>,
-    remove: Vec<String>,
-}
 
 /// What the file has.
 pub(super) fn read(database: &Database) -> DbResult<Book> {
@@ -41,16 +35,17 @@ pub(super) fn read(database: &Database) -> DbResult<Book> {
     Ok(Book::restored(version, bans))
 }
 
-/// Inside the writer's transaction.
-pub(super) fn change(transaction: &WriteTransaction, change: Change) -> Written<()> {
-    let mut table = transaction.open_table(BANS)?;
-    for id in &change.remove {
-        table.remove(id.as_str())?;
+impl Tables<'_> {
+    pub(super) fn bans(&mut self, change: BansWrite) -> Written<()> {
+        let mut table = self.transaction.open_table(BANS)?;
+        for id in &change.remove {
+            table.remove(id.as_str())?;
+        }
+        if let Some(ban) = change.put {
+            table.insert(ban.id.as_str(), ban.encode_to_vec().as_slice())?;
+        }
+        Ok(Ok(()))
     }
-    if let Some(ban) = change.put {
-        table.insert(ban.id.as_str(), ban.encode_to_vec().as_slice())?;
-    }
-    Ok(Ok(()))
 }
 
 /// What is to happen to the list.
@@ -117,7 +112,7 @@ async fn changed(writes: &mpsc::Sender<Write>, book: &Mutex<Book>, wish: BanChan
     let removed: Vec<(String, u64)> = remove.iter().map(|id| (id.clone(), following(&mut version))).collect();
     let put = put.map(|ban| Ban { version: following(&mut version), ..ban });
     if put.is_some() || !remove.is_empty() {
-        let change = Change { put: put.clone(), remove };
+        let change = BansWrite { put: put.clone(), remove };
         queued(writes, |done| Write::Bans(change, done)).await?;
         removed.iter().for_each(|(id, version)| _ = book.lift(id, *version));
         put.into_iter().for_each(|ban| book.put(ban));

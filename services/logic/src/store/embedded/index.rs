@@ -8,7 +8,7 @@ use redb::ReadTransaction;
 
 use super::apply::{Tables, Written};
 use super::tables::{LAST, USER_ROOMS, checked};
-use super::writer::Write;
+use super::write::Write;
 use super::{DbResult, EmbeddedStore};
 use crate::store::index::spans;
 use crate::store::{Index, Result};

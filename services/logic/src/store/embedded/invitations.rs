@@ -2,26 +2,21 @@
 
 use async_trait::async_trait;
 use im_wire::ids::{RoomId, UserId};
-use redb::{ReadTransaction, ReadableTable, TableDefinition};
+use redb::{ReadTransaction, ReadableTable};
 
 use super::apply::{Tables, Written};
-use super::tables::{LAST, checked, role, role_number};
-use super::writer::Write;
+use super::tables::{INVITATIONS, InvitationRow, LAST, checked, role, role_number};
+use super::write::Write;
 use super::{DbResult, EmbeddedStore};
 use crate::store::{Invitation, Invitations, Result};
 
-/// (user, room) → role, time, who invites.
-pub(super) const INVITATIONS: TableDefinition<'_, (&str, &str), Row<'_>> = TableDefinition::new("invitations");
-
-type Row<'r> = (u8, u64, &'r str);
-
-fn invitation(room: &str, (number, time_ms, by): Row<'_>) -> DbResult<Invitation> {
+fn invitation(room: &str, (number, time_ms, by): InvitationRow<'_>) -> DbResult<Invitation> {
     Ok(Invitation { room: checked(RoomId::known(room))?, by: checked(UserId::known(by))?, role: role(number), time_ms })
 }
 
 /// All of a user's, whether they hold or not.
 fn all(
-    table: &impl ReadableTable<(&'static str, &'static str), Row<'static>>,
+    table: &impl ReadableTable<(&'static str, &'static str), InvitationRow<'static>>,
     user: &UserId,
 ) -> DbResult<Vec<Invitation>> {
     let rows = table.range((user.as_str(), "")..=(user.as_str(), LAST))?;

@@ -5,7 +5,7 @@ use im_wire::ids::{Epoch, RoomId, Seq, UserId};
 use redb::ReadTransaction;
 
 use super::tables::{LOG, ROOMS, Room};
-use super::writer::Write;
+use super::write::Write;
 use super::{DbResult, EmbeddedStore, epochs};
 use crate::store::readable::{PAGE_BYTES, Run};
 use crate::store::verdict::Transitions;

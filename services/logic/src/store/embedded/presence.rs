@@ -10,7 +10,7 @@ use im_wire::ids::{RoomId, UserId};
 use redb::ReadTransaction;
 
 use super::tables::SEEN;
-use super::writer::Write;
+use super::write::Write;
 use super::{DbResult, EmbeddedStore};
 use crate::store::{Asserted, Connections, Counts, Ended, Leases, Presence, Result, Stray};
 

@@ -5,7 +5,7 @@ use im_wire::ids::{Epoch, RoomId, UserId};
 use redb::ReadTransaction;
 
 use super::tables::{LAST, MEMBERS, READS, ROOMS, Room, checked, role};
-use super::writer::Write;
+use super::write::Write;
 use super::{DbResult, EmbeddedStore, epochs};
 use crate::store::{Appended, Create, Delete, Deleted, Error, Member, Membership, Result, Rooms, View};
 

@@ -5,84 +5,23 @@ use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use im_wire::ids::{RoomId, Seq, UserId};
 use redb::{Database, ReadableDatabase};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::aging::{self, Due};
 use super::apply::{Publication, Tables, Written};
 use super::dedupe::Generations;
 use super::disk::Disk;
 use super::epochs::Epochs;
-use super::{DbHandle, DbResult, OpenError, Options, bans, failed, metrics, tables};
+use super::write::{Done, Write};
+use super::{DbHandle, DbResult, OpenError, Options, failed, file, metrics};
 use crate::clock;
-use crate::store::{
-    Append, Appended, Create, Delete, Deleted, Error, Invitation, Membership, Publish, ReadPosition, Result,
-};
+use crate::store::{Error, Publish, Result};
 
 /// How long the writer waits between attempts to open the file again after the disk has failed.
 const REOPEN: Duration = Duration::from_millis(200);
 /// How often the log says again that the disk has failed, while writes are asked for.
 const REMIND: Duration = Duration::from_secs(60);
-
-/// Tells the caller what became of a write.
-pub(super) type Done<T> = oneshot::Sender<Result<T>>;
-
-/// One thing to write, and whom to tell.
-pub(super) enum Write {
-    Append(Append, Done<Appended>),
-    Create(Create, Done<bool>),
-    Membership(Membership, Done<Option<Appended>>),
-    Read {
-        room: RoomId,
-        user: UserId,
-        seq: Seq,
-        done: Done<ReadPosition>,
-    },
-    Index {
-        users: Vec<UserId>,
-        room: RoomId,
-        done: Done<()>,
-    },
-    Unindex {
-        user: UserId,
-        room: RoomId,
-        done: Done<()>,
-    },
-    Invite {
-        user: UserId,
-        invitation: Invitation,
-        max: usize,
-        done: Done<bool>,
-    },
-    Uninvite {
-        user: UserId,
-        room: RoomId,
-        done: Done<bool>,
-    },
-    Seen {
-        user: UserId,
-        at_ms: u64,
-        done: Done<()>,
-    },
-    Bans(bans::Change, Done<()>),
-    Delete(Delete, Done<Deleted>),
-    /// What time has done to some rooms.
-    Age(Due),
-    Close(Done<()>),
-}
-
-impl Write {
-    /// A message or a change for which nobody waits any more.
-    fn is_abandoned(&self) -> bool {
-        match self {
-            Self::Append(_, done) => done.is_closed(),
-            Self::Membership(_, done) => done.is_closed(),
-            Self::Delete(_, done) => done.is_closed(),
-            _ => false,
-        }
-    }
-}
 
 /// Answers a write: with its outcome where the transaction is on disk, with the error where it is not.
 type Answer = Box<dyn FnOnce(Option<Error>) + Send>;
@@ -279,7 +218,7 @@ impl Writer {
             return;
         }
         self.put(None);
-        match tables::create(&self.options, &self.disk) {
+        match file::create(&self.options, &self.disk) {
             Ok(database) => {
                 self.put(Some(database));
                 self.failing = None;
