@@ -142,11 +142,11 @@ async fn one(
     answer: impl Future<Output = Result<u64, Status>>,
 ) -> Result<u64, ()> {
     let count = |result: &str| CALLS.with_label_values(&[what.name, result]).inc();
-    if endpoint.is_aside() && !what.always {
+    if endpoint.is_ejected() && !what.always {
         count("skipped");
         return Err(());
     }
-    let _flight = endpoint.fly();
+    let _in_flight = endpoint.track();
     let status = match tokio::time::timeout(what.timeout, answer).await {
         Ok(Ok(connections)) => {
             endpoint.answered();
