@@ -86,16 +86,14 @@ pub(super) fn look(
         Ok(row.and_then(|bytes| decode(id, seq, bytes.value())).map(|entry| entry.time_ms))
     };
     let mut due = Due { rows: snapshot.open_table(GONE)?.first()?.is_some(), ..Due::default() };
-    let mut looks = 0;
     let mut rows = 0;
     let from = std::mem::take(cursor);
-    for row in rooms.range(from.as_str()..)? {
+    for (looks, row) in rooms.range(from.as_str()..)?.enumerate() {
         let (id, row) = row?;
         if looks >= LOOKS || rows >= ROWS {
             id.value().clone_into(cursor);
             break;
         }
-        looks += 1;
         let (Ok(id), room) = (RoomId::known(id.value()), Room::from(row.value())) else { continue };
         if ages.is_abandoned(&room, || time(&id, room.head))? {
             rows += 1;
