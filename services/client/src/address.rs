@@ -142,16 +142,15 @@ fn host_and_port(authority: &str, default_port: u16) -> Result<(String, u16), &'
 
 /// Which address to try next: each in turn, beginning at a random one, hinted ones first.
 #[derive(Debug)]
-pub(crate) struct Places {
+pub(crate) struct AddressPool {
     known: Vec<Address>,
     next: usize,
     hinted: VecDeque<Address>,
 }
 
-impl Places {
+impl AddressPool {
     /// `random` is uniform in `0.0..1.0`. `known` is never empty: the builder sees to it.
     pub(crate) fn new(known: Vec<Address>, random: f64) -> Self {
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
         let next = (known.len() as f64 * random) as usize;
         Self { known, next, hinted: VecDeque::new() }
     }
@@ -233,19 +232,19 @@ mod tests {
     #[test]
     fn every_known_address_is_tried_in_turn_and_hints_come_first() {
         let known: Vec<Address> = ["tcp://a:1", "tcp://b:1", "tcp://c:1"].map(|a| a.parse().unwrap()).into();
-        let mut places = Places::new(known.clone(), 0.4);
-        let turn: Vec<_> = (0..4).map(|_| places.next(None).host).collect();
+        let mut pool = AddressPool::new(known.clone(), 0.4);
+        let turn: Vec<_> = (0..4).map(|_| pool.next(None).host).collect();
         assert_eq!(turn, ["b", "c", "a", "b"]);
-        assert_eq!(places.next(Some(&known[2])).host, "a", "the address to avoid is passed over");
-        places.hint(&["h:7".to_owned(), "not a host:1".to_owned()], &known[0]);
-        assert_eq!(places.next(None).to_string(), "tcp://h:7");
-        assert_eq!(places.next(None).host, "b");
+        assert_eq!(pool.next(Some(&known[2])).host, "a", "the address to avoid is passed over");
+        pool.hint(&["h:7".to_owned(), "not a host:1".to_owned()], &known[0]);
+        assert_eq!(pool.next(None).to_string(), "tcp://h:7");
+        assert_eq!(pool.next(None).host, "b");
     }
 
     #[test]
     fn the_only_address_is_used_even_where_it_should_be_avoided() {
         let only: Address = "tcp://a:1".parse().unwrap();
-        let mut places = Places::new(vec![only.clone()], 0.999);
-        assert_eq!(places.next(Some(&only)), only);
+        let mut pool = AddressPool::new(vec![only.clone()], 0.999);
+        assert_eq!(pool.next(Some(&only)), only);
     }
 }

@@ -6,23 +6,15 @@ use im_wire::native::Position;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::address::{Address, BadAddress};
-use crate::client::{Client, State};
+use crate::answer::State;
+use crate::client::Client;
+use crate::codec::Encoding;
 use crate::core::{Core, Setup};
 use crate::driver::Driver;
 use crate::event::{Events, Heard};
 use crate::options::Options;
 use crate::stats::Counters;
 use crate::token::TokenSource;
-
-/// How frames are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Encoding {
-    /// TLV frames with a compact binary body; over TCP and WebSocket.
-    #[default]
-    Binary,
-    /// JSON in text frames; over WebSocket only.
-    Json,
-}
 
 /// Why a client cannot be built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +54,13 @@ impl std::fmt::Debug for Builder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let shown = (&self.addresses, &self.device, self.follow_all, self.encoding);
         f.debug_tuple("Builder").field(&shown).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Begins a client.
+    pub fn builder() -> Builder {
+        Builder::default()
     }
 }
 

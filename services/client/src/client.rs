@@ -8,65 +8,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use im_wire::ids::{Epoch, RoomId, Seq};
-use im_wire::native::{Body, ClientOp, Error, Message, Position, ServerOp, SubscribedRoom};
+use im_wire::native::{Body, ClientOp, Message, Position, ServerOp, SubscribedRoom};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::builder::Builder;
+use crate::answer::{RequestError, SendError, SendReply, Sent, State};
 use crate::core::Command;
 use crate::event::{End, Heard};
 use crate::options::Options;
-use crate::outbox::Parcel;
+use crate::outbox::PendingSend;
 use crate::stats::{Counters, Stats};
-
-/// Why a send was not acknowledged.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SendError {
-    /// The server refused it, and would again. It is not stored: no earlier attempt went without an answer.
-    #[error("refused: {}: {}", .0.code, .0.text)]
-    Refused(Error),
-    /// Its time is over and it is not stored: it was never written, or the server said each time that it was not.
-    #[error("not sent in time{}", .last.as_ref().map(|error| format!(": {}: {}", error.code, error.text)).unwrap_or_default())]
-    NotStored {
-        /// The server's last answer, where there was one.
-        last: Option<Error>,
-    },
-    /// It may be stored or not: an attempt was written and no answer told what became of it, and no later one was
-    /// acknowledged. Sending the same client id again within the dedupe window tells, where the server still accepts it.
-    #[error("outcome unknown: not every attempt was answered for client id {client_id}{}", .last.as_ref().map(|error| format!(", the last answer: {}: {}", error.code, error.text)).unwrap_or_default())]
-    Unknown {
-        /// The id to send again.
-        client_id: String,
-        /// The server's last error answer to one of the attempts, where there was one. One that is not retryable has
-        /// ended the send.
-        last: Option<Error>,
-    },
-    /// The client has ended before it was written. It is not stored.
-    #[error("the client has ended")]
-    Ended,
-}
-
-/// Why a request other than a send has no answer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RequestError {
-    /// The server's answer.
-    #[error("refused: {}: {}", .0.code, .0.text)]
-    Refused(Error),
-    /// No answer within the request timeout.
-    #[error("no answer in time")]
-    TimedOut,
-    /// A signal needs a connection just now, and there is none or it was lost.
-    #[error("not connected")]
-    NotConnected,
-    /// The server answered something that is no answer to this.
-    #[error("the server's answer does not fit the question")]
-    Unexpected,
-    /// The client has ended.
-    #[error("the client has ended")]
-    Ended,
-}
 
 /// A message to be sent.
 #[derive(Debug, Clone)]
@@ -102,25 +53,6 @@ impl Outgoing {
         self.deadline = Some(deadline);
         self
     }
-}
-
-/// A send that is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sent {
-    /// Where.
-    pub room: RoomId,
-    /// The sender's id for it.
-    pub client_id: String,
-    /// The message's id.
-    pub id: String,
-    /// In force.
-    pub epoch: Epoch,
-    /// Its place in the room.
-    pub seq: Seq,
-    /// When it was accepted the first time, unix milliseconds.
-    pub time_ms: u64,
-    /// An earlier attempt had stored it already.
-    pub duplicate: bool,
 }
 
 /// A send on its way; resolves once it is acknowledged or has failed. Dropping it does not take the send back.
@@ -170,20 +102,6 @@ pub struct ReadState {
     pub unread: u64,
 }
 
-/// Whether a client is connected.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
-    /// Not yet, or no longer; trying.
-    Connecting {
-        /// Why the last attempt failed.
-        last_failure: Option<String>,
-    },
-    /// Connected and authenticated.
-    Up,
-    /// For good.
-    Ended(End),
-}
-
 /// A client. Clones share one connection; when the last is dropped, or one is closed, the connection ends.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -208,11 +126,6 @@ impl Client {
         Self { commands, permits, options, counters, heard, state }
     }
 
-    /// Begins a client.
-    pub fn builder() -> Builder {
-        Builder::default()
-    }
-
     /// Sends a message and waits until it is stored. Retried under one client id until its deadline, over reconnects.
     ///
     /// The answer comes over the socket that also carries messages: an application that waits here must have another
@@ -233,10 +146,10 @@ impl Client {
         let deadline = Instant::now() + message.deadline.unwrap_or(self.options.send_deadline);
         let (reply, answer) = oneshot::channel();
         let client_id = message.client_id.unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
-        let parcel = Parcel { room: message.room, client_id, kind: message.kind, body: message.body };
+        let send = PendingSend { room: message.room, client_id, kind: message.kind, body: message.body };
         let handed_over = tokio::time::timeout_at(deadline, async {
             let permit = self.permit().await.ok_or(SendError::Ended)?;
-            let command = Command::Send { parcel, deadline, reply: SendReply::new(reply, permit) };
+            let command = Command::Send { send, deadline, reply: SendReply::new(reply, permit) };
             self.commands.send(Box::new(command)).await.map_err(|_| SendError::Ended)
         });
         handed_over.await.unwrap_or(Err(SendError::NotStored { last: None }))?;
@@ -336,7 +249,7 @@ impl Client {
     }
 
     /// How far the application has heard, per room: what was taken out of [`Events`](crate::Events). Kept and given to
-    /// [`Builder::subscribe`] after a restart, delivery goes on exactly there.
+    /// [`Builder::subscribe`](crate::Builder::subscribe) after a restart, delivery goes on exactly there.
     pub fn positions(&self) -> Vec<Position> {
         self.heard.positions()
     }
@@ -375,21 +288,3 @@ impl Client {
 }
 
 pub(crate) type Answer<T> = oneshot::Receiver<Result<T, RequestError>>;
-
-/// Whom a send answers; holds its place among the pending ones.
-#[derive(Debug)]
-pub(crate) struct SendReply {
-    reply: oneshot::Sender<Result<Sent, SendError>>,
-    #[expect(dead_code, reason = "held for its drop")]
-    permit: OwnedSemaphorePermit,
-}
-
-impl SendReply {
-    pub(crate) fn new(reply: oneshot::Sender<Result<Sent, SendError>>, permit: OwnedSemaphorePermit) -> Self {
-        Self { reply, permit }
-    }
-
-    pub(crate) fn answer(self, result: Result<Sent, SendError>) {
-        let _ = self.reply.send(result);
-    }
-}

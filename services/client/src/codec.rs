@@ -6,6 +6,16 @@ use im_wire::frame::{self, Frame, Malformed};
 use im_wire::native::binary::{self, Refusal};
 use im_wire::native::{Request, Response, json};
 
+/// How frames are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Encoding {
+    /// TLV frames with a compact binary body; over TCP and WebSocket.
+    #[default]
+    Binary,
+    /// JSON in text frames; over WebSocket only.
+    Json,
+}
+
 /// What a server cannot have meant: the connection ends.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BadFrame {
@@ -48,7 +58,7 @@ pub(crate) fn decode_json(text: &[u8]) -> Result<Option<Response>, BadFrame> {
         Ok(response) => Ok(Some(response)),
         Err(rejected) if rejected.fatal => Err(BadFrame::Text(rejected.error.text)),
         Err(rejected) => {
-            tracing::warn!(req = rejected.req, reason = rejected.error.text, "a frame that is not understood");
+            tracing::warn!(req = rejected.req, reason = rejected.error.text, "skipped an unsupported frame");
             Ok(None)
         }
     }
@@ -59,7 +69,7 @@ fn understand(frame: &Frame) -> Result<Option<Response>, BadFrame> {
         Ok(response) => Ok(Some(response)),
         Err(Refusal::Broken { operation }) => Err(BadFrame::Body(operation)),
         Err(Refusal::Rejected { req, error }) => {
-            tracing::warn!(req, operation = frame.operation, reason = error.text, "a frame that is not understood");
+            tracing::warn!(req, operation = frame.operation, reason = error.text, "skipped an unsupported frame");
             Ok(None)
         }
     }

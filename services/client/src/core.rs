@@ -20,13 +20,13 @@ use rand::{RngExt, SeedableRng};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::address::{Address, Places};
-use crate::client::{RequestError, SendError, SendReply, Sent, State};
+use crate::address::{Address, AddressPool};
+use crate::answer::{RequestError, SendError, SendReply, Sent, State};
 use crate::event::{End, Event};
 use crate::options::Options;
-use crate::outbox::{Limits, Outbox, Parcel, Refusal, Unanswered};
+use crate::outbox::{Limits, Outbox, PendingSend, Refusal, Unanswered};
 use crate::requests::Requests;
-use crate::rooms::{Lane, Rooms};
+use crate::rooms::{Rooms, Slot};
 use crate::stats::{Counters, count};
 
 /// A connection that has stood so long is no sign of trouble when it ends: the next wait is the shortest again.
@@ -50,7 +50,7 @@ pub(crate) struct Setup {
 /// What the application asks.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Send { parcel: Parcel, deadline: Instant, reply: SendReply },
+    Send { send: PendingSend, deadline: Instant, reply: SendReply },
     Request { op: ClientOp, deadline: Instant, reply: RequestReply },
     Subscribe { positions: Vec<Position>, all: bool, deadline: Instant, reply: SubscribeReply },
     Unsubscribe { rooms: Vec<RoomId>, reply: UnsubscribeReply },
@@ -65,13 +65,13 @@ type SubscribeReply = oneshot::Sender<Result<Vec<SubscribedRoom>, RequestError>>
 #[derive(Debug)]
 pub(crate) enum Action {
     /// Ask for a token and connect; the answer is [`Core::dialled`].
-    Dial { lane: Lane, address: Address },
+    Dial { slot: Slot, address: Address },
     /// Write a frame.
-    Write { lane: Lane, request: Request },
+    Write { slot: Slot, request: Request },
     /// End the connection (or the attempt), politely; nothing more is heard of it.
-    Hangup { lane: Lane },
+    Hangup { slot: Slot },
     /// Ask for a token for an open connection; the answer is [`Core::token`].
-    FetchToken { lane: Lane },
+    FetchToken { slot: Slot },
 }
 
 /// Why a connection or an attempt ended.
@@ -109,7 +109,7 @@ impl Asked {
 
 /// How the server said good-bye, before the connection ends.
 #[derive(Debug, Clone)]
-struct Farewell {
+struct CloseNotice {
     code: CloseCode,
     text: String,
     reconnect: bool,
@@ -151,13 +151,14 @@ struct Connection {
     all_asked: bool,
     /// Rooms given up while the auth that asks for them was under way.
     given_up: Vec<RoomId>,
-    farewell: Option<Farewell>,
+    close_notice: Option<CloseNotice>,
 }
 
 impl Connection {
     fn new(address: Address) -> Self {
-        let (subscribing, given_up) = (HashMap::new(), Vec::new());
-        Self { address, phase: Phase::Dialling, subscribing, all_asked: false, given_up, farewell: None }
+        let subscribing = HashMap::new();
+        let given_up = Vec::new();
+        Self { address, phase: Phase::Dialling, subscribing, all_asked: false, given_up, close_notice: None }
     }
 
     fn up(&mut self) -> Option<&mut Up> {
@@ -177,9 +178,9 @@ impl Connection {
 enum Move {
     /// Dial at this time.
     Planned { at: Instant, attempts: u32 },
-    /// The other lane is on its way.
+    /// The other slot is on its way.
     Underway { attempts: u32 },
-    /// The other lane has caught up: nothing is written to the old one, and its answers are awaited until then.
+    /// The other slot has caught up: nothing is written to the old one, and its answers are awaited until then.
     Switching { until: Instant },
 }
 
@@ -190,16 +191,16 @@ pub(crate) struct Core {
     renewable: bool,
     counters: Arc<Counters>,
     random: SmallRng,
-    places: Places,
+    addresses: AddressPool,
     rooms: Rooms,
     outbox: Outbox<(SendReply, String)>,
     requests: Requests<RequestReply>,
     waiters: Vec<Waiter>,
     /// Who waits for an unsubscription on the connection in charge, by request number.
     leaving: HashMap<u32, UnsubscribeReply>,
-    lanes: [Option<Connection>; 2],
-    /// The lane that is written to.
-    active: Option<Lane>,
+    slots: [Option<Connection>; 2],
+    /// The slot that is written to.
+    active: Option<Slot>,
     moving: Option<Move>,
     next_req: u32,
     /// Failures in a row.
@@ -234,13 +235,13 @@ impl Core {
             backoff: options.resend,
         };
         Self {
-            places: Places::new(setup.addresses, random.random()),
+            addresses: AddressPool::new(setup.addresses, random.random()),
             rooms: Rooms::new(setup.positions, setup.follow_all),
             outbox: Outbox::new(limits),
             requests: Requests::new(),
             waiters: Vec::new(),
             leaving: HashMap::new(),
-            lanes: [None, None],
+            slots: [None, None],
             active: None,
             moving: None,
             next_req: 0,
@@ -295,8 +296,8 @@ impl Core {
     }
 
     /// Something was heard, or cannot be heard because the application does not read.
-    pub(crate) fn heard(&mut self, lane: Lane, now: Instant) {
-        if let Some(up) = self.up(lane) {
+    pub(crate) fn heard(&mut self, slot: Slot, now: Instant) {
+        if let Some(up) = self.up(slot) {
             up.heard_at = now;
         }
     }
@@ -316,7 +317,7 @@ impl Core {
                 .flatten()
                 .min();
         let mut sooner = |at: Instant| first = Some(first.map_or(at, |known: Instant| known.min(at)));
-        for connection in self.lanes.iter().flatten() {
+        for connection in self.slots.iter().flatten() {
             match &connection.phase {
                 Phase::Dialling => {}
                 Phase::Authenticating { deadline, .. } => sooner(*deadline),
@@ -337,9 +338,9 @@ impl Core {
         }
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
-            self.dial(Lane::A, None);
+            self.dial(Slot::A, None);
         }
-        Lane::BOTH.into_iter().for_each(|lane| self.tick_lane(lane, now));
+        Slot::BOTH.into_iter().for_each(|slot| self.tick_slot(slot, now));
         self.tick_move(now);
         self.tick_subscriptions(now);
         for (reply, outcome) in self.outbox.tick(now, self.random.random()) {
@@ -349,49 +350,49 @@ impl Core {
         self.pump(now);
     }
 
-    fn tick_lane(&mut self, lane: Lane, now: Instant) {
-        let Some(connection) = &mut self.lanes[lane.index()] else { return };
+    fn tick_slot(&mut self, slot: Slot, now: Instant) {
+        let Some(connection) = &mut self.slots[slot.index()] else { return };
         match &mut connection.phase {
             Phase::Dialling => {}
             Phase::Authenticating { deadline, .. } if *deadline <= now => {
-                self.give_up(lane, "the server did not answer the auth in time", now);
+                self.give_up(slot, "the server did not answer the auth in time", now);
             }
             Phase::Authenticating { .. } => {}
             Phase::Up(up) => {
                 if up.refresh_at.is_some_and(|at| at <= now) {
                     // Asked again after this, unless the answer sets another time.
                     up.refresh_at = Some(now + self.options.token_timeout + self.options.request_timeout);
-                    self.actions.push_back(Action::FetchToken { lane });
+                    self.actions.push_back(Action::FetchToken { slot });
                 }
                 if up.next_ping > now {
                     return;
                 }
                 if now.duration_since(up.heard_at) >= up.ping_every * 2 {
-                    return self.give_up(lane, "the connection is dead: nothing was heard for two pings", now);
+                    return self.give_up(slot, "the connection is dead: nothing was heard for two pings", now);
                 }
                 up.next_ping = now + up.ping_every;
-                self.write(lane, ClientOp::Ping);
+                self.write(slot, ClientOp::Ping);
             }
         }
     }
 
     /// Ends a connection from this side and goes on as if it had been lost.
-    fn give_up(&mut self, lane: Lane, reason: &str, now: Instant) {
-        self.actions.push_back(Action::Hangup { lane });
-        self.lost(lane, Loss { code: None, reason: reason.to_owned() }, now);
+    fn give_up(&mut self, slot: Slot, reason: &str, now: Instant) {
+        self.actions.push_back(Action::Hangup { slot });
+        self.lost(slot, Loss { code: None, reason: reason.to_owned() }, now);
     }
 
-    fn up(&mut self, lane: Lane) -> Option<&mut Up> {
-        self.lanes[lane.index()].as_mut()?.up()
+    fn up(&mut self, slot: Slot) -> Option<&mut Up> {
+        self.slots[slot.index()].as_mut()?.up()
     }
 
-    fn is_up(&self, lane: Lane) -> bool {
-        self.lanes[lane.index()].as_ref().is_some_and(Connection::is_up)
+    fn is_up(&self, slot: Slot) -> bool {
+        self.slots[slot.index()].as_ref().is_some_and(Connection::is_up)
     }
 
-    /// Whether a lane's connection is the only one that delivers.
-    fn alone(&self, lane: Lane) -> bool {
-        !self.is_up(lane.other())
+    /// Whether a slot's connection is the only one that delivers.
+    fn alone(&self, slot: Slot) -> bool {
+        !self.is_up(slot.other())
     }
 
     fn req(&mut self) -> u32 {
@@ -399,9 +400,9 @@ impl Core {
         self.next_req
     }
 
-    fn write(&mut self, lane: Lane, op: ClientOp) -> u32 {
+    fn write(&mut self, slot: Slot, op: ClientOp) -> u32 {
         let req = self.req();
-        self.actions.push_back(Action::Write { lane, request: Request { req, op } });
+        self.actions.push_back(Action::Write { slot, request: Request { req, op } });
         req
     }
 
@@ -411,12 +412,12 @@ impl Core {
 
     /// Writes what may be written.
     fn pump(&mut self, now: Instant) {
-        let Some(lane) = self.active.filter(|lane| self.is_up(*lane)) else { return };
+        let Some(slot) = self.active.filter(|slot| self.is_up(*slot)) else { return };
         if self.congested || matches!(self.moving, Some(Move::Switching { .. })) {
             return;
         }
         for pending in self.requests.take_waiting() {
-            let req = self.write(lane, pending.op.clone());
+            let req = self.write(slot, pending.op.clone());
             self.requests.written(req, pending);
         }
         loop {
@@ -426,7 +427,7 @@ impl Core {
                 *next_req
             };
             let Some((req, op)) = self.outbox.next(now, number) else { break };
-            self.actions.push_back(Action::Write { lane, request: Request { req, op } });
+            self.actions.push_back(Action::Write { slot, request: Request { req, op } });
         }
         self.counters.retries.store(self.outbox.retries(), Ordering::Relaxed);
     }
@@ -438,7 +439,7 @@ impl Core {
                 reply.answer(Err(SendError::Unknown { client_id, last: Some(error) }));
             }
             Refusal::Retried => {}
-            Refusal::NotASend => tracing::debug!(req, "an error that answers nothing"),
+            Refusal::NotASend => tracing::debug!(req, "error answers no request"),
         }
     }
 
@@ -462,9 +463,9 @@ impl Core {
         if self.ended.is_some() {
             return;
         }
-        for lane in Lane::BOTH {
-            if self.lanes[lane.index()].take().is_some() {
-                self.actions.push_back(Action::Hangup { lane });
+        for slot in Slot::BOTH {
+            if self.slots[slot.index()].take().is_some() {
+                self.actions.push_back(Action::Hangup { slot });
             }
         }
         for ((reply, client_id), outcome) in self.outbox.end() {

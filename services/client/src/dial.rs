@@ -8,39 +8,60 @@ use tokio::time::timeout;
 use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::StatusCode;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use crate::address::{Address, Transport};
-use crate::builder::Encoding;
+use crate::codec::Encoding;
 use crate::link::{Link, Tcp, WebSocket};
 use crate::options::Options;
-use crate::token::TokenSource;
+use crate::token::{TokenError, TokenSource};
 
-/// Asks for a token, then connects; the error is a sentence for people.
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    #[error("the token source did not answer within {}", seconds(*.0))]
+    TokenTimeout(Duration),
+    #[error("no token: {0}")]
+    Token(#[source] TokenError),
+    #[error("no connection within {}", seconds(*.0))]
+    ConnectTimeout(Duration),
+    #[error(transparent)]
+    Socket(#[from] std::io::Error),
+    #[error("the server answered the WebSocket upgrade with {0}")]
+    UpgradeRefused(StatusCode),
+    #[error("the WebSocket upgrade failed: {0}")]
+    Upgrade(#[source] Box<Error>),
+}
+
+/// Asks for a token, then connects.
 pub(crate) async fn dial(
     address: Address,
     tokens: Arc<dyn TokenSource>,
     encoding: Encoding,
     options: Arc<Options>,
-) -> Result<(Link, String), String> {
-    let token = timeout(options.token_timeout, tokens.token()).await;
-    let token =
-        token.map_err(|_| format!("the token source did not answer within {}", seconds(options.token_timeout)))?;
-    let token = token.map_err(|error| format!("no token: {error}"))?;
+) -> Result<(Link, String), DialError> {
+    let token = fetch_token(tokens, options.token_timeout).await?;
     let link = timeout(options.connect_timeout, connect(&address, encoding, &options)).await;
-    let link = link.map_err(|_| format!("no connection within {}", seconds(options.connect_timeout)))??;
+    let link = link.map_err(|_| DialError::ConnectTimeout(options.connect_timeout))??;
     Ok((link, token))
 }
 
-async fn connect(address: &Address, encoding: Encoding, options: &Options) -> Result<Link, String> {
-    let stream = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(|error| error.to_string())?;
+/// Asks for a token.
+pub(crate) async fn fetch_token(tokens: Arc<dyn TokenSource>, within: Duration) -> Result<String, DialError> {
+    let token = timeout(within, tokens.token()).await;
+    token.map_err(|_| DialError::TokenTimeout(within))?.map_err(DialError::Token)
+}
+
+async fn connect(address: &Address, encoding: Encoding, options: &Options) -> Result<Link, DialError> {
+    let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
     // Without it a small frame may wait for the acknowledgement of the one before.
-    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    stream.set_nodelay(true)?;
     match &address.transport {
         Transport::Tcp => Ok(Link::Tcp(Tcp::new(stream, options.read_buffer, options.max_frame))),
         Transport::WebSocket(path) => {
             let url = format!("ws://{}{path}", address.authority());
-            let request = url.into_client_request().map_err(|error| error.to_string())?;
+            let request = url.into_client_request().map_err(upgrade_failed)?;
             let config = WebSocketConfig::default()
                 .read_buffer_size(options.read_buffer)
                 .write_buffer_size(options.read_buffer)
@@ -52,11 +73,10 @@ async fn connect(address: &Address, encoding: Encoding, options: &Options) -> Re
     }
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
-fn upgrade_failed(error: Error) -> String {
+fn upgrade_failed(error: Error) -> DialError {
     match error {
-        Error::Http(response) => format!("the server answered the WebSocket upgrade with {}", response.status()),
-        other => format!("the WebSocket upgrade failed: {other}"),
+        Error::Http(response) => DialError::UpgradeRefused(response.status()),
+        other => DialError::Upgrade(Box::new(other)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The one task of a client: carries bytes and time to the core, and the core's wishes to sockets and the application.
+//! The one task of a client: carries bytes and time to the core, and the core's actions to sockets and the application.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -8,22 +8,22 @@ use futures::future::BoxFuture;
 use im_wire::native::Response;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::builder::Encoding;
-use crate::client::State;
+use crate::answer::State;
+use crate::codec::Encoding;
 use crate::core::{Action, Command, Core, Loss};
-use crate::dial::dial;
+use crate::dial::{DialError, dial, fetch_token};
 use crate::event::{End, Event};
 use crate::link::Link;
 use crate::options::Options;
-use crate::rooms::Lane;
+use crate::rooms::Slot;
 use crate::token::TokenSource;
 
-/// A socket and the token to present on it, or a sentence for people.
-type Dialled = Result<(Link, String), String>;
+/// A socket and the token to present on it.
+type Dialled = Result<(Link, String), DialError>;
 type Dialling = BoxFuture<'static, Dialled>;
-type Fetched = Result<String, String>;
+type Fetched = Result<String, DialError>;
 type Fetching = BoxFuture<'static, Fetched>;
 /// Frames that have arrived, or why no more will.
 type Incoming = Result<Vec<Response>, Loss>;
@@ -38,16 +38,16 @@ pub(crate) struct Driver {
     state: watch::Sender<State>,
     links: [Option<Link>; 2],
     dialling: [Option<Dialling>; 2],
-    fetching: Option<(Lane, Fetching)>,
+    fetching: Option<(Slot, Fetching)>,
     hanging_up: JoinSet<()>,
 }
 
 enum Step {
     Command(Option<Box<Command>>),
     Room,
-    Incoming(Lane, Incoming),
-    Dialled(Lane, Dialled),
-    Token(Lane, Fetched),
+    Incoming(Slot, Incoming),
+    Dialled(Slot, Dialled),
+    Token(Slot, Fetched),
     Time,
 }
 
@@ -61,7 +61,10 @@ impl Driver {
         events: mpsc::Sender<Box<Event>>,
         state: watch::Sender<State>,
     ) -> Self {
-        let (links, dialling, fetching, hanging_up) = ([None, None], [None, None], None, JoinSet::new());
+        let links = [None, None];
+        let dialling = [None, None];
+        let fetching = None;
+        let hanging_up = JoinSet::new();
         Self { core, options, tokens, encoding, commands, events, state, links, dialling, fetching, hanging_up }
     }
 
@@ -84,34 +87,28 @@ impl Driver {
         }
     }
 
-    /// Does what the core wishes.
+    /// Does what the core asks for.
     fn perform(&mut self) {
         while let Some(action) = self.core.action() {
             match action {
-                Action::Dial { lane, address } => {
+                Action::Dial { slot, address } => {
                     let dialling = dial(address, Arc::clone(&self.tokens), self.encoding, Arc::clone(&self.options));
-                    self.dialling[lane.index()] = Some(Box::pin(dialling));
+                    self.dialling[slot.index()] = Some(Box::pin(dialling));
                 }
-                Action::Write { lane, request } => {
-                    if let Some(link) = &mut self.links[lane.index()] {
+                Action::Write { slot, request } => {
+                    if let Some(link) = &mut self.links[slot.index()] {
                         link.write(&request);
                     }
                 }
-                Action::Hangup { lane } => {
-                    self.dialling[lane.index()] = None;
-                    if let Some(link) = self.links[lane.index()].take() {
+                Action::Hangup { slot } => {
+                    self.dialling[slot.index()] = None;
+                    if let Some(link) = self.links[slot.index()].take() {
                         self.hanging_up.spawn(link.close());
                     }
                 }
-                Action::FetchToken { lane } => {
-                    let (token, within) = (self.tokens.token(), self.options.token_timeout);
-                    let fetching = async move {
-                        timeout(within, token)
-                            .await
-                            .map_err(|_| "the token source did not answer in time".to_owned())?
-                            .map_err(|error| error.to_string())
-                    };
-                    self.fetching = Some((lane, Box::pin(fetching)));
+                Action::FetchToken { slot } => {
+                    let fetching = fetch_token(Arc::clone(&self.tokens), self.options.token_timeout);
+                    self.fetching = Some((slot, Box::pin(fetching)));
                 }
             }
         }
@@ -163,10 +160,10 @@ impl Driver {
             biased;
             _ = events.reserve(), if full => Step::Room,
             () = sleep, if timer.is_some() => Step::Time,
-            (lane, dialled) = poll_fn(|context| poll_dialling(dialling, context)) => Step::Dialled(lane, dialled),
-            (lane, token) = poll_fn(|context| poll_fetching(fetching, context)) => Step::Token(lane, token),
+            (slot, dialled) = poll_fn(|context| poll_dialling(dialling, context)) => Step::Dialled(slot, dialled),
+            (slot, token) = poll_fn(|context| poll_fetching(fetching, context)) => Step::Token(slot, token),
             command = commands.recv() => Step::Command(command),
-            (lane, incoming) = poll_fn(|context| poll_links(links, !full, context)) => Step::Incoming(lane, incoming),
+            (slot, incoming) = poll_fn(|context| poll_links(links, !full, context)) => Step::Incoming(slot, incoming),
         }
     }
 
@@ -176,23 +173,25 @@ impl Driver {
             Step::Room => {}
             Step::Command(Some(command)) => self.core.command(*command, now),
             Step::Command(None) => self.core.end(End::Closed),
-            Step::Incoming(lane, Ok(frames)) => {
-                frames.into_iter().for_each(|frame| self.core.frame(lane, frame, now));
+            Step::Incoming(slot, Ok(frames)) => {
+                frames.into_iter().for_each(|frame| self.core.frame(slot, frame, now));
             }
-            Step::Incoming(lane, Err(loss)) => {
-                self.links[lane.index()] = None;
-                self.core.lost(lane, loss, now);
+            Step::Incoming(slot, Err(loss)) => {
+                self.links[slot.index()] = None;
+                self.core.lost(slot, loss, now);
             }
-            Step::Dialled(lane, Ok((link, token))) => {
-                self.links[lane.index()] = Some(link);
-                self.core.dialled(lane, token, now);
+            Step::Dialled(slot, Ok((link, token))) => {
+                self.links[slot.index()] = Some(link);
+                self.core.dialled(slot, token, now);
             }
-            Step::Dialled(lane, Err(reason)) => self.core.lost(lane, Loss { code: None, reason }, now),
-            Step::Token(lane, token) => self.core.token(lane, token, now),
+            Step::Dialled(slot, Err(error)) => {
+                self.core.lost(slot, Loss { code: None, reason: error.to_string() }, now);
+            }
+            Step::Token(slot, token) => self.core.token(slot, token.map_err(|error| error.to_string()), now),
             Step::Time => {
                 // What cannot be heard because the application does not read says nothing about the connection.
                 if self.core.has_events() {
-                    Lane::BOTH.into_iter().for_each(|lane| self.core.heard(lane, now));
+                    Slot::BOTH.into_iter().for_each(|slot| self.core.heard(slot, now));
                 }
                 self.core.tick(now);
             }
@@ -220,35 +219,35 @@ impl Driver {
     }
 }
 
-fn poll_dialling(dialling: &mut [Option<Dialling>; 2], context: &mut Context<'_>) -> Poll<(Lane, Dialled)> {
-    for lane in Lane::BOTH {
-        if let Some(attempt) = &mut dialling[lane.index()]
+fn poll_dialling(dialling: &mut [Option<Dialling>; 2], context: &mut Context<'_>) -> Poll<(Slot, Dialled)> {
+    for slot in Slot::BOTH {
+        if let Some(attempt) = &mut dialling[slot.index()]
             && let Poll::Ready(dialled) = attempt.as_mut().poll(context)
         {
-            dialling[lane.index()] = None;
-            return Poll::Ready((lane, dialled));
+            dialling[slot.index()] = None;
+            return Poll::Ready((slot, dialled));
         }
     }
     Poll::Pending
 }
 
-fn poll_fetching(fetching: &mut Option<(Lane, Fetching)>, context: &mut Context<'_>) -> Poll<(Lane, Fetched)> {
-    if let Some((lane, attempt)) = fetching
+fn poll_fetching(fetching: &mut Option<(Slot, Fetching)>, context: &mut Context<'_>) -> Poll<(Slot, Fetched)> {
+    if let Some((slot, attempt)) = fetching
         && let Poll::Ready(token) = attempt.as_mut().poll(context)
     {
-        let lane = *lane;
+        let slot = *slot;
         *fetching = None;
-        return Poll::Ready((lane, token));
+        return Poll::Ready((slot, token));
     }
     Poll::Pending
 }
 
-fn poll_links(links: &mut [Option<Link>; 2], read: bool, context: &mut Context<'_>) -> Poll<(Lane, Incoming)> {
-    for lane in Lane::BOTH {
-        if let Some(link) = &mut links[lane.index()]
+fn poll_links(links: &mut [Option<Link>; 2], read: bool, context: &mut Context<'_>) -> Poll<(Slot, Incoming)> {
+    for slot in Slot::BOTH {
+        if let Some(link) = &mut links[slot.index()]
             && let Poll::Ready(incoming) = link.poll(read, context)
         {
-            return Poll::Ready((lane, incoming));
+            return Poll::Ready((slot, incoming));
         }
     }
     Poll::Pending

@@ -31,6 +31,7 @@
 //! server's dedupe window; where its outcome cannot be known, [`SendError::Unknown`] says so.
 
 pub mod address;
+mod answer;
 mod backoff;
 mod builder;
 mod client;
@@ -47,9 +48,11 @@ mod rooms;
 mod stats;
 pub mod token;
 
+pub use answer::{RequestError, SendError, Sent, State};
 pub use backoff::Backoff;
-pub use builder::{BuildError, Builder, Encoding};
-pub use client::{Client, Outgoing, Page, Part, ReadState, RequestError, SendError, Sent, State, Ticket};
+pub use builder::{BuildError, Builder};
+pub use client::{Client, Outgoing, Page, Part, ReadState, Ticket};
+pub use codec::Encoding;
 pub use event::{End, Event, Events};
 pub use im_wire::code::{CloseCode, ErrorCode};
 pub use im_wire::ids::{ClientId, DeviceId, Epoch, RoomId, Seq, UserId};

@@ -22,7 +22,7 @@ pub(crate) struct Limits {
 
 /// What is sent.
 #[derive(Debug, Clone)]
-pub(crate) struct Parcel {
+pub(crate) struct PendingSend {
     pub(crate) room: RoomId,
     pub(crate) client_id: String,
     pub(crate) kind: String,
@@ -54,7 +54,7 @@ pub(crate) enum Refusal<R> {
 /// `R`: what the caller is answered with.
 #[derive(Debug)]
 struct Entry<R> {
-    parcel: Parcel,
+    send: PendingSend,
     deadline: Instant,
     reply: R,
     attempts: u32,
@@ -111,8 +111,8 @@ impl<R> Outbox<R> {
         }
     }
 
-    pub(crate) fn push(&mut self, parcel: Parcel, deadline: Instant, reply: R) {
-        let entry = Entry { parcel, deadline, reply, attempts: 0, uncertain: false, last_error: None };
+    pub(crate) fn push(&mut self, send: PendingSend, deadline: Instant, reply: R) {
+        let entry = Entry { send, deadline, reply, attempts: 0, uncertain: false, last_error: None };
         self.waiting.insert(self.next_order, entry);
         self.next_order += 1;
         self.check_by(deadline);
@@ -136,7 +136,7 @@ impl<R> Outbox<R> {
         let mut entry = self.waiting.remove(&order)?;
         self.retries += u64::from(entry.attempts > 0);
         entry.attempts = entry.attempts.saturating_add(1);
-        let Parcel { room, client_id, kind, body } = entry.parcel.clone();
+        let PendingSend { room, client_id, kind, body } = entry.send.clone();
         *self.per_room.entry(room.clone()).or_default() += 1;
         let lost_at = now + self.limits.attempt_timeout;
         self.check_by(lost_at);
@@ -157,7 +157,7 @@ impl<R> Outbox<R> {
         let limit = |room: &RoomId| if careful.contains(room) { 1 } else { limits.in_flight_per_room };
         let full = |room: &RoomId| per_room.get(room).is_some_and(|count| *count >= limit(room));
         let mut writable =
-            waiting.iter().filter(|(_, entry)| !held.contains_key(&entry.parcel.room) && !full(&entry.parcel.room));
+            waiting.iter().filter(|(_, entry)| !held.contains_key(&entry.send.room) && !full(&entry.send.room));
         writable.next().map(|(order, _)| *order)
     }
 
@@ -168,7 +168,7 @@ impl<R> Outbox<R> {
             return Some(flight.entry.reply);
         }
         let late =
-            |entry: &Entry<R>| entry.attempts > 0 && entry.parcel.client_id == client_id && entry.parcel.room == *room;
+            |entry: &Entry<R>| entry.attempts > 0 && entry.send.client_id == client_id && entry.send.room == *room;
         if let Some(order) = self.waiting.iter().find(|(_, entry)| late(entry)).map(|(order, _)| *order) {
             return self.waiting.remove(&order).map(|entry| entry.reply);
         }
@@ -192,20 +192,20 @@ impl<R> Outbox<R> {
 
     fn hold(&mut self, order: u64, entry: Entry<R>, now: Instant, random: f64) {
         let until = now + self.limits.backoff.delay(entry.attempts.saturating_sub(1), random);
-        let hold = self.held.entry(entry.parcel.room.clone()).or_insert(until);
+        let hold = self.held.entry(entry.send.room.clone()).or_insert(until);
         *hold = (*hold).max(until);
-        self.careful.insert(entry.parcel.room.clone());
+        self.careful.insert(entry.send.room.clone());
         self.waiting.insert(order, entry);
     }
 
     fn land(&mut self, req: u32) -> Option<Flight<R>> {
         let flight = self.flights.remove(&req)?;
-        if let Some(count) = self.per_room.get_mut(&flight.entry.parcel.room) {
+        if let Some(count) = self.per_room.get_mut(&flight.entry.send.room) {
             *count -= 1;
             if *count == 0 {
-                let room = &flight.entry.parcel.room;
+                let room = &flight.entry.send.room;
                 self.per_room.remove(room);
-                if self.careful.contains(room) && !self.waiting.values().any(|entry| entry.parcel.room == *room) {
+                if self.careful.contains(room) && !self.waiting.values().any(|entry| entry.send.room == *room) {
                     self.careful.remove(room);
                 }
             }

@@ -11,12 +11,12 @@ use im_wire::native::{Message, Position};
 
 /// One of the two places a connection can take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Lane {
+pub(crate) enum Slot {
     A,
     B,
 }
 
-impl Lane {
+impl Slot {
     pub(crate) const BOTH: [Self; 2] = [Self::A, Self::B];
 
     pub(crate) fn other(self) -> Self {
@@ -65,55 +65,59 @@ struct Room {
     seq: Option<Seq>,
     /// The epoch of what was handed over.
     epoch: Epoch,
-    /// Per lane: whether the room was asked for on it.
+    /// Per slot: whether the room was asked for on it.
     asked: [bool; 2],
-    /// Per lane: the epoch its node is known to be in.
+    /// Per slot: the epoch its node is known to be in.
     seen: [Epoch; 2],
-    /// Per lane: the epoch of the position it started from, and of what it delivered since.
+    /// Per slot: the epoch of the position it started from, and of what it delivered since.
     content: [Epoch; 2],
-    /// Per lane: how far it has come by itself; `None`: not known. What it leaves out, the other must not hide.
+    /// Per slot: how far it has come by itself; `None`: not known. What it leaves out, the other must not hide.
     reached: [Option<Seq>; 2],
-    /// Per lane: whether the room was asked for again because something was missing.
+    /// Per slot: whether the room was asked for again because something was missing.
     repair: [Repair; 2],
-    /// Per lane: the greatest epoch that the other lane's node has left for an older one, as the log itself was set back.
-    /// What this lane brings of epochs up to it is stale, although they are greater than the one in force. 0: none.
+    /// Per slot: the greatest epoch that the other slot's node has left for an older one, as the log itself was set back.
+    /// What this slot brings of epochs up to it is stale, although they are greater than the one in force. 0: none.
     taken_back: [Epoch; 2],
 }
 
 impl Room {
     fn new(seq: Option<Seq>, epoch: Epoch) -> Self {
-        let (asked, seen, content) = ([false; 2], [0; 2], [0; 2]);
-        let (reached, repair, taken_back) = ([None; 2], [Repair::None; 2], [0; 2]);
+        let asked = [false; 2];
+        let seen = [0; 2];
+        let content = [0; 2];
+        let reached = [None; 2];
+        let repair = [Repair::None; 2];
+        let taken_back = [0; 2];
         Self { seq, epoch, asked, seen, content, reached, repair, taken_back }
     }
 
-    /// Whether an epoch that a lane is in or was in lies in a past that the room has left.
-    fn is_past(&self, lane: Lane, epoch: Epoch) -> bool {
-        epoch < self.epoch || (epoch > self.epoch && epoch <= self.taken_back[lane.index()])
+    /// Whether an epoch that a slot is in or was in lies in a past that the room has left.
+    fn is_past(&self, slot: Slot, epoch: Epoch) -> bool {
+        epoch < self.epoch || (epoch > self.epoch && epoch <= self.taken_back[slot.index()])
     }
 
-    fn advance(&mut self, lane: Lane, alone: bool, seq: Seq) {
-        let seen = self.seen[lane.index()];
-        self.content[lane.index()] = seen;
+    fn advance(&mut self, slot: Slot, alone: bool, seq: Seq) {
+        let seen = self.seen[slot.index()];
+        self.content[slot.index()] = seen;
         self.epoch = if alone { seen } else { self.epoch.max(seen) };
         self.seq = Some(seq);
-        self.reach(lane, seq);
+        self.reach(slot, seq);
     }
 
-    /// A lane has come on by itself.
-    fn reach(&mut self, lane: Lane, seq: Seq) {
-        let reached = &mut self.reached[lane.index()];
+    /// A slot has come on by itself.
+    fn reach(&mut self, slot: Slot, seq: Seq) {
+        let reached = &mut self.reached[slot.index()];
         *reached = (*reached).max(Some(seq));
-        self.repair[lane.index()] = Repair::None;
+        self.repair[slot.index()] = Repair::None;
     }
 
-    /// What arrives on a lane belongs to before the question, until that is answered.
-    fn repairing(&self, lane: Lane) -> bool {
-        self.repair[lane.index()] == Repair::Asked
+    /// What arrives on a slot belongs to before the question, until that is answered.
+    fn repairing(&self, slot: Slot) -> bool {
+        self.repair[slot.index()] == Repair::Asked
     }
 
-    fn gap(&mut self, lane: Lane) -> Verdict {
-        let repair = &mut self.repair[lane.index()];
+    fn gap(&mut self, slot: Slot) -> Verdict {
+        let repair = &mut self.repair[slot.index()];
         match repair {
             Repair::Answered => Verdict::GapAgain,
             Repair::Asked => Verdict::Repairing,
@@ -155,7 +159,7 @@ pub(crate) struct Rooms {
     all: bool,
     /// Under `all`: rooms that the application does not want to hear.
     unwanted: HashSet<RoomId>,
-    /// Under `all`: rooms that the user has left; late messages from a lane behind must not revive them.
+    /// Under `all`: rooms that the user has left; late messages from a slot behind must not revive them.
     left: HashSet<RoomId>,
     /// Under `all`: rooms that the server has begun to deliver, and of which nothing has come.
     begun: HashSet<RoomId>,
@@ -227,15 +231,15 @@ impl Rooms {
         missing
     }
 
-    /// A connection takes a lane anew: nothing is known of its node. `alone`: there is no other.
-    pub(crate) fn open(&mut self, lane: Lane, alone: bool) {
+    /// A connection takes a slot anew: nothing is known of its node. `alone`: there is no other.
+    pub(crate) fn reset_slot(&mut self, slot: Slot, alone: bool) {
         for room in self.rooms.values_mut() {
-            room.asked[lane.index()] = false;
-            room.seen[lane.index()] = 0;
-            room.content[lane.index()] = 0;
-            room.reached[lane.index()] = None;
-            room.repair[lane.index()] = Repair::None;
-            room.taken_back[lane.index()] = 0;
+            room.asked[slot.index()] = false;
+            room.seen[slot.index()] = 0;
+            room.content[slot.index()] = 0;
+            room.reached[slot.index()] = None;
+            room.repair[slot.index()] = Repair::None;
+            room.taken_back[slot.index()] = 0;
         }
         if alone {
             self.left.clear();
@@ -243,30 +247,30 @@ impl Rooms {
         }
     }
 
-    /// The positions to ask for on a lane: of rooms that were not asked for on it yet. They count as asked from now on.
-    pub(crate) fn ask(&mut self, lane: Lane) -> Vec<Position> {
-        let not_asked = self.rooms.iter_mut().filter(|(_, room)| !room.asked[lane.index()]);
+    /// The positions to ask for on a slot: of rooms that were not asked for on it yet. They count as asked from now on.
+    pub(crate) fn ask(&mut self, slot: Slot) -> Vec<Position> {
+        let not_asked = self.rooms.iter_mut().filter(|(_, room)| !room.asked[slot.index()]);
         not_asked
             .map(|(id, room)| {
-                room.asked[lane.index()] = true;
+                room.asked[slot.index()] = true;
                 Position { room: id.clone(), epoch: room.epoch, seq: room.seq }
             })
             .collect()
     }
 
-    /// These were not asked for on a lane after all.
-    pub(crate) fn not_asked<'a>(&mut self, lane: Lane, rooms: impl Iterator<Item = &'a RoomId>) {
+    /// These were not asked for on a slot after all.
+    pub(crate) fn not_asked<'a>(&mut self, slot: Slot, rooms: impl Iterator<Item = &'a RoomId>) {
         for id in rooms {
             if let Some(room) = self.rooms.get_mut(id) {
-                room.asked[lane.index()] = false;
+                room.asked[slot.index()] = false;
             }
         }
     }
 
-    /// The position of one room, to ask for it again on a lane.
-    pub(crate) fn ask_again(&mut self, lane: Lane, id: &RoomId) -> Option<Position> {
+    /// The position of one room, to ask for it again on a slot.
+    pub(crate) fn ask_again(&mut self, slot: Slot, id: &RoomId) -> Option<Position> {
         let room = self.rooms.get_mut(id)?;
-        room.asked[lane.index()] = true;
+        room.asked[slot.index()] = true;
         Some(Position { room: id.clone(), epoch: room.epoch, seq: room.seq })
     }
 
@@ -278,11 +282,11 @@ impl Rooms {
     }
 
     /// A subscription was accepted. `late`: the client has been connected before, so a room that turns up now was joined
-    /// while it was away, and everything since `joined` is wanted. `asked`: the position that was asked for; what the lane
+    /// while it was away, and everything since `joined` is wanted. `asked`: the position that was asked for; what the slot
     /// brings from now on follows it, whatever it brought before.
     pub(crate) fn subscribed(
         &mut self,
-        lane: Lane,
+        slot: Slot,
         late: bool,
         id: &RoomId,
         Standing { epoch, head, joined }: Standing,
@@ -299,17 +303,17 @@ impl Rooms {
             new = true;
             Room::new(Some(start), epoch)
         });
-        room.asked[lane.index()] = true;
-        room.seen[lane.index()] = room.seen[lane.index()].max(epoch);
-        if asked.is_some() || room.reached[lane.index()].is_none() {
-            room.content[lane.index()] = asked.map(|asked| asked.epoch).filter(|epoch| *epoch != 0).unwrap_or(epoch);
-            room.reached[lane.index()] = asked.and_then(|asked| asked.seq).or(Some(head));
+        room.asked[slot.index()] = true;
+        room.seen[slot.index()] = room.seen[slot.index()].max(epoch);
+        if asked.is_some() || room.reached[slot.index()].is_none() {
+            room.content[slot.index()] = asked.map(|asked| asked.epoch).filter(|epoch| *epoch != 0).unwrap_or(epoch);
+            room.reached[slot.index()] = asked.and_then(|asked| asked.seq).or(Some(head));
         }
         if asked.is_some() {
-            room.taken_back[lane.index()] = 0;
+            room.taken_back[slot.index()] = 0;
         }
-        if asked.is_some() && room.repairing(lane) {
-            room.repair[lane.index()] = Repair::Answered;
+        if asked.is_some() && room.repairing(slot) {
+            room.repair[slot.index()] = Repair::Answered;
         }
         if room.seq.is_none() {
             room.seq = Some(head);
@@ -319,8 +323,8 @@ impl Rooms {
         Heard { after, new, fetch: new && after < head, unwanted: false }
     }
 
-    /// A message arrived on a lane; `alone`: the other lane has no connection. The place moves with what is delivered.
-    pub(crate) fn message(&mut self, lane: Lane, alone: bool, message: &Message) -> Verdict {
+    /// A message arrived on a slot; `alone`: the other slot has no connection. The place moves with what is delivered.
+    pub(crate) fn message(&mut self, slot: Slot, alone: bool, message: &Message) -> Verdict {
         if !self.rooms.contains_key(&message.room) {
             if !self.all || self.unwanted.contains(&message.room) || self.left.contains(&message.room) {
                 return Verdict::NotHeard;
@@ -329,58 +333,58 @@ impl Rooms {
             self.rooms.insert(message.room.clone(), Room::new(None, message.epoch));
         }
         let Some(room) = self.rooms.get_mut(&message.room) else { return Verdict::NotHeard };
-        if room.repairing(lane) {
+        if room.repairing(slot) {
             return Verdict::Repairing;
         }
-        let seen = room.seen[lane.index()].max(message.epoch);
-        room.seen[lane.index()] = seen;
+        let seen = room.seen[slot.index()].max(message.epoch);
+        room.seen[slot.index()] = seen;
         // It lives in a past that the other has left. Left alone with it, ask where the log stands now.
-        let past = room.is_past(lane, seen);
-        if (past && alone) || room.reached[lane.index()].is_some_and(|reached| message.seq > reached + 1) {
-            return room.gap(lane);
+        let past = room.is_past(slot, seen);
+        if (past && alone) || room.reached[slot.index()].is_some_and(|reached| message.seq > reached + 1) {
+            return room.gap(slot);
         }
-        room.reach(lane, message.seq);
+        room.reach(slot, message.seq);
         if past {
             return Verdict::Stale;
         }
         match room.seq {
             Some(had) if message.seq <= had && message.epoch > room.epoch && room.epoch != 0 => {
                 let keep = message.seq.saturating_sub(1);
-                room.advance(lane, alone, message.seq);
+                room.advance(slot, alone, message.seq);
                 Verdict::DeliverAfterReset { keep }
             }
             Some(had) if message.seq <= had => Verdict::Repeat,
-            Some(had) if message.seq > had + 1 => room.gap(lane),
+            Some(had) if message.seq > had + 1 => room.gap(slot),
             _ => {
-                room.advance(lane, alone, message.seq);
+                room.advance(slot, alone, message.seq);
                 Verdict::Deliver
             }
         }
     }
 
     /// The server says that the log ends at `seq` now. True: the application had more and must be told.
-    pub(crate) fn reset(&mut self, lane: Lane, alone: bool, id: &RoomId, epoch: Epoch, seq: Seq) -> bool {
+    pub(crate) fn reset(&mut self, slot: Slot, alone: bool, id: &RoomId, epoch: Epoch, seq: Seq) -> bool {
         let Some(room) = self.rooms.get_mut(id) else { return false };
-        if room.repairing(lane) {
+        if room.repairing(slot) {
             // What was asked for again comes with its own resets.
             return false;
         }
-        let content = std::mem::replace(&mut room.content[lane.index()], epoch);
-        room.reached[lane.index()] = Some(seq);
-        room.repair[lane.index()] = Repair::None;
-        // A lane that was in the room's epoch and is in an older one now: the log itself was set back.
-        let outdated = room.is_past(lane, content);
+        let content = std::mem::replace(&mut room.content[slot.index()], epoch);
+        room.reached[slot.index()] = Some(seq);
+        room.repair[slot.index()] = Repair::None;
+        // A slot that was in the room's epoch and is in an older one now: the log itself was set back.
+        let outdated = room.is_past(slot, content);
         let set_back = epoch < room.epoch && !outdated;
-        room.seen[lane.index()] = epoch;
-        if room.is_past(lane, epoch) && !set_back {
+        room.seen[slot.index()] = epoch;
+        if room.is_past(slot, epoch) && !set_back {
             return false;
         }
         if set_back {
-            let other = &mut room.taken_back[lane.other().index()];
+            let other = &mut room.taken_back[slot.other().index()];
             *other = (*other).max(room.epoch);
         }
-        room.taken_back[lane.index()] = 0;
-        // The other lane brought this news before and has gone on since: this lane will repeat what came after.
+        room.taken_back[slot.index()] = 0;
+        // The other slot brought this news before and has gone on since: this slot will repeat what came after.
         let old_news = !alone && epoch == room.epoch && outdated;
         let beyond = room.seq.is_some_and(|had| seq < had);
         if beyond && old_news {
@@ -394,20 +398,20 @@ impl Rooms {
     }
 
     /// The server says that `from..=to` is gone. What of it the application had not yet is returned.
-    pub(crate) fn truncated(&mut self, lane: Lane, alone: bool, id: &RoomId, from: Seq, to: Seq) -> Option<(Seq, Seq)> {
+    pub(crate) fn truncated(&mut self, slot: Slot, alone: bool, id: &RoomId, from: Seq, to: Seq) -> Option<(Seq, Seq)> {
         let room = self.rooms.get_mut(id)?;
-        if room.repairing(lane) || (!alone && room.is_past(lane, room.seen[lane.index()])) {
+        if room.repairing(slot) || (!alone && room.is_past(slot, room.seen[slot.index()])) {
             return None;
         }
-        room.reach(lane, to);
+        room.reach(slot, to);
         match room.seq {
             Some(had) if to <= had || from > had + 1 => None,
             Some(had) => {
-                room.advance(lane, alone, to);
+                room.advance(slot, alone, to);
                 Some((had + 1, to))
             }
             None => {
-                room.advance(lane, alone, to);
+                room.advance(slot, alone, to);
                 None
             }
         }

@@ -10,6 +10,6 @@ mod watch;
 
 pub use etcd::{Error, Options};
 pub use node::{Kind, Node};
-pub use pool::{Endpoint, Flight, Pool, PoolOptions};
+pub use pool::{Endpoint, InFlightGuard, Pool, PoolOptions};
 pub use registration::Registration;
 pub use watch::Watch;

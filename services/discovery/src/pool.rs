@@ -23,10 +23,10 @@ pub struct PoolOptions {
     pub ping_interval: Duration,
     /// How long a ping may stay unanswered before the link counts as broken.
     pub ping_timeout: Duration,
-    /// For how long an endpoint is set aside at its first failure; doubled at each further one.
-    pub aside_min: Duration,
+    /// For how long an endpoint is ejected at its first failure; doubled at each further one.
+    pub ejection_min: Duration,
     /// For how long at most.
-    pub aside_max: Duration,
+    pub ejection_max: Duration,
     /// Makes links speak TLS: the others must show a certificate that names `im-logic` or `im-connect`.
     pub tls: Option<Arc<Tls>>,
 }
@@ -37,8 +37,8 @@ impl Default for PoolOptions {
             connect_timeout: Duration::from_secs(2),
             ping_interval: Duration::from_secs(1),
             ping_timeout: Duration::from_millis(2500),
-            aside_min: Duration::from_millis(500),
-            aside_max: Duration::from_secs(10),
+            ejection_min: Duration::from_millis(500),
+            ejection_max: Duration::from_secs(10),
             tls: None,
         }
     }
@@ -70,10 +70,10 @@ pub struct Endpoint<L> {
     in_flight: AtomicU32,
     failures: AtomicU32,
     /// Milliseconds after `began` until which it is not to be chosen.
-    aside_until: AtomicU64,
+    ejected_until: AtomicU64,
     began: Instant,
-    aside_min: Duration,
-    aside_max: Duration,
+    ejection_min: Duration,
+    ejection_max: Duration,
     listed: AtomicBool,
 }
 
@@ -88,37 +88,37 @@ impl<L> Endpoint<L> {
         &self.link
     }
 
-    /// Calls in flight, as [`Endpoint::fly`] counts them.
+    /// Calls in flight, as [`Endpoint::track`] counts them.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
     }
 
     /// Counts a call until the result is dropped.
-    pub fn fly(self: &Arc<Self>) -> Flight<L> {
+    pub fn track(self: &Arc<Self>) -> InFlightGuard<L> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Flight { endpoint: Arc::clone(self) }
+        InFlightGuard { endpoint: Arc::clone(self) }
     }
 
     /// It answered: nothing is held against it any more.
     pub fn answered(&self) {
         if self.failures.swap(0, Ordering::Relaxed) != 0 {
-            self.aside_until.store(0, Ordering::Relaxed);
+            self.ejected_until.store(0, Ordering::Relaxed);
         }
     }
 
     /// It failed: it is not chosen for a while, longer each time, with jitter; after that the next call tries it.
     pub fn failed(&self) {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(16);
-        let pause = self.aside_min.saturating_mul(1 << failures).min(self.aside_max);
+        let pause = self.ejection_min.saturating_mul(1 << failures).min(self.ejection_max);
         let pause = pause.mul_f64(rand::random_range(0.75..1.25));
         let until = u64::try_from((self.began.elapsed() + pause).as_millis()).unwrap_or(u64::MAX);
-        self.aside_until.store(until, Ordering::Relaxed);
+        self.ejected_until.store(until, Ordering::Relaxed);
         SET_ASIDE.with_label_values(&[self.kind.as_str()]).inc();
     }
 
     /// Whether it failed a moment ago.
-    pub fn is_aside(&self) -> bool {
-        let until = self.aside_until.load(Ordering::Relaxed);
+    pub fn is_ejected(&self) -> bool {
+        let until = self.ejected_until.load(Ordering::Relaxed);
         until != 0 && Duration::from_millis(until) > self.began.elapsed()
     }
 
@@ -130,18 +130,18 @@ impl<L> Endpoint<L> {
 
 /// A call in flight.
 #[derive(Debug)]
-pub struct Flight<L> {
+pub struct InFlightGuard<L> {
     endpoint: Arc<Endpoint<L>>,
 }
 
-impl<L> Flight<L> {
+impl<L> InFlightGuard<L> {
     /// Where the call went.
     pub fn endpoint(&self) -> &Arc<Endpoint<L>> {
         &self.endpoint
     }
 }
 
-impl<L> Drop for Flight<L> {
+impl<L> Drop for InFlightGuard<L> {
     fn drop(&mut self) {
         self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
@@ -190,20 +190,22 @@ impl<L: Send + Sync + 'static> Pool<L> {
         self.endpoints.load().iter().find(|endpoint| endpoint.node.load().id == id).cloned()
     }
 
-    /// The better of two at random among those that `fits`, do not drain and are not set aside; where there is none, among
-    /// those that drain; where there is none either, among those set aside.
+    /// The better of two at random among those that `fits`, do not drain and are not ejected; where there is none, among
+    /// those that drain; where there is none either, among those ejected.
     pub fn choose(&self, fits: impl Fn(&Endpoint<L>) -> bool) -> Option<Arc<Endpoint<L>>> {
         let endpoints = self.endpoints.load();
         let draining = |endpoint: &Endpoint<L>| endpoint.node.load().draining;
-        let best = better_of_two(&endpoints, |e| fits(e) && !e.is_aside() && !draining(e));
-        let best = best.or_else(|| better_of_two(&endpoints, |e| fits(e) && !e.is_aside()));
+        let best = better_of_two(&endpoints, |e| fits(e) && !e.is_ejected() && !draining(e));
+        let best = best.or_else(|| better_of_two(&endpoints, |e| fits(e) && !e.is_ejected()));
         best.or_else(|| better_of_two(&endpoints, |e| fits(e))).cloned()
     }
 }
 
 /// One pass: each of those that fit has the same chance to be one of the two.
 fn better_of_two<L>(endpoints: &[Arc<Endpoint<L>>], fits: impl Fn(&Endpoint<L>) -> bool) -> Option<&Arc<Endpoint<L>>> {
-    let (mut first, mut second, mut seen) = (None, None, 0_u32);
+    let mut first = None;
+    let mut second = None;
+    let mut seen = 0_u32;
     for endpoint in endpoints.iter().filter(|endpoint| fits(endpoint)) {
         seen += 1;
         match seen {
@@ -241,7 +243,7 @@ impl<L, M: FnMut(&Node, Channel) -> L> Follower<L, M> {
     fn follow(&mut self, nodes: &BTreeMap<String, Node>) {
         let before = self.endpoints.load_full();
         if nodes.is_empty() && !before.is_empty() {
-            tracing::warn!(kind = %self.kind, "etcd lists none any more: the last known ones stay in use");
+            tracing::warn!(kind = %self.kind, "etcd lists no processes; keeping the last known ones");
             return;
         }
         let after = nodes.values().filter_map(|node| {
@@ -266,7 +268,7 @@ impl<L, M: FnMut(&Node, Channel) -> L> Follower<L, M> {
 
     fn endpoint(&mut self, node: &Node) -> Option<Arc<Endpoint<L>>> {
         let Some(channel) = self.options.channel(self.kind, &node.address) else {
-            tracing::warn!(node = node.id, address = node.address, "an address in etcd is not one");
+            tracing::warn!(node = node.id, address = node.address, "skipped an entry in etcd with an invalid address");
             return None;
         };
         Some(Arc::new(Endpoint {
@@ -275,10 +277,10 @@ impl<L, M: FnMut(&Node, Channel) -> L> Follower<L, M> {
             node: ArcSwap::from_pointee(node.clone()),
             in_flight: AtomicU32::new(0),
             failures: AtomicU32::new(0),
-            aside_until: AtomicU64::new(0),
+            ejected_until: AtomicU64::new(0),
             began: Instant::now(),
-            aside_min: self.options.aside_min,
-            aside_max: self.options.aside_max,
+            ejection_min: self.options.ejection_min,
+            ejection_max: self.options.ejection_max,
             listed: AtomicBool::new(true),
         }))
     }

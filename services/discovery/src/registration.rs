@@ -15,7 +15,7 @@ use crate::{Kind, Node};
 #[derive(Debug)]
 pub struct Registration {
     wanted: watch::Sender<Node>,
-    stands: watch::Receiver<bool>,
+    registered: watch::Receiver<bool>,
     end: CancellationToken,
     task: JoinHandle<()>,
     timeout: Duration,
@@ -25,10 +25,11 @@ impl Registration {
     /// Begins to register; does not wait for etcd.
     pub fn start(options: Options, kind: Kind, node: Node) -> Self {
         let (wanted, wanted_seen) = watch::channel(node);
-        let (stands_told, stands) = watch::channel(false);
-        let (end, timeout) = (CancellationToken::new(), options.timeout);
-        let keeper = Keeper { options, kind, wanted: wanted_seen, stands: stands_told, end: end.clone() };
-        Self { wanted, stands, end, task: tokio::spawn(keeper.run()), timeout }
+        let (registered_told, registered) = watch::channel(false);
+        let end = CancellationToken::new();
+        let timeout = options.timeout;
+        let registrar = Registrar { options, kind, wanted: wanted_seen, registered: registered_told, end: end.clone() };
+        Self { wanted, registered, end, task: tokio::spawn(registrar.run()), timeout }
     }
 
     /// Changes the entry; written as soon as etcd can be reached, if it is another one.
@@ -40,22 +41,22 @@ impl Registration {
         });
     }
 
-    /// Whether the entry stands, as far as is known.
-    pub fn stands(&self) -> bool {
-        *self.stands.borrow()
+    /// Whether the entry is in etcd, as far as is known.
+    pub fn registered(&self) -> bool {
+        *self.registered.borrow()
     }
 
-    /// Returns once the entry stands.
+    /// Returns once the entry is in etcd.
     pub async fn standing(&self) {
         // The sender lives as long as the task, which ends only with `self`.
-        let _ = self.stands.clone().wait_for(|stands| *stands).await;
+        let _ = self.registered.clone().wait_for(|registered| *registered).await;
     }
 
     /// Takes the entry away. etcd being away, it is left to the lease.
     pub async fn revoke(mut self) {
         self.end.cancel();
         if tokio::time::timeout(2 * self.timeout, &mut self.task).await.is_err() {
-            tracing::warn!("the entry in etcd could not be taken away in time: its lease will");
+            tracing::warn!("failed to remove the entry from etcd in time; it expires with its lease");
         }
     }
 }
@@ -67,11 +68,11 @@ impl Drop for Registration {
     }
 }
 
-struct Keeper {
+struct Registrar {
     options: Options,
     kind: Kind,
     wanted: watch::Receiver<Node>,
-    stands: watch::Sender<bool>,
+    registered: watch::Sender<bool>,
     end: CancellationToken,
 }
 
@@ -84,20 +85,20 @@ struct Session {
     answers: LeaseKeepAliveStream,
 }
 
-impl Keeper {
+impl Registrar {
     async fn run(mut self) {
         let mut pauses = self.options.pauses();
         while !self.end.is_cancelled() {
             let ended = Box::pin(self.session()).await;
-            let stood = self.stands.send_replace(false);
+            let was_registered = self.registered.send_replace(false);
             REGISTERED.set(0);
             let Err(error) = ended else { break };
             ERRORS.with_label_values(&["register"]).inc();
-            if stood {
-                tracing::warn!(%error, "the entry in etcd may be lost: registering again");
+            if was_registered {
+                tracing::warn!(%error, "entry in etcd may be lost, registering again");
                 pauses = self.options.pauses();
             } else {
-                tracing::debug!(%error, "not registered in etcd yet");
+                tracing::debug!(%error, "not registered in etcd yet, will retry");
             }
             tokio::select! {
                 () = tokio::time::sleep(pauses.next().unwrap_or(self.options.pause_max)) => {}
@@ -128,7 +129,7 @@ impl Keeper {
         let (keeper, answers) = self.options.within(client.lease_keep_alive(lease)).await?;
         let mut session = Session { client, key, lease, keeper, answers };
         self.put(&mut session).await?;
-        self.stands.send_replace(true);
+        self.registered.send_replace(true);
         REGISTERED.set(1);
         tracing::info!(key = session.key, "registered in etcd");
         Ok(session)

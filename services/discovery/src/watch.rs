@@ -104,10 +104,10 @@ impl Follower {
             WATCHING.with_label_values(&[self.kind.as_str()]).set(0);
             ERRORS.with_label_values(&["watch"]).inc();
             if watched {
-                tracing::warn!(%error, kind = %self.kind, "the watch in etcd broke: the last known ones stay in use");
+                tracing::warn!(%error, kind = %self.kind, "lost the watch in etcd; keeping the last known processes");
                 pauses = self.options.pauses();
             } else {
-                tracing::debug!(%error, kind = %self.kind, "etcd is still away");
+                tracing::debug!(%error, kind = %self.kind, "etcd still unreachable");
             }
             tokio::time::sleep(pauses.next().unwrap_or(self.options.pause_max)).await;
         }
@@ -226,7 +226,7 @@ fn parse(key: &[u8], value: &[u8]) -> Option<(String, Node)> {
     match serde_json::from_slice::<Node>(value) {
         Ok(node) => Some((id, node)),
         Err(error) => {
-            tracing::warn!(id, %error, "an entry in etcd is not understood");
+            tracing::warn!(id, %error, "skipped an unreadable entry in etcd");
             None
         }
     }

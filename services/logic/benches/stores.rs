@@ -22,7 +22,7 @@ fn main() {
     divan::main();
 }
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// (rooms, appends under way at once).
 const LOADS: [(usize, usize); 3] = [(1, 1), (1, 500), (500, 500)];
 
@@ -59,16 +59,16 @@ impl Publish for Nobody {
 
 struct Load {
     runtime: Runtime,
-    store: Arc<dyn Store>,
+    store: Store,
     rooms: Vec<RoomId>,
     said: u64,
 }
 
 impl Load {
-    fn new(runtime: Runtime, store: Arc<dyn Store>, rooms: usize) -> Self {
+    fn new(runtime: Runtime, store: Store, rooms: usize) -> Self {
         let rooms = (0..rooms).map(|number| RoomId::new(format!("bench-{number}")).expect("a good id")).collect();
         let mut load = Self { runtime, store, rooms, said: 0 };
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         while !load.append(1) {
             assert!(Instant::now() < until, "the store is not ready in time");
             std::thread::yield_now();
@@ -79,7 +79,7 @@ impl Load {
     /// Whether all of them were stored.
     fn append(&mut self, at_once: usize) -> bool {
         let appends: Vec<Append> = (0..at_once).map(|_| self.next()).collect();
-        let all = join_all(appends.into_iter().map(|append| self.store.append(append)));
+        let all = join_all(appends.into_iter().map(|append| self.store.messages.append(append)));
         self.runtime.block_on(all).iter().all(Result::is_ok)
     }
 
@@ -113,10 +113,11 @@ fn runtime() -> Runtime {
 
 #[divan::bench(args = LOADS, sample_count = 20)]
 fn append_redis(bencher: Bencher<'_, '_>, (rooms, at_once): (usize, usize)) {
-    let (redis, runtime) = (redis(), runtime());
+    let redis = redis();
+    let runtime = runtime();
     let options = redis::Options { url: redis.url.clone(), ..redis::Options::default() };
     let store = runtime.block_on(async { RedisStore::start(options) }).expect("a good URL");
-    let mut load = Load::new(runtime, Arc::new(store), rooms);
+    let mut load = Load::new(runtime, Store::new(Arc::new(store)), rooms);
     bencher.counter(ItemsCount::new(at_once)).bench_local(|| assert!(load.append(at_once)));
 }
 
@@ -125,6 +126,6 @@ fn append_embedded(bencher: Bencher<'_, '_>, (rooms, at_once): (usize, usize)) {
     let folder = tempfile::tempdir().expect("a folder");
     let options = embedded::Options { folder: Some(folder.path().to_owned()), ..embedded::Options::default() };
     let store = EmbeddedStore::open(options, Arc::new(Nobody)).expect("a store");
-    let mut load = Load::new(runtime(), Arc::new(store), rooms);
+    let mut load = Load::new(runtime(), Store::new(Arc::new(store)), rooms);
     bencher.counter(ItemsCount::new(at_once)).bench_local(|| assert!(load.append(at_once)));
 }

@@ -1,9 +1,12 @@
 //! Who is believed: a signed token becomes a [`grant::Grant`], which every later call carries. Checking asks nobody: the
 //! keys are there from the start, or [`jwks`] fetches them in the background.
 
+pub(crate) mod agreement;
 pub mod grant;
+mod identify;
 pub mod jwks;
 pub mod key;
+pub(crate) mod metrics;
 pub mod pattern;
 pub mod seal;
 pub mod token;

@@ -2,84 +2,32 @@
 //! store; every process keeps a copy, asks for what has changed several times a second, and goes by the last one it had
 //! while the store is away. Connect processes follow the copies of logic in the same way.
 
-use std::net::IpAddr;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+pub(crate) mod list;
+
+use std::sync::Weak;
 use std::time::{Duration, Instant};
 
-use im_proto::bans::{Applied, Bans, Kind, Who, subject};
-use im_proto::v1::{AskBans, Ban, BanChanges, KickRequest};
+use im_proto::bans::{Kind, subject};
+use im_proto::v1::{Ban, KickRequest};
 use im_wire::code::CloseCode;
-use prometheus::{IntCounterVec, IntGauge, register_int_counter_vec, register_int_gauge};
-use tokio::sync::watch;
 
-use crate::auth;
 use crate::auth::grant::Grant;
 use crate::clock;
+use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::nodes::{Tally, To};
-use crate::presence::count_refused;
-use crate::service::Core;
 use crate::store;
-
-const ONCE: &str = "each metric is registered once, under a name of its own";
-
-static NOTED: LazyLock<IntGauge> = LazyLock::new(|| {
-    register_int_gauge!("im_logic_bans", "Bans and revocations in the list, as this process knows it.").expect(ONCE)
-});
-
-static REFUSALS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let help = "Tokens, calls and HTTP requests refused by a ban or revocation, by what it is about.";
-    register_int_counter_vec!("im_logic_ban_refusals_total", help, &["kind"]).expect(ONCE)
-});
-
-/// Makes the metrics here visible from the start, with nothing counted yet.
-pub(crate) fn declare_metrics() {
-    LazyLock::force(&NOTED);
-    LazyLock::force(&REFUSALS);
-}
 
 /// How often the store is asked what has changed.
 const EVERY: Duration = Duration::from_millis(250);
 /// The longest pause between attempts while the store is away.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// How often bans that are over are removed.
 const FORGET_EVERY: Duration = Duration::from_secs(10);
-/// How long somebody waits for the list of a process that has just started.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// How far ahead the end of tokens may lie: clocks differ.
 const AHEAD_MS: u64 = 1_000;
 /// The longest reason, in bytes.
 pub(crate) const MAX_REASON: usize = 512;
-/// Lines about refusals per second in the audit log; the others are counted.
-const LINES_PER_SECOND: u32 = 10;
-
-/// This process's copy.
-pub(crate) struct Roll {
-    bans: Bans,
-    /// Whether the store has been read to the end once.
-    complete: watch::Sender<bool>,
-    /// Answers of the store are taken one after the other.
-    asking: tokio::sync::Mutex<()>,
-    lines: Mutex<Lines>,
-}
-
-impl Default for Roll {
-    fn default() -> Self {
-        Self {
-            bans: Bans::default(),
-            complete: watch::Sender::new(false),
-            asking: tokio::sync::Mutex::default(),
-            lines: Mutex::new(Lines { since: Instant::now(), written: 0, left_out: 0 }),
-        }
-    }
-}
-
-/// How much has been written about refusals.
-struct Lines {
-    since: Instant,
-    written: u32,
-    left_out: u64,
-}
 
 /// What was done about a ban.
 pub(crate) struct Done {
@@ -98,10 +46,11 @@ pub(crate) struct Page {
 
 /// Keeps the copy as the store has it, as long as there is a core.
 pub(crate) async fn follow(core: Weak<Core>) {
-    let (mut pause, mut forgot) = (EVERY, Instant::now());
+    let mut pause = EVERY;
+    let mut forgot = Instant::now();
     loop {
         let Some(core) = core.upgrade() else { return };
-        let mut asked = core.learn_bans().await;
+        let mut asked = core.bans.refresh(&*core.store.bans).await;
         if asked.is_ok() && forgot.elapsed() > FORGET_EVERY {
             forgot = Instant::now();
             asked = forget(&core).await;
@@ -110,18 +59,18 @@ pub(crate) async fn follow(core: Weak<Core>) {
         pause = match asked {
             Ok(()) => EVERY,
             Err(error) => {
-                tracing::debug!(%error, "the list of bans stays as it was");
-                (pause * 2).min(LONGEST_PAUSE)
+                tracing::debug!(%error, "failed to read the list of bans, will retry");
+                (pause * 2).min(MAX_PAUSE)
             }
         };
         tokio::time::sleep(pause.mul_f64(rand::random_range(0.9..1.0))).await;
     }
 }
 
-async fn forget(core: &Core) -> Result<()> {
+async fn forget(core: &Core) -> store::Result<()> {
     // So many steps at most; the rest has its turn in ten seconds.
     for _ in 0..100 {
-        if core.store.forget_bans().await? < store::FORGET_AT_ONCE {
+        if core.store.bans.forget_bans().await? < store::FORGET_BATCH {
             break;
         }
     }
@@ -129,64 +78,6 @@ async fn forget(core: &Core) -> Result<()> {
 }
 
 impl Core {
-    /// Brings the copy up to date.
-    pub(crate) async fn learn_bans(&self) -> Result<()> {
-        let roll = &self.roll;
-        let _turn = roll.asking.lock().await;
-        loop {
-            let changes = self.store.bans(roll.bans.known()).await?;
-            if let Applied::All { .. } = roll.bans.apply(changes) {
-                break;
-            }
-        }
-        NOTED.set(i64::try_from(roll.bans.read().len()).unwrap_or(i64::MAX));
-        roll.complete.send_replace(true);
-        Ok(())
-    }
-
-    /// Waits for the list of a process that has just started: until it is there nobody is let in.
-    pub(crate) async fn bans_known(&self) -> Result<()> {
-        let mut complete = self.roll.complete.subscribe();
-        let known = complete.wait_for(|complete| *complete);
-        match tokio::time::timeout(PATIENCE, known).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(store::Error::Unavailable("the list of bans has not been read yet".to_owned()).into()),
-        }
-    }
-
-    /// What has changed after what a node knows.
-    pub(crate) async fn bans_since(&self, ask: &AskBans) -> Result<BanChanges> {
-        self.bans_known().await?;
-        Ok(self.roll.bans.read().since(ask))
-    }
-
-    /// Refuses who is banned, or whose token is of a time that is over.
-    pub(crate) fn refuse_banned(&self, grant: &Grant, address: Option<IpAddr>) -> Result<()> {
-        let Grant { user, device, .. } = grant;
-        let (device_unproven, issued_ms) = (grant.device_unproven, grant.issued_ms);
-        self.refuse(&Who { user, device, device_unproven, issued_ms, address })
-    }
-
-    /// Refuses whoever comes from a banned address. Not for administrators: a range that was banned by mistake could not
-    /// be unbanned from within.
-    pub(crate) fn refuse_address(&self, address: IpAddr) -> Result<()> {
-        self.refuse(&Who { address: Some(address.to_canonical()), ..Who::default() })
-    }
-
-    fn refuse(&self, who: &Who<'_>) -> Result<()> {
-        let Some((kind, ban)) = self.roll.bans.refuses(who, clock::now_ms) else { return Ok(()) };
-        REFUSALS.with_label_values(&[kind.name()]).inc();
-        let error = match kind {
-            Kind::Tokens => auth::Error::Revoked,
-            Kind::User => auth::Error::Banned { what: "the user", until_ms: ban.until_ms },
-            Kind::UserDevice | Kind::Device => auth::Error::Banned { what: "the device", until_ms: ban.until_ms },
-            Kind::Address => auth::Error::Banned { what: "the address", until_ms: ban.until_ms },
-        };
-        count_refused(&error);
-        self.roll.tell_refusal(who, &ban);
-        Err(error.into())
-    }
-
     /// Notes a ban and ends the connections that it is about.
     pub(crate) async fn ban(&self, by: &Grant, ban: Ban) -> Result<Done> {
         let missing = || Error::bad("user", "is missing, and so are \"device\" and \"address\": say who is banned");
@@ -199,12 +90,13 @@ impl Core {
             return Err(Error::bad("until", format!("{} is over: give a later one (unix milliseconds)", ban.until_ms)));
         }
         if ban.reason.len() > MAX_REASON {
-            let (bytes, limit) = (ban.reason.len(), MAX_REASON);
+            let bytes = ban.reason.len();
+            let limit = MAX_REASON;
             return Err(Error::TooLarge { field: "reason", bytes, limit });
         }
         let ban = Ban { id, by: by.user.clone(), made_ms: now, ..ban };
         let max = self.options.limits.max_bans;
-        if !self.store.ban(ban.clone(), max).await? {
+        if !self.store.bans.ban(ban.clone(), max).await? {
             return Err(Error::LimitReached { what: "bans and revocations", limit: max });
         }
         let action = if kind == Kind::Tokens { "revoke" } else { "ban" };
@@ -213,7 +105,7 @@ impl Core {
             target: "audit",
             action, by = by.user, user, device, address, issued_before_ms, until_ms, reason, "noted"
         );
-        self.learn_bans().await?;
+        self.bans.refresh(&*self.store.bans).await?;
         let closed = match kind {
             Kind::User | Kind::UserDevice => self.end_banned(&ban).await,
             // Which connections these are each node finds out by itself, with its own next copy of the list.
@@ -224,7 +116,8 @@ impl Core {
 
     /// Nodes find out by themselves within a second. This is sooner, and reaches those that do not know bans yet.
     async fn end_banned(&self, ban: &Ban) -> Tally {
-        let (user, device) = (ban.user.clone(), ban.device.clone());
+        let user = ban.user.clone();
+        let device = ban.device.clone();
         let code = CloseCode::Banned.number().into();
         let request = KickRequest { user, device, code, text: "banned here".to_owned(), ..KickRequest::default() };
         self.nodes.kick(To::All, request).await
@@ -240,10 +133,10 @@ impl Core {
                 "lies in the future, or is 0: give a moment that has been (unix milliseconds)",
             ));
         }
-        self.learn_bans().await?;
+        self.bans.refresh(&*self.store.bans).await?;
         let ban = Ban { user: user.to_owned(), issued_before_ms: before, until_ms, ..Ban::default() };
         let id = subject(&ban).map(|(_, id)| id).unwrap_or_default();
-        let earlier = self.roll.bans.read().get(&id).cloned();
+        let earlier = self.bans.read().get(&id).cloned();
         let in_force = earlier.filter(|earlier| earlier.until_ms == 0 || earlier.until_ms > now);
         let ban = match in_force {
             Some(earlier) => Ban {
@@ -258,19 +151,19 @@ impl Core {
 
     /// Lifts a ban or takes back a revocation; whether there was one.
     pub(crate) async fn lift_ban(&self, by: &Grant, id: &str) -> Result<bool> {
-        let lifted = self.store.lift_ban(id).await?;
+        let lifted = self.store.bans.lift_ban(id).await?;
         if lifted {
             tracing::info!(target: "audit", action = "unban", by = by.user, ban = id, "lifted");
         }
-        self.learn_bans().await?;
+        self.bans.refresh(&*self.store.bans).await?;
         Ok(lifted)
     }
 
     /// Those in force, in the order in which they were made, from behind a version.
     pub(crate) async fn list_bans(&self, after: u64, limit: usize) -> Result<Page> {
-        self.learn_bans().await?;
+        self.bans.refresh(&*self.store.bans).await?;
         let now = clock::now_ms();
-        let book = self.roll.bans.read();
+        let book = self.bans.read();
         let in_force = book.after(after).filter(|ban| ban.until_ms == 0 || ban.until_ms > now);
         let mut bans: Vec<(Kind, Ban)> =
             in_force.take(limit + 1).filter_map(|ban| Some((subject(ban)?.0, ban.clone()))).collect();
@@ -279,29 +172,4 @@ impl Core {
         let next = bans.last().filter(|_| more).map(|(_, ban)| ban.version);
         Ok(Page { bans, next })
     }
-}
-
-impl Roll {
-    /// A line in the audit log, so many per second.
-    fn tell_refusal(&self, who: &Who<'_>, ban: &Ban) {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.since.elapsed() >= Duration::from_secs(1) {
-            (lines.since, lines.written) = (Instant::now(), 0);
-        }
-        if lines.written >= LINES_PER_SECOND {
-            lines.left_out += 1;
-            return;
-        }
-        lines.written += 1;
-        let left_out = std::mem::take(&mut lines.left_out);
-        drop(lines);
-        let address = who.address.map(|address| address.to_string()).unwrap_or_default();
-        let (user, device, id) = (who.user, who.device, &ban.id);
-        tracing::info!(target: "audit", action = "refuse", user, device, address, ban = id, left_out, "refused by a ban");
-    }
-}
-
-/// Begins to keep the copy.
-pub(crate) fn start(core: &Arc<Core>, runtime: &tokio::runtime::Handle) {
-    runtime.spawn(follow(Arc::downgrade(core)));
 }

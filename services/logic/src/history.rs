@@ -8,9 +8,9 @@ use im_proto::v1::{
 use im_wire::ids::{RoomId, Seq};
 
 use crate::auth::grant::Grant;
+use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::room::unread;
-use crate::service::Core;
 use crate::store::{Page, Slice};
 
 /// Entries are read in steps of so many, so that a page of long messages is not read whole to be cut afterwards.
@@ -67,11 +67,11 @@ impl Core {
         let limits = &self.options.limits;
         let wanted = if limit == 0 { limits.history_limit } else { limit.min(limits.max_history_limit) };
         let backwards = !matches!(slice, Slice::After(_));
-        let mut page = self.store.page(room, slice, wanted.min(STEP)).await?;
+        let mut page = self.store.history.page(room, slice, wanted.min(STEP)).await?;
         let mut bytes: usize = page.entries.iter().map(size).sum();
         while page.entries.len() < wanted && bytes < limits.max_history_bytes && page.truncated.is_none() {
             let Some(next) = further(&page, backwards) else { break };
-            let more = self.store.page(room, next, (wanted - page.entries.len()).min(STEP)).await?;
+            let more = self.store.history.page(room, next, (wanted - page.entries.len()).min(STEP)).await?;
             if more.epoch != page.epoch || (more.entries.is_empty() && more.truncated.is_none()) {
                 break;
             }
@@ -84,7 +84,7 @@ impl Core {
 
     /// The oldest seq of a room's log that retention has left: 1 where nothing was removed, head + 1 where nothing is left.
     pub(crate) async fn first(&self, room: &RoomId) -> Result<Seq> {
-        let page = self.store.page(room, Slice::After(0), 0).await?;
+        let page = self.store.history.page(room, Slice::After(0), 0).await?;
         Ok(page.truncated.map_or(1, |(_, last)| last + 1))
     }
 
@@ -96,7 +96,7 @@ impl Core {
         let within = |asked: u32, limit: usize| if asked == 0 { limit } else { limit.min(asked as usize) };
         let limit = within(ask.limit, limits.max_fetch_limit);
         let max_bytes = within(ask.max_bytes, limits.max_fetch_bytes);
-        let tail = self.store.tail(&room, after.epoch, after.seq, limit, max_bytes).await?;
+        let tail = self.store.history.tail(&room, after.epoch, after.seq, limit, max_bytes).await?;
         Ok(Fetched {
             epoch: tail.epoch,
             head: tail.head,
@@ -113,7 +113,7 @@ impl Core {
             return Err(Error::LimitReached { what: "rooms in one comparison", limit });
         }
         let rooms = ask.rooms.iter().map(RoomId::new).collect::<std::result::Result<Vec<_>, _>>()?;
-        let heads = self.store.heads(&rooms).await?;
+        let heads = self.store.history.heads(&rooms).await?;
         let named = ask.rooms.into_iter().zip(heads);
         Ok(HeadList { heads: named.map(|(room, (epoch, seq))| Head { room, epoch, seq }).collect() })
     }
@@ -124,13 +124,13 @@ impl Core {
         if view.head == 0 {
             return Ok(ReadState::default());
         }
-        let position = self.store.mark_read(room, &who.user()?, seq).await?;
+        let position = self.store.history.mark_read(room, &who.user()?, seq).await?;
         let unread = unread(position.head, position.read, position.joined);
         let state = ReadState { read: position.read, joined: position.joined, head: position.head, unread };
         if position.moved {
             let (room, signal) = (room.clone(), read_signal(who, room, &state));
             self.follow_up(async move |core: Arc<Self>| {
-                if let Err(error) = core.store.signal(&room, signal).await {
+                if let Err(error) = core.store.messages.signal(&room, signal).await {
                     tracing::debug!(%room, %error, "a read position was not told to the user's other devices");
                 }
             })

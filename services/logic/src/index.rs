@@ -5,70 +5,28 @@
 //! that this process stores there, in the same place of the store's queue and as safely as the message; and again when the
 //! room's epoch shows that a failover may have lost it.
 
-use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
+pub(crate) mod indexed;
+
+use std::sync::Arc;
 
 use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt};
 use im_proto::v1::{KnownList, KnownRooms, RoomList, RoomLists, RoomsChangedRequest};
-use im_wire::ids::{Epoch, RoomId, Seq, UserId};
+use im_wire::ids::{RoomId, Seq, UserId};
 
 use crate::auth::grant::Grant;
+use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::service::Core;
 use crate::store::{Appended, View};
 
-/// So many direct rooms are remembered twice over, 16 bytes each.
-const REMEMBERED: usize = 100_000;
 /// Rooms read from the index at once.
 const STEP: usize = 500;
 /// Repairs at the same time.
 const REPAIRS: usize = 16;
 /// Lists read at once.
-const AT_ONCE: usize = 16;
+const CONCURRENCY: usize = 16;
 /// An answer with lists ends when their names have so many bytes; the rest is asked for anew.
 const ANSWER_BYTES: usize = 1 << 20;
-
-/// Direct rooms that this process has indexed, by hash, and the epoch in which it did: two generations, the older forgotten
-/// when the younger is full. Forgetting, and the rare two rooms of one hash, cost one needless or one missing repeat of an
-/// idempotent write.
-#[derive(Default)]
-pub(crate) struct Indexed {
-    generations: Mutex<[HashMap<u64, Epoch>; 2]>,
-}
-
-impl Indexed {
-    fn hash(room: &RoomId) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        room.hash(&mut hasher);
-        hasher.finish()
-    }
-
-    fn epoch(&self, room: &RoomId) -> Option<Epoch> {
-        let hash = Self::hash(room);
-        let generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        generations.iter().find_map(|generation| generation.get(&hash).copied())
-    }
-
-    fn put(&self, room: &RoomId, epoch: Epoch) {
-        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        if generations[0].len() >= REMEMBERED {
-            generations.swap(0, 1);
-            generations[0].clear();
-        }
-        generations[0].insert(Self::hash(room), epoch);
-    }
-
-    /// The room has been deleted, and is to be indexed again before something is said there.
-    pub(crate) fn forget(&self, room: &RoomId) {
-        let hash = Self::hash(room);
-        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        for generation in generations.iter_mut() {
-            generation.remove(&hash);
-        }
-    }
-}
 
 /// A list of rooms in a number: the same for the same list, whichever process computes it; never 0.
 fn digest(rooms: &[RoomId]) -> u64 {
@@ -97,15 +55,15 @@ impl Core {
         let Some((one, other)) = room.is_direct().then(|| room.direct_members()).flatten() else { return Ok(()) };
         let users = [one, other];
         if !indexed && self.indexed.epoch(room) != Some(stored.epoch) {
-            self.store.index_room(&users, room).await?;
+            self.store.index.index_room(&users, room).await?;
         }
-        self.indexed.put(room, stored.epoch);
+        self.indexed.insert(room, stored.epoch);
         if stored.created || (stored.duplicate && indexed) {
             let room = room.clone();
             self.follow_up(async move |core: Arc<Self>| {
                 // Once more, as with groups: the one before may have been at a master that was lost before the message.
-                if let Err(error) = core.store.index_room(&users, &room).await {
-                    tracing::debug!(%room, %error, "a direct room was not indexed a second time");
+                if let Err(error) = core.store.index.index_room(&users, &room).await {
+                    tracing::debug!(%room, %error, "failed to index a direct room a second time");
                 }
                 core.tell_rooms_changed(&users, Some(&room), None, 0).await;
             })
@@ -126,10 +84,10 @@ impl Core {
     ) {
         let names = |room: Option<&RoomId>| room.iter().map(|room| room.as_str().to_owned()).collect::<Vec<_>>();
         for chunk in users.chunks(self.options.limits.max_users_per_call.max(1)) {
-            let presence = match self.store.presence(chunk).await {
+            let presence = match self.store.connections.presence(chunk).await {
                 Ok(presence) => presence,
                 Err(error) => {
-                    tracing::warn!(%error, "the nodes of a user whose rooms changed are not known");
+                    tracing::warn!(%error, "cannot look up the nodes of a user whose rooms changed; they are not notified");
                     continue;
                 }
             };
@@ -139,8 +97,8 @@ impl Core {
                 let request = RoomsChangedRequest { user, added: names(added), removed: names(removed), seq };
                 let tally = self.nodes.rooms_changed(to, request).await;
                 if !tally.failed.is_empty() {
-                    tracing::info!(nodes = ?tally.failed, "nodes were not told that a user's rooms changed");
-                    self.reminders.owe(&tally.failed);
+                    tracing::info!(nodes = ?tally.failed, "failed to notify nodes that a user's rooms changed; will retry");
+                    self.owed.add(&tally.failed);
                 }
             }
         }
@@ -159,12 +117,13 @@ impl Core {
             return Ok((Vec::new(), None));
         }
         let user = &who.user()?;
-        let (mut seen, mut after) = (Vec::new(), after.cloned());
+        let mut seen = Vec::new();
+        let mut after = after.cloned();
         while seen.len() < limit {
             let step = STEP.min(limit - seen.len());
-            let rooms = self.store.user_rooms(user, after.as_ref(), step).await?;
+            let rooms = self.store.index.user_rooms(user, after.as_ref(), step).await?;
             let complete = rooms.len() < step;
-            let views = self.store.views(&rooms, user).await?;
+            let views = self.store.rooms.views(&rooms, user).await?;
             after = rooms.last().cloned().or(after);
             let mut stale = Vec::new();
             for (room, view) in rooms.into_iter().zip(views) {
@@ -202,14 +161,15 @@ impl Core {
         }
         let list = |known: KnownList| async move {
             let user = UserId::new(&known.user)?;
-            let rooms = self.store.user_rooms(&user, None, limits.max_rooms_per_user).await?;
+            let rooms = self.store.index.user_rooms(&user, None, limits.max_rooms_per_user).await?;
             let digest = digest(&rooms);
             let rooms = if digest == known.digest { Vec::new() } else { rooms };
             Ok::<_, Error>(RoomList { digest, rooms: rooms.into_iter().map(|room| room.as_str().to_owned()).collect() })
         };
-        let lists = futures::stream::iter(ask.lists).map(list).buffered(AT_ONCE);
+        let lists = futures::stream::iter(ask.lists).map(list).buffered(CONCURRENCY);
         let mut lists = std::pin::pin!(lists);
-        let (mut answer, mut bytes) = (RoomLists::default(), 0);
+        let mut answer = RoomLists::default();
+        let mut bytes = 0;
         while bytes < ANSWER_BYTES
             && let Some(list) = lists.try_next().await?
         {
@@ -224,13 +184,13 @@ impl Core {
         if rooms.is_empty() {
             return;
         }
-        tracing::info!(%user, rooms = rooms.len(), "a user's index lacked rooms that the user is in");
+        tracing::info!(%user, rooms = rooms.len(), "user index was missing rooms of the user; repairing it");
         let user = user.clone();
         self.follow_up(async move |core: Arc<Self>| {
             for room in rooms {
                 let users = room.direct_members().map_or_else(|| vec![user.clone()], |(one, other)| vec![one, other]);
-                if let Err(error) = core.store.index_room(&users, &room).await {
-                    tracing::debug!(%user, %room, %error, "an index still lacks a room");
+                if let Err(error) = core.store.index.index_room(&users, &room).await {
+                    tracing::debug!(%user, %room, %error, "failed to add a room to a user's index");
                 }
             }
         })
@@ -240,11 +200,11 @@ impl Core {
     /// Takes a room from the index of a user who is not in it. A membership that begins meanwhile is indexed again: its own
     /// indexing may have come before this.
     pub(crate) async fn unindex(&self, user: &UserId, room: &RoomId) -> Result<()> {
-        self.store.unindex_room(user, room).await?;
-        let views = self.store.views(std::slice::from_ref(room), user).await?;
+        self.store.index.unindex_room(user, room).await?;
+        let views = self.store.rooms.views(std::slice::from_ref(room), user).await?;
         match views.into_iter().next().flatten() {
             Some(view) if room.is_direct() || view.role.is_some() => {
-                Ok(self.store.index_room(std::slice::from_ref(user), room).await?)
+                Ok(self.store.index.index_room(std::slice::from_ref(user), room).await?)
             }
             _ => Ok(()),
         }
@@ -252,7 +212,7 @@ impl Core {
 
     async fn repair(&self, user: &UserId, room: &RoomId) {
         if let Err(error) = self.unindex(user, room).await {
-            tracing::debug!(%user, %room, %error, "an index was not repaired");
+            tracing::debug!(%user, %room, %error, "failed to repair a user's index");
         }
     }
 }
@@ -262,30 +222,6 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-
-    #[test]
-    fn what_was_indexed_is_remembered_until_two_generations_later() {
-        let indexed = Indexed::default();
-        let room = |number: usize| RoomId::new(format!("direct:1:a:{number}")).unwrap();
-        let has = |number| indexed.epoch(&room(number)).is_some();
-        assert!(!has(0));
-        indexed.put(&room(0), 7);
-        assert_eq!(indexed.epoch(&room(0)), Some(7));
-        indexed.put(&room(0), 8);
-        assert_eq!(indexed.epoch(&room(0)), Some(8), "the newest");
-        indexed.forget(&room(0));
-        assert!(!has(0));
-        indexed.put(&room(0), 8);
-        for number in 1..=REMEMBERED {
-            indexed.put(&room(number), 7);
-        }
-        assert!(has(0), "in the older generation");
-        for number in REMEMBERED..=2 * REMEMBERED {
-            indexed.put(&room(number), 7);
-        }
-        assert!(!has(0), "forgotten");
-        assert!(has(2 * REMEMBERED));
-    }
 
     #[test]
     fn a_digest_is_that_of_the_list() {

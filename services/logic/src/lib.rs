@@ -1,13 +1,17 @@
 //! Decides who may say what where, stores it, publishes it.
 //!
-//! A call's path: `serve` (gRPC for connect, HTTP for backends) → `auth` → `message`, `room`, `history`, `presence` →
-//! [`store`] (which also publishes) and, for what is addressed to somebody, [`nodes`]. The domain modules do no I/O of
-//! their own: everything they touch is behind the traits [`store::Store`] and [`nodes::Nodes`].
+//! A call's path: `serve` (gRPC for connect, HTTP for backends) → `call` → `auth`, `message`, `room`, `history`,
+//! `presence` … → [`store`] (which also publishes) and, for what is addressed to somebody, [`nodes`]. The domain modules do
+//! no I/O of their own: everything they touch is behind the traits of [`store`] and [`nodes::Nodes`].
+//!
+//! Each layer imports only those below it: `core` (what the domain modules share) ← domain ← `call` ← `serve` ← `service`.
 
 pub mod auth;
 mod bans;
+mod call;
 mod clock;
 mod conversation;
+mod core;
 pub mod error;
 mod history;
 mod index;
@@ -16,6 +20,7 @@ pub mod nodes;
 pub mod options;
 #[cfg(feature = "cluster")]
 pub mod peers;
+mod phase;
 mod presence;
 mod push;
 mod reminders;
@@ -24,9 +29,10 @@ mod serve;
 mod service;
 pub mod settings;
 pub mod store;
+mod subscribe;
 
+pub use call::Handle;
 pub use error::Error;
 pub use nodes::Nodes;
 pub use options::Options;
-pub use serve::grpc::Uplink;
-pub use service::{Handle, Service};
+pub use service::Service;

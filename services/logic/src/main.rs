@@ -32,7 +32,9 @@ async fn run(mut settings: Settings, process: Process) -> Result<()> {
     settings.store.tls.clone_from(&tls);
     settings.peers.pool.tls.clone_from(&tls);
     if settings.logic.uplink.secret.is_none() && tls.is_none() {
-        tracing::warn!("neither peer_secret nor TLS: whoever runs on this machine may call the internal gRPC port");
+        tracing::warn!(
+            "neither peer_secret nor TLS is configured: anyone on this machine may call the internal gRPC port"
+        );
     }
     let ending = shutdown.clone();
     let serving = admin.readiness().latch("not draining");
@@ -40,21 +42,24 @@ async fn run(mut settings: Settings, process: Process) -> Result<()> {
     let peers = Peers::start(settings.peers.clone(), Watch::start(settings.etcd.clone(), Kind::Connect))?;
     let drain = Drain { at_least: settings.drain_at_least.min(shutdown.grace()), at_most: shutdown.grace() };
     let options = Options { drain, ..settings.logic.clone() };
-    let service = Arc::new(Service::new(options, Arc::clone(&store) as _, Arc::new(peers))?);
+    let service = Arc::new(Service::new(options, Store::new(Arc::clone(&store)), Arc::new(peers))?);
     let bind =
         async |field: &str, address| TcpListener::bind(address).await.with_context(|| format!("{field} {address}"));
     let http = bind("http_listen", settings.http_listen).await?;
     let grpc = bind("grpc_listen", settings.grpc_listen).await?;
-    let (http_address, grpc_address) = (http.local_addr()?, grpc.local_addr()?);
+    let http_address = http.local_addr()?;
+    let grpc_address = grpc.local_addr()?;
 
-    let (over_http, over_grpc) = (Arc::clone(&service), Arc::clone(&service));
+    let over_http = Arc::clone(&service);
+    let over_grpc = Arc::clone(&service);
     tasks.spawn("HTTP server", async move {
         over_http.serve_http(http).await;
         Ok::<_, std::convert::Infallible>(())
     });
     let tls = tls.map(|tls| (tls, Kind::Connect.certificate_name()));
     tasks.spawn("gRPC server", async move { over_grpc.serve_grpc(grpc, tls).await });
-    let (sharing, mut others) = (Arc::clone(&service), Watch::start(settings.etcd.clone(), Kind::Logic));
+    let sharing = Arc::clone(&service);
+    let mut others = Watch::start(settings.etcd.clone(), Kind::Logic);
     tasks.spawn("count of logic processes", async move {
         loop {
             sharing.shared_by(others.nodes().len());

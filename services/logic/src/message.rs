@@ -10,9 +10,9 @@ use uuid::Uuid;
 
 use crate::auth::grant::Grant;
 use crate::clock;
+use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::room::access;
-use crate::service::Core;
 use crate::store::{Access, Append};
 
 /// What the types of the server's own entries and signals begin with.
@@ -49,7 +49,7 @@ impl Core {
     /// Stores a message. Awaits nothing before the store has it: see [`crate::Handle::call`].
     pub(crate) async fn send(self: &Arc<Self>, who: Grant, send: Send) -> Result<Stored> {
         let room = RoomId::new(&send.room)?;
-        let access = access::of(&who, &room)?;
+        let access = access::for_caller(&who, &room)?;
         let Send { client_id, r#type: kind, body, encoding, .. } = send;
         self.store_message(access, who.device, Draft { room, client_id, kind, body, encoding }).await
     }
@@ -77,14 +77,15 @@ impl Core {
             device,
         };
         let room = draft.room;
-        let (bytes, system) = (entry.body.len(), access.system);
+        let bytes = entry.body.len();
+        let system = access.system;
         if !system {
             self.within_budget(&access.user, &room, bytes)?;
         }
         // Before anything is said there: what is acknowledged is in both lists.
         let index = self.not_indexed(&room);
         let indexes = !index.is_empty();
-        let stored = self.store.append(Append { room: room.clone(), access, client_id, entry, index }).await?;
+        let stored = self.store.messages.append(Append { room: room.clone(), access, client_id, entry, index }).await?;
         if !system && !stored.duplicate {
             self.room_bytes.owe(room.as_str(), bytes);
         }
@@ -112,7 +113,7 @@ impl Core {
             self.room_bytes.owe(room.as_str(), body.len());
         }
         let signal = Signal { from: who.user.clone(), r#type, body, encoding, ..Signal::default() };
-        Ok(self.store.signal(&room, signal).await?)
+        Ok(self.store.messages.signal(&room, signal).await?)
     }
 
     /// Counts the bytes of something a user says, where neither the user nor the room has had too many. The room's are

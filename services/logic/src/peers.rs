@@ -81,7 +81,8 @@ impl Peers {
         match to {
             To::All => (self.pool.endpoints().iter().cloned().collect(), Vec::new()),
             To::Named(names) => {
-                let (mut found, mut unknown) = (Vec::new(), Vec::new());
+                let mut found = Vec::new();
+                let mut unknown = Vec::new();
                 for name in names {
                     match self.pool.get(&name) {
                         Some(endpoint) => found.push(endpoint),
@@ -141,11 +142,11 @@ async fn one(
     answer: impl Future<Output = Result<u64, Status>>,
 ) -> Result<u64, ()> {
     let count = |result: &str| CALLS.with_label_values(&[what.name, result]).inc();
-    if endpoint.is_aside() && !what.always {
+    if endpoint.is_ejected() && !what.always {
         count("skipped");
         return Err(());
     }
-    let _flight = endpoint.fly();
+    let _in_flight = endpoint.track();
     let status = match tokio::time::timeout(what.timeout, answer).await {
         Ok(Ok(connections)) => {
             endpoint.answered();
@@ -157,7 +158,7 @@ async fn one(
     };
     endpoint.failed();
     count("failed");
-    tracing::warn!(node = endpoint.node().id, call = what.name, %status, "a connect process did not do what it was asked");
+    tracing::warn!(node = endpoint.node().id, call = what.name, %status, "call to a connect process failed");
     Err(())
 }
 

@@ -1,50 +1,17 @@
-//! Who is there: connections begin and end, nodes say that they live.
+//! Who is there: connections end or are ended, nodes say that they live and what they hold.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
-use std::sync::LazyLock;
 use std::time::Duration;
 
-use im_proto::v1::{
-    self as pb, AssertPresence, Authenticate, Authenticated, Disconnected, NodeBeat, NodeBeaten, PresenceAsserted,
-    Refresh, Refreshed,
-};
-use im_wire::ids::{DeviceId, RoomId, UserId};
-use prometheus::{IntCounter, IntCounterVec, register_int_counter, register_int_counter_vec};
-use uuid::Uuid;
+use im_proto::v1::{self as pb, AssertPresence, Disconnected, KickRequest, NodeBeat, NodeBeaten, PresenceAsserted};
+use im_wire::ids::{RoomId, UserId};
 
-use crate::auth::grant::Grant;
-use crate::auth::{self, token::Claims};
+use crate::auth;
 use crate::clock;
+use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::service::Core;
+use crate::nodes::{Tally, To};
 use crate::store::{Counts, Ended, Presence, Stray};
-
-const ONCE: &str = "each metric is registered once, under a name of its own";
-
-static REFUSED: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!("im_logic_auth_failures_total", "Tokens that were not accepted, by reason.", &["reason"])
-        .expect(ONCE)
-});
-
-static UNSIGNED: LazyLock<IntCounter> = LazyLock::new(|| {
-    register_int_counter!(
-        "im_logic_unsigned_identities_total",
-        "Connections that were believed without a token because the development switch is on."
-    )
-    .expect(ONCE)
-});
-
-/// Makes the metrics here visible from the start, with nothing counted yet.
-pub(crate) fn declare_metrics() {
-    LazyLock::force(&REFUSED);
-    LazyLock::force(&UNSIGNED);
-}
-
-/// Counts somebody who is not believed or not let in.
-pub(crate) fn count_refused(error: &auth::Error) {
-    REFUSED.with_label_values(&[error.reason()]).inc();
-}
 
 /// A node's lease is at least and at most this, whatever it asks.
 const LEASE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
@@ -65,101 +32,6 @@ pub(crate) struct Present {
 }
 
 impl Core {
-    /// What a token says, counted where it is not to be believed.
-    pub(crate) fn verify(&self, token: &str) -> Result<Claims> {
-        let claims = self.verifier.verify(token);
-        if let Err(error) = &claims {
-            REFUSED.with_label_values(&[error.reason()]).inc();
-        }
-        Ok(claims?)
-    }
-
-    /// A connection presents itself; its presence begins.
-    pub(crate) async fn authenticate(&self, conn: &str, ask: Authenticate) -> Result<Authenticated> {
-        let grant = self.identify(&ask)?;
-        self.bans_known().await?;
-        self.seal_known().await?;
-        self.refuse_banned(&grant, ask.remote_ip.parse().ok().map(|address: IpAddr| address.to_canonical()))?;
-        if !conn.is_empty() {
-            let presence = Presence {
-                user: grant.user()?,
-                device: grant.device.clone(),
-                conn: conn.to_owned(),
-                node: ask.node,
-                since_ms: clock::now_ms(),
-                place: ask.place,
-            };
-            // A connection that nobody could find would miss pushes, kicks and changes of its rooms: better none.
-            self.store.connected(presence).await?;
-        }
-        let (grant_sealed, expires_ms) = (self.seal.close(&grant)?, grant.expires_ms);
-        let Grant { user, device, issued_ms, device_unproven, .. } = grant;
-        Ok(Authenticated { grant: grant_sealed, expires_ms, user, device, issued_ms, device_unproven })
-    }
-
-    fn identify(&self, ask: &Authenticate) -> Result<Grant> {
-        let named = match ask.device.as_str() {
-            "" => None,
-            device => Some(DeviceId::new(device)?),
-        };
-        if ask.token.is_empty() && self.options.auth.allow_unsigned && !ask.unsigned_user.is_empty() {
-            UNSIGNED.inc();
-            return self.unsigned(&UserId::new(&ask.unsigned_user)?, named);
-        }
-        let claims = self.verify(&ask.token)?;
-        // goim's `mid` and golang-im's `user_id` say what the token says, or nothing.
-        if !ask.unsigned_user.is_empty() && ask.unsigned_user != claims.user.as_str() {
-            REFUSED.with_label_values(&[auth::Error::OtherUser.reason()]).inc();
-            return Err(auth::Error::OtherUser.into());
-        }
-        let device = match (claims.device.clone(), named) {
-            (Some(claimed), Some(named)) if claimed != named => {
-                REFUSED.with_label_values(&[auth::Error::OtherDevice.reason()]).inc();
-                return Err(auth::Error::OtherDevice.into());
-            }
-            (Some(device), _) | (None, Some(device)) => device,
-            // Nobody can have named it before.
-            (None, None) => return Ok(Grant { device_unproven: false, ..claims.grant(&generated_device()?) }),
-        };
-        Ok(claims.grant(&device))
-    }
-
-    fn unsigned(&self, user: &UserId, device: Option<DeviceId>) -> Result<Grant> {
-        let device = match device {
-            Some(device) => device,
-            None => generated_device()?,
-        };
-        Ok(Grant {
-            version: Grant::VERSION,
-            user: user.as_str().to_owned(),
-            device: device.as_str().to_owned(),
-            rooms: self.options.auth.unsigned_rooms.clone(),
-            unsigned: true,
-            ..Grant::default()
-        })
-    }
-
-    /// A newer token for the same user and device. The grant's own time may be over: that is what the token is for.
-    pub(crate) fn refresh(&self, grant: &Grant, ask: &Refresh) -> Result<Refreshed> {
-        let claims = self.verify(&ask.token)?;
-        if claims.user.as_str() != grant.user {
-            REFUSED.with_label_values(&[auth::Error::OtherUser.reason()]).inc();
-            return Err(auth::Error::OtherUser.into());
-        }
-        let device = DeviceId::new(&grant.device)?;
-        if claims.device.as_ref().is_some_and(|claimed| *claimed != device) {
-            REFUSED.with_label_values(&[auth::Error::OtherDevice.reason()]).inc();
-            return Err(auth::Error::OtherDevice.into());
-        }
-        let renewed = claims.grant(&device);
-        // A token of this connection has named the device once: that one without the claim follows takes nothing back.
-        let renewed = Grant { device_unproven: renewed.device_unproven && grant.device_unproven, ..renewed };
-        self.refuse_banned(&renewed, None)?;
-        let as_wide = (renewed.admin || !grant.admin) && grant.rooms.iter().all(|room| renewed.rooms.contains(room));
-        let Grant { expires_ms, issued_ms, device_unproven, .. } = renewed;
-        Ok(Refreshed { grant: self.seal.close(&renewed)?, expires_ms, as_wide, issued_ms, device_unproven })
-    }
-
     /// A connection has ended; so has its presence. Without a grant, where the node has none for it.
     pub(crate) async fn disconnected(&self, grant: &[u8], conn: &str, gone: Disconnected) -> Result<()> {
         if conn.is_empty() {
@@ -173,7 +45,16 @@ impl Core {
         };
         let at_ms = clock::now_ms().saturating_sub(gone.ago_ms);
         let ended = Ended { conn: conn.to_owned(), user, node: gone.node, place: gone.place, at_ms };
-        Ok(self.store.disconnected(ended).await?)
+        Ok(self.store.connections.disconnected(ended).await?)
+    }
+
+    /// Ends connections; by a device alone those whose token names it. Every node is asked, also about a user:
+    /// presence may lag, and who is sent away must go.
+    pub(crate) async fn kick(&self, request: KickRequest) -> Result<Tally> {
+        if request.user.is_empty() && request.device.is_empty() && request.conn.is_empty() {
+            return Err(Error::bad("user", "is missing, and so are \"device\" and \"conn\": name one of the three"));
+        }
+        Ok(self.nodes.kick(To::All, request).await)
     }
 
     /// A node says which connections it has.
@@ -192,12 +73,13 @@ impl Core {
             if held.conn.is_empty() || !(from..to).contains(&held.place) {
                 return Err(Error::bad("held", "names a connection without an id, or outside of \"from\" and \"to\""));
             }
-            let (user, node) = (UserId::new(held.user)?, node.clone());
+            let user = UserId::new(held.user)?;
+            let node = node.clone();
             let pb::Held { device, conn, since_ms, place, .. } = held;
             Ok(Presence { user, device, conn, node, since_ms, place })
         };
         let named = held.into_iter().map(presence).collect::<Result<Vec<_>>>()?;
-        let asserted = self.store.assert_presence(&node, from..to, named).await?;
+        let asserted = self.store.connections.assert_presence(&node, from..to, named).await?;
         let strays = |found: Vec<Stray>| {
             found.into_iter().map(|Stray { conn, user }| pb::Stray { conn, user: user.as_str().to_owned() }).collect()
         };
@@ -210,7 +92,7 @@ impl Core {
             return Err(Error::bad("node", "is empty: say which node it is"));
         }
         if beat.leaving {
-            self.store.node_gone(&beat.node).await?;
+            self.store.leases.node_gone(&beat.node).await?;
             return Ok(NodeBeaten::default());
         }
         let lease = Duration::from_millis(beat.lease_ms).clamp(*LEASE.start(), *LEASE.end());
@@ -229,7 +111,7 @@ impl Core {
                 (Counts { since: 0, state: 1, changed }, rooms)
             }
         };
-        let counts_taken = self.store.node_beat(&beat.node, lease, beat.connections, counts).await?;
+        let counts_taken = self.store.leases.node_beat(&beat.node, lease, beat.connections, counts).await?;
         let online = self.online_of(rooms).await?;
         Ok(NodeBeaten { online, knows_counts: true, counts_taken })
     }
@@ -239,9 +121,9 @@ impl Core {
         if rooms.is_empty() {
             return Ok(HashMap::new());
         }
-        let nodes = self.store.nodes().await?.len().max(1);
+        let nodes = self.store.leases.nodes().await?.len().max(1);
         rooms.truncate((COUNTS_READ / nodes).max(ROOMS_READ));
-        let online = self.store.online(&rooms).await?;
+        let online = self.store.leases.online(&rooms).await?;
         Ok(rooms.into_iter().map(|room| room.as_str().to_owned()).zip(online).collect())
     }
 
@@ -253,12 +135,8 @@ impl Core {
         if users.len() > limit {
             return Err(Error::LimitReached { what: "users in one question", limit });
         }
-        let presence = self.store.presence(&users).await?;
+        let presence = self.store.connections.presence(&users).await?;
         let of = |(user, (connections, last_seen_ms))| Present { user, connections, last_seen_ms };
         Ok(users.into_iter().zip(presence).map(of).collect())
     }
-}
-
-fn generated_device() -> Result<DeviceId> {
-    Ok(DeviceId::new(Uuid::new_v4().to_string())?)
 }

@@ -1,14 +1,14 @@
-//! What is addressed to somebody and not to a room: pushes to users and devices, broadcasts, ending connections.
+//! What is addressed to somebody and not to a room: pushes to users and devices, broadcasts.
 
 use std::collections::BTreeSet;
 
 use im_proto::v1::push_request::Target;
-use im_proto::v1::{KickRequest, Names, PushRequest, Signal, UserDevice};
+use im_proto::v1::{Names, PushRequest, Signal, UserDevice};
 use im_wire::ids::{DeviceId, RoomId, UserId};
 
+use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::nodes::{Tally, To};
-use crate::service::Core;
 use crate::store::Presence;
 
 /// The nodes that hold these connections; `None` where there is none.
@@ -21,7 +21,7 @@ impl Core {
     /// Delivers to the users' connections, wherever they are.
     pub(crate) async fn push_users(&self, users: &[UserId], signal: Signal) -> Result<Tally> {
         self.check_pushed(users.len(), &signal)?;
-        let presence = self.store.presence(users).await?;
+        let presence = self.store.connections.presence(users).await?;
         let connections: Vec<_> = presence.into_iter().flat_map(|(connections, _)| connections).collect();
         let Some(to) = nodes_of(&connections) else { return Ok(Tally::default()) };
         let names = users.iter().map(|user| user.as_str().to_owned()).collect();
@@ -32,11 +32,12 @@ impl Core {
     /// Delivers to the connections of one device of a user, whoever named it.
     pub(crate) async fn push_user_device(&self, user: &UserId, device: &DeviceId, signal: Signal) -> Result<Tally> {
         self.check_pushed(1, &signal)?;
-        let presence = self.store.presence(std::slice::from_ref(user)).await?;
+        let presence = self.store.connections.presence(std::slice::from_ref(user)).await?;
         let connections = presence.into_iter().flat_map(|(connections, _)| connections);
         let connections: Vec<_> = connections.filter(|one| one.device == device.as_str()).collect();
         let Some(to) = nodes_of(&connections) else { return Ok(Tally::default()) };
-        let (user, device) = (user.as_str().to_owned(), device.as_str().to_owned());
+        let user = user.as_str().to_owned();
+        let device = device.as_str().to_owned();
         let target = Some(Target::UserDevice(UserDevice { user, device }));
         Ok(self.nodes.push(to, PushRequest { target, signal: Some(signal), speed: 0 }).await)
     }
@@ -60,15 +61,7 @@ impl Core {
     /// Delivers to whoever hears a room, without storing.
     pub(crate) async fn push_room(&self, room: &RoomId, signal: Signal) -> Result<()> {
         self.check_pushed(1, &signal)?;
-        Ok(self.store.signal(room, signal).await?)
-    }
-
-    /// Ends connections; by a device alone those whose token names it. Every node is asked, also about a user: presence may lag, and who is sent away must go.
-    pub(crate) async fn kick(&self, request: KickRequest) -> Result<Tally> {
-        if request.user.is_empty() && request.device.is_empty() && request.conn.is_empty() {
-            return Err(Error::bad("user", "is missing, and so are \"device\" and \"conn\": name one of the three"));
-        }
-        Ok(self.nodes.kick(To::All, request).await)
+        Ok(self.store.messages.signal(room, signal).await?)
     }
 
     fn check_pushed(&self, receivers: usize, signal: &Signal) -> Result<()> {

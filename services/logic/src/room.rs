@@ -10,8 +10,8 @@ pub(crate) mod membership;
 use im_wire::ids::RoomId;
 
 use crate::auth::grant::Grant;
+use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::service::Core;
 use crate::store::{Kind, Role, View};
 
 /// The kind's name in answers.
@@ -51,7 +51,7 @@ impl Core {
     /// What the caller sees of a room that they may hear.
     pub(crate) async fn view(&self, who: &Grant, room: &RoomId) -> Result<View> {
         let user = who.user()?;
-        let mut views = self.store.views(std::slice::from_ref(room), &user).await?;
+        let mut views = self.store.rooms.views(std::slice::from_ref(room), &user).await?;
         access::judge(who, room, views.pop().flatten())
     }
 }

@@ -37,7 +37,8 @@ pub(crate) async fn run(mut settings: Settings, process: Process) -> anyhow::Res
     settings.logic.drain = Drain { at_least: Duration::ZERO, at_most: process.shutdown.remaining() };
     let nodes = OneNode::default();
     settings.logic.auth.guest_prefix = page::GUEST_PREFIX.to_owned();
-    let logic = im_logic::Service::new(settings.logic.clone(), Arc::clone(&store), Arc::new(nodes.clone()))?;
+    let logic =
+        im_logic::Service::new(settings.logic.clone(), Store::new(Arc::clone(&store)), Arc::new(nodes.clone()))?;
     let (http, page) = bind(&settings).await?;
     settings.connect.node.clone_from(&process.node);
     let parts = Parts { logic: Arc::new(LocalLogic(logic.handle())), bus: Arc::new(bus), logic_losses: None };
@@ -74,7 +75,7 @@ pub(crate) async fn run(mut settings: Settings, process: Process) -> anyhow::Res
     Ok(())
 }
 
-fn open(settings: &Settings, bus: &LocalBus) -> anyhow::Result<Arc<dyn Store>> {
+fn open(settings: &Settings, bus: &LocalBus) -> anyhow::Result<Arc<EmbeddedStore>> {
     let folder = match settings.store {
         settings::Store::Disk => Some(settings.data_dir.clone()),
         settings::Store::Memory => None,

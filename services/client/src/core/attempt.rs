@@ -7,11 +7,11 @@ use im_wire::native::{ClientOp, Error};
 use rand::RngExt;
 use tokio::time::Instant;
 
-use super::{Action, Connection, Core, Farewell, Loss, Phase, STABLE, TOKENS_TRIED, Up};
+use super::{Action, CloseNotice, Connection, Core, Loss, Phase, STABLE, TOKENS_TRIED, Up};
 use crate::address::Address;
-use crate::client::State;
+use crate::answer::State;
 use crate::event::{End, Event};
-use crate::rooms::Lane;
+use crate::rooms::Slot;
 use crate::stats::count;
 
 /// Pings where the server names no heartbeat.
@@ -33,46 +33,48 @@ pub(super) struct Welcome {
 impl Core {
     /// The beginning.
     pub(crate) fn start(&mut self) {
-        self.dial(Lane::A, None);
+        self.dial(Slot::A, None);
     }
 
-    pub(super) fn dial(&mut self, lane: Lane, avoid: Option<&Address>) {
-        let address = self.places.next(avoid);
-        self.lanes[lane.index()] = Some(Connection::new(address.clone()));
-        self.actions.push_back(Action::Dial { lane, address });
+    pub(super) fn dial(&mut self, slot: Slot, avoid: Option<&Address>) {
+        let address = self.addresses.next(avoid);
+        self.slots[slot.index()] = Some(Connection::new(address.clone()));
+        self.actions.push_back(Action::Dial { slot, address });
     }
 
     /// The transport stands, and this is the token to present.
-    pub(crate) fn dialled(&mut self, lane: Lane, token: String, now: Instant) {
-        if self.lanes[lane.index()].is_none() {
-            return self.actions.push_back(Action::Hangup { lane });
+    pub(crate) fn dialled(&mut self, slot: Slot, token: String, now: Instant) {
+        if self.slots[slot.index()].is_none() {
+            return self.actions.push_back(Action::Hangup { slot });
         }
-        let alone = self.alone(lane);
-        self.rooms.open(lane, alone);
-        let (first, rest) = self.chunks(lane);
-        let (resume, all) = (first.positions, first.all);
+        let alone = self.alone(slot);
+        self.rooms.reset_slot(slot, alone);
+        let (first, rest) = self.chunks(slot);
+        let resume = first.positions;
+        let all = first.all;
         let asked = super::Asked::new(&resume, all);
-        let (device, agent) = (self.device.clone(), self.agent.clone());
-        let req = self.write(lane, ClientOp::Auth { token, device, resume, all, agent });
+        let device = self.device.clone();
+        let agent = self.agent.clone();
+        let req = self.write(slot, ClientOp::Auth { token, device, resume, all, agent });
         let deadline = now + self.options.auth_timeout;
-        if let Some(connection) = &mut self.lanes[lane.index()] {
+        if let Some(connection) = &mut self.slots[slot.index()] {
             connection.phase = Phase::Authenticating { req, deadline, refused: None };
             connection.all_asked = all;
             if all || !asked.positions.is_empty() {
                 connection.subscribing.insert(req, asked);
             }
         }
-        self.postpone(lane, rest);
+        self.postpone(slot, rest);
     }
 
     /// The auth was accepted.
-    pub(super) fn welcomed(&mut self, lane: Lane, welcome: Welcome, now: Instant) {
+    pub(super) fn welcomed(&mut self, slot: Slot, welcome: Welcome, now: Instant) {
         let asked_for = Duration::from_millis(u64::from(welcome.heartbeat_ms)) / 3;
         let every = if asked_for.is_zero() { DEFAULT_PING } else { asked_for.max(SHORTEST_PING) };
         let ping_every = self.options.ping_interval.unwrap_or(every).max(SHORTEST_PING);
         let first_ping = now + ping_every.mul_f64(self.random.random_range(0.2..1.0));
         let refresh_at = self.refresh_at(welcome.time_ms, welcome.expires_ms, now);
-        let Some(connection) = &mut self.lanes[lane.index()] else { return };
+        let Some(connection) = &mut self.slots[slot.index()] else { return };
         connection.phase = Phase::Up(Up {
             node: welcome.node.clone(),
             since: now,
@@ -91,10 +93,10 @@ impl Core {
         self.token_refusals = 0;
         count(&self.counters.connects);
         if !given_up.is_empty() {
-            self.write(lane, ClientOp::Unsubscribe { rooms: given_up });
+            self.write(slot, ClientOp::Unsubscribe { rooms: given_up });
         }
-        if self.alone(lane) {
-            self.active = Some(lane);
+        if self.alone(slot) {
+            self.active = Some(slot);
             self.moving = None;
             if self.lost_at.is_some() {
                 count(&self.counters.reconnects);
@@ -103,8 +105,8 @@ impl Core {
             let Welcome { user, device, conn, node, .. } = welcome;
             self.events.push_back(Event::Connected { node, address, conn, user, device });
         }
-        self.subscribe_rest(lane);
-        self.check_resumed(lane, now);
+        self.subscribe_rest(slot);
+        self.check_resumed(slot, now);
         self.pump(now);
     }
 
@@ -118,78 +120,78 @@ impl Core {
     }
 
     /// A newer token for an open connection, or why there is none.
-    pub(crate) fn token(&mut self, lane: Lane, token: Result<String, String>, now: Instant) {
+    pub(crate) fn token(&mut self, slot: Slot, token: Result<String, String>, now: Instant) {
         match token {
-            Ok(token) if self.is_up(lane) => {
-                let req = self.write(lane, ClientOp::Refresh { token });
-                self.up(lane).into_iter().for_each(|up| up.refreshing = Some(req));
+            Ok(token) if self.is_up(slot) => {
+                let req = self.write(slot, ClientOp::Refresh { token });
+                self.up(slot).into_iter().for_each(|up| up.refreshing = Some(req));
             }
             Ok(_) => {}
-            Err(reason) => self.refresh_failed(lane, &reason, now),
+            Err(reason) => self.refresh_failed(slot, &reason, now),
         }
     }
 
-    pub(super) fn refresh_failed(&mut self, lane: Lane, reason: &str, now: Instant) {
-        tracing::warn!(reason, "no newer token yet");
-        let attempts = self.up(lane).map_or(0, |up| up.refresh_attempts);
+    pub(super) fn refresh_failed(&mut self, slot: Slot, reason: &str, now: Instant) {
+        tracing::warn!(reason, "failed to get a newer token, will retry");
+        let attempts = self.up(slot).map_or(0, |up| up.refresh_attempts);
         let wait = self.delay(attempts).max(Duration::from_millis(100));
-        if let Some(up) = self.up(lane) {
+        if let Some(up) = self.up(slot) {
             up.refresh_attempts += 1;
             up.refresh_at = Some(now + wait);
         }
     }
 
-    pub(super) fn refreshed(&mut self, lane: Lane, expires_ms: u64, now: Instant) {
-        let Some(up) = self.up(lane) else { return };
+    pub(super) fn refreshed(&mut self, slot: Slot, expires_ms: u64, now: Instant) {
+        let Some(up) = self.up(slot) else { return };
         up.refresh_attempts = 0;
         let passed = u64::try_from(now.duration_since(up.since).as_millis()).unwrap_or(u64::MAX);
         let server_ms = up.server_ms.saturating_add(passed);
         let refresh_at = self.refresh_at(server_ms, expires_ms, now);
-        if let Some(up) = self.up(lane) {
+        if let Some(up) = self.up(slot) {
             up.refresh_at = refresh_at;
         }
     }
 
     /// The auth was answered with an error; the close that follows says no more than this.
-    pub(super) fn auth_refused(&mut self, lane: Lane, error: Error, now: Instant) {
-        if let Some(Connection { phase: Phase::Authenticating { refused, .. }, .. }) = &mut self.lanes[lane.index()] {
+    pub(super) fn auth_refused(&mut self, slot: Slot, error: Error, now: Instant) {
+        if let Some(Connection { phase: Phase::Authenticating { refused, .. }, .. }) = &mut self.slots[slot.index()] {
             let reason = format!("{}: {}", error.code, error.text);
             *refused = Some(error);
-            self.give_up(lane, &reason, now);
+            self.give_up(slot, &reason, now);
         }
     }
 
     /// A connection or an attempt has ended.
-    pub(crate) fn lost(&mut self, lane: Lane, loss: Loss, now: Instant) {
-        let Some(connection) = self.lanes[lane.index()].take() else { return };
+    pub(crate) fn lost(&mut self, slot: Slot, loss: Loss, now: Instant) {
+        let Some(connection) = self.slots[slot.index()].take() else { return };
         let known = loss.code.and_then(CloseCode::from_number);
-        let farewell = connection.farewell.clone().or_else(|| {
+        let close_notice = connection.close_notice.clone().or_else(|| {
             let code = known?;
-            Some(Farewell { code, text: loss.reason.clone(), reconnect: code.reconnect(), after: Duration::ZERO })
+            Some(CloseNotice { code, text: loss.reason.clone(), reconnect: code.reconnect(), after: Duration::ZERO })
         });
-        let other_up = self.is_up(lane.other());
+        let other_up = self.is_up(slot.other());
         if let Phase::Authenticating { refused: Some(error), .. } = &connection.phase
             && self.is_final(error)
             && !other_up
         {
             return self.end(End::Refused(error.clone()));
         }
-        if let Some(farewell) = &farewell
+        if let Some(close_notice) = &close_notice
             && !other_up
-            && self.ends(lane, farewell)
+            && self.ends(slot, close_notice)
         {
-            return self.end(End::ByServer { code: farewell.code, text: farewell.text.clone() });
+            return self.end(End::ByServer { code: close_notice.code, text: close_notice.text.clone() });
         }
         match (&connection.phase, other_up) {
-            (Phase::Up(_), true) => self.lost_one_of_two(lane, now),
+            (Phase::Up(_), true) => self.lost_one_of_two(slot, now),
             (Phase::Up(up), false) => {
                 if now.duration_since(up.since) >= STABLE {
                     self.failures = 0;
                 }
-                self.outage(lane, &loss, farewell, now);
+                self.outage(slot, &loss, close_notice, now);
             }
             (_, true) => self.move_failed(&loss.reason, now),
-            (_, false) => self.attempt_failed(&connection.address, &loss, farewell.as_ref(), now),
+            (_, false) => self.attempt_failed(&connection.address, &loss, close_notice.as_ref(), now),
         }
     }
 
@@ -208,12 +210,12 @@ impl Core {
 
     /// Whether a close rules out another attempt. `Replaced` does not while another attempt of ours is on its way: it is
     /// the one that replaces; nor does an old token where there are newer ones.
-    fn ends(&mut self, lane: Lane, farewell: &Farewell) -> bool {
-        if farewell.reconnect {
+    fn ends(&mut self, slot: Slot, close_notice: &CloseNotice) -> bool {
+        if close_notice.reconnect {
             return false;
         }
-        match farewell.code {
-            CloseCode::Replaced => self.lanes[lane.other().index()].is_none(),
+        match close_notice.code {
+            CloseCode::Replaced => self.slots[slot.other().index()].is_none(),
             CloseCode::TokenExpired | CloseCode::Unauthenticated if self.renewable => {
                 self.token_refusals += 1;
                 self.token_refusals >= TOKENS_TRIED
@@ -223,39 +225,41 @@ impl Core {
     }
 
     /// No connection is left that delivers.
-    fn outage(&mut self, lane: Lane, loss: &Loss, farewell: Option<Farewell>, now: Instant) {
+    fn outage(&mut self, slot: Slot, loss: &Loss, close_notice: Option<CloseNotice>, now: Instant) {
         self.lost_at.get_or_insert(now);
         self.active = None;
         self.moving = None;
         self.outbox.disconnected();
         self.forget_requests();
-        let under_way = self.lanes[lane.other().index()].is_some();
+        let under_way = self.slots[slot.other().index()].is_some();
         let retry_in = (!under_way).then(|| {
             let wait = self.delay(self.failures);
             self.failures = self.failures.saturating_add(1);
-            farewell.as_ref().map_or(wait, |farewell| farewell.after.saturating_add(wait))
+            close_notice.as_ref().map_or(wait, |close_notice| close_notice.after.saturating_add(wait))
         });
         self.retry_at = retry_in.map(|wait| now + wait);
-        let (code, reason) = match farewell {
-            Some(farewell) if !farewell.text.is_empty() => (Some(farewell.code), farewell.text),
-            Some(farewell) => (Some(farewell.code), farewell.code.name().to_owned()),
+        let (code, reason) = match close_notice {
+            Some(close_notice) if !close_notice.text.is_empty() => (Some(close_notice.code), close_notice.text),
+            Some(close_notice) => (Some(close_notice.code), close_notice.code.name().to_owned()),
             None => (None, loss.reason.clone()),
         };
         self.state = State::Connecting { last_failure: Some(reason.clone()) };
         self.events.push_back(Event::Disconnected { code, reason, retry_in });
     }
 
-    fn attempt_failed(&mut self, address: &Address, loss: &Loss, farewell: Option<&Farewell>, now: Instant) {
+    fn attempt_failed(&mut self, address: &Address, loss: &Loss, close_notice: Option<&CloseNotice>, now: Instant) {
         count(&self.counters.failed_attempts);
-        self.places.forget_hints();
+        self.addresses.forget_hints();
         self.moving = None;
         let wait = self.delay(self.failures);
-        let retry_in = farewell.map_or(wait, |farewell| farewell.after.saturating_add(wait));
+        let retry_in = close_notice.map_or(wait, |close_notice| close_notice.after.saturating_add(wait));
         self.failures = self.failures.saturating_add(1);
         self.retry_at = Some(now + retry_in);
-        let reason = match farewell {
-            Some(farewell) if !farewell.text.is_empty() => format!("{}: {}", farewell.code, farewell.text),
-            Some(farewell) => farewell.code.name().to_owned(),
+        let reason = match close_notice {
+            Some(close_notice) if !close_notice.text.is_empty() => {
+                format!("{}: {}", close_notice.code, close_notice.text)
+            }
+            Some(close_notice) => close_notice.code.name().to_owned(),
             None => loss.reason.clone(),
         };
         self.state = State::Connecting { last_failure: Some(reason.clone()) };
@@ -263,9 +267,9 @@ impl Core {
     }
 
     /// One of two connections is gone during a move; the other delivers.
-    fn lost_one_of_two(&mut self, lane: Lane, now: Instant) {
-        if self.active == Some(lane) {
-            self.take_over(lane.other(), now);
+    fn lost_one_of_two(&mut self, slot: Slot, now: Instant) {
+        if self.active == Some(slot) {
+            self.take_over(slot.other(), now);
         } else {
             self.move_failed("the new connection was lost", now);
         }

@@ -4,19 +4,19 @@ use im_wire::native::ClientOp;
 use tokio::time::Instant;
 
 use super::{Command, Core};
-use crate::client::RequestError;
+use crate::answer::RequestError;
 use crate::event::End;
 
 impl Core {
     /// The application asks for something.
     pub(crate) fn command(&mut self, command: Command, now: Instant) {
         match command {
-            Command::Send { parcel, deadline, reply } => {
-                let client_id = parcel.client_id.clone();
-                self.outbox.push(parcel, deadline, (reply, client_id));
+            Command::Send { send, deadline, reply } => {
+                let client_id = send.client_id.clone();
+                self.outbox.push(send, deadline, (reply, client_id));
             }
             Command::Request { op, deadline, reply } => {
-                let connected = self.active.is_some_and(|lane| self.is_up(lane));
+                let connected = self.active.is_some_and(|slot| self.is_up(slot));
                 if matches!(op, ClientOp::Signal { .. }) && !connected {
                     let _ = reply.send(Err(RequestError::NotConnected));
                 } else {

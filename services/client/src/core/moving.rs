@@ -6,19 +6,19 @@ use tokio::time::Instant;
 
 use super::{Action, Core, Move};
 use crate::event::Event;
-use crate::rooms::Lane;
+use crate::rooms::Slot;
 use crate::stats::count;
 
 impl Core {
-    /// The server of a lane asks to go elsewhere.
-    pub(super) fn asked_to_move(&mut self, lane: Lane, after: Duration, to: &[String], reason: String, now: Instant) {
-        if self.active != Some(lane) || self.moving.is_some() {
-            // The lane that is being moved to, or a second hint about a move that is under way: should the first come to
+    /// The server of a slot asks to go elsewhere.
+    pub(super) fn asked_to_move(&mut self, slot: Slot, after: Duration, to: &[String], reason: String, now: Instant) {
+        if self.active != Some(slot) || self.moving.is_some() {
+            // The slot that is being moved to, or a second hint about a move that is under way: should the first come to
             // nothing, the server closes and the client resumes.
             return;
         }
-        if let Some(connection) = &self.lanes[lane.index()] {
-            self.places.hint(to, &connection.address);
+        if let Some(connection) = &self.slots[slot.index()] {
+            self.addresses.hint(to, &connection.address);
         }
         self.moving = Some(Move::Planned { at: now + after, attempts: 0 });
         self.events.push_back(Event::Moving { reason, after });
@@ -35,7 +35,7 @@ impl Core {
         let Some(active) = self.active else { return };
         match self.moving {
             Some(Move::Planned { at, attempts }) if at <= now => {
-                let avoid = self.lanes[active.index()].as_ref().map(|connection| connection.address.clone());
+                let avoid = self.slots[active.index()].as_ref().map(|connection| connection.address.clone());
                 self.moving = Some(Move::Underway { attempts });
                 self.dial(active.other(), avoid.as_ref());
             }
@@ -57,8 +57,8 @@ impl Core {
     }
 
     /// The new connection has everything: no more is written to the old one, and once its answers are in, it ends.
-    pub(super) fn caught_up(&mut self, lane: Lane, now: Instant) {
-        if self.active == Some(lane) || !matches!(self.moving, Some(Move::Underway { .. })) {
+    pub(super) fn caught_up(&mut self, slot: Slot, now: Instant) {
+        if self.active == Some(slot) || !matches!(self.moving, Some(Move::Underway { .. })) {
             return;
         }
         self.moving = Some(Move::Switching { until: now + self.options.move_grace });
@@ -75,21 +75,21 @@ impl Core {
         }
     }
 
-    fn finish_move(&mut self, old: Lane, now: Instant) {
-        self.lanes[old.index()] = None;
-        self.actions.push_back(Action::Hangup { lane: old });
+    fn finish_move(&mut self, old: Slot, now: Instant) {
+        self.slots[old.index()] = None;
+        self.actions.push_back(Action::Hangup { slot: old });
         self.take_over(old.other(), now);
     }
 
     /// The other connection becomes the one that is written to.
-    pub(super) fn take_over(&mut self, lane: Lane, now: Instant) {
+    pub(super) fn take_over(&mut self, slot: Slot, now: Instant) {
         self.outbox.disconnected();
         self.forget_requests();
-        self.active = Some(lane);
+        self.active = Some(slot);
         self.moving = None;
-        self.places.forget_hints();
+        self.addresses.forget_hints();
         count(&self.counters.moves);
-        if let Some(connection) = &mut self.lanes[lane.index()] {
+        if let Some(connection) = &mut self.slots[slot.index()] {
             let address = connection.address.to_string();
             let node = connection.up().map(|up| up.node.clone()).unwrap_or_default();
             self.events.push_back(Event::Moved { node, address });

@@ -7,9 +7,9 @@ use im_wire::native::{ClientOp, Error, Position, SubscribedRoom};
 use tokio::time::Instant;
 
 use super::{Asked, Core, SubscribeReply, Waiter};
-use crate::client::RequestError;
+use crate::answer::RequestError;
 use crate::event::Event;
-use crate::rooms::{Lane, Standing};
+use crate::rooms::{Slot, Standing};
 
 /// About what a position costs beside its room's name, in either encoding.
 const POSITION_BYTES: usize = 48;
@@ -22,13 +22,14 @@ pub(super) struct Chunk {
 }
 
 impl Core {
-    /// Everything that is not asked for on a lane yet: for the auth, and for the frames that follow it. "All rooms" comes
+    /// Everything that is not asked for on a slot yet: for the auth, and for the frames that follow it. "All rooms" comes
     /// last, so that the rooms with a position are not begun at their heads.
-    pub(super) fn chunks(&mut self, lane: Lane) -> (Chunk, VecDeque<Chunk>) {
-        let all_asked = self.lanes[lane.index()].as_ref().is_some_and(|connection| connection.all_asked);
+    pub(super) fn chunks(&mut self, slot: Slot) -> (Chunk, VecDeque<Chunk>) {
+        let all_asked = self.slots[slot.index()].as_ref().is_some_and(|connection| connection.all_asked);
         let mut chunks = VecDeque::new();
-        let (mut chunk, mut bytes) = (Chunk::default(), 0);
-        for position in self.rooms.ask(lane) {
+        let mut chunk = Chunk::default();
+        let mut bytes = 0;
+        for position in self.rooms.ask(slot) {
             let size = position.room.as_str().len() + POSITION_BYTES;
             if bytes + size > self.options.max_subscribe_bytes && !chunk.positions.is_empty() {
                 chunks.push_back(std::mem::take(&mut chunk));
@@ -44,40 +45,40 @@ impl Core {
     }
 
     /// Keeps what did not fit into the auth until the connection stands.
-    pub(super) fn postpone(&mut self, lane: Lane, rest: VecDeque<Chunk>) {
+    pub(super) fn postpone(&mut self, slot: Slot, rest: VecDeque<Chunk>) {
         for chunk in rest {
-            self.rooms.not_asked(lane, chunk.positions.iter().map(|position| &position.room));
+            self.rooms.not_asked(slot, chunk.positions.iter().map(|position| &position.room));
         }
     }
 
     /// Asks for everything that is not asked for yet.
-    pub(super) fn subscribe_rest(&mut self, lane: Lane) {
-        if !self.is_up(lane) {
+    pub(super) fn subscribe_rest(&mut self, slot: Slot) {
+        if !self.is_up(slot) {
             return;
         }
-        let (first, rest) = self.chunks(lane);
+        let (first, rest) = self.chunks(slot);
         for chunk in std::iter::once(first).chain(rest) {
-            self.subscribe_chunk(lane, chunk);
+            self.subscribe_chunk(slot, chunk);
         }
     }
 
-    fn subscribe_chunk(&mut self, lane: Lane, Chunk { positions, all }: Chunk) {
+    fn subscribe_chunk(&mut self, slot: Slot, Chunk { positions, all }: Chunk) {
         if positions.is_empty() && !all {
             return;
         }
         let asked = Asked::new(&positions, all);
-        let req = self.write(lane, ClientOp::Subscribe { rooms: positions, all });
-        if let Some(connection) = &mut self.lanes[lane.index()] {
+        let req = self.write(slot, ClientOp::Subscribe { rooms: positions, all });
+        if let Some(connection) = &mut self.slots[slot.index()] {
             connection.all_asked |= all;
             connection.subscribing.insert(req, asked);
         }
     }
 
     /// Asks for one room again from where it stands. A subscription that stands already would go on as it is.
-    pub(super) fn repair(&mut self, lane: Lane, room: &RoomId) {
-        if let Some(position) = self.rooms.ask_again(lane, room) {
-            self.write(lane, ClientOp::Unsubscribe { rooms: vec![room.clone()] });
-            self.subscribe_chunk(lane, Chunk { positions: vec![position], all: false });
+    pub(super) fn repair(&mut self, slot: Slot, room: &RoomId) {
+        if let Some(position) = self.rooms.ask_again(slot, room) {
+            self.write(slot, ClientOp::Unsubscribe { rooms: vec![room.clone()] });
+            self.subscribe_chunk(slot, Chunk { positions: vec![position], all: false });
         }
     }
 
@@ -87,11 +88,11 @@ impl Core {
         positions.into_iter().for_each(|position| self.rooms.want(position));
         if all {
             self.rooms.want_all();
-            self.lanes.iter_mut().flatten().for_each(|connection| connection.all_asked = false);
+            self.slots.iter_mut().flatten().for_each(|connection| connection.all_asked = false);
         }
         self.waiters.push(Waiter { rooms, all, results: Vec::new(), deadline, reply });
         self.answer_waiters();
-        Lane::BOTH.into_iter().for_each(|lane| self.subscribe_rest(lane));
+        Slot::BOTH.into_iter().for_each(|slot| self.subscribe_rest(slot));
     }
 
     /// The application no longer wants rooms; the number of the request to the connection in charge, where there is one.
@@ -102,13 +103,13 @@ impl Core {
             self.ask_again.remove(room);
             self.events.push_back(Event::Unsubscribed { room: room.clone() });
         }
-        for lane in Lane::BOTH {
-            match &mut self.lanes[lane.index()] {
+        for slot in Slot::BOTH {
+            match &mut self.slots[slot.index()] {
                 Some(connection) if !connection.is_up() => connection.given_up.extend(rooms.iter().cloned()),
                 Some(connection) => {
                     connection.up().into_iter().for_each(|up| up.behind.retain(|room, _| !rooms.contains(room)));
-                    let req = self.write(lane, ClientOp::Unsubscribe { rooms: rooms.to_vec() });
-                    if self.active == Some(lane) {
+                    let req = self.write(slot, ClientOp::Unsubscribe { rooms: rooms.to_vec() });
+                    if self.active == Some(slot) {
                         asked = Some(req);
                     }
                 }
@@ -119,13 +120,13 @@ impl Core {
     }
 
     /// An answer to a subscription, or to the auth that carried one.
-    pub(super) fn subscribed(&mut self, lane: Lane, req: u32, results: Vec<SubscribedRoom>, now: Instant) {
-        let Some(connection) = &mut self.lanes[lane.index()] else { return };
+    pub(super) fn subscribed(&mut self, slot: Slot, req: u32, results: Vec<SubscribedRoom>, now: Instant) {
+        let Some(connection) = &mut self.slots[slot.index()] else { return };
         let asked = connection.subscribing.remove(&req).unwrap_or_default();
         let late = self.all_known;
         for result in &results {
             match result {
-                SubscribedRoom::Ok { room, .. } => self.heard_room(lane, late, result, asked.positions.get(room)),
+                SubscribedRoom::Ok { room, .. } => self.heard_room(slot, late, result, asked.positions.get(room)),
                 SubscribedRoom::Refused { room, error } => self.refused_room(room, error.clone(), now),
             }
         }
@@ -140,29 +141,33 @@ impl Core {
             }));
         }
         self.tell_waiters(&results, asked.all);
-        self.check_resumed(lane, now);
+        self.check_resumed(slot, now);
     }
 
-    fn heard_room(&mut self, lane: Lane, late: bool, result: &SubscribedRoom, asked: Option<&Position>) {
+    fn heard_room(&mut self, slot: Slot, late: bool, result: &SubscribedRoom, asked: Option<&Position>) {
         let SubscribedRoom::Ok { room, kind, epoch, head, read, joined } = result else { return };
-        let (epoch, head, read, joined) = (*epoch, *head, *read, *joined);
-        let heard = self.rooms.subscribed(lane, late, room, Standing { epoch, head, joined }, asked);
+        let epoch = *epoch;
+        let head = *head;
+        let read = *read;
+        let joined = *joined;
+        let heard = self.rooms.subscribed(slot, late, room, Standing { epoch, head, joined }, asked);
         if heard.unwanted {
-            self.write(lane, ClientOp::Unsubscribe { rooms: vec![room.clone()] });
+            self.write(slot, ClientOp::Unsubscribe { rooms: vec![room.clone()] });
             return;
         }
         self.ask_again.remove(room);
         // Beyond the head, with no other connection that could have gone on: a reset follows.
-        let beyond = heard.after > head && self.alone(lane);
+        let beyond = heard.after > head && self.alone(slot);
         if (heard.after < head || beyond)
-            && let Some(up) = self.up(lane)
+            && let Some(up) = self.up(slot)
         {
             up.behind.insert(room.clone(), (epoch, head));
         }
-        let (room_id, kind) = (room.clone(), kind.clone());
+        let room_id = room.clone();
+        let kind = kind.clone();
         self.events.push_back(Event::Subscribed { room: room_id, kind, epoch, head, read, joined, after: heard.after });
         if heard.fetch {
-            self.repair(lane, room);
+            self.repair(slot, room);
         }
     }
 
@@ -189,9 +194,9 @@ impl Core {
     }
 
     /// A subscription was answered with an error as a whole.
-    pub(super) fn subscribe_refused(&mut self, lane: Lane, asked: Asked, error: &Error, now: Instant) {
+    pub(super) fn subscribe_refused(&mut self, slot: Slot, asked: Asked, error: &Error, now: Instant) {
         if asked.all
-            && let Some(connection) = &mut self.lanes[lane.index()]
+            && let Some(connection) = &mut self.slots[slot.index()]
         {
             connection.all_asked = !error.retryable;
         }
@@ -213,7 +218,7 @@ impl Core {
             Vec::into_iter(failed).for_each(fail);
         }
         self.tell_waiters(&results, false);
-        self.check_resumed(lane, now);
+        self.check_resumed(slot, now);
     }
 
     fn tell_waiters(&mut self, results: &[SubscribedRoom], all: bool) {
@@ -250,15 +255,15 @@ impl Core {
         }
         self.ask_again_at = None;
         let rooms: Vec<_> = self.ask_again.drain().collect();
-        for lane in Lane::BOTH {
-            self.rooms.not_asked(lane, rooms.iter());
-            self.subscribe_rest(lane);
+        for slot in Slot::BOTH {
+            self.rooms.not_asked(slot, rooms.iter());
+            self.subscribe_rest(slot);
         }
     }
 
-    /// Whether a lane has everything that was missed: nothing asked is unanswered, no room is behind.
-    pub(super) fn check_resumed(&mut self, lane: Lane, now: Instant) {
-        let Some(connection) = &mut self.lanes[lane.index()] else { return };
+    /// Whether a slot has everything that was missed: nothing asked is unanswered, no room is behind.
+    pub(super) fn check_resumed(&mut self, slot: Slot, now: Instant) {
+        let Some(connection) = &mut self.slots[slot.index()] else { return };
         if !connection.subscribing.is_empty() {
             return;
         }
@@ -268,12 +273,12 @@ impl Core {
         }
         up.resumed = true;
         self.ask_again_attempts = 0;
-        if self.active == Some(lane) {
+        if self.active == Some(slot) {
             let away = self.lost_at.take().map(|at| now.duration_since(at));
             away.into_iter().for_each(|away| self.counters.outage(away));
             self.events.push_back(Event::Resumed { away });
         } else {
-            self.caught_up(lane, now);
+            self.caught_up(slot, now);
         }
     }
 }

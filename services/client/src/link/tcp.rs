@@ -30,7 +30,8 @@ pub(crate) struct Tcp {
 
 impl Tcp {
     pub(crate) fn new(stream: TcpStream, read_buffer: usize, max_frame: usize) -> Self {
-        let (incoming, outgoing) = (BytesMut::new(), BytesMut::new());
+        let incoming = BytesMut::new();
+        let outgoing = BytesMut::new();
         Self { stream, incoming, outgoing, read_buffer: read_buffer.max(64), max_frame, lost: None }
     }
 

@@ -12,8 +12,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use super::{bad_frame, broken};
-use crate::builder::Encoding;
 use crate::codec;
+use crate::codec::Encoding;
 use crate::core::Loss;
 
 #[derive(Debug)]

@@ -12,9 +12,9 @@ const LIMITS: Limits = Limits {
     backoff: Backoff { base: Duration::from_millis(100), max: Duration::from_secs(1) },
 };
 
-fn parcel(room: &str, client_id: &str) -> Parcel {
+fn send(room: &str, client_id: &str) -> PendingSend {
     let room = RoomId::new(room).unwrap();
-    Parcel { room, client_id: client_id.to_owned(), kind: "text".to_owned(), body: Body::Text(Bytes::new()) }
+    PendingSend { room, client_id: client_id.to_owned(), kind: "text".to_owned(), body: Body::Text(Bytes::new()) }
 }
 
 fn error(code: ErrorCode) -> Error {
@@ -33,7 +33,7 @@ impl Desk {
     }
 
     fn push(&mut self, room: &str, name: &'static str) {
-        self.outbox.push(parcel(room, name), self.now + Duration::from_secs(30), name);
+        self.outbox.push(send(room, name), self.now + Duration::from_secs(30), name);
     }
 
     /// Everything that may be written now: (request number, client id).
@@ -197,7 +197,7 @@ async fn ticking_at_the_timer_never_leaves_the_timer_in_the_past() {
 #[tokio::test(start_paused = true)]
 async fn a_late_answer_counts_for_the_room_it_names_only() {
     let mut desk = Desk::new();
-    let client_id = |room| parcel(room, "1");
+    let client_id = |room| send(room, "1");
     for room in ["a", "b"] {
         desk.outbox.push(client_id(room), desk.now + Duration::from_secs(30), room);
     }
@@ -267,7 +267,9 @@ proptest! {
     fn every_send_ends_once_and_order_holds(happenings in prop::collection::vec(happening(), 1..120)) {
         let start = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async { Instant::now() });
         let mut outbox: Outbox<u64> = Outbox::new(LIMITS);
-        let (mut now, mut req, mut pushed) = (start, 0_u32, 0_u64);
+        let mut now = start;
+        let mut req = 0_u32;
+        let mut pushed = 0_u64;
         let mut flights: Vec<(u32, RoomId, u64)> = Vec::new();
         let mut ended: HashSet<u64> = HashSet::new();
         let end = |name: u64, ended: &mut HashSet<u64>| {
@@ -277,7 +279,7 @@ proptest! {
         for happening in happenings {
             match happening {
                 Happening::Push(room) => {
-                    outbox.push(parcel(&format!("r{room}"), &pushed.to_string()), now + Duration::from_secs(20), pushed);
+                    outbox.push(send(&format!("r{room}"), &pushed.to_string()), now + Duration::from_secs(20), pushed);
                     pushed += 1;
                 }
                 Happening::Ack(at) if !flights.is_empty() => {

@@ -124,7 +124,8 @@ impl Server {
             world.servers += 1;
             world.servers
         };
-        let (tcp, ws) = (tcp_listener.local_addr().unwrap(), ws_listener.local_addr().unwrap());
+        let tcp = tcp_listener.local_addr().unwrap();
+        let ws = ws_listener.local_addr().unwrap();
         let server = Self { world, number, tcp, ws };
         tokio::spawn(server.clone().accept(tcp_listener, false));
         tokio::spawn(server.clone().accept(ws_listener, true));
@@ -204,7 +205,8 @@ impl Server {
     }
 
     pub(crate) fn close(&self, code: CloseCode) {
-        let (text, reconnect) = (String::new(), code.reconnect());
+        let text = String::new();
+        let reconnect = code.reconnect();
         self.say(&ServerOp::Close { code, text, reconnect, after_ms: 0 });
         self.cut();
     }
@@ -417,7 +419,8 @@ impl World {
             ClientOp::Signal { room, kind, body } => {
                 say(ServerOp::Done);
                 for conn in self.conns.values().filter(|conn| conn.heard.contains_key(&room)) {
-                    let (room, from) = (room.to_string(), user.clone());
+                    let room = room.to_string();
+                    let from = user.clone();
                     let op = ServerOp::Signal { room, from, kind: kind.clone(), body: body.clone(), operation: 0 };
                     let _ = conn.orders.send(Order::Say(Response { req: 0, op }));
                 }

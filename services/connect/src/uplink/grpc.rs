@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use im_discovery::{Endpoint, Flight, Pool, PoolOptions, Watch};
+use im_discovery::{Endpoint, InFlightGuard, Pool, PoolOptions, Watch};
 use im_proto::v1::{Call, Fault, call, reply};
 use im_wire::code::ErrorCode;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -101,7 +101,7 @@ struct Waiting {
     /// May be given to another process once more.
     may_move: bool,
     /// Counts it against the process it is with.
-    _flight: Option<Flight<Link>>,
+    _flight: Option<InFlightGuard<Link>>,
 }
 
 impl GrpcLogic {
@@ -212,7 +212,7 @@ fn give(endpoint: &LogicEndpoint, mut waiting: Waiting) -> Result<(), Refused> {
     if !waiting.call.conn.is_empty() && endpoint.link().queue.capacity() <= OWN {
         return Err(Refused::new(queue_full(), waiting));
     }
-    waiting._flight = Some(endpoint.fly());
+    waiting._flight = Some(endpoint.track());
     metrics::QUEUED.inc();
     endpoint.link().queue.try_send(waiting).map_err(|refused| {
         metrics::QUEUED.dec();

@@ -24,7 +24,7 @@ async fn pool(etcd: &Etcd, nodes: &[Node]) -> Pool<String> {
     for node in nodes {
         put(&mut client, node).await;
     }
-    let options = PoolOptions { aside_min: Duration::from_millis(200), ..PoolOptions::default() };
+    let options = PoolOptions { ejection_min: Duration::from_millis(200), ..PoolOptions::default() };
     let pool = Pool::start(options, Watch::start(etcd.options(), Kind::Logic), |node, _channel| node.id.clone());
     eventually("all are there", async || pool.endpoints().len() == nodes.len()).await;
     pool
@@ -45,9 +45,9 @@ async fn calls_spread_and_the_busier_of_two_is_avoided() {
     let idle = choices(&pool, 3000);
     assert!(idle.values().all(|count| (800..1200).contains(count)), "{idle:?}");
     let a = pool.get("a").unwrap();
-    let flights: Vec<_> = (0..10).map(|_| a.fly()).collect();
+    let in_flight: Vec<_> = (0..10).map(|_| a.track()).collect();
     assert_eq!(choices(&pool, 1000).get("a"), None, "it is never the better of two");
-    drop(flights);
+    drop(in_flight);
     assert_eq!(a.in_flight(), 0);
     assert!(choices(&pool, 1000).contains_key("a"));
 }
@@ -73,7 +73,7 @@ async fn one_that_fails_is_set_aside_and_tried_again_later() {
     eventually("it is tried again", async || choices(&pool, 100).contains_key("a")).await;
     a.failed();
     a.answered();
-    assert!(!a.is_aside());
+    assert!(!a.is_ejected());
     pool.get("b").unwrap().failed();
     a.failed();
     assert!(pool.choose(|_| true).is_some(), "where all failed, one is tried all the same");

@@ -73,13 +73,13 @@ async fn an_etcd_that_starts_late_dies_or_loses_everything_gets_the_entry_again(
     let mut etcd = Etcd::prepared();
     let registration = Registration::start(etcd.options(), Kind::Connect, node());
     let watch = Watch::start(etcd.options(), Kind::Connect);
-    assert!(!registration.stands());
+    assert!(!registration.registered());
     etcd.start().await;
     standing(&registration).await;
     tokio::time::timeout(Duration::from_secs(20), watch.until(|nodes| nodes.contains_key("node-1.a"))).await.unwrap();
 
     etcd.kill();
-    eventually("the loss is noticed", async || !registration.stands()).await;
+    eventually("the loss is noticed", async || !registration.registered()).await;
     registration.update(|node| node.load = 3);
     etcd.start().await;
     standing(&registration).await;

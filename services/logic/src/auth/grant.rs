@@ -109,7 +109,8 @@ mod tests {
     #[test]
     fn a_grant_ends_with_its_token() {
         let now = clock::now_ms();
-        let (none, some) = (Duration::ZERO, Duration::from_secs(60));
+        let none = Duration::ZERO;
+        let some = Duration::from_secs(60);
         assert_eq!(Grant { expires_ms: now - 10, ..grant() }.alive(none), Err(Error::Expired));
         assert!(Grant { expires_ms: now - 10, ..grant() }.alive(some).is_ok());
         assert!(Grant { expires_ms: now + 60_000, ..grant() }.alive(none).is_ok());

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::key::Key;
 use super::token::Verifier;
-use crate::service::{Phase, reached};
+use crate::phase::{Phase, reached};
 
 pub(crate) use fetch::Source;
 pub use fetch::check;
@@ -89,7 +89,7 @@ pub(crate) async fn keep_fetching(
                     until_next(&verifier, refresh).await;
                 }
                 Err(error) => {
-                    tracing::warn!(url = source.url(), %error, "the key set was not fetched; the last one stays in use");
+                    tracing::warn!(url = source.url(), %error, "failed to fetch the key set; keeping the last known one");
                     tokio::time::sleep(jittered(retry)).await;
                     retry = (retry * 2).min(LAST_RETRY);
                 }

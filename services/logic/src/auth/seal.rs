@@ -2,7 +2,6 @@
 //! for the cluster and lives in the store, where connect processes may not read: whoever has taken one of them over, or
 //! reaches logic's port, has the rights of the connections that are there and no others.
 
-use std::sync::Weak;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -15,22 +14,14 @@ use tokio::sync::watch;
 use super::Error;
 use super::grant::Grant;
 use crate::error::Result;
-use crate::service::Core;
-use crate::store;
+use crate::store::{self, GrantKey as Key};
 
 /// Of the code behind a grant.
 const CODE_BYTES: usize = 16;
 /// Keys that are accepted: a store that was emptied, or whose failover lost the key, may have got another one meanwhile.
 const MAX_KEYS: usize = 4;
-/// How often the store is asked for the key, and given it again where it has lost it.
-const EVERY: Duration = Duration::from_secs(10);
-/// The pause after a first attempt that failed; it grows to [`EVERY`].
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// How long somebody waits for the key of a process that has just started.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// A key of seals.
-pub type Key = [u8; 32];
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 type Code = Hmac<Sha256>;
 
@@ -82,8 +73,17 @@ impl Seal {
         Ok(Grant::read(grant)?)
     }
 
+    /// Waits for the key of a process that has just started: until it is there nobody is let in.
+    pub(crate) async fn ready(&self) -> Result<()> {
+        let mut known = self.known.subscribe();
+        match tokio::time::timeout(TIMEOUT, known.wait_for(|known| *known)).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(unknown()),
+        }
+    }
+
     /// The key in force; `None` before the first was learned.
-    fn in_force(&self) -> Option<Key> {
+    pub(super) fn in_force(&self) -> Option<Key> {
         self.keys.load().first().map(|known| known.key)
     }
 
@@ -103,35 +103,6 @@ impl Seal {
 
 fn unknown() -> crate::error::Error {
     store::Error::Unavailable("the key of the cluster's grants has not been read yet".to_owned()).into()
-}
-
-impl Core {
-    /// Waits for the key of a process that has just started: until it is there nobody is let in.
-    pub(crate) async fn seal_known(&self) -> Result<()> {
-        let mut known = self.seal.known.subscribe();
-        match tokio::time::timeout(PATIENCE, known.wait_for(|known| *known)).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(unknown()),
-        }
-    }
-}
-
-/// Agrees with the other processes on a key, and goes on doing so, as long as there is a core.
-pub(crate) async fn keep(core: Weak<Core>) {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let Some(core) = core.upgrade() else { return };
-        let proposed = core.seal.in_force().unwrap_or_else(rand::random);
-        let agreed = core.store.grant_key(proposed).await;
-        let known = agreed.is_ok() || core.seal.in_force().is_some();
-        match agreed {
-            Ok(key) => core.seal.learn(key),
-            Err(error) => tracing::debug!(%error, "the key of grants stays as it was"),
-        }
-        drop(core);
-        tokio::time::sleep(pause.mul_f64(rand::random_range(0.9..1.0))).await;
-        pause = if known { EVERY } else { (pause * 2).min(EVERY) };
-    }
 }
 
 #[cfg(test)]

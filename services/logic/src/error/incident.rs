@@ -39,7 +39,7 @@ pub(super) fn log(what: What, details: &str) -> String {
             let number = format!("{:08x}", rand::random::<u32>());
             match what {
                 What::Corrupt => tracing::error!(number, details, "the store holds something unreadable"),
-                _ => tracing::warn!(number, details, ?what, "the store did not do what was asked"),
+                _ => tracing::warn!(number, details, ?what, "store request failed"),
             }
             *last = Some((Instant::now(), number.clone()));
             number

@@ -16,7 +16,7 @@ const NOT_COVERED: &str = "your token does not cover this open room";
 /// # Errors
 /// An id that begins like a direct room's and is none; a direct room of two others; for a guest, a room that the token
 /// does not cover.
-pub(crate) fn of(who: &Grant, room: &RoomId) -> Result<Access> {
+pub(crate) fn for_caller(who: &Grant, room: &RoomId) -> Result<Access> {
     let user = who.user()?;
     if who.guest && !who.opens(room) {
         return Err(Error::Forbidden(NOT_FOR_GUESTS));
@@ -45,7 +45,7 @@ pub(crate) fn pair(room: &RoomId) -> Result<Option<(im_wire::ids::UserId, im_wir
 /// # Errors
 /// No such room, or not the caller's.
 pub(crate) fn judge(who: &Grant, room: &RoomId, view: Option<View>) -> Result<View> {
-    let access = of(who, room)?;
+    let access = for_caller(who, room)?;
     match view {
         None if access.direct => Ok(nothing_yet(Kind::Direct)),
         None if access.open => Ok(nothing_yet(Kind::Open)),
@@ -136,18 +136,18 @@ mod tests {
     #[test]
     fn an_id_that_only_looks_direct_is_refused() {
         for id in ["direct:", "direct:9:ann:bob", "direct:3:bob:ann", "direct:3:ann:ann"] {
-            let error = of(&grant("ann", false, &["*"]), &room(id)).unwrap_err();
+            let error = for_caller(&grant("ann", false, &["*"]), &room(id)).unwrap_err();
             assert_eq!((error.code(), error.field()), (ErrorCode::BadRequest, "room"), "{id}");
         }
     }
 
     #[test]
     fn what_a_token_gives_goes_to_the_store() {
-        let access = of(&grant("ann", false, &["live://*"]), &room("live://7")).unwrap();
+        let access = for_caller(&grant("ann", false, &["live://*"]), &room("live://7")).unwrap();
         assert!(access.open && !access.direct && !access.system);
-        let access = of(&grant("bob", false, &[]), &direct()).unwrap();
+        let access = for_caller(&grant("bob", false, &[]), &direct()).unwrap();
         assert!(access.direct && !access.open && !access.system);
-        let access = of(&grant("root", true, &[]), &direct()).unwrap();
+        let access = for_caller(&grant("root", true, &[]), &direct()).unwrap();
         assert!(access.system && !access.direct);
     }
 }

@@ -5,14 +5,14 @@ use im_wire::ids::{RoomId, UserId};
 
 use crate::auth::grant::Grant;
 use crate::clock;
+use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::options::AddPolicy;
-use crate::service::Core;
 use crate::store::Slice;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
 /// Direct rooms looked at at the same time.
-const AT_ONCE: usize = 16;
+const CONCURRENCY: usize = 16;
 /// Among so many of a direct room's last messages one of somebody's makes them a contact.
 const LOOK: usize = 50;
 
@@ -42,7 +42,7 @@ impl Core {
                 let user = who.user()?;
                 let problem = "names somebody who has neither spoken nor read in a direct room with you: only such contacts may \
                      be made members";
-                for some in others.chunks(AT_ONCE) {
+                for some in others.chunks(CONCURRENCY) {
                     let known = try_join_all(some.iter().map(|other| self.is_contact(&user, other))).await?;
                     if known.contains(&false) {
                         return Err(Error::NotAllowed { field, problem });
@@ -65,12 +65,12 @@ impl Core {
     /// Whether the other has taken part in a direct room with the user. Being written to is not enough: anybody can write.
     async fn is_contact(&self, user: &UserId, other: &UserId) -> Result<bool> {
         let Ok(room) = RoomId::direct(user, other) else { return Ok(true) };
-        let views = self.store.views(std::slice::from_ref(&room), other).await?;
+        let views = self.store.rooms.views(std::slice::from_ref(&room), other).await?;
         let Some(view) = views.into_iter().next().flatten() else { return Ok(false) };
         if view.read > 0 {
             return Ok(true);
         }
-        let page = self.store.page(&room, Slice::Latest, LOOK).await?;
+        let page = self.store.history.page(&room, Slice::Latest, LOOK).await?;
         Ok(page.entries.iter().filter_map(|one| one.entry.as_ref()).any(|entry| entry.from == other.as_str()))
     }
 
@@ -91,7 +91,7 @@ impl Core {
             return Ok(());
         }
         let day = clock::now_ms() / DAY_MS;
-        if self.store.spend(&who.user()?, name, day, amount, limit).await? {
+        if self.store.quotas.spend(&who.user()?, name, day, amount, limit).await? {
             return Ok(());
         }
         Err(Error::LimitReached { what, limit: usize::try_from(limit).unwrap_or(usize::MAX) })

@@ -9,8 +9,8 @@ use super::access;
 use super::adding::Brings;
 use crate::auth::grant::Grant;
 use crate::clock;
+use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::service::Core;
 use crate::store::{Create, Kind, Role};
 
 /// A room that somebody asks for.
@@ -63,10 +63,10 @@ impl Core {
         };
         // Before and after: see the module `index`.
         if wanted.kind == Kind::Group {
-            self.store.index_room(&hearers, &room).await?;
+            self.store.index.index_room(&hearers, &room).await?;
         }
         let create = Create { room: room.clone(), kind: wanted.kind, members, time_ms: clock::now_ms() };
-        let created = match self.store.create(create).await {
+        let created = match self.store.rooms.create(create).await {
             Ok(created) => created,
             Err(error) => {
                 if wanted.kind == Kind::Group && error.is_refusal() {
@@ -77,7 +77,7 @@ impl Core {
         };
         let invited = self.invite_all(who, &room, &invited).await;
         if !hearers.is_empty() {
-            self.store.index_room(&hearers, &room).await?;
+            self.store.index.index_room(&hearers, &room).await?;
             let told = room.clone();
             self.follow_up(async move |core: Arc<Self>| core.tell_rooms_changed(&hearers, Some(&told), None, 0).await)
                 .await;
@@ -171,7 +171,8 @@ mod tests {
 
     #[test]
     fn the_creator_owns_a_group() {
-        let (ann, m) = (UserId::new("ann").unwrap(), Role::Member);
+        let ann = UserId::new("ann").unwrap();
+        let m = Role::Member;
         let (room, members) =
             group(&grant("ann", false), ann.clone(), &wanted(None, Kind::Group, &[("bob", m)])).unwrap();
         assert!(room.as_str().starts_with("g-"));

@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::kind_name;
 use crate::auth::grant::Grant;
 use crate::clock;
+use crate::core::Core;
 use crate::error::Result;
-use crate::service::Core;
 use crate::store::{Delete, Kind};
 
 /// The type of the entry that tells that a room has been deleted, its last one.
@@ -26,7 +26,7 @@ pub(crate) struct Deleted {
 impl Core {
     /// Deletes a room. Afterwards its id is free; a room that takes it has a greater epoch.
     pub(crate) async fn delete_room(self: &Arc<Self>, by: &Grant, room: &RoomId) -> Result<Deleted> {
-        let deleted = self.store.delete(Delete { room: room.clone(), entry: entry(by) }).await?;
+        let deleted = self.store.rooms.delete(Delete { room: room.clone(), entry: entry(by) }).await?;
         let members = match room.direct_members() {
             Some((one, other)) if deleted.kind == Kind::Direct => vec![one, other],
             _ => deleted.members,

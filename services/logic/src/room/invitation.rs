@@ -10,17 +10,17 @@ use im_wire::ids::{RoomId, UserId};
 use super::{access, role_name};
 use crate::auth::grant::Grant;
 use crate::clock;
+use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::service::Core;
 use crate::store::{Invitation, Role};
 
 /// The type of the signal that tells a user of an invitation.
 const INVITED: &str = "im.invited";
 /// Invitations that a user may have at the same time, and of them those by one inviter.
-const MOST: usize = 100;
-const MOST_BY_ONE: usize = 10;
+const MAX_INVITATIONS: usize = 100;
+const MAX_FROM_ONE: usize = 10;
 /// Invitations noted at the same time.
-const AT_ONCE: usize = 16;
+const CONCURRENCY: usize = 16;
 
 impl Core {
     /// Invites users into a group that has just been made; who could be.
@@ -31,7 +31,7 @@ impl Core {
         users: &[(UserId, Role)],
     ) -> Vec<UserId> {
         let mut invited = Vec::with_capacity(users.len());
-        for some in users.chunks(AT_ONCE) {
+        for some in users.chunks(CONCURRENCY) {
             let outcomes = join_all(some.iter().map(|(user, role)| self.invite(who, room, user, *role))).await;
             for ((user, _), outcome) in some.iter().zip(outcomes) {
                 match outcome {
@@ -46,17 +46,20 @@ impl Core {
     /// Invites a user into a group. One who has an invitation into it already has this one instead.
     pub(super) async fn invite(self: &Arc<Self>, who: &Grant, room: &RoomId, user: &UserId, role: Role) -> Result<()> {
         let by = who.user()?;
-        let has = self.store.invitations(user).await?;
+        let has = self.store.invitations.invitations(user).await?;
         let by_one = has.iter().filter(|one| one.by == by && one.room != *room).count();
-        if by_one >= MOST_BY_ONE {
+        if by_one >= MAX_FROM_ONE {
             return Err(Error::LimitReached {
                 what: "invitations by you that a user has not answered",
-                limit: MOST_BY_ONE,
+                limit: MAX_FROM_ONE,
             });
         }
         let invitation = Invitation { room: room.clone(), by, role, time_ms: clock::now_ms() };
-        if !self.store.invite(user, invitation, MOST).await? {
-            return Err(Error::LimitReached { what: "invitations that a user has not answered", limit: MOST });
+        if !self.store.invitations.invite(user, invitation, MAX_INVITATIONS).await? {
+            return Err(Error::LimitReached {
+                what: "invitations that a user has not answered",
+                limit: MAX_INVITATIONS,
+            });
         }
         let body = serde_json::json!({"room": room, "by": who.user, "role": role_name(role)});
         let signal = Signal {
@@ -80,15 +83,15 @@ impl Core {
     pub(crate) async fn invitations(&self, who: &Grant) -> Result<Vec<Invitation>> {
         access::not_a_guest(who)?;
         let user = who.user()?;
-        let all = self.store.invitations(&user).await?;
+        let all = self.store.invitations.invitations(&user).await?;
         let rooms: Vec<RoomId> = all.iter().map(|one| one.room.clone()).collect();
-        let views = self.store.views(&rooms, &user).await?;
+        let views = self.store.rooms.views(&rooms, &user).await?;
         let mut open = Vec::with_capacity(all.len());
         for (invitation, view) in all.into_iter().zip(views) {
             if view.is_some_and(|view| view.role.is_none()) {
                 open.push(invitation);
             } else {
-                self.store.uninvite(&user, &invitation.room).await?;
+                self.store.invitations.uninvite(&user, &invitation.room).await?;
             }
         }
         Ok(open)
@@ -97,7 +100,7 @@ impl Core {
     /// Makes the caller a member of a group by an invitation, as if who wrote it added them now. `None`: there is none.
     pub(super) async fn take_invitation(self: &Arc<Self>, who: &Grant, room: &RoomId) -> Result<Option<bool>> {
         let user = who.user()?;
-        let all = self.store.invitations(&user).await?;
+        let all = self.store.invitations.invitations(&user).await?;
         let Some(invitation) = all.into_iter().find(|one| one.room == *room) else { return Ok(None) };
         access::not_a_guest(who)?;
         let inviter = Grant { version: Grant::VERSION, user: invitation.by.as_str().to_owned(), ..Grant::default() };
@@ -107,11 +110,11 @@ impl Core {
         };
         match joining.await {
             Err(Error::Forbidden(_) | Error::NotAMember(_)) => {
-                self.store.uninvite(&user, room).await?;
+                self.store.invitations.uninvite(&user, room).await?;
                 Err(Error::Forbidden("who invited you may not do so any more: ask for a new invitation"))
             }
             Ok(changed) => {
-                self.store.uninvite(&user, room).await?;
+                self.store.invitations.uninvite(&user, room).await?;
                 Ok(Some(changed))
             }
             Err(error) => Err(error),

@@ -11,8 +11,8 @@ use super::adding::Brings;
 use super::{access, role_name};
 use crate::auth::grant::Grant;
 use crate::clock;
+use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::service::Core;
 use crate::store::{Access, Kind, Member, Membership, Role};
 
 /// The type of the entry that tells of a new member or role.
@@ -60,7 +60,7 @@ impl Core {
         role: Role,
     ) -> Result<bool> {
         // Before and after: see the module `index`.
-        self.store.index_room(std::slice::from_ref(user), room).await?;
+        self.store.index.index_room(std::slice::from_ref(user), room).await?;
         let changed = match self.change(who, room, user, Some(role)).await {
             Err(Error::Store(error)) if error.is_refusal() => {
                 self.unindex_all(std::slice::from_ref(user), room).await;
@@ -68,7 +68,7 @@ impl Core {
             }
             changed => changed?,
         };
-        self.store.index_room(std::slice::from_ref(user), room).await?;
+        self.store.index.index_room(std::slice::from_ref(user), room).await?;
         // Also where it was so already: an earlier try may have been stored and not told.
         self.tell_later(user, room, true, changed).await;
         Ok(changed.is_some())
@@ -80,7 +80,7 @@ impl Core {
         if who.admin || who.user()? == *user {
             return Ok(Brings::Members);
         }
-        let now = self.store.views(std::slice::from_ref(room), user).await?;
+        let now = self.store.rooms.views(std::slice::from_ref(room), user).await?;
         if now.into_iter().flatten().any(|view| view.role.is_some()) {
             return Ok(Brings::Members);
         }
@@ -93,7 +93,7 @@ impl Core {
     pub(crate) async fn end_member(self: &Arc<Self>, who: &Grant, room: &RoomId, user: &UserId) -> Result<bool> {
         self.may_change(who, room, user, None).await?;
         let changed = self.change(who, room, user, None).await?;
-        if changed.is_none() && self.store.uninvite(user, room).await? {
+        if changed.is_none() && self.store.invitations.uninvite(user, room).await? {
             return Ok(true);
         }
         self.unindex(user, room).await?;
@@ -115,7 +115,7 @@ impl Core {
         }
         if view.role.is_some() {
             let user = who.user()?;
-            self.store.index_room(std::slice::from_ref(&user), room).await?;
+            self.store.index.index_room(std::slice::from_ref(&user), room).await?;
             self.tell_later(&user, room, true, None).await;
             return Ok(false);
         }
@@ -126,7 +126,7 @@ impl Core {
     pub(crate) async fn leave(self: &Arc<Self>, who: &Grant, room: &RoomId) -> Result<bool> {
         let user = who.user()?;
         let view = match self.view(who, room).await {
-            Err(Error::NotAMember(room)) if self.store.uninvite(&user, &room).await? => return Ok(true),
+            Err(Error::NotAMember(room)) if self.store.invitations.uninvite(&user, &room).await? => return Ok(true),
             Err(Error::NotAMember(room)) => return self.left_before(who, &room, &user).await,
             view => view?,
         };
@@ -140,10 +140,10 @@ impl Core {
     /// still take it back, and without telling anybody: the store confirms it now, and the rest is made good.
     async fn left_before(self: &Arc<Self>, who: &Grant, room: &RoomId, user: &UserId) -> Result<bool> {
         // Whoever is no member may change nothing, not even end what has ended: the store is asked in the system's name.
-        let access = Access { system: true, ..access::of(who, room)? };
+        let access = Access { system: true, ..access::for_caller(who, room)? };
         let entry = entry(who, user, None);
         let change = Membership { room: room.clone(), user: user.clone(), role: None, access, entry };
-        let changed = self.store.change_membership(change).await?.map(|appended| appended.seq);
+        let changed = self.store.rooms.change_membership(change).await?.map(|appended| appended.seq);
         self.unindex(user, room).await?;
         self.tell_later(user, room, false, changed).await;
         if changed.is_some() { Ok(true) } else { Err(Error::NotAMember(room.clone())) }
@@ -159,7 +159,7 @@ impl Core {
     ) -> Result<Vec<Member>> {
         let view = self.view(who, room).await?;
         match view.kind {
-            Kind::Group => Ok(self.store.members(room, after, limit).await?),
+            Kind::Group => Ok(self.store.rooms.members(room, after, limit).await?),
             Kind::Open => Err(Error::Conflict(format!("{room} is open: whoever is connected to it is in it"))),
             Kind::Direct => {
                 let (one, other) = access::pair(room)?.ok_or(Error::Internal("a direct room without members"))?;
@@ -189,7 +189,7 @@ impl Core {
         if view.role == Some(Role::Member) && !(caller == *user && role == view.role) {
             return Err(Error::Forbidden("only administrators and owners of a group change who is in it"));
         }
-        let now = self.store.views(std::slice::from_ref(room), user).await?;
+        let now = self.store.rooms.views(std::slice::from_ref(room), user).await?;
         let now = now.into_iter().next().flatten().and_then(|view| view.role);
         if role.max(now) > Some(Role::Member) && role != now {
             return Err(Error::Forbidden("only owners of a group make and unmake its administrators and owners"));
@@ -203,15 +203,16 @@ impl Core {
             room: room.clone(),
             user: user.clone(),
             role,
-            access: access::of(who, room)?,
+            access: access::for_caller(who, room)?,
             entry: entry(who, user, role),
         };
-        Ok(self.store.change_membership(change).await?.map(|appended| appended.seq))
+        Ok(self.store.rooms.change_membership(change).await?.map(|appended| appended.seq))
     }
 
     async fn tell_later(self: &Arc<Self>, user: &UserId, room: &RoomId, added: bool, seq: Option<Seq>) {
         let seq = seq.unwrap_or(0);
-        let (user, room) = (user.clone(), room.clone());
+        let user = user.clone();
+        let room = room.clone();
         self.follow_up(async move |core: Arc<Self>| {
             let (added, removed) = if added { (Some(&room), None) } else { (None, Some(&room)) };
             core.tell_rooms_changed(std::slice::from_ref(&user), added, removed, seq).await;

@@ -18,8 +18,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::call::Handle;
 use crate::error::Error;
-use crate::service::{Handle, Phase, Service, reached};
+use crate::phase::{Phase, reached};
 
 mod metrics;
 
@@ -31,44 +32,31 @@ const WAITING_BATCHES: usize = 8;
 const MAX_CALL_BATCH: usize = 16 * 1024 * 1024;
 
 /// The gRPC service `imcluster.v1.Logic`.
-pub struct Uplink {
+struct Uplink {
     handle: Handle,
 }
 
-impl Service {
-    /// Serves connect processes on this listener, with `tls` only those that show a certificate with this name, until [`Service::drain`] has come to its end.
-    ///
-    /// # Errors
-    /// The transport fails.
-    pub async fn serve_grpc(
-        &self,
-        listener: TcpListener,
-        tls: Option<(Arc<Tls>, ServerName<'static>)>,
-    ) -> Result<(), tonic::transport::Error> {
-        let options = &self.handle().core.options.uplink;
-        let keepalive = options.keepalive;
-        let mut phase = self.handle().core.phase.subscribe();
-        let router = tonic::transport::Server::builder()
-            .http2_keepalive_interval(Some(keepalive))
-            .http2_keepalive_timeout(Some(keepalive))
-            .initial_stream_window_size(1 << 20)
-            .initial_connection_window_size(4 << 20)
-            .add_service(self.handle().grpc());
-        let end = async move { reached(&mut phase, Phase::Ending).await };
-        match tls {
-            Some((tls, name)) => router.serve_with_incoming_shutdown(Incoming::new(tls, listener, name), end).await,
-            None => {
-                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-                router.serve_with_incoming_shutdown(incoming, end).await
-            }
+/// Serves until logic ends.
+pub(crate) async fn serve(
+    handle: Handle,
+    listener: TcpListener,
+    tls: Option<(Arc<Tls>, ServerName<'static>)>,
+) -> Result<(), tonic::transport::Error> {
+    let keepalive = handle.core.options.uplink.keepalive;
+    let mut phase = handle.core.phase.subscribe();
+    let router = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(keepalive))
+        .http2_keepalive_timeout(Some(keepalive))
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .add_service(LogicServer::new(Uplink { handle }).max_decoding_message_size(MAX_CALL_BATCH));
+    let end = async move { reached(&mut phase, Phase::Ending).await };
+    match tls {
+        Some((tls, name)) => router.serve_with_incoming_shutdown(Incoming::new(tls, listener, name), end).await,
+        None => {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            router.serve_with_incoming_shutdown(incoming, end).await
         }
-    }
-}
-
-impl Handle {
-    /// The gRPC service, for a server of the caller's own.
-    pub fn grpc(&self) -> LogicServer<Uplink> {
-        LogicServer::new(Uplink { handle: self.clone() }).max_decoding_message_size(MAX_CALL_BATCH)
     }
 }
 
@@ -83,9 +71,9 @@ impl Logic for Uplink {
         let stream = Serving::new(self.handle.clone(), replies);
         let core = Arc::clone(&self.handle.core);
         core.under_way.spawn(async move {
-            tracing::debug!(peer, "a node opened a stream");
+            tracing::debug!(peer, "stream opened");
             stream.run(request.into_inner()).await;
-            tracing::debug!(peer, "a node's stream has ended");
+            tracing::debug!(peer, "stream ended");
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(waiting).map(Ok))))
     }
@@ -148,7 +136,7 @@ impl Serving {
                 batch = calls.next(), if open && !full => match batch {
                     Some(Ok(batch)) => self.waiting.extend(batch.calls),
                     Some(Err(status)) => {
-                        tracing::debug!(%status, "a node's stream broke");
+                        tracing::debug!(%status, "stream broke");
                         return;
                     }
                     None => open = false,

@@ -19,37 +19,34 @@ mod dedupe;
 mod deleting;
 mod disk;
 mod epochs;
+mod file;
 mod groups;
+mod index;
 mod invitations;
 mod log;
 mod metrics;
 mod presence;
 mod quotas;
-mod read;
+mod rooms;
 mod tables;
+mod write;
 mod writer;
 
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use im_proto::bans::Book;
-use im_proto::v1::{AskBans, Ban, BanChanges, Signal};
-use im_wire::ids::{Epoch, RoomId, Seq, UserId};
+use im_proto::v1::Signal;
+use im_wire::ids::{Epoch, RoomId};
 use redb::{Database, ReadableDatabase};
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
-use super::{
-    Append, Appended, Asserted, Counts, Create, Delete, Deleted, Ended, Error, Invitation, Member, Membership, Page,
-    Presence, Publish, ReadPosition, Result, Retention, Slice, Store, Tail, View,
-};
-use crate::auth::seal::Key;
-use bans::Wish;
-use presence::PresenceBook;
-use quotas::Quotas;
-use writer::{Done, Write};
+use super::{Append, Appended, Error, GrantKey, GrantKeys, Messages, Publish, Result, Retention};
+use presence::PresenceRegistry;
+use quotas::DayCounts;
+use write::{Done, Write};
 
 /// Where and how the store keeps things.
 #[derive(Debug, Clone)]
@@ -112,21 +109,21 @@ pub enum OpenError {
 }
 
 /// The database, which is opened anew after a failure of the disk.
-type Shelf = Arc<RwLock<Option<Database>>>;
+type DbHandle = Arc<RwLock<Option<Database>>>;
 
 /// See the module's top.
 pub struct EmbeddedStore {
-    shelf: Shelf,
+    handle: DbHandle,
     /// Of rooms for which none is noted, see [`epochs::Epochs::of_the_file`].
     epoch: Epoch,
     writes: mpsc::Sender<Write>,
     /// Ends a thread when it is dropped, see [`writer::start_aging`].
     _until_dropped: std::sync::mpsc::Sender<()>,
     readers: Arc<Semaphore>,
-    presence: PresenceBook,
-    quotas: Quotas,
+    presence: PresenceRegistry,
+    quotas: DayCounts,
     bans: Arc<Mutex<Book>>,
-    grant_key: OnceLock<Key>,
+    grant_key: OnceLock<GrantKey>,
     publish: Arc<dyn Publish>,
 }
 
@@ -150,24 +147,24 @@ impl EmbeddedStore {
         options: Options,
         publish: Arc<dyn Publish>,
     ) -> std::result::Result<Self, OpenError> {
-        let (database, epochs, generations) = tables::open(&options, disk)?;
+        let (database, epochs, generations) = file::open(&options, disk)?;
         let epoch = epochs.of_the_file();
-        let bans = Arc::new(Mutex::new(tables::bans(&options, &database)?));
-        let shelf: Shelf = Arc::new(RwLock::new(Some(database)));
+        let bans = Arc::new(Mutex::new(file::bans(&options, &database)?));
+        let handle: DbHandle = Arc::new(RwLock::new(Some(database)));
         let (writes, queue) = mpsc::channel(options.queue.max(1));
         let readers = Arc::new(Semaphore::new(options.readers.max(1)));
-        let file = (Arc::clone(&shelf), Arc::clone(disk));
+        let file = (Arc::clone(&handle), Arc::clone(disk));
         let writer = writer::Writer::new(file, epochs, generations, options, Arc::clone(&publish));
         writer::start(writer, queue).map_err(OpenError::Thread)?;
         let until_dropped = writer::start_aging(writes.downgrade()).map_err(OpenError::Thread)?;
         Ok(Self {
-            shelf,
+            handle,
             epoch,
             writes,
             _until_dropped: until_dropped,
             readers,
-            presence: PresenceBook::default(),
-            quotas: Quotas::default(),
+            presence: PresenceRegistry::default(),
+            quotas: DayCounts::default(),
             bans,
             grant_key: OnceLock::new(),
             publish,
@@ -182,6 +179,15 @@ impl EmbeddedStore {
         Self::open(Options { retention, ..Options::default() }, publish)
     }
 
+    /// Ends background work after everything accepted has been stored.
+    pub async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        // Everything queued before this has been written when it is answered. Closed already: nothing to wait for.
+        if self.writes.send(Write::Close(done)).await.is_ok() {
+            let _closed_already = closed.await;
+        }
+    }
+
     /// Queues a write and waits for its commit. Queued when first polled: that is the order.
     async fn write<T>(&self, make: impl FnOnce(Done<T>) -> Write) -> Result<T> {
         queued(&self.writes, make).await
@@ -190,16 +196,16 @@ impl EmbeddedStore {
     /// Reads on a snapshot, on a thread that may block.
     async fn read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&redb::ReadTransaction) -> Plain<T> + Send + 'static,
+        read: impl FnOnce(&redb::ReadTransaction) -> DbResult<T> + Send + 'static,
     ) -> Result<T> {
         let closed = || Error::Unavailable(CLOSED.to_owned());
         let _counted = Counted::one();
         let turn = Arc::clone(&self.readers).acquire_owned().await.map_err(|_| closed())?;
-        let shelf = Arc::clone(&self.shelf);
+        let handle = Arc::clone(&self.handle);
         let task = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            let shelf = shelf.read().unwrap_or_else(PoisonError::into_inner);
-            let database = shelf.as_ref().ok_or_else(closed)?;
+            let handle = handle.read().unwrap_or_else(PoisonError::into_inner);
+            let database = handle.as_ref().ok_or_else(closed)?;
             let snapshot = database.begin_read().map_err(|error| failed(error.into()))?;
             read(&snapshot).map_err(failed)
         });
@@ -242,7 +248,7 @@ impl Drop for Counted {
 const CLOSED: &str = "the store is closed, or waits for its disk";
 
 /// What the database says, before anybody looks at what it means to callers.
-type Plain<T> = std::result::Result<T, redb::Error>;
+type DbResult<T> = std::result::Result<T, redb::Error>;
 
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
@@ -269,171 +275,22 @@ fn failed(error: redb::Error) -> Error {
 }
 
 #[async_trait]
-impl Store for EmbeddedStore {
+impl Messages for EmbeddedStore {
     async fn append(&self, append: Append) -> Result<Appended> {
         self.write(|done| Write::Append(append, done)).await
-    }
-
-    async fn create(&self, create: Create) -> Result<bool> {
-        self.write(|done| Write::Create(create, done)).await
-    }
-
-    async fn change_membership(&self, change: Membership) -> Result<Option<Appended>> {
-        self.write(|done| Write::Membership(change, done)).await
-    }
-
-    async fn delete(&self, delete: Delete) -> Result<Deleted> {
-        self.write(|done| Write::Delete(delete, done)).await
-    }
-
-    async fn members(&self, room: &RoomId, after: Option<&UserId>, limit: usize) -> Result<Vec<Member>> {
-        let (asked, after) = (room.clone(), after.cloned());
-        let members = self.read(move |snapshot| read::members(snapshot, &asked, after.as_ref(), limit)).await?;
-        members.ok_or_else(|| Error::NoSuchRoom(room.clone()))
-    }
-
-    async fn views(&self, rooms: &[RoomId], user: &UserId) -> Result<Vec<Option<View>>> {
-        let (rooms, user, epoch) = (rooms.to_vec(), user.clone(), self.epoch);
-        self.read(move |snapshot| rooms.iter().map(|room| read::view(snapshot, room, &user, epoch)).collect()).await
-    }
-
-    async fn tail(&self, room: &RoomId, epoch: Epoch, seq: Seq, limit: usize, max_bytes: usize) -> Result<Tail> {
-        let (room, own) = (room.clone(), self.epoch);
-        self.read(move |snapshot| log::tail(snapshot, &room, own, (epoch, seq), limit, max_bytes)).await
-    }
-
-    async fn page(&self, room: &RoomId, slice: Slice, limit: usize) -> Result<Page> {
-        let (room, epoch) = (room.clone(), self.epoch);
-        self.read(move |snapshot| log::page(snapshot, &room, epoch, slice, limit)).await
-    }
-
-    async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<(Epoch, Seq)>> {
-        let (rooms, epoch) = (rooms.to_vec(), self.epoch);
-        self.read(move |snapshot| rooms.iter().map(|room| read::head(snapshot, room, epoch)).collect()).await
-    }
-
-    async fn mark_read(&self, room: &RoomId, user: &UserId, seq: Seq) -> Result<ReadPosition> {
-        let (room, user) = (room.clone(), user.clone());
-        self.write(|done| Write::Read { room, user, seq, done }).await
     }
 
     async fn signal(&self, room: &RoomId, signal: Signal) -> Result<()> {
         self.publish.signal(room, &signal);
         Ok(())
     }
+}
 
-    async fn user_rooms(&self, user: &UserId, after: Option<&RoomId>, limit: usize) -> Result<Vec<RoomId>> {
-        let (user, after) = (user.clone(), after.cloned());
-        self.read(move |snapshot| read::user_rooms(snapshot, &user, after.as_ref(), limit)).await
-    }
-
-    async fn index_room(&self, users: &[UserId], room: &RoomId) -> Result<()> {
-        let (users, room) = (users.to_vec(), room.clone());
-        self.write(|done| Write::Index { users, room, done }).await
-    }
-
-    async fn invite(&self, user: &UserId, invitation: Invitation, max: usize) -> Result<bool> {
-        let user = user.clone();
-        self.write(|done| Write::Invite { user, invitation, max, done }).await
-    }
-
-    async fn invitations(&self, user: &UserId) -> Result<Vec<Invitation>> {
-        let user = user.clone();
-        self.read(move |snapshot| invitations::of(snapshot, &user)).await
-    }
-
-    async fn uninvite(&self, user: &UserId, room: &RoomId) -> Result<bool> {
-        let (user, room) = (user.clone(), room.clone());
-        self.write(|done| Write::Uninvite { user, room, done }).await
-    }
-
-    async fn spend(&self, user: &UserId, what: &'static str, day: u64, amount: u64, limit: u64) -> Result<bool> {
-        Ok(self.quotas.spend(user, what, day, amount, limit))
-    }
-
-    async fn unindex_room(&self, user: &UserId, room: &RoomId) -> Result<()> {
-        let (user, room) = (user.clone(), room.clone());
-        self.write(|done| Write::Unindex { user, room, done }).await
-    }
-
-    async fn node_beat(&self, node: &str, lease: Duration, connections: u64, counts: Counts) -> Result<bool> {
-        Ok(self.presence.beat(node, lease, connections, counts))
-    }
-
-    async fn node_gone(&self, node: &str) -> Result<()> {
-        self.presence.gone(node);
-        Ok(())
-    }
-
-    async fn nodes(&self) -> Result<Vec<(String, u64)>> {
-        Ok(self.presence.nodes())
-    }
-
-    async fn online(&self, rooms: &[RoomId]) -> Result<Vec<u64>> {
-        let all = self.presence.online();
-        Ok(rooms.iter().map(|room| all.get(room).copied().unwrap_or(0)).collect())
-    }
-
-    async fn online_rooms(&self) -> Result<Vec<(RoomId, u64)>> {
-        let mut rooms: Vec<_> = self.presence.online().into_iter().filter(|(_, count)| *count > 0).collect();
-        rooms.sort();
-        Ok(rooms)
-    }
-
-    async fn connected(&self, presence: Presence) -> Result<()> {
-        self.presence.connected(presence);
-        Ok(())
-    }
-
-    async fn disconnected(&self, ended: Ended) -> Result<()> {
-        let at_ms = ended.at_ms;
-        match self.presence.disconnected(ended) {
-            Some(user) => self.write(|done| Write::Seen { user, at_ms, done }).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn assert_presence(&self, node: &str, places: Range<u64>, named: Vec<Presence>) -> Result<Asserted> {
-        Ok(self.presence.assert(node, places, named))
-    }
-
-    async fn presence(&self, users: &[UserId]) -> Result<Vec<(Vec<Presence>, u64)>> {
-        let asked = users.to_vec();
-        let seen = self.read(move |snapshot| read::seen(snapshot, &asked)).await?;
-        Ok(users.iter().map(|user| self.presence.of(user)).zip(seen).collect())
-    }
-
-    async fn ban(&self, ban: Ban, max: usize) -> Result<bool> {
-        Ok(self.change_bans(Wish::Put(ban, max)).await? >= 0)
-    }
-
-    async fn lift_ban(&self, id: &str) -> Result<bool> {
-        Ok(self.change_bans(Wish::Lift(id.to_owned())).await? > 0)
-    }
-
-    async fn forget_bans(&self) -> Result<usize> {
-        Ok(usize::try_from(self.change_bans(Wish::Forget).await?).unwrap_or(0))
-    }
-
-    async fn bans(&self, ask: AskBans) -> Result<BanChanges> {
-        Ok(self.bans_since(&ask).await)
-    }
-
+#[async_trait]
+impl GrantKeys for EmbeddedStore {
     /// Grants end with the connections of the process: the key need not outlive it.
-    async fn grant_key(&self, proposed: Key) -> Result<Key> {
+    async fn grant_key(&self, proposed: GrantKey) -> Result<GrantKey> {
         Ok(*self.grant_key.get_or_init(|| proposed))
-    }
-
-    async fn ping(&self) -> Result<()> {
-        self.read(|_| Ok(())).await
-    }
-
-    async fn close(&self) {
-        let (done, closed) = oneshot::channel();
-        // Everything queued before this has been written when it is answered. Closed already: nothing to wait for.
-        if self.writes.send(Write::Close(done)).await.is_ok() {
-            let _closed_already = closed.await;
-        }
     }
 }
 
@@ -442,7 +299,7 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     use im_proto::v1::Entry;
-    use im_wire::ids::ClientId;
+    use im_wire::ids::{ClientId, Seq, UserId};
 
     use super::*;
     use crate::store::Access;

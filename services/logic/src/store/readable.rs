@@ -34,10 +34,11 @@ pub(super) fn decode(room: &RoomId, seq: Seq, bytes: &[u8]) -> Option<Entry> {
     };
     UNREADABLE.inc();
     static LAST_LINE: AtomicU64 = AtomicU64::new(0);
-    let (now, last) = (clock::now_ms(), LAST_LINE.load(Ordering::Relaxed));
+    let now = clock::now_ms();
+    let last = LAST_LINE.load(Ordering::Relaxed);
     if now.saturating_sub(last) >= LINE_EVERY_MS {
         LAST_LINE.store(now, Ordering::Relaxed);
-        tracing::error!(%room, seq, why, "an entry of the log cannot be read, and is told as gone");
+        tracing::error!(%room, seq, why, "skipped an undecodable log entry; readers are told that it is gone");
     }
     None
 }

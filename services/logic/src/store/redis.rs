@@ -5,32 +5,32 @@
 
 mod bans;
 mod batch;
+mod grant_key;
 mod index;
 mod invitations;
-mod journal;
+mod job;
+mod letters;
+mod log;
 mod metrics;
 mod nodes;
 mod presence;
 mod queue;
+mod quotas;
 mod reply;
 mod rooms;
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use im_proto::v1::{AskBans, Ban, BanChanges, Signal};
+use im_proto::v1::Signal;
 use im_redis_bus::{Client, Envelope, Lane};
 use im_runtime::tls::Tls;
-use im_wire::ids::{Epoch, RoomId, Seq, UserId};
+use im_wire::ids::RoomId;
 
-use super::{
-    Append, Appended, Asserted, Counts, Create, Delete, Deleted, Ended, Invitation, Member, Membership, Page, Presence,
-    ReadPosition, Result, Retention, Slice, Store, Tail, View,
-};
-use crate::auth::seal::Key;
-use queue::{Job, Queue};
+use super::{Append, Appended, Messages, Result, Retention};
+use job::Job;
+use queue::Queue;
 
 pub use im_redis_bus::StartError;
 
@@ -120,158 +120,27 @@ impl RedisStore {
         Ok(Self { shared, queue })
     }
 
-    /// The way to redis, for whoever else needs it (a bus to the same servers).
+    /// The way to redis, for a bus to the same servers.
     pub fn client(&self) -> &Client {
         &self.shared.client
+    }
+
+    /// Ends background work after everything accepted has been stored.
+    pub async fn close(&self) {
+        self.queue.close().await;
     }
 }
 
 #[async_trait]
-impl Store for RedisStore {
+impl Messages for RedisStore {
     async fn append(&self, append: Append) -> Result<Appended> {
-        let (answer, answered) = queue::answer();
-        let room = append.room.clone();
-        self.queue.put(&room, Job::Append(append, answer))?;
-        answered.await
-    }
-
-    async fn create(&self, create: Create) -> Result<bool> {
-        self.shared.create(create).await
-    }
-
-    async fn change_membership(&self, change: Membership) -> Result<Option<Appended>> {
-        let (answer, answered) = queue::answer();
-        let room = change.room.clone();
-        self.queue.put(&room, Job::Membership(change, answer))?;
-        answered.await
-    }
-
-    async fn delete(&self, delete: Delete) -> Result<Deleted> {
-        let (answer, answered) = queue::answer();
-        let room = delete.room.clone();
-        self.queue.put(&room, Job::Delete(delete, answer))?;
-        answered.await
-    }
-
-    async fn members(&self, room: &RoomId, after: Option<&UserId>, limit: usize) -> Result<Vec<Member>> {
-        self.shared.members(room, after, limit).await
-    }
-
-    async fn views(&self, rooms: &[RoomId], user: &UserId) -> Result<Vec<Option<View>>> {
-        self.shared.views(rooms, user).await
-    }
-
-    async fn tail(&self, room: &RoomId, epoch: Epoch, seq: Seq, limit: usize, max_bytes: usize) -> Result<Tail> {
-        self.shared.tail(room, epoch, seq, limit, max_bytes).await
-    }
-
-    async fn page(&self, room: &RoomId, slice: Slice, limit: usize) -> Result<Page> {
-        self.shared.page(room, slice, limit).await
-    }
-
-    async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<(Epoch, Seq)>> {
-        self.shared.heads(rooms).await
-    }
-
-    async fn mark_read(&self, room: &RoomId, user: &UserId, seq: Seq) -> Result<ReadPosition> {
-        self.shared.mark_read(room, user, seq).await
+        let place = queue::place(&append.room);
+        self.queue.run(place, |answer| Job::Append(append, answer)).await
     }
 
     async fn signal(&self, room: &RoomId, signal: Signal) -> Result<()> {
         let call = self.shared.publish(room, Envelope::signal(&signal));
         // The same lane for the same room keeps its signals in order.
         reply::value(self.shared.client.call(Lane::Fixed(queue::place(room)), call).await).map(drop)
-    }
-
-    async fn user_rooms(&self, user: &UserId, after: Option<&RoomId>, limit: usize) -> Result<Vec<RoomId>> {
-        self.shared.user_rooms(user, after, limit).await
-    }
-
-    async fn index_room(&self, users: &[UserId], room: &RoomId) -> Result<()> {
-        self.shared.index_room(users, room).await
-    }
-
-    async fn invite(&self, user: &UserId, invitation: Invitation, max: usize) -> Result<bool> {
-        self.shared.invite(user, &invitation, max).await
-    }
-
-    async fn invitations(&self, user: &UserId) -> Result<Vec<Invitation>> {
-        self.shared.invitations(user).await
-    }
-
-    async fn uninvite(&self, user: &UserId, room: &RoomId) -> Result<bool> {
-        self.shared.uninvite(user, room).await
-    }
-
-    async fn spend(&self, user: &UserId, what: &'static str, day: u64, amount: u64, limit: u64) -> Result<bool> {
-        self.shared.spend(user, what, day, amount, limit).await
-    }
-
-    async fn unindex_room(&self, user: &UserId, room: &RoomId) -> Result<()> {
-        self.shared.unindex_room(user, room).await
-    }
-
-    async fn node_beat(&self, node: &str, lease: Duration, connections: u64, counts: Counts) -> Result<bool> {
-        self.shared.node_beat(node, lease, connections, counts).await
-    }
-
-    async fn node_gone(&self, node: &str) -> Result<()> {
-        self.shared.node_gone(node).await
-    }
-
-    async fn nodes(&self) -> Result<Vec<(String, u64)>> {
-        Ok(self.shared.leases().await?.living)
-    }
-
-    async fn online(&self, rooms: &[RoomId]) -> Result<Vec<u64>> {
-        self.shared.online(rooms).await
-    }
-
-    async fn online_rooms(&self) -> Result<Vec<(RoomId, u64)>> {
-        self.shared.online_rooms().await
-    }
-
-    async fn connected(&self, presence: Presence) -> Result<()> {
-        self.shared.connected(presence).await
-    }
-
-    async fn disconnected(&self, ended: Ended) -> Result<()> {
-        self.shared.disconnected(ended).await
-    }
-
-    async fn assert_presence(&self, node: &str, places: Range<u64>, named: Vec<Presence>) -> Result<Asserted> {
-        self.shared.assert_presence(node, places, named).await
-    }
-
-    async fn presence(&self, users: &[UserId]) -> Result<Vec<(Vec<Presence>, u64)>> {
-        self.shared.presence(users).await
-    }
-
-    async fn ban(&self, ban: Ban, max: usize) -> Result<bool> {
-        self.shared.ban(&ban, max).await
-    }
-
-    async fn lift_ban(&self, id: &str) -> Result<bool> {
-        self.shared.lift_ban(id).await
-    }
-
-    async fn forget_bans(&self) -> Result<usize> {
-        self.shared.forget_bans().await
-    }
-
-    async fn bans(&self, ask: AskBans) -> Result<BanChanges> {
-        self.shared.bans(ask).await
-    }
-
-    async fn grant_key(&self, proposed: Key) -> Result<Key> {
-        self.shared.grant_key(proposed).await
-    }
-
-    async fn ping(&self) -> Result<()> {
-        self.shared.ping().await
-    }
-
-    async fn close(&self) {
-        self.queue.close().await;
     }
 }

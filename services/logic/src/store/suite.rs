@@ -11,7 +11,6 @@ mod presence;
 mod reading;
 mod unreadable;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use im_proto::v1::Entry;
@@ -26,7 +25,7 @@ use super::{Access, Append, Appended, Create, Kind, Membership, Role, Store};
 ///
 /// # Panics
 /// Where the store does not do what [`super`] promises.
-pub async fn cases(store: Arc<dyn Store>) {
+pub async fn cases(store: Store) {
     let stage = Stage::new(store);
     messages::cases(&stage).await;
     membership::cases(&stage).await;
@@ -38,19 +37,19 @@ pub async fn cases(store: Arc<dyn Store>) {
 }
 
 async fn grants_have_one_key(stage: &Stage) {
-    let kept = stage.store.grant_key([1; 32]).await.expect("a key");
-    assert_eq!(stage.store.grant_key([2; 32]).await, Ok(kept));
+    let kept = stage.store.grant_keys.grant_key([1; 32]).await.expect("a key");
+    assert_eq!(stage.store.grant_keys.grant_key([2; 32]).await, Ok(kept));
 }
 
 /// A store, and names that nobody has used yet.
 struct Stage {
-    store: Arc<dyn Store>,
+    store: Store,
     run: String,
     next: AtomicU64,
 }
 
 impl Stage {
-    fn new(store: Arc<dyn Store>) -> Self {
+    fn new(store: Store) -> Self {
         Self { store, run: uuid::Uuid::now_v7().simple().to_string(), next: AtomicU64::new(1) }
     }
 
@@ -71,7 +70,7 @@ impl Stage {
         let room = self.room();
         let members = members.iter().map(|(user, role)| ((*user).clone(), *role)).collect();
         let create = Create { room: room.clone(), kind: Kind::Group, members, time_ms: 1_000 };
-        assert_eq!(self.store.create(create).await, Ok(true));
+        assert_eq!(self.store.rooms.create(create).await, Ok(true));
         room
     }
 
@@ -86,7 +85,7 @@ impl Stage {
     }
 
     async fn say(&self, room: &RoomId, access: Access, client_id: &str) -> Appended {
-        self.store.append(message(room, access, client_id)).await.expect("the access allows it")
+        self.store.messages.append(message(room, access, client_id)).await.expect("the access allows it")
     }
 }
 

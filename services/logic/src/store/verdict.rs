@@ -8,7 +8,7 @@ use im_wire::ids::{Epoch, Seq};
 use super::{Error, Result};
 
 /// How many transitions are kept; redis' scripts have the same number.
-const MOST: usize = 32;
+const MAX_TRANSITIONS: usize = 32;
 
 /// An epoch is the time in milliseconds and, below it, a number that tells apart what begins in the same millisecond.
 /// Stays below 2^53 until the year 2109; redis' scripts make theirs in the same way.
@@ -50,7 +50,7 @@ impl Transitions {
     /// smaller: what it took back stays taken back.
     pub(super) fn begin(&mut self, epoch: Epoch, base: Seq) {
         self.0.push((epoch, base));
-        if self.0.len() > MOST {
+        if self.0.len() > MAX_TRANSITIONS {
             let (_, least) = self.0.remove(0);
             if let Some((_, base)) = self.0.first_mut() {
                 *base = least.min(*base);
@@ -143,7 +143,7 @@ mod tests {
         for number in 2..=33 {
             transitions.begin(number * 10, 15);
         }
-        assert_eq!(transitions.0.len(), MOST);
+        assert_eq!(transitions.0.len(), MAX_TRANSITIONS);
         assert_eq!(transitions.reset(5, 10, 20), Some(3));
         assert_eq!(transitions.reset(20, 10, 20), None);
         assert_eq!(Transitions::parse(&transitions.text()), Ok(transitions.clone()));

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use futures::stream::{FuturesUnordered, StreamExt};
-use im_logic::store::Store;
+use im_logic::store::Messages;
 
 use crate::stage::{log, message, open};
 

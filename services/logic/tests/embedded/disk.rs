@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use im_logic::store::{Error, Store};
+use im_logic::store::{Error, Messages};
 
 use crate::stage::{insist, log, message, open};
 

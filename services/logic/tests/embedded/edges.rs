@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use im_logic::store::embedded::EmbeddedStore;
 use im_logic::store::suite::goes_over_unreadable;
-use im_logic::store::{Publish, Retention, Store};
+use im_logic::store::{History, Messages, Publish, Retention};
 use im_proto::v1::{Entry, Signal};
 use im_wire::ids::{Epoch, RoomId, Seq};
 use redb::{Database, TableDefinition};
@@ -105,7 +105,8 @@ async fn a_file_of_the_release_before_is_taken_and_resets_nobody() {
     }
     transaction.commit().unwrap();
     drop(database);
-    let (store, lobby) = (open(folder.path()), room("lobby"));
+    let store = open(folder.path());
+    let lobby = room("lobby");
     let old = 1_700_000_000_000;
     assert_eq!(store.heads(std::slice::from_ref(&lobby)).await, Ok(vec![(old, 4)]));
     let new = fill(&store, 5..=6).await;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use im_logic::store::embedded::EmbeddedStore;
-use im_logic::store::{Create, Delete, Error, Kind, Membership, Retention, Role, Slice, Store};
+use im_logic::store::{Create, Delete, Error, History, Kind, Membership, Messages, Retention, Role, Rooms, Slice};
 use proptest::prelude::*;
 
 use crate::stage::{in_memory, message_of, room, user};

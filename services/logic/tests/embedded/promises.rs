@@ -5,25 +5,26 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use im_logic::store::embedded::{EmbeddedStore, Options};
-use im_logic::store::{Delete, Error, Retention, Slice, Store};
+use im_logic::store::{Delete, Error, History, Index, Messages, Retention, Rooms, Slice, Store};
 use im_proto::v1::Signal;
 
-use crate::stage::{Ear, Heard, PATIENCE, in_memory, message, message_of, open, options, room, said, say, user};
+use crate::stage::{Ear, Heard, TIMEOUT, in_memory, message, message_of, open, options, room, said, say, user};
 
 #[tokio::test]
 async fn in_memory_it_does_what_every_store_must_do() {
-    im_logic::store::suite::cases(Arc::new(in_memory(Retention::default()))).await;
+    im_logic::store::suite::cases(Store::new(Arc::new(in_memory(Retention::default())))).await;
 }
 
 #[tokio::test]
 async fn what_nobody_uses_any_more_goes() {
-    im_logic::store::suite::aging::cases(Arc::new(in_memory(im_logic::store::suite::aging::retention()))).await;
+    im_logic::store::suite::aging::cases(Store::new(Arc::new(in_memory(im_logic::store::suite::aging::retention()))))
+        .await;
 }
 
 #[tokio::test]
 async fn on_disk_it_does_what_every_store_must_do() {
     let folder = tempfile::tempdir().unwrap();
-    im_logic::store::suite::cases(Arc::new(open(folder.path()))).await;
+    im_logic::store::suite::cases(Store::new(Arc::new(open(folder.path())))).await;
 }
 
 #[tokio::test]
@@ -61,7 +62,8 @@ async fn a_retry_is_published_again_as_it_was_the_first_time() {
     let store = EmbeddedStore::in_memory(Retention::default(), ear.clone()).unwrap();
     let both = join_all([store.append(message("lobby", "one")), store.append(message("lobby", "one"))]).await;
     let [first, again] = both.try_into().unwrap();
-    let (first, again) = (first.unwrap(), again.unwrap());
+    let first = first.unwrap();
+    let again = again.unwrap();
     assert_eq!((first.duplicate, again.duplicate, again.seq, &again.id), (false, true, 1, &first.id));
     let heard = ear.take();
     assert_eq!(heard.len(), 2);
@@ -203,7 +205,7 @@ async fn dedupe_remembers_for_a_window_and_forgets_after_two() {
             break;
         }
         repeated += 1;
-        assert!(at < PATIENCE, "never forgotten");
+        assert!(at < TIMEOUT, "never forgotten");
         tokio::time::sleep(window / 20).await;
     }
     assert!(repeated > 5);
@@ -230,7 +232,7 @@ async fn closing_stores_what_waits_and_takes_no_more() {
     store.close().await;
     assert!(sends.await.iter().all(Result::is_ok));
     assert!(matches!(store.append(message("lobby", "late")).await, Err(Error::Unavailable(_))));
-    assert!(matches!(store.ping().await, Err(Error::Unavailable(_))));
+    assert!(matches!(store.heads(&[]).await, Err(Error::Unavailable(_))));
     store.close().await;
     assert_eq!(said(&open(folder.path()), "lobby").await.len(), 50);
 }

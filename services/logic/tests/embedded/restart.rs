@@ -1,7 +1,7 @@
 //! Opened again: by the same process, by another one, and what is not a store at all.
 
 use im_logic::store::embedded::OpenError;
-use im_logic::store::{Create, Ended, Kind, Role, Store};
+use im_logic::store::{Connections, Create, Ended, History, Index, Kind, Messages, Role, Rooms};
 use redb::{Database, TableDefinition};
 
 use crate::stage::{message, open, room, said, say, try_open, user};
@@ -10,7 +10,9 @@ use crate::stage::{message, open, room, said, say, try_open, user};
 async fn everything_is_there_again() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
-    let (ann, group, lobby) = (user("ann"), room("group"), room("lobby"));
+    let ann = user("ann");
+    let group = room("group");
+    let lobby = room("lobby");
     let members = vec![(ann.clone(), Role::Owner), (user("bob"), Role::Member)];
     let create = Create { room: group.clone(), kind: Kind::Group, members, time_ms: 5 };
     assert_eq!(store.create(create.clone()).await, Ok(true));
@@ -18,7 +20,9 @@ async fn everything_is_there_again() {
     say(&store, "lobby", "two").await;
     store.mark_read(&lobby, &ann, 1).await.unwrap();
     store.index_room(std::slice::from_ref(&ann), &lobby).await.unwrap();
-    let (node, conn, user) = ("n".to_owned(), "c1".to_owned(), Some(ann.clone()));
+    let node = "n".to_owned();
+    let conn = "c1".to_owned();
+    let user = Some(ann.clone());
     store.disconnected(Ended { conn, user, node, place: 0, at_ms: 77 }).await.unwrap();
     let rooms = [group.clone(), lobby.clone()];
     let before = (store.views(&rooms, &ann).await, store.members(&group, None, 10).await);

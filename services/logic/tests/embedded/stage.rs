@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use im_logic::store::embedded::{EmbeddedStore, OpenError, Options};
-use im_logic::store::{Access, Append, Appended, Error, Publish, Retention, Store};
+use im_logic::store::{Access, Append, Appended, Error, History, Messages, Publish, Retention};
 use im_proto::v1::{Entry, Signal};
 use im_wire::ids::{ClientId, Epoch, RoomId, Seq, UserId};
 
 /// Longer than anything here takes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Remembers what is published.
 #[derive(Default)]
@@ -98,7 +98,7 @@ pub(crate) async fn insist(store: &EmbeddedStore, append: Append) -> Appended {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, trying).await.expect("stored in time")
+    tokio::time::timeout(TIMEOUT, trying).await.expect("stored in time")
 }
 
 /// The client ids of a room's whole log with their seqs, which must be contiguous.

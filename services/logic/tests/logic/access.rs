@@ -116,7 +116,8 @@ async fn a_refresh_is_for_the_same_user_and_device() {
 #[tokio::test]
 async fn a_subscription_answers_for_each_room() {
     let site = Site::new().await;
-    let (ann, bob) = (token("ann"), token_for("bob", &["live://*"]));
+    let ann = token("ann");
+    let bob = token_for("bob", &["live://*"]);
     let mine = site.group(&ann, &["bob"]).await;
     let theirs = site.group(&ann, &["cat"]).await;
     site.say(&ann, "direct:3:ann:bob", "hi").await;

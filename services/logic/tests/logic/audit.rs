@@ -8,7 +8,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-use crate::site::{PATIENCE, Site, admin, encoded, now, token};
+use crate::site::{Site, TIMEOUT, admin, encoded, now, token};
 
 type Line = BTreeMap<&'static str, String>;
 
@@ -126,7 +126,7 @@ async fn refusals_are_written_down_so_many_a_second_and_the_others_are_counted()
     // The next second's first line says how many were left out.
     let begun = std::time::Instant::now();
     while !refusals().iter().any(|line| line.contains("left_out=")) {
-        assert!(begun.elapsed() < PATIENCE, "nobody says how many were left out: {:?}", refusals());
+        assert!(begun.elapsed() < TIMEOUT, "nobody says how many were left out: {:?}", refusals());
         assert_eq!(site.get(&token(user), "/v1/me").await.status, 403);
     }
 }

@@ -7,7 +7,7 @@ use im_logic::nodes::To;
 use im_proto::v1::{AskBans, Authenticate, Authenticated, Fault, Refresh, SendSignal, call, reply};
 use serde_json::{Value, json};
 
-use crate::site::{PATIENCE, Site, Told, admin, encoded, now, options, signed, token};
+use crate::site::{Site, TIMEOUT, Told, admin, encoded, now, options, signed, token};
 
 async fn ban(site: &Site, ban: Value) -> Value {
     site.post(&admin(), "/v1/bans", ban).await.good()
@@ -110,7 +110,8 @@ async fn an_address_is_banned_alone_or_in_a_range_and_administrators_can_still_l
 #[tokio::test]
 async fn tokens_issued_before_a_revocation_are_refused_and_later_ones_are_not() {
     let site = Site::new().await;
-    let (old, plain) = (issued("ann", 60, "d"), token("ann"));
+    let old = issued("ann", 60, "d");
+    let plain = token("ann");
     let connected = enter(&site, &old, "", "").await.unwrap();
     assert_eq!((connected.issued_ms / 1000, connected.device_unproven), (now() - 60, false));
     let before = (now() - 30) * 1000;
@@ -130,7 +131,7 @@ async fn tokens_issued_before_a_revocation_are_refused_and_later_ones_are_not() 
     // Seconds are all that a token says: one of the next second is surely later.
     let began = Instant::now();
     while code(&site, &issued("ann", 0, "d"), "", "").await != "in" {
-        assert!(began.elapsed() < PATIENCE, "a new token is still refused");
+        assert!(began.elapsed() < TIMEOUT, "a new token is still refused");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(site.delete(&admin(), "/v1/bans/tokens%3Aann").await.good()["changed"], true);
@@ -145,7 +146,7 @@ async fn a_ban_ends_at_its_time_and_is_gone_from_the_list() {
     assert_eq!(site.get(&token("ann"), "/v1/me").await.status, 403);
     let began = Instant::now();
     while site.get(&token("ann"), "/v1/me").await.status != 200 {
-        assert!(began.elapsed() < PATIENCE, "it does not end");
+        assert!(began.elapsed() < TIMEOUT, "it does not end");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(now() * 1000 + 1_000 > until, "not before its time");
@@ -164,7 +165,8 @@ async fn the_list_comes_in_pages_and_has_a_bound() {
     assert_eq!(more.refused(), (409, "limit_reached", ""));
     let again = ban(&site, json!({"user": "u0", "reason": "again"})).await;
     assert_eq!(again["id"], "user:u0");
-    let (mut all, mut path) = (Vec::new(), "/v1/bans?limit=2".to_owned());
+    let mut all = Vec::new();
+    let mut path = "/v1/bans?limit=2".to_owned();
     loop {
         let page = site.get(&admin(), &path).await.good();
         let bans = page["bans"].as_array().unwrap();

@@ -1,17 +1,19 @@
 //! What one address, one user or one message costs everybody else: nothing that is not bounded.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::Method;
+use im_logic::store::Store;
 use im_proto::v1::{Encoding, Send, call};
 use im_wire::ids::{ClientId, RoomId, UserId};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::site::{PATIENCE, Site, admin, encoded, now, options, signed, store, token};
+use crate::site::{Bus, Site, TIMEOUT, admin, embedded, encoded, now, options, signed, store, token};
 
 const SECOND_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
@@ -26,7 +28,7 @@ async fn from(address: IpAddr, to: SocketAddr) -> TcpStream {
 async fn all_of(stream: &mut TcpStream) -> String {
     let mut read = Vec::new();
     // An end by reset is an end.
-    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut read)).await.expect("it ends");
+    let _ = tokio::time::timeout(TIMEOUT, stream.read_to_end(&mut read)).await.expect("it ends");
     String::from_utf8_lossy(&read).into_owned()
 }
 
@@ -98,7 +100,7 @@ async fn one_stored_message_never_costs_a_list_its_answer() {
         };
         let access = im_logic::store::Access { user, direct: true, open: false, system: false };
         let append = im_logic::store::Append { room: room.clone(), access, client_id, entry, index: Vec::new() };
-        store.append(append).await.unwrap();
+        store.messages.append(append).await.unwrap();
         for path in ["/v1/conversations".to_owned(), format!("/v1/rooms/{}/messages", encoded(room.as_str()))] {
             let answer = site.get(&ann, &path).await;
             assert_eq!(answer.status, 200, "{path} with {body}: {answer:?}");
@@ -120,7 +122,7 @@ async fn a_list_of_conversations_ends_a_page_where_its_bytes_end() {
     }
     let mut seen = Vec::new();
     let mut after = String::new();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while seen.len() < 40 && Instant::now() < deadline {
         let answer = site.get(&ann, &format!("/v1/conversations?limit=500{after}")).await.good();
         let bytes = answer.to_string().len();
@@ -151,7 +153,7 @@ async fn a_header_is_64_kib_at_most() {
     };
     let mut answer = vec![0; 64];
     let reading = async { reading.read(&mut answer).await };
-    let (_, read) = tokio::time::timeout(PATIENCE, futures::future::join(writing, reading)).await.expect("an answer");
+    let (_, read) = tokio::time::timeout(TIMEOUT, futures::future::join(writing, reading)).await.expect("an answer");
     let read = read.expect("an answer before the end");
     assert!(answer[..read].starts_with(b"HTTP/1.1 431"), "{:?}", String::from_utf8_lossy(&answer[..read]));
 }
@@ -366,8 +368,9 @@ async fn many_writers_together_do_not_exceed_a_rooms_bytes() {
 
 #[tokio::test]
 async fn what_the_store_says_is_for_the_log() {
-    let (store, bus) = store();
-    let site = Site::over(options(), store.clone(), bus).await;
+    let bus = Arc::new(Bus::default());
+    let store = Arc::new(embedded(Arc::clone(&bus)));
+    let site = Site::over(options(), Store::new(store.clone()), bus).await;
     let ann = token("ann");
     site.say(&ann, "direct:3:ann:bob", "hi").await;
     store.close().await;

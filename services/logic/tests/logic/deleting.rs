@@ -71,14 +71,15 @@ async fn no_index_names_a_deleted_room_before_it_is_read() {
     }
     for user in ["ann", "bob"] {
         let user = im_wire::ids::UserId::new(user).unwrap();
-        assert_eq!(store.user_rooms(&user, None, 10).await, Ok(Vec::new()), "{user}");
+        assert_eq!(store.index.user_rooms(&user, None, 10).await, Ok(Vec::new()), "{user}");
     }
 }
 
 #[tokio::test]
 async fn the_id_may_be_used_again() {
     let site = Site::new().await;
-    let (ann, bob) = (token_for("ann", &["live://*"]), token("bob"));
+    let ann = token_for("ann", &["live://*"]);
+    let bob = token("bob");
     for room in ["live://1", "direct:3:ann:bob"] {
         assert_eq!(site.say(&ann, room, "one").await, 1);
         assert_eq!(site.say(&ann, room, "two").await, 2);

@@ -12,7 +12,7 @@ async fn streams_end_when_everything_is_answered() {
     options.drain.at_least = Duration::from_millis(100);
     let (inner, bus) = store();
     let gated = Gated::new(inner, 0);
-    let site = Site::over(options, gated.clone(), bus).await;
+    let site = Site::over(options, gated.store(), bus).await;
     let mut busy = Stream::open(&site, None).await.unwrap();
     let mut idle = Stream::open(&site, None).await.unwrap();
     let grant = busy.authenticate("ann").await;
@@ -57,7 +57,7 @@ async fn what_does_not_end_is_given_up_at_the_deadline() {
     options.drain.at_most = Duration::from_millis(100);
     let (inner, bus) = store();
     let gated = Gated::new(inner, 0);
-    let site = Site::over(options, gated.clone(), bus).await;
+    let site = Site::over(options, gated.store(), bus).await;
     let mut stream = Stream::open(&site, None).await.unwrap();
     let grant = stream.authenticate("ann").await;
     stream.send(vec![say(1, &grant, "direct:3:ann:bob")]).await;

@@ -20,7 +20,7 @@ const DIRECT: &str = "direct:3:ann:bob";
 async fn gated(options: Options, open: usize) -> (Site, Arc<Gated>) {
     let (inner, bus) = store();
     let gated = Gated::new(inner, open);
-    (Site::over(options, gated.clone(), bus).await, gated)
+    (Site::over(options, gated.store(), bus).await, gated)
 }
 
 fn messages() -> String {
@@ -30,7 +30,8 @@ fn messages() -> String {
 #[tokio::test]
 async fn every_failure_of_the_store_has_its_answer() {
     let (site, store) = gated(options(), 0).await;
-    let (room, user) = (RoomId::new(DIRECT).unwrap(), UserId::new("ann").unwrap());
+    let room = RoomId::new(DIRECT).unwrap();
+    let user = UserId::new("ann").unwrap();
     let table = [
         (Error::NoSuchRoom(room.clone()), 404, "no_such_room", false),
         (Error::NotAMember { room: room.clone(), user: user.clone() }, 403, "not_a_member", false),
@@ -112,23 +113,23 @@ async fn an_index_that_names_too_much_is_repaired_when_it_is_read() {
     let group = RoomId::new(site.group(&token("ann"), &[]).await).unwrap();
     let nowhere = RoomId::new("g-nowhere").unwrap();
     for room in [&group, &nowhere] {
-        store.index_room(std::slice::from_ref(&eve), room).await.unwrap();
+        store.index.index_room(std::slice::from_ref(&eve), room).await.unwrap();
     }
-    assert_eq!(store.user_rooms(&eve, None, 10).await.unwrap().len(), 2);
+    assert_eq!(store.index.user_rooms(&eve, None, 10).await.unwrap().len(), 2);
     assert_eq!(site.get(&token("eve"), "/v1/rooms").await.good()["rooms"], json!([]));
-    assert!(store.user_rooms(&eve, None, 10).await.unwrap().is_empty());
+    assert!(store.index.user_rooms(&eve, None, 10).await.unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn the_first_message_of_a_direct_room_is_in_both_lists_when_it_is_acknowledged() {
     let (inner, bus) = store();
     let gated = Gated::new(inner.clone(), 10);
-    let site = Site::over(options(), gated.clone(), bus).await;
+    let site = Site::over(options(), gated.store(), bus).await;
     // As if the process died as soon as it has answered: nothing that follows the answer is done.
     let _held = gated.indexing.lock().await;
     site.say(&token("ann"), DIRECT, "hi").await;
     for user in ["ann", "bob"] {
-        let rooms = inner.user_rooms(&UserId::new(user).unwrap(), None, 10).await.unwrap();
+        let rooms = inner.index.user_rooms(&UserId::new(user).unwrap(), None, 10).await.unwrap();
         assert_eq!(rooms, [RoomId::new(DIRECT).unwrap()], "{user}");
     }
 }
@@ -150,7 +151,7 @@ async fn a_room_that_an_index_lacks_is_put_there_when_its_user_names_it() {
     }
     for user in [&ann, &bob] {
         for room in [&direct, &group] {
-            store.unindex_room(user, room).await.unwrap();
+            store.index.unindex_room(user, room).await.unwrap();
         }
     }
     let grant = site.connect(&token("ann"), "c").await.grant;
@@ -158,11 +159,11 @@ async fn a_room_that_an_index_lacks_is_put_there_when_its_user_names_it() {
     let subscribe = im_proto::v1::Subscribe { rooms, all: true };
     site.call(grant, "c", call::Op::Subscribe(subscribe)).await.unwrap();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    while store.user_rooms(&ann, None, 10).await.unwrap().len() < 2 {
+    while store.index.user_rooms(&ann, None, 10).await.unwrap().len() < 2 {
         assert!(tokio::time::Instant::now() < deadline, "not indexed");
         tokio::task::yield_now().await;
     }
-    assert_eq!(store.user_rooms(&bob, None, 10).await.unwrap(), [direct], "the other one's direct room too");
+    assert_eq!(store.index.user_rooms(&bob, None, 10).await.unwrap(), [direct], "the other one's direct room too");
 }
 
 #[tokio::test]
@@ -208,13 +209,14 @@ async fn a_direct_room_is_indexed_by_a_process_that_sees_it_later() {
     let (store, bus) = store();
     let first = Site::over(options(), store.clone(), bus.clone()).await;
     first.say(&token("ann"), DIRECT, "one").await;
-    let (ann, room) = (UserId::new("ann").unwrap(), RoomId::new(DIRECT).unwrap());
-    let indexed = async || store.user_rooms(&ann, None, 10).await.unwrap().len();
+    let ann = UserId::new("ann").unwrap();
+    let room = RoomId::new(DIRECT).unwrap();
+    let indexed = async || store.index.user_rooms(&ann, None, 10).await.unwrap().len();
     while indexed().await == 0 {
         tokio::task::yield_now().await;
     }
     // As if the first process had died between the append and the index.
-    store.unindex_room(&ann, &room).await.unwrap();
+    store.index.unindex_room(&ann, &room).await.unwrap();
     let mut options = options();
     options.limits.max_follow_ups = 0;
     let second = Site::over(options, store.clone(), bus).await;

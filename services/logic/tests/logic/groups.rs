@@ -123,7 +123,8 @@ async fn a_group_made_again_with_the_same_members_is_the_same() {
 #[tokio::test]
 async fn open_rooms_are_for_tokens_that_cover_them() {
     let site = Site::new().await;
-    let (ann, eve) = (token_for("ann", &["live://*"]), token("eve"));
+    let ann = token_for("ann", &["live://*"]);
+    let eve = token("eve");
     let path = format!("/v1/rooms/{}", encoded("live://1000"));
     assert_eq!(site.get(&eve, &path).await.refused(), (404, "no_such_room", ""));
     assert_eq!(site.get(&ann, &path).await.good()["head"], 0);

@@ -61,7 +61,9 @@ async fn a_device_is_a_users_and_alone_only_where_a_token_names_it() {
     let site = Site::new().await;
     site.beat().await;
     let named = async |token: &str, device: &str, conn: &str| {
-        let (token, device, node) = (token.to_owned(), device.to_owned(), "node-1".to_owned());
+        let token = token.to_owned();
+        let device = device.to_owned();
+        let node = "node-1".to_owned();
         let ask = Authenticate { token, device, node, ..Authenticate::default() };
         match site.call(Bytes::new(), conn, call::Op::Authenticate(ask)).await {
             Ok(reply::Result::Authenticated(authenticated)) => authenticated,

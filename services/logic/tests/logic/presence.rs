@@ -48,7 +48,9 @@ async fn a_node_says_which_connections_it_has() {
     let site = Site::new().await;
     site.beat().await;
     let held = |place: u64, conn: &str, user: &str| {
-        let (conn, user, device) = (conn.to_owned(), user.to_owned(), "phone".to_owned());
+        let conn = conn.to_owned();
+        let user = user.to_owned();
+        let device = "phone".to_owned();
         Held { place, conn, user, device, since_ms: 5 }
     };
     let assert = |from: u64, to: u64, held: Vec<Held>| {
@@ -66,7 +68,8 @@ async fn a_node_says_which_connections_it_has() {
         (vec![], vec![Stray { conn: "c-2".to_owned(), user: "bob".to_owned() }])
     );
     assert!(online(&site, "bob").await, "whether it has just begun only the node knows");
-    let (node, user) = ("node-1".to_owned(), "bob".to_owned());
+    let node = "node-1".to_owned();
+    let user = "bob".to_owned();
     let gone = Disconnected { node, user, ago_ms: 60_000, ..Disconnected::default() };
     site.call(Bytes::new(), "c-2", call::Op::Disconnected(gone)).await.unwrap();
     assert!(!online(&site, "bob").await);

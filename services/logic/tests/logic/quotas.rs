@@ -6,7 +6,7 @@ use im_proto::v1::call;
 use im_wire::ids::UserId;
 use serde_json::{Value, json};
 
-use crate::site::{PATIENCE, Site, admin, encoded, now, options, signed, store, token};
+use crate::site::{Site, TIMEOUT, admin, encoded, now, options, signed, store, token};
 
 #[tokio::test]
 async fn a_users_groups_get_ids_of_the_servers() {
@@ -30,7 +30,7 @@ async fn a_refused_group_is_in_nobodys_list() {
     let other = site.post(&admin(), "/v1/rooms", json!({"kind": "group", "id": "team", "members": ["bob"]})).await;
     assert_eq!(other.refused().1, "conflict");
     let bob = UserId::new("bob").unwrap();
-    assert_eq!(store.user_rooms(&bob, None, 10).await.unwrap(), []);
+    assert_eq!(store.index.user_rooms(&bob, None, 10).await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn groups_of_strangers_never_push_out_direct_rooms() {
     }
     site.say(&token("bob"), "direct:3:ann:bob", "hi").await;
     let grant = site.connect(&ann, "c-1").await.grant;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let ask = im_proto::v1::Subscribe { rooms: Vec::new(), all: true };
         let answer = site.call(grant.clone(), "c-1", call::Op::Subscribe(ask)).await.unwrap();

@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a request to nodes was.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,12 +107,12 @@ impl Publish for Bus {
 }
 
 /// An embedded store in memory, and what it publishes.
-pub(crate) fn store() -> (Arc<dyn Store>, Arc<Bus>) {
+pub(crate) fn store() -> (Store, Arc<Bus>) {
     let bus = Arc::new(Bus::default());
-    (Arc::new(embedded(Arc::clone(&bus))), bus)
+    (Store::new(Arc::new(embedded(Arc::clone(&bus)))), bus)
 }
 
-fn embedded(bus: Arc<Bus>) -> im_logic::store::embedded::EmbeddedStore {
+pub(crate) fn embedded(bus: Arc<Bus>) -> im_logic::store::embedded::EmbeddedStore {
     im_logic::store::embedded::EmbeddedStore::in_memory(Default::default(), bus).expect("an empty store in memory")
 }
 
@@ -168,13 +168,14 @@ impl Site {
         Self::over(options, store, bus).await
     }
 
-    pub(crate) async fn over(options: Options, store: Arc<dyn Store>, bus: Arc<Bus>) -> Self {
+    pub(crate) async fn over(options: Options, store: Store, bus: Arc<Bus>) -> Self {
         let nodes = Arc::new(Remembering::default());
         let nodes_of_service: Arc<dyn Nodes> = nodes.clone();
         let service = Arc::new(Service::new(options, store, nodes_of_service).unwrap());
         let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (http_at, grpc_at) = (http.local_addr().unwrap(), grpc.local_addr().unwrap());
+        let http_at = http.local_addr().unwrap();
+        let grpc_at = grpc.local_addr().unwrap();
         let (over_http, over_grpc) = (service.clone(), service.clone());
         tokio::spawn(async move { over_http.serve_http(http).await });
         tokio::spawn(async move { over_grpc.serve_grpc(grpc, None).await.unwrap() });
@@ -183,7 +184,7 @@ impl Site {
     }
 
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
-        let response = tokio::time::timeout(PATIENCE, self.client.request(request)).await.unwrap().unwrap();
+        let response = tokio::time::timeout(TIMEOUT, self.client.request(request)).await.unwrap().unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         let body = serde_json::from_slice(&bytes).unwrap_or_else(|error| panic!("{error}: {bytes:?}"));
@@ -267,7 +268,7 @@ pub(crate) async fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, search).await.expect("it happens in time")
+    tokio::time::timeout(TIMEOUT, search).await.expect("it happens in time")
 }
 
 pub(crate) fn now() -> u64 {

@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use crate::gated::Gated;
-use crate::site::{PATIENCE, Site, eventually, options, store, token};
+use crate::site::{Site, TIMEOUT, eventually, options, store, token};
 
 pub(crate) struct Stream {
     calls: Option<mpsc::Sender<CallBatch>>,
@@ -49,7 +49,7 @@ impl Stream {
     pub(crate) async fn replies(&mut self, count: usize) -> Vec<Reply> {
         let mut replies = Vec::new();
         while replies.len() < count {
-            let batch = tokio::time::timeout(PATIENCE, self.replies.message()).await.unwrap().unwrap();
+            let batch = tokio::time::timeout(TIMEOUT, self.replies.message()).await.unwrap().unwrap();
             replies.extend(batch.expect("the stream goes on").replies);
         }
         replies
@@ -57,7 +57,7 @@ impl Stream {
 
     /// Whether the stream ends with nothing left.
     pub(crate) async fn ends(&mut self) {
-        let end = tokio::time::timeout(PATIENCE, self.replies.message()).await.unwrap();
+        let end = tokio::time::timeout(TIMEOUT, self.replies.message()).await.unwrap();
         assert_eq!(end.unwrap(), None);
     }
 
@@ -84,7 +84,7 @@ pub(crate) fn say(id: u64, grant: &Bytes, room: &str) -> Call {
 async fn gated(options: Options, open: usize) -> (Site, Arc<Gated>) {
     let (inner, bus) = store();
     let gated = Gated::new(inner, open);
-    let site = Site::over(options, gated.clone(), bus).await;
+    let site = Site::over(options, gated.store(), bus).await;
     (site, gated)
 }
 

@@ -1,6 +1,6 @@
 //! The subscriber.
 
-use im_logic::store::Store;
+use im_logic::store::{History, Messages};
 use im_proto::v1::Signal;
 use im_proto::v1::bus_event::Event;
 use im_redis_bus::BusNotification;

@@ -2,7 +2,7 @@
 
 use futures::future::join_all;
 use im_logic::store::redis::Options;
-use im_logic::store::{Error, Store};
+use im_logic::store::{Error, History, Messages, Rooms, Store};
 use im_redis_bus::BusNotification;
 
 use crate::servers::Server;
@@ -108,7 +108,8 @@ async fn move_slot_slowly(nodes: &[Server], key: &str, told: Option<tokio::sync:
             owner = number;
         }
     }
-    let (from, to) = (&nodes[owner], &nodes[(owner + 1) % nodes.len()]);
+    let from = &nodes[owner];
+    let to = &nodes[(owner + 1) % nodes.len()];
     let (from_id, to_id) = (text(ask(from, &["CLUSTER", "MYID"]).await), text(ask(to, &["CLUSTER", "MYID"]).await));
     ask(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]).await;
     ask(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]).await;
@@ -150,5 +151,5 @@ async fn a_lost_master_fails_its_rooms_only() {
 #[tokio::test]
 async fn a_cluster_does_what_every_store_must_do() {
     let nodes = Server::start_cluster().await;
-    im_logic::store::suite::cases(std::sync::Arc::new(store(options(url(&nodes))).await)).await;
+    im_logic::store::suite::cases(Store::new(std::sync::Arc::new(store(options(url(&nodes))).await))).await;
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use im_logic::store::redis::{Options, RedisStore};
 use im_logic::store::suite::goes_over_unreadable;
-use im_logic::store::{Error, Retention, Store};
+use im_logic::store::{Error, History, Messages, Retention};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -236,7 +236,8 @@ async fn redis_has_blocked(redis: &Server) -> bool {
 /// Stands between a client and its redis, and changes what redis says: `hidden` becomes as many other letters.
 async fn hide(redis: &Server, hidden: &'static str) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let (port, to) = (listener.local_addr().expect("bound").port(), redis.port);
+    let port = listener.local_addr().expect("bound").port();
+    let to = redis.port;
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
             let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await else { continue };

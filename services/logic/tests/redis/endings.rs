@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use im_logic::store::redis::{Options, RedisStore};
-use im_logic::store::{Access, Create, Delete, Deleted, Error, Kind, Result, Retention, Role, Store};
+use im_logic::store::{
+    Access, Create, Delete, Deleted, Error, History, Kind, Messages, Result, Retention, Role, Rooms,
+};
 
 use crate::servers::{Server, until};
 use crate::stage::{Ear, message, options, room, say, store, user};
@@ -123,7 +125,8 @@ async fn a_log_lives_as_long_as_its_youngest_entry_is_kept() {
     let (age, window) = (Duration::from_secs(3600), Duration::from_secs(60));
     let retention = Retention { max_age: age, dedupe_window: window, ..Retention::default() };
     let store = store(Options { retention, ..options(redis.url()) }).await;
-    let (least, most) = (age.as_millis() as i64 - 10_000, (age + 2 * window).as_millis() as i64);
+    let least = age.as_millis() as i64 - 10_000;
+    let most = (age + 2 * window).as_millis() as i64;
     for number in 0..200 {
         say(&store, "lobby", &format!("m{number}")).await;
         if number % 20 == 0 {

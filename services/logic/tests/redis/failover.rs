@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use im_logic::store::Store;
 use im_logic::store::redis::RedisStore;
+use im_logic::store::{Bans as _, History};
 use im_proto::bans::{Bans, subject};
 use im_proto::v1::Ban;
 use im_redis_bus::BusNotification;

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use im_logic::store::Bans as _;
 use im_logic::store::redis::Options;
-use im_logic::store::{Access, Error, Retention, Slice, Store};
+use im_logic::store::{Access, Error, History, Index, Messages, Retention, Slice, Store};
 use im_proto::bans::{Applied, Bans, Who, subject};
 use im_proto::v1::Ban;
 
@@ -251,17 +252,17 @@ async fn what_nobody_uses_any_more_goes() {
     let redis = Server::start(&[]).await;
     let retention = im_logic::store::suite::aging::retention();
     let store = store(Options { retention, ..options(redis.url()) }).await;
-    im_logic::store::suite::aging::cases(std::sync::Arc::new(store)).await;
+    im_logic::store::suite::aging::cases(Store::new(std::sync::Arc::new(store))).await;
 }
 
 #[tokio::test]
 async fn a_single_server_does_what_every_store_must_do() {
     let redis = Server::start(&[]).await;
-    im_logic::store::suite::cases(std::sync::Arc::new(store(options(redis.url())).await)).await;
+    im_logic::store::suite::cases(Store::new(std::sync::Arc::new(store(options(redis.url())).await))).await;
 }
 
 /// Brings a copy of the list of bans up to date; how many answers it took.
-async fn follow(store: &impl Store, copy: &Bans) -> usize {
+async fn follow(store: &impl im_logic::store::Bans, copy: &Bans) -> usize {
     for answers in 1..100 {
         if let Applied::All { .. } = copy.apply(store.bans(copy.known()).await.expect("the list")) {
             return answers;
@@ -292,7 +293,8 @@ async fn a_long_list_of_bans_comes_in_parts_and_differences_follow() {
     assert_eq!((follow(&store, &copy).await, follow(&store, &late).await), (2, 2));
     assert!((0..MANY).all(|number| refuses(&copy, number)));
     let lift = |number: usize| {
-        let (store, id) = (&store, ban(number).id);
+        let store = &store;
+        let id = ban(number).id;
         async move { store.lift_ban(&id).await }
     };
     for some in (0..MANY / 2).collect::<Vec<_>>().chunks(50) {

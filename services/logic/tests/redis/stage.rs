@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use im_logic::store::redis::{Options, RedisStore};
-use im_logic::store::{Access, Append, Appended, Error, Store};
+use im_logic::store::{Access, Append, Appended, Error, History, Messages};
 use im_proto::v1::bus_event::Event;
 use im_proto::v1::{Entry, Logged};
 use im_redis_bus::{Subscriber, BusNotification};

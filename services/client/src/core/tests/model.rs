@@ -131,23 +131,23 @@ impl World {
         }
     }
 
-    fn lane(which: bool) -> Lane {
-        if which { Lane::B } else { Lane::A }
+    fn slot(which: bool) -> Slot {
+        if which { Slot::B } else { Slot::A }
     }
 
     /// Carries out what the core wishes and takes what it delivers.
     fn settle(&mut self) -> Result<(), TestCaseError> {
         while let Some(action) = self.play.core.action() {
             match action {
-                Action::Dial { lane, .. } => self.dialling[lane.index()] = true,
-                Action::Write { lane, request } => {
-                    if let Some(conn) = &mut self.conns[lane.index()] {
+                Action::Dial { slot, .. } => self.dialling[slot.index()] = true,
+                Action::Write { slot, request } => {
+                    if let Some(conn) = &mut self.conns[slot.index()] {
                         conn.requests.push_back(request);
                     }
                 }
-                Action::Hangup { lane } => {
-                    self.gone.extend(self.conns[lane.index()].take().map(|conn| conn.requests));
-                    self.dialling[lane.index()] = false;
+                Action::Hangup { slot } => {
+                    self.gone.extend(self.conns[slot.index()].take().map(|conn| conn.requests));
+                    self.dialling[slot.index()] = false;
                 }
                 Action::FetchToken { .. } => prop_assert!(false, "a fixed token is not renewed"),
             }
@@ -199,13 +199,13 @@ impl World {
                 let answer = self.play.send(&name(*number), &client_id);
                 self.tickets.push((client_id, answer));
             }
-            Happening::Serve(which, answer) => self.serve(Self::lane(*which), *answer),
-            Happening::Arrive(which) => self.arrive(Self::lane(*which), false),
-            Happening::ArriveTwice(which) => self.arrive(Self::lane(*which), true),
+            Happening::Serve(which, answer) => self.serve(Self::slot(*which), *answer),
+            Happening::Arrive(which) => self.arrive(Self::slot(*which), false),
+            Happening::ArriveTwice(which) => self.arrive(Self::slot(*which), true),
             Happening::Break(which) => {
                 if let Some(conn) = self.conns[usize::from(*which)].take() {
                     self.gone.push(conn.requests);
-                    self.play.core.lost(Self::lane(*which), Loss { code: None, reason: "broken".to_owned() }, now);
+                    self.play.core.lost(Self::slot(*which), Loss { code: None, reason: "broken".to_owned() }, now);
                 }
             }
             Happening::Dialled(well) => self.dialled(*well),
@@ -252,39 +252,39 @@ impl World {
     }
 
     fn dialled(&mut self, well: bool) {
-        for lane in Lane::BOTH {
-            if !std::mem::take(&mut self.dialling[lane.index()]) {
+        for slot in Slot::BOTH {
+            if !std::mem::take(&mut self.dialling[slot.index()]) {
                 continue;
             }
             if well {
-                self.conns[lane.index()] = Some(Conn::default());
-                self.play.core.dialled(lane, "token".to_owned(), self.play.now);
+                self.conns[slot.index()] = Some(Conn::default());
+                self.play.core.dialled(slot, "token".to_owned(), self.play.now);
             } else {
-                self.play.core.lost(lane, Loss { code: None, reason: "refused".to_owned() }, self.play.now);
+                self.play.core.lost(slot, Loss { code: None, reason: "refused".to_owned() }, self.play.now);
             }
         }
     }
 
-    fn arrive(&mut self, lane: Lane, twice: bool) {
-        let Some(frame) = self.conns[lane.index()].as_mut().and_then(|conn| conn.frames.pop_front()) else { return };
-        self.play.core.frame(lane, frame.clone(), self.play.now);
+    fn arrive(&mut self, slot: Slot, twice: bool) {
+        let Some(frame) = self.conns[slot.index()].as_mut().and_then(|conn| conn.frames.pop_front()) else { return };
+        self.play.core.frame(slot, frame.clone(), self.play.now);
         let repeatable = matches!(frame.op, ServerOp::Message(_) | ServerOp::Ack { .. });
-        if twice && repeatable && self.conns[lane.index()].is_some() {
-            self.play.core.frame(lane, frame, self.play.now);
+        if twice && repeatable && self.conns[slot.index()].is_some() {
+            self.play.core.frame(slot, frame, self.play.now);
         }
     }
 
-    fn serve(&mut self, lane: Lane, answer: Answer) {
+    fn serve(&mut self, slot: Slot, answer: Answer) {
         let welcome = self.play.welcome(0);
-        let Some(conn) = &mut self.conns[lane.index()] else { return };
+        let Some(conn) = &mut self.conns[slot.index()] else { return };
         let Some(Request { req, op }) = conn.requests.pop_front() else { return };
         let mut say = |op| conn.frames.push_back(Response { req, op });
         match op {
             ClientOp::Auth { resume, .. } => {
                 say(welcome);
-                self.subscribe(lane, req, resume);
+                self.subscribe(slot, req, resume);
             }
-            ClientOp::Subscribe { rooms, .. } => self.subscribe(lane, req, rooms),
+            ClientOp::Subscribe { rooms, .. } => self.subscribe(slot, req, rooms),
             ClientOp::Send { room, client_id, .. } => {
                 if answer == Answer::Limited {
                     return say(ServerOp::Error(error(ErrorCode::RateLimited)));
@@ -307,8 +307,8 @@ impl World {
         }
     }
 
-    fn subscribe(&mut self, lane: Lane, req: u32, positions: Vec<Position>) {
-        let Some(conn) = &mut self.conns[lane.index()] else { return };
+    fn subscribe(&mut self, slot: Slot, req: u32, positions: Vec<Position>) {
+        let Some(conn) = &mut self.conns[slot.index()] else { return };
         let rooms = positions.iter().map(|position| {
             let log = &self.logs[&position.room];
             heard(position.room.as_str(), log.epoch, log.head)

@@ -19,18 +19,18 @@ impl Play {
         Self { core, now: Instant::now(), permits: Arc::new(Semaphore::new(1000)) }
     }
 
-    /// Connected on lane A, with everything asked answered and nothing to catch up with.
+    /// Connected on slot A, with everything asked answered and nothing to catch up with.
     pub(super) fn connected(positions: Vec<Position>) -> Self {
         let mut play = Self::new(setup(options(), positions, false, false));
-        play.connect(Lane::A);
+        play.connect(Slot::A);
         play.events();
         play
     }
 
-    pub(super) fn writes(&mut self) -> Vec<(Lane, Request)> {
+    pub(super) fn writes(&mut self) -> Vec<(Slot, Request)> {
         let actions = std::iter::from_fn(|| self.core.action());
         let writes = actions.filter_map(|action| match action {
-            Action::Write { lane, request } => Some((lane, request)),
+            Action::Write { slot, request } => Some((slot, request)),
             _ => None,
         });
         writes.collect()
@@ -40,10 +40,10 @@ impl Play {
         let actions = std::iter::from_fn(|| self.core.action());
         actions
             .map(|action| match action {
-                Action::Dial { lane, address } => format!("dial {lane:?} {address}"),
-                Action::Write { lane, request } => format!("write {lane:?} {}", op_name(&request.op)),
-                Action::Hangup { lane } => format!("hang up {lane:?}"),
-                Action::FetchToken { lane } => format!("token {lane:?}"),
+                Action::Dial { slot, address } => format!("dial {slot:?} {address}"),
+                Action::Write { slot, request } => format!("write {slot:?} {}", op_name(&request.op)),
+                Action::Hangup { slot } => format!("hang up {slot:?}"),
+                Action::FetchToken { slot } => format!("token {slot:?}"),
             })
             .collect()
     }
@@ -53,21 +53,21 @@ impl Play {
     }
 
     /// Dials, authenticates and answers subscriptions at their positions.
-    pub(super) fn connect(&mut self, lane: Lane) {
-        let auth = self.authenticate(lane);
+    pub(super) fn connect(&mut self, slot: Slot) {
+        let auth = self.authenticate(slot);
         let ClientOp::Auth { resume, all, .. } = auth.op else { panic!("{auth:?}") };
         if !resume.is_empty() || all {
             let rooms =
                 resume.iter().map(|position| heard(position.room.as_str(), 1, position.seq.unwrap_or(0))).collect();
-            self.say(lane, auth.req, ServerOp::Subscribed { rooms });
+            self.say(slot, auth.req, ServerOp::Subscribed { rooms });
         }
     }
 
     /// Dials and authenticates; the auth request.
-    pub(super) fn authenticate(&mut self, lane: Lane) -> Request {
-        self.core.dialled(lane, "token".to_owned(), self.now);
+    pub(super) fn authenticate(&mut self, slot: Slot) -> Request {
+        self.core.dialled(slot, "token".to_owned(), self.now);
         let (_, auth) = self.writes().pop().expect("an auth");
-        self.say(lane, auth.req, self.welcome(0));
+        self.say(slot, auth.req, self.welcome(0));
         auth
     }
 
@@ -78,8 +78,8 @@ impl Play {
         ServerOp::AuthOk { user, device, conn, node, heartbeat_ms: 30_000, time_ms: 1_000_000, expires_ms }
     }
 
-    pub(super) fn say(&mut self, lane: Lane, req: u32, op: ServerOp) {
-        self.core.frame(lane, Response { req, op }, self.now);
+    pub(super) fn say(&mut self, slot: Slot, req: u32, op: ServerOp) {
+        self.core.frame(slot, Response { req, op }, self.now);
     }
 
     pub(super) fn pass(&mut self, time: Duration) {
@@ -100,21 +100,21 @@ impl Play {
     pub(super) fn wait_for(&mut self, action: &str) {
         while !self.actions().contains(&action.to_owned()) {
             self.wait();
-            Lane::BOTH.into_iter().for_each(|lane| self.core.heard(lane, self.now));
+            Slot::BOTH.into_iter().for_each(|slot| self.core.heard(slot, self.now));
         }
     }
 
     pub(super) fn send(&mut self, name: &str, client_id: &str) -> oneshot::Receiver<Result<Sent, SendError>> {
         let permit = Arc::clone(&self.permits).try_acquire_owned().unwrap();
         let (reply, answer) = oneshot::channel();
-        let parcel = Parcel {
+        let send = PendingSend {
             room: room(name),
             client_id: client_id.to_owned(),
             kind: "text".to_owned(),
             body: Body::Text(bytes::Bytes::new()),
         };
         let deadline = self.now + Duration::from_secs(30);
-        self.core.command(Command::Send { parcel, deadline, reply: SendReply::new(reply, permit) }, self.now);
+        self.core.command(Command::Send { send, deadline, reply: SendReply::new(reply, permit) }, self.now);
         answer
     }
 
@@ -125,13 +125,13 @@ impl Play {
         answer
     }
 
-    pub(super) fn close(&mut self, lane: Lane, code: CloseCode) {
+    pub(super) fn close(&mut self, slot: Slot, code: CloseCode) {
         let op = ServerOp::Close { code, text: String::new(), reconnect: code.reconnect(), after_ms: 0 };
-        self.say(lane, 0, op);
+        self.say(slot, 0, op);
     }
 
-    pub(super) fn ask_to_move(&mut self, lane: Lane, after_ms: u32, to: &[&str]) {
+    pub(super) fn ask_to_move(&mut self, slot: Slot, after_ms: u32, to: &[&str]) {
         let to = to.iter().map(|&address| address.to_owned()).collect();
-        self.say(lane, 0, ServerOp::Move { after_ms, deadline_ms: 10_000, to, reason: "draining".to_owned() });
+        self.say(slot, 0, ServerOp::Move { after_ms, deadline_ms: 10_000, to, reason: "draining".to_owned() });
     }
 }

@@ -12,14 +12,14 @@ use im_wire::ids::{DeviceId, RoomId, UserId};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::call::Handle;
 use crate::error::{Error, Result, compat_codes};
 use crate::serve::http::{Credentials, Params, Raw};
-use crate::service::Handle;
 
 /// What goim's pushes are called to native clients.
 const PUSH: &str = "push";
 /// The most that `online/top` lists.
-const MOST: usize = 1000;
+const MAX_LIMIT: usize = 1000;
 
 pub(super) fn routes() -> Router<Handle> {
     Router::new()
@@ -133,12 +133,12 @@ async fn online_top(State(handle): State<Handle>, who: Credentials, params: Para
         let kind = params.text("type").ok_or_else(|| Error::bad("type", "is missing"))?;
         let limit: usize = params.number("limit")?.ok_or_else(|| Error::bad("limit", "is missing"))?;
         let prefix = format!("{kind}://");
-        let counted = handle.core.store.online_rooms().await?.into_iter();
+        let counted = handle.core.store.leases.online_rooms().await?.into_iter();
         let of_type =
             counted.filter_map(|(room, count)| Some((room.as_str().strip_prefix(&prefix)?.to_owned(), count)));
         let mut rooms: Vec<_> = of_type.collect();
         rooms.sort_by(|(one, most), (other, more)| more.cmp(most).then_with(|| one.cmp(other)));
-        let rooms = rooms.into_iter().take(limit.min(MOST));
+        let rooms = rooms.into_iter().take(limit.min(MAX_LIMIT));
         Ok(rooms.map(|(room, count)| json!({"room_id": room, "count": count})).collect())
     };
     Json(top.await.into())
@@ -156,7 +156,7 @@ async fn online_room(State(handle): State<Handle>, who: Credentials, params: Par
             return Err(Error::LimitReached { what: "rooms in one question", limit });
         }
         let rooms = named.iter().map(|room| room_id(params.text("type"), room)).collect::<Result<Vec<_>>>()?;
-        let online = handle.core.store.online(&rooms).await?;
+        let online = handle.core.store.leases.online(&rooms).await?;
         let counts: HashMap<_, _> = named.into_iter().zip(online).collect();
         Ok(json!(counts))
     };
@@ -166,7 +166,7 @@ async fn online_room(State(handle): State<Handle>, who: Credentials, params: Par
 async fn online_total(State(handle): State<Handle>, who: Credentials) -> Json<Answer> {
     let total = async {
         who.admin()?;
-        let connections: u64 = handle.core.store.nodes().await?.iter().map(|(_, connections)| connections).sum();
+        let connections: u64 = handle.core.store.leases.nodes().await?.iter().map(|(_, connections)| connections).sum();
         // Addresses are not counted here: nobody keeps them over nodes.
         Ok(json!({"ip_count": 0, "conn_count": connections}))
     };
@@ -215,7 +215,7 @@ async fn nodes_weighted(State(handle): State<Handle>, who: Credentials, params: 
 async fn nodes_instances(State(handle): State<Handle>, who: Credentials) -> Json<Answer> {
     let instances = async {
         who.admin()?;
-        let living: HashMap<String, u64> = handle.core.store.nodes().await?.into_iter().collect();
+        let living: HashMap<String, u64> = handle.core.store.leases.nodes().await?.into_iter().collect();
         let instance = |node: crate::nodes::Node| {
             let connections = living.get(&node.name).copied().unwrap_or_default();
             json!({

@@ -11,11 +11,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::auth::grant::Grant;
+use crate::call::Handle;
 use crate::error::{Error, Result, compat_codes};
 use crate::message::Draft;
 use crate::room::access;
 use crate::serve::http::{Credentials, Params, Raw, message};
-use crate::service::Handle;
 use crate::store::{Access, Slice};
 
 /// Messages in a page where the request does not say how many; golang-im's number.
@@ -58,7 +58,7 @@ fn field<'a>(form: &'a Params, query: &'a Params, name: &str) -> Result<&'a str>
 
 /// golang-im's rooms come into being by being spoken in; for a backend with the admin scope they do so here too.
 fn access(who: &Grant, room: &RoomId) -> Result<Access> {
-    let access = access::of(who, room)?;
+    let access = access::for_caller(who, room)?;
     Ok(Access { open: access.open || (who.admin && !room.is_direct()), ..access })
 }
 

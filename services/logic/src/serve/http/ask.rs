@@ -16,8 +16,8 @@ use serde_json::Value;
 use super::Failure;
 use crate::auth;
 use crate::auth::grant::Grant;
+use crate::call::Handle;
 use crate::error::{Error, Result};
-use crate::service::Handle;
 
 /// Where a request comes from; the server notes it with each.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +72,20 @@ pub(crate) fn bearer(headers: &HeaderMap) -> &str {
     match value.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
         _ => "",
+    }
+}
+
+/// A token where callers of goim's and golang-im's routes put theirs: `Authorization: Bearer …`, the header `token`, the query's `token`; and
+/// whether it stands in the query.
+pub(super) fn compat_token<'a>(headers: &'a HeaderMap, params: &'a Params) -> (&'a str, bool) {
+    let bearer = bearer(headers);
+    if !bearer.is_empty() {
+        return (bearer, false);
+    }
+    let header = headers.get("token").and_then(|value| value.to_str().ok()).filter(|token| !token.is_empty());
+    match header {
+        Some(token) => (token, false),
+        None => (params.text("token").unwrap_or_default(), true),
     }
 }
 

@@ -13,13 +13,13 @@ use serde_json::{Value, json};
 use super::Failure;
 use super::ask::{Caller, Name, Object, Params};
 use crate::bans::Done;
+use crate::call::Handle;
 use crate::clock;
 use crate::error::{Error, Result as LogicResult};
-use crate::service::Handle;
 
 /// Bans in a page where nothing is said, and at most.
-const USUAL: usize = 100;
-const MOST: usize = 1_000;
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1_000;
 
 /// How long something is to hold: until a moment, or for a time; neither: for ever.
 fn end(until: Option<u64>, length: Option<u64>) -> LogicResult<u64> {
@@ -109,7 +109,7 @@ pub(super) async fn make(
 /// `GET /v1/bans`
 pub(super) async fn list(State(handle): State<Handle>, caller: Caller, params: Params) -> Result<Json<Value>, Failure> {
     caller.admin()?;
-    let limit = params.number("limit")?.unwrap_or(USUAL).clamp(1, MOST);
+    let limit = params.number("limit")?.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
     let page = handle.core.list_bans(params.number("after")?.unwrap_or(0), limit).await?;
     let bans: Vec<_> = page.bans.iter().map(|(kind, ban)| shown(*kind, ban)).collect();
     let mut answer = json!({ "bans": bans });

@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 
 use super::ask::{Caller, Params};
 use super::{Failure, message, rooms};
+use crate::call::Handle;
 use crate::conversation::Conversation;
 use crate::room::unread as unread_of;
-use crate::service::Handle;
 
 /// Conversations in one answer where the request does not say how many, and at most.
-const USUAL: usize = 100;
-const MOST: usize = 500;
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 500;
 /// Rooms with something unread in one answer at most.
 const UNREAD: usize = 1000;
 
@@ -27,7 +27,7 @@ pub(super) async fn list(
     Caller(who): Caller,
     params: Params,
 ) -> Result<Response, Failure> {
-    let limit = params.number("limit")?.unwrap_or(USUAL).clamp(1, MOST);
+    let limit = params.number("limit")?.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
     let after = params.text("after").map(RoomId::new).transpose()?;
     handle.core.may_read_on(&who)?;
     let (mut conversations, next) = handle.core.conversations(&who, after.as_ref(), limit).await?;

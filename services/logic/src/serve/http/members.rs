@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::ask::{Caller, Name, Object, Params, Room};
+use crate::call::Handle;
 use crate::room::membership::Put;
 use crate::room::{role_name, role_of};
-use crate::service::Handle;
 use crate::store::Role;
 
 /// Members in one answer where the request does not say how many, and at most.
-const USUAL: usize = 100;
-const MOST: usize = 1000;
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1000;
 
 #[derive(Deserialize)]
 pub(super) struct NewMember {
@@ -30,7 +30,7 @@ pub(super) async fn list(
     Room(room): Room,
     params: Params,
 ) -> Result<Json<Value>, Failure> {
-    let limit = params.number("limit")?.unwrap_or(USUAL).clamp(1, MOST);
+    let limit = params.number("limit")?.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
     let after = params.text("after").map(UserId::new).transpose()?;
     let members = handle.core.members(&who, &room, after.as_ref(), limit).await?;
     let mut answer = json!({});

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use super::ask::{Caller, Content, Object, Params, Room};
 use super::{Failure, message};
+use crate::call::Handle;
 use crate::message::Draft;
 use crate::room::access;
-use crate::service::Handle;
 
 #[derive(Deserialize)]
 pub(super) struct NewMessage {
@@ -38,7 +38,7 @@ pub(super) async fn send(
 ) -> Result<(StatusCode, Json<Value>), Failure> {
     let who = caller.acting_for(new.from)?;
     let (body, encoding) = new.content.needed()?;
-    let access = access::of(&who, &room)?;
+    let access = access::for_caller(&who, &room)?;
     let draft = Draft { room: room.clone(), client_id: new.client_id, kind: new.kind, body, encoding };
     let stored = handle.core.store_message(access, who.device, draft).await?;
     let status = if stored.duplicate { StatusCode::OK } else { StatusCode::CREATED };

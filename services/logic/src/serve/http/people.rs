@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use super::Failure;
 use super::ask::{Caller, Content, DeviceOf, Name, Object, Params};
 use crate::auth::grant::Grant;
+use crate::call::Handle;
 use crate::error::{Error, Result as LogicResult};
 use crate::nodes::Tally;
 use crate::presence::Present;
-use crate::service::Handle;
 
 /// What a push is called that says nothing else.
 const PUSH: &str = "push";
@@ -123,7 +123,8 @@ pub(super) async fn push_user_device(
     Object(push): Object<NewPush>,
 ) -> Result<Json<Value>, Failure> {
     caller.admin()?;
-    let (user, device) = (UserId::new(user)?, DeviceId::new(device)?);
+    let user = UserId::new(user)?;
+    let device = DeviceId::new(device)?;
     Ok(delivered(&handle.core.push_user_device(&user, &device, push.signal()?).await?))
 }
 
@@ -193,7 +194,8 @@ pub(super) async fn kick(
 /// `GET /v1/nodes`
 pub(super) async fn nodes(State(handle): State<Handle>, caller: Caller) -> Result<Json<Value>, Failure> {
     caller.admin()?;
-    let living: HashMap<String, u64> = handle.core.store.nodes().await.map_err(Error::from)?.into_iter().collect();
+    let living: HashMap<String, u64> =
+        handle.core.store.leases.nodes().await.map_err(Error::from)?.into_iter().collect();
     let known = handle.core.nodes.known();
     let silent: Vec<_> = living.keys().filter(|name| known.iter().all(|node| node.name != **name)).cloned().collect();
     let mut nodes: Vec<_> = known

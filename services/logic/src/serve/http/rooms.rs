@@ -9,15 +9,15 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::ask::{Caller, Object, Params, Room};
+use crate::call::Handle;
 use crate::error::{Error, Result};
 use crate::room::create::Wanted;
 use crate::room::{kind_name, role_name, role_of, unread};
-use crate::service::Handle;
 use crate::store::{Kind, Role, View};
 
 /// Rooms in one answer where the request does not say how many, and at most.
-const USUAL: usize = 100;
-const MOST: usize = 1000;
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1000;
 
 #[derive(Deserialize)]
 pub(super) struct NewRoom {
@@ -74,7 +74,7 @@ pub(super) async fn show(
 ) -> std::result::Result<Json<Value>, Failure> {
     let view = handle.core.view(&who, &room).await?;
     let first = handle.core.first(&room).await?;
-    let online = handle.core.store.online(std::slice::from_ref(&room)).await.map_err(Error::from)?;
+    let online = handle.core.store.leases.online(std::slice::from_ref(&room)).await.map_err(Error::from)?;
     let mut shown = shown("id", &room, &view);
     shown["first"] = first.into();
     shown["created"] = view.created_ms.into();
@@ -98,7 +98,7 @@ pub(super) async fn mine(
     Caller(who): Caller,
     params: Params,
 ) -> std::result::Result<Json<Value>, Failure> {
-    let limit = params.number("limit")?.unwrap_or(USUAL).clamp(1, MOST);
+    let limit = params.number("limit")?.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
     let after = params.text("after").map(RoomId::new).transpose()?;
     let (rooms, next) = handle.core.rooms_of(&who, after.as_ref(), limit).await?;
     let rooms: Vec<_> = rooms.iter().map(|(room, view)| shown("id", room, view)).collect();

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::Router;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,8 +18,10 @@ use tower::ServiceExt;
 use super::ask::Peer;
 use super::guard::Held;
 use super::metrics;
-use super::stream::{Patient, Unsent};
-use crate::service::{Core, Phase, Service, reached};
+use super::stream::{Unsent, WriteTimeout};
+use crate::call::Handle;
+use crate::core::Core;
+use crate::phase::{Phase, reached};
 
 /// After the system has refused a connection (no descriptors left), the next is tried this much later.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -36,47 +39,43 @@ struct Places {
     _own: Option<Share<Network>>,
 }
 
-impl Service {
-    /// Serves the HTTP API on this listener. Returns once [`Service::drain`] ends things: connections that are open then
-    /// finish what they are about.
-    pub async fn serve_http(&self, listener: TcpListener) {
-        let handle = self.handle();
-        let core = Arc::clone(&handle.core);
-        let router = handle.http_router();
-        let places = Arc::new(Semaphore::new(core.options.http.max_connections));
-        let by_address = Shares::new(core.options.http.max_connections_per_ip);
-        let mut phase = core.phase.subscribe();
-        let rate = Rate::of_arrivals(core.options.http.accepts_per_second);
-        let mut accepts = Bucket::full(rate, Instant::now());
-        loop {
-            while let Err(wait) = accepts.take(rate, Instant::now()) {
-                tokio::time::sleep(wait).await;
-            }
-            // The semaphore is never closed.
-            let Ok(all) = Arc::clone(&places).acquire_owned().await else { return };
-            tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => {
-                        let peer = Peer(peer.ip());
-                        let own = if is_in(&core.options.http.forwarded_from, peer.0) {
-                            None
-                        } else if let Some(own) = by_address.take(peer.0.into()) {
-                            Some(own)
-                        } else {
-                            refuse(stream);
-                            continue;
-                        };
-                        let places = Places { _all: all, _own: own };
-                        let connection = connection(Arc::clone(&core), router.clone(), stream, peer, places);
-                        core.under_way.spawn(connection);
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "an HTTP connection was not accepted");
-                        tokio::time::sleep(PAUSE).await;
-                    }
-                },
-                () = reached(&mut phase, Phase::Ending) => return,
-            }
+/// Serves the API and `others` until logic ends. Connections that are open then finish what they are about.
+pub(crate) async fn serve(handle: Handle, others: Router<Handle>, listener: TcpListener) {
+    let router = super::router(&handle, others);
+    let core = handle.core;
+    let places = Arc::new(Semaphore::new(core.options.http.max_connections));
+    let by_address = Shares::new(core.options.http.max_connections_per_ip);
+    let mut phase = core.phase.subscribe();
+    let rate = Rate::of_arrivals(core.options.http.accepts_per_second);
+    let mut accepts = Bucket::full(rate, Instant::now());
+    loop {
+        while let Err(wait) = accepts.take(rate, Instant::now()) {
+            tokio::time::sleep(wait).await;
+        }
+        // The semaphore is never closed.
+        let Ok(all) = Arc::clone(&places).acquire_owned().await else { return };
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    let peer = Peer(peer.ip());
+                    let own = if is_in(&core.options.http.forwarded_from, peer.0) {
+                        None
+                    } else if let Some(own) = by_address.take(peer.0.into()) {
+                        Some(own)
+                    } else {
+                        refuse(stream);
+                        continue;
+                    };
+                    let places = Places { _all: all, _own: own };
+                    let connection = connection(Arc::clone(&core), router.clone(), stream, peer, places);
+                    core.under_way.spawn(connection);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "failed to accept an HTTP connection");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            },
+            () = reached(&mut phase, Phase::Ending) => return,
         }
     }
 }
@@ -89,13 +88,14 @@ fn refuse(stream: TcpStream) {
     drop(stream);
 }
 
-async fn connection(core: Arc<Core>, router: axum::Router, stream: TcpStream, peer: Peer, places: Places) {
+async fn connection(core: Arc<Core>, router: Router, stream: TcpStream, peer: Peer, places: Places) {
     let _ = stream.set_nodelay(true);
     metrics::CONNECTIONS.inc();
     let unsent = Unsent::<Held>::default();
     let sending = unsent.clone();
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let (router, sending) = (router.clone(), sending.clone());
+        let router = router.clone();
+        let sending = sending.clone();
         async move {
             let mut request = request.map(axum::body::Body::new);
             request.extensions_mut().insert(peer);
@@ -107,7 +107,7 @@ async fn connection(core: Arc<Core>, router: axum::Router, stream: TcpStream, pe
             answered
         }
     });
-    let stream = Patient::new(stream, core.options.http.request_timeout, unsent);
+    let stream = WriteTimeout::new(stream, core.options.http.request_timeout, unsent);
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(core.options.http.header_timeout)
@@ -123,7 +123,7 @@ async fn connection(core: Arc<Core>, router: axum::Router, stream: TcpStream, pe
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, "an HTTP connection ended early");
+        tracing::debug!(%error, "HTTP connection ended early");
     }
     metrics::CONNECTIONS.dec();
     drop(places);

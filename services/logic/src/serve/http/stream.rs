@@ -34,24 +34,24 @@ impl<T> Unsent<T> {
 
 /// The socket.
 #[derive(Debug)]
-pub(super) struct Patient<S, T> {
+pub(super) struct WriteTimeout<S, T> {
     inner: S,
-    patience: Duration,
+    timeout: Duration,
     /// Runs from the first write that the socket did not take until everything has left.
     deadline: Option<Pin<Box<Sleep>>>,
     unsent: Unsent<T>,
 }
 
-impl<S, T> Patient<S, T> {
-    pub(super) fn new(inner: S, patience: Duration, unsent: Unsent<T>) -> Self {
-        Self { inner, patience, deadline: None, unsent }
+impl<S, T> WriteTimeout<S, T> {
+    pub(super) fn new(inner: S, timeout: Duration, unsent: Unsent<T>) -> Self {
+        Self { inner, timeout, deadline: None, unsent }
     }
 
     fn checked<R>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
         if written.is_ready() && self.deadline.is_none() {
             return written;
         }
-        let until = Instant::now() + self.patience;
+        let until = Instant::now() + self.timeout;
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
         match deadline.as_mut().poll(context) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
@@ -60,13 +60,13 @@ impl<S, T> Patient<S, T> {
     }
 }
 
-impl<S: AsyncRead + Unpin, T> AsyncRead for Patient<S, T> {
+impl<S: AsyncRead + Unpin, T> AsyncRead for WriteTimeout<S, T> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_read(context, into)
     }
 }
 
-impl<S: AsyncWrite + Unpin, T> AsyncWrite for Patient<S, T> {
+impl<S: AsyncWrite + Unpin, T> AsyncWrite for WriteTimeout<S, T> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(context, bytes);
         self.checked(context, written)
@@ -107,8 +107,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_does_not_read_is_cut_off_and_gives_back_what_it_held() {
         let (ours, mut theirs) = tokio::io::duplex(10);
-        let (unsent, held) = (Unsent::default(), Arc::new(()));
-        let mut ours = Patient::new(ours, Duration::from_secs(10), unsent.clone());
+        let unsent = Unsent::default();
+        let held = Arc::new(());
+        let mut ours = WriteTimeout::new(ours, Duration::from_secs(10), unsent.clone());
         unsent.put(Some(Arc::clone(&held)));
         let reading = async { theirs.read_exact(&mut [0; 15]).await };
         let (written, read) = futures::future::join(ours.write_all(&[1; 15]), reading).await;

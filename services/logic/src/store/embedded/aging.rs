@@ -5,9 +5,9 @@
 use im_wire::ids::RoomId;
 use redb::{ReadTransaction, ReadableTable};
 
-use super::apply::Sheets;
+use super::apply::Tables;
 use super::tables::{GONE, LOG, ROOMS, Room};
-use super::{Plain, milliseconds};
+use super::{DbResult, milliseconds};
 use crate::store::readable::decode;
 use crate::store::{Kind, Retention};
 
@@ -42,7 +42,8 @@ struct Ages {
 
 impl Ages {
     fn new(retention: &Retention, now_ms: u64) -> Self {
-        let (entries_ms, rooms_ms) = (milliseconds(retention.max_age), milliseconds(retention.rooms_end_after));
+        let entries_ms = milliseconds(retention.max_age);
+        let rooms_ms = milliseconds(retention.rooms_end_after);
         Self { now_ms, entries_ms, rooms_ms }
     }
 
@@ -51,7 +52,7 @@ impl Ages {
     }
 
     /// A room that may end, and in which nothing was said for long.
-    fn is_abandoned(self, room: &Room, last_ms: impl FnOnce() -> Plain<Option<u64>>) -> Plain<bool> {
+    fn is_abandoned(self, room: &Room, last_ms: impl FnOnce() -> DbResult<Option<u64>>) -> DbResult<bool> {
         let may_end = match room.kind {
             Kind::Open => true,
             Kind::Group => room.members == 0,
@@ -71,23 +72,28 @@ impl Ages {
 }
 
 /// Looks at some rooms from `cursor` on, and moves it.
-pub(super) fn look(snapshot: &ReadTransaction, cursor: &mut String, retention: &Retention, now_ms: u64) -> Plain<Due> {
+pub(super) fn look(
+    snapshot: &ReadTransaction,
+    cursor: &mut String,
+    retention: &Retention,
+    now_ms: u64,
+) -> DbResult<Due> {
     let ages = Ages::new(retention, now_ms);
-    let (rooms, log) = (snapshot.open_table(ROOMS)?, snapshot.open_table(LOG)?);
-    let time = |id: &RoomId, seq: u64| -> Plain<Option<u64>> {
+    let rooms = snapshot.open_table(ROOMS)?;
+    let log = snapshot.open_table(LOG)?;
+    let time = |id: &RoomId, seq: u64| -> DbResult<Option<u64>> {
         let row = log.get((id.as_str(), seq))?;
         Ok(row.and_then(|bytes| decode(id, seq, bytes.value())).map(|entry| entry.time_ms))
     };
     let mut due = Due { rows: snapshot.open_table(GONE)?.first()?.is_some(), ..Due::default() };
-    let (mut looks, mut rows) = (0, 0);
+    let mut rows = 0;
     let from = std::mem::take(cursor);
-    for row in rooms.range(from.as_str()..)? {
+    for (looks, row) in rooms.range(from.as_str()..)?.enumerate() {
         let (id, row) = row?;
         if looks >= LOOKS || rows >= ROWS {
             id.value().clone_into(cursor);
             break;
         }
-        looks += 1;
         let (Ok(id), room) = (RoomId::known(id.value()), Room::from(row.value())) else { continue };
         if ages.is_abandoned(&room, || time(&id, room.head))? {
             rows += 1;
@@ -103,16 +109,16 @@ pub(super) fn look(snapshot: &ReadTransaction, cursor: &mut String, retention: &
     Ok(due)
 }
 
-impl Sheets<'_> {
+impl Tables<'_> {
     /// Does what was found to do, as far as it still is and fits into a step.
-    pub(super) fn age(&mut self, due: &Due) -> Plain<()> {
+    pub(super) fn age(&mut self, due: &Due) -> DbResult<()> {
         let ages = Ages::new(self.retention, self.now_ms);
         let mut left = ROWS;
         for id in &due.abandoned {
             let Some(room) = self.room(id)? else { continue };
             if ages.is_abandoned(&room, || Ok(self.entry(id, room.head)?.map(|entry| entry.time_ms)))? {
                 self.end_room(id)?;
-                tracing::debug!(room = %id, "an abandoned room has ended");
+                tracing::debug!(room = %id, "ended an abandoned room");
             }
         }
         for id in &due.aged {
@@ -121,7 +127,7 @@ impl Sheets<'_> {
         self.forget_rows(&mut left)
     }
 
-    fn remove_aged(&mut self, id: &RoomId, ages: Ages, left: &mut usize) -> Plain<()> {
+    fn remove_aged(&mut self, id: &RoomId, ages: Ages, left: &mut usize) -> DbResult<()> {
         let Some(mut room) = self.room(id)? else { return Ok(()) };
         while room.first <= room.head && *left > 0 {
             // One that cannot be read is as old as the one before it.

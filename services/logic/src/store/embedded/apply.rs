@@ -6,11 +6,10 @@ use im_wire::ids::{Epoch, RoomId, Seq, UserId};
 use prost::Message as _;
 use redb::{ReadableTable, Table, WriteTransaction};
 
-use super::dedupe::{self, Generations, Marks};
+use super::dedupe::{self, DedupeTable, Generations};
 use super::epochs::Epochs;
 use super::tables::{DEDUPE, EPOCHS, GONE, LOG, MEMBERS, READS, ROOMS, Room, RoomRow, SEEN, USER_ROOMS, role};
-use super::writer::Publication;
-use super::{Plain, bans, milliseconds};
+use super::{DbResult, milliseconds};
 use crate::store::readable::decode;
 use crate::store::{Access, Append, Appended, Error, Kind, ReadPosition, Result, Retention, Role};
 
@@ -21,17 +20,25 @@ const SKEW: u64 = 60_000;
 /// Client ids forgotten with one transaction at least; more where it stores more.
 const FORGET: usize = 512;
 
-pub(super) type Written<T> = Plain<Result<T>>;
+pub(super) type Written<T> = DbResult<Result<T>>;
+
+/// What is published once it is on disk.
+pub(super) struct Publication {
+    pub(super) room: RoomId,
+    pub(super) epoch: Epoch,
+    pub(super) seq: Seq,
+    pub(super) entry: Entry,
+}
 
 /// The open tables of one transaction.
-pub(super) struct Sheets<'t> {
+pub(super) struct Tables<'t> {
     pub(super) transaction: &'t WriteTransaction,
     pub(super) rooms: Table<'t, &'static str, RoomRow>,
     pub(super) log: Table<'t, (&'static str, u64), &'static [u8]>,
-    pub(super) marks: Marks<'t>,
+    pub(super) dedupe: DedupeTable<'t>,
     pub(super) members: Table<'t, (&'static str, &'static str), (u8, u64)>,
     pub(super) reads: Table<'t, (&'static str, &'static str), u64>,
-    user_rooms: Table<'t, (&'static str, &'static str), ()>,
+    pub(super) user_rooms: Table<'t, (&'static str, &'static str), ()>,
     seen: Table<'t, &'static str, u64>,
     noted_epochs: Table<'t, &'static str, &'static str>,
     pub(super) gone: Table<'t, &'static str, ()>,
@@ -45,19 +52,19 @@ pub(super) struct Sheets<'t> {
     stored: usize,
 }
 
-impl<'t> Sheets<'t> {
+impl<'t> Tables<'t> {
     pub(super) fn open(
         transaction: &'t WriteTransaction,
         epochs: &'t mut Epochs,
         retention: &'t Retention,
         generations: &mut Generations,
         now_ms: u64,
-    ) -> Plain<Self> {
+    ) -> DbResult<Self> {
         Ok(Self {
             transaction,
             rooms: transaction.open_table(ROOMS)?,
             log: transaction.open_table(LOG)?,
-            marks: transaction.open_table(DEDUPE)?,
+            dedupe: transaction.open_table(DEDUPE)?,
             members: transaction.open_table(MEMBERS)?,
             reads: transaction.open_table(READS)?,
             user_rooms: transaction.open_table(USER_ROOMS)?,
@@ -74,11 +81,11 @@ impl<'t> Sheets<'t> {
         })
     }
 
-    pub(super) fn room(&self, room: &RoomId) -> Plain<Option<Room>> {
+    pub(super) fn room(&self, room: &RoomId) -> DbResult<Option<Room>> {
         Ok(self.rooms.get(room.as_str())?.map(|row| Room::from(row.value())))
     }
 
-    pub(super) fn role(&self, room: &RoomId, user: &UserId) -> Plain<Option<Role>> {
+    pub(super) fn role(&self, room: &RoomId, user: &UserId) -> DbResult<Option<Role>> {
         Ok(self.members.get((room.as_str(), user.as_str()))?.map(|row| role(row.value().0)))
     }
 
@@ -103,12 +110,12 @@ impl<'t> Sheets<'t> {
         }
         let appended = self.store(&id, room, entry, publications)?;
         let key = (self.generation, id.as_str(), access.user.as_str(), client_id.as_str());
-        self.marks.insert(key, (appended.seq, appended.time_ms, appended.id.as_str()))?;
+        self.dedupe.insert(key, (appended.seq, appended.time_ms, appended.id.as_str()))?;
         Ok(Ok(Appended { created, ..appended }))
     }
 
     /// Whether the access covers the room; one that may come into being with this append is made up here.
-    fn admit(&self, id: &RoomId, access: &Access, time_ms: u64) -> Plain<Result<(Room, bool)>> {
+    fn admit(&self, id: &RoomId, access: &Access, time_ms: u64) -> DbResult<Result<(Room, bool)>> {
         let user = &access.user;
         let Some(room) = self.room(id)? else {
             let kind = match access {
@@ -130,9 +137,9 @@ impl<'t> Sheets<'t> {
     }
 
     /// What was stored under this client id within the window.
-    fn known(&mut self, id: &RoomId, user: &UserId, client_id: &str) -> Plain<Option<Appended>> {
+    fn known(&mut self, id: &RoomId, user: &UserId, client_id: &str) -> DbResult<Option<Appended>> {
         for generation in &self.living {
-            if let Some(row) = self.marks.get((*generation, id.as_str(), user.as_str(), client_id))? {
+            if let Some(row) = self.dedupe.get((*generation, id.as_str(), user.as_str(), client_id))? {
                 let (seq, time_ms, entry) = row.value();
                 let epoch = self.epochs.in_force(&self.noted_epochs, id)?;
                 let id = entry.to_owned();
@@ -143,17 +150,17 @@ impl<'t> Sheets<'t> {
     }
 
     /// `None`: it is gone, or cannot be read, which is as good as gone.
-    pub(super) fn entry(&self, id: &RoomId, seq: Seq) -> Plain<Option<Entry>> {
+    pub(super) fn entry(&self, id: &RoomId, seq: Seq) -> DbResult<Option<Entry>> {
         Ok(self.log.get((id.as_str(), seq))?.and_then(|bytes| decode(id, seq, bytes.value())))
     }
 
     /// Before an entry of a log that ends at `head`: the epoch that it is in. A room that comes into being begins its first.
-    pub(super) fn settle_epoch(&mut self, id: &RoomId, head: Seq) -> Plain<Epoch> {
+    pub(super) fn settle_epoch(&mut self, id: &RoomId, head: Seq) -> DbResult<Epoch> {
         self.epochs.settle(&mut self.noted_epochs, id, head)
     }
 
     /// A room ends. Returns an epoch that is greater than all of its own, in which rooms come into being from now on.
-    pub(super) fn end_epochs(&mut self, id: &RoomId) -> Plain<Epoch> {
+    pub(super) fn end_epochs(&mut self, id: &RoomId) -> DbResult<Epoch> {
         self.epochs.end(&mut self.noted_epochs, id, self.now_ms)
     }
 
@@ -164,11 +171,12 @@ impl<'t> Sheets<'t> {
         mut room: Room,
         mut entry: Entry,
         publications: &mut Vec<Publication>,
-    ) -> Plain<Appended> {
+    ) -> DbResult<Appended> {
         let epoch = self.settle_epoch(id, room.head)?;
         room.head += 1;
         entry.time_ms = entry.time_ms.clamp(self.now_ms.saturating_sub(SKEW), self.now_ms.saturating_add(SKEW));
-        let (seq, time_ms) = (room.head, entry.time_ms);
+        let seq = room.head;
+        let time_ms = entry.time_ms;
         self.log.insert((id.as_str(), seq), entry.encode_to_vec().as_slice())?;
         if room.first == seq {
             room.oldest_ms = time_ms;
@@ -184,8 +192,9 @@ impl<'t> Sheets<'t> {
     /// Removes what retention no longer keeps, never what was appended just now. Age counts by the machine's clock, whatever
     /// time a message names. `oldest_ms` is of the oldest entry or of one before it, so that an entry is looked at only
     /// when that age is reached.
-    fn trim(&mut self, id: &RoomId, room: &mut Room) -> Plain<()> {
-        let (now_ms, max_age) = (self.now_ms, milliseconds(self.retention.max_age));
+    fn trim(&mut self, id: &RoomId, room: &mut Room) -> DbResult<()> {
+        let now_ms = self.now_ms;
+        let max_age = milliseconds(self.retention.max_age);
         let is_old = |time_ms: u64| max_age > 0 && now_ms.saturating_sub(time_ms) > max_age;
         for _ in 0..TRIM {
             if room.first >= room.head {
@@ -207,8 +216,8 @@ impl<'t> Sheets<'t> {
     }
 
     /// Forgets client ids of a generation that is over. Returns whether none is left.
-    pub(super) fn forget(&mut self, generation: u64) -> Plain<bool> {
-        dedupe::sweep(&mut self.marks, generation, FORGET.max(4 * self.stored))
+    pub(super) fn forget(&mut self, generation: u64) -> DbResult<bool> {
+        dedupe::sweep(&mut self.dedupe, generation, FORGET.max(4 * self.stored))
     }
 
     pub(super) fn mark_read(&mut self, id: &RoomId, user: &UserId, seq: Seq) -> Written<ReadPosition> {
@@ -224,22 +233,6 @@ impl<'t> Sheets<'t> {
             self.reads.insert(key, read)?;
         }
         Ok(Ok(ReadPosition { read, joined: member.unwrap_or(0), head: room.head, moved: read > before }))
-    }
-
-    pub(super) fn index(&mut self, users: &[UserId], room: &RoomId) -> Written<()> {
-        for user in users {
-            self.user_rooms.insert((user.as_str(), room.as_str()), ())?;
-        }
-        Ok(Ok(()))
-    }
-
-    pub(super) fn unindex(&mut self, user: &UserId, room: &RoomId) -> Written<()> {
-        self.user_rooms.remove((user.as_str(), room.as_str()))?;
-        Ok(Ok(()))
-    }
-
-    pub(super) fn bans(&mut self, change: bans::Change) -> Written<()> {
-        bans::change(self.transaction, change)
     }
 
     pub(super) fn note_seen(&mut self, user: &UserId, at_ms: u64) -> Written<()> {

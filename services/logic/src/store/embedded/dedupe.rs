@@ -4,11 +4,11 @@
 
 use redb::{ReadableTable, Table};
 
-use super::Plain;
+use super::DbResult;
 use super::tables::DedupeKey;
 
 /// (generation, room, sender, client id) → seq, time and id of the entry.
-pub(super) type Marks<'t> = Table<'t, DedupeKey<'static>, (u64, u64, &'static str)>;
+pub(super) type DedupeTable<'t> = Table<'t, DedupeKey<'static>, (u64, u64, &'static str)>;
 
 /// The generations that may hold something, oldest first; each is named by the unix milliseconds of its beginning.
 #[derive(Debug, Clone)]
@@ -22,7 +22,7 @@ impl Generations {
     pub(super) fn read(
         table: &impl ReadableTable<DedupeKey<'static>, (u64, u64, &'static str)>,
         window: u64,
-    ) -> Plain<Self> {
+    ) -> DbResult<Self> {
         let mut begun = Vec::new();
         let mut from = 0;
         while let Some(row) = table.range((from, "", "", "")..)?.next() {
@@ -74,10 +74,10 @@ impl Generations {
 }
 
 /// Removes up to `most` rows of a generation. Returns whether nothing is left of it.
-pub(super) fn sweep(marks: &mut Marks<'_>, generation: u64, most: usize) -> Plain<bool> {
+pub(super) fn sweep(dedupe: &mut DedupeTable<'_>, generation: u64, most: usize) -> DbResult<bool> {
     let range = (generation, "", "", "")..(generation.saturating_add(1), "", "", "");
     let mut removed = 0;
-    for row in marks.extract_from_if(range, |_, _| true)?.take(most) {
+    for row in dedupe.extract_from_if(range, |_, _| true)?.take(most) {
         row?;
         removed += 1;
     }

@@ -4,10 +4,9 @@
 use im_wire::ids::{Epoch, RoomId, UserId};
 use redb::ReadableTable;
 
-use super::Plain;
-use super::apply::{Sheets, Written};
+use super::DbResult;
+use super::apply::{Publication, Tables, Written};
 use super::tables::{META, OPENED};
-use super::writer::Publication;
 use crate::store::{Delete, Deleted, Error};
 
 /// The smallest text that is greater than an id and no part of another one: no id has a NUL.
@@ -29,7 +28,7 @@ macro_rules! remove_range {
     }};
 }
 
-impl Sheets<'_> {
+impl Tables<'_> {
     pub(super) fn delete(&mut self, delete: Delete, publications: &mut Vec<Publication>) -> Written<Deleted> {
         let Delete { room: id, entry } = delete;
         let Some(room) = self.room(&id)? else { return Ok(Err(Error::NoSuchRoom(id))) };
@@ -40,7 +39,7 @@ impl Sheets<'_> {
         Ok(Ok(deleted))
     }
 
-    fn all_members(&self, id: &RoomId) -> Plain<Vec<UserId>> {
+    fn all_members(&self, id: &RoomId) -> DbResult<Vec<UserId>> {
         let behind = behind(id.as_str());
         let mut members = Vec::new();
         for row in self.members.range((id.as_str(), "")..(behind.as_str(), ""))? {
@@ -51,7 +50,7 @@ impl Sheets<'_> {
     }
 
     /// From now on there is no such room.
-    pub(super) fn end_room(&mut self, id: &RoomId) -> Plain<()> {
+    pub(super) fn end_room(&mut self, id: &RoomId) -> DbResult<()> {
         self.rooms.remove(id.as_str())?;
         let newest: Epoch = self.end_epochs(id)?;
         // The next opening of the file begins a greater one.
@@ -61,7 +60,7 @@ impl Sheets<'_> {
     }
 
     /// A room comes into being. What is left of one of the same id goes before that.
-    pub(super) fn forget_rows_of(&mut self, id: &RoomId) -> Plain<()> {
+    pub(super) fn forget_rows_of(&mut self, id: &RoomId) -> DbResult<()> {
         if self.gone.remove(id.as_str())?.is_some() {
             let mut all = usize::MAX;
             self.remove_rows(id.as_str(), &mut all)?;
@@ -70,7 +69,7 @@ impl Sheets<'_> {
     }
 
     /// Removes rows of rooms that have ended, up to `left`.
-    pub(super) fn forget_rows(&mut self, left: &mut usize) -> Plain<()> {
+    pub(super) fn forget_rows(&mut self, left: &mut usize) -> DbResult<()> {
         while *left > 0 {
             let Some(id) = self.gone.first()?.map(|(id, _)| id.value().to_owned()) else { break };
             if self.remove_rows(&id, left)? {
@@ -81,7 +80,7 @@ impl Sheets<'_> {
     }
 
     /// Returns whether nothing is left of the room.
-    fn remove_rows(&mut self, id: &str, left: &mut usize) -> Plain<bool> {
+    fn remove_rows(&mut self, id: &str, left: &mut usize) -> DbResult<bool> {
         let behind = behind(id);
         let behind = behind.as_str();
         if !remove_range!(self.log, (id, 0_u64)..(behind, 0_u64), left)
@@ -91,7 +90,7 @@ impl Sheets<'_> {
             return Ok(false);
         }
         for generation in self.generations.clone() {
-            if !remove_range!(self.marks, (generation, id, "", "")..(generation, behind, "", ""), left) {
+            if !remove_range!(self.dedupe, (generation, id, "", "")..(generation, behind, "", ""), left) {
                 return Ok(false);
             }
         }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use im_wire::ids::{Epoch, RoomId, Seq};
 use redb::{ReadTransaction, ReadableTable, Table};
 
-use super::Plain;
+use super::DbResult;
 use super::tables::EPOCHS;
 use crate::store::verdict::{Transitions, last_epoch, next_epoch};
 
@@ -38,7 +38,7 @@ impl Epochs {
     }
 
     /// The one in which a room's log stands.
-    pub(super) fn in_force(&mut self, noted: &Table<'_, &'static str, &'static str>, room: &RoomId) -> Plain<Epoch> {
+    pub(super) fn in_force(&mut self, noted: &Table<'_, &'static str, &'static str>, room: &RoomId) -> DbResult<Epoch> {
         if let Some(epoch) = self.in_force.get(room) {
             return Ok(*epoch);
         }
@@ -53,7 +53,7 @@ impl Epochs {
         noted: &mut Table<'_, &'static str, &'static str>,
         room: &RoomId,
         head: Seq,
-    ) -> Plain<Epoch> {
+    ) -> DbResult<Epoch> {
         let epoch = self.in_force(noted, room)?;
         if epoch >= self.opening && (head > 0 || noted.get(room.as_str())?.is_some()) {
             return Ok(epoch);
@@ -76,7 +76,7 @@ impl Epochs {
         noted: &mut Table<'_, &'static str, &'static str>,
         room: &RoomId,
         now_ms: u64,
-    ) -> Plain<Epoch> {
+    ) -> DbResult<Epoch> {
         noted.remove(room.as_str())?;
         self.in_force.remove(room);
         self.fresh = next_epoch(self.fresh, now_ms, rand::random());
@@ -102,17 +102,17 @@ fn since(epoch: Epoch) -> Transitions {
     transitions
 }
 
-fn parse(text: &str) -> Plain<Transitions> {
+fn parse(text: &str) -> DbResult<Transitions> {
     Transitions::parse(text).map_err(|error| redb::Error::Corrupted(error.to_string()))
 }
 
 /// The epoch of a room that is there; `file`: see [`Epochs::of_the_file`].
-pub(super) fn in_force(snapshot: &ReadTransaction, room: &RoomId, file: Epoch) -> Plain<Epoch> {
+pub(super) fn in_force(snapshot: &ReadTransaction, room: &RoomId, file: Epoch) -> DbResult<Epoch> {
     let row = snapshot.open_table(EPOCHS)?.get(room.as_str())?;
     Ok(row.and_then(|row| last_epoch(row.value())).unwrap_or(file))
 }
 
 /// The epochs of a room that is there.
-pub(super) fn transitions(snapshot: &ReadTransaction, room: &RoomId, file: Epoch) -> Plain<Transitions> {
+pub(super) fn transitions(snapshot: &ReadTransaction, room: &RoomId, file: Epoch) -> DbResult<Transitions> {
     snapshot.open_table(EPOCHS)?.get(room.as_str())?.map_or_else(|| Ok(since(file)), |row| parse(row.value()))
 }

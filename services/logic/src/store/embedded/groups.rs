@@ -3,13 +3,12 @@
 use im_wire::ids::{RoomId, UserId};
 use redb::ReadableTable;
 
-use super::Plain;
-use super::apply::{Sheets, Written};
+use super::DbResult;
+use super::apply::{Publication, Tables, Written};
 use super::tables::{Room, role_number};
-use super::writer::Publication;
 use crate::store::{Access, Appended, Create, Error, Kind, Membership, Role};
 
-impl Sheets<'_> {
+impl Tables<'_> {
     pub(super) fn create(&mut self, create: &Create) -> Written<bool> {
         let id = &create.room;
         if let Some(room) = self.room(id)? {
@@ -41,7 +40,7 @@ impl Sheets<'_> {
     }
 
     /// Whether the group has exactly these members in these roles. One who is named twice has the last role.
-    fn has_members(&self, id: &RoomId, room: &Room, create: &Create) -> Plain<bool> {
+    fn has_members(&self, id: &RoomId, room: &Room, create: &Create) -> DbResult<bool> {
         let named: std::collections::HashMap<_, _> = create.members.iter().map(|(user, role)| (user, *role)).collect();
         for (user, role) in &named {
             if self.role(id, user)? != Some(*role) {
@@ -97,7 +96,7 @@ impl Sheets<'_> {
         user: &UserId,
         had: Option<Role>,
         wanted: Option<Role>,
-    ) -> Plain<Option<Error>> {
+    ) -> DbResult<Option<Error>> {
         if access.system {
             return Ok(None);
         }

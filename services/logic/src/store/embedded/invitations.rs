@@ -1,28 +1,24 @@
 //! Invitations into groups, kept with the users who are invited.
 
+use async_trait::async_trait;
 use im_wire::ids::{RoomId, UserId};
-use redb::{ReadTransaction, ReadableTable, TableDefinition};
+use redb::{ReadTransaction, ReadableTable};
 
-use super::Plain;
-use super::apply::{Sheets, Written};
-use super::read::{LAST, checked};
-use super::tables::{role, role_number};
-use crate::store::Invitation;
+use super::apply::{Tables, Written};
+use super::tables::{INVITATIONS, InvitationRow, LAST, checked, role, role_number};
+use super::write::Write;
+use super::{DbResult, EmbeddedStore};
+use crate::store::{Invitation, Invitations, Result};
 
-/// (user, room) → role, time, who invites.
-pub(super) const INVITATIONS: TableDefinition<'_, (&str, &str), Row<'_>> = TableDefinition::new("invitations");
-
-type Row<'r> = (u8, u64, &'r str);
-
-fn invitation(room: &str, (number, time_ms, by): Row<'_>) -> Plain<Invitation> {
+fn invitation(room: &str, (number, time_ms, by): InvitationRow<'_>) -> DbResult<Invitation> {
     Ok(Invitation { room: checked(RoomId::known(room))?, by: checked(UserId::known(by))?, role: role(number), time_ms })
 }
 
 /// All of a user's, whether they hold or not.
 fn all(
-    table: &impl ReadableTable<(&'static str, &'static str), Row<'static>>,
+    table: &impl ReadableTable<(&'static str, &'static str), InvitationRow<'static>>,
     user: &UserId,
-) -> Plain<Vec<Invitation>> {
+) -> DbResult<Vec<Invitation>> {
     let rows = table.range((user.as_str(), "")..=(user.as_str(), LAST))?;
     rows.map(|row| {
         let (key, value) = row?;
@@ -31,13 +27,32 @@ fn all(
     .collect()
 }
 
-pub(super) fn of(snapshot: &ReadTransaction, user: &UserId) -> Plain<Vec<Invitation>> {
+fn of(snapshot: &ReadTransaction, user: &UserId) -> DbResult<Vec<Invitation>> {
     let mut all = all(&snapshot.open_table(INVITATIONS)?, user)?;
     all.retain(Invitation::holds);
     Ok(all)
 }
 
-impl Sheets<'_> {
+#[async_trait]
+impl Invitations for EmbeddedStore {
+    async fn invite(&self, user: &UserId, invitation: Invitation, max: usize) -> Result<bool> {
+        let user = user.clone();
+        self.write(|done| Write::Invite { user, invitation, max, done }).await
+    }
+
+    async fn invitations(&self, user: &UserId) -> Result<Vec<Invitation>> {
+        let user = user.clone();
+        self.read(move |snapshot| of(snapshot, &user)).await
+    }
+
+    async fn uninvite(&self, user: &UserId, room: &RoomId) -> Result<bool> {
+        let user = user.clone();
+        let room = room.clone();
+        self.write(|done| Write::Uninvite { user, room, done }).await
+    }
+}
+
+impl Tables<'_> {
     pub(super) fn invite(&mut self, user: &UserId, new: &Invitation, max: usize) -> Written<bool> {
         let mut table = self.transaction.open_table(INVITATIONS)?;
         let mut others = 0;

@@ -1,27 +1,63 @@
-//! Reading a room's log: what follows a position, and pages of history.
+//! Reading a room's log: what follows a position, pages of history, heads.
 
-use im_wire::ids::{Epoch, RoomId, Seq};
+use async_trait::async_trait;
+use im_wire::ids::{Epoch, RoomId, Seq, UserId};
 use redb::ReadTransaction;
 
 use super::tables::{LOG, ROOMS, Room};
-use super::{Plain, epochs};
+use super::write::Write;
+use super::{DbResult, EmbeddedStore, epochs};
 use crate::store::readable::{PAGE_BYTES, Run};
 use crate::store::verdict::Transitions;
-use crate::store::{Page, Slice, Tail};
+use crate::store::{History, Page, ReadPosition, Result, Slice, Tail};
 
-fn room(snapshot: &ReadTransaction, id: &RoomId) -> Plain<Option<Room>> {
+#[async_trait]
+impl History for EmbeddedStore {
+    async fn tail(&self, room: &RoomId, epoch: Epoch, seq: Seq, limit: usize, max_bytes: usize) -> Result<Tail> {
+        let room = room.clone();
+        let own = self.epoch;
+        self.read(move |snapshot| tail(snapshot, &room, own, (epoch, seq), limit, max_bytes)).await
+    }
+
+    async fn page(&self, room: &RoomId, slice: Slice, limit: usize) -> Result<Page> {
+        let room = room.clone();
+        let epoch = self.epoch;
+        self.read(move |snapshot| page(snapshot, &room, epoch, slice, limit)).await
+    }
+
+    async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<(Epoch, Seq)>> {
+        let rooms = rooms.to_vec();
+        let epoch = self.epoch;
+        self.read(move |snapshot| rooms.iter().map(|room| head(snapshot, room, epoch)).collect()).await
+    }
+
+    async fn mark_read(&self, room: &RoomId, user: &UserId, seq: Seq) -> Result<ReadPosition> {
+        let room = room.clone();
+        let user = user.clone();
+        self.write(|done| Write::Read { room, user, seq, done }).await
+    }
+}
+
+fn head(snapshot: &ReadTransaction, id: &RoomId, file: Epoch) -> DbResult<(Epoch, Seq)> {
+    match snapshot.open_table(ROOMS)?.get(id.as_str())?.map(|row| Room::from(row.value())) {
+        Some(room) => Ok((epochs::in_force(snapshot, id, file)?, room.head)),
+        None => Ok((0, 0)),
+    }
+}
+
+fn room(snapshot: &ReadTransaction, id: &RoomId) -> DbResult<Option<Room>> {
     Ok(snapshot.open_table(ROOMS)?.get(id.as_str())?.map(|row| Room::from(row.value())))
 }
 
-/// See [`crate::store::Store::tail`]; `file`: the epoch of rooms for which none is noted.
-pub(super) fn tail(
+/// See [`History::tail`]; `file`: the epoch of rooms for which none is noted.
+fn tail(
     snapshot: &ReadTransaction,
     id: &RoomId,
     file: Epoch,
     (epoch, seq): (Epoch, Seq),
     limit: usize,
     max_bytes: usize,
-) -> Plain<Tail> {
+) -> DbResult<Tail> {
     let room = room(snapshot, id)?;
     let (head, first) = room.map_or((0, 1), |room| (room.head, room.first));
     let (now, transitions) = match room {
@@ -41,8 +77,8 @@ fn gone_after(after: Seq, first: Seq, run: &Run) -> Option<(Seq, Seq)> {
     (after < last).then(|| (after + 1, last))
 }
 
-/// See [`crate::store::Store::page`].
-pub(super) fn page(snapshot: &ReadTransaction, id: &RoomId, file: Epoch, slice: Slice, limit: usize) -> Plain<Page> {
+/// See [`History::page`].
+fn page(snapshot: &ReadTransaction, id: &RoomId, file: Epoch, slice: Slice, limit: usize) -> DbResult<Page> {
     let Some(Room { head, first, .. }) = room(snapshot, id)? else {
         return Ok(Page { epoch: 0, head: 0, truncated: None, entries: Vec::new() });
     };
@@ -67,7 +103,7 @@ pub(super) fn page(snapshot: &ReadTransaction, id: &RoomId, file: Epoch, slice: 
 }
 
 /// The newest entries of from..=to, as many as [`PAGE_BYTES`] take, in order of seq.
-fn newest(snapshot: &ReadTransaction, id: &RoomId, (from, to): (Seq, Seq), limit: usize) -> Plain<Run> {
+fn newest(snapshot: &ReadTransaction, id: &RoomId, (from, to): (Seq, Seq), limit: usize) -> DbResult<Run> {
     let log = snapshot.open_table(LOG)?;
     let mut run = Run::default();
     if from <= to {
@@ -85,7 +121,7 @@ fn oldest(
     (from, to): (Seq, Seq),
     limit: usize,
     max_bytes: usize,
-) -> Plain<Run> {
+) -> DbResult<Run> {
     let log = snapshot.open_table(LOG)?;
     let mut run = Run::default();
     if from <= to {
@@ -100,10 +136,10 @@ type Row<'t> = (redb::AccessGuard<'t, (&'static str, u64)>, redb::AccessGuard<'t
 fn collect<'t>(
     run: &mut Run,
     id: &RoomId,
-    rows: impl Iterator<Item = Result<Row<'t>, redb::StorageError>>,
+    rows: impl Iterator<Item = std::result::Result<Row<'t>, redb::StorageError>>,
     limit: usize,
     max_bytes: usize,
-) -> Plain<()> {
+) -> DbResult<()> {
     let mut bytes = 0_usize;
     for row in rows {
         if run.entries.len() >= limit {

@@ -3,7 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use async_trait::async_trait;
 use im_wire::ids::UserId;
+
+use super::EmbeddedStore;
+use crate::store::{Quotas, Result};
 
 #[derive(Debug, Default)]
 struct Day {
@@ -13,12 +17,12 @@ struct Day {
 
 /// The counts of the newest day that was named.
 #[derive(Debug, Default)]
-pub(super) struct Quotas {
+pub(super) struct DayCounts {
     day: Mutex<Day>,
 }
 
-impl Quotas {
-    pub(super) fn spend(&self, user: &UserId, what: &'static str, day: u64, amount: u64, limit: u64) -> bool {
+impl DayCounts {
+    fn spend(&self, user: &UserId, what: &'static str, day: u64, amount: u64, limit: u64) -> bool {
         let mut today = self.day.lock().unwrap_or_else(PoisonError::into_inner);
         if day > today.number {
             *today = Day { number: day, counts: HashMap::new() };
@@ -29,5 +33,12 @@ impl Quotas {
             *count += amount;
         }
         fits
+    }
+}
+
+#[async_trait]
+impl Quotas for EmbeddedStore {
+    async fn spend(&self, user: &UserId, what: &'static str, day: u64, amount: u64, limit: u64) -> Result<bool> {
+        Ok(self.quotas.spend(user, what, day, amount, limit))
     }
 }

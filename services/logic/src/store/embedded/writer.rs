@@ -5,99 +5,29 @@ use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use im_proto::v1::Entry;
-use im_wire::ids::{Epoch, RoomId, Seq, UserId};
 use redb::{Database, ReadableDatabase};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::aging::{self, Due};
-use super::apply::{Sheets, Written};
+use super::apply::{Publication, Tables, Written};
 use super::dedupe::Generations;
 use super::disk::Disk;
 use super::epochs::Epochs;
-use super::{OpenError, Options, Plain, Shelf, bans, failed, metrics, tables};
+use super::write::{Done, Write};
+use super::{DbHandle, DbResult, OpenError, Options, failed, file, metrics};
 use crate::clock;
-use crate::store::{
-    Append, Appended, Create, Delete, Deleted, Error, Invitation, Membership, Publish, ReadPosition, Result,
-};
+use crate::store::{Error, Publish, Result};
 
 /// How long the writer waits between attempts to open the file again after the disk has failed.
 const REOPEN: Duration = Duration::from_millis(200);
 /// How often the log says again that the disk has failed, while writes are asked for.
 const REMIND: Duration = Duration::from_secs(60);
 
-/// Tells the caller what became of a write.
-pub(super) type Done<T> = oneshot::Sender<Result<T>>;
-
-/// One thing to write, and whom to tell.
-pub(super) enum Write {
-    Append(Append, Done<Appended>),
-    Create(Create, Done<bool>),
-    Membership(Membership, Done<Option<Appended>>),
-    Read {
-        room: RoomId,
-        user: UserId,
-        seq: Seq,
-        done: Done<ReadPosition>,
-    },
-    Index {
-        users: Vec<UserId>,
-        room: RoomId,
-        done: Done<()>,
-    },
-    Unindex {
-        user: UserId,
-        room: RoomId,
-        done: Done<()>,
-    },
-    Invite {
-        user: UserId,
-        invitation: Invitation,
-        max: usize,
-        done: Done<bool>,
-    },
-    Uninvite {
-        user: UserId,
-        room: RoomId,
-        done: Done<bool>,
-    },
-    Seen {
-        user: UserId,
-        at_ms: u64,
-        done: Done<()>,
-    },
-    Bans(bans::Change, Done<()>),
-    Delete(Delete, Done<Deleted>),
-    /// What time has done to some rooms.
-    Age(Due),
-    Close(Done<()>),
-}
-
-impl Write {
-    /// A message or a change for which nobody waits any more.
-    fn is_abandoned(&self) -> bool {
-        match self {
-            Self::Append(_, done) => done.is_closed(),
-            Self::Membership(_, done) => done.is_closed(),
-            Self::Delete(_, done) => done.is_closed(),
-            _ => false,
-        }
-    }
-}
-
-/// What is published once it is on disk.
-pub(super) struct Publication {
-    pub(super) room: RoomId,
-    pub(super) epoch: Epoch,
-    pub(super) seq: Seq,
-    pub(super) entry: Entry,
-}
-
 /// Answers a write: with its outcome where the transaction is on disk, with the error where it is not.
 type Answer = Box<dyn FnOnce(Option<Error>) + Send>;
 
 pub(super) struct Writer {
-    shelf: Shelf,
+    handle: DbHandle,
     disk: Arc<Disk>,
     epochs: Epochs,
     generations: Generations,
@@ -134,13 +64,13 @@ pub(super) fn start(writer: Writer, queue: mpsc::Receiver<Write>) -> std::io::Re
 
 impl Writer {
     pub(super) fn new(
-        (shelf, disk): (Shelf, Arc<Disk>),
+        (handle, disk): (DbHandle, Arc<Disk>),
         epochs: Epochs,
         generations: Generations,
         options: Options,
         publish: Arc<dyn Publish>,
     ) -> Self {
-        Self { shelf, disk, epochs, generations, options, publish, failing: None, cursor: String::new() }
+        Self { handle, disk, epochs, generations, options, publish, failing: None, cursor: String::new() }
     }
 
     fn run(mut self, mut queue: mpsc::Receiver<Write>) {
@@ -182,16 +112,17 @@ impl Writer {
         if self.failing.is_some() {
             return None;
         }
-        let shelf = self.shelf.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let snapshot = shelf.as_ref()?.begin_read().map_err(redb::Error::from);
-        let (cursor, retention) = (&mut self.cursor, &self.options.retention);
+        let handle = self.handle.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let snapshot = handle.as_ref()?.begin_read().map_err(redb::Error::from);
+        let cursor = &mut self.cursor;
+        let retention = &self.options.retention;
         let look = || snapshot.and_then(|snapshot| aging::look(&snapshot, cursor, retention, clock::now_ms()));
         let looked = std::panic::catch_unwind(AssertUnwindSafe(look))
             .unwrap_or_else(|_| Err(redb::Error::Corrupted("the database has panicked".to_owned())));
         match looked {
             Ok(due) => (!due.is_empty()).then_some(Write::Age(due)),
             Err(error) => {
-                tracing::warn!(%error, "rooms were not looked at for what is too old; trying again");
+                tracing::warn!(%error, "retention scan failed, will retry");
                 None
             }
         }
@@ -224,7 +155,7 @@ impl Writer {
             self.refuse(&error)
         } else {
             if self.failing.is_none() {
-                tracing::error!(%error, "a transaction was not stored");
+                tracing::error!(%error, "transaction failed, nothing of it is stored");
                 self.reopen(&error);
             }
             error
@@ -238,24 +169,24 @@ impl Writer {
         writes: &mut impl Iterator<Item = Write>,
         answers: &mut Vec<Answer>,
         publications: &mut Vec<Publication>,
-    ) -> Plain<()> {
-        let shelf = self.shelf.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut transaction = shelf.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_write()?;
+    ) -> DbResult<()> {
+        let handle = self.handle.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut transaction = handle.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_write()?;
         // Notes the free pages with each commit: a file that was not closed opens at once instead of being walked through.
         transaction.set_quick_repair(true);
         let now_ms = clock::now_ms();
-        let mut sheets =
-            Sheets::open(&transaction, &mut self.epochs, &self.options.retention, &mut self.generations, now_ms)?;
+        let mut tables =
+            Tables::open(&transaction, &mut self.epochs, &self.options.retention, &mut self.generations, now_ms)?;
         for write in writes {
-            let (answer, failure) = apply(Some(&mut sheets), write, publications);
+            let (answer, failure) = apply(Some(&mut tables), write, publications);
             answers.push(answer);
             failure.map_or(Ok(()), Err)?;
         }
         let forgotten = match self.generations.dead(now_ms) {
-            Some(generation) => sheets.forget(generation)?,
+            Some(generation) => tables.forget(generation)?,
             None => false,
         };
-        drop(sheets);
+        drop(tables);
         transaction.commit()?;
         if forgotten {
             self.generations.forget_oldest();
@@ -287,13 +218,13 @@ impl Writer {
             return;
         }
         self.put(None);
-        match tables::create(&self.options, &self.disk) {
+        match file::create(&self.options, &self.disk) {
             Ok(database) => {
                 self.put(Some(database));
                 self.failing = None;
             }
             Err(error) => {
-                tracing::error!(%error, "the store cannot be opened again; later writes try");
+                tracing::error!(%error, "failed to reopen the store; will retry with a later write");
                 let why = match error {
                     OpenError::Folder { error, .. } => failed(redb::Error::Io(error)),
                     _ => why.clone(),
@@ -317,46 +248,46 @@ impl Writer {
 
     /// Waits for the reads that run.
     fn put(&self, database: Option<Database>) {
-        *self.shelf.write().unwrap_or_else(std::sync::PoisonError::into_inner) = database;
+        *self.handle.write().unwrap_or_else(std::sync::PoisonError::into_inner) = database;
     }
 }
 
-/// Applies one write. `None` for the sheets: the transaction has failed already, and so does this.
+/// Applies one write. `None` for the tables: the transaction has failed already, and so does this.
 fn apply(
-    sheets: Option<&mut Sheets<'_>>,
+    tables: Option<&mut Tables<'_>>,
     write: Write,
     publications: &mut Vec<Publication>,
 ) -> (Answer, Option<redb::Error>) {
     match write {
-        Write::Append(append, done) => settle(sheets, done, |sheets| sheets.append(append, publications)),
-        Write::Create(create, done) => settle(sheets, done, |sheets| sheets.create(&create)),
+        Write::Append(append, done) => settle(tables, done, |tables| tables.append(append, publications)),
+        Write::Create(create, done) => settle(tables, done, |tables| tables.create(&create)),
         Write::Membership(change, done) => {
-            settle(sheets, done, |sheets| sheets.change_membership(change, publications))
+            settle(tables, done, |tables| tables.change_membership(change, publications))
         }
-        Write::Read { room, user, seq, done } => settle(sheets, done, |sheets| sheets.mark_read(&room, &user, seq)),
-        Write::Index { users, room, done } => settle(sheets, done, |sheets| sheets.index(&users, &room)),
-        Write::Unindex { user, room, done } => settle(sheets, done, |sheets| sheets.unindex(&user, &room)),
+        Write::Read { room, user, seq, done } => settle(tables, done, |tables| tables.mark_read(&room, &user, seq)),
+        Write::Index { users, room, done } => settle(tables, done, |tables| tables.index(&users, &room)),
+        Write::Unindex { user, room, done } => settle(tables, done, |tables| tables.unindex(&user, &room)),
         Write::Invite { user, invitation, max, done } => {
-            settle(sheets, done, |sheets| sheets.invite(&user, &invitation, max))
+            settle(tables, done, |tables| tables.invite(&user, &invitation, max))
         }
-        Write::Uninvite { user, room, done } => settle(sheets, done, |sheets| sheets.uninvite(&user, &room)),
-        Write::Seen { user, at_ms, done } => settle(sheets, done, |sheets| sheets.note_seen(&user, at_ms)),
-        Write::Bans(change, done) => settle(sheets, done, |sheets| sheets.bans(change)),
-        Write::Delete(delete, done) => settle(sheets, done, |sheets| sheets.delete(delete, publications)),
+        Write::Uninvite { user, room, done } => settle(tables, done, |tables| tables.uninvite(&user, &room)),
+        Write::Seen { user, at_ms, done } => settle(tables, done, |tables| tables.note_seen(&user, at_ms)),
+        Write::Bans(change, done) => settle(tables, done, |tables| tables.bans(change)),
+        Write::Delete(delete, done) => settle(tables, done, |tables| tables.delete(delete, publications)),
         Write::Age(due) => {
-            let failure = sheets.and_then(|sheets| sheets.age(&due).err());
+            let failure = tables.and_then(|tables| tables.age(&due).err());
             (Box::new(|_| ()), failure)
         }
-        Write::Close(done) => settle(sheets, done, |_| Ok(Ok(()))),
+        Write::Close(done) => settle(tables, done, |_| Ok(Ok(()))),
     }
 }
 
 fn settle<T: Send + 'static>(
-    sheets: Option<&mut Sheets<'_>>,
+    tables: Option<&mut Tables<'_>>,
     done: Done<T>,
-    apply: impl FnOnce(&mut Sheets<'_>) -> Written<T>,
+    apply: impl FnOnce(&mut Tables<'_>) -> Written<T>,
 ) -> (Answer, Option<redb::Error>) {
-    let (outcome, failure) = match sheets.map(apply) {
+    let (outcome, failure) = match tables.map(apply) {
         Some(Ok(outcome)) => (outcome, None),
         Some(Err(failure)) => (Err(Error::Unavailable("not stored".to_owned())), Some(failure)),
         None => (Err(Error::Unavailable("not stored".to_owned())), None),

@@ -13,11 +13,11 @@ use im_wire::ids::{Epoch, RoomId, UserId};
 use prost::Message;
 use redis::{Cmd, Value};
 
-use super::queue::{Answer, Job};
+use super::job::{Answer, Job};
+use super::letters::{kind_of, role_letter};
 use super::reply::{self, Fields};
-use super::rooms::kind_of;
 use super::{Shared, metrics};
-use crate::store::{Access, Append, Appended, Delete, Deleted, Error, Membership, Result, Role};
+use crate::store::{Access, Append, Appended, Delete, Deleted, Error, Membership, Result};
 
 type Outcome = std::result::Result<Value, im_redis_bus::Error>;
 
@@ -32,19 +32,19 @@ pub(super) struct Batcher {
 #[derive(Debug, Default)]
 pub(super) struct Confirmed {
     publish: Vec<Call>,
-    answers: Vec<Settled>,
+    answers: Vec<Reply>,
 }
 
 /// An answer that waits for nothing but the publishing.
 #[derive(Debug)]
-enum Settled {
+enum Reply {
     Append(Answer<Appended>, Appended),
     Membership(Answer<Option<Appended>>, Appended),
     Delete(Answer<Deleted>, Deleted),
 }
 
-impl Settled {
-    fn tell(self) {
+impl Reply {
+    fn send(self) {
         // Whoever no longer waits has been cancelled: the message is stored all the same.
         match self {
             Self::Append(answer, appended) => drop(answer.send(Ok(appended))),
@@ -89,10 +89,10 @@ impl Batcher {
             let outcomes = self.shared.client.calls(Lane::Fixed(self.number), confirmed.publish).await;
             for error in outcomes.into_iter().filter_map(std::result::Result::err) {
                 metrics::PUBLISH_FAILED.inc();
-                tracing::debug!(%error, "a stored entry was not published");
+                tracing::debug!(%error, "failed to publish a stored entry; receivers fetch it");
             }
         }
-        confirmed.answers.into_iter().for_each(Settled::tell);
+        confirmed.answers.into_iter().for_each(Reply::send);
     }
 
     async fn store_messages(&self, messages: Vec<Pending>, confirmed: &mut Confirmed) {
@@ -168,12 +168,12 @@ impl Batcher {
                     if self.shared.options.wait_replicas > 0 {
                         confirmed.publish.extend(stored.publish(&self.shared, &append.room, &append.entry));
                     }
-                    confirmed.answers.push(Settled::Append(answer, stored.appended));
+                    confirmed.answers.push(Reply::Append(answer, stored.appended));
                 }
             }
         }
         if self.shared.options.wait_replicas == 0 {
-            confirmed.answers.drain(..).for_each(Settled::tell);
+            confirmed.answers.drain(..).for_each(Reply::send);
         }
     }
 
@@ -190,7 +190,7 @@ impl Batcher {
             Ok(deleted) => {
                 let envelope = Envelope::logged(deleted.epoch, deleted.seq, &delete.entry.encode_to_vec());
                 confirmed.publish.push(self.shared.publish(&delete.room, envelope).repeatable());
-                confirmed.answers.push(Settled::Delete(answer, deleted));
+                confirmed.answers.push(Reply::Delete(answer, deleted));
             }
         }
     }
@@ -210,7 +210,7 @@ impl Batcher {
                     return drop(answer.send(Ok(Some(stored.appended))));
                 }
                 confirmed.publish.extend(stored.publish(&self.shared, &change.room, &change.entry));
-                confirmed.answers.push(Settled::Membership(answer, stored.appended));
+                confirmed.answers.push(Reply::Membership(answer, stored.appended));
             }
         }
     }
@@ -224,7 +224,9 @@ fn read_deleted(delete: &Delete, reply: Value) -> Result<Deleted> {
         answer::NO_ROOM => return Err(Error::NoSuchRoom(delete.room.clone())),
         other => return Err(Error::Corrupt(format!("a script answers {other}"))),
     }
-    let (epoch, seq, kind) = (fields.take()?, fields.take()?, kind_of(&fields.take::<String>()?)?);
+    let epoch = fields.take()?;
+    let seq = fields.take()?;
+    let kind = kind_of(&fields.take::<String>()?)?;
     let mut members = Vec::new();
     while !fields.is_empty() {
         let user = UserId::known(fields.take::<String>()?).map_err(|bad| Error::Corrupt(bad.to_string()))?;
@@ -248,7 +250,10 @@ impl Stored {
             answer::NEW => Self::read_new(&append.entry, &mut fields),
             answer::REPEATED => {
                 metrics::REPEATED.inc();
-                let (epoch, seq, id, time_ms) = (fields.take()?, fields.take()?, fields.take()?, fields.take()?);
+                let epoch = fields.take()?;
+                let seq = fields.take()?;
+                let id = fields.take()?;
+                let time_ms = fields.take()?;
                 let appended = Appended { id, epoch, seq, time_ms, duplicate: true, created: false };
                 Ok(Self { appended, before: Some(fields.take()?) })
             }
@@ -272,8 +277,11 @@ impl Stored {
     }
 
     fn read_new(entry: &Entry, fields: &mut Fields) -> Result<Self> {
-        let (epoch, seq, created) = (fields.take()?, fields.take()?, fields.take::<i64>()? == 1);
-        let (id, time_ms) = (entry.id.clone(), entry.time_ms);
+        let epoch = fields.take()?;
+        let seq = fields.take()?;
+        let created = fields.take::<i64>()? == 1;
+        let id = entry.id.clone();
+        let time_ms = entry.time_ms;
         let appended = Appended { id, epoch, seq, time_ms, duplicate: false, created };
         Ok(Self { appended, before: None })
     }
@@ -292,7 +300,8 @@ impl Stored {
 }
 
 fn refused(refusal: i64, room: &RoomId, user: &UserId) -> Error {
-    let (room, user) = (room.clone(), user.clone());
+    let room = room.clone();
+    let user = user.clone();
     match refusal {
         answer::NO_ROOM => Error::NoSuchRoom(room),
         answer::NOT_A_MEMBER => Error::NotAMember { room, user },
@@ -310,16 +319,8 @@ fn access_bits(access: &Access) -> u8 {
 /// In numbers that a script can add up.
 fn milliseconds(time: Duration) -> u64 {
     /// A hundred thousand years.
-    const LONGEST: u64 = 100_000 * 365 * 24 * 3_600_000;
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).min(LONGEST)
-}
-
-pub(super) fn role_letter(role: Role) -> &'static str {
-    match role {
-        Role::Member => "m",
-        Role::Admin => "a",
-        Role::Owner => "o",
-    }
+    const MAX_MS: u64 = 100_000 * 365 * 24 * 3_600_000;
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).min(MAX_MS)
 }
 
 impl Shared {
@@ -403,8 +404,8 @@ impl Shared {
 
     /// Followed by the wait for replicas.
     pub(super) fn waiting(&self, call: Call) -> Call {
-        let patience = u64::try_from(self.options.wait_timeout.as_millis()).unwrap_or(u64::MAX).max(1);
-        call.wait(self.options.wait_replicas, patience)
+        let timeout = u64::try_from(self.options.wait_timeout.as_millis()).unwrap_or(u64::MAX).max(1);
+        call.wait(self.options.wait_replicas, timeout)
     }
 
     /// The script's reply, and whether enough replicas confirmed what it wrote.
@@ -414,7 +415,8 @@ impl Shared {
             return Ok((reply, Ok(())));
         }
         let mut both = Fields::of(reply)?;
-        let (reply, confirmed) = (both.value()?, both.take::<u64>()?);
+        let reply = both.value()?;
+        let confirmed = both.take::<u64>()?;
         let wanted = self.options.wait_replicas as u64;
         if confirmed >= wanted {
             return Ok((reply, Ok(())));

@@ -6,13 +6,14 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use im_redis_bus::{Call, Lane, Slot, script};
 use im_wire::ids::RoomId;
 use redis::Cmd;
 
-use super::Shared;
 use super::reply::{self, Fields};
-use crate::store::{Counts, Error, Result};
+use super::{RedisStore, Shared};
+use crate::store::{Counts, Error, Leases, Result};
 
 /// How many leases after the end of its own a node is lost.
 const REMEMBERED: u32 = 40;
@@ -20,22 +21,17 @@ const REMEMBERED: u32 = 40;
 const STEP: usize = 1_000;
 
 /// The state of the nodes.
-pub(super) struct Leases {
+pub(super) struct NodeStates {
     /// Whose lease runs, with how many connections.
     pub(super) living: Vec<(String, u64)>,
     /// Whose lease has ended not long ago.
     pub(super) silent: HashSet<String>,
 }
 
-impl Shared {
-    pub(super) async fn node_beat(
-        &self,
-        node: &str,
-        lease: Duration,
-        connections: u64,
-        counts: Counts,
-    ) -> Result<bool> {
-        let keys = self.client.keys();
+#[async_trait]
+impl Leases for RedisStore {
+    async fn node_beat(&self, node: &str, lease: Duration, connections: u64, counts: Counts) -> Result<bool> {
+        let keys = self.shared.client.keys();
         let mut command = script::beat().call(5);
         command.arg(keys.node_leases()).arg(keys.node_connections()).arg(keys.node_online(node));
         command.arg(keys.node_states()).arg(keys.nodes_lost());
@@ -44,16 +40,69 @@ impl Shared {
         for (room, count) in counts.changed {
             command.arg(room.as_str()).arg(count);
         }
-        let call = Call::script(self.nodes_slot(), script::beat(), command).repeatable();
-        let (taken, lost): (bool, String) = reply::read(self.client.call(Lane::Any, call).await)?;
+        let call = Call::script(self.shared.nodes_slot(), script::beat(), command).repeatable();
+        let (taken, lost): (bool, String) = reply::read(self.shared.client.call(Lane::Any, call).await)?;
         if !lost.is_empty()
-            && let Err(error) = self.clear_away(&lost).await
+            && let Err(error) = self.shared.clear_away(&lost).await
         {
-            tracing::debug!(node = lost, %error, "what a lost node has left behind stays for now");
+            tracing::debug!(node = lost, %error, "failed to clean up after a lost node, will retry");
         }
         Ok(taken)
     }
 
+    async fn node_gone(&self, node: &str) -> Result<()> {
+        let keys = self.shared.client.keys();
+        let mut commands = ["ZREM", "HDEL", "HDEL", "UNLINK", "SADD"].map(redis::cmd);
+        commands[0].arg(keys.node_leases()).arg(node);
+        commands[1].arg(keys.node_connections()).arg(node);
+        commands[2].arg(keys.node_states()).arg(node);
+        commands[3].arg(keys.node_online(node));
+        commands[4].arg(keys.nodes_lost()).arg(node);
+        self.shared.of_nodes(commands).await
+    }
+
+    async fn nodes(&self) -> Result<Vec<(String, u64)>> {
+        Ok(self.shared.leases().await?.living)
+    }
+
+    async fn online(&self, rooms: &[RoomId]) -> Result<Vec<u64>> {
+        if rooms.is_empty() {
+            return Ok(Vec::new());
+        }
+        let living = self.shared.leases().await?.living;
+        let calls = living.iter().map(|(node, _)| {
+            let mut command = redis::cmd("HMGET");
+            command.arg(self.shared.client.keys().node_online(node));
+            for room in rooms {
+                command.arg(room.as_str());
+            }
+            Call::new(self.shared.nodes_slot(), command).repeatable()
+        });
+        let counts = self.shared.client.calls(Lane::Any, calls.collect()).await;
+        let mut totals = vec![0; rooms.len()];
+        for counted in counts {
+            for (total, count) in totals.iter_mut().zip(reply::read::<Vec<Option<u64>>>(counted)?) {
+                *total += count.unwrap_or(0);
+            }
+        }
+        Ok(totals)
+    }
+
+    async fn online_rooms(&self) -> Result<Vec<(RoomId, u64)>> {
+        let mut totals: HashMap<RoomId, u64> = HashMap::new();
+        for (node, _) in self.shared.leases().await?.living {
+            for (room, count) in self.shared.counts_of(&node).await? {
+                let room = RoomId::known(room).map_err(|bad| Error::Corrupt(bad.to_string()))?;
+                *totals.entry(room).or_default() += count;
+            }
+        }
+        let mut totals: Vec<_> = totals.into_iter().filter(|(_, count)| *count > 0).collect();
+        totals.sort();
+        Ok(totals)
+    }
+}
+
+impl Shared {
     /// A part of what a lost node has left behind; another beat takes the next.
     async fn clear_away(&self, node: &str) -> Result<()> {
         if !self.sweep(node).await? {
@@ -66,22 +115,11 @@ impl Shared {
         self.of_nodes(commands).await
     }
 
-    pub(super) async fn node_gone(&self, node: &str) -> Result<()> {
-        let keys = self.client.keys();
-        let mut commands = ["ZREM", "HDEL", "HDEL", "UNLINK", "SADD"].map(redis::cmd);
-        commands[0].arg(keys.node_leases()).arg(node);
-        commands[1].arg(keys.node_connections()).arg(node);
-        commands[2].arg(keys.node_states()).arg(node);
-        commands[3].arg(keys.node_online(node));
-        commands[4].arg(keys.nodes_lost()).arg(node);
-        self.of_nodes(commands).await
-    }
-
     async fn of_nodes(&self, commands: impl IntoIterator<Item = Cmd>) -> Result<()> {
         self.all(commands.into_iter().map(|command| Call::new(self.nodes_slot(), command).repeatable()).collect()).await
     }
 
-    pub(super) async fn leases(&self) -> Result<Leases> {
+    pub(super) async fn leases(&self) -> Result<NodeStates> {
         let keys = self.client.keys();
         let mut command = script::nodes().call(2);
         command.arg(keys.node_leases()).arg(keys.node_connections());
@@ -93,49 +131,14 @@ impl Shared {
         while !fields.is_empty() {
             silent.insert(fields.take()?);
         }
-        Ok(Leases { living, silent })
-    }
-
-    pub(super) async fn online(&self, rooms: &[RoomId]) -> Result<Vec<u64>> {
-        if rooms.is_empty() {
-            return Ok(Vec::new());
-        }
-        let living = self.leases().await?.living;
-        let calls = living.iter().map(|(node, _)| {
-            let mut command = redis::cmd("HMGET");
-            command.arg(self.client.keys().node_online(node));
-            for room in rooms {
-                command.arg(room.as_str());
-            }
-            Call::new(self.nodes_slot(), command).repeatable()
-        });
-        let counts = self.client.calls(Lane::Any, calls.collect()).await;
-        let mut totals = vec![0; rooms.len()];
-        for counted in counts {
-            for (total, count) in totals.iter_mut().zip(reply::read::<Vec<Option<u64>>>(counted)?) {
-                *total += count.unwrap_or(0);
-            }
-        }
-        Ok(totals)
-    }
-
-    pub(super) async fn online_rooms(&self) -> Result<Vec<(RoomId, u64)>> {
-        let mut totals: HashMap<RoomId, u64> = HashMap::new();
-        for (node, _) in self.leases().await?.living {
-            for (room, count) in self.counts_of(&node).await? {
-                let room = RoomId::known(room).map_err(|bad| Error::Corrupt(bad.to_string()))?;
-                *totals.entry(room).or_default() += count;
-            }
-        }
-        let mut totals: Vec<_> = totals.into_iter().filter(|(_, count)| *count > 0).collect();
-        totals.sort();
-        Ok(totals)
+        Ok(NodeStates { living, silent })
     }
 
     /// In steps: a node may have very many rooms, and redis does nothing else meanwhile.
     async fn counts_of(&self, node: &str) -> Result<HashMap<String, u64>> {
         let key = self.client.keys().node_online(node);
-        let (mut counts, mut cursor) = (HashMap::new(), "0".to_owned());
+        let mut counts = HashMap::new();
+        let mut cursor = "0".to_owned();
         loop {
             let mut command = redis::cmd("HSCAN");
             command.arg(&key).arg(&cursor).arg("COUNT").arg(STEP);

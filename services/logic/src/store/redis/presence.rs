@@ -7,13 +7,14 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use im_redis_bus::{Call, Lane, Slot, script};
 use im_wire::ids::UserId;
 use redis::Cmd;
 
-use super::Shared;
 use super::reply;
-use crate::store::{Asserted, Ended, Error, Presence, Result, Stray};
+use super::{RedisStore, Shared};
+use crate::store::{Asserted, Connections, Ended, Error, Presence, Result, Stray};
 
 /// How old a connection is before a reader who finds its node unknown removes it. Nothing rests on it: what belongs to a
 /// node that is only late is put back when the node asserts it.
@@ -23,14 +24,102 @@ const STRAYS: usize = 1_000;
 /// How many connections of a lost node are removed at once.
 const SWEPT: usize = 1_000;
 
-impl Shared {
-    pub(super) async fn connected(&self, presence: Presence) -> Result<()> {
+#[async_trait]
+impl Connections for RedisStore {
+    async fn connected(&self, presence: Presence) -> Result<()> {
         if presence.place > 0 {
-            self.hold(&presence.node, [&presence]).await?;
+            self.shared.hold(&presence.node, [&presence]).await?;
         }
-        self.all(vec![self.note(&presence)]).await
+        self.shared.all(vec![self.shared.note(&presence)]).await
     }
 
+    async fn disconnected(&self, ended: Ended) -> Result<()> {
+        let Ended { conn, user, node, place, at_ms } = ended;
+        let user = match user {
+            Some(user) => user,
+            None => match self.shared.who_is_at(&node, place, &conn).await? {
+                Some(user) => user,
+                // Its presence never began, or has ended.
+                None => return Ok(()),
+            },
+        };
+        let seen = self.shared.client.keys().user_seen(&user);
+        let mut note = script::seen().call(1);
+        note.arg(&seen).arg(at_ms);
+        let note = Call::script(Slot::of(&seen), script::seen(), note).repeatable();
+        self.shared.all(vec![self.shared.erase(&user, [conn.as_str()]), note]).await?;
+        if node.is_empty() { Ok(()) } else { self.shared.let_go(&node, &[member(&conn, &user)]).await }
+    }
+
+    /// Reads only, where everything is as it is named.
+    async fn assert_presence(&self, node: &str, places: Range<u64>, named: Vec<Presence>) -> Result<Asserted> {
+        let limit = named.len() + STRAYS;
+        let looks = named.iter().map(|one| {
+            let key = self.shared.client.keys().user_presence(&one.user);
+            let mut command = redis::cmd("HEXISTS");
+            command.arg(&key).arg(&one.conn);
+            call(&key, command)
+        });
+        let calls = std::iter::once(self.shared.held(node, places, limit)).chain(looks).collect();
+        let mut replies = self.shared.client.calls(Lane::Any, calls).await.into_iter();
+        let nothing = || Err(im_redis_bus::Error::Lost("too few replies".to_owned()));
+        let held: Vec<String> = reply::read(replies.next().unwrap_or_else(nothing))?;
+        let mut held: HashSet<String> = held.into_iter().collect();
+        let mut missing = Vec::new();
+        for one in &named {
+            let noted: bool = reply::read(replies.next().unwrap_or_else(nothing))?;
+            let is_held = held.remove(&member(&one.conn, &one.user));
+            if !noted || !is_held {
+                missing.push((one, noted));
+            }
+        }
+        if !missing.is_empty() {
+            self.shared.hold(node, missing.iter().map(|(one, _)| *one)).await?;
+            self.shared
+                .all(missing.iter().filter(|(_, noted)| !noted).map(|(one, _)| self.shared.note(one)).collect())
+                .await?;
+        }
+        let restored = missing.iter().map(|(one, _)| Stray { conn: one.conn.clone(), user: one.user.clone() });
+        Ok(Asserted { restored: restored.collect(), strays: held.iter().filter_map(|text| stray(text)).collect() })
+    }
+
+    async fn presence(&self, users: &[UserId]) -> Result<Vec<(Vec<Presence>, u64)>> {
+        if users.is_empty() {
+            return Ok(Vec::new());
+        }
+        let leases = self.shared.leases().await?;
+        let living: HashSet<&str> = leases.living.iter().map(|(node, _)| node.as_str()).collect();
+        let calls = users.iter().flat_map(|user| {
+            let key = self.shared.client.keys().user_presence(user);
+            let seen = self.shared.client.keys().user_seen(user);
+            let mut all = redis::cmd("HGETALL");
+            let mut last = redis::cmd("GET");
+            all.arg(&key);
+            last.arg(&seen);
+            [Call::new(Slot::of(&key), all).repeatable(), Call::new(Slot::of(&seen), last).repeatable()]
+        });
+        let mut replies = self.shared.client.calls(Lane::Any, calls.collect()).await.into_iter();
+        let mut next =
+            || replies.next().unwrap_or_else(|| Err(im_redis_bus::Error::Lost("too few replies".to_owned())));
+        let mut found = Vec::with_capacity(users.len());
+        for user in users {
+            let all: HashMap<String, String> = reply::read(next())?;
+            let seen: Option<u64> = reply::read(next())?;
+            let (mut shown, hidden): (Vec<Presence>, Vec<Presence>) = all
+                .into_iter()
+                .map(|(conn, text)| entry(user, conn, &text))
+                .collect::<Result<Vec<_>>>()?
+                .into_iter()
+                .partition(|one| living.contains(one.node.as_str()));
+            shown.sort_by(|one, other| (one.since_ms, &one.conn).cmp(&(other.since_ms, &other.conn)));
+            self.shared.forget(user, hidden.iter().filter(|one| !leases.silent.contains(&one.node))).await;
+            found.push((shown, seen.unwrap_or(0)));
+        }
+        Ok(found)
+    }
+}
+
+impl Shared {
     /// With the node.
     async fn hold(&self, node: &str, held: impl IntoIterator<Item = &Presence>) -> Result<()> {
         let key = self.client.keys().node_held(node);
@@ -49,24 +138,6 @@ impl Shared {
         let mut command = redis::cmd("HSET");
         command.arg(&key).arg(conn).arg(format!("{since_ms}\0{node}\0{device}"));
         call(&key, command)
-    }
-
-    pub(super) async fn disconnected(&self, ended: Ended) -> Result<()> {
-        let Ended { conn, user, node, place, at_ms } = ended;
-        let user = match user {
-            Some(user) => user,
-            None => match self.who_is_at(&node, place, &conn).await? {
-                Some(user) => user,
-                // Its presence never began, or has ended.
-                None => return Ok(()),
-            },
-        };
-        let seen = self.client.keys().user_seen(&user);
-        let mut note = script::seen().call(1);
-        note.arg(&seen).arg(at_ms);
-        let note = Call::script(Slot::of(&seen), script::seen(), note).repeatable();
-        self.all(vec![self.erase(&user, [conn.as_str()]), note]).await?;
-        if node.is_empty() { Ok(()) } else { self.let_go(&node, &[member(&conn, &user)]).await }
     }
 
     fn erase<'a>(&self, user: &UserId, connections: impl IntoIterator<Item = &'a str>) -> Call {
@@ -103,41 +174,6 @@ impl Shared {
         call(&key, command)
     }
 
-    /// Reads only, where everything is as it is named.
-    pub(super) async fn assert_presence(
-        &self,
-        node: &str,
-        places: Range<u64>,
-        named: Vec<Presence>,
-    ) -> Result<Asserted> {
-        let limit = named.len() + STRAYS;
-        let looks = named.iter().map(|one| {
-            let key = self.client.keys().user_presence(&one.user);
-            let mut command = redis::cmd("HEXISTS");
-            command.arg(&key).arg(&one.conn);
-            call(&key, command)
-        });
-        let calls = std::iter::once(self.held(node, places, limit)).chain(looks).collect();
-        let mut replies = self.client.calls(Lane::Any, calls).await.into_iter();
-        let nothing = || Err(im_redis_bus::Error::Lost("too few replies".to_owned()));
-        let held: Vec<String> = reply::read(replies.next().unwrap_or_else(nothing))?;
-        let mut held: HashSet<String> = held.into_iter().collect();
-        let mut missing = Vec::new();
-        for one in &named {
-            let noted: bool = reply::read(replies.next().unwrap_or_else(nothing))?;
-            let is_held = held.remove(&member(&one.conn, &one.user));
-            if !noted || !is_held {
-                missing.push((one, noted));
-            }
-        }
-        if !missing.is_empty() {
-            self.hold(node, missing.iter().map(|(one, _)| *one)).await?;
-            self.all(missing.iter().filter(|(_, noted)| !noted).map(|(one, _)| self.note(one)).collect()).await?;
-        }
-        let restored = missing.iter().map(|(one, _)| Stray { conn: one.conn.clone(), user: one.user.clone() });
-        Ok(Asserted { restored: restored.collect(), strays: held.iter().filter_map(|text| stray(text)).collect() })
-    }
-
     /// Removes some of what a lost node has left behind. `true`: nothing is left.
     pub(super) async fn sweep(&self, node: &str) -> Result<bool> {
         let key = self.client.keys().node_held(node);
@@ -159,39 +195,6 @@ impl Shared {
         outcomes.into_iter().try_for_each(|outcome| reply::value(outcome).map(drop))
     }
 
-    pub(super) async fn presence(&self, users: &[UserId]) -> Result<Vec<(Vec<Presence>, u64)>> {
-        if users.is_empty() {
-            return Ok(Vec::new());
-        }
-        let leases = self.leases().await?;
-        let living: HashSet<&str> = leases.living.iter().map(|(node, _)| node.as_str()).collect();
-        let calls = users.iter().flat_map(|user| {
-            let (key, seen) = (self.client.keys().user_presence(user), self.client.keys().user_seen(user));
-            let (mut all, mut last) = (redis::cmd("HGETALL"), redis::cmd("GET"));
-            all.arg(&key);
-            last.arg(&seen);
-            [Call::new(Slot::of(&key), all).repeatable(), Call::new(Slot::of(&seen), last).repeatable()]
-        });
-        let mut replies = self.client.calls(Lane::Any, calls.collect()).await.into_iter();
-        let mut next =
-            || replies.next().unwrap_or_else(|| Err(im_redis_bus::Error::Lost("too few replies".to_owned())));
-        let mut found = Vec::with_capacity(users.len());
-        for user in users {
-            let all: HashMap<String, String> = reply::read(next())?;
-            let seen: Option<u64> = reply::read(next())?;
-            let (mut shown, hidden): (Vec<Presence>, Vec<Presence>) = all
-                .into_iter()
-                .map(|(conn, text)| entry(user, conn, &text))
-                .collect::<Result<Vec<_>>>()?
-                .into_iter()
-                .partition(|one| living.contains(one.node.as_str()));
-            shown.sort_by(|one, other| (one.since_ms, &one.conn).cmp(&(other.since_ms, &other.conn)));
-            self.forget(user, hidden.iter().filter(|one| !leases.silent.contains(&one.node))).await;
-            found.push((shown, seen.unwrap_or(0)));
-        }
-        Ok(found)
-    }
-
     /// Removes connections of nodes that are long gone. Nothing rests on it: it is tried again when they are next seen.
     async fn forget(&self, user: &UserId, gone: impl Iterator<Item = &Presence>) {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -201,7 +204,7 @@ impl Shared {
         if !gone.is_empty()
             && let Err(error) = self.all(vec![self.erase(user, gone)]).await
         {
-            tracing::debug!(%user, %error, "connections of lost nodes stay for now");
+            tracing::debug!(%user, %error, "failed to remove connections of lost nodes, will retry");
         }
     }
 }

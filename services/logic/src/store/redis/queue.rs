@@ -11,32 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::batch::{Batcher, Confirmed};
+use super::job::{Answer, Job};
 use super::{Shared, metrics};
-use crate::store::{Append, Appended, Delete, Deleted, Error, Membership, Result};
-
-/// Where an answer goes.
-pub(super) type Answer<T> = oneshot::Sender<Result<T>>;
-
-/// What waits.
-#[derive(Debug)]
-pub(super) enum Job {
-    /// A message.
-    Append(Append, Answer<Appended>),
-    /// A change of membership, which is an entry of the log too.
-    Membership(Membership, Answer<Option<Appended>>),
-    /// The end of a room, which is told like an entry of the log.
-    Delete(Delete, Answer<Deleted>),
-}
-
-impl Job {
-    fn is_awaited(&self) -> bool {
-        match self {
-            Self::Append(_, answer) => !answer.is_closed(),
-            Self::Membership(_, answer) => !answer.is_closed(),
-            Self::Delete(_, answer) => !answer.is_closed(),
-        }
-    }
-}
+use crate::store::{Error, Result};
 
 /// The queues. Dropping it ends the workers at once; [`Queue::close`] lets them finish.
 #[derive(Debug)]
@@ -44,13 +21,6 @@ pub(super) struct Queue {
     workers: Mutex<Vec<mpsc::Sender<Job>>>,
     count: usize,
     tasks: tokio::sync::Mutex<JoinSet<()>>,
-}
-
-/// A place for an answer, and the wait for it.
-pub(super) fn answer<T: Send>() -> (Answer<T>, impl Future<Output = Result<T>> + Send) {
-    let (answer, answered) = oneshot::channel();
-    let ended = || Error::Unavailable("the store has been closed".to_owned());
-    (answer, async move { answered.await.unwrap_or_else(|_| Err(ended())) })
 }
 
 /// A number that is the same for the same room.
@@ -74,15 +44,19 @@ impl Queue {
         Self { workers, count, tasks: tokio::sync::Mutex::new(tasks) }
     }
 
-    /// Puts a job into its room's queue.
+    /// Puts a job into the queue of its room's [`place`], and waits for its answer.
     ///
     /// # Errors
     /// [`Error::Unavailable`] at once where the queue is full or closed.
-    pub(super) fn put(&self, room: &RoomId, job: Job) -> Result<()> {
+    pub(super) async fn run<T: Send>(&self, place: usize, job: impl FnOnce(Answer<T>) -> Job) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        self.put(place, job(answer))?;
+        answered.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    fn put(&self, place: usize, job: Job) -> Result<()> {
         let workers = self.workers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let Some(worker) = workers.get(place(room) % self.count) else {
-            return Err(Error::Unavailable("the store has been closed".to_owned()));
-        };
+        let worker = workers.get(place % self.count).ok_or_else(closed)?;
         match worker.try_send(job) {
             Ok(()) => {
                 metrics::QUEUED.inc();
@@ -101,6 +75,10 @@ impl Queue {
         let mut tasks = self.tasks.lock().await;
         while tasks.join_next().await.is_some() {}
     }
+}
+
+fn closed() -> Error {
+    Error::Unavailable("the store has been closed".to_owned())
 }
 
 async fn work(batcher: Batcher, mut queue: mpsc::Receiver<Job>, batch: usize) {

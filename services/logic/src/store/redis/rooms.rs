@@ -1,32 +1,35 @@
-//! Rooms as such: created, seen, their members listed, their read positions moved.
+//! Rooms as such: created, changed, deleted, seen, their members listed.
 
+use async_trait::async_trait;
 use im_redis_bus::{Call, Lane, script};
-use im_wire::ids::{Epoch, RoomId, Seq, UserId};
+use im_wire::ids::{RoomId, Seq, UserId};
 use redis::Value;
 
-use super::Shared;
-use super::batch::role_letter;
+use super::job::Job;
+use super::letters::{kind_letter, kind_of, role_letter, role_of};
 use super::reply::{self, Fields};
-use crate::store::{Create, Error, Kind, Member, ReadPosition, Result, Role, View};
+use super::{RedisStore, queue};
+use crate::store::{Appended, Create, Delete, Deleted, Error, Member, Membership, Result, Role, Rooms, View};
 
-impl Shared {
-    pub(super) async fn create(&self, create: Create) -> Result<bool> {
+#[async_trait]
+impl Rooms for RedisStore {
+    async fn create(&self, create: Create) -> Result<bool> {
         let Create { room, kind, members, time_ms } = create;
-        let keys = self.client.keys().room(&room);
-        let limit = self.options.retention.max_members;
+        let keys = self.shared.client.keys().room(&room);
+        let limit = self.shared.options.retention.max_members;
         let mut command = script::create().call(3);
         command.arg(keys.meta()).arg(keys.members()).arg(keys.order()).arg(kind_letter(kind)).arg(time_ms).arg(limit);
-        command.arg(self.rooms_end_after_ms());
+        command.arg(self.shared.rooms_end_after_ms());
         for (user, role) in &members {
             command.arg(user.as_str()).arg(role_letter(*role));
         }
         let call = Call::script(keys.slot(), script::create(), command);
-        let (lane, call) = match self.options.wait_replicas {
+        let (lane, call) = match self.shared.options.wait_replicas {
             0 => (Lane::Any, call),
             // The append queues have the blocking connections before this one.
-            _ => (Lane::Blocking(self.options.append_workers.max(1)), self.waiting(call)),
+            _ => (Lane::Blocking(self.shared.options.append_workers.max(1)), self.shared.waiting(call)),
         };
-        let (reply, replicated) = self.replicated(self.client.call(lane, call).await)?;
+        let (reply, replicated) = self.shared.replicated(self.shared.client.call(lane, call).await)?;
         let created = match reply::parsed::<i64>(reply)? {
             0 => false,
             1 => true,
@@ -39,12 +42,22 @@ impl Shared {
         replicated.map(|()| created)
     }
 
-    pub(super) async fn members(&self, room: &RoomId, after: Option<&UserId>, limit: usize) -> Result<Vec<Member>> {
-        let keys = self.client.keys().room(room);
+    async fn change_membership(&self, change: Membership) -> Result<Option<Appended>> {
+        let place = queue::place(&change.room);
+        self.queue.run(place, |answer| Job::Membership(change, answer)).await
+    }
+
+    async fn delete(&self, delete: Delete) -> Result<Deleted> {
+        let place = queue::place(&delete.room);
+        self.queue.run(place, |answer| Job::Delete(delete, answer)).await
+    }
+
+    async fn members(&self, room: &RoomId, after: Option<&UserId>, limit: usize) -> Result<Vec<Member>> {
+        let keys = self.shared.client.keys().room(room);
         let mut command = script::members().call(3);
         command.arg(keys.meta()).arg(keys.members()).arg(keys.order()).arg(after.map_or("", UserId::as_str)).arg(limit);
         let call = Call::script(keys.slot(), script::members(), command).repeatable();
-        let mut fields = Fields::of(reply::value(self.client.call(Lane::Any, call).await)?)?;
+        let mut fields = Fields::of(reply::value(self.shared.client.call(Lane::Any, call).await)?)?;
         if fields.take::<String>()?.is_empty() {
             return Err(Error::NoSuchRoom(room.clone()));
         }
@@ -58,56 +71,20 @@ impl Shared {
         Ok(members)
     }
 
-    pub(super) async fn views(&self, rooms: &[RoomId], user: &UserId) -> Result<Vec<Option<View>>> {
+    async fn views(&self, rooms: &[RoomId], user: &UserId) -> Result<Vec<Option<View>>> {
         let calls = rooms.iter().flat_map(|room| {
-            let keys = self.client.keys().room(room);
-            let (mut meta, mut member, mut read) = (redis::cmd("HMGET"), redis::cmd("HGET"), redis::cmd("HGET"));
+            let keys = self.shared.client.keys().room(room);
+            let mut meta = redis::cmd("HMGET");
+            let mut member = redis::cmd("HGET");
+            let mut read = redis::cmd("HGET");
             meta.arg(keys.meta()).arg(&["k", "e", "h", "c"]);
             member.arg(keys.members()).arg(user.as_str());
             read.arg(keys.read()).arg(user.as_str());
             [meta, member, read].map(|command| Call::new(keys.slot(), command).repeatable())
         });
-        let mut replies = self.client.calls(Lane::Any, calls.collect()).await.into_iter().map(reply::value);
+        let mut replies = self.shared.client.calls(Lane::Any, calls.collect()).await.into_iter().map(reply::value);
         let mut next = || replies.next().unwrap_or_else(|| Err(Error::Corrupt("too few replies".to_owned())));
         rooms.iter().map(|_| view(next()?, next()?, next()?)).collect()
-    }
-
-    pub(super) async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<(Epoch, Seq)>> {
-        let calls = rooms.iter().map(|room| {
-            let keys = self.client.keys().room(room);
-            let mut meta = redis::cmd("HMGET");
-            meta.arg(keys.meta()).arg(&["e", "h"]);
-            Call::new(keys.slot(), meta).repeatable()
-        });
-        let replies = self.client.calls(Lane::Any, calls.collect()).await;
-        replies
-            .into_iter()
-            .map(|reply| {
-                let (epoch, head): (Option<Epoch>, Option<Seq>) = reply::read(reply)?;
-                Ok((epoch.unwrap_or(0), head.unwrap_or(0)))
-            })
-            .collect()
-    }
-
-    pub(super) async fn mark_read(&self, room: &RoomId, user: &UserId, seq: Seq) -> Result<ReadPosition> {
-        let keys = self.client.keys().room(room);
-        let mut command = script::read().call(3);
-        command.arg(keys.meta()).arg(keys.members()).arg(keys.read()).arg(user.as_str()).arg(seq);
-        let call = Call::script(keys.slot(), script::read(), command).repeatable();
-        let mut fields = Fields::of(reply::value(self.client.call(Lane::Any, call).await)?)?;
-        match fields.take::<String>()?.as_str() {
-            "none" => Err(Error::NoSuchRoom(room.clone())),
-            "stranger" => Err(Error::NotAMember { room: room.clone(), user: user.clone() }),
-            _ => {
-                let (read, joined, head) = (fields.take()?, fields.take()?, fields.take()?);
-                Ok(ReadPosition { read, joined, head, moved: fields.take::<i64>()? == 1 })
-            }
-        }
-    }
-
-    pub(super) async fn ping(&self) -> Result<()> {
-        let topology = self.client.ready(self.options.command_timeout).await.map_err(reply::error)?;
-        self.client.ping(&topology).await.map_err(reply::error)
     }
 }
 
@@ -115,7 +92,9 @@ fn view(meta: Value, member: Value, read: Value) -> Result<Option<View>> {
     let mut meta = Fields::of(meta)?;
     let Some(kind) = meta.take::<Option<String>>()? else { return Ok(None) };
     let mut number = || meta.take::<Option<u64>>();
-    let (epoch, head, created_ms) = (number()?.unwrap_or(0), number()?.unwrap_or(0), number()?.unwrap_or(0));
+    let epoch = number()?.unwrap_or(0);
+    let head = number()?.unwrap_or(0);
+    let created_ms = number()?.unwrap_or(0);
     let member = reply::parsed::<Option<String>>(member)?;
     let (role, joined) = match member.as_deref().map(membership).transpose()? {
         Some((role, joined)) => (Some(role), joined),
@@ -126,35 +105,8 @@ fn view(meta: Value, member: Value, read: Value) -> Result<Option<View>> {
     Ok(Some(View { kind: kind_of(&kind)?, epoch, head, role, read, joined: joined.min(head), created_ms }))
 }
 
-/// The role of [`role_letter`].
-pub(super) fn role_of(letter: &str) -> Option<Role> {
-    match letter {
-        "m" => Some(Role::Member),
-        "a" => Some(Role::Admin),
-        "o" => Some(Role::Owner),
-        _ => None,
-    }
-}
-
 /// "role:joined".
 fn membership(text: &str) -> Result<(Role, Seq)> {
     let parts = text.split_once(':').and_then(|(role, joined)| Some((role_of(role)?, joined.parse().ok()?)));
     parts.ok_or_else(|| Error::Corrupt(format!("the membership {text:?}")))
-}
-
-fn kind_letter(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Direct => "d",
-        Kind::Group => "g",
-        Kind::Open => "o",
-    }
-}
-
-pub(super) fn kind_of(letter: &str) -> Result<Kind> {
-    match letter {
-        "d" => Ok(Kind::Direct),
-        "g" => Ok(Kind::Group),
-        "o" => Ok(Kind::Open),
-        other => Err(Error::Corrupt(format!("a room of the kind {other:?}"))),
-    }
 }

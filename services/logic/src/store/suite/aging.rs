@@ -1,6 +1,5 @@
 //! What time does to rooms that nobody uses.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use im_wire::ids::{Epoch, RoomId, Seq, UserId};
@@ -23,7 +22,7 @@ pub fn retention() -> Retention {
 ///
 /// # Panics
 /// Where the store does not do what [`crate::store`] promises.
-pub async fn cases(store: Arc<dyn Store>) {
+pub async fn cases(store: Store) {
     let stage = Stage::new(store);
     futures::join!(
         an_idle_log_is_emptied_and_answers_like_a_trimmed_one(&stage),
@@ -36,7 +35,7 @@ pub async fn cases(store: Arc<dyn Store>) {
 }
 
 /// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 async fn until(what: &str, holds: impl AsyncFn() -> bool) {
     let wait = async {
@@ -44,28 +43,28 @@ async fn until(what: &str, holds: impl AsyncFn() -> bool) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+    tokio::time::timeout(TIMEOUT, wait).await.unwrap_or_else(|_| panic!("not in time: {what}"));
 }
 
 /// Now, as people say something: an old time that is named counts where it is not too far from the store's own.
 async fn say(stage: &Stage, room: &RoomId, access: Access, client_id: &str) -> Appended {
     let mut append = message(room, access, client_id);
     append.entry.time_ms = clock::now_ms();
-    stage.store.append(append).await.expect("the access allows it")
+    stage.store.messages.append(append).await.expect("the access allows it")
 }
 
 async fn change_now(stage: &Stage, room: &RoomId, by: Access, user: &UserId, role: Option<Role>) -> Option<Appended> {
     let mut change = change(room, by, user, role);
     change.entry.time_ms = clock::now_ms();
-    stage.store.change_membership(change).await.expect("allowed")
+    stage.store.rooms.change_membership(change).await.expect("allowed")
 }
 
 async fn head(stage: &Stage, room: &RoomId) -> (Epoch, Seq) {
-    stage.store.heads(std::slice::from_ref(room)).await.expect("heads")[0]
+    stage.store.history.heads(std::slice::from_ref(room)).await.expect("heads")[0]
 }
 
 async fn is_empty(stage: &Stage, room: &RoomId) -> bool {
-    stage.store.page(room, Slice::Latest, 10).await.expect("readable").entries.is_empty()
+    stage.store.history.page(room, Slice::Latest, 10).await.expect("readable").entries.is_empty()
 }
 
 async fn an_idle_log_is_emptied_and_answers_like_a_trimmed_one(stage: &Stage) {
@@ -75,11 +74,11 @@ async fn an_idle_log_is_emptied_and_answers_like_a_trimmed_one(stage: &Stage) {
     for id in ["one", "two", "three"] {
         epoch = say(stage, &room, direct(&ann), id).await.epoch;
     }
-    stage.store.mark_read(&room, &bob, 2).await.expect("a room");
+    stage.store.history.mark_read(&room, &bob, 2).await.expect("a room");
     until("the log of an idle room is empty", async || is_empty(stage, &room).await).await;
     assert_eq!(head(stage, &room).await, (epoch, 3));
     for (after, truncated) in [(0, Some((1, 3))), (1, Some((2, 3))), (3, None)] {
-        let tail = stage.store.tail(&room, epoch, after, 10, 1 << 20).await.expect("readable");
+        let tail = stage.store.history.tail(&room, epoch, after, 10, 1 << 20).await.expect("readable");
         assert_eq!((tail.reset_to, tail.truncated, tail.head), (None, truncated, 3), "after {after}");
     }
     for (slice, limit, truncated) in [
@@ -92,18 +91,18 @@ async fn an_idle_log_is_emptied_and_answers_like_a_trimmed_one(stage: &Stage) {
         (Slice::After(2), 10, Some((3, 3))),
         (Slice::After(3), 10, None),
     ] {
-        let page = stage.store.page(&room, slice, limit).await.expect("readable");
+        let page = stage.store.history.page(&room, slice, limit).await.expect("readable");
         assert_eq!((page.truncated, page.entries.len(), page.head), (truncated, 0, 3), "{slice:?} {limit}");
     }
-    let view = stage.store.views(std::slice::from_ref(&room), &bob).await.expect("a view").remove(0);
+    let view = stage.store.rooms.views(std::slice::from_ref(&room), &bob).await.expect("a view").remove(0);
     assert_eq!(view.map(|view| (view.head, view.read)), Some((3, 2)));
     // It goes on where it ended.
     let next = say(stage, &room, direct(&bob), "four").await;
     assert_eq!((next.seq, next.epoch, next.created), (4, epoch, false));
-    let page = stage.store.page(&room, Slice::After(0), 0).await.expect("readable");
+    let page = stage.store.history.page(&room, Slice::After(0), 0).await.expect("readable");
     assert_eq!((page.truncated, page.head), (Some((1, 3)), 4));
     until("and is emptied again", async || is_empty(stage, &room).await).await;
-    let page = stage.store.page(&room, Slice::After(0), 10).await.expect("readable");
+    let page = stage.store.history.page(&room, Slice::After(0), 10).await.expect("readable");
     assert_eq!((page.truncated, page.head), (Some((1, 4)), 4));
 }
 
@@ -115,7 +114,7 @@ async fn a_log_in_use_keeps_what_is_young(stage: &Stage) {
         let before = tokio::time::Instant::now();
         let appended = say(stage, &room, direct(&ann), &format!("m{number}")).await;
         assert_eq!(appended.seq, number);
-        let page = stage.store.page(&room, Slice::Latest, 1).await.expect("readable");
+        let page = stage.store.history.page(&room, Slice::Latest, 1).await.expect("readable");
         assert!(page.entries.len() == 1 || before.elapsed() >= retention().max_age, "{page:?}");
         if begun.elapsed() > 4 * retention().max_age {
             break;
@@ -129,32 +128,34 @@ async fn an_abandoned_open_room_ends_and_comes_again_in_a_greater_epoch(stage: &
     say(stage, &used, open(&ann), "one").await;
     let begun = tokio::time::Instant::now();
     let old = say(stage, &room, open(&ann), "one").await;
-    stage.store.mark_read(&room, &ann, 1).await.expect("a room");
+    stage.store.history.mark_read(&room, &ann, 1).await.expect("a room");
     let mut said = 1;
     while head(stage, &room).await != (0, 0) {
-        assert!(begun.elapsed() < PATIENCE, "the room does not end");
+        assert!(begun.elapsed() < TIMEOUT, "the room does not end");
         tokio::time::sleep(Duration::from_millis(50)).await;
         said += 1;
         assert_eq!(say(stage, &used, open(&ann), &format!("m{said}")).await.seq, said, "a room in use goes on");
     }
     assert!(begun.elapsed() >= retention().rooms_end_after, "{:?}", begun.elapsed());
-    assert_eq!(stage.store.views(std::slice::from_ref(&room), &ann).await, Ok(vec![None]));
+    assert_eq!(stage.store.rooms.views(std::slice::from_ref(&room), &ann).await, Ok(vec![None]));
     let new = say(stage, &room, open(&ann), "one").await;
     assert_eq!((new.seq, new.created, new.duplicate), (1, true, false));
     assert!(new.epoch > old.epoch);
-    let tail = stage.store.tail(&room, old.epoch, 1, 10, 1 << 20).await.expect("readable");
+    let tail = stage.store.history.tail(&room, old.epoch, 1, 10, 1 << 20).await.expect("readable");
     assert_eq!((tail.reset_to, tail.head), (Some(0), 1));
-    assert_eq!(stage.store.mark_read(&room, &ann, 0).await.expect("a room").read, 0);
+    assert_eq!(stage.store.history.mark_read(&room, &ann, 0).await.expect("a room").read, 0);
 }
 
 async fn an_open_room_in_which_nothing_was_ever_said_ends(stage: &Stage) {
     let create = Create { room: stage.room(), kind: Kind::Open, members: Vec::new(), time_ms: 1_000 };
-    assert_eq!(stage.store.create(create.clone()).await, Ok(true));
-    assert_eq!(stage.store.create(create.clone()).await, Ok(false));
+    assert_eq!(stage.store.rooms.create(create.clone()).await, Ok(true));
+    assert_eq!(stage.store.rooms.create(create.clone()).await, Ok(false));
     let nobody = stage.user("nobody");
-    until("it ends", async || stage.store.views(std::slice::from_ref(&create.room), &nobody).await == Ok(vec![None]))
-        .await;
-    assert_eq!(stage.store.create(create).await, Ok(true));
+    until("it ends", async || {
+        stage.store.rooms.views(std::slice::from_ref(&create.room), &nobody).await == Ok(vec![None])
+    })
+    .await;
+    assert_eq!(stage.store.rooms.create(create).await, Ok(true));
 }
 
 async fn a_group_ends_after_its_last_member(stage: &Stage) {
@@ -171,7 +172,7 @@ async fn a_group_ends_after_its_last_member(stage: &Stage) {
     assert_eq!(head(stage, &goes_on).await.1, 3, "one that got a member again stays");
     let members = vec![(bob.clone(), Role::Owner)];
     let create = Create { room: ends.clone(), kind: Kind::Group, members, time_ms: 1_000 };
-    assert_eq!(stage.store.create(create).await, Ok(true));
+    assert_eq!(stage.store.rooms.create(create).await, Ok(true));
     assert!(say(stage, &ends, plain(&bob), "one").await.epoch > epoch);
 }
 
@@ -190,6 +191,6 @@ async fn rooms_with_members_stay(stage: &Stage) {
     tokio::time::sleep_until(deadline).await;
     assert_eq!(head(stage, &pair).await.1, 1);
     assert_eq!(head(stage, &group).await.1, 1);
-    let views = stage.store.views(std::slice::from_ref(&silent), &ann).await.expect("a view");
+    let views = stage.store.rooms.views(std::slice::from_ref(&silent), &ann).await.expect("a view");
     assert!(views[0].is_some());
 }

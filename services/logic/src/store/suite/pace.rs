@@ -6,16 +6,18 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use im_wire::ids::{RoomId, UserId};
 
 use super::{message, open};
-use crate::store::Store;
+use crate::store::Messages;
 
 /// Keeps `flying` appends to so many rooms in flight until `count` are stored. Returns the appends per second and the
 /// slowest hundredth.
 ///
 /// # Panics
 /// Where one is not stored.
-pub async fn pace(store: &dyn Store, count: usize, flying: usize, rooms: usize) -> (f64, Duration) {
-    let (mut begun, mut took) = (0, Vec::with_capacity(count));
-    let (run, ann) = (uuid::Uuid::now_v7(), UserId::new("ann").expect("a good id"));
+pub async fn pace(store: &dyn Messages, count: usize, flying: usize, rooms: usize) -> (f64, Duration) {
+    let mut begun = 0;
+    let mut took = Vec::with_capacity(count);
+    let run = uuid::Uuid::now_v7();
+    let ann = UserId::new("ann").expect("a good id");
     let start = Instant::now();
     let mut flight = FuturesUnordered::new();
     while took.len() < count {

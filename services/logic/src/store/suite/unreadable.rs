@@ -3,13 +3,13 @@
 use im_proto::v1::LogEntry;
 use im_wire::ids::RoomId;
 
-use crate::store::{Slice, Store};
+use crate::store::{History, Slice};
 
 /// Reads a room of six entries whose fourth and fifth have been spoiled behind the store's back.
 ///
 /// # Panics
 /// Where the store does not go over them.
-pub async fn goes_over_unreadable(store: &dyn Store, room: &RoomId) {
+pub async fn goes_over_unreadable(store: &dyn History, room: &RoomId) {
     for (after, limit, truncated, expected) in [
         (0, 100, None, vec![1, 2, 3]),
         (3, 100, Some((4, 5)), vec![6]),

@@ -4,10 +4,7 @@ use std::sync::LazyLock;
 use std::time::Instant;
 
 use im_proto::v1::call::Op;
-use prometheus::{
-    HistogramVec, IntCounter, IntCounterVec, IntGauge, register_histogram_vec, register_int_counter,
-    register_int_counter_vec, register_int_gauge,
-};
+use prometheus::{HistogramVec, IntCounterVec, register_histogram_vec, register_int_counter_vec};
 
 use crate::error::Error;
 
@@ -28,22 +25,6 @@ static SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
         "How long calls of connect processes took, by operation.",
         &["op"],
         vec![0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0]
-    )
-    .expect(ONCE)
-});
-
-static FOLLOW_UPS: LazyLock<IntGauge> = LazyLock::new(|| {
-    register_int_gauge!(
-        "im_logic_follow_ups",
-        "Work after answers (indexing new direct rooms, telling nodes) that is under way."
-    )
-    .expect(ONCE)
-});
-
-pub(super) static FOLLOW_UPS_WAITED: LazyLock<IntCounter> = LazyLock::new(|| {
-    register_int_counter!(
-        "im_logic_follow_ups_waited_total",
-        "Answers that waited for their own follow-up because too many were under way."
     )
     .expect(ONCE)
 });
@@ -86,32 +67,14 @@ impl Call {
         SECONDS.with_label_values(&[self.op]).observe(self.since.elapsed().as_secs_f64());
         match error {
             Some(error) if error.is_a_defect() => tracing::error!(op = self.op, %error, "a call failed"),
-            Some(error) => tracing::debug!(op = self.op, code, %error, "a call was refused"),
+            Some(error) => tracing::debug!(op = self.op, code, %error, "call refused"),
             None => {}
         }
     }
 }
 
-/// A follow-up under way.
-pub(super) struct FollowUp;
-
-impl FollowUp {
-    pub(super) fn begin() -> Self {
-        FOLLOW_UPS.inc();
-        Self
-    }
-}
-
-impl Drop for FollowUp {
-    fn drop(&mut self) {
-        FOLLOW_UPS.dec();
-    }
-}
-
 /// Makes every metric here visible from the start, with nothing counted yet.
-pub(super) fn declare() {
+pub(crate) fn declare() {
     LazyLock::force(&CALLS);
     LazyLock::force(&SECONDS);
-    LazyLock::force(&FOLLOW_UPS);
-    LazyLock::force(&FOLLOW_UPS_WAITED);
 }
