@@ -1,19 +1,19 @@
 #!/bin/bash
-# Plays the cluster tests: brings a kind cluster up (of kind's public node image, or of one that is built here where no
-# registry can be reached), builds two versions of our programs and loads their images, plays the cases, and removes it all.
+# Runs the cluster tests: creates a kind cluster (from kind's public node image, or from one that is built here if no registry
+# can be reached), builds two versions of our programs, loads their images, runs the cases, and deletes the cluster.
 #
 #   e2e/kind.sh [--keep] [--reuse] [--no-build] [--cluster NAME] [--own] [-- OPTION…]
 #
-#   --keep      leave the cluster there
-#   --reuse     use the cluster if it is there, and leave it there
+#   --keep      keep the cluster
+#   --reuse     use the cluster if it exists, and keep it
 #   --no-build  use the images and the test program as they are
-#   --own       no kind: the cluster that KUBECONFIG names, with images that it can pull
-#   --cluster   the kind cluster's name, imcluster unless given
+#   --own       no kind: the cluster of KUBECONFIG, with images that it can pull
+#   --cluster   the name of the kind cluster, imcluster by default
 #   OPTION…     for the test program: --case NAME (repeatedly), --all, --rollouts N, --connections N …; --help lists them
 #
-# Needs root on Debian, or Docker, kind's programs and Rust. What is built is kept in ~/.cache/imcluster-kind (IMCLUSTER_KIND_CACHE).
-# Ends with 3 where no cluster comes up, otherwise with 1 where anything else fails.
-# IMCLUSTER_KIND_CARGO is the command that compiles, cargo unless given.
+# Needs root on Debian, or Docker, kind's programs and Rust. Build results are kept in ~/.cache/imcluster-kind (IMCLUSTER_KIND_CACHE).
+# Exits with 3 if no cluster comes up, and with 1 if anything else fails.
+# IMCLUSTER_KIND_CARGO is the command that compiles, cargo by default.
 set -euo pipefail
 keep=false reuse=false build=true own=false name=imcluster
 while [ $# -gt 0 ]; do
@@ -25,7 +25,7 @@ while [ $# -gt 0 ]; do
     --cluster) name=${2:?--cluster NAME}; shift ;;
     --) shift; break ;;
     -h | --help) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"; exit ;;
-    *) echo "kind.sh: unknown: $1; options of the test program come after --" >&2; exit 2 ;;
+    *) echo "kind.sh: unknown option $1; options of the test program follow --" >&2; exit 2 ;;
   esac
   shift
 done
@@ -44,7 +44,7 @@ else
   "$kind/engine.sh"
   [ -x "$programs/kind" ] || "$kind/programs.sh"
   if ! $reuse && kind get clusters 2>/dev/null | grep --line-regexp --quiet "$name"; then
-    fail "a cluster $name is there: --reuse it, remove it with kind delete cluster --name $name, or take another name"
+    fail "cluster $name exists: --reuse it, delete it with kind delete cluster --name $name, or choose another name"
   fi
   if ! $keep; then
     trap 'kind delete cluster --name "$name"; rm -rf "$scratch"' EXIT
@@ -52,7 +52,7 @@ else
   "$kind/up.sh" "$name" || exit 3
   part "cluster"
   if $build; then
-    # The test program first: a build of another version changes what lies beside it.
+    # The test program first: building another version replaces the programs beside it.
     (cd "$root" && $cargo build --release --workspace --bins)
     part "programs"
     mapfile -t archives < <("$kind/images.sh" "$version" "$next")
@@ -67,13 +67,13 @@ fi
 cd "$root"
 if $own && $build; then $cargo build --release --workspace --bins; fi
 target=$($cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-# The redis that was put on the nodes is Debian's, which is older than what the operator takes by itself.
+# The nodes have Debian's redis, which is older than the operator's default.
 options=(); $own || options=(--redis-tag 7.0 --redis-next 7.0-next)
 status=0
 "$target/release/im-e2e" kubernetes --version "$version" --next "$next" "${options[@]}" --folder "$cache/runs/$(date +%Y%m%d-%H%M%S)" "$@" || status=$?
 part "cases"
 if ! $own; then
-  # The definition is there now, so ImClusters are checked as well.
+  # The definition is installed now, so ImClusters are checked too.
   HELM=$programs/helm ./tools/check-charts --server || status=$?
   part "charts on the API server"
 fi

@@ -5,10 +5,10 @@
 #   e2e/local-cluster.sh start [--release] [--redis sentinel|single] [--offset N] [--wait-replicas N]
 #   e2e/local-cluster.sh status|stop [--offset N]
 #
-# start   builds the programs, starts everything, waits until all of it is ready, and says where clients connect and how
+# start   builds the programs, starts everything, waits until all of it is ready, and prints where clients connect and how
 #         to get a token. Needs redis-server, redis-sentinel, redis-cli, etcd, etcdctl and curl.
-# stop    ends what start has started (by process id, and nothing else), and removes the folder.
-# status  says what runs.
+# stop    stops what start has started (by process id, and nothing else), and removes the folder.
+# status  prints what is running.
 #
 # Ports, to each of which --offset (default 0) is added:
 #   connect-1  TCP 3101  WebSocket 3102  gRPC 3109  admin 9101
@@ -30,7 +30,7 @@ while [ $# -gt 0 ]; do
     --redis) redis=${2:?--redis sentinel or single}; shift ;;
     --offset) offset=${2:?--offset NUMBER}; shift ;;
     --wait-replicas) wait_replicas=${2:?--wait-replicas NUMBER}; shift ;;
-    *) echo "local-cluster: unknown: $1" >&2; usage ;;
+    *) echo "local-cluster: unknown option $1" >&2; usage ;;
   esac
   shift
 done
@@ -45,13 +45,13 @@ port() { echo $(($1 + offset)); }
 # begin NAME COMMAND…: starts it in the background and keeps its process id and start time.
 begin() {
   local name=$1; shift
-  # In a session of its own, so that a Ctrl-C for this script is not one for the cluster.
+  # In a session of its own, so that a Ctrl-C for this script does not reach the cluster.
   setsid "$@" >"$folder/$name.log" 2>&1 </dev/null &
   local pid=$!
   echo "$pid $(started "$pid")" >"$folder/$name.pid"
 }
 
-# When a process was started, in clock ticks since boot: tells it from a later one with the same id.
+# When a process was started, in clock ticks since boot: distinguishes it from a later one with the same id.
 started() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
 
 alive() {
@@ -64,13 +64,13 @@ names() { for file in "$folder"/*.pid; do [ -e "$file" ] && basename "$file" .pi
 
 # until SECONDS WHAT COMMAND…: waits until the command succeeds.
 until_true() {
-  local patience=$1 what=$2 deadline; shift 2
-  deadline=$((SECONDS + patience))
+  local timeout=$1 what=$2 deadline; shift 2
+  deadline=$((SECONDS + timeout))
   until "$@" >/dev/null 2>&1; do
     for name in $(names); do
-      alive "$name" || { tail -5 "$folder/$name.log" >&2; fail "$name has ended; the logs are in $folder"; }
+      alive "$name" || { tail -5 "$folder/$name.log" >&2; fail "$name has exited; the logs are in $folder"; }
     done
-    [ $SECONDS -lt $deadline ] || fail "not in ${patience}s: $what; the logs are in $folder"
+    [ $SECONDS -lt $deadline ] || fail "timed out after ${timeout}s: $what; the logs are in $folder"
     sleep 0.1
   done
 }
@@ -98,9 +98,9 @@ sentinel failover-timeout im 10000
 CONF
     begin sentinel-$number redis-sentinel "$folder/sentinel-$number.conf"
   done
-  in_step() { redis-cli -p "$(port 6401)" info replication | grep -c 'state=online' | grep -qx 2; }
+  in_sync() { redis-cli -p "$(port 6401)" info replication | grep -c 'state=online' | grep -qx 2; }
   agreed() { redis-cli -p "$(port 650$1)" info sentinel | grep -q 'slaves=2,sentinels=3'; }
-  until_true 30 "both replicas are in step" in_step
+  until_true 30 "both replicas are in sync" in_sync
   for number in 1 2 3; do until_true 30 "Sentinel $number knows the others" agreed "$number"; done
 }
 
@@ -112,16 +112,16 @@ start_etcd() {
   until_true 20 "etcd answers" env ETCDCTL_API=3 etcdctl --endpoints "$clients" endpoint health
 }
 
-# begin_im NAME BINARY FIRST_PORTS… : the ports and addresses of one of our processes come as NAME=VALUE.
+# begin_im NAME BINARY NAME=VALUE… : starts one of our processes with these settings.
 begin_im() {
   local name=$1 binary=$2; shift 2
-  # What this shell has set for imctl or another server is not for them.
+  # Variables of this shell for imctl or another server are unset.
   begin "$name" env $(compgen -e IM_ | sed 's/^/-u /') IM_NODE="$name" IM_REDIS_URL="$redis_url" IM_ETCD_ENDPOINTS="http://127.0.0.1:$(port 2401)" \
     IM_PEER_SECRET="local cluster peers, at least thirty-two bytes" "$@" "$programs/$binary"
 }
 
 start() {
-  for name in $(names); do alive "$name" && fail "it runs already ($name): stop it first, or use another --offset"; done
+  for name in $(names); do alive "$name" && fail "$name is already running: stop it first, or use another --offset"; done
   for program in redis-server redis-sentinel redis-cli etcd etcdctl curl setsid; do
     command -v $program >/dev/null || fail "$program is missing (Debian: redis-server redis-sentinel redis-tools etcd-server etcd-client curl util-linux)"
   done
@@ -168,11 +168,11 @@ Two people on different nodes, in two terminals:
   $programs/imctl chat --address ws://127.0.0.1:$(port 3202)/ws --user grace --with ada
 
 A token: $programs/imctl token --user ada --rooms 'hall*'
-The end: $0 stop$([ "$offset" = 0 ] || echo " --offset $offset")
+To stop it: $0 stop$([ "$offset" = 0 ] || echo " --offset $offset")
 READY
 }
 
-# stop_one NAME: SIGTERM, and SIGKILL where that is not enough.
+# stop_one NAME: SIGTERM, and SIGKILL if that is not enough.
 stop_one() {
   local pid since
   read -r pid since <"$folder/$1.pid"
@@ -186,7 +186,7 @@ stop_one() {
 stop_all() {
   [ -d "$folder" ] || { echo "local-cluster: nothing was started here"; return 0; }
   local kind name stopping
-  # Those who use something end before it does.
+  # Users of a service stop before the service.
   for kind in connect logic etcd sentinel redis; do
     stopping=()
     for name in $(names); do case $name in "$kind"*) stop_one "$name" & stopping+=($!) ;; esac; done
@@ -197,7 +197,7 @@ stop_all() {
 case $action in
   start) start ;;
   stop) stop_all; rm -rf "$folder" ;;
-  status) for name in $(names); do alive "$name" && echo "$name runs" || echo "$name has ended"; done ;;
+  status) for name in $(names); do alive "$name" && echo "$name is running" || echo "$name has exited"; done ;;
   help|-h|--help) usage 0 ;;
   *) usage ;;
 esac

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Loads image archives into the workers of the kind cluster NAME, unless they are there.
+# Loads image archives into the workers of the kind cluster NAME, unless they are loaded already.
 #
 #   load.sh NAME ARCHIVE…
 set -euo pipefail
@@ -10,7 +10,7 @@ for node in $(kind get nodes --name "$name" | grep --invert-match control-plane)
   for archive; do
     key=$(basename "$archive")
     grep --line-regexp --fixed-strings --quiet "$key" <<<"$present" && continue
-    # What `kind load image-archive` does, without asking first through a program that our nodes do not have.
+    # As `kind load image-archive` does, but that first runs a program that our nodes do not have.
     docker exec --interactive --privileged "$node" ctr --namespace k8s.io images import --all-platforms --digests --snapshotter=overlayfs - <"$archive" >/dev/null
     docker exec "$node" sh -c "echo '$key' >>/kind/loaded"
   done &

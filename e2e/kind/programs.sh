@@ -1,8 +1,8 @@
 #!/bin/bash
-# Builds kind, kubectl, helm and everything that runs on a node, from Go modules, into the cache. The first time takes 10 to
-# 20 minutes of two cores, later times seconds.
+# Builds kind, kubectl, helm and everything that runs on a node from Go modules into the cache. The first time takes 10 to
+# 20 minutes on two cores, later ones seconds.
 #
-#   programs.sh [NAME…]   only these: programs.sh helm
+#   programs.sh [NAME…]   builds only these: programs.sh helm
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 command -v go >/dev/null || fail "go 1.26 or newer is missing: https://go.dev/dl"
@@ -15,7 +15,7 @@ for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
   stamp+=" -X $package.gitVersion=$kubernetes -X $package.gitMajor=1 -X $package.gitMinor=$(cut -d. -f2 <<<"$kubernetes")"
   stamp+=" -X $package.gitTreeState=clean -X $package.gitCommit=modules"
 done
-# What helm takes for the version of Kubernetes when it renders without a cluster.
+# The version of Kubernetes that helm assumes when it renders without a cluster.
 for package in chartutil lint/rules; do
   stamp+=" -X helm.sh/helm/v3/pkg/$package.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/$package.k8sVersionMinor=$(cut -d. -f2 <<<"$kubernetes")"
 done
@@ -29,7 +29,7 @@ program() { # NAME PACKAGE
 program kind sigs.k8s.io/kind
 program pause ./pause
 program kube ./kube
-# Not in one command with the others: it writes a module's path with another case than they do, which go refuses.
+# In a command of its own: it spells a module's path in another case than the others, which go refuses.
 program local-path-provisioner github.com/rancher/local-path-provisioner
 program helm helm.sh/helm/v3/cmd/helm
 (cd ../coredns && program coredns .)

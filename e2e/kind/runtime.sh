@@ -1,6 +1,6 @@
 #!/bin/bash
-# A runc for machines that hold fewer capabilities than root usually has. Docker asks for all of them for a privileged
-# container (which a kind node is), and runc refuses what it cannot give: this takes out of each request what is missing.
+# A runc for machines where root has fewer capabilities than usual. Docker requests all of them for a privileged container
+# (which a kind node is), and runc refuses those that it cannot grant: this removes the missing ones from each request.
 bounding=$(sed -n 's/^CapBnd:[[:space:]]*//p' /proc/self/status)
 held=$(capsh --decode="$bounding" | sed 's/.*=//' | tr 'a-z,' 'A-Z\n' | jq --raw-input . | jq --slurp --compact-output .)
 

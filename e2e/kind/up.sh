@@ -1,6 +1,6 @@
 #!/bin/bash
-# Brings the kind cluster NAME up (default: imcluster), or finds it there, and waits until it can be used. Its node image is
-# IMCLUSTER_KIND_NODE_IMAGE, else kind's public one where it can be had, else one that is built here.
+# Creates the kind cluster NAME (default: imcluster) unless it exists, and waits until it can be used. Its node image is
+# IMCLUSTER_KIND_NODE_IMAGE, or kind's public one if it can be pulled, or one that is built here.
 #
 #   up.sh [NAME]
 set -euo pipefail
@@ -20,7 +20,7 @@ if ! kind get clusters 2>/dev/null | grep --line-regexp --quiet "$name"; then
     fi
   fi
   say "kind cluster $name of $image"
-  # The policy is mounted from where the engine can see it.
+  # The policy is mounted from a folder that the engine can access.
   install -D -m 644 "$kind_folder/audit.yaml" "$cache/audit.yaml"
   sed "s|AUDIT_POLICY|$cache/audit.yaml|" "$kind_folder/cluster.yaml" >"$scratch/cluster.yaml"
   kind create cluster --name "$name" --image "$image" --config "$scratch/cluster.yaml" --wait 240s >&2

@@ -1,230 +1,117 @@
-//! What is broken while the crowd speaks and people come and go, one after the other, each under its own audit.
+//! `im-e2e faults`: one fault after the other is injected while clients send and users come and go; each run is checked.
 
-mod strike;
+mod fault;
+mod nemesis;
+mod report;
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
-use crate::audited::{Audit, Begun};
-use crate::backing::Way;
-use crate::cluster::{Cluster, Plan, SECRET};
-use crate::crowd::{Crowd, Size};
-use crate::people::{Findings, People};
-use crate::standalone::Standalone;
-use crate::token::Signer;
+pub use self::fault::{Environment, Fault};
+use self::nemesis::{STEADY, Servers};
+pub use self::report::{Report, table};
+use crate::checked_run::CheckedRun;
+use crate::servers::cluster::{Cluster, Plan};
+use crate::servers::redis::MasterDiscovery;
+use crate::servers::standalone::Standalone;
+use crate::token::{SECRET, Signer};
+use crate::workload::membership::MembershipWorkload;
+use crate::workload::messages::{MessageWorkload, Size};
 
-/// How long the crowd speaks before and after a fault.
-const CALM: Duration = Duration::from_secs(4);
-/// Presence ends so long after a node's last sign of life: as short as may be, as everything is compared two of them after
-/// each fault.
+/// Presence expires this long after a node's last heartbeat. As short as possible: each run waits for two leases.
 const PRESENCE_LEASE: Duration = Duration::from_secs(5);
-/// Every list of rooms is compared once in so long: two leases, as by default.
+/// Every list of rooms is compared at this interval: two leases, as by default.
 const ROOMS_COMPARE: Duration = Duration::from_secs(10);
-/// What a comparison has found is done within this.
-const FOLLOWED_UP: Duration = Duration::from_secs(3);
-const PERSONS: usize = 16;
+/// What a comparison has found is repaired within this.
+const REPAIR: Duration = Duration::from_secs(3);
+const USERS: usize = 16;
 const GROUPS: usize = 8;
 
-/// What can be broken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Fault {
-    /// Nothing: what the crowd does when left alone.
-    None,
-    /// SIGTERM to one connect, which moves its clients and ends.
-    ConnectDrain,
-    /// kill -9 of one connect.
-    ConnectKill,
-    /// One connect stands still for 30 s (SIGSTOP), as on a machine that swaps or a paused virtual machine.
-    ConnectPause,
-    /// SIGTERM to one logic.
-    LogicDrain,
-    /// kill -9 of one logic.
-    LogicKill,
-    /// No logic for 30 s; with --full for 5 minutes.
-    LogicGone,
-    /// kill -9 of the redis master with its replicas in step.
-    Failover,
-    /// kill -9 of the redis master after its replicas were cut off: a tail is taken back and its seqs are given again.
-    FailoverCutOff,
-    /// All of redis stands still for 10 s (SIGSTOP).
-    RedisFreeze,
-    /// A planned failover behind one address: both servers live on, and only the address leads elsewhere.
-    HandOver,
-    /// Subscriptions are cut off from redis for 10 s, commands are not.
-    BusCut,
-    /// Commands are cut off from redis for 10 s, subscriptions are not.
-    CommandsCut,
-    /// The redis master is killed and comes back without its data.
-    RedisWipe,
-    /// etcd is killed, one logic with it; both come back.
-    EtcdLoss,
-    /// A backup is put back on standalone: what was said since is taken back.
-    Restore,
-}
-
-/// What a fault is played on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ground {
-    /// A cluster whose redis is found so.
-    Cluster(Way),
-    /// The standalone program.
-    Standalone,
-}
-
-impl Fault {
-    /// What is played where nothing is named, in this order.
-    pub const ESSENTIAL: [Self; 8] = [
-        Self::None,
-        Self::ConnectDrain,
-        Self::ConnectKill,
-        Self::LogicDrain,
-        Self::LogicKill,
-        Self::EtcdLoss,
-        Self::Failover,
-        Self::FailoverCutOff,
-    ];
-    /// Every fault there is, those that are played on the same ground together.
-    pub const ALL: [Self; 16] = [
-        Self::None,
-        Self::ConnectDrain,
-        Self::ConnectKill,
-        Self::ConnectPause,
-        Self::LogicDrain,
-        Self::LogicKill,
-        Self::LogicGone,
-        Self::EtcdLoss,
-        Self::Failover,
-        Self::FailoverCutOff,
-        Self::RedisFreeze,
-        Self::HandOver,
-        Self::BusCut,
-        Self::CommandsCut,
-        Self::RedisWipe,
-        Self::Restore,
-    ];
-
-    /// What it is played on.
-    pub fn ground(self) -> Ground {
-        match self {
-            Self::Restore => Ground::Standalone,
-            Self::RedisFreeze | Self::HandOver | Self::BusCut | Self::CommandsCut | Self::RedisWipe => {
-                Ground::Cluster(Way::OneAddress)
-            }
-            _ => Ground::Cluster(Way::Sentinels),
-        }
-    }
-}
-
-/// What a fault did to everybody.
-#[derive(Debug, Serialize)]
-pub struct Report {
-    /// Which.
-    pub fault: Fault,
-    /// What it did.
-    #[serde(flatten)]
-    pub audit: Audit,
-    /// Changes that people made meanwhile: joining, leaving, removing, direct rooms.
-    pub changes: usize,
-    /// What of presence and of rooms was wrong two leases later.
-    pub findings: Findings,
-}
-
-impl Report {
-    /// Whether nothing is lost, repeated, reordered or invented, nobody gave up, and presence and rooms are as they should.
-    pub fn is_clean(&self) -> bool {
-        self.audit.is_clean() && self.findings.is_empty()
-    }
-}
-
-/// The settings that say how soon presence and lists of rooms are true again.
-fn times() -> [(&'static str, String); 2] {
-    [("IM_PRESENCE_LEASE", PRESENCE_LEASE), ("IM_ROOMS_COMPARE", ROOMS_COMPARE)]
-        .map(|(name, time)| (name, format!("{}ms", time.as_millis())))
-}
-
-enum Site {
-    Cluster(Box<Cluster>),
-    Standalone(Box<Standalone>),
-}
-
-/// A site with a crowd and people on it.
-pub struct Stage {
-    site: Site,
-    crowd: Crowd,
-    people: People,
-    size: Size,
-    ground: Ground,
-    /// Faults last as long as they are described, not shortened.
+/// Servers and the workloads on them: used for all faults with the same environment.
+pub struct Scenario {
+    servers: Servers,
+    messages: MessageWorkload,
+    membership: MembershipWorkload,
+    rate: u32,
+    environment: Environment,
+    /// Whether faults last their full length.
     full: bool,
 }
 
-impl Stage {
-    /// Starts what faults of this ground are played on and gathers the crowd and the people. Clients know the addresses of
-    /// the connect processes that run; a replaced process takes its predecessor's.
-    pub async fn set(ground: Ground, plan: Plan, size: Size, full: bool) -> Result<Self> {
-        let (site, tcp, ws, apis) = match ground {
-            Ground::Standalone => {
-                let standalone = Standalone::start(times()).await?;
-                let (tcp, ws, apis) = (standalone.tcp.clone(), standalone.ws.clone(), standalone.apis.clone());
-                (Site::Standalone(Box::new(standalone)), vec![tcp], vec![ws], apis)
+impl Scenario {
+    /// Starts the servers and connects the clients. Clients know the addresses of the connect processes that run now; a
+    /// process that replaces another takes over its addresses.
+    pub async fn start(environment: Environment, plan: Plan, size: &Size, full: bool) -> Result<Self> {
+        let (servers, tcp, ws, apis) = match environment {
+            Environment::Standalone => {
+                let standalone = Standalone::start(intervals()).await?;
+                let tcp = vec![standalone.tcp.clone()];
+                let ws = vec![standalone.ws.clone()];
+                let apis = standalone.apis.clone();
+                (Servers::Standalone(Box::new(standalone)), tcp, ws, apis)
             }
-            Ground::Cluster(redis) => {
-                let connect_env = plan.connect_env.iter().cloned().chain(times()).collect();
-                // Where replicas are waited for, publishing reaches them too, so that a connection left behind at one hears.
-                let wait_replicas = if redis == Way::OneAddress { 0 } else { plan.wait_replicas };
+            Environment::Cluster(redis) => {
+                let connect_env = plan.connect_env.iter().cloned().chain(intervals()).collect();
+                // With replicas to wait for, a message is published on them too: a subscription left on one would get it.
+                let wait_replicas = if redis == MasterDiscovery::OneAddress { 0 } else { plan.wait_replicas };
                 let plan = Plan { redis, wait_replicas, connect_env, ..plan };
                 let cluster = Cluster::start(plan).await?;
                 let tcp = cluster.connects.iter().map(|connect| connect.tcp.clone()).collect();
                 let ws = cluster.connects.iter().map(|connect| connect.ws.clone()).collect();
                 let apis = cluster.apis.clone();
-                (Site::Cluster(Box::new(cluster)), tcp, ws, apis)
+                (Servers::Cluster(Box::new(cluster)), tcp, ws, apis)
             }
         };
         let tcp: Vec<String> = tcp.iter().map(|address| format!("tcp://{address}")).collect();
         let ws: Vec<String> = ws.iter().map(|address| format!("ws://{address}/ws")).collect();
         let signer = Signer::new(SECRET);
-        let crowd = Crowd::gather(&size, &[&tcp, &ws], &signer).await?;
-        let people = People::gather(PERSONS, GROUPS, &tcp, apis, &signer).await?;
-        Ok(Self { site, crowd, people, size, ground, full })
+        let messages = MessageWorkload::connect(size, &[&tcp, &ws], &signer).await?;
+        let membership = MembershipWorkload::connect(USERS, GROUPS, &tcp, apis, &signer).await?;
+        Ok(Self { servers, messages, membership, rate: size.rate, environment, full })
     }
 
-    /// What it stands on.
-    pub fn ground(&self) -> Ground {
-        self.ground
+    /// What its servers are.
+    pub fn environment(&self) -> Environment {
+        self.environment
     }
 
-    /// Lets the crowd speak and people come and go, breaks something, mends it, waits until everybody has everything, judges
-    /// what was heard, and two leases after the fault holds presence and rooms against what they should be.
-    pub async fn play(&mut self, fault: Fault) -> Result<Report> {
-        let Self { site, crowd, people, size, full, .. } = self;
-        let mut begun = Begun::now(crowd).await?;
-        let changes = people.changes();
-        let speaking = begun.speaking(size.rate, async {
-            let stop = tokio_util::sync::CancellationToken::new();
-            let striking = async {
-                tokio::time::sleep(CALM).await;
-                let taken_back = strike::strike(site, crowd, people, fault, *full).await;
-                tokio::time::sleep(CALM).await;
+    /// Injects a fault and mends it while the workloads run, waits until every client has received everything, and checks.
+    /// Presence and rooms are checked two leases after the fault.
+    pub async fn run(&mut self, fault: Fault) -> Result<Report> {
+        let Self { servers, messages, membership, rate, full, .. } = self;
+        let mut run = CheckedRun::start(messages).await?;
+        let changes = membership.changes();
+        let injected = run.during(*rate, async {
+            let stop = CancellationToken::new();
+            let inject = async {
+                tokio::time::sleep(STEADY).await;
+                let taken_back = nemesis::inject(servers, messages, membership, fault, *full).await;
+                tokio::time::sleep(STEADY).await;
                 stop.cancel();
                 taken_back
             };
-            let (taken_back, lived) = tokio::join!(striking, people.live(&stop));
-            lived.context("the people")?;
+            let (taken_back, changed) = tokio::join!(inject, membership.run(&stop));
+            changed.context("the membership workload")?;
             taken_back
         });
-        let taken_back = speaking.await.with_context(|| format!("{fault:?}"))?;
+        let taken_back = injected.await.with_context(|| format!("{fault:?}"))?;
         let mended = tokio::time::Instant::now();
-        let changes = people.changes() - changes;
-        let http = match site {
-            Site::Cluster(cluster) => cluster.logics.first().context("no logic runs")?.http.clone(),
-            Site::Standalone(standalone) => standalone.http().to_owned(),
+        let changes = membership.changes() - changes;
+        let http = match servers {
+            Servers::Cluster(cluster) => &cluster.logics.first().context("no logic process runs")?.http,
+            Servers::Standalone(standalone) => &standalone.http,
         };
-        let audit = begun.judge(&http, &Signer::new(SECRET), &taken_back).await?;
-        tokio::time::sleep_until(mended + 2 * PRESENCE_LEASE + FOLLOWED_UP).await;
-        let findings = people.findings(&crowd.users()).await.context("presence and rooms")?;
-        Ok(Report { fault, audit, changes, findings })
+        let checked = run.check(http, &Signer::new(SECRET), &taken_back).await?;
+        tokio::time::sleep_until(mended + 2 * PRESENCE_LEASE + REPAIR).await;
+        let findings = membership.check(&messages.users()).await.context("presence and rooms")?;
+        Ok(Report { fault, run: checked, changes, findings })
     }
+}
+
+/// The settings for how soon presence and lists of rooms are repaired.
+fn intervals() -> [(&'static str, String); 2] {
+    [("IM_PRESENCE_LEASE", PRESENCE_LEASE), ("IM_ROOMS_COMPARE", ROOMS_COMPARE)]
+        .map(|(name, interval)| (name, format!("{}ms", interval.as_millis())))
 }

@@ -1,11 +1,12 @@
-//! `im-e2e hostile`: clients that mean harm, one kind after the other, each on a fresh cluster on loopback and beside pairs
-//! that behave. What counts: nothing dies, memory stays under a bound, and the neighbours hardly notice.
+//! `im-e2e hostile`: one attack after the other, each on a fresh cluster on loopback and beside pairs of well-behaved clients.
+//! An attack has failed if no process dies, memory stays within a bound, and the pairs hardly notice.
 
-mod attacker;
 mod attacks;
 mod memory;
-mod neighbours;
-mod raw;
+mod pairs;
+mod raw_socket;
+mod subprocess;
+mod target;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,37 +15,37 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-pub use self::attacker::attacker;
 pub use self::attacks::Attack;
-use self::attacks::Target;
 pub use self::memory::Memory;
-use self::memory::Watch;
-use self::neighbours::Neighbours;
-pub use self::neighbours::Seen;
-use crate::cluster::{Cluster, Plan};
+use self::memory::MemoryWatch;
+pub use self::pairs::Measured;
+use self::pairs::Pairs;
+pub use self::subprocess::attacker;
+use self::target::Target;
+use crate::servers::cluster::{Cluster, Plan};
 
-/// How long an attack has beyond its time until it counts as hanging.
+/// An attack hangs if it takes this much longer than its time.
 const OVERTIME: Duration = Duration::from_secs(60);
-/// The neighbours' p99 may grow by this factor, where it is above what a machine of few cores does by itself.
-const WORSE: f64 = 3.0;
-const UNREMARKABLE_MS: f64 = 25.0;
+/// The pairs' p99 may grow by this factor, or up to what is normal on a machine with few cores.
+const MAX_P99_FACTOR: f64 = 3.0;
+const NORMAL_P99_MS: f64 = 25.0;
 
-/// How an attack is played.
+/// How an attack is run and judged.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// Pairs of clients that behave.
+    /// Pairs of well-behaved clients.
     #[arg(long, default_value_t = 500)]
     pub pairs: usize,
     /// Messages per second over all pairs.
     #[arg(long, default_value_t = 500)]
     pub rate: u32,
-    /// Seconds that the pairs are measured alone, and again beside the attack.
+    /// Seconds for which the pairs are measured, first alone and then beside the attack.
     #[arg(long, default_value_t = 10)]
     pub seconds: u64,
-    /// What connect may hold beyond what it held before, in MiB.
+    /// How much the memory of connect may grow, in MiB.
     #[arg(long, default_value_t = 384)]
     pub connect_mib: u64,
-    /// What logic may hold beyond what it held before, in MiB.
+    /// How much the memory of logic may grow, in MiB.
     #[arg(long, default_value_t = 256)]
     pub logic_mib: u64,
 }
@@ -52,55 +53,56 @@ pub struct Options {
 /// What one attack did.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Which.
+    /// What was run.
     pub attack: Attack,
     /// Bytes that the attacker wrote.
     pub bytes: u64,
     /// Sockets that the attacker opened.
     pub sockets: u64,
-    /// Of them, closed by the server.
+    /// Sockets that the server closed.
     pub closed: u64,
-    /// How long it went on.
+    /// How long the attack lasted.
     pub seconds: f64,
-    /// Of connect, logic and redis.
+    /// Memory of connect, logic and redis.
     pub memory: BTreeMap<&'static str, Memory>,
-    /// The neighbours alone.
-    pub alone: Seen,
-    /// The neighbours beside the attack.
-    pub beside: Seen,
-    /// What came of it for the attacker.
+    /// The pairs alone.
+    pub alone: Measured,
+    /// The pairs beside the attack.
+    pub beside: Measured,
+    /// How the servers reacted.
     pub ended: String,
-    /// What must not have been; empty: the attack failed.
+    /// What the attack achieved; empty if it failed.
     pub harm: Vec<String>,
 }
 
-/// Plays one attack.
-pub async fn play(attack: Attack, options: &Options) -> Result<Report> {
+/// Runs one attack.
+pub async fn run(attack: Attack, options: &Options) -> Result<Report> {
     let plan = Plan { connect: 1, logic: 1, wait_replicas: 0, ..Plan::default() };
     let mut cluster = Cluster::start(plan).await?;
-    let (connect, logic) = (&cluster.connects[0], &cluster.logics[0]);
+    let connect = &cluster.connects[0];
+    let logic = &cluster.logics[0];
     let redis = cluster.redis.master_pid().await.context("no redis master")?;
     let target = Target::new(connect.tcp.clone(), connect.ws.clone(), logic.http.clone());
     let prepared = attack.prepare(&target).await.with_context(|| format!("preparing {attack:?}"))?;
 
-    let neighbours = Neighbours::start(&connect.tcp, &logic.http, options.pairs, options.rate).await?;
+    let pairs = Pairs::start(&connect.tcp, &logic.http, options.pairs, options.rate).await?;
     let span = Duration::from_secs(options.seconds);
     tokio::time::sleep(Duration::from_secs(2)).await;
-    neighbours.take();
+    pairs.take();
     tokio::time::sleep(span).await;
-    let alone = neighbours.take();
+    let alone = pairs.take();
 
     let pids = vec![("connect", connect.process.pid()), ("logic", logic.process.pid()), ("redis", redis)];
-    let watch = Watch::start(pids)?;
+    let watch = MemoryWatch::start(pids)?;
     let began = Instant::now();
-    let attacking = attacker::send_out(attack, &target, prepared, span, span + OVERTIME);
-    // An attack that is over early is held against the neighbours' whole time.
+    let attacking = subprocess::run_attack(attack, &target, prepared, span, span + OVERTIME);
+    // The pairs are measured for the whole time even if the attack is over early.
     let (outcome, ()) = tokio::join!(attacking, tokio::time::sleep(span));
-    let beside = neighbours.take();
+    let beside = pairs.take();
     let seconds = began.elapsed().as_secs_f64();
-    let memory = watch.seen();
-    let mut harm = attack.harm(&outcome.ended);
-    harm.extend(judge(options, &memory, &alone, &beside));
+    let memory = watch.memory();
+    let mut harm = Attack::harm(&outcome.ended);
+    harm.extend(harm_done(options, &memory, &alone, &beside));
     harm.extend(dead(&mut cluster)?);
     Ok(Report {
         attack,
@@ -116,7 +118,12 @@ pub async fn play(attack: Attack, options: &Options) -> Result<Report> {
     })
 }
 
-fn judge(options: &Options, memory: &BTreeMap<&'static str, Memory>, alone: &Seen, beside: &Seen) -> Vec<String> {
+fn harm_done(
+    options: &Options,
+    memory: &BTreeMap<&'static str, Memory>,
+    alone: &Measured,
+    beside: &Measured,
+) -> Vec<String> {
     let mut harm = Vec::new();
     for (name, limit) in [("connect", options.connect_mib), ("logic", options.logic_mib)] {
         let grown = memory.get(name).map_or(0, |memory| memory.peak - memory.before) >> 20;
@@ -124,7 +131,7 @@ fn judge(options: &Options, memory: &BTreeMap<&'static str, Memory>, alone: &See
             harm.push(format!("{name} grew by {grown} MiB"));
         }
     }
-    if beside.p99_ms > (alone.p99_ms * WORSE).max(UNREMARKABLE_MS) {
+    if beside.p99_ms > (alone.p99_ms * MAX_P99_FACTOR).max(NORMAL_P99_MS) {
         harm.push(format!("p99 of the pairs went from {:.1} to {:.1} ms", alone.p99_ms, beside.p99_ms));
     }
     if beside.failed > 0 {
@@ -144,7 +151,7 @@ fn dead(cluster: &mut Cluster) -> Result<Vec<String>> {
     let processes = connects.chain(cluster.logics.iter_mut().map(|logic| &mut logic.process));
     let mut dead = Vec::new();
     for process in processes {
-        if let Some(status) = process.ended()? {
+        if let Some(status) = process.exit_status()? {
             dead.push(format!("{} died: {status}\n{}", process.name(), process.tail(5)));
         }
     }
@@ -163,7 +170,8 @@ pub fn table(reports: &[Report]) -> String {
             let memory = report.memory.get(name).copied().unwrap_or_default();
             format!("{:.0} → {:.0}", mib(memory.before), mib(memory.peak))
         });
-        let times = |seen: &Seen| format!("{:.1} / {:.1} / {:.0}", seen.p50_ms, seen.p99_ms, seen.max_ms);
+        let times =
+            |measured: &Measured| format!("{:.1} / {:.1} / {:.0}", measured.p50_ms, measured.p99_ms, measured.max_ms);
         let _ = writeln!(
             text,
             "{} | {:.1}, {} ({}), {:.0} | {} | {} → {} | {}, {}, {} of {} | {} | {}",

@@ -1,4 +1,4 @@
-//! Small HTTP requests to the processes under test.
+//! HTTP requests to the processes under test.
 
 use std::time::Duration;
 
@@ -31,8 +31,8 @@ pub async fn call(
     }
     let request = request.header("content-type", "application/json").body(Full::new(body))?;
     let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-    let answer = tokio::time::timeout(TIMEOUT, client.request(request)).await.context("no answer in time")??;
-    let status = answer.status().as_u16();
-    let body = tokio::time::timeout(TIMEOUT, answer.into_body().collect()).await.context("no body in time")??;
+    let response = tokio::time::timeout(TIMEOUT, client.request(request)).await.context("no response in time")??;
+    let status = response.status().as_u16();
+    let body = tokio::time::timeout(TIMEOUT, response.into_body().collect()).await.context("no body in time")??;
     Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
 }

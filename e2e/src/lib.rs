@@ -1,22 +1,23 @@
-//! Plays real clients against real processes, real redis and real etcd, breaks what can break, and judges what every
-//! client saw by what the log says in the end.
+//! Runs real clients against real processes, real redis and real etcd, injects faults, and checks what every client received
+//! against the logs.
+//!
+//! The programs are [`faults`], [`hostile`], [`reads`] and [`kubernetes`]. They share [`servers`], [`workload`] and
+//! [`checker`]; a [`checked_run`] puts the last two together.
 
-pub mod audit;
-pub mod audited;
-pub mod backing;
-pub mod cluster;
-pub mod console;
-pub mod crowd;
+pub mod checked_run;
+pub mod checker;
+pub mod clients;
+mod clock;
 pub mod faults;
-pub mod forwarder;
 pub mod hostile;
 pub mod http;
-pub mod kind;
-pub mod people;
+pub mod kubernetes;
 pub mod process;
+pub mod proxies;
 pub mod reads;
-pub mod report;
-pub mod standalone;
-pub mod stranger;
-pub mod tamper;
+pub mod servers;
+pub mod stats;
+mod sync;
 pub mod token;
+pub mod wait;
+pub mod workload;

@@ -1,33 +1,29 @@
-//! `im-e2e faults`: a cluster on loopback, a crowd of clients, one fault after the other, an audit of each.
-//! `im-e2e hostile`: clients that mean harm beside clients that behave.
-//! `im-e2e reads`: all members of a large group read one message.
-//! `im-e2e kubernetes`: the same on Kubernetes, with what the operator does.
+//! The command line: `im-e2e faults`, `hostile`, `reads` and `kubernetes`.
 
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use im_e2e::cluster::Plan;
-use im_e2e::crowd::Size;
-use im_e2e::faults::{Fault, Stage};
+use im_e2e::faults::{self, Fault, Scenario};
 use im_e2e::hostile::{self, Attack};
-use im_e2e::kind::cases;
-use im_e2e::{reads, report};
+use im_e2e::servers::cluster::Plan;
+use im_e2e::workload::messages::Size;
+use im_e2e::{kubernetes, reads};
 
 #[derive(Parser)]
 #[command(version, about)]
 enum Arguments {
-    /// Breaks one thing after the other under a speaking crowd and judges what everybody saw.
+    /// Injects one fault after the other while clients send, and checks what each of them received.
     Faults(Faults),
-    /// Attacks a cluster in many ways, beside pairs of clients that behave, and says what each attack did to them and to it.
+    /// Attacks a cluster in many ways beside well-behaved clients, and reports what each attack did to both.
     Hostile(Hostile),
-    /// The process of one attack, told by `hostile` what to do.
+    /// The process of one attack, started by `hostile`.
     #[command(hide = true)]
     Attacker,
-    /// Lets all members of one large group read one message at once, and says what it costs.
+    /// Lets all members of a large group mark one message as read at once, and reports the cost.
     Reads(reads::Options),
-    /// Plays cases on the Kubernetes cluster that KUBECONFIG names.
-    Kubernetes(cases::Options),
+    /// Runs cases on the Kubernetes cluster of KUBECONFIG.
+    Kubernetes(kubernetes::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -35,28 +31,28 @@ struct Faults {
     /// Clients, spread over the rooms and the connect processes.
     #[arg(long, default_value_t = 5000)]
     connections: usize,
-    /// Rooms.
+    /// Number of rooms.
     #[arg(long, default_value_t = 250)]
     rooms: usize,
     /// Messages per second over all rooms.
     #[arg(long, default_value_t = 200)]
     rate: u32,
-    /// connect processes.
+    /// Number of connect processes.
     #[arg(long, default_value_t = 2)]
     connect: usize,
-    /// logic processes.
+    /// Number of logic processes.
     #[arg(long, default_value_t = 2)]
     logic: usize,
-    /// What to break, in this order. Default: what every build must pass.
+    /// The faults to inject, in this order. Default: those that every build must pass.
     #[arg(value_enum)]
     faults: Vec<Fault>,
-    /// The same, for one fault or several divided by commas.
+    /// The same, as one option: one fault, or several separated by commas.
     #[arg(long, value_enum, value_delimiter = ',', conflicts_with = "faults")]
     only: Vec<Fault>,
-    /// Every fault there is.
+    /// All faults.
     #[arg(long, conflicts_with_all = ["faults", "only"])]
     all: bool,
-    /// Faults last as long as they are meant to: no logic for 5 minutes instead of 30 s.
+    /// Faults last their full length: no logic for 5 minutes instead of 30 s.
     #[arg(long)]
     full: bool,
     /// One JSON object per fault instead of the table.
@@ -68,7 +64,7 @@ struct Faults {
 struct Hostile {
     #[command(flatten)]
     options: hostile::Options,
-    /// Which attacks, in this order. Default: all.
+    /// The attacks to run, in this order. Default: all.
     #[arg(value_enum)]
     attacks: Vec<Attack>,
     /// One JSON object per attack instead of the table.
@@ -79,14 +75,14 @@ struct Hostile {
 #[tokio::main]
 async fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter("warn,kube_client=off").with_writer(std::io::stderr).init();
-    let played = match Arguments::parse() {
-        Arguments::Faults(arguments) => faults(arguments).await,
-        Arguments::Hostile(arguments) => attack(arguments).await,
+    let outcome = match Arguments::parse() {
+        Arguments::Faults(arguments) => run_faults(arguments).await,
+        Arguments::Hostile(arguments) => run_attacks(arguments).await,
         Arguments::Attacker => hostile::attacker().await,
-        Arguments::Reads(options) => read(&options).await,
-        Arguments::Kubernetes(options) => cases::play(options).await,
+        Arguments::Reads(options) => run_reads(&options).await,
+        Arguments::Kubernetes(arguments) => kubernetes::run(arguments).await,
     };
-    match played {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -95,8 +91,8 @@ async fn main() -> ExitCode {
     }
 }
 
-#[allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
-async fn faults(arguments: Faults) -> Result<()> {
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
+async fn run_faults(arguments: Faults) -> Result<()> {
     let plan = Plan { connect: arguments.connect, logic: arguments.logic, ..Plan::default() };
     let size = Size { connections: arguments.connections, rooms: arguments.rooms, rate: arguments.rate };
     let faults = match (arguments.all, arguments.faults.is_empty(), arguments.only.is_empty()) {
@@ -105,37 +101,37 @@ async fn faults(arguments: Faults) -> Result<()> {
         _ => [arguments.faults, arguments.only].concat(),
     };
     let mut reports = Vec::new();
-    let mut stage: Option<Stage> = None;
+    let mut last: Option<Scenario> = None;
     for fault in faults {
         eprintln!("{fault:?} …");
-        let mut stands = match stage.take().filter(|stage| stage.ground() == fault.ground()) {
-            Some(stage) => stage,
-            None => Stage::set(fault.ground(), plan.clone(), size.clone(), arguments.full).await?,
+        let mut scenario = match last.take().filter(|last| last.environment() == fault.environment()) {
+            Some(scenario) => scenario,
+            None => Scenario::start(fault.environment(), plan.clone(), &size, arguments.full).await?,
         };
-        let report = stands.play(fault).await?;
-        stage = Some(stands);
+        let report = scenario.run(fault).await?;
+        last = Some(scenario);
         if arguments.json {
             println!("{}", serde_json::to_string(&report)?);
         }
-        for example in report.audit.verdict.examples.iter().chain(&report.findings.examples) {
+        for example in report.run.verdict.examples.iter().chain(&report.findings.examples) {
             eprintln!("  {example}");
         }
         reports.push(report);
     }
     if !arguments.json {
-        println!("{}", report::table(&reports));
+        println!("{}", faults::table(&reports));
     }
     let dirty = reports.iter().filter(|report| !report.is_clean()).count();
-    ensure!(dirty == 0, "{dirty} of {} audits are not clean", reports.len());
+    ensure!(dirty == 0, "{dirty} of {} runs are not clean", reports.len());
     Ok(())
 }
 
-#[allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
-async fn attack(arguments: Hostile) -> Result<()> {
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
+async fn run_attacks(arguments: Hostile) -> Result<()> {
     let mut reports = Vec::new();
     for attack in if arguments.attacks.is_empty() { Attack::ALL.to_vec() } else { arguments.attacks } {
         eprintln!("{attack:?} …");
-        let report = hostile::play(attack, &arguments.options).await?;
+        let report = hostile::run(attack, &arguments.options).await?;
         if arguments.json {
             println!("{}", serde_json::to_string(&report)?);
         }
@@ -149,10 +145,20 @@ async fn attack(arguments: Hostile) -> Result<()> {
     Ok(())
 }
 
-#[allow(clippy::print_stdout, reason = "a program for people")]
-async fn read(options: &reads::Options) -> Result<()> {
-    let report = reads::play(options).await?;
+#[expect(clippy::print_stdout, reason = "a command line program")]
+async fn run_reads(options: &reads::Options) -> Result<()> {
+    let report = reads::run(options).await?;
     print!("{}", report.table());
-    ensure!(report.is_good(), "not every mark was answered in time");
+    ensure!(report.is_good(), "not every read mark was answered in time");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        super::Arguments::command().debug_assert();
+    }
 }

@@ -1,13 +1,14 @@
-//! A child process of the test: its output in a file, ended when dropped, by its own process id and nothing else.
+//! Child processes: servers that run until they are dropped, and commands that run to their end.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use tokio::io::AsyncWriteExt;
 
-/// A running program.
+/// A running program. Its output goes to a file; it is killed, by its own process id, when dropped.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -29,7 +30,7 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, log })
     }
 
-    /// Its name, for messages.
+    /// The name its log file has, for messages.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -43,37 +44,37 @@ impl Process {
     pub fn signal(&self, signal: i32) -> Result<()> {
         let pid = i32::try_from(self.pid())?;
         let status = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status()?;
-        anyhow::ensure!(status.success(), "kill -{signal} {} ({pid})", self.name);
+        ensure!(status.success(), "kill -{signal} {} ({pid})", self.name);
         Ok(())
     }
 
-    /// `kill -9`, and waits until it is gone.
+    /// `kill -9`, and waits for the exit.
     pub fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
-    /// Its exit status, where it has ended.
-    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+    /// Its exit status, if it has exited.
+    pub fn exit_status(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
 
-    /// Waits for its end.
-    pub async fn wait(&mut self, patience: Duration) -> Result<ExitStatus> {
-        let until = Instant::now() + patience;
+    /// Waits until it has exited.
+    pub async fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + timeout;
         loop {
-            if let Some(status) = self.ended()? {
+            if let Some(status) = self.exit_status()? {
                 return Ok(status);
             }
-            if Instant::now() > until {
-                bail!("{} still runs after {patience:?}", self.name);
+            if Instant::now() > deadline {
+                bail!("{} is still running after {timeout:?}", self.name);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// The end of its output, for a failure's message.
+    /// The last lines of its output, for error messages.
     pub fn tail(&self, lines: usize) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let from = text.lines().count().saturating_sub(lines);
@@ -84,23 +85,24 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if let Err(error) = self.kill() {
-            tracing::warn!(name = self.name, %error, "could not be ended");
+            tracing::warn!(name = self.name, %error, "could not be killed");
         }
     }
 }
-/// Calls `probe` until it returns `Some`, with a short pause between, for at most `patience`.
-pub async fn until<T, F>(what: &str, patience: Duration, mut probe: F) -> Result<T>
-where
-    F: AsyncFnMut() -> Option<T>,
-{
-    let end = Instant::now() + patience;
-    loop {
-        if let Some(found) = probe().await {
-            return Ok(found);
-        }
-        if Instant::now() > end {
-            bail!("not within {patience:?}: {what}");
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
+
+/// Runs a program to its end with this standard input: its standard output, or an error with all its output.
+pub(crate) async fn output(program: &str, arguments: &[&str], input: &str, timeout: Duration) -> Result<String> {
+    let what = || format!("{program} {}", arguments.join(" "));
+    let mut command = tokio::process::Command::new(program);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().with_context(what)?;
+    let mut stdin = child.stdin.take().context("no standard input")?;
+    stdin.write_all(input.as_bytes()).await?;
+    drop(stdin);
+    let output = tokio::time::timeout(timeout, child.wait_with_output()).await.with_context(what)??;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        bail!("{}: {}\n{stdout}{}", what(), output.status, String::from_utf8_lossy(&output.stderr));
     }
+    Ok(stdout)
 }

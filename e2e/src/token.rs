@@ -1,12 +1,13 @@
-//! Tokens for the test's users.
-
-use std::time::{SystemTime, UNIX_EPOCH};
+//! Signed tokens for the users of the tests.
 
 use anyhow::Result;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde::Serialize;
 
-use crate::cluster::SECRET;
+use crate::clock::unix_now;
+
+/// The secret that signs tokens for servers on loopback.
+pub const SECRET: &str = "end-to-end secret, at least thirty-two bytes";
 
 #[derive(Serialize)]
 struct Claims<'a> {
@@ -17,24 +18,24 @@ struct Claims<'a> {
     rooms: &'a [&'a str],
 }
 
-/// Signs tokens as a company's backend would.
+/// Signs tokens as an application's backend would.
 #[derive(Clone)]
 pub struct Signer(EncodingKey);
 
 impl Signer {
-    /// With the secret that logic verifies by.
+    /// Signs with the secret that logic verifies with.
     pub fn new(secret: impl AsRef<[u8]>) -> Self {
         Self(EncodingKey::from_secret(secret.as_ref()))
     }
 
-    /// A token of one day for `user`, who may enter the open rooms that `rooms` covers.
+    /// A token for `user`, valid for a day, for the open rooms that `rooms` matches.
     pub fn token(&self, user: &str, scope: &str, rooms: &[&str]) -> Result<String> {
-        let iat = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let iat = unix_now().as_secs();
         Ok(encode(&Header::default(), &Claims { sub: user, iat, exp: iat + 86_400, scope, rooms }, &self.0)?)
     }
 }
 
-/// A token for the cluster on loopback: see [`Signer::token`].
+/// A token for servers on loopback: see [`Signer::token`].
 pub fn token(user: &str, scope: &str, rooms: &[&str]) -> Result<String> {
     Signer::new(SECRET).token(user, scope, rooms)
 }

@@ -1,65 +1,59 @@
-//! How much memory processes hold, as the kernel counts it.
+//! The resident memory of processes, as the kernel counts it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
-const EVERY: Duration = Duration::from_millis(50);
+use crate::sync::lock;
+
+const INTERVAL: Duration = Duration::from_millis(50);
 
 /// Resident bytes of one process.
 #[derive(Debug, Default, Clone, Copy, Serialize)]
 pub struct Memory {
-    /// When the watch began.
+    /// At the start.
     pub before: u64,
-    /// The most seen since.
+    /// The maximum since.
     pub peak: u64,
 }
 
-/// Looks at processes until dropped.
-pub(super) struct Watch {
-    seen: Arc<Mutex<BTreeMap<&'static str, Memory>>>,
-    task: JoinHandle<()>,
+/// Samples processes until dropped.
+pub(super) struct MemoryWatch {
+    memory: Arc<Mutex<BTreeMap<&'static str, Memory>>>,
+    _task: AbortOnDropHandle<()>,
 }
 
-impl Watch {
-    /// Begins with what each holds now.
+impl MemoryWatch {
     pub(super) fn start(pids: Vec<(&'static str, u32)>) -> Result<Self> {
         let mut first = BTreeMap::new();
         for (name, pid) in &pids {
             let before = resident(*pid)?;
             first.insert(*name, Memory { before, peak: before });
         }
-        let seen = Arc::new(Mutex::new(first));
+        let memory = Arc::new(Mutex::new(first));
         let task = tokio::spawn({
-            let seen = Arc::clone(&seen);
+            let memory = Arc::clone(&memory);
             async move {
                 loop {
-                    tokio::time::sleep(EVERY).await;
+                    tokio::time::sleep(INTERVAL).await;
                     for (name, pid) in &pids {
-                        // A process that has died is found by who started it.
+                        // Whoever started a process finds out that it died.
                         let Ok(now) = resident(*pid) else { continue };
-                        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-                        seen.entry(name).and_modify(|memory| memory.peak = memory.peak.max(now));
+                        lock(&memory).entry(name).and_modify(|memory| memory.peak = memory.peak.max(now));
                     }
                 }
             }
         });
-        Ok(Self { seen, task })
+        Ok(Self { memory, _task: AbortOnDropHandle::new(task) })
     }
 
-    /// What each has held, by name.
-    pub(super) fn seen(&self) -> BTreeMap<&'static str, Memory> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.task.abort();
+    /// By name of the process.
+    pub(super) fn memory(&self) -> BTreeMap<&'static str, Memory> {
+        lock(&self.memory).clone()
     }
 }
 

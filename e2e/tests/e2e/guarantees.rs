@@ -1,4 +1,4 @@
-//! What docs/guarantees.md says is shown by tests that exist.
+//! Every test that docs/guarantees.md names exists.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -1,11 +1,11 @@
 //! End-to-end tests: real processes, real redis with Sentinels, real etcd.
 
-mod backing;
 mod bans;
-mod dialects;
+mod checker;
+mod compat;
 mod faults;
 mod guarantees;
-mod parts;
+mod outages;
 mod presence;
-mod secured;
-mod sees;
+mod redis_set;
+mod tls;

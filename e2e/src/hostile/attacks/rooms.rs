@@ -1,5 +1,6 @@
-//! Attacks of somebody with a token, on rooms and their logs.
+//! Attacks by an authenticated user on rooms and their logs.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -9,23 +10,25 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::super::raw::Raw;
-use super::{FROM, HARM, Prepared, Target, crowd};
+use crate::hostile::raw_socket::RawSocket;
+use crate::hostile::target::{CUT_OFF, HARM, Prepared, SERVED, Target, attackers};
 use crate::token::token;
 
-/// What the attacker's token covers.
+/// The rooms that the attacker's token covers.
 const ROOMS: &[&str] = &["full-*", "storm-*"];
 /// How many rooms one request names.
-const NAMED: usize = 1_000;
+const ROOMS_PER_REQUEST: usize = 1_000;
 
-/// Open rooms with so many messages of so many bytes each, made by a backend.
+/// Creates open rooms with this many messages of this size each.
 pub(super) async fn full_rooms(target: &Target, rooms: usize, messages: usize, bytes: usize) -> Result<Prepared> {
     let admin = token("backend", "admin", &["full-*"])?;
     let names: Vec<String> = (0..rooms).map(|number| format!("full-{number:04}")).collect();
-    let mut under_way = JoinSet::new();
+    let mut requests = JoinSet::new();
     for name in &names {
-        let (target, admin, name) = (target.clone(), admin.clone(), name.clone());
-        under_way.spawn(async move {
+        let target = target.clone();
+        let admin = admin.clone();
+        let name = name.clone();
+        requests.spawn(async move {
             post(&target, &admin, "/v1/rooms", &json!({"kind": "open", "id": name})).await?;
             for _ in 0..messages {
                 let path = format!("/v1/rooms/{name}/messages");
@@ -33,52 +36,60 @@ pub(super) async fn full_rooms(target: &Target, rooms: usize, messages: usize, b
             }
             anyhow::Ok(())
         });
-        if under_way.len() >= 16 {
-            under_way.join_next().await.context("one is under way")???;
+        if requests.len() >= 16 {
+            requests.join_next().await.context("no request is running")???;
         }
     }
-    under_way.join_all().await.into_iter().collect::<Result<Vec<_>>>()?;
+    requests.join_all().await.into_iter().collect::<Result<Vec<_>>>()?;
     Ok(Prepared { rooms: names })
 }
 
 async fn post(target: &Target, token: &str, path: &str, body: &Value) -> Result<()> {
-    let until = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(30);
     loop {
-        let answer = crate::http::call(Method::POST, &target.http, path, Some(token), body.to_string().into()).await?;
-        if answer.0 != 429 && answer.0 != 503 {
-            ensure!(answer.0 < 300, "{path}: {} {}", answer.0, answer.1);
+        let (status, text) =
+            crate::http::call(Method::POST, &target.http, path, Some(token), body.to_string().into()).await?;
+        if status != 429 && status != 503 {
+            ensure!(status < 300, "{path}: {status} {text}");
             return Ok(());
         }
-        ensure!(Instant::now() < until, "{path}: {} {} for too long", answer.0, answer.1);
+        ensure!(Instant::now() < deadline, "{path}: {status} {text} for too long");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
-/// Says the same requests for `span`, reading whatever comes as fast as it can; what ended it.
-async fn repeat(mut raw: Raw, requests: &[Value], span: Duration) -> Result<&'static str> {
-    let until = Instant::now() + span;
-    while Instant::now() < until {
+/// Sends a request and reads for a moment; `false`: the server has closed.
+async fn exchange(socket: &mut RawSocket, request: &Value) -> bool {
+    socket.send_json(request).await.is_ok() && socket.drain_slowly(Duration::from_millis(10), 100 << 20).await
+}
+
+/// Repeats these requests for `span` and reads everything that comes.
+async fn repeat(mut socket: RawSocket, requests: &[Value], span: Duration) -> Result<&'static str> {
+    let end = Instant::now() + span;
+    while Instant::now() < end {
         for request in requests {
-            if raw.say(request).await.is_err() || !raw.drain_slowly(Duration::from_millis(10), 100 << 20).await {
-                return Ok("cut off");
+            if !exchange(&mut socket, request).await {
+                return Ok(CUT_OFF);
             }
         }
     }
-    Ok("served to the end")
+    Ok(SERVED)
 }
 
-fn from(rooms: &[String], seq: u64) -> Value {
+fn subscribe_from(rooms: &[String], seq: u64) -> Value {
     let rooms: Vec<Value> = rooms.iter().map(|room| json!({"room": room, "epoch": 0, "seq": seq})).collect();
     json!({"op": "subscribe", "req": 2, "rooms": rooms})
 }
 
 pub(super) async fn resume_storm(target: &Target, rooms: &[String], span: Duration) -> Result<String> {
     let token = token("mallory", "", ROOMS)?;
-    let outcome = crowd(4, |_| {
-        let (target, token, request) = (target.clone(), token.clone(), from(rooms, 0));
+    let outcome = attackers(4, |_| {
+        let target = target.clone();
+        let token = token.clone();
+        let request = subscribe_from(rooms, 0);
         async move {
-            let raw = Raw::native(FROM, &target.ws, &token, &target.spent).await?;
-            repeat(raw, &[request], span).await
+            let socket = target.authenticated(&token).await?;
+            repeat(socket, &[request], span).await
         }
     });
     Ok(outcome.await)
@@ -86,12 +97,12 @@ pub(super) async fn resume_storm(target: &Target, rooms: &[String], span: Durati
 
 pub(super) async fn far_positions(target: &Target, rooms: &[String], span: Duration) -> Result<String> {
     let token = token("mallory", "", ROOMS)?;
-    let mut raw = Raw::native(FROM, &target.ws, &token, &target.spent).await?;
-    raw.say(&from(rooms, u64::MAX)).await?;
+    let mut socket = target.authenticated(&token).await?;
+    socket.send_json(&subscribe_from(rooms, u64::MAX)).await?;
     let resets = async {
         let mut resets = 0;
         while resets < rooms.len() {
-            match raw.hear("reset").await {
+            match socket.receive("reset").await {
                 Ok(_) => resets += 1,
                 Err(_) => break,
             }
@@ -105,15 +116,17 @@ pub(super) async fn far_positions(target: &Target, rooms: &[String], span: Durat
 
 pub(super) async fn unread_pages(target: &Target, rooms: &[String], span: Duration) -> Result<String> {
     let token = token("mallory", "", ROOMS)?;
-    let until = Instant::now() + span;
-    let room = rooms.first().context("a room was prepared")?;
+    let end = Instant::now() + span;
+    let room = rooms.first().context("no room was prepared")?;
     let request = json!({"op": "history", "req": 3, "room": room, "limit": 1000});
-    let outcome = crowd(600, |_| {
-        let (target, token, request) = (target.clone(), token.clone(), request.clone());
+    let outcome = attackers(600, |_| {
+        let target = target.clone();
+        let token = token.clone();
+        let request = request.clone();
         async move {
-            let mut raw = Raw::native(FROM, &target.ws, &token, &target.spent).await?;
-            raw.say(&request).await?;
-            tokio::time::sleep_until(until).await;
+            let mut socket = target.authenticated(&token).await?;
+            socket.send_json(&request).await?;
+            tokio::time::sleep_until(end).await;
             Ok("left waiting")
         }
     });
@@ -123,70 +136,75 @@ pub(super) async fn unread_pages(target: &Target, rooms: &[String], span: Durati
 pub(super) async fn fat_messages(target: &Target, span: Duration) -> Result<String> {
     let token = token("mallory", "", ROOMS)?;
     let body = "x".repeat(60 << 10);
-    let outcome = crowd(4, |number| {
-        let (target, token) = (target.clone(), token.clone());
+    let outcome = attackers(4, |number| {
+        let target = target.clone();
+        let token = token.clone();
         let request = json!({"op": "send", "req": 4, "room": format!("storm-{number}"), "body": body});
         async move {
-            let raw = Raw::native(FROM, &target.ws, &token, &target.spent).await?;
-            repeat(raw, &[request], span).await
+            let socket = target.authenticated(&token).await?;
+            repeat(socket, &[request], span).await
         }
     });
     let outcome = outcome.await;
-    let bytes = target.spent.bytes.load(Ordering::Relaxed) as f64;
+    let bytes = target.traffic.bytes.load(Ordering::Relaxed) as f64;
     Ok(format!("{outcome}; {:.1} MiB/s taken", bytes / span.as_secs_f64() / f64::from(1 << 20)))
 }
 
 pub(super) async fn fat_room(target: &Target, rooms: &[String], span: Duration) -> Result<String> {
     const READERS: usize = 100;
-    /// Bytes per second that each of them reads: a megabit.
-    const PACE: usize = 125_000;
-    let room = rooms.first().context("a room was prepared")?;
+    /// Bytes per second that each of them reads: 1 Mbit/s.
+    const READ_RATE: usize = 125_000;
+    let room = rooms.first().context("no room was prepared")?;
     let join = json!({"op": "subscribe", "req": 2, "rooms": [room]});
-    let fallen = std::sync::Arc::new(AtomicU64::new(0));
+    let lost = Arc::new(AtomicU64::new(0));
     let mut readers = JoinSet::new();
     for number in 0..READERS {
         let token = token(&format!("reader-{number}"), "", ROOMS)?;
-        let (target, join, fallen) = (target.clone(), join.clone(), std::sync::Arc::clone(&fallen));
+        let target = target.clone();
+        let join = join.clone();
+        let lost = Arc::clone(&lost);
         readers.spawn(async move {
-            let mut raw = Raw::native(FROM, &target.ws, &token, &target.spent).await?;
-            raw.say(&join).await?;
-            if !raw.drain_slowly(span, PACE).await {
-                fallen.fetch_add(1, Ordering::Relaxed);
+            let mut socket = target.authenticated(&token).await?;
+            socket.send_json(&join).await?;
+            if !socket.drain_slowly(span, READ_RATE).await {
+                lost.fetch_add(1, Ordering::Relaxed);
             }
             anyhow::Ok(())
         });
     }
     let token = token("mallory", "", ROOMS)?;
     let request = json!({"op": "send", "req": 4, "room": room, "body": "x".repeat(60 << 10)});
-    let writer = Raw::native(FROM, &target.ws, &token, &target.spent).await?;
+    let writer = target.authenticated(&token).await?;
     let writer = repeat(writer, &[request], span).await?;
     readers.join_all().await.into_iter().collect::<Result<Vec<_>>>()?;
-    let fallen = fallen.load(Ordering::Relaxed);
-    let harm = if fallen > 0 { format!("{HARM}: ") } else { String::new() };
-    Ok(format!("{harm}{fallen} of {READERS} readers at 1 Mbit/s lost; the writer: {writer}"))
+    let lost = lost.load(Ordering::Relaxed);
+    let harm = if lost > 0 { format!("{HARM}: ") } else { String::new() };
+    Ok(format!("{harm}{lost} of {READERS} readers at 1 Mbit/s lost; the writer: {writer}"))
 }
 
 pub(super) async fn subscribe_storm(target: &Target, span: Duration) -> Result<String> {
     let token = token("mallory", "", ROOMS)?;
-    let next = std::sync::Arc::new(AtomicU64::new(0));
-    let until = Instant::now() + span;
-    let outcome = crowd(4, |_| {
-        let (target, token, next) = (target.clone(), token.clone(), std::sync::Arc::clone(&next));
+    let next = Arc::new(AtomicU64::new(0));
+    let end = Instant::now() + span;
+    let outcome = attackers(4, |_| {
+        let target = target.clone();
+        let token = token.clone();
+        let next = Arc::clone(&next);
         async move {
-            let mut raw = Raw::native(FROM, &target.ws, &token, &target.spent).await?;
-            while Instant::now() < until {
-                let first = next.fetch_add(NAMED as u64, Ordering::Relaxed);
-                let rooms: Vec<String> = (first..).take(NAMED).map(|number| format!("storm-{number}")).collect();
-                let enter = json!({"op": "subscribe", "req": 5, "rooms": rooms});
-                let leave = json!({"op": "unsubscribe", "req": 6, "rooms": rooms});
-                for request in [enter, leave] {
-                    if raw.say(&request).await.is_err() || !raw.drain_slowly(Duration::from_millis(10), 100 << 20).await
-                    {
-                        return Ok("cut off");
+            let mut socket = target.authenticated(&token).await?;
+            while Instant::now() < end {
+                let first = next.fetch_add(ROOMS_PER_REQUEST as u64, Ordering::Relaxed);
+                let rooms: Vec<String> =
+                    (first..).take(ROOMS_PER_REQUEST).map(|number| format!("storm-{number}")).collect();
+                let subscribe = json!({"op": "subscribe", "req": 5, "rooms": rooms});
+                let unsubscribe = json!({"op": "unsubscribe", "req": 6, "rooms": rooms});
+                for request in [subscribe, unsubscribe] {
+                    if !exchange(&mut socket, &request).await {
+                        return Ok(CUT_OFF);
                     }
                 }
             }
-            Ok("served to the end")
+            Ok(SERVED)
         }
     });
     let outcome = outcome.await;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Result, ensure};
 use hyper::Method;
 use im_client::{Client, End, Event};
-use im_e2e::process::until;
+use im_e2e::wait::until;
 use serde_json::{Value, json};
 
 use crate::chat::ask;

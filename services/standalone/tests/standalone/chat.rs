@@ -4,8 +4,8 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use hyper::Method;
 use im_client::{Client, Encoding, Event, Events, Message, Outgoing, Position, RoomId};
+use im_e2e::clients::compat::CompatClient;
 use im_e2e::http;
-use im_e2e::stranger::Stranger;
 use serde_json::{Value, json};
 
 use crate::server::{PATIENCE, Server};
@@ -62,14 +62,14 @@ async fn native_goim_golang_im_and_http_share_one_room_and_one_order() -> Result
     tcp.connected().await?;
     ws.connected().await?;
 
-    let mut goim = Stranger::tcp(&server.addresses.tcp).await?;
+    let mut goim = CompatClient::tcp(&server.addresses.tcp).await?;
     let auth =
         json!({"mid": 7, "key": "k", "room_id": ROOM, "platform": "web", "accepts": [1000], "token": token("7")?});
-    goim.ask(7, auth.to_string().as_bytes(), 8).await?;
-    let mut golang = Stranger::websocket(&server.addresses.ws, "/ws").await?;
+    goim.request(7, auth.to_string().as_bytes(), 8).await?;
+    let mut golang = CompatClient::websocket(&server.addresses.ws, "/ws").await?;
     let auth = json!({"user_id": "cleo", "device_id": "d", "room_id": ROOM, "token": token("cleo")?});
-    assert_eq!(golang.ask(7, auth.to_string().as_bytes(), 8).await?.body, Bytes::from_static(b"ok"));
-    golang.ask(14, ROOM.as_bytes(), 15).await?;
+    assert_eq!(golang.request(7, auth.to_string().as_bytes(), 8).await?.body, Bytes::from_static(b"ok"));
+    golang.request(14, ROOM.as_bytes(), 15).await?;
 
     let sent = tcp.send(Outgoing::text(room(ROOM), "one")).await?;
     assert_eq!(sent.seq, 1);

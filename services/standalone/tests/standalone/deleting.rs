@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use hyper::Method;
 use im_client::{Event, Outgoing};
-use im_e2e::process::until;
+use im_e2e::wait::until;
 use serde_json::{Value, json};
 
 use crate::chat::{ask, client, heard, room};

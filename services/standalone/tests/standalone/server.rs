@@ -5,7 +5,8 @@ use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use im_e2e::process::{Process, until};
+use im_e2e::process::Process;
+use im_e2e::wait::until;
 use serde::Deserialize;
 use serde_json::json;
 use tempfile::TempDir;
@@ -87,7 +88,7 @@ async fn run(folder: &Path, flags: &[String]) -> Result<(Process, Addresses)> {
     command.args(flags).arg("--data-dir").arg(folder.join("data")).arg("--ports-file").arg(&ports);
     let mut process = Process::start("im-standalone", command, folder)?;
     let told = until("the ports are told", PATIENCE, async || {
-        if process.ended().ok().flatten().is_some() {
+        if process.exit_status().ok().flatten().is_some() {
             return Some(None);
         }
         std::fs::read(&ports).ok().map(Some)

@@ -1,0 +1,4 @@
+//! What clients do while things break.
+
+pub mod membership;
+pub mod messages;
