@@ -35,7 +35,7 @@ pub use redis::confirming_replicas;
 pub use workload::FINGERPRINT;
 
 use crate::api::{EtcdMode, ImageSource, Images, RedisMode, Tier};
-use crate::object::Object;
+use crate::kubernetes::object::Object;
 use crate::validate::Valid;
 
 /// What a tier's pods run.

@@ -11,17 +11,17 @@ use tokio::time::{Instant, timeout};
 
 use crate::api::Tier;
 use crate::build;
-use crate::calls::Gate;
-use crate::drains::{Asking, Readings};
-use crate::events::Events;
-use crate::figures;
-use crate::keeper::Keepers;
-use crate::key::Key;
-use crate::queue::Queue;
+use crate::controller::queue::Queue;
+use crate::controller::status::Writer;
+use crate::controller::turns::Turns;
+use crate::kubernetes::calls::Gate;
+use crate::kubernetes::events::Events;
+use crate::kubernetes::key::Key;
+use crate::kubernetes::stores::Stores;
 use crate::settings::Settings;
-use crate::status::Writer;
-use crate::stores::Stores;
-use crate::turns::Turns;
+use crate::tiers::connect::drains::{Asking, Readings};
+use crate::tiers::metrics as figures;
+use crate::tiers::supervisor::Keepers;
 
 /// What everything in a leading operator shares.
 pub struct Context {

@@ -1,5 +1,11 @@
 //! What a leading operator does all the time: watches, visits, asks pods, looks for optional APIs.
 
+pub mod outcome;
+pub mod queue;
+pub mod reconcile;
+pub mod status;
+pub mod turns;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,12 +13,13 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
+use self::reconcile::Outcome;
 use crate::api::Tier;
 use crate::context::Context;
-use crate::key::Key;
-use crate::observe::is_of;
-use crate::reconcile::{self, Outcome};
-use crate::{metrics, stores};
+use crate::kubernetes::key::Key;
+use crate::kubernetes::stores;
+use crate::metrics;
+use crate::tiers::workload::is_of;
 
 /// How often it is looked whether an optional API has come or gone.
 const DISCOVERY: Duration = Duration::from_secs(60);

@@ -9,9 +9,9 @@ use kube::client::ClientBuilder;
 use kube::{Client, Config};
 use tokio::time::{sleep, timeout};
 
-use crate::calls::{Calls, Gate};
 use crate::context::Context;
-use crate::leader::Candidate;
+use crate::kubernetes::calls::{Calls, Gate};
+use crate::kubernetes::election::Candidate;
 use crate::settings::Settings;
 use crate::{controller, metrics};
 

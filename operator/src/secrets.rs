@@ -18,9 +18,9 @@ use kube::{Api, Client, Resource, ResourceExt};
 use self::authority::{Authorities, EARLY, ROTATE, Rotation};
 use crate::api::{EtcdMode, ImCluster, RedisMode, Tier};
 use crate::build;
-use crate::key::{CLUSTER, Key};
+use crate::kubernetes::cache::Cache;
+use crate::kubernetes::key::{CLUSTER, Key};
 use crate::pki::{self, Pair};
-use crate::watch::Cache;
 
 /// The authority's certificate.
 pub const CA_CERT: &str = "ca.crt";
@@ -193,7 +193,7 @@ pub async fn ensure(
         pki::validity(&authorities.signer().certificate).map(|validity| validity.until).map_err(useless(&ca_name))
     };
     let left = Duration::try_from(until(&authorities)?.duration_since(now)).unwrap_or_default();
-    let wanted = left < EARLY || crate::keeper::is_said(cluster, ROTATE);
+    let wanted = left < EARLY || crate::tiers::supervisor::is_said(cluster, ROTATE);
     let phase = authorities.change().map(|(phase, _)| phase);
     if let Some(next) = authorities.step(wanted, |since| done(phase, since), make, now).map_err(useless(&ca_name))? {
         tracing::info!(cluster = %key, from = ?phase, to = ?next.change(), "the authority changes");

@@ -127,8 +127,8 @@ impl Settings {
     }
 
     /// How the one that works is elected. `identity` is this replica's.
-    pub fn election(&self, identity: String) -> crate::leader::Options {
-        crate::leader::Options {
+    pub fn election(&self, identity: String) -> crate::kubernetes::election::Options {
+        crate::kubernetes::election::Options {
             namespace: self.namespace.clone(),
             name: self.lease_name.clone(),
             identity,

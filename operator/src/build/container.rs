@@ -168,7 +168,7 @@ pub(super) fn init(building: &Building<'_>, name: &str, args: Vec<String>, mount
     init
 }
 
-/// Writes the file that a redis or Sentinel starts with for the first time; see [`crate::seed`].
+/// Writes the file that a redis or Sentinel starts with for the first time; see [`crate::init::seed`].
 pub(super) fn seed(building: &Building<'_>, file: &str, text: &str) -> Container {
     let args = ["seed", "--file", file, "--text", text].map(str::to_owned).to_vec();
     init(building, "seed", args, vec![mount("data", "/data", false)])

@@ -72,7 +72,7 @@ fn pods(building: &mut Building<'_>, existing: bool) -> PodTemplateSpec {
     )
 }
 
-/// Waits with an empty volume; see [`crate::join`].
+/// Waits with an empty volume; see [`crate::init::join`].
 fn join(building: &Building<'_>, tls: &Mounted) -> Container {
     let valid = building.valid;
     let host = format!("$(POD_NAME).{}", names::service_host(valid.name(), valid.namespace(), Tier::Etcd));

@@ -10,7 +10,7 @@ use crate::api::{ImCluster, Tier};
 use crate::validate::Valid;
 
 /// Names the ImCluster an object belongs to.
-pub const CLUSTER: &str = crate::key::CLUSTER;
+pub const CLUSTER: &str = crate::kubernetes::key::CLUSTER;
 /// Names the tier a pod belongs to.
 pub const COMPONENT: &str = "app.kubernetes.io/component";
 /// Names who manages an object.

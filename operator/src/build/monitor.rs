@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{Building, labels};
 use crate::api::Tier;
-use crate::object::Object;
+use crate::kubernetes::object::Object;
 
 /// The kind of the Prometheus operator's PodMonitors.
 pub fn pod_monitor_resource() -> ApiResource {

@@ -1,7 +1,7 @@
 //! What things are called and where they are found.
 
 use crate::api::{EtcdMode, Tier};
-use crate::key::Key;
+use crate::kubernetes::key::Key;
 use crate::validate::Valid;
 
 /// Redis pods with Sentinel.

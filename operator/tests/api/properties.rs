@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use im_operator::build::{Inputs, Run, build};
-use im_operator::object::Object;
+use im_operator::kubernetes::object::Object;
 use im_operator::validate::{Pods, validate};
 use proptest::collection::{btree_map, vec};
 use proptest::option;

@@ -1,9 +1,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use im_operator::etcd::ask::{self, Tls};
-use im_operator::etcd::{Action, act};
-use im_operator::join::{Join, May, join};
+use im_operator::init::join::{Join, May, join};
+use im_operator::tiers::etcd::act;
+use im_operator::tiers::etcd::decide::Action;
+use im_operator::tiers::etcd::observe::{self, Tls};
 use im_runtime::unused_port;
 use tokio::time::timeout;
 
@@ -63,9 +64,10 @@ async fn an_empty_volume_waits_until_it_is_taken_in_and_gets_its_vote_when_it_is
     let of = || Tls::of(&known);
 
     let _zero = member("m-0", first.path(), tls.path(), &zero, &format!("m-0={}", zero.peer), "new");
-    let (answer, members) =
-        eventually("the first serves", async || ask::member(&zero.client, of(), &peers).await.filter(|(a, _)| a.led))
-            .await;
+    let (answer, members) = eventually("the first serves", async || {
+        observe::member(&zero.client, of(), &peers).await.filter(|(a, _)| a.led)
+    })
+    .await;
     assert!(!answer.learner);
     assert_eq!(members.expect("a list").iter().map(|member| member.place).collect::<Vec<_>>(), [Some(0)]);
 
@@ -85,11 +87,12 @@ async fn an_empty_volume_waits_until_it_is_taken_in_and_gets_its_vote_when_it_is
 
     let cluster = format!("m-0={},m-1={}", zero.peer, one.peer);
     let _one = member("m-1", second.path(), tls.path(), &one, &cluster, "existing");
-    let (answer, _) =
-        eventually("the second is led", async || ask::member(&one.client, of(), &peers).await.filter(|(a, _)| a.led))
-            .await;
+    let (answer, _) = eventually("the second is led", async || {
+        observe::member(&one.client, of(), &peers).await.filter(|(a, _)| a.led)
+    })
+    .await;
     assert!(answer.learner, "it has no vote before it has everything");
-    let listed = async || ask::member(&zero.client, of(), &peers).await?.1;
+    let listed = async || observe::member(&zero.client, of(), &peers).await?.1;
     let learner = eventually("it is listed as started", async || {
         listed().await?.into_iter().find(|member| member.place == Some(1) && member.started)
     })
@@ -99,7 +102,7 @@ async fn an_empty_volume_waits_until_it_is_taken_in_and_gets_its_vote_when_it_is
     })
     .await;
     eventually("it has a vote", async || {
-        let (answer, members) = ask::member(&one.client, of(), &peers).await?;
+        let (answer, members) = observe::member(&one.client, of(), &peers).await?;
         (!answer.learner && members?.iter().all(|member| !member.learner)).then_some(())
     })
     .await;
@@ -125,15 +128,15 @@ async fn a_quota_that_is_used_up_is_seen_and_lifted_once_there_is_room() {
     let peers = [host.peer.clone()];
     let of = || Tls::of(&known);
     let _member = member("m-0", folder.path(), tls.path(), &host, &format!("m-0={}", host.peer), "new");
-    let look = async || ask::member(&host.client, of(), &peers).await.map(|(answer, _)| answer);
+    let look = async || observe::member(&host.client, of(), &peers).await.map(|(answer, _)| answer);
     let answer = eventually("it serves", async || look().await.filter(|answer| answer.led)).await;
     assert!(answer.leads && !answer.full && answer.size > 0 && answer.in_use <= answer.size, "{answer:?}");
 
     let say = async || {
-        ask::call(&host.client, of(), async |client| client.put("key", vec![7_u8; 1_000_000], None).await).await
+        observe::call(&host.client, of(), async |client| client.put("key", vec![7_u8; 1_000_000], None).await).await
     };
     let mut small: Vec<String> = (0..100).map(|number| format!("small-{number}")).collect();
-    let put = ask::call(&host.client, of(), async |client| {
+    let put = observe::call(&host.client, of(), async |client| {
         for key in &small {
             client.put(key.as_str(), "", None).await?;
         }
@@ -152,14 +155,14 @@ async fn a_quota_that_is_used_up_is_seen_and_lifted_once_there_is_room() {
     let full = eventually("it says so", async || look().await.filter(|answer| answer.full)).await;
 
     // What etcd does by itself once an hour.
-    let compacted = ask::call(&host.client, of(), async |client| {
+    let compacted = observe::call(&host.client, of(), async |client| {
         client.compact(revision, Some(etcd_client::CompactionOptions::new().with_physical())).await
     });
     compacted.await.expect("compacted");
     let wasteful = eventually("there is room in it", async || {
         // What it holds is counted with the next change.
         let key = small.pop().expect("another one");
-        let deleted = ask::call(&host.client, of(), async |client| client.delete(key, None).await);
+        let deleted = observe::call(&host.client, of(), async |client| client.delete(key, None).await);
         deleted.await.expect("that needs no room");
         look().await.filter(|now| now.in_use < full.in_use / 2)
     })

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use im_operator::redis::act::{self, Error};
-use im_operator::redis::hand_over::{Succession, hand_over, want};
-use im_operator::redis::{Sentinel, ask};
 use im_operator::secrets::Known;
+use im_operator::tiers::redis::act::{self, Error};
+use im_operator::tiers::redis::decide::Sentinel;
+use im_operator::tiers::redis::failover::{Succession, hand_over, want};
+use im_operator::tiers::redis::observe;
 use im_runtime::unused_port;
 use redis::AsyncCommands;
 use tokio::sync::{Mutex, MutexGuard};
@@ -62,13 +63,13 @@ impl Set {
             _turn: turn,
         };
         for host in SENTINELS {
-            let link = async || ask::connect(host, set.sentinel_port, &set.known).await.ok();
+            let link = async || observe::connect(host, set.sentinel_port, &set.known).await.ok();
             let mut link = eventually("a Sentinel answers", link).await;
             act::monitor(&mut link, SERVICE, (REDIS[0], set.redis_port), "secret").await.expect("it watches");
         }
         let in_step = async || {
             for host in REDIS {
-                let answer = ask::server(host, set.redis_port, &set.known).await?;
+                let answer = observe::server(host, set.redis_port, &set.known).await?;
                 if !(answer.in_step || answer.master && answer.replicas == 2) {
                     return None;
                 }
@@ -78,7 +79,7 @@ impl Set {
         eventually("the replicas are in step", in_step).await;
         for host in SENTINELS {
             let known = async || {
-                let mut link = ask::connect(host, set.sentinel_port, &set.known).await.ok()?;
+                let mut link = observe::connect(host, set.sentinel_port, &set.known).await.ok()?;
                 let mut count = redis::cmd("SENTINEL");
                 let replicas: Vec<redis::Value> =
                     count.arg("REPLICAS").arg(SERVICE).query_async(&mut link).await.ok()?;
@@ -104,7 +105,7 @@ impl Set {
 
     /// The master as a Sentinel names it to clients.
     async fn named(&self, sentinel: &str) -> Option<String> {
-        let mut link = ask::connect(sentinel, self.sentinel_port, &self.known).await.ok()?;
+        let mut link = observe::connect(sentinel, self.sentinel_port, &self.known).await.ok()?;
         let mut question = redis::cmd("SENTINEL");
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(SERVICE);
         let address: Option<(String, i32)> = question.query_async(&mut link).await.ok()?;
@@ -164,7 +165,7 @@ async fn write(set: Arc<Set>, writer: usize, stop: Arc<AtomicBool>) -> Written {
         if link.is_none()
             && let Some(master) = set.named(SENTINELS[writer % SENTINELS.len()]).await
         {
-            link = ask::connect(&master, set.redis_port, &set.known).await.ok();
+            link = observe::connect(&master, set.redis_port, &set.known).await.ok();
         }
         let Some(to) = &mut link else {
             sleep(Duration::from_millis(20)).await;
@@ -199,19 +200,19 @@ async fn nothing_acknowledged_is_lost(confirming: usize) {
     // There and somewhere else again: what the first has left behind must not be in the second's way.
     for _ in 0..2 {
         let done = hand_over(&set.succession(master), &set.known).await.expect("handed over");
-        let old = ask::server(REDIS[master], set.redis_port, &set.known).await.expect("it answers");
+        let old = observe::server(REDIS[master], set.redis_port, &set.known).await.expect("it answers");
         assert!(!old.master, "it follows at once: {old:?}");
         assert_eq!(old.wanted_replicas, confirming);
         stopped.push(done.refused);
         master = REDIS.iter().position(|host| *host == done.to).expect("one of them");
         let whole = async || {
             for sentinel in SENTINELS {
-                let (known, failing_over) = ask::sentinel(sentinel, set.sentinel_port, SERVICE, &set.known).await;
+                let (known, failing_over) = observe::sentinel(sentinel, set.sentinel_port, SERVICE, &set.known).await;
                 if known != Sentinel::Knows(Some(done.to.clone())) || failing_over != Some(false) {
                     return None;
                 }
             }
-            let answer = ask::server(&done.to, set.redis_port, &set.known).await?;
+            let answer = observe::server(&done.to, set.redis_port, &set.known).await?;
             (answer.master && answer.replicas == 2).then_some(answer)
         };
         let answer = eventually("both others follow, and Sentinels know", whole).await;
@@ -222,7 +223,7 @@ async fn nothing_acknowledged_is_lost(confirming: usize) {
     let mut at = Vec::new();
     let mut lost = Vec::new();
     let mut count = 0;
-    let mut link = ask::connect(REDIS[master], set.redis_port, &set.known).await.expect("the master");
+    let mut link = observe::connect(REDIS[master], set.redis_port, &set.known).await.expect("the master");
     for writer in writers {
         let written = writer.await.expect("a writer");
         count += written.keys.len();
@@ -260,9 +261,9 @@ async fn nothing_acknowledged_is_lost_where_both_replicas_confirm() {
 #[tokio::test]
 async fn a_replica_that_is_cut_off_is_not_waited_for_and_writes_go_on() {
     let set = Set::new(0).await;
-    let mut link = ask::connect(REDIS[0], set.redis_port, &set.known).await.expect("the master");
+    let mut link = observe::connect(REDIS[0], set.redis_port, &set.known).await.expect("the master");
     want(&mut link, 1_000).await.expect("told");
-    let answer = ask::server(REDIS[0], set.redis_port, &set.known).await.expect("it answers");
+    let answer = observe::server(REDIS[0], set.redis_port, &set.known).await.expect("it answers");
     assert_eq!(answer.wanted_replicas, 1_000);
     let refused: redis::RedisError = link.set::<_, _, ()>("key", 1).await.expect_err("it takes no writes");
     assert_eq!(refused.code(), Some("NOREPLICAS"), "{refused}");
@@ -284,7 +285,7 @@ async fn without_a_sentinel_nothing_is_begun() {
     let mut alone = set.succession(0);
     alone.sentinels.clear();
     assert!(matches!(hand_over(&alone, &set.known).await, Err(Error::NoSentinel)));
-    let answer = ask::server(REDIS[0], set.redis_port, &set.known).await.expect("it answers");
+    let answer = observe::server(REDIS[0], set.redis_port, &set.known).await.expect("it answers");
     assert_eq!((answer.master, answer.wanted_replicas), (true, 0));
 }
 
@@ -296,7 +297,7 @@ async fn a_sentinel_that_stood_still_and_does_nothing_is_passed_over() {
     sleep(Duration::from_secs(4)).await;
     signal(&set.sentinels[0], "-CONT");
     let tilted = async || {
-        let mut link = ask::connect(SENTINELS[0], set.sentinel_port, &set.known).await.ok()?;
+        let mut link = observe::connect(SENTINELS[0], set.sentinel_port, &set.known).await.ok()?;
         let info: redis::InfoDict = redis::cmd("INFO").arg("sentinel").query_async(&mut link).await.ok()?;
         (info.get::<u8>("sentinel_tilt") == Some(1)).then_some(())
     };

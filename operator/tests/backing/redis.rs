@@ -1,5 +1,5 @@
-use im_operator::redis::{act, ask};
-use im_operator::shown::is_current;
+use im_operator::tiers::presented::is_current;
+use im_operator::tiers::redis::{act, observe};
 use im_runtime::unused_port;
 use redis::AsyncCommands;
 
@@ -22,9 +22,9 @@ async fn a_redis_is_asked_over_tls_and_takes_a_renewed_certificate_without_closi
     let known = authority.known(&old);
     let number = i32::from(port);
 
-    let answer = eventually("redis answers", async || ask::server("localhost", number, &known).await).await;
+    let answer = eventually("redis answers", async || observe::server("localhost", number, &known).await).await;
     assert!(answer.master && answer.figures.stored && answer.figures.used_memory > 0, "{answer:?}");
-    let mut held = ask::connect("localhost", number, &known).await.expect("a connection");
+    let mut held = observe::connect("localhost", number, &known).await.expect("a connection");
     let _: () = held.set("key", "value").await.expect("set");
 
     assert!(is_current("localhost", port, &old.certificate, &known).await);
@@ -35,7 +35,7 @@ async fn a_redis_is_asked_over_tls_and_takes_a_renewed_certificate_without_closi
     assert!(is_current("localhost", port, &new.certificate, &known).await);
     let value: String = held.get("key").await.expect("the old connection lives on");
     assert_eq!(value, "value");
-    assert_eq!(ask::server("localhost", number, &known).await.map(|answer| answer.keys), Some(1));
+    assert_eq!(observe::server("localhost", number, &known).await.map(|answer| answer.keys), Some(1));
 }
 
 #[tokio::test]
@@ -47,10 +47,10 @@ async fn a_redis_of_another_authority_is_not_believed() {
     let port = unused_port().expect("a port");
     let _redis = redis(folder.path(), port);
     let known = authority.known(&leaf);
-    eventually("redis answers", async || ask::server("localhost", i32::from(port), &known).await).await;
+    eventually("redis answers", async || observe::server("localhost", i32::from(port), &known).await).await;
 
     let stranger = Authority::new();
     let theirs = stranger.known(&leaf);
-    assert_eq!(ask::server("localhost", i32::from(port), &theirs).await, None);
-    assert!(im_operator::shown::certificate("localhost", port, &theirs).await.is_err());
+    assert_eq!(observe::server("localhost", i32::from(port), &theirs).await, None);
+    assert!(im_operator::tiers::presented::certificate("localhost", port, &theirs).await.is_err());
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use im_operator::calls::Gate;
-use im_operator::leader::{Candidate, Options};
+use im_operator::kubernetes::calls::Gate;
+use im_operator::kubernetes::election::{Candidate, Options};
 use serde_json::json;
 use tokio::time::{Instant, advance, timeout};
 

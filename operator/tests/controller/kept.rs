@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use im_operator::api::{ConditionStatus, ConditionType, ImCluster, Reason};
-use im_operator::observe::Seen;
-use im_operator::status::{Findings, compose};
-use im_operator::volumes::Growth;
+use im_operator::controller::status::{Findings, compose};
+use im_operator::tiers::volumes::Growth;
+use im_operator::tiers::workload::Seen;
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::time::sleep;

@@ -10,7 +10,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
-use im_operator::calls::{Calls, Gate, kind, verb};
+use im_operator::kubernetes::calls::{Calls, Gate, kind, verb};
 use kube::Client;
 use kube::client::{Body, ClientBuilder};
 use serde_json::{Map, Value, json};

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use im_operator::calls::Gate;
 use im_operator::context::Context;
 use im_operator::controller;
-use im_operator::key::Key;
+use im_operator::kubernetes::calls::Gate;
+use im_operator::kubernetes::key::Key;
 use im_operator::settings::Settings;
 use im_operator::validate::Pods;
 use serde_json::{Value, json};

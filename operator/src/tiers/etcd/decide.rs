@@ -1,0 +1,290 @@
+//! Etcd's members: the first formation, the replacement of one whose volume is lost, and which pod takes the new template next.
+//!
+//! Whether a volume belongs to a formed cluster is written on its claim ([`LATCH`](crate::tiers::stateful::LATCH)), and the status
+//! mirrors it; from then on the template says `existing`. A pod whose volume is empty waits before etcd starts
+//! ([`join`](crate::init::join)) until the members have let the lost one go and taken it in as a learner: an empty volume can
+//! neither form a second cluster nor vote for a member that forgot its votes. Members change one at a time, and only while
+//! all the others are healthy.
+
+use crate::api::Reason;
+use crate::controller::status::Verdict;
+
+/// The annotation with which a person says that etcd may be formed anew, since its data are lost.
+pub const ANEW: &str = "imcluster.io/form-etcd-anew";
+
+/// What a member says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// It knows a leader: it is part of a quorum.
+    pub led: bool,
+    /// It has no vote yet.
+    pub learner: bool,
+    /// It leads the others.
+    pub leads: bool,
+    /// Bytes of its database's file.
+    pub size: u64,
+    /// Bytes of it that hold something.
+    pub in_use: u64,
+    /// The quota is used up: etcd takes no writes until a person or the operator has made room.
+    pub full: bool,
+}
+
+/// A member in the list that a quorum keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member {
+    /// What etcd calls it.
+    pub id: u64,
+    /// Its pod's number; `None`: not one of ours.
+    pub place: Option<usize>,
+    /// It has been there once since it was added.
+    pub started: bool,
+    /// It has no vote yet.
+    pub learner: bool,
+}
+
+/// A pod, its volume, and what it answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Place {
+    /// Its claim says that its volume belongs to a formed cluster.
+    pub latched: bool,
+    /// It is ready.
+    pub ready: bool,
+    /// It is to take a new template.
+    pub outdated: bool,
+    /// It is of another template, be it that nothing it runs with differs.
+    pub stale: bool,
+    /// It waits with an empty volume to be taken in.
+    pub waiting: bool,
+    /// It ends again and again.
+    pub crashing: bool,
+    /// What it answers; `None`: nothing.
+    pub answer: Option<Answer>,
+}
+
+impl Place {
+    /// It is part of the quorum.
+    pub fn votes(&self) -> bool {
+        self.answer.is_some_and(|answer| answer.led && !answer.learner)
+    }
+}
+
+/// Everything that is looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// The ImCluster's namespace.
+    pub namespace: String,
+    /// The ImCluster's name.
+    pub name: String,
+    /// The pods, by number.
+    pub places: Vec<Place>,
+    /// The list of members; `None`: nobody who is part of a quorum told it.
+    pub members: Option<Vec<Member>>,
+    /// The status says that etcd was formed once.
+    pub mirrored: bool,
+    /// A person allows that it is formed anew.
+    pub anew: bool,
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Write on this pod's claim that its volume belongs to a formed cluster.
+    Latch(usize),
+    /// End this pod, so that it comes back with the newest template.
+    Replace(usize),
+    /// Let this member go: its data are lost.
+    Remove(u64),
+    /// Take this pod in as a learner.
+    Add(usize),
+    /// Give this learner its vote.
+    Promote(u64),
+    /// Let this member give back what its file takes and does not hold.
+    Defragment(usize),
+    /// Let etcd take writes again, as there is room.
+    Disarm,
+    /// Take the person's word back, as it was followed.
+    Formed,
+}
+
+/// What follows from what is seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// What to do, in order; the rest is left when one fails.
+    pub actions: Vec<Action>,
+    /// Whether etcd serves.
+    pub verdict: Verdict,
+    /// Whether a cluster exists, so that an empty volume must join it.
+    pub existing: bool,
+}
+
+/// Decides. Pure.
+pub fn decide(seen: &Observed) -> Decision {
+    let count = seen.places.len();
+    let latched = seen.places.iter().any(|place| place.latched);
+    let existing = latched || (seen.mirrored && !seen.anew);
+    let voting = seen.places.iter().filter(|place| place.votes()).count();
+    if !existing {
+        return form(seen, voting);
+    }
+    let quorum = count / 2 + 1;
+    let lost: Vec<usize> = (0..count).filter(|place| seen.places[*place].waiting).collect();
+    let decision = |actions, verdict| Decision { actions, verdict, existing };
+    let members = match &seen.members {
+        Some(members) if voting >= quorum => members,
+        _ if count - lost.len() < quorum => {
+            return decision(Vec::new(), Verdict::no(Reason::DataLost, data_lost(seen, &lost)));
+        }
+        _ if is_out_of_reach(seen, quorum) => {
+            let message = "the operator reaches no member, though Kubernetes finds a majority of the pods ready: what etcd does is not known";
+            return decision(Vec::new(), Verdict::unknown(Reason::Unreachable, message));
+        }
+        _ => {
+            let verdict = Verdict::no(
+                Reason::NoQuorum,
+                format!(
+                    "{voting} of {count} members serve, {quorum} are needed: it goes on by itself when they are back"
+                ),
+            );
+            return decision(broken(seen).into_iter().collect(), verdict);
+        }
+    };
+    // Another that joins may be one that the list has and that has not been there yet.
+    let changing = members.iter().any(|member| member.learner || !member.started);
+    let listed = |place: usize| members.iter().find(|member| member.place == Some(place));
+    let others_vote = |place: usize| {
+        let voters = members.iter().filter(|member| !member.learner && member.started && member.place != Some(place));
+        voters.into_iter().all(|member| member.place.is_some_and(|other| seen.places[other].votes()))
+    };
+    // Whoever answers has been taken in since its pod was looked at.
+    let silent = |place: usize| seen.places[place].answer.is_none();
+    let latch = |place: &usize| seen.places[*place].votes() && !seen.places[*place].latched;
+    let mut actions: Vec<Action> = (0..count).filter(latch).map(Action::Latch).collect();
+    if seen.anew && actions.is_empty() && seen.places.iter().all(|place| place.latched) {
+        actions.push(Action::Formed);
+    }
+    for place in lost.iter().copied() {
+        match listed(place) {
+            Some(member) if member.started && silent(place) && others_vote(place) => {
+                actions.push(Action::Remove(member.id));
+            }
+            None if !changing && others_vote(place) => actions.push(Action::Add(place)),
+            _ => continue,
+        }
+        break;
+    }
+    let learner = members.iter().find(|member| {
+        let there = |place: usize| seen.places[place].answer.is_some_and(|answer| answer.led && answer.learner);
+        member.learner && member.started && member.place.is_some_and(there)
+    });
+    actions.extend(learner.map(|member| Action::Promote(member.id)));
+
+    let cast_out = (0..count).find(|place| {
+        let place_is = &seen.places[*place];
+        listed(*place).is_none() && !place_is.waiting && place_is.latched && place_is.answer.is_none()
+    });
+    let verdict = if let Some(place) = lost.first().copied().or(learner.and_then(|learner| learner.place)) {
+        let name = pod(seen, place);
+        Verdict::yes(Reason::MemberReplacing, format!("{name} has an empty volume and joins the other members"))
+    } else if let Some(place) = cast_out {
+        let (namespace, name) = (&seen.namespace, pod(seen, place));
+        let message = format!(
+            "the members do not know {name} any more, so its volume is of no use: kubectl -n {namespace} delete pvc data-{name} --wait=false && kubectl -n {namespace} delete pod {name}"
+        );
+        Verdict::yes(Reason::NeedsDecision, message)
+    } else if let Some(place) = (0..count).find(|place| is_of_no_use(seen, *place)) {
+        let (namespace, name) = (&seen.namespace, pod(seen, place));
+        let message = format!(
+            "{name} ends again and again while the others serve; its log says why. If its data are damaged, let it join with an empty volume: kubectl -n {namespace} delete pvc data-{name} --wait=false && kubectl -n {namespace} delete pod {name}"
+        );
+        Verdict::yes(Reason::NeedsDecision, message)
+    } else if seen.places.iter().any(|place| place.answer.is_some_and(|answer| answer.full)) {
+        Verdict::no(Reason::DiskFailing, "etcd has used up its quota and takes no writes until there is room again")
+    } else if voting < count {
+        Verdict::yes(Reason::PodsNotReady, format!("{voting} of {count} members serve"))
+    } else {
+        Verdict::yes(Reason::AsExpected, format!("{voting} of {count} members serve"))
+    };
+    if actions.is_empty() {
+        actions.extend(next(seen).or_else(|| make_room(seen)));
+    }
+    decision(actions, verdict)
+}
+
+/// A file that is smaller than this is left as it is, in bytes.
+const SMALL: u64 = 64 * 1024 * 1024;
+
+/// Lets one member at a time, the leader last, give back what its file takes and does not hold: where that is more than half
+/// of it, or any where there is no room. It serves nobody meanwhile.
+fn make_room(seen: &Observed) -> Option<Action> {
+    let answers: Vec<Answer> = seen.places.iter().filter_map(|place| place.answer).collect();
+    if answers.len() < seen.places.len() || !seen.places.iter().all(|place| place.ready && place.votes()) {
+        return None;
+    }
+    let full = answers.iter().any(|answer| answer.full);
+    let wasteful = |answer: &Answer| match full {
+        true => answer.in_use < answer.size / 10 * 9,
+        false => answer.size >= SMALL && answer.in_use < answer.size / 2,
+    };
+    let first = (0..answers.len()).filter(|place| wasteful(&answers[*place])).min_by_key(|place| answers[*place].leads);
+    first.map(Action::Defragment).or_else(|| full.then_some(Action::Disarm))
+}
+
+/// One that ends again and again while all the others serve, and not because of a template that is about to go.
+fn is_of_no_use(seen: &Observed, place: usize) -> bool {
+    let mut others = (0..seen.places.len()).filter(|other| *other != place);
+    let one = &seen.places[place];
+    seen.places.len() > 1 && one.crashing && !one.outdated && others.all(|other| seen.places[other].votes())
+}
+
+/// Whether it is only the operator that can't reach etcd.
+fn is_out_of_reach(seen: &Observed, quorum: usize) -> bool {
+    let ready = seen.places.iter().filter(|place| place.ready).count();
+    ready >= quorum && seen.places.iter().all(|place| place.answer.is_none())
+}
+
+/// Nothing was ever formed: all begin together, and are latched when all are there.
+fn form(seen: &Observed, voting: usize) -> Decision {
+    let count = seen.places.len();
+    let decision = |actions, verdict| Decision { actions, verdict, existing: false };
+    if voting == count && count > 0 {
+        let verdict = Verdict::yes(Reason::AsExpected, format!("{voting} of {count} members serve"));
+        return decision((0..count).map(Action::Latch).collect(), verdict);
+    }
+    // Whoever waits was made to join what is not there any more.
+    let waits = |place: &usize| seen.places[*place].waiting && seen.places[*place].stale;
+    let actions: Vec<Action> = (0..count).filter(waits).map(Action::Replace).collect();
+    let actions = if actions.is_empty() { broken(seen).into_iter().collect() } else { actions };
+    decision(actions, Verdict::no(Reason::Starting, format!("{voting} of {count} members serve")))
+}
+
+/// The next to take the new template: one at a time, and only while all are there; one that does not serve, first.
+fn next(seen: &Observed) -> Option<Action> {
+    if let Some(broken) = broken(seen) {
+        return Some(broken);
+    }
+    let whole = seen.places.iter().all(|place| place.ready && place.votes());
+    let outdated = seen.places.iter().rposition(|place| place.outdated).filter(|_| whole);
+    outdated.map(Action::Replace)
+}
+
+/// One that does not answer and whose template has changed: what it has may not work.
+fn broken(seen: &Observed) -> Option<Action> {
+    let broken = |place: &Place| place.outdated && !place.ready && place.answer.is_none();
+    seen.places.iter().rposition(broken).map(Action::Replace)
+}
+
+fn pod(seen: &Observed, place: usize) -> String {
+    format!("{}-etcd-{place}", seen.name)
+}
+
+fn data_lost(seen: &Observed, lost: &[usize]) -> String {
+    let (namespace, name) = (&seen.namespace, &seen.name);
+    let pods: Vec<String> = lost.iter().map(|place| pod(seen, *place)).collect();
+    format!(
+        "the volumes of {} are empty, so there is no majority any more. If they can't be brought back: etcd holds only who is there, which connect and logic write again by themselves. Form it anew with: kubectl -n {namespace} delete pvc,pod -l imcluster.io/cluster={name},app.kubernetes.io/component=etcd --wait=false && kubectl -n {namespace} annotate imc {name} {ANEW}=true",
+        pods.join(" and ")
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,499 @@
+//! Redis and Sentinel: who is the master at the very first start, and which pod takes the new template next.
+//!
+//! Sentinel alone decides who is the master from then on. Whether a volume may hold data is written on its claim before the first
+//! write is allowed ([`LATCH`](crate::tiers::stateful::LATCH)), so that nothing is ever begun anew over data; where Sentinels have forgotten the master, the redis
+//! that has got furthest becomes it, and only when all of them can be asked.
+
+use super::failover::Succession;
+use crate::api::Reason;
+use crate::controller::status::Verdict;
+
+/// Whom a redis follows that nobody has told anything: an empty volume begins like this.
+pub const NOBODY: &str = "nobody.invalid";
+
+/// A person's word that redis may begin with nothing, though it had data: an annotation of the ImCluster, `true`.
+pub const ANEW: &str = "imcluster.io/begin-redis-anew";
+
+/// What a redis says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// It is a master.
+    pub master: bool,
+    /// Whom it follows otherwise.
+    pub follows: Option<String>,
+    /// A replica: whether it is connected to its master and has got everything up to a moment ago.
+    pub in_step: bool,
+    /// How far it has got in its history.
+    pub offset: u64,
+    /// The history's name (the replication id); a restart begins another one.
+    pub history: String,
+    /// How many keys it has.
+    pub keys: u64,
+    /// A master: replicas that are connected.
+    pub replicas: usize,
+    /// Connected replicas without which it refuses writes, as a master.
+    pub wanted_replicas: usize,
+    /// It still reads its file, and takes nothing until it has.
+    pub loading: bool,
+    /// What is only told.
+    pub figures: Figures,
+}
+
+impl Answer {
+    /// Why it takes no writes, master or not.
+    fn hindrance(&self) -> Option<(Reason, &'static str)> {
+        let Figures { used_memory, max_memory, stored, .. } = self.figures;
+        if self.loading {
+            Some((Reason::Starting, "still reads its file"))
+        } else if !stored {
+            Some((Reason::DiskFailing, "can't write its file, so it refuses writes: its volume may be full"))
+        } else if max_memory > 0 && used_memory >= max_memory {
+            Some((
+                Reason::MemoryFull,
+                "has used up its memory, so it refuses writes: raise its limit or keep less history",
+            ))
+        } else {
+            None
+        }
+    }
+}
+
+/// What is told of a redis beside what is decided by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Figures {
+    /// Bytes that its data and buffers take.
+    pub used_memory: i64,
+    /// Bytes that they may take; 0: as many as there are.
+    pub max_memory: i64,
+    /// Connections of clients.
+    pub clients: i64,
+    /// Commands it has carried out since it began.
+    pub commands: i64,
+    /// Seconds since it began.
+    pub uptime: i64,
+    /// The last write of the append-only file went well.
+    pub stored: bool,
+}
+
+/// A redis pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Its name in the network.
+    pub host: String,
+    /// Its claim has the [`LATCH`](crate::tiers::stateful::LATCH).
+    pub latched: bool,
+    /// It is ready.
+    pub ready: bool,
+    /// It is about to end, as when its node is drained.
+    pub ending: bool,
+    /// It is of an older template.
+    pub outdated: bool,
+    /// What it says; `None`: nothing.
+    pub answer: Option<Answer>,
+}
+
+impl Server {
+    /// Whether it goes by this name in the network. Pods' names are unique in a set, and the domain behind them may change.
+    fn is(&self, name: &str) -> bool {
+        pod(&self.host) == pod(name)
+    }
+}
+
+/// The pod's name in a name in the network.
+fn pod(host: &str) -> &str {
+    host.split('.').next().unwrap_or(host)
+}
+
+/// What a Sentinel says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sentinel {
+    /// Nothing.
+    Silent,
+    /// It knows no master.
+    Knows(Option<String>),
+}
+
+impl Sentinel {
+    /// It answers and knows a master.
+    pub fn knows_one(&self) -> bool {
+        matches!(self, Self::Knows(Some(_)))
+    }
+}
+
+/// Everything that is looked at. Servers and Sentinels stand at the place of their pods' numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// The ImCluster's namespace.
+    pub namespace: String,
+    /// The ImCluster's name, which Sentinels know the master by.
+    pub name: String,
+    /// The redis pods.
+    pub servers: Vec<Server>,
+    /// The Sentinels; none with a single redis.
+    pub sentinels: Vec<Sentinel>,
+    /// Those of them that are of an older template.
+    pub outdated_sentinels: Vec<usize>,
+    /// Sentinels are replacing the master just now.
+    pub failing_over: bool,
+    /// Replicas without which the master takes no writes.
+    pub confirming: usize,
+    /// The ImCluster's status says that there was data.
+    pub mirrored: bool,
+    /// A person has said to begin anew.
+    pub anew: bool,
+}
+
+/// One thing to do. They are done in order, and the rest is left when one fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Write on the claim of this redis that it may hold data.
+    Latch(usize),
+    /// Make this redis the master, and let it write that down.
+    Lead(usize),
+    /// Let this redis follow another, and write that down.
+    Follow(usize, String),
+    /// Tell this Sentinel the master.
+    Monitor(usize, String),
+    /// Let this redis, as a master, want so many connected replicas: a hand-over that was cut short has left it with others.
+    Want(usize, usize),
+    /// Let Sentinel hand over from this master, once its replicas have everything.
+    HandOver(usize),
+    /// End this redis pod, so that it comes back with the new template.
+    Replace(usize),
+    /// The same for a Sentinel's.
+    ReplaceSentinel(usize),
+    /// Take the person's word back, as it was followed.
+    Begun,
+}
+
+/// What follows from what is seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// What to do.
+    pub actions: Vec<Action>,
+    /// Whether redis serves.
+    pub verdict: Verdict,
+    /// The master's place.
+    pub master: Option<usize>,
+}
+
+impl Decision {
+    fn wait(verdict: Verdict) -> Self {
+        Self { actions: Vec::new(), verdict, master: None }
+    }
+}
+
+/// Decides. Pure.
+pub fn decide(seen: &Observed) -> Decision {
+    if seen.mirrored && !seen.anew && seen.servers.iter().all(|server| !server.latched) {
+        return Decision::wait(Verdict::no(Reason::DataLost, data_lost(seen)));
+    }
+    let mut decision = by_what_is_said(seen);
+    if decision.actions.is_empty() {
+        decision.actions.extend(broken(seen));
+    }
+    if seen.anew && decision.actions.is_empty() && seen.servers.iter().all(|server| server.latched) {
+        decision.actions.push(Action::Begun);
+    }
+    decision
+}
+
+/// One that does not answer and whose template has changed: a template that cannot work is mended by the next one.
+fn broken(seen: &Observed) -> Option<Action> {
+    let broken = |server: &Server| server.outdated && !server.ready && server.answer.is_none();
+    let silent = |place: &&usize| seen.sentinels.get(**place) == Some(&Sentinel::Silent);
+    let sentinel = seen.outdated_sentinels.iter().rev().find(silent).map(|place| Action::ReplaceSentinel(*place));
+    seen.servers.iter().rposition(broken).map(Action::Replace).or(sentinel)
+}
+
+/// Whether it is only the operator that can't reach redis: Kubernetes itself finds pods ready, and none of them answers.
+fn is_out_of_reach(seen: &Observed) -> bool {
+    let silent = seen.servers.iter().all(|server| server.answer.is_none())
+        && seen.sentinels.iter().all(|sentinel| *sentinel == Sentinel::Silent);
+    silent && seen.servers.iter().any(|server| server.ready)
+}
+
+fn by_what_is_said(seen: &Observed) -> Decision {
+    if is_out_of_reach(seen) {
+        let message =
+            "the operator reaches no redis, though Kubernetes finds its pods ready: what redis does is not known";
+        return Decision::wait(Verdict::unknown(Reason::Unreachable, message));
+    }
+    if seen.sentinels.is_empty() {
+        return single(seen);
+    }
+    let mut named: Vec<&str> = Vec::new();
+    for sentinel in &seen.sentinels {
+        if let Sentinel::Knows(Some(master)) = sentinel
+            && !named.iter().any(|other| pod(other) == pod(master))
+        {
+            named.push(master);
+        }
+    }
+    match named.as_slice() {
+        [] => without_master(seen),
+        [master] => with_master(seen, master),
+        _ => Decision::wait(Verdict::no(
+            Reason::FailingOver,
+            format!("Sentinels name {}: one is about to win", named.join(" and ")),
+        )),
+    }
+}
+
+fn single(seen: &Observed) -> Decision {
+    let Some(server) = seen.servers.first() else {
+        return Decision::wait(Verdict::no(Reason::Starting, "redis has no pod yet"));
+    };
+    if !server.answer.as_ref().is_some_and(|answer| answer.master) {
+        return Decision::wait(Verdict::no(Reason::NoMaster, "redis does not answer"));
+    }
+    let latch = (!server.latched).then_some(Action::Latch(0));
+    let replace = (server.outdated && server.ready && latch.is_none()).then_some(Action::Replace(0));
+    let hindrance = server.answer.as_ref().and_then(Answer::hindrance);
+    let verdict = match hindrance {
+        Some((reason, why)) => Verdict::no(reason, format!("redis {why}")),
+        None => Verdict::yes(Reason::AsExpected, "redis takes writes"),
+    };
+    if hindrance.is_some_and(|(reason, _)| reason == Reason::Starting) {
+        return Decision::wait(verdict);
+    }
+    Decision { actions: latch.into_iter().chain(replace).collect(), verdict, master: Some(0) }
+}
+
+/// No Sentinel that answers knows a master: the first start, or all of them have forgotten.
+fn without_master(seen: &Observed) -> Decision {
+    let unheard = seen.sentinels.iter().filter(|sentinel| **sentinel == Sentinel::Silent).count();
+    if unheard > 0 {
+        return Decision::wait(Verdict::no(Reason::Starting, format!("{unheard} Sentinels do not answer yet")));
+    }
+    let silent: Vec<usize> = (0..seen.servers.len()).filter(|place| seen.servers[*place].answer.is_none()).collect();
+    let fresh = seen.servers.iter().all(|server| !server.latched);
+    match silent.as_slice() {
+        [] => {}
+        _ if fresh => {
+            return Decision::wait(Verdict::no(Reason::Starting, format!("{} redis do not answer yet", silent.len())));
+        }
+        [first, ..] => return Decision::wait(Verdict::no(Reason::NeedsDecision, lost(seen, *first))),
+    }
+    // What one has is not known before it has read its file.
+    if let Some(loading) = places(seen, |answer| answer.loading).first() {
+        let host = &seen.servers[*loading].host;
+        return Decision::wait(Verdict::no(Reason::Starting, format!("{host} still reads its file")));
+    }
+    let masters: Vec<usize> = places(seen, |answer| answer.master);
+    let lead = match masters.as_slice() {
+        [] => match furthest(seen) {
+            Some(place) => place,
+            None => {
+                return Decision::wait(Verdict::no(
+                    Reason::NeedsDecision,
+                    undecided(seen, "several redis have data, and which has more cannot be told"),
+                ));
+            }
+        },
+        [one] if keys(seen, *one) == 0 && (0..seen.servers.len()).any(|place| keys(seen, place) > 0) => {
+            return Decision::wait(Verdict::no(
+                Reason::NeedsDecision,
+                undecided(seen, "the only master is empty while others have data"),
+            ));
+        }
+        [one] => *one,
+        _ => {
+            return Decision::wait(Verdict::no(
+                Reason::NeedsDecision,
+                undecided(seen, "more than one redis is a master"),
+            ));
+        }
+    };
+    let leader = &seen.servers[lead];
+    let master = &leader.host;
+    let latches = (0..seen.servers.len()).filter(|place| !seen.servers[*place].latched).map(Action::Latch);
+    let mut actions: Vec<Action> = latches.collect();
+    if masters.is_empty() {
+        actions.push(Action::Lead(lead));
+    }
+    let astray = |place: &usize| {
+        let follows = seen.servers[*place].answer.as_ref().and_then(|answer| answer.follows.as_ref());
+        *place != lead && !follows.is_some_and(|follows| leader.is(follows))
+    };
+    let others = (0..seen.servers.len()).filter(astray);
+    actions.extend(others.map(|place| Action::Follow(place, master.clone())));
+    actions.extend((0..seen.sentinels.len()).map(|place| Action::Monitor(place, master.clone())));
+    let reason = if fresh { Reason::Starting } else { Reason::NoMaster };
+    let verdict = Verdict::no(reason, format!("{master} is made the master"));
+    Decision { actions, verdict, master: None }
+}
+
+fn with_master(seen: &Observed, master: &str) -> Decision {
+    let mut actions = Vec::new();
+    let place = seen.servers.iter().position(|server| server.is(master));
+    for (number, sentinel) in seen.sentinels.iter().enumerate() {
+        if *sentinel == Sentinel::Knows(None) {
+            actions.push(Action::Monitor(number, master.to_owned()));
+        }
+    }
+    for (number, server) in seen.servers.iter().enumerate() {
+        if Some(number) == place {
+            continue;
+        }
+        if server.answer.as_ref().is_some_and(|answer| answer.follows.as_deref() == Some(NOBODY)) {
+            actions.push(Action::Follow(number, master.to_owned()));
+        }
+    }
+    for (number, server) in seen.servers.iter().enumerate() {
+        let Some(answer) = server.answer.as_ref().filter(|_| !seen.failing_over) else { continue };
+        // A master that Sentinels do not name (any more) is about to follow, and takes no writes until then.
+        let settled = !answer.master || Some(number) == place;
+        if settled && !answer.loading && answer.wanted_replicas != seen.confirming {
+            actions.push(Action::Want(number, seen.confirming));
+        }
+    }
+    // A volume that has become part of the set holds data from its first copy on.
+    actions.extend((0..seen.servers.len()).filter(|place| !seen.servers[*place].latched).map(Action::Latch));
+    let answer = place.and_then(|place| seen.servers[place].answer.as_ref());
+    let Some(answer) = answer.filter(|answer| answer.master) else {
+        let verdict =
+            Verdict::no(Reason::NoMaster, format!("{master} does not serve as the master: Sentinel chooses another"));
+        return Decision { actions, verdict, master: None };
+    };
+    let others = seen.servers.len().saturating_sub(1);
+    let verdict = if let Some((reason, why)) = answer.hindrance() {
+        Verdict::no(reason, format!("{master} {why}"))
+    } else if answer.replicas < seen.confirming {
+        Verdict::no(
+            Reason::ReplicaMissing,
+            format!(
+                "{} of {others} replicas are connected, {} are needed for a write",
+                answer.replicas, seen.confirming
+            ),
+        )
+    } else if answer.replicas < others {
+        Verdict::yes(
+            Reason::ReplicaMissing,
+            format!("{master} takes writes; {} of {others} replicas are connected", answer.replicas),
+        )
+    } else {
+        Verdict::yes(Reason::AsExpected, format!("{master} takes writes"))
+    };
+    // It has little time left, so this comes first.
+    if let Some(ending) = place.filter(|place| seen.servers[*place].ending && may_hand_over(seen, *place)) {
+        return Decision { actions: vec![Action::HandOver(ending)], verdict, master: place };
+    }
+    if !actions.is_empty() {
+        return Decision { actions, verdict, master: place };
+    }
+    if answer.hindrance().is_none() && !seen.failing_over && whole(seen, place, answer, others) {
+        actions.extend(next(seen, place));
+    }
+    Decision { actions, verdict, master: place }
+}
+
+/// Whether one may be taken away: all are there, in step, and known to every Sentinel.
+fn whole(seen: &Observed, master: Option<usize>, answer: &Answer, others: usize) -> bool {
+    let fit = |(place, server): (usize, &Server)| {
+        server.ready && (Some(place) == master || server.answer.as_ref().is_some_and(|one| keeps_up(one, answer)))
+    };
+    answer.replicas >= others
+        && seen.sentinels.iter().all(Sentinel::knows_one)
+        && seen.servers.iter().enumerate().all(fit)
+}
+
+/// What a replica in step may lack: both are asked at the same time, not at the same instant.
+const LAG: u64 = 1024 * 1024;
+
+fn keeps_up(replica: &Answer, master: &Answer) -> bool {
+    replica.in_step && replica.offset.saturating_add(LAG) >= master.offset
+}
+
+/// Those that may take the master's place: they stay, and lack nothing.
+fn successors(seen: &Observed, master: usize) -> impl Iterator<Item = &Server> {
+    let from = seen.servers.get(master);
+    seen.servers.iter().filter(move |server| {
+        let both = server.answer.as_ref().zip(from.and_then(|from| from.answer.as_ref()));
+        let follows = |answer: &Answer| answer.follows.as_deref().zip(from).is_some_and(|(name, from)| from.is(name));
+        !server.ending && both.is_some_and(|(replica, master)| follows(replica) && keeps_up(replica, master))
+    })
+}
+
+/// Whether somebody is there to take the master's place, and nobody is taking it already.
+fn may_hand_over(seen: &Observed, master: usize) -> bool {
+    !seen.failing_over && seen.sentinels.iter().any(Sentinel::knows_one) && successors(seen, master).next().is_some()
+}
+
+impl Observed {
+    /// The master at this place and those who may take it; `sentinel` says where a Sentinel is found.
+    pub fn succession(&self, master: usize, sentinel: impl Fn(usize) -> String) -> Succession {
+        let knowing = self.sentinels.iter().enumerate().filter(|(_, sentinel)| sentinel.knows_one());
+        Succession {
+            service: self.name.clone(),
+            master: self.servers.get(master).map(|server| server.host.clone()).unwrap_or_default(),
+            replicas: successors(self, master).map(|server| server.host.clone()).collect(),
+            sentinels: knowing.map(|(place, _)| sentinel(place)).collect(),
+            redis_port: crate::build::REDIS_PORT,
+            sentinel_port: crate::build::SENTINEL_PORT,
+            confirming: self.confirming,
+        }
+    }
+}
+
+/// Sentinels first, then replicas; the master hands over and then is one.
+fn next(seen: &Observed, master: Option<usize>) -> Option<Action> {
+    if let Some(sentinel) = seen.outdated_sentinels.last() {
+        return Some(Action::ReplaceSentinel(*sentinel));
+    }
+    let outdated: Vec<usize> = (0..seen.servers.len()).filter(|place| seen.servers[*place].outdated).collect();
+    let replica = outdated.iter().rev().find(|place| Some(**place) != master);
+    replica.map(|place| Action::Replace(*place)).or_else(|| outdated.first().map(|place| Action::HandOver(*place)))
+}
+
+fn places(seen: &Observed, which: impl Fn(&Answer) -> bool) -> Vec<usize> {
+    let servers = seen.servers.iter().enumerate();
+    servers.filter(|(_, server)| server.answer.as_ref().is_some_and(&which)).map(|(place, _)| place).collect()
+}
+
+/// The one whose data counts: the first where none has any, the only one that has some, or of those with the same history the
+/// one that has got furthest. `None`: that cannot be told, as after a restart, which begins a history of its own.
+fn furthest(seen: &Observed) -> Option<usize> {
+    let full = places(seen, |answer| answer.keys > 0);
+    let answer = |place: &usize| seen.servers[*place].answer.as_ref();
+    match full.as_slice() {
+        [] => Some(0),
+        [one] => Some(*one),
+        [first, ..] => {
+            let history = answer(first).map(|answer| &answer.history);
+            let same = full.iter().all(|place| answer(place).map(|answer| &answer.history) == history);
+            let offset = |place: &&usize| answer(place).map_or(0, |answer| answer.offset);
+            full.iter().rev().max_by_key(offset).copied().filter(|_| same)
+        }
+    }
+}
+
+fn keys(seen: &Observed, place: usize) -> u64 {
+    seen.servers[place].answer.as_ref().map_or(0, |answer| answer.keys)
+}
+
+fn data_lost(seen: &Observed) -> String {
+    let (namespace, name) = (&seen.namespace, &seen.name);
+    let claims: Vec<String> = (0..seen.servers.len()).map(|place| format!("data-{name}-redis-{place}")).collect();
+    format!(
+        "redis had data, and its volumes ({}) are new: all messages, groups and read positions are gone unless the old volumes are brought back under these names. To begin with nothing: kubectl -n {namespace} annotate imc {name} {ANEW}=true",
+        claims.join(", ")
+    )
+}
+
+fn lost(seen: &Observed, place: usize) -> String {
+    let (namespace, name) = (&seen.namespace, &seen.name);
+    format!(
+        "no Sentinel knows the master, and {name}-redis-{place} does not answer, which may have the newest data. It goes on by itself when all answer. If that volume is lost for good: kubectl -n {namespace} delete pvc data-{name}-redis-{place} --wait=false && kubectl -n {namespace} delete pod {name}-redis-{place}"
+    )
+}
+
+fn undecided(seen: &Observed, why: &str) -> String {
+    let (namespace, name) = (&seen.namespace, &seen.name);
+    format!(
+        "no Sentinel knows the master, and {why}. Let all but the one that counts follow it (N follows M): kubectl -n {namespace} exec {name}-redis-N -c redis -- redis-cli --tls --cert /etc/imcluster/tls/tls.crt --key /etc/imcluster/tls/tls.key --cacert /etc/imcluster/tls/ca.crt --askpass REPLICAOF {name}-redis-M.{name}-redis.{namespace}.svc 6379; and the one that counts, nobody: REPLICAOF NO ONE"
+    )
+}
+
+#[cfg(test)]
+mod tests;
