@@ -12,6 +12,10 @@ mod pod;
 mod schema;
 mod status;
 mod tiers;
+mod verdict;
+
+#[cfg(test)]
+mod tests;
 
 pub use condition::{Condition, ConditionStatus, ConditionType, Reason};
 pub use options::{
@@ -25,6 +29,7 @@ pub use tiers::{
     Connect, Durability, Etcd, EtcdMode, ExternalEtcd, ExternalRedis, Logic, NodePorts, Redis, RedisMode, Rollout,
     Sentinel, Service, ServiceType, Storage, TrafficPolicy,
 };
+pub(crate) use verdict::Verdict;
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -183,4 +188,11 @@ pub struct ImClusterSpec {
     /// While true the operator changes nothing of this cluster and only reports. The cluster goes on serving.
     #[serde(default)]
     pub paused: bool,
+}
+
+impl ImCluster {
+    /// Whether a person has asked for something by an annotation, with `true`.
+    pub(crate) fn is_asked_for(&self, annotation: &str) -> bool {
+        self.metadata.annotations.iter().flatten().any(|(name, value)| name == annotation && value == "true")
+    }
 }

@@ -10,7 +10,7 @@ const LEAST_SECRET: usize = 32;
 
 /// Why an ImCluster cannot be built.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// Something that it names is not there, or not what it must be.
     #[error("{0}")]
     Missing(String),
@@ -28,7 +28,7 @@ pub enum Error {
 ///
 /// # Errors
 /// [`Error::Missing`] says which field names what, and what to do.
-pub async fn dereference(client: &Client, cluster: &ImCluster) -> Result<(), Error> {
+pub(crate) async fn dereference(client: &Client, cluster: &ImCluster) -> Result<(), Error> {
     let namespace = cluster.namespace().unwrap_or_default();
     let spec = &cluster.spec;
     if let Some(secret) = &spec.auth.hs256_secret {

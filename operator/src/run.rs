@@ -10,10 +10,11 @@ use kube::{Client, Config};
 use tokio::time::{sleep, timeout};
 
 use crate::context::Context;
+use crate::controller::{self, Controller};
 use crate::kubernetes::calls::{Calls, Gate};
 use crate::kubernetes::election::Candidate;
+use crate::metrics;
 use crate::settings::Settings;
-use crate::{controller, metrics};
 
 /// How long the API server may take to be found at the start.
 const START: Duration = Duration::from_secs(15);
@@ -46,8 +47,8 @@ pub async fn run(settings: Settings, process: Process) -> Result<()> {
     } else {
         metrics::LEADER.set(1);
     }
-    let context = Arc::new(Context::new(client, gate, settings, &node));
-    for (name, work) in controller::work(&context) {
+    let controller = Arc::new(Controller::new(Arc::new(Context::new(client, gate, settings, &node))));
+    for (name, work) in controller::work(&controller) {
         tasks.spawn(name, async move {
             work.await;
             Ok::<_, std::convert::Infallible>(())
@@ -55,7 +56,7 @@ pub async fn run(settings: Settings, process: Process) -> Result<()> {
     }
     let ended = lead(&mut candidate, &shutdown).await;
     if ended.is_ok() {
-        context.finish(shutdown.remaining()).await;
+        controller.finish(shutdown.remaining()).await;
         if let Some(candidate) = &mut candidate {
             candidate.release().await;
         }
@@ -76,10 +77,7 @@ async fn lead(candidate: &mut Option<Candidate>, shutdown: &Shutdown) -> Result<
 }
 
 /// A client whose calls are counted, bounded and gated.
-///
-/// # Errors
-/// The credentials cannot be used.
-pub fn connect(config: Config, gate: &Gate) -> Result<Client, kube::Error> {
+fn connect(config: Config, gate: &Gate) -> Result<Client, kube::Error> {
     Ok(ClientBuilder::try_from(config)?.with_layer(&Calls { gate: gate.clone() }).build())
 }
 

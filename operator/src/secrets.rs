@@ -3,7 +3,7 @@
 //! They are created, never applied: one that exists is adopted by its name, whoever made it, and what stands in it stays.
 //! Only a tier's certificate is replaced, when a third of its time is left or it does not fit any more.
 
-pub mod authority;
+pub(crate) mod authority;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,26 +23,26 @@ use crate::kubernetes::key::{CLUSTER, Key};
 use crate::pki::{self, Pair};
 
 /// The authority's certificate.
-pub const CA_CERT: &str = "ca.crt";
+pub(crate) const CA_CERT: &str = "ca.crt";
 /// Its key, only in the authority's own Secret.
-pub const CA_KEY: &str = "ca.key";
+pub(crate) const CA_KEY: &str = "ca.key";
 /// A tier's certificate.
-pub const TLS_CERT: &str = "tls.crt";
+pub(crate) const TLS_CERT: &str = "tls.crt";
 /// Its key.
-pub const TLS_KEY: &str = "tls.key";
+pub(crate) const TLS_KEY: &str = "tls.key";
 /// The key of the HS256 secret.
-pub const HS256: &str = "hs256-secret";
+pub(crate) const HS256: &str = "hs256-secret";
 /// The key of redis' password.
-pub const PASSWORD: &str = "password";
+pub(crate) const PASSWORD: &str = "password";
 /// The key of what connect and logic show each other.
-pub const PEER: &str = "secret";
+pub(crate) const PEER: &str = "secret";
 
 /// An authority whose certificate ends within this is told of: another should have taken its place long ago.
-pub const WARNING: Duration = Duration::from_secs(90 * 86_400);
+pub(crate) const WARNING: Duration = Duration::from_secs(90 * 86_400);
 
 /// Why a Secret is not as it must be.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The API server.
     #[error("the Secret {name} cannot be {what}: {source}")]
     Api {
@@ -73,23 +73,23 @@ pub enum Error {
 
 /// What the Secrets say that others need to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
+pub(crate) struct Known {
     /// The certificates of the authorities that are believed, as PEM.
-    pub authority: String,
+    pub(crate) authority: String,
     /// How far a change of the authority is, and since when.
-    pub change: Option<(Rotation, Timestamp)>,
+    pub(crate) change: Option<(Rotation, Timestamp)>,
     /// When the authority ends.
-    pub authority_until: Timestamp,
+    pub(crate) authority_until: Timestamp,
     /// When the first certificate is to be replaced.
-    pub renewal: Timestamp,
+    pub(crate) renewal: Timestamp,
     /// The pair with which the operator itself reaches redis and etcd.
-    pub own: Pair,
+    pub(crate) own: Pair,
     /// The certificate that redis is to show, where the operator runs it.
-    pub redis_certificate: Option<String>,
+    pub(crate) redis_certificate: Option<String>,
     /// The same for Sentinels.
-    pub sentinel_certificate: Option<String>,
+    pub(crate) sentinel_certificate: Option<String>,
     /// Redis' password, where the operator runs redis.
-    pub redis_password: Option<String>,
+    pub(crate) redis_password: Option<String>,
 }
 
 /// A Secret that is to be there.
@@ -115,7 +115,7 @@ fn leaves(cluster: &ImCluster) -> Vec<&'static str> {
 }
 
 /// Whether tokens are signed with a secret that the operator makes, as the spec names nothing else.
-pub fn generates_auth(cluster: &ImCluster) -> bool {
+pub(crate) fn generates_auth(cluster: &ImCluster) -> bool {
     let auth = &cluster.spec.auth;
     auth.hs256_secret.is_none() && auth.public_keys.is_none() && auth.jwks_url.is_none()
 }
@@ -134,7 +134,7 @@ fn plains(cluster: &ImCluster) -> Vec<Plain> {
 }
 
 /// The names by which a tier's pods are dialled, where Services' names end with `domain`.
-pub fn dns_names(cluster: &Key, tier: &str, domain: &str) -> Vec<String> {
+pub(crate) fn dns_names(cluster: &Key, tier: &str, domain: &str) -> Vec<String> {
     let service = format!("{}-{tier}", cluster.name);
     let mut names = vec![format!("im-{tier}"), service.clone()];
     for suffix in ["", ".svc", &format!(".svc.{domain}")] {
@@ -151,7 +151,7 @@ pub fn dns_names(cluster: &Key, tier: &str, domain: &str) -> Vec<String> {
 ///
 /// # Errors
 /// [`Error`]: what exists and is of no use is left as it is.
-pub async fn ensure(
+pub(crate) async fn ensure(
     client: &Client,
     cache: &Cache<Secret>,
     cluster: &ImCluster,
@@ -193,7 +193,7 @@ pub async fn ensure(
         pki::validity(&authorities.signer().certificate).map(|validity| validity.until).map_err(useless(&ca_name))
     };
     let left = Duration::try_from(until(&authorities)?.duration_since(now)).unwrap_or_default();
-    let wanted = left < EARLY || crate::tiers::supervisor::is_said(cluster, ROTATE);
+    let wanted = left < EARLY || cluster.is_asked_for(ROTATE);
     let phase = authorities.change().map(|(phase, _)| phase);
     if let Some(next) = authorities.step(wanted, |since| done(phase, since), make, now).map_err(useless(&ca_name))? {
         tracing::info!(cluster = %key, from = ?phase, to = ?next.change(), "the authority changes");

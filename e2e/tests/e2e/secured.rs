@@ -10,7 +10,7 @@ use im_e2e::console::Console;
 use im_e2e::process::{Process, until};
 use im_e2e::token::token;
 use im_operator::api::RedisMode;
-use im_operator::build::redis_secret;
+use im_operator::redis_secret;
 use im_runtime::tls::{Files, ServerName, Tls};
 use im_runtime::unused_port;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};

@@ -12,12 +12,12 @@ use super::names;
 use crate::api::Tier;
 
 /// Where a tier's certificate is found in its pods.
-pub const TLS_FOLDER: &str = "/etc/imcluster/tls";
+pub(crate) const TLS_FOLDER: &str = "/etc/imcluster/tls";
 
 /// A volume and where the main container sees it.
 pub(super) struct Mounted {
-    pub volume: Volume,
-    pub mount: VolumeMount,
+    pub(crate) volume: Volume,
+    pub(crate) mount: VolumeMount,
 }
 
 /// Keys of a Secret as files: key and file name.

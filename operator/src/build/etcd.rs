@@ -10,7 +10,7 @@ use super::{Building, monitor, names, quantity};
 use crate::api::Tier;
 
 /// The init container in which a pod with an empty volume waits until the members have taken it in.
-pub const JOIN: &str = "join";
+pub(crate) const JOIN: &str = "join";
 
 const DATA: &str = "/var/lib/etcd";
 const GRACE: i64 = 30;

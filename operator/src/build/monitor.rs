@@ -8,7 +8,7 @@ use crate::api::Tier;
 use crate::kubernetes::object::Object;
 
 /// The kind of the Prometheus operator's PodMonitors.
-pub fn pod_monitor_resource() -> ApiResource {
+pub(crate) fn pod_monitor_resource() -> ApiResource {
     ApiResource::from_gvk_with_plural(
         &GroupVersionKind::gvk("monitoring.coreos.com", "v1", "PodMonitor"),
         "podmonitors",

@@ -28,7 +28,7 @@ const MEMORY_REQUEST: &str = "256Mi";
 const DATA_PERCENT: u64 = 75;
 
 /// Replicas that must have a message before it is acknowledged, and be there for a write to be taken at all.
-pub fn confirming_replicas(redis: &Redis) -> i32 {
+pub(crate) fn confirming_replicas(redis: &Redis) -> i32 {
     match (redis.mode, redis.durability) {
         (RedisMode::Sentinel, Durability::Standard) => 1,
         (RedisMode::Sentinel, Durability::Strict) => 2,

@@ -1,20 +1,47 @@
-//! Why a visit did not do all it should, and what follows.
+//! How a reconciliation ended: when the next is due, and why it failed.
 
 use std::time::Duration;
 
 use crate::api::Reason;
-use crate::controller::reconcile::Outcome;
-use crate::kubernetes::{apply, calls};
-use crate::tiers::workload as observe;
+use crate::kubernetes::{apply, calls, is_quota};
+use crate::tiers::connect;
 use crate::validate::Problem;
 use crate::{dereference, secrets};
 
 /// What a person has to repair is looked at again after so long.
 const REPAIRED: Duration = Duration::from_secs(15);
 
-/// Why a visit did not do all it should.
+/// How a reconciliation ended, and when the next is due if nothing happens before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The ImCluster is no more.
+    Gone,
+    /// Nothing was to be changed.
+    Settled(Duration),
+    /// Something was.
+    Changed(Duration),
+    /// Nothing can be done until somebody else does something.
+    Waiting(Duration),
+    /// It is tried again.
+    Failed,
+}
+
+impl Outcome {
+    /// For metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Settled(_) => "settled",
+            Self::Changed(_) => "changed",
+            Self::Waiting(_) => "waiting",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// Why a reconciliation failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// The spec breaks rules.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Invalid(Vec<Problem>),
@@ -50,7 +77,7 @@ pub enum Failure {
 
 impl Failure {
     /// Of a call to the API server.
-    pub fn api(what: impl Into<String>, error: kube::Error) -> Self {
+    pub(crate) fn api(what: impl Into<String>, error: kube::Error) -> Self {
         let what = what.into();
         match error {
             kube::Error::Api(status) => {
@@ -68,12 +95,12 @@ impl Failure {
     }
 
     /// In one word.
-    pub fn reason(&self) -> Reason {
+    pub(crate) fn reason(&self) -> Reason {
         match self {
             Self::Invalid(_) => Reason::InvalidSpec,
             Self::OwnedByAnother(_) => Reason::OwnedByAnother,
             Self::Person { reason, .. } => *reason,
-            Self::Api { code: Some(403), message, .. } if observe::is_quota(message) => Reason::QuotaExceeded,
+            Self::Api { code: Some(403), message, .. } if is_quota(message) => Reason::QuotaExceeded,
             Self::Api { code: Some(409 | 410 | 429 | 500..) | None, .. } | Self::NotLeading(_) => {
                 Reason::ApiUnavailable
             }
@@ -82,12 +109,12 @@ impl Failure {
     }
 
     /// Whether nothing is left to be done, as the namespace ends or another replica has taken over.
-    pub fn is_end(&self) -> bool {
+    pub(crate) fn is_end(&self) -> bool {
         matches!(self, Self::NotLeading(_) | Self::Api { ending: true, .. })
     }
 
     /// What follows for the next visit.
-    pub fn outcome(&self, revisit: Duration) -> Outcome {
+    pub(crate) fn outcome(&self, revisit: Duration) -> Outcome {
         match self {
             Self::Invalid(_) | Self::OwnedByAnother(_) | Self::NotLeading(_) => Outcome::Waiting(revisit),
             Self::Person { .. } => Outcome::Waiting(REPAIRED),
@@ -125,6 +152,12 @@ impl From<apply::Error> for Failure {
             }
             taken => Self::Person { reason: Reason::OwnedByAnother, message: taken.to_string() },
         }
+    }
+}
+
+impl From<connect::act::Error> for Failure {
+    fn from(error: connect::act::Error) -> Self {
+        Self::api(format!("pod {} cannot be changed", error.pod), error.source)
     }
 }
 

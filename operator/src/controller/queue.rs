@@ -14,7 +14,7 @@ const TOGETHER: Duration = Duration::from_millis(100);
 
 /// The visits to come. Holds one entry per ImCluster at most, however many causes there are.
 #[derive(Debug, Default)]
-pub struct Queue {
+pub(crate) struct Queue {
     state: Mutex<State>,
     changed: Notify,
 }
@@ -27,12 +27,12 @@ struct State {
 
 impl Queue {
     /// Something about it has changed: it is visited shortly.
-    pub fn wake(&self, key: Key) {
+    pub(crate) fn wake(&self, key: Key) {
         self.at(key, Instant::now() + TOGETHER);
     }
 
     /// The next ImCluster to visit, once it is time. Call [`Queue::done`] after the visit.
-    pub async fn next(&self) -> Key {
+    pub(crate) async fn next(&self) -> Key {
         loop {
             let changed = self.changed.notified();
             let wait = {
@@ -58,7 +58,7 @@ impl Queue {
     }
 
     /// A visit is over; the next is due after `again`, unless something wakes it before. `None`: only if something does.
-    pub fn done(&self, key: Key, again: Option<Duration>) {
+    pub(crate) fn done(&self, key: Key, again: Option<Duration>) {
         self.state().visited.remove(&key);
         match again {
             Some(again) => self.at(key, Instant::now() + again),

@@ -6,9 +6,10 @@ use kube::ResourceExt;
 
 use crate::api::{
     Condition, ConditionStatus, ConditionType, ConnectStatus, Drain, Endpoints, EtcdStatus, ImCluster, ImClusterStatus,
-    Reason, RedisStatus, Tier, TierStatus,
+    Reason, RedisStatus, Tier, TierStatus, Verdict,
 };
 use crate::kubernetes::key::Key;
+use crate::kubernetes::object::{Applied, Objects};
 use crate::secrets::authority::Rotation;
 use crate::tiers::connect::drains::moved;
 use crate::tiers::volumes::Growth;
@@ -16,104 +17,69 @@ use crate::tiers::workload::Seen;
 
 mod write;
 
-pub use write::{Held, Writer};
+pub(crate) use write::{Held, Writer};
 
 /// What the resource's definition allows a message to be, in characters.
 const LONGEST: usize = 4096;
 
-/// What was found of one condition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
-    /// Whether it holds.
-    pub status: ConditionStatus,
-    /// Why.
-    pub reason: Reason,
-    /// Why, for people.
-    pub message: String,
-}
-
-impl Verdict {
-    /// It holds.
-    pub fn yes(reason: Reason, message: impl Into<String>) -> Self {
-        Self { status: ConditionStatus::True, reason, message: message.into() }
-    }
-
-    /// It does not.
-    pub fn no(reason: Reason, message: impl Into<String>) -> Self {
-        Self { status: ConditionStatus::False, reason, message: message.into() }
-    }
-
-    /// It cannot be told.
-    pub fn unknown(reason: Reason, message: impl Into<String>) -> Self {
-        Self { status: ConditionStatus::Unknown, reason, message: message.into() }
-    }
-
-    /// Whether it holds for sure.
-    pub fn holds(&self) -> bool {
-        self.status == ConditionStatus::True
-    }
-}
-
-/// Everything that a visit found.
+/// Everything that a reconciliation found and did.
 #[derive(Debug, Clone, Default)]
-pub struct Findings {
+pub(crate) struct Findings<'a> {
     /// Redis' pods, where the operator runs them.
-    pub redis: Option<Seen>,
+    pub(crate) redis: Option<Seen>,
     /// Sentinel's, where there are any.
-    pub sentinel: Option<Seen>,
+    pub(crate) sentinel: Option<Seen>,
     /// Etcd's, where the operator runs them.
-    pub etcd: Option<Seen>,
+    pub(crate) etcd: Option<Seen>,
     /// Logic's.
-    pub logic: Seen,
+    pub(crate) logic: Seen,
     /// Connect's.
-    pub connect: Seen,
+    pub(crate) connect: Seen,
     /// What redis itself says, beyond its pods.
-    pub redis_says: Option<Verdict>,
+    pub(crate) redis_says: Option<Verdict>,
     /// What etcd itself says.
-    pub etcd_says: Option<Verdict>,
+    pub(crate) etcd_says: Option<Verdict>,
     /// What connect's rollout says of its progress.
-    pub rollout: Option<Verdict>,
+    pub(crate) rollout: Option<Verdict>,
     /// The tier that is being upgraded.
-    pub upgrading: Option<Tier>,
+    pub(crate) upgrading: Option<Tier>,
     /// How far a change of the internal authority is.
-    pub authority: Option<Rotation>,
+    pub(crate) authority: Option<Rotation>,
     /// Why the visit did not do all it should.
-    pub failure: Option<Verdict>,
-    /// Whether the spec was applied in full.
-    pub applied: bool,
+    pub(crate) failure: Option<Verdict>,
+    /// All that the spec asks for, where it was applied.
+    pub(crate) applied: Option<&'a Objects<Applied>>,
     /// What a person should know though all works.
-    pub warning: Option<Verdict>,
+    pub(crate) warning: Option<Verdict>,
     /// Fields of overrides without effect.
-    pub conflicts: Vec<String>,
-    /// Whether clients' addresses are hidden.
-    pub addresses_hidden: bool,
+    pub(crate) conflicts: Vec<String>,
     /// Clients of the pods that answered; `None`: none did.
-    pub connections: Option<u64>,
+    pub(crate) connections: Option<u64>,
     /// Pods that move their clients away.
-    pub draining: Vec<Drain>,
+    pub(crate) draining: Vec<Drain>,
     /// Whether redis and etcd were asked since this operator began.
-    pub asked: bool,
+    pub(crate) asked: bool,
     /// The redis pod that is the master.
-    pub master: Option<String>,
+    pub(crate) master: Option<String>,
     /// Whether redis may have data.
-    pub redis_bootstrapped: bool,
+    pub(crate) redis_bootstrapped: bool,
     /// Whether etcd was formed.
-    pub etcd_bootstrapped: bool,
+    pub(crate) etcd_bootstrapped: bool,
     /// The load balancer's addresses.
-    pub external: Vec<String>,
+    pub(crate) external: Vec<String>,
     /// The image of this operator.
-    pub operator_image: String,
+    pub(crate) operator_image: String,
     /// The ImCluster whose pods this operator changes first.
-    pub after: Option<Key>,
+    pub(crate) after: Option<Key>,
     /// How large the volumes are.
-    pub volumes: Growth,
+    pub(crate) volumes: Growth,
 }
 
 /// What is to be reported now, given what was reported before.
-pub fn compose(cluster: &ImCluster, found: &Findings, now: Timestamp) -> ImClusterStatus {
+pub(crate) fn compose(cluster: &ImCluster, found: &Findings<'_>, now: Timestamp) -> ImClusterStatus {
     let before = cluster.status.clone().unwrap_or_default();
     let generation = cluster.metadata.generation;
-    let applied_generation = if found.applied { generation } else { before.applied_generation };
+    let applied_generation = if found.applied.is_some() { generation } else { before.applied_generation };
     let verdicts = conditions(cluster, found, &before, applied_generation);
     let settled = verdicts.iter().any(|(kind, verdict)| *kind == ConditionType::Ready && verdict.holds());
     let conditions = verdicts.into_iter().map(|(kind, verdict)| dated(&before, kind, verdict, generation, now));
@@ -123,12 +89,16 @@ pub fn compose(cluster: &ImCluster, found: &Findings, now: Timestamp) -> ImClust
         observed_generation: generation,
         applied_generation,
         // Two builds may differ by digest only: what was asked for and is everywhere is what runs.
-        version: if settled && found.applied && found.upgrading.is_none() {
+        version: if settled && found.applied.is_some() && found.upgrading.is_none() {
             Some(cluster.spec.version.clone())
         } else {
             before.version.clone()
         },
-        operator_image: if found.applied { Some(found.operator_image.clone()) } else { before.operator_image.clone() },
+        operator_image: if found.applied.is_some() {
+            Some(found.operator_image.clone())
+        } else {
+            before.operator_image.clone()
+        },
         conditions: conditions.collect(),
         endpoints: Some(endpoints(cluster, found)),
         connect: Some(ConnectStatus {
@@ -169,13 +139,13 @@ pub fn compose(cluster: &ImCluster, found: &Findings, now: Timestamp) -> ImClust
 }
 
 /// Whether all is as asked for and nothing is being changed.
-pub fn is_whole(report: &ImClusterStatus) -> bool {
+pub(crate) fn is_whole(report: &ImClusterStatus) -> bool {
     let is = |kind, wanted| report.conditions.iter().any(|one| one.kind == kind && one.status == wanted);
     is(ConditionType::Ready, ConditionStatus::True) && is(ConditionType::Progressing, ConditionStatus::False)
 }
 
 /// What can be said where nothing can be seen: all that was said before is uncertain, and why.
-pub fn blind(cluster: &ImCluster, message: &str, now: Timestamp) -> ImClusterStatus {
+pub(crate) fn blind(cluster: &ImCluster, message: &str, now: Timestamp) -> ImClusterStatus {
     let before = cluster.status.clone().unwrap_or_default();
     let generation = cluster.metadata.generation;
     let condition = |kind: &ConditionType| {
@@ -193,11 +163,11 @@ pub fn blind(cluster: &ImCluster, message: &str, now: Timestamp) -> ImClusterSta
 }
 
 /// The label selector of a tier's pods.
-pub fn selector(name: &str, tier: Tier) -> String {
+pub(crate) fn selector(name: &str, tier: Tier) -> String {
     format!("imcluster.io/cluster={name},app.kubernetes.io/component={}", tier.name())
 }
 
-fn endpoints(cluster: &ImCluster, found: &Findings) -> Endpoints {
+fn endpoints(cluster: &ImCluster, found: &Findings<'_>) -> Endpoints {
     let (name, namespace) = (cluster.name_any(), cluster.namespace().unwrap_or_default());
     Endpoints {
         tcp: format!("{name}-connect.{namespace}.svc:3101"),
@@ -239,7 +209,7 @@ fn whole_second(time: Timestamp) -> Timestamp {
 
 fn conditions(
     cluster: &ImCluster,
-    found: &Findings,
+    found: &Findings<'_>,
     before: &ImClusterStatus,
     applied: Option<i64>,
 ) -> Vec<(ConditionType, Verdict)> {
@@ -263,7 +233,7 @@ fn conditions(
     } else {
         Verdict::yes(Reason::Conflict, format!("without effect: {}", found.conflicts.join(", ")))
     };
-    let addresses = if found.addresses_hidden {
+    let addresses = if cluster.spec.connect.service.hides_addresses() {
         let message = "externalTrafficPolicy: Cluster hides clients' addresses: limits and bans by address are off";
         Verdict::yes(Reason::ExternalTrafficCluster, message)
     } else {
@@ -325,7 +295,7 @@ fn serving(says: Option<&Verdict>, with_pods: Verdict) -> Verdict {
     says.filter(|says| says.holds()).cloned().unwrap_or(with_pods)
 }
 
-fn ready(cluster: &ImCluster, found: &Findings, tiers: &[(&str, &Verdict); 4], applied: Option<i64>) -> Verdict {
+fn ready(cluster: &ImCluster, found: &Findings<'_>, tiers: &[(&str, &Verdict); 4], applied: Option<i64>) -> Verdict {
     if applied != cluster.metadata.generation {
         // What serves is not what is asked for.
         return match &found.failure {
@@ -346,7 +316,7 @@ fn ready(cluster: &ImCluster, found: &Findings, tiers: &[(&str, &Verdict); 4], a
     Verdict::no(Reason::TiersNotReady, message)
 }
 
-fn available(found: &Findings, redis: &Verdict, etcd: &Verdict) -> Verdict {
+fn available(found: &Findings<'_>, redis: &Verdict, etcd: &Verdict) -> Verdict {
     let lacking = |seen: &Seen, name: &str| (seen.ready == 0).then(|| format!("no pod of {name} is ready"));
     let pods = [lacking(&found.connect, "connect"), lacking(&found.logic, "logic")];
     let mut missing: Vec<String> = pods.into_iter().flatten().collect();
@@ -370,7 +340,7 @@ fn available(found: &Findings, redis: &Verdict, etcd: &Verdict) -> Verdict {
     Verdict::no(Reason::TiersNotReady, missing.join("; "))
 }
 
-fn progressing(cluster: &ImCluster, found: &Findings, ready: &Verdict, was_ready: bool) -> Verdict {
+fn progressing(cluster: &ImCluster, found: &Findings<'_>, ready: &Verdict, was_ready: bool) -> Verdict {
     if let Some(tier) = found.upgrading.filter(|_| was_ready) {
         let message = format!("{} is being upgraded for version {}", tier.name(), cluster.spec.version);
         return Verdict::yes(Reason::Upgrading, message);
@@ -427,7 +397,7 @@ fn progressing(cluster: &ImCluster, found: &Findings, ready: &Verdict, was_ready
     }
 }
 
-fn degraded(found: &Findings, tiers: &[(&str, &Verdict); 4]) -> Verdict {
+fn degraded(found: &Findings<'_>, tiers: &[(&str, &Verdict); 4]) -> Verdict {
     if let Some(failure) = &found.failure {
         return failure.clone();
     }
@@ -471,12 +441,12 @@ fn degraded(found: &Findings, tiers: &[(&str, &Verdict); 4]) -> Verdict {
 }
 
 /// Whether two reports differ in nothing but counts of clients.
-pub fn only_counts_differ(one: &ImClusterStatus, two: &ImClusterStatus) -> bool {
+pub(crate) fn only_counts_differ(one: &ImClusterStatus, two: &ImClusterStatus) -> bool {
     counted_out(one) == counted_out(two)
 }
 
 /// Whether a count moved by 5 % or more.
-pub fn counts_moved(one: &ImClusterStatus, two: &ImClusterStatus) -> bool {
+pub(crate) fn counts_moved(one: &ImClusterStatus, two: &ImClusterStatus) -> bool {
     let all = |status: &ImClusterStatus| {
         let connect = status.connect.clone().unwrap_or_default();
         let mut counts = vec![connect.connections];

@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(1800);
 
 /// Whose turn it is.
 #[derive(Debug, Default)]
-pub struct Turns(Mutex<State>);
+pub(crate) struct Turns(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -28,7 +28,7 @@ struct State {
 
 /// Whether pods may be changed now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Turn {
+pub(crate) enum Turn {
     /// They may.
     Now,
     /// Another ImCluster is first.
@@ -38,7 +38,7 @@ pub enum Turn {
 impl Turns {
     /// Whether this build, which runs as `image`, may change an ImCluster's pods now. What people ask for by its spec never
     /// waits, nor does one that is not whole.
-    pub fn ask(&self, cluster: &ImCluster, all: &[Arc<ImCluster>], image: &str) -> Turn {
+    pub(crate) fn ask(&self, cluster: &ImCluster, all: &[Arc<ImCluster>], image: &str) -> Turn {
         let key = Key::of(cluster);
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = if waits(cluster, image) { state.take(&key, all, image) } else { Turn::Now };
@@ -53,14 +53,14 @@ impl Turns {
     }
 
     /// The report of an ImCluster was written: who is to be visited because of that.
-    pub fn reported(&self, key: &Key, report: &ImClusterStatus, image: &str) -> Vec<Key> {
+    pub(crate) fn reported(&self, key: &Key, report: &ImClusterStatus, image: &str) -> Vec<Key> {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_over = state.holder.as_ref().is_some_and(|(holder, _)| holder == key) && is_done(report, image);
         if is_over { state.waiting.iter().cloned().collect() } else { Vec::new() }
     }
 
     /// An ImCluster is no more.
-    pub fn forget(&self, key: &Key) {
+    pub(crate) fn forget(&self, key: &Key) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).waiting.remove(key);
     }
 }

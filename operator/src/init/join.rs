@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::tiers::etcd::observe::{Tls, call};
+use crate::tiers::etcd::client::{Tls, call};
 
 /// Between two questions.
 const PAUSE: Duration = Duration::from_secs(2);

@@ -10,12 +10,12 @@ use serde_json::Value;
 
 use crate::kubernetes::drift;
 use crate::kubernetes::key::{CLUSTER, Key};
-use crate::kubernetes::object::Object;
+use crate::kubernetes::object::{Applied, Object, Objects, Prepared};
 use crate::kubernetes::stores::Stores;
 
 /// Why an object is not as it is to be.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The API server refused, or did not answer.
     #[error("{kind} {name} cannot be {what}: {source}")]
     Api {
@@ -40,55 +40,54 @@ pub enum Error {
     },
 }
 
-impl Error {
-    /// What the API server answered, if it did.
-    pub fn status(&self) -> Option<&kube::core::Status> {
-        match self {
-            Self::Api { source, .. } => match source.as_ref() {
-                kube::Error::Api(status) => Some(status),
-                _ => None,
-            },
-            Self::Taken { .. } => None,
-        }
-    }
-}
-
-/// What a pass did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Done {
-    /// Objects applied.
-    pub applied: usize,
-    /// Objects removed.
-    pub removed: usize,
-}
-
 /// For whom objects are applied.
 #[derive(Debug, Clone)]
-pub struct Owner {
+pub(crate) struct Owner {
     /// The ImCluster.
-    pub cluster: Key,
+    pub(crate) cluster: Key,
     /// Its UID.
-    pub uid: String,
+    pub(crate) uid: String,
 }
 
-/// Applies objects, in their order; the first failure ends it, as what follows may rely on it.
+/// Applies all objects and removes what was applied before and is not among them.
 ///
 /// # Errors
 /// [`Error`], with what was done before it lost: it shows in the objects.
-pub async fn apply(client: &Client, stores: &Stores, owner: &Owner, objects: &[Object]) -> Result<Done, Error> {
-    let mut done = Done::default();
+pub(crate) async fn apply(
+    client: &Client,
+    stores: &Stores,
+    owner: &Owner,
+    objects: Objects<Prepared>,
+) -> Result<Objects<Applied>, Error> {
+    let applied = apply_some(client, stores, owner, objects.list()).await?;
+    let removed = prune(client, stores, owner, objects.list()).await?;
+    Ok(objects.applied(applied + removed))
+}
+
+/// Applies these objects, in their order, and returns how many were written; the first failure ends it, as what follows may
+/// rely on it.
+///
+/// # Errors
+/// [`Error`], with what was done before it lost: it shows in the objects.
+pub(crate) async fn apply_some<'o>(
+    client: &Client,
+    stores: &Stores,
+    owner: &Owner,
+    objects: impl IntoIterator<Item = &'o Object>,
+) -> Result<usize, Error> {
+    let mut applied = 0;
     for object in objects {
         if apply_one(client, stores, owner, object).await? {
-            done.applied += 1;
+            applied += 1;
         }
     }
-    Ok(done)
+    Ok(applied)
 }
 
 async fn apply_one(client: &Client, stores: &Stores, owner: &Owner, object: &Object) -> Result<bool, Error> {
     let resource = &object.resource;
     let mut body = object.body.clone();
-    let name = body.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let name = object.name().to_owned();
     let hash = drift::hash(&body);
     body["metadata"]["annotations"][drift::HASH] = Value::String(hash);
     let failed = |what| {
@@ -170,16 +169,11 @@ fn stranger(live: &DynamicObject, owner: &Owner) -> Option<String> {
     }
 }
 
-/// Removes what was applied for this ImCluster before and is not among `objects`: only what carries its label and its
-/// UID as controller.
-///
-/// # Errors
-/// [`Error::Api`].
-pub async fn prune(client: &Client, stores: &Stores, owner: &Owner, objects: &[Object]) -> Result<usize, Error> {
-    let wanted: HashSet<(&str, &str)> = objects
-        .iter()
-        .filter_map(|object| Some((object.resource.kind.as_str(), object.body.pointer("/metadata/name")?.as_str()?)))
-        .collect();
+/// Removes what was applied for this ImCluster before and is not among `objects`: only what carries its label and its UID as
+/// controller.
+async fn prune(client: &Client, stores: &Stores, owner: &Owner, objects: &[Object]) -> Result<usize, Error> {
+    let wanted: HashSet<(&str, &str)> =
+        objects.iter().map(|object| (object.resource.kind.as_str(), object.name())).collect();
     let mut removed = 0;
     for (resource, live) in stores.of_cluster(&owner.cluster) {
         let name = live.name_any();

@@ -22,7 +22,7 @@ const TURN: u32 = 120;
 
 /// The objects of a kind, as last seen.
 #[derive(Debug)]
-pub struct Cache<T> {
+pub(crate) struct Cache<T> {
     kind: &'static str,
     objects: RwLock<BTreeMap<Key, Arc<T>>>,
     /// By namespace (`None`: all of them) what went wrong last with a watch that has not told all there is; empty: nothing yet.
@@ -31,13 +31,13 @@ pub struct Cache<T> {
 
 impl<T> Cache<T> {
     /// Empty, to be filled by a watch of each of these namespaces (`None`: of all). `kind` is the plural, for logs and metrics.
-    pub fn new(kind: &'static str, namespaces: &[Option<String>]) -> Self {
+    pub(crate) fn new(kind: &'static str, namespaces: &[Option<String>]) -> Self {
         let unread = namespaces.iter().map(|namespace| (namespace.clone(), String::new())).collect();
         Self { kind, objects: RwLock::default(), unread: watch::Sender::new(unread) }
     }
 
     /// The plural of what it holds.
-    pub fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         self.kind
     }
 
@@ -46,7 +46,7 @@ impl<T> Cache<T> {
     ///
     /// # Errors
     /// It has not.
-    pub fn complete_in(&self, namespace: &str) -> Result<(), String> {
+    pub(crate) fn complete_in(&self, namespace: &str) -> Result<(), String> {
         let unread = self.unread.borrow();
         let found = unread.iter().find(|(of, _)| of.as_deref().is_none_or(|of| of == namespace));
         found.map_or(Ok(()), |(_, why)| Err(why.clone()))
@@ -64,12 +64,12 @@ impl<T> Cache<T> {
     }
 
     /// One object.
-    pub fn get(&self, key: &Key) -> Option<Arc<T>> {
+    pub(crate) fn get(&self, key: &Key) -> Option<Arc<T>> {
         self.objects.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 
     /// Every object.
-    pub fn all(&self) -> Vec<Arc<T>> {
+    pub(crate) fn all(&self) -> Vec<Arc<T>> {
         self.objects.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
@@ -80,14 +80,14 @@ impl<T> Cache<T> {
 
 impl<T: Resource> Cache<T> {
     /// What belongs to an ImCluster, by name.
-    pub fn of_cluster(&self, cluster: &Key) -> Vec<Arc<T>> {
+    pub(crate) fn of_cluster(&self, cluster: &Key) -> Vec<Arc<T>> {
         let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
         let of = |object: &&Arc<T>| Key::of_cluster(object.as_ref()).as_ref() == Some(cluster);
         objects.values().filter(of).cloned().collect()
     }
 
     /// Takes an object as it is now, unless a newer state is known.
-    pub fn put(&self, object: T) {
+    pub(crate) fn put(&self, object: T) {
         let key = Key::of(&object);
         self.change(|objects| {
             let newer = objects.get(&key).is_some_and(|known| is_newer(known.as_ref(), &object));
@@ -98,7 +98,7 @@ impl<T: Resource> Cache<T> {
     }
 
     /// The object is no more.
-    pub fn remove(&self, key: &Key) {
+    pub(crate) fn remove(&self, key: &Key) {
         self.change(|objects| objects.remove(key));
     }
 }
@@ -112,7 +112,7 @@ fn is_newer(one: &impl Resource, two: &impl Resource) -> bool {
 
 /// What a watch has seen.
 #[derive(Debug)]
-pub enum Seen<'o, T> {
+pub(crate) enum Seen<'o, T> {
     /// As it was before and as it is now; one of the two may be missing.
     Changed(Option<&'o T>, Option<&'o T>),
     /// There is an object that cannot be read.
@@ -122,7 +122,7 @@ pub enum Seen<'o, T> {
 /// Keeps a cache by watching, for ever. `namespace` is what the watch is confined to; `None`: everything.
 /// `slim` takes from objects what nobody needs; `tell` hears what changes, after the cache; `read`, that all there is has been
 /// told for the first time.
-pub async fn follow<T>(
+pub(crate) async fn follow<T>(
     api: Api<DeserializeGuard<T>>,
     selector: Option<&str>,
     namespace: Option<&str>,

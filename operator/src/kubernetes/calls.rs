@@ -18,11 +18,11 @@ use tower::{BoxError, Layer, Service};
 use crate::metrics;
 
 /// How long the API server may take to begin its answer.
-pub const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Why a call was not made or has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The API server did not answer in time.
     #[error("the API server did not answer within {PATIENCE:?}")]
     Silence,
@@ -33,7 +33,7 @@ pub enum Error {
 
 /// Until when this replica may write. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Gate(Arc<Mutex<Until>>);
+pub(crate) struct Gate(Arc<Mutex<Until>>);
 
 #[derive(Debug, Clone, Copy)]
 enum Until {
@@ -44,27 +44,27 @@ enum Until {
 
 impl Gate {
     /// Lets everything pass: for a replica that needs no election.
-    pub fn open() -> Self {
+    pub(crate) fn open() -> Self {
         Self(Arc::new(Mutex::new(Until::Always)))
     }
 
     /// Lets nothing pass but an election's own writes.
-    pub fn shut() -> Self {
+    pub(crate) fn shut() -> Self {
         Self(Arc::new(Mutex::new(Until::Never)))
     }
 
     /// Lets writes pass until then: even a process that was stopped for a while writes nothing too late.
-    pub fn allow_until(&self, end: Instant) {
+    pub(crate) fn allow_until(&self, end: Instant) {
         self.set(Until::Then(end));
     }
 
     /// Lets nothing pass from now on.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.set(Until::Never);
     }
 
     /// Whether a write may pass now.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         match *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             Until::Always => true,
             Until::Never => false,
@@ -79,9 +79,9 @@ impl Gate {
 
 /// Wraps a service that takes requests to the API server.
 #[derive(Debug, Clone)]
-pub struct Calls {
+pub(crate) struct Calls {
     /// Which writes may pass.
-    pub gate: Gate,
+    pub(crate) gate: Gate,
 }
 
 impl<S> Layer<S> for Calls {
@@ -94,7 +94,7 @@ impl<S> Layer<S> for Calls {
 
 /// See [`Calls`].
 #[derive(Debug, Clone)]
-pub struct CallsService<S> {
+pub(crate) struct CallsService<S> {
     inner: S,
     gate: Gate,
 }
@@ -156,12 +156,12 @@ where
 }
 
 /// Whether a verb changes anything.
-pub fn is_write(verb: &str) -> bool {
+pub(crate) fn is_write(verb: &str) -> bool {
     !matches!(verb, "get" | "watch")
 }
 
 /// The verb in Kubernetes' words; "apply" is a server-side apply.
-pub fn verb<B>(request: &Request<B>) -> &'static str {
+pub(crate) fn verb<B>(request: &Request<B>) -> &'static str {
     let content = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     match *request.method() {
         Method::GET if request.uri().query().is_some_and(|query| query.contains("watch=true")) => "watch",
@@ -175,7 +175,7 @@ pub fn verb<B>(request: &Request<B>) -> &'static str {
 }
 
 /// The plural name of what a path of the API is about, with its subresource: `deployments`, `imclusters/status`.
-pub fn kind(path: &str) -> String {
+pub(crate) fn kind(path: &str) -> String {
     let mut parts = path.trim_matches('/').split('/');
     let group_and_version = match parts.next() {
         Some("api") => 1,

@@ -7,10 +7,10 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 /// Holds the hash of what was applied.
-pub const HASH: &str = "imcluster.io/applied";
+pub(crate) const HASH: &str = "imcluster.io/applied";
 
 /// The hash of an object, whatever the order of its keys.
-pub fn hash(body: &Value) -> String {
+pub(crate) fn hash(body: &Value) -> String {
     let mut digest = Sha256::new();
     feed(&mut digest, body);
     digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
@@ -43,7 +43,7 @@ fn feed(digest: &mut Sha256, value: &Value) {
 }
 
 /// What `manager` owns of an object by applying, as the API server tells it.
-pub fn owned_fields<'o>(object: &'o DynamicObject, manager: &str) -> Option<&'o Value> {
+pub(crate) fn owned_fields<'o>(object: &'o DynamicObject, manager: &str) -> Option<&'o Value> {
     let entries = object.metadata.managed_fields.as_ref()?.iter();
     let mut ours = entries.filter(|entry| {
         entry.manager.as_deref() == Some(manager)
@@ -54,7 +54,7 @@ pub fn owned_fields<'o>(object: &'o DynamicObject, manager: &str) -> Option<&'o 
 }
 
 /// Whether `live` carries the hash of `body`, and `manager` owns everything that `body` says.
-pub fn is_settled(live: &DynamicObject, body: &Value, manager: &str) -> bool {
+pub(crate) fn is_settled(live: &DynamicObject, body: &Value, manager: &str) -> bool {
     body.pointer("/metadata/annotations").and_then(|annotations| annotations.get(HASH)).and_then(Value::as_str)
         == live.annotations().get(HASH).map(String::as_str)
         && owned_fields(live, manager).is_some_and(|owned| covers_object(owned, body))
@@ -113,7 +113,7 @@ fn covers_item(name: &str, owned: &Value, item: &Value) -> bool {
 }
 
 /// Whether an object's value is what is wanted, whatever defaults the API server has added.
-pub fn says(live: &Value, wanted: &Value) -> bool {
+pub(crate) fn says(live: &Value, wanted: &Value) -> bool {
     match (live, wanted) {
         (_, Value::Null) => true,
         (Value::Object(live), Value::Object(wanted)) => {
@@ -127,7 +127,7 @@ pub fn says(live: &Value, wanted: &Value) -> bool {
 }
 
 /// Takes what nobody needs to keep from an object that is kept in memory only to be compared.
-pub fn slim(object: &mut DynamicObject) {
+pub(crate) fn slim(object: &mut DynamicObject) {
     if let Some(entries) = &mut object.metadata.managed_fields {
         entries.retain(|entry| entry.operation.as_deref() == Some("Apply"));
     }

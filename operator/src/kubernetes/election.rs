@@ -15,32 +15,32 @@ use crate::metrics;
 
 /// How the leader is chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
+pub(crate) struct Options {
     /// The Lease's namespace: the operator's own.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// The Lease's name.
-    pub name: String,
+    pub(crate) name: String,
     /// This replica's name; no two may have the same.
-    pub identity: String,
+    pub(crate) identity: String,
     /// How long others wait for a leader that is not heard before one takes its place.
-    pub duration: Duration,
+    pub(crate) duration: Duration,
     /// How long a leader tries to renew before it gives up. Shorter than `duration`.
-    pub renew_deadline: Duration,
+    pub(crate) renew_deadline: Duration,
     /// The pause between attempts.
-    pub retry: Duration,
+    pub(crate) retry: Duration,
 }
 
 /// The leader could not renew its Lease in time, or another has it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the lease {lease} is lost: {why}")]
-pub struct Lost {
+pub(crate) struct Lost {
     lease: String,
     why: String,
 }
 
 /// One replica's part in the election.
 #[derive(Debug)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     leases: Api<Lease>,
     options: Options,
     gate: Gate,
@@ -56,13 +56,13 @@ struct Observed {
 
 impl Candidate {
     /// A replica that does not lead yet. Its `gate` lets writes pass only while it leads.
-    pub fn new(client: Client, options: Options, gate: Gate) -> Self {
+    pub(crate) fn new(client: Client, options: Options, gate: Gate) -> Self {
         gate.close();
         Self { leases: Api::namespaced(client, &options.namespace), options, gate, observed: None }
     }
 
     /// Returns once this replica leads.
-    pub async fn acquire(&mut self) {
+    pub(crate) async fn acquire(&mut self) {
         metrics::LEADER.set(0);
         loop {
             let asked = Instant::now();
@@ -79,7 +79,7 @@ impl Candidate {
     }
 
     /// Renews for as long as this replica leads; returns when it does not any more. Nothing may be written after that.
-    pub async fn keep(&mut self) -> Lost {
+    pub(crate) async fn keep(&mut self) -> Lost {
         let why = loop {
             sleep(self.options.retry).await;
             match timeout(self.options.renew_deadline, self.renew()).await {
@@ -94,7 +94,7 @@ impl Candidate {
     }
 
     /// Gives the Lease back, so that another need not wait for it to end. Without effect where this replica does not lead.
-    pub async fn release(&mut self) {
+    pub(crate) async fn release(&mut self) {
         self.gate.close();
         metrics::LEADER.set(0);
         let Some(observed) = self.observed.clone().filter(|observed| self.is_mine(&observed.lease)) else { return };

@@ -22,7 +22,7 @@ const REMEMBERED: usize = 4096;
 const LONGEST: usize = 1000;
 
 /// Tells Events.
-pub struct Events {
+pub(crate) struct Events {
     recorder: Recorder,
     told: Mutex<HashMap<(Key, String, String), Instant>>,
 }
@@ -35,18 +35,18 @@ impl std::fmt::Debug for Events {
 
 impl Events {
     /// In the name of this replica.
-    pub fn new(client: Client, instance: &str) -> Self {
+    pub(crate) fn new(client: Client, instance: &str) -> Self {
         let reporter = Reporter { controller: "im-operator".to_owned(), instance: Some(instance.to_owned()) };
         Self { recorder: Recorder::new(client, reporter), told: Mutex::default() }
     }
 
     /// All is as it should be, and that is new.
-    pub async fn normal(&self, about: &ImCluster, reason: &str, note: &str) {
+    pub(crate) async fn normal(&self, about: &ImCluster, reason: &str, note: &str) {
         self.tell(about, EventType::Normal, reason, note).await;
     }
 
     /// Something is wrong.
-    pub async fn warning(&self, about: &ImCluster, reason: &str, note: &str) {
+    pub(crate) async fn warning(&self, about: &ImCluster, reason: &str, note: &str) {
         self.tell(about, EventType::Warning, reason, note).await;
     }
 

@@ -16,7 +16,6 @@ use tokio::sync::watch;
 
 use crate::api::{ImCluster, Tier};
 use crate::build;
-use crate::controller::queue::Queue;
 use crate::kubernetes::cache::{Cache, Seen, follow};
 use crate::kubernetes::drift;
 use crate::kubernetes::key::{CLUSTER, Key};
@@ -34,7 +33,7 @@ fn applied() -> Vec<(ApiResource, &'static str)> {
 }
 
 /// The kind by which the Prometheus operator finds pods; not every Kubernetes cluster has it.
-pub fn pod_monitors() -> ApiResource {
+pub(crate) fn pod_monitors() -> ApiResource {
     let kind = GroupVersionKind::gvk("monitoring.coreos.com", "v1", "PodMonitor");
     ApiResource::from_gvk_with_plural(&kind, "podmonitors")
 }
@@ -43,28 +42,28 @@ const POD_MONITORS: &str = "podmonitors";
 
 /// A kind of which not everything has been told yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnreadKind {
+pub(crate) struct UnreadKind {
     /// Its plural.
-    pub kind: &'static str,
+    pub(crate) kind: &'static str,
     /// What went wrong last; empty: nothing yet.
-    pub why: String,
+    pub(crate) why: String,
     /// Whether nothing can be decided without it. Of the others each object is asked for by itself.
-    pub decides: bool,
+    pub(crate) decides: bool,
 }
 
 /// Everything the operator keeps in mind.
 #[derive(Debug)]
-pub struct Stores {
+pub(crate) struct Stores {
     /// The ImClusters.
-    pub clusters: Arc<Cache<ImCluster>>,
+    pub(crate) clusters: Arc<Cache<ImCluster>>,
     /// Their pods.
-    pub pods: Arc<Cache<Pod>>,
+    pub(crate) pods: Arc<Cache<Pod>>,
     /// Their volume claims.
-    pub claims: Arc<Cache<PersistentVolumeClaim>>,
+    pub(crate) claims: Arc<Cache<PersistentVolumeClaim>>,
     /// Their Secrets.
-    pub secrets: Arc<Cache<Secret>>,
+    pub(crate) secrets: Arc<Cache<Secret>>,
     /// What their Deployments have made of their templates, without the templates.
-    pub replica_sets: Arc<Cache<ReplicaSet>>,
+    pub(crate) replica_sets: Arc<Cache<ReplicaSet>>,
     /// Who scales their Deployments, whoever made it.
     autoscalers: Arc<Cache<HorizontalPodAutoscaler>>,
     objects: Vec<(ApiResource, Arc<Cache<DynamicObject>>)>,
@@ -72,14 +71,17 @@ pub struct Stores {
     namespaces: Vec<Option<String>>,
 }
 
+/// Hears of an ImCluster about which something has changed.
+pub(crate) type Wake = Arc<dyn Fn(Key) + Send + Sync>;
+
 /// Hears of an ImCluster that cannot be read: which, its generation, and why.
-pub type Unreadable = Arc<dyn Fn(Key, Option<i64>, String) + Send + Sync>;
+pub(crate) type Unreadable = Arc<dyn Fn(Key, Option<i64>, String) + Send + Sync>;
 
 /// Whether there is an API of PodMonitors.
 ///
 /// # Errors
 /// The API server did not tell.
-pub async fn pod_monitors_exist(client: &Client) -> Result<bool, kube::Error> {
+pub(crate) async fn pod_monitors_exist(client: &Client) -> Result<bool, kube::Error> {
     let kind = pod_monitors();
     match client.list_api_group_resources(&kind.api_version).await {
         Ok(list) => Ok(list.resources.iter().any(|resource| resource.name == kind.plural)),
@@ -90,7 +92,7 @@ pub async fn pod_monitors_exist(client: &Client) -> Result<bool, kube::Error> {
 
 impl Stores {
     /// Empty, for these namespaces (none: all).
-    pub fn new(namespaces: &[String]) -> Self {
+    pub(crate) fn new(namespaces: &[String]) -> Self {
         let namespaces: Vec<Option<String>> =
             if namespaces.is_empty() { vec![None] } else { namespaces.iter().cloned().map(Some).collect() };
         let mut kinds = applied();
@@ -111,17 +113,17 @@ impl Stores {
     }
 
     /// Whether the API of PodMonitors is there.
-    pub fn has_pod_monitors(&self) -> bool {
+    pub(crate) fn has_pod_monitors(&self) -> bool {
         *self.pod_monitors.borrow()
     }
 
     /// Takes note of whether the API of PodMonitors is there; says whether that is new.
-    pub fn found_pod_monitors(&self, there: bool) -> bool {
+    pub(crate) fn found_pod_monitors(&self, there: bool) -> bool {
         self.pod_monitors.send_replace(there) != there
     }
 
     /// What has not been read yet in a namespace. PodMonitors are not waited for: nothing depends on them.
-    pub fn unread(&self, namespace: &str) -> Vec<UnreadKind> {
+    pub(crate) fn unread(&self, namespace: &str) -> Vec<UnreadKind> {
         let objects = self.objects.iter().filter(|(_, cache)| cache.kind() != POD_MONITORS);
         let mut unread: Vec<UnreadKind> = objects
             .filter_map(|(_, cache)| {
@@ -143,17 +145,17 @@ impl Stores {
     }
 
     /// Whether an autoscaler says how many pods a Deployment has.
-    pub fn is_autoscaled(&self, deployment: &Key) -> bool {
+    pub(crate) fn is_autoscaled(&self, deployment: &Key) -> bool {
         self.autoscalers.all().iter().any(|scaler| scaled(scaler).as_ref() == Some(deployment))
     }
 
     /// An object as last seen or written.
-    pub fn get(&self, kind: &ApiResource, key: &Key) -> Option<Arc<DynamicObject>> {
+    pub(crate) fn get(&self, kind: &ApiResource, key: &Key) -> Option<Arc<DynamicObject>> {
         self.cache(kind)?.get(key)
     }
 
     /// An object as last seen or written, typed. `None` too where it cannot be read as such.
-    pub fn typed<K>(&self, key: &Key) -> Option<K>
+    pub(crate) fn typed<K>(&self, key: &Key) -> Option<K>
     where
         K: Resource<DynamicType = ()> + serde::de::DeserializeOwned,
     {
@@ -162,21 +164,21 @@ impl Stores {
     }
 
     /// Takes the answer to a write.
-    pub fn put(&self, kind: &ApiResource, object: DynamicObject) {
+    pub(crate) fn put(&self, kind: &ApiResource, object: DynamicObject) {
         if let Some(cache) = self.cache(kind) {
             cache.put(object);
         }
     }
 
     /// Takes the answer to a removal.
-    pub fn remove(&self, kind: &ApiResource, key: &Key) {
+    pub(crate) fn remove(&self, kind: &ApiResource, key: &Key) {
         if let Some(cache) = self.cache(kind) {
             cache.remove(key);
         }
     }
 
     /// What was applied for an ImCluster, of every kind that has been read.
-    pub fn of_cluster(&self, cluster: &Key) -> Vec<(ApiResource, Arc<DynamicObject>)> {
+    pub(crate) fn of_cluster(&self, cluster: &Key) -> Vec<(ApiResource, Arc<DynamicObject>)> {
         let read = self.objects.iter().filter(|(_, cache)| cache.complete_in(&cluster.namespace).is_ok());
         read.flat_map(|(kind, cache)| cache.of_cluster(cluster).into_iter().map(|object| (kind.clone(), object)))
             .collect()
@@ -190,22 +192,22 @@ impl Stores {
     }
 
     /// One endless watch per kind and namespace, each by itself. What changes wakes its ImCluster.
-    pub fn watches(
+    pub(crate) fn watches(
         &self,
         client: &Client,
-        queue: &Arc<Queue>,
+        wake: &Wake,
         unreadable: &Unreadable,
     ) -> Vec<(&'static str, BoxFuture<'static, ()>)> {
         let mut watches = Vec::new();
         for namespace in &self.namespaces {
             let namespace = namespace.as_deref();
-            watches.push(self.watch_clusters(client, namespace, queue, unreadable));
+            watches.push(self.watch_clusters(client, namespace, wake, unreadable));
             watches.push(watch_one(
                 typed(client, namespace),
                 namespace,
                 &self.pods,
                 &self.clusters,
-                queue,
+                wake,
                 |pod: &mut Pod| {
                     pod.metadata.managed_fields = None;
                 },
@@ -215,7 +217,7 @@ impl Stores {
                 namespace,
                 &self.claims,
                 &self.clusters,
-                queue,
+                wake,
                 |claim: &mut PersistentVolumeClaim| {
                     claim.metadata.managed_fields = None;
                 },
@@ -225,7 +227,7 @@ impl Stores {
                 namespace,
                 &self.secrets,
                 &self.clusters,
-                queue,
+                wake,
                 |secret: &mut Secret| {
                     secret.metadata.managed_fields = None;
                 },
@@ -235,19 +237,19 @@ impl Stores {
                 namespace,
                 &self.replica_sets,
                 &self.clusters,
-                queue,
+                wake,
                 |set: &mut ReplicaSet| {
                     set.metadata.managed_fields = None;
                     set.spec = None;
                 },
             ));
-            watches.push(self.watch_autoscalers(client, namespace, queue));
+            watches.push(self.watch_autoscalers(client, namespace, wake));
             for (kind, cache) in &self.objects {
                 let api = match namespace {
                     Some(namespace) => Api::namespaced_with(client.clone(), namespace, kind),
                     None => Api::all_with(client.clone(), kind),
                 };
-                let (kind, work) = watch_one(api, namespace, cache, &self.clusters, queue, drift::slim);
+                let (kind, work) = watch_one(api, namespace, cache, &self.clusters, wake, drift::slim);
                 let mut there = self.pod_monitors.subscribe();
                 let when_there = async move {
                     if kind == POD_MONITORS && there.wait_for(|there| *there).await.is_err() {
@@ -265,11 +267,13 @@ impl Stores {
         &self,
         client: &Client,
         namespace: Option<&str>,
-        queue: &Arc<Queue>,
+        wake: &Wake,
     ) -> (&'static str, BoxFuture<'static, ()>) {
-        let (api, cache, clusters) =
-            (typed(client, namespace), Arc::clone(&self.autoscalers), Arc::clone(&self.clusters));
-        let (queue, namespace) = (Arc::clone(queue), namespace.map(str::to_owned));
+        let api = typed(client, namespace);
+        let cache = Arc::clone(&self.autoscalers);
+        let clusters = Arc::clone(&self.clusters);
+        let wake = Arc::clone(wake);
+        let namespace = namespace.map(str::to_owned);
         let kind = cache.kind();
         let work = async move {
             let slim = |scaler: &mut HorizontalPodAutoscaler| {
@@ -282,13 +286,13 @@ impl Stores {
                 // Its status changes all the time.
                 if before != now {
                     let names = [before, now];
-                    wake(&clusters, &queue, |key| {
+                    wake_all(&clusters, &wake, |key| {
                         let logic = Key::new(&key.namespace, build::object_name(&key.name, Tier::Logic));
                         names.iter().flatten().any(|name| *name == logic)
                     });
                 }
             };
-            let read = || wake(&clusters, &queue, |key| is_within(key, namespace.as_deref()));
+            let read = || wake_all(&clusters, &wake, |key| is_within(key, namespace.as_deref()));
             follow(api, None, namespace.as_deref(), cache, slim, tell, read).await;
         };
         (kind, work.boxed())
@@ -298,18 +302,21 @@ impl Stores {
         &self,
         client: &Client,
         namespace: Option<&str>,
-        queue: &Arc<Queue>,
+        wake: &Wake,
         unreadable: &Unreadable,
     ) -> (&'static str, BoxFuture<'static, ()>) {
-        let (api, cache) = (typed(client, namespace), Arc::clone(&self.clusters));
-        let (queue, unreadable, namespace) = (Arc::clone(queue), Arc::clone(unreadable), namespace.map(str::to_owned));
+        let api = typed(client, namespace);
+        let cache = Arc::clone(&self.clusters);
+        let wake = Arc::clone(wake);
+        let unreadable = Arc::clone(unreadable);
+        let namespace = namespace.map(str::to_owned);
         let work = async move {
             let slim = |cluster: &mut ImCluster| cluster.metadata.managed_fields = None;
             let tell = |seen: Seen<'_, ImCluster>| match seen {
                 Seen::Changed(before, Some(now)) if before.is_some_and(|before| only_status(before, now)) => {}
                 Seen::Changed(before, now) => {
                     if let Some(cluster) = now.or(before) {
-                        queue.wake(Key::of(cluster));
+                        wake(Key::of(cluster));
                     }
                 }
                 Seen::Invalid(invalid) => {
@@ -325,8 +332,8 @@ impl Stores {
 }
 
 /// Wakes the ImClusters that are meant.
-fn wake(clusters: &Cache<ImCluster>, queue: &Queue, which: impl Fn(&Key) -> bool) {
-    clusters.all().iter().map(|cluster| Key::of(cluster.as_ref())).filter(which).for_each(|key| queue.wake(key));
+fn wake_all(clusters: &Cache<ImCluster>, wake: &Wake, which: impl Fn(&Key) -> bool) {
+    clusters.all().iter().map(|cluster| Key::of(cluster.as_ref())).filter(which).for_each(|key| wake(key));
 }
 
 /// Whether an ImCluster is where a watch looks; `None`: everywhere.
@@ -367,13 +374,15 @@ fn watch_one<T>(
     namespace: Option<&str>,
     cache: &Arc<Cache<T>>,
     clusters: &Arc<Cache<ImCluster>>,
-    queue: &Arc<Queue>,
+    wake: &Wake,
     slim: impl Fn(&mut T) + Send + Sync + 'static,
 ) -> (&'static str, BoxFuture<'static, ()>)
 where
     T: Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
 {
-    let (cache, clusters, queue) = (Arc::clone(cache), Arc::clone(clusters), Arc::clone(queue));
+    let cache = Arc::clone(cache);
+    let clusters = Arc::clone(clusters);
+    let wake = Arc::clone(wake);
     let namespace = namespace.map(str::to_owned);
     let kind = cache.kind();
     let work = async move {
@@ -381,11 +390,11 @@ where
             if let Seen::Changed(before, now) = seen
                 && let Some(cluster) = now.or(before).and_then(|object| Key::of_cluster(object))
             {
-                queue.wake(cluster);
+                wake(cluster);
             }
         };
         // Whoever has waited for it goes on.
-        let read = || wake(&clusters, &queue, |key| is_within(key, namespace.as_deref()));
+        let read = || wake_all(&clusters, &wake, |key| is_within(key, namespace.as_deref()));
         follow(api, Some(CLUSTER), namespace.as_deref(), cache, slim, tell, read).await;
     };
     (kind, work.boxed())

@@ -1,13 +1,23 @@
-//! Renewed certificates of redis and Sentinel: redis is told to read its files anew, Sentinels, which cannot, restart one at
-//! a time. Connect, logic and etcd look at their files themselves.
+//! Renewed certificates of redis and Sentinel: redis is told to read its files again, Sentinels, which cannot, restart one at
+//! a time. Connect, logic and etcd look at their files themselves. Which certificate a server presents is the only proof that
+//! a renewed one is in use.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use crate::api::Tier;
 use crate::context::Context;
 use crate::kubernetes::key::Key;
 use crate::secrets::Known;
-use crate::tiers::presented::is_current;
-use crate::tiers::redis;
-use crate::tiers::redis::decide::Sentinel;
+use crate::tiers::redis::act::renew;
+use crate::tiers::redis::decide::{Observed, Sentinel};
 use crate::tiers::stateful;
 use crate::{build, metrics};
 
@@ -17,14 +27,14 @@ const fn port(number: i32) -> u16 {
 
 /// Sees to the servers that show another certificate than they should. Until a pod's volume has the new files, which takes
 /// the kubelet a minute or two, it shows the old one; it is seen to again the next time.
-pub async fn round(context: &Context, key: &Key, known: &Known, seen: &redis::decide::Observed) {
+pub(crate) async fn renew_all(context: &Context, key: &Key, known: &Known, seen: &Observed) {
     if let Some(wanted) = &known.redis_certificate {
         for server in seen.servers.iter().filter(|server| server.answer.is_some()) {
             // Whom it believes does not show.
             if known.change.is_none() && is_current(&server.host, port(build::REDIS_PORT), wanted, known).await {
                 continue;
             }
-            match redis::act::renew(&server.host, build::REDIS_PORT, known, build::TLS_FOLDER).await {
+            match renew(&server.host, build::REDIS_PORT, known, build::TLS_FOLDER).await {
                 Ok(()) => {
                     metrics::CERTIFICATES.with_label_values(&[Tier::Redis.name()]).inc();
                     tracing::info!(cluster = %key, host = server.host, "redis reads its certificate anew");
@@ -52,5 +62,71 @@ pub async fn round(context: &Context, key: &Key, known: &Known, seen: &redis::de
         }
         // The next one when this one is back.
         return;
+    }
+}
+
+/// How long a handshake may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why it is not known.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The server cannot be reached, or the handshake failed.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// What we hold is of no use.
+    #[error("{0}")]
+    Tls(#[from] rustls::Error),
+    /// What we hold cannot be read.
+    #[error("{0}")]
+    Pem(#[from] rustls::pki_types::pem::Error),
+    /// Not the name of a host.
+    #[error("{0}")]
+    Name(#[from] rustls::pki_types::InvalidDnsNameError),
+    /// Nothing in time.
+    #[error("no handshake within {PATIENCE:?}")]
+    Timeout,
+}
+
+/// The certificate that the server at `host:port` shows, unless it is none of the internal authority's.
+///
+/// # Errors
+/// [`Error`].
+pub(crate) async fn certificate(
+    host: &str,
+    port: u16,
+    known: &Known,
+) -> Result<Option<CertificateDer<'static>>, Error> {
+    let mut roots = RootCertStore::empty();
+    for authority in CertificateDer::pem_slice_iter(known.authority.as_bytes()) {
+        roots.add(authority?)?;
+    }
+    let own = CertificateDer::from_pem_slice(known.own.certificate.as_bytes())?;
+    let key = PrivateKeyDer::from_pem_slice(known.own.key.as_bytes())?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![own], key)?;
+    let name = ServerName::try_from(host.to_owned())?;
+    let shake = async {
+        let socket = TcpStream::connect((host, port)).await?;
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await?;
+        let (_, session) = stream.get_ref();
+        let chain = session.peer_certificates().unwrap_or_default();
+        Ok(chain.first().map(|leaf| leaf.clone().into_owned()))
+    };
+    timeout(PATIENCE, shake).await.unwrap_or(Err(Error::Timeout))
+}
+
+/// Whether the server shows the certificate that it should. One that is not to be reached is not known to show another.
+pub(crate) async fn is_current(host: &str, port: u16, wanted: &str, known: &Known) -> bool {
+    let Ok(wanted) = CertificateDer::from_pem_slice(wanted.as_bytes()) else { return true };
+    match certificate(host, port, known).await {
+        Ok(shown) => shown.is_none_or(|shown| shown == wanted),
+        Err(error) => {
+            tracing::debug!(host, %error, "which certificate it shows is not known");
+            true
+        }
     }
 }

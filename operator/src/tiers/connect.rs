@@ -1,5 +1,6 @@
 //! connect: how it rolls out and shrinks without dropping clients.
 
-pub mod act;
-pub mod decide;
-pub mod drains;
+pub(crate) mod act;
+pub(crate) mod decide;
+pub(crate) mod drains;
+pub(crate) mod observe;

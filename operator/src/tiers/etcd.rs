@@ -1,5 +1,6 @@
 //! etcd: what its members answer, what follows from it, and how it is done.
 
-pub mod act;
-pub mod decide;
-pub mod observe;
+pub(crate) mod act;
+pub(crate) mod client;
+pub(crate) mod decide;
+pub(crate) mod observe;

@@ -1,11 +1,8 @@
-//! What is told of redis, Sentinel and etcd as metrics, so that their pods need no exporter beside them.
-
-use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex, PoisonError};
+//! Metrics of redis, Sentinel and etcd, so that their pods need no exporter beside them.
 
 use prometheus::IntGaugeVec;
 
-use crate::api::{Condition, ConditionStatus, Tier};
+use crate::api::Tier;
 use crate::kubernetes::key::Key;
 use crate::tiers::{etcd, redis};
 use crate::{build, metrics};
@@ -44,7 +41,7 @@ fn wide(value: u64) -> i64 {
 }
 
 /// Tells of redis and Sentinels.
-pub fn redis(key: &Key, seen: &redis::decide::Observed) {
+pub(crate) fn redis(key: &Key, seen: &redis::decide::Observed) {
     for (place, server) in seen.servers.iter().enumerate() {
         let pod = pod(key, Tier::Redis, place);
         let tell = |metric: &IntGaugeVec, value: i64| set(metric, key, &pod, value);
@@ -69,7 +66,7 @@ pub fn redis(key: &Key, seen: &redis::decide::Observed) {
 }
 
 /// Tells of etcd's members.
-pub fn etcd(key: &Key, seen: &etcd::decide::Observed) {
+pub(crate) fn etcd(key: &Key, seen: &etcd::decide::Observed) {
     for (place, member) in seen.places.iter().enumerate() {
         let pod = pod(key, Tier::Etcd, place);
         set(&metrics::ETCD_VOTES, key, &pod, member.votes().into());
@@ -80,31 +77,8 @@ pub fn etcd(key: &Key, seen: &etcd::decide::Observed) {
     }
 }
 
-/// What was told of conditions: an ImCluster's types with their reasons.
-static CONDITIONS: LazyLock<Mutex<HashMap<Key, Told>>> = LazyLock::new(Mutex::default);
-type Told = Vec<(&'static str, &'static str)>;
-
-/// Tells of an ImCluster's conditions; none: it is no more.
-pub fn conditions(key: &Key, conditions: &[Condition]) {
-    let now: Told = conditions.iter().map(|condition| (condition.kind.name(), condition.reason.name())).collect();
-    for condition in conditions {
-        let value = match condition.status {
-            ConditionStatus::True => 1,
-            ConditionStatus::False => 0,
-            ConditionStatus::Unknown => -1,
-        };
-        let labels = [key.namespace.as_str(), key.name.as_str(), condition.kind.name(), condition.reason.name()];
-        metrics::CONDITION.with_label_values(&labels).set(value);
-    }
-    let mut told = CONDITIONS.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = if now.is_empty() { told.remove(key) } else { told.insert(key.clone(), now.clone()) };
-    for (kind, reason) in before.into_iter().flatten().filter(|before| !now.contains(before)) {
-        let _ = metrics::CONDITION.remove_label_values(&[key.namespace.as_str(), key.name.as_str(), kind, reason]);
-    }
-}
-
 /// Tells nothing more of an ImCluster.
-pub fn forget(key: &Key) {
+pub(crate) fn forget(key: &Key) {
     for (tier, count) in [
         (Tier::Redis, build::REDIS_REPLICAS),
         (Tier::Sentinel, build::SENTINEL_REPLICAS),
@@ -120,53 +94,14 @@ pub fn forget(key: &Key) {
     }
 }
 
-/// Tells whether an ImCluster is another operator's.
-pub fn foreign(key: &Key, foreign: bool) {
-    let labels = [key.namespace.as_str(), key.name.as_str()];
-    if foreign {
-        metrics::FOREIGN.with_label_values(&labels).set(1);
-    } else {
-        let _ = metrics::FOREIGN.remove_label_values(&labels);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-
     use super::*;
-    use crate::api::{ConditionType, Reason};
-
-    fn condition(status: ConditionStatus, reason: Reason) -> Condition {
-        Condition {
-            kind: ConditionType::Degraded,
-            status,
-            observed_generation: None,
-            last_transition_time: Time(Timestamp::UNIX_EPOCH),
-            reason,
-            message: String::new(),
-        }
-    }
 
     fn told(key: &Key) -> Vec<String> {
         let text = prometheus::TextEncoder::new().encode_to_string(&prometheus::gather()).expect("text");
         let name = format!("namespace=\"{}\"", key.namespace);
         text.lines().filter(|line| line.contains(&name)).map(str::to_owned).collect()
-    }
-
-    #[test]
-    fn every_reason_of_a_condition_shows_as_a_metric_while_it_holds() {
-        let key = Key::new("figures", "demo");
-        for reason in Reason::ALL {
-            conditions(&key, &[condition(ConditionStatus::True, *reason)]);
-            let labels = format!("name=\"demo\",namespace=\"figures\",reason=\"{}\",type=\"Degraded\"", reason.name());
-            assert_eq!(told(&key), [format!("im_operator_cluster_condition{{{labels}}} 1")]);
-        }
-        conditions(&key, &[condition(ConditionStatus::Unknown, Reason::Unreachable)]);
-        assert!(told(&key)[0].ends_with(" -1"));
-        conditions(&key, &[]);
-        assert_eq!(told(&key), Vec::<String>::new());
     }
 
     #[test]

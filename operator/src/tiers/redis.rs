@@ -1,6 +1,7 @@
 //! redis and Sentinel: what they answer, what follows from it, and how it is done.
 
-pub mod act;
-pub mod decide;
-pub mod failover;
-pub mod observe;
+pub(crate) mod act;
+pub(crate) mod client;
+pub(crate) mod decide;
+pub(crate) mod failover;
+pub(crate) mod observe;

@@ -5,38 +5,38 @@ use std::collections::BTreeMap;
 use crate::api::Tier;
 
 /// In this order.
-pub const ORDER: [Tier; 4] = [Tier::Redis, Tier::Etcd, Tier::Logic, Tier::Connect];
+pub(crate) const ORDER: [Tier; 4] = [Tier::Redis, Tier::Etcd, Tier::Logic, Tier::Connect];
 
 /// A tier, seen for an upgrade.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stand<R> {
+pub(crate) struct TierState<R> {
     /// What its template runs now; `None` where it is not there yet.
-    pub runs: Option<R>,
+    pub(crate) runs: Option<R>,
     /// What it is to run in the end.
-    pub wanted: R,
+    pub(crate) wanted: R,
     /// Whether every pod of it is ready and of the newest template.
-    pub complete: bool,
+    pub(crate) complete: bool,
 }
 
 /// What every tier is to run now, and the tier whose turn it is, if any is being changed.
-pub fn stage<R: Clone + PartialEq>(tiers: &BTreeMap<Tier, Stand<R>>) -> (BTreeMap<Tier, R>, Option<Tier>) {
+pub(crate) fn stage<R: Clone + PartialEq>(tiers: &BTreeMap<Tier, TierState<R>>) -> (BTreeMap<Tier, R>, Option<Tier>) {
     let mut now = BTreeMap::new();
     let mut turn = None;
     let mut before_complete = true;
     for tier in ORDER {
-        let Some(stand) = tiers.get(&tier) else { continue };
-        let outdated = stand.runs.as_ref().is_some_and(|runs| *runs != stand.wanted);
+        let Some(state) = tiers.get(&tier) else { continue };
+        let outdated = state.runs.as_ref().is_some_and(|runs| *runs != state.wanted);
         let waits = outdated && !before_complete;
-        let run = stand.runs.as_ref().filter(|_| waits).unwrap_or(&stand.wanted);
+        let run = state.runs.as_ref().filter(|_| waits).unwrap_or(&state.wanted);
         now.insert(tier, run.clone());
         if outdated && turn.is_none() && !waits {
             turn = Some(tier);
         }
         if waits && turn.is_none() {
             // What comes before it is still on its way.
-            turn = ORDER.into_iter().find(|tier| tiers.get(tier).is_some_and(|stand| !stand.complete));
+            turn = ORDER.into_iter().find(|tier| tiers.get(tier).is_some_and(|state| !state.complete));
         }
-        before_complete &= stand.complete && !outdated;
+        before_complete &= state.complete && !outdated;
     }
     (now, turn)
 }
@@ -45,13 +45,13 @@ pub fn stage<R: Clone + PartialEq>(tiers: &BTreeMap<Tier, Stand<R>>) -> (BTreeMa
 mod tests {
     use super::*;
 
-    fn stands(told: [(Option<u8>, u8, bool); 4]) -> BTreeMap<Tier, Stand<u8>> {
-        let stand = |(runs, wanted, complete)| Stand { runs, wanted, complete };
-        ORDER.into_iter().zip(told.map(stand)).collect()
+    fn states(told: [(Option<u8>, u8, bool); 4]) -> BTreeMap<Tier, TierState<u8>> {
+        let state = |(runs, wanted, complete)| TierState { runs, wanted, complete };
+        ORDER.into_iter().zip(told.map(state)).collect()
     }
 
     fn now(told: [(Option<u8>, u8, bool); 4]) -> (Vec<u8>, Option<Tier>) {
-        let (now, turn) = stage(&stands(told));
+        let (now, turn) = stage(&states(told));
         (ORDER.iter().map(|tier| now[tier]).collect(), turn)
     }
 
@@ -86,10 +86,10 @@ mod tests {
 
     #[test]
     fn what_is_not_run_by_us_is_not_waited_for() {
-        let mut stands = stands([(Some(1), 2, false), (Some(1), 2, false), (Some(1), 2, true), (Some(1), 2, true)]);
-        stands.remove(&Tier::Redis);
-        stands.remove(&Tier::Etcd);
-        let (now, turn) = stage(&stands);
+        let mut states = states([(Some(1), 2, false), (Some(1), 2, false), (Some(1), 2, true), (Some(1), 2, true)]);
+        states.remove(&Tier::Redis);
+        states.remove(&Tier::Etcd);
+        let (now, turn) = stage(&states);
         assert_eq!((now[&Tier::Logic], now[&Tier::Connect], turn), (2, 1, Some(Tier::Logic)));
     }
 }

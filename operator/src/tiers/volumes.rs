@@ -20,19 +20,19 @@ const ERRORS: [&str; 2] = ["ControllerResizeError", "NodeResizeError"];
 
 /// How large the volumes of an ImCluster are, beside how large they are to be.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Growth {
+pub(crate) struct Growth {
     /// Claims were made larger just now.
-    pub wrote: bool,
+    pub(crate) wrote: bool,
     /// Volumes that are on their way to what their claims ask for, for people.
-    pub growing: Vec<String>,
+    pub(crate) growing: Vec<String>,
     /// Volumes that stay smaller than asked for, and why, for people.
-    pub stuck: Vec<String>,
+    pub(crate) stuck: Vec<String>,
     /// What the largest claim of redis asks for.
-    pub redis: Option<Quantity>,
+    pub(crate) redis: Option<Quantity>,
     /// The same of etcd.
-    pub etcd: Option<Quantity>,
+    pub(crate) etcd: Option<Quantity>,
     /// The smallest volume of etcd, in bytes.
-    pub etcd_least: Option<u64>,
+    pub(crate) etcd_least: Option<u64>,
 }
 
 /// What is to be done about one claim.
@@ -52,7 +52,7 @@ enum Step {
 ///
 /// # Errors
 /// The API server. That it refuses to make a volume larger is none, but is told in the result.
-pub async fn grow(context: &Context, valid: &Valid) -> Result<Growth, kube::Error> {
+pub(crate) async fn grow(context: &Context, valid: &Valid) -> Result<Growth, kube::Error> {
     let key = Key::of(valid.cluster());
     let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &key.namespace);
     let mut growth = Growth::default();

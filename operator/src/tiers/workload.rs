@@ -9,42 +9,41 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
 use crate::api::{Reason, Tier};
+use crate::kubernetes::is_quota;
 use crate::kubernetes::key::Key;
+use crate::kubernetes::pod::{COMPONENT, CRASH_LOOP, is_ending, is_of, is_outdated, is_over, is_ready, waiting_reason};
 use crate::kubernetes::stores::Stores;
-use crate::tiers::stateful;
 
-/// The label that names the part of the ImCluster a pod is of.
-pub const COMPONENT: &str = "app.kubernetes.io/component";
 /// A claim may wait so long for its volume before that is told, in seconds.
 const CLAIM_PATIENCE: i64 = 20;
 
 /// A tier as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// Pods asked for.
-    pub wanted: i32,
+    pub(crate) wanted: i32,
     /// Pods there are, without those that end.
-    pub replicas: i32,
+    pub(crate) replicas: i32,
     /// Pods that are ready and do not end.
-    pub ready: i32,
+    pub(crate) ready: i32,
     /// Pods that end.
-    pub ending: i32,
+    pub(crate) ending: i32,
     /// Whether the workload is as applied and all its pods are of its newest template.
-    pub rolled_out: bool,
+    pub(crate) rolled_out: bool,
     /// The image that all pods run; `None` while they differ.
-    pub image: Option<String>,
+    pub(crate) image: Option<String>,
     /// What keeps pods from being ready.
-    pub trouble: Option<(Reason, String)>,
+    pub(crate) trouble: Option<(Reason, String)>,
 }
 
 impl Seen {
     /// Whether every pod asked for is there and ready, of the newest template, and no other.
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.rolled_out && self.ready >= self.wanted && self.replicas == self.wanted
     }
 
     /// The tag of [`Seen::image`], or its digest.
-    pub fn version(&self) -> Option<String> {
+    pub(crate) fn version(&self) -> Option<String> {
         let image = self.image.as_deref()?;
         let name = image.rsplit('/').next()?;
         let version = name.split_once('@').or_else(|| name.split_once(':'));
@@ -52,19 +51,8 @@ impl Seen {
     }
 }
 
-/// Whether a pod is of this tier.
-pub fn is_of(pod: &Pod, tier: Tier) -> bool {
-    pod.labels().get(COMPONENT).is_some_and(|component| component == tier.name())
-}
-
-/// A pod's condition "Ready".
-pub fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.filter(|condition| condition.type_ == "Ready").any(|condition| condition.status == "True")
-}
-
 /// A tier of an ImCluster as the caches have it.
-pub fn tier(stores: &Stores, cluster: &Key, tier: Tier, now: Timestamp) -> Seen {
+pub(crate) fn tier(stores: &Stores, cluster: &Key, tier: Tier, now: Timestamp) -> Seen {
     let pods: Vec<Arc<Pod>> = stores.pods.of_cluster(cluster).into_iter().filter(|pod| is_of(pod, tier)).collect();
     let name = Key::new(&cluster.namespace, format!("{}-{}", cluster.name, tier.name()));
     let mut seen = of_pods(&pods);
@@ -86,8 +74,7 @@ pub fn tier(stores: &Stores, cluster: &Key, tier: Tier, now: Timestamp) -> Seen 
 }
 
 fn of_pods(pods: &[Arc<Pod>]) -> Seen {
-    let (ending, staying): (Vec<_>, Vec<_>) =
-        pods.iter().filter(|pod| !is_over(pod)).partition(|pod| pod.metadata.deletion_timestamp.is_some());
+    let (ending, staying): (Vec<_>, Vec<_>) = pods.iter().filter(|pod| !is_over(pod)).partition(|pod| is_ending(pod));
     let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
     let images: BTreeSet<String> = staying.iter().filter_map(|pod| main_image(pod)).collect();
     Seen {
@@ -97,12 +84,6 @@ fn of_pods(pods: &[Arc<Pod>]) -> Seen {
         image: if images.len() == 1 { images.into_iter().next() } else { None },
         ..Seen::default()
     }
-}
-
-/// Evicted or ended for good: it waits to be cleared away. One that is being deleted is not over before it is gone.
-pub fn is_over(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    pod.metadata.deletion_timestamp.is_none() && matches!(phase, Some("Failed" | "Succeeded"))
 }
 
 /// The image of the container that is named after the tier, or else the first.
@@ -125,7 +106,7 @@ fn deployed(deployment: &Deployment) -> bool {
 fn set_rolled_out(set: &StatefulSet, pods: &[Arc<Pod>]) -> bool {
     let Some(status) = &set.status else { return false };
     status.observed_generation >= set.metadata.generation
-        && pods.iter().all(|pod| !stateful::is_outdated(set, status.update_revision.as_deref(), pod))
+        && pods.iter().all(|pod| !is_outdated(set, status.update_revision.as_deref(), pod))
 }
 
 /// Pods that could not even be made.
@@ -145,11 +126,6 @@ fn late(deployment: &Deployment) -> Option<(Reason, String)> {
     let told = late.message.clone().unwrap_or_default();
     let message = format!("{told} Its pods do not become ready: see kubectl describe and kubectl logs of the newest");
     Some((Reason::ProgressDeadlineExceeded, message))
-}
-
-/// Whether the API server refused something for a quota.
-pub fn is_quota(message: &str) -> bool {
-    message.contains("exceeded quota")
 }
 
 fn waiting(claims: &[Arc<PersistentVolumeClaim>], tier: Tier, now: Timestamp) -> Option<(Reason, String)> {
@@ -174,7 +150,7 @@ fn waiting(claims: &[Arc<PersistentVolumeClaim>], tier: Tier, now: Timestamp) ->
 }
 
 fn of_pod(pod: &Pod) -> Option<(Reason, String)> {
-    if pod.metadata.deletion_timestamp.is_some() || is_over(pod) {
+    if is_ending(pod) || is_over(pod) {
         return None;
     }
     let (name, status) = (pod.name_any(), pod.status.as_ref()?);
@@ -191,14 +167,14 @@ fn of_pod(pod: &Pod) -> Option<(Reason, String)> {
 fn of_container(pod: &str, container: &ContainerStatus) -> Option<(Reason, String)> {
     let waiting = container.state.as_ref()?.waiting.as_ref()?;
     let why: String = waiting.message.iter().flat_map(|message| message.chars()).take(300).collect();
-    let (reason, what) = match waiting.reason.as_deref()? {
+    let (reason, what) = match waiting_reason(container)? {
         "ImagePullBackOff" | "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" => {
             // What the kubelet says of it changes with every attempt.
             let image = &container.image;
             let message = format!("pod {pod} can't have the image {image}: see kubectl describe pod {pod}");
             return Some((Reason::ImagePullFailed, message));
         }
-        "CrashLoopBackOff" => {
+        CRASH_LOOP => {
             let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
             let code = last.map_or_else(String::new, |last| format!(" with exit code {}", last.exit_code));
             let message = format!(

@@ -20,7 +20,7 @@ const MANAGER: &str = "im-operator-status";
 
 /// What became of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Held {
+pub(crate) enum Held {
     /// It was written.
     Written,
     /// It says what the last one said.
@@ -33,13 +33,13 @@ pub enum Held {
 
 /// Remembers when counts were last written.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Writer {
+pub(crate) struct Writer {
     counted: Option<Instant>,
 }
 
 impl Writer {
     /// What is to be done with a report, given the one that stands.
-    pub fn judge(&self, standing: Option<&ImClusterStatus>, new: &ImClusterStatus) -> Held {
+    pub(crate) fn judge(&self, standing: Option<&ImClusterStatus>, new: &ImClusterStatus) -> Held {
         let Some(standing) = standing else { return Held::Written };
         if standing == new {
             return Held::Same;
@@ -58,7 +58,7 @@ impl Writer {
     ///
     /// # Errors
     /// The API server refused it or did not answer.
-    pub async fn write(
+    pub(crate) async fn write(
         &mut self,
         client: &Client,
         clusters: &Cache<ImCluster>,

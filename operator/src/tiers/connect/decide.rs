@@ -2,82 +2,83 @@
 //! there are to be fewer. All of it follows from what is seen; nothing is remembered, so any operator goes on where
 //! another stopped.
 
-use crate::api::Reason;
-use crate::controller::status::Verdict;
+use crate::api::{Reason, Verdict};
 
 #[cfg(test)]
 mod tests;
 
+/// The annotation that tells a ReplicaSet which pod to end first.
+pub(crate) const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 /// What is annotated on the pod that is to go next: less than any other's.
-pub const VICTIM: i32 = -1000;
+pub(crate) const VICTIM: i32 = -1000;
 /// What is annotated on old pods that take no new clients any more, plus how many new ones were ready when they ceased to:
 /// those that ceased first go first. Whoever was moved to one of the others meets new pods alone when that one goes.
-pub const LEAVING: i32 = -900;
+pub(crate) const LEAVING: i32 = -900;
 /// What is added at most.
 const CEASED: i32 = 500;
 
 /// A connect pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pod {
+pub(crate) struct Pod {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Whether it is of the newest template.
-    pub newest: bool,
+    pub(crate) newest: bool,
     /// Whether it is ready.
-    pub ready: bool,
+    pub(crate) ready: bool,
     /// Whether it ends.
-    pub ending: bool,
+    pub(crate) ending: bool,
     /// Whether the client Service selects it.
-    pub accepts: bool,
+    pub(crate) accepts: bool,
     /// Its deletion cost, where it is annotated.
-    pub cost: Option<i32>,
+    pub(crate) cost: Option<i32>,
     /// Clients it has; `None`: not known.
-    pub connections: Option<u64>,
+    pub(crate) connections: Option<u64>,
 }
 
 /// The Deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Deployment {
+pub(crate) struct Deployment {
     /// Pods it is asked for.
-    pub replicas: i32,
+    pub(crate) replicas: i32,
     /// Whether its controller has seen what was last asked of it.
-    pub observed: bool,
+    pub(crate) observed: bool,
 }
 
 /// All that is seen of connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Observed {
+pub(crate) struct Observed {
     /// Pods the spec asks for.
-    pub wanted: i32,
+    pub(crate) wanted: i32,
     /// Pods that may drain at once, at least 1.
-    pub max_draining: i32,
+    pub(crate) max_draining: i32,
     /// A node whose pods take no new clients is taken for dead by the load balancer, which then cuts the clients it has.
-    pub by_node: bool,
+    pub(crate) by_node: bool,
     /// `None` before the first start.
-    pub deployment: Option<Deployment>,
+    pub(crate) deployment: Option<Deployment>,
     /// Every pod, those that end included.
-    pub pods: Vec<Pod>,
+    pub(crate) pods: Vec<Pod>,
 }
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
+pub(crate) struct Decision {
     /// Pods the Deployment is to ask for now.
-    pub replicas: i32,
+    pub(crate) replicas: i32,
     /// Whether it starts no further replacement.
-    pub paused: bool,
+    pub(crate) paused: bool,
     /// Pods whose accept label is to be set or taken off.
-    pub accept: Vec<(String, bool)>,
+    pub(crate) accept: Vec<(String, bool)>,
     /// Pods whose deletion cost is to be set or taken off.
-    pub cost: Vec<(String, Option<i32>)>,
+    pub(crate) cost: Vec<(String, Option<i32>)>,
     /// Pods that end though another was to go.
-    pub picked_otherwise: Vec<String>,
+    pub(crate) picked_otherwise: Vec<String>,
     /// What is being changed; `None`: nothing.
-    pub progressing: Option<Verdict>,
+    pub(crate) progressing: Option<Verdict>,
 }
 
 /// Decides what is to be done now.
-pub fn decide(seen: &Observed) -> Decision {
+pub(crate) fn decide(seen: &Observed) -> Decision {
     let staying: Vec<&Pod> = seen.pods.iter().filter(|pod| !pod.ending).collect();
     let (victims, replicas) = shrink(seen, &staying);
     let stay = takers(seen, &staying);

@@ -18,7 +18,7 @@ use crate::kubernetes::key::Key;
 use crate::metrics;
 
 /// How long a pod may take to answer.
-pub const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// Pods asked at the same time.
 const AT_ONCE: usize = 32;
 /// An answer is short.
@@ -28,27 +28,27 @@ const PORT: u16 = 9100;
 
 /// What a pod says of itself.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Reading {
+pub(crate) struct Reading {
     /// Of this format; fields are only added within one.
-    pub version: u32,
+    pub(crate) version: u32,
     /// Whether it still takes clients.
-    pub phase: Phase,
+    pub(crate) phase: Phase,
     /// Clients it has.
-    pub connections: u64,
+    pub(crate) connections: u64,
     /// Clients it had when its drain began.
-    pub initial: Option<u64>,
+    pub(crate) initial: Option<u64>,
     /// Clients told to move per second.
-    pub rate: Option<f64>,
+    pub(crate) rate: Option<f64>,
     /// When its drain began, in milliseconds since 1970.
-    pub since_ms: Option<u64>,
+    pub(crate) since_ms: Option<u64>,
     /// When the rest is closed, in milliseconds since 1970.
-    pub deadline_ms: Option<u64>,
+    pub(crate) deadline_ms: Option<u64>,
 }
 
 /// Whether a pod still takes clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Phase {
+pub(crate) enum Phase {
     /// It does.
     Serving,
     /// It moves them away.
@@ -57,7 +57,7 @@ pub enum Phase {
 
 /// Why there is no reading.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// No connection, or it broke.
     #[error("it cannot be reached: {0}")]
     Unreachable(String),
@@ -71,21 +71,21 @@ pub enum Error {
 
 /// The last readings, by the pods' UIDs. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Readings(Arc<RwLock<HashMap<String, Option<Reading>>>>);
+pub(crate) struct Readings(Arc<RwLock<HashMap<String, Option<Reading>>>>);
 
 impl Readings {
     /// What a pod said last. `None`: it was asked and did not answer, or was not asked yet.
-    pub fn of(&self, uid: &str) -> Option<Reading> {
+    pub(crate) fn of(&self, uid: &str) -> Option<Reading> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(uid).cloned().flatten()
     }
 
-    /// Everything.
-    pub fn all(&self) -> HashMap<String, Option<Reading>> {
+    #[cfg(test)]
+    pub(crate) fn all(&self) -> HashMap<String, Option<Reading>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes an answer, or that there was none; says whether that is worth a visit.
-    pub fn put(&self, uid: &str, reading: Option<Reading>) -> bool {
+    pub(crate) fn put(&self, uid: &str, reading: Option<Reading>) -> bool {
         let mut readings = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let before = readings.insert(uid.to_owned(), reading.clone());
         match (before, reading) {
@@ -96,20 +96,20 @@ impl Readings {
     }
 
     /// Forgets all pods but these.
-    pub fn keep(&self, uids: &HashSet<String>) {
+    pub(crate) fn keep(&self, uids: &HashSet<String>) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| uids.contains(uid));
     }
 }
 
 /// Whether a count moved by 5 % or more, or from or to nothing.
-pub fn moved(before: u64, now: u64) -> bool {
+pub(crate) fn moved(before: u64, now: u64) -> bool {
     let change = before.abs_diff(now);
     change > 0 && (before == 0 || now == 0 || change * 20 >= before)
 }
 
 /// Asks pods.
 #[derive(Debug, Clone)]
-pub struct Asking {
+pub(crate) struct Asking {
     client: Client<HttpConnector, Empty<Bytes>>,
     port: u16,
 }
@@ -122,7 +122,7 @@ impl Default for Asking {
 
 impl Asking {
     /// Of pods whose admin port is this.
-    pub fn at(port: u16) -> Self {
+    pub(crate) fn at(port: u16) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(PATIENCE));
         Self { client: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector), port }
@@ -132,7 +132,7 @@ impl Asking {
     ///
     /// # Errors
     /// [`Error`], after [`PATIENCE`] at the latest.
-    pub async fn ask(&self, address: &str) -> Result<Reading, Error> {
+    pub(crate) async fn ask(&self, address: &str) -> Result<Reading, Error> {
         let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
         let uri = format!("http://{host}:{}/drain", self.port);
         let uri = uri.parse().map_err(|error: http::uri::InvalidUri| Error::Unreachable(error.to_string()))?;
@@ -150,7 +150,7 @@ impl Asking {
     }
 
     /// Asks all these pods once; returns the ImClusters for which something has changed.
-    pub async fn round(&self, pods: &[Arc<Pod>], readings: &Readings) -> HashSet<Key> {
+    pub(crate) async fn round(&self, pods: &[Arc<Pod>], readings: &Readings) -> HashSet<Key> {
         let askable = pods.iter().filter_map(|pod| {
             let address = pod.status.as_ref()?.pod_ip.clone()?;
             Some((Key::of_cluster(pod.as_ref())?, pod.metadata.uid.clone()?, address))

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use etcd_client::{AlarmAction, AlarmOptions, AlarmType, MemberAddOptions};
 
+use super::client::{self, Tls, call_within};
 use super::decide::{ANEW, Action};
-use super::observe::{self as ask, Tls, call_within};
 use crate::api::Tier;
 use crate::build;
 use crate::context::Context;
@@ -15,10 +15,10 @@ use crate::tiers::stateful;
 
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// Etcd.
     #[error("{0}")]
-    Etcd(#[from] ask::Error),
+    Etcd(#[from] client::Error),
     /// The API server.
     #[error("{0}")]
     Api(#[from] kube::Error),
@@ -28,7 +28,7 @@ pub enum Error {
 ///
 /// # Errors
 /// It is not done, or not known to be; the next round sees what is so.
-pub async fn carry_out(
+pub(crate) async fn act(
     context: &Context,
     key: &Key,
     known: &Known,
@@ -46,7 +46,7 @@ pub async fn carry_out(
             let peers: Vec<String> = hosts.into_iter().map(|host| host.peer).collect();
             Ok(change(&endpoint, Tls::of(known), &peers, action).await?)
         }
-        Action::Formed => Ok(stateful::take_word_back(context, key, ANEW).await?),
+        Action::Formed => Ok(stateful::remove_annotation(context, key, ANEW).await?),
     }
 }
 
@@ -58,8 +58,13 @@ const DEFRAGMENTS: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// Etcd refuses, as it does for a learner that is not in step yet, or does not answer.
-pub async fn change(endpoint: &str, tls: Tls<'_>, peers: &[String], action: Action) -> Result<(), ask::Error> {
-    let patience = if let Action::Defragment(_) = action { DEFRAGMENTS } else { ask::PATIENCE };
+pub(crate) async fn change(
+    endpoint: &str,
+    tls: Tls<'_>,
+    peers: &[String],
+    action: Action,
+) -> Result<(), client::Error> {
+    let patience = if let Action::Defragment(_) = action { DEFRAGMENTS } else { client::PATIENCE };
     call_within(patience, endpoint, tls, async |client| match action {
         Action::Remove(id) => client.member_remove(id).await.map(drop),
         Action::Promote(id) => client.member_promote(id).await.map(drop),

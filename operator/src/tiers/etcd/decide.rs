@@ -6,88 +6,87 @@
 //! neither form a second cluster nor vote for a member that forgot its votes. Members change one at a time, and only while
 //! all the others are healthy.
 
-use crate::api::Reason;
-use crate::controller::status::Verdict;
+use crate::api::{Reason, Verdict};
 
 /// The annotation with which a person says that etcd may be formed anew, since its data are lost.
-pub const ANEW: &str = "imcluster.io/form-etcd-anew";
+pub(crate) const ANEW: &str = "imcluster.io/form-etcd-anew";
 
 /// What a member says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// It knows a leader: it is part of a quorum.
-    pub led: bool,
+    pub(crate) led: bool,
     /// It has no vote yet.
-    pub learner: bool,
+    pub(crate) learner: bool,
     /// It leads the others.
-    pub leads: bool,
+    pub(crate) leads: bool,
     /// Bytes of its database's file.
-    pub size: u64,
+    pub(crate) size: u64,
     /// Bytes of it that hold something.
-    pub in_use: u64,
+    pub(crate) in_use: u64,
     /// The quota is used up: etcd takes no writes until a person or the operator has made room.
-    pub full: bool,
+    pub(crate) full: bool,
 }
 
 /// A member in the list that a quorum keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Member {
+pub(crate) struct Member {
     /// What etcd calls it.
-    pub id: u64,
+    pub(crate) id: u64,
     /// Its pod's number; `None`: not one of ours.
-    pub place: Option<usize>,
+    pub(crate) place: Option<usize>,
     /// It has been there once since it was added.
-    pub started: bool,
+    pub(crate) started: bool,
     /// It has no vote yet.
-    pub learner: bool,
+    pub(crate) learner: bool,
 }
 
 /// A pod, its volume, and what it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Place {
+pub(crate) struct Place {
     /// Its claim says that its volume belongs to a formed cluster.
-    pub latched: bool,
+    pub(crate) latched: bool,
     /// It is ready.
-    pub ready: bool,
+    pub(crate) ready: bool,
     /// It is to take a new template.
-    pub outdated: bool,
+    pub(crate) outdated: bool,
     /// It is of another template, be it that nothing it runs with differs.
-    pub stale: bool,
+    pub(crate) stale: bool,
     /// It waits with an empty volume to be taken in.
-    pub waiting: bool,
+    pub(crate) waiting: bool,
     /// It ends again and again.
-    pub crashing: bool,
+    pub(crate) crashing: bool,
     /// What it answers; `None`: nothing.
-    pub answer: Option<Answer>,
+    pub(crate) answer: Option<Answer>,
 }
 
 impl Place {
     /// It is part of the quorum.
-    pub fn votes(&self) -> bool {
+    pub(crate) fn votes(&self) -> bool {
         self.answer.is_some_and(|answer| answer.led && !answer.learner)
     }
 }
 
 /// Everything that is looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Observed {
+pub(crate) struct Observed {
     /// The ImCluster's namespace.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// The ImCluster's name.
-    pub name: String,
+    pub(crate) name: String,
     /// The pods, by number.
-    pub places: Vec<Place>,
+    pub(crate) places: Vec<Place>,
     /// The list of members; `None`: nobody who is part of a quorum told it.
-    pub members: Option<Vec<Member>>,
+    pub(crate) members: Option<Vec<Member>>,
     /// The status says that etcd was formed once.
-    pub mirrored: bool,
+    pub(crate) mirrored: bool,
     /// A person allows that it is formed anew.
-    pub anew: bool,
+    pub(crate) anew: bool,
 }
 
 /// One thing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Write on this pod's claim that its volume belongs to a formed cluster.
     Latch(usize),
     /// End this pod, so that it comes back with the newest template.
@@ -108,17 +107,17 @@ pub enum Action {
 
 /// What follows from what is seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
+pub(crate) struct Decision {
     /// What to do, in order; the rest is left when one fails.
-    pub actions: Vec<Action>,
+    pub(crate) actions: Vec<Action>,
     /// Whether etcd serves.
-    pub verdict: Verdict,
+    pub(crate) verdict: Verdict,
     /// Whether a cluster exists, so that an empty volume must join it.
-    pub existing: bool,
+    pub(crate) existing: bool,
 }
 
 /// Decides. Pure.
-pub fn decide(seen: &Observed) -> Decision {
+pub(crate) fn decide(seen: &Observed) -> Decision {
     let count = seen.places.len();
     let latched = seen.places.iter().any(|place| place.latched);
     let existing = latched || (seen.mirrored && !seen.anew);

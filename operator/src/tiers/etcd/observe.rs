@@ -1,83 +1,52 @@
-//! Asks etcd's members, with the operator's own certificate.
+//! Asks etcd's members what they are, all at the same time.
 
-use std::time::Duration;
+use futures::future::join_all;
 
-use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
-use tokio::time::timeout;
-
-use super::decide::{Answer, Member};
+use super::client::{Tls, call};
+use super::decide::{ANEW, Answer, Member, Observed, Place};
+use crate::api::{ImCluster, Tier};
+use crate::build;
+use crate::context::Context;
+use crate::kubernetes::key::Key;
 use crate::secrets::Known;
+use crate::secrets::authority::Rotation;
+use crate::tiers::stateful;
 
-/// One of them may take so long for anything.
-pub const PATIENCE: Duration = Duration::from_secs(3);
-
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The member refused, or cannot be reached.
-    #[error("{0}")]
-    Etcd(#[from] etcd_client::Error),
-    /// Nothing in time.
-    #[error("no answer within {0:?}")]
-    Timeout(Duration),
-}
-
-/// What is shown to members and believed of them, as PEM.
-#[derive(Debug, Clone, Copy)]
-pub struct Tls<'a> {
-    /// The authority.
-    pub authority: &'a str,
-    /// The own certificate.
-    pub certificate: &'a str,
-    /// Its key.
-    pub key: &'a str,
-}
-
-impl<'a> Tls<'a> {
-    /// What the operator shows.
-    pub fn of(known: &'a Known) -> Self {
-        Self { authority: &known.authority, certificate: &known.own.certificate, key: &known.own.key }
-    }
-}
-
-/// Calls one member.
-///
-/// # Errors
-/// [`Error`].
-pub async fn call<T>(
-    endpoint: &str,
-    tls: Tls<'_>,
-    call: impl AsyncFnOnce(&mut Client) -> Result<T, etcd_client::Error>,
-) -> Result<T, Error> {
-    call_within(PATIENCE, endpoint, tls, call).await
-}
-
-/// The same, of what takes longer.
-///
-/// # Errors
-/// [`Error`].
-pub async fn call_within<T>(
-    patience: Duration,
-    endpoint: &str,
-    tls: Tls<'_>,
-    call: impl AsyncFnOnce(&mut Client) -> Result<T, etcd_client::Error>,
-) -> Result<T, Error> {
-    let mut options = ConnectOptions::new().with_connect_timeout(PATIENCE);
-    if endpoint.starts_with("https://") {
-        let authority = Certificate::from_pem(tls.authority);
-        let identity = Identity::from_pem(tls.certificate, tls.key);
-        options = options.with_tls(TlsOptions::new().ca_certificate(authority).identity(identity));
-    }
-    let work = async {
-        let mut client = Client::connect([endpoint], Some(options)).await?;
-        Ok(call(&mut client).await?)
+/// Asks all members of etcd at the same time.
+pub(crate) async fn observe(context: &Context, key: &Key, cluster: &ImCluster, known: &Known) -> Observed {
+    let count = usize::try_from(cluster.spec.etcd.replicas).unwrap_or_default();
+    let hosts = build::etcd_members(key, count);
+    let peers: Vec<String> = hosts.iter().map(|host| host.peer.clone()).collect();
+    let asked = hosts.iter().map(|host| member(&host.client, Tls::of(known), &peers));
+    let answers = join_all(asked).await;
+    let members = answers.iter().flatten().find_map(|(_, members)| members.clone());
+    let places = stateful::places(context, key, Tier::Etcd, count).into_iter().zip(answers).enumerate();
+    // It reads whom to believe when it starts.
+    let introduced = known.change.filter(|(phase, _)| *phase == Rotation::Introducing).map(|(_, since)| since);
+    let ignorant = |number| introduced.is_some_and(|since| stateful::is_older(context, key, Tier::Etcd, number, since));
+    let place = |(number, (place, answer)): (usize, (stateful::Place, Option<(Answer, _)>))| Place {
+        latched: place.latched,
+        ready: place.ready,
+        outdated: place.outdated || ignorant(number),
+        stale: place.stale,
+        waiting: place.joining,
+        crashing: place.crashing,
+        answer: answer.map(|(answer, _)| answer),
     };
-    timeout(patience, work).await.unwrap_or(Err(Error::Timeout(patience)))
+    let status = cluster.status.as_ref().and_then(|status| status.etcd.as_ref());
+    Observed {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+        places: places.map(place).collect(),
+        members,
+        mirrored: status.is_some_and(|etcd| etcd.bootstrapped),
+        anew: cluster.is_asked_for(ANEW),
+    }
 }
 
 /// What the member at this endpoint says of itself, and, if it is part of a quorum and has a vote, of all members.
 /// `places` are the members' peer URLs, by their pods' numbers.
-pub async fn member(endpoint: &str, tls: Tls<'_>, places: &[String]) -> Option<(Answer, Option<Vec<Member>>)> {
+pub(crate) async fn member(endpoint: &str, tls: Tls<'_>, places: &[String]) -> Option<(Answer, Option<Vec<Member>>)> {
     let asked = call(endpoint, tls, async |client| {
         let status = client.status().await?;
         let bytes = |size: i64| u64::try_from(size).unwrap_or_default();

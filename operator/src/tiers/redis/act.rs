@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
-use redis::{RedisResult, ToRedisArgs};
+use tokio::sync::Semaphore;
 
+use super::client::{connect, replicaof, want};
 use super::decide::{ANEW, Action, Observed};
-use super::failover::{CATCHING_UP, HandedOver, hand_over, want};
-use super::observe::connect;
+use super::failover::{self, FAILOVER_TIMEOUT, HandedOver, hand_over};
 use crate::api::Tier;
 use crate::build;
 use crate::context::Context;
@@ -19,29 +20,21 @@ use crate::tiers::stateful;
 
 /// After so long without an answer a master counts as down.
 const DOWN_AFTER: Duration = Duration::from_secs(5);
-/// How long Sentinel tries to make a replica the master.
-pub(super) const FAILOVER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Sentinels that must agree.
 const QUORUM: u32 = 2;
 
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// Redis or Sentinel.
     #[error("{0}")]
     Redis(#[from] redis::RedisError),
     /// The API server.
     #[error("{0}")]
     Api(#[from] kube::Error),
-    /// Replicas did not catch up while writes were refused.
-    #[error("replicas did not have everything within {CATCHING_UP:?}: the master stays what it is")]
-    Behind,
-    /// There is no Sentinel to ask for a hand-over.
-    #[error("no Sentinel that names the master answers and does its work: the master stays what it is")]
-    NoSentinel,
-    /// Sentinel agreed and made nobody the master.
-    #[error("Sentinel has made no replica the master within {0:?}: the master stays what it is")]
-    NotPromoted(Duration),
+    /// The failover came to nothing.
+    #[error(transparent)]
+    Failover(#[from] failover::Error),
     /// The task that did it ended early.
     #[error("cut short: {0}")]
     CutShort(#[from] tokio::task::JoinError),
@@ -51,8 +44,9 @@ pub enum Error {
 ///
 /// # Errors
 /// It is not done, or not known to be; the next round sees what is so.
-pub async fn carry_out(
-    context: &Arc<Context>,
+pub(crate) async fn act(
+    context: &Context,
+    permits: &Arc<Semaphore>,
     key: &Key,
     known: &Known,
     seen: &Observed,
@@ -63,7 +57,7 @@ pub async fn carry_out(
     let redis = async |place: &usize| connect(&host(Tier::Redis, *place), build::REDIS_PORT, known).await;
     match action {
         Action::Latch(place) => Ok(stateful::latch(context, key, Tier::Redis, *place).await?),
-        Action::Begun => Ok(stateful::take_word_back(context, key, ANEW).await?),
+        Action::Begun => Ok(stateful::remove_annotation(context, key, ANEW).await?),
         Action::Replace(place) => Ok(stateful::end(context, key, Tier::Redis, *place).await?),
         Action::ReplaceSentinel(place) => Ok(stateful::end(context, key, Tier::Sentinel, *place).await?),
         Action::Lead(place) => Ok(replicaof(&mut redis(place).await?, "NO", "ONE").await?),
@@ -76,10 +70,12 @@ pub async fn carry_out(
         Action::Want(place, replicas) => Ok(want(&mut redis(place).await?, *replicas).await?),
         Action::HandOver(place) => {
             let set = seen.succession(*place, |place| host(Tier::Sentinel, place));
-            let (known, cluster, shared) = (known.clone(), key.clone(), Arc::clone(context));
+            let known = known.clone();
+            let cluster = key.clone();
+            let permits = Arc::clone(permits);
             // Not cut off where this replica is asked to end: writes are refused until it is done.
             let task = tokio::spawn(async move {
-                let _place = shared.places.acquire().await;
+                let _permit = permits.acquire().await;
                 let HandedOver { to, refused } = hand_over(&set, &known).await?;
                 metrics::HAND_OVER_SECONDS.observe(refused.as_secs_f64());
                 tracing::info!(%cluster, from = set.master, to, ?refused, "redis has handed over: writes were refused meanwhile");
@@ -90,22 +86,12 @@ pub async fn carry_out(
     }
 }
 
-/// Lets a redis follow another from now on, after a restart too; `NO` `ONE`: nobody.
-pub(super) async fn replicaof(
-    connection: &mut MultiplexedConnection,
-    host: &str,
-    port: impl ToRedisArgs,
-) -> RedisResult<()> {
-    redis::cmd("REPLICAOF").arg(host).arg(port).exec_async(connection).await?;
-    redis::cmd("CONFIG").arg("REWRITE").exec_async(connection).await
-}
-
 /// Lets a Sentinel watch a master under this name. All of it or, if the connection breaks, what fits: it is sent at once, so
 /// that a Sentinel is not left with half of it.
 ///
 /// # Errors
 /// It refuses, as when it watches one under this name already, or does not answer.
-pub async fn monitor(
+pub(crate) async fn monitor(
     connection: &mut MultiplexedConnection,
     service: &str,
     (host, port): (&str, i32),
@@ -127,7 +113,7 @@ pub async fn monitor(
 ///
 /// # Errors
 /// It cannot be reached, or cannot read the files.
-pub async fn renew(host: &str, port: i32, known: &Known, folder: &str) -> RedisResult<()> {
+pub(crate) async fn renew(host: &str, port: i32, known: &Known, folder: &str) -> RedisResult<()> {
     let mut connection = connect(host, port, known).await?;
     let mut set = redis::cmd("CONFIG");
     set.arg("SET");

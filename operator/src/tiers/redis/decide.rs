@@ -4,39 +4,37 @@
 //! write is allowed ([`LATCH`](crate::tiers::stateful::LATCH)), so that nothing is ever begun anew over data; where Sentinels have forgotten the master, the redis
 //! that has got furthest becomes it, and only when all of them can be asked.
 
-use super::failover::Succession;
-use crate::api::Reason;
-use crate::controller::status::Verdict;
+use crate::api::{Reason, Verdict};
 
 /// Whom a redis follows that nobody has told anything: an empty volume begins like this.
-pub const NOBODY: &str = "nobody.invalid";
+pub(crate) const NOBODY: &str = "nobody.invalid";
 
 /// A person's word that redis may begin with nothing, though it had data: an annotation of the ImCluster, `true`.
-pub const ANEW: &str = "imcluster.io/begin-redis-anew";
+pub(crate) const ANEW: &str = "imcluster.io/begin-redis-anew";
 
 /// What a redis says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// It is a master.
-    pub master: bool,
+    pub(crate) master: bool,
     /// Whom it follows otherwise.
-    pub follows: Option<String>,
+    pub(crate) follows: Option<String>,
     /// A replica: whether it is connected to its master and has got everything up to a moment ago.
-    pub in_step: bool,
+    pub(crate) in_step: bool,
     /// How far it has got in its history.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// The history's name (the replication id); a restart begins another one.
-    pub history: String,
+    pub(crate) history: String,
     /// How many keys it has.
-    pub keys: u64,
+    pub(crate) keys: u64,
     /// A master: replicas that are connected.
-    pub replicas: usize,
+    pub(crate) replicas: usize,
     /// Connected replicas without which it refuses writes, as a master.
-    pub wanted_replicas: usize,
+    pub(crate) wanted_replicas: usize,
     /// It still reads its file, and takes nothing until it has.
-    pub loading: bool,
+    pub(crate) loading: bool,
     /// What is only told.
-    pub figures: Figures,
+    pub(crate) figures: Figures,
 }
 
 impl Answer {
@@ -60,36 +58,36 @@ impl Answer {
 
 /// What is told of a redis beside what is decided by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Figures {
+pub(crate) struct Figures {
     /// Bytes that its data and buffers take.
-    pub used_memory: i64,
+    pub(crate) used_memory: i64,
     /// Bytes that they may take; 0: as many as there are.
-    pub max_memory: i64,
+    pub(crate) max_memory: i64,
     /// Connections of clients.
-    pub clients: i64,
+    pub(crate) clients: i64,
     /// Commands it has carried out since it began.
-    pub commands: i64,
+    pub(crate) commands: i64,
     /// Seconds since it began.
-    pub uptime: i64,
+    pub(crate) uptime: i64,
     /// The last write of the append-only file went well.
-    pub stored: bool,
+    pub(crate) stored: bool,
 }
 
 /// A redis pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server {
+pub(crate) struct Server {
     /// Its name in the network.
-    pub host: String,
+    pub(crate) host: String,
     /// Its claim has the [`LATCH`](crate::tiers::stateful::LATCH).
-    pub latched: bool,
+    pub(crate) latched: bool,
     /// It is ready.
-    pub ready: bool,
+    pub(crate) ready: bool,
     /// It is about to end, as when its node is drained.
-    pub ending: bool,
+    pub(crate) ending: bool,
     /// It is of an older template.
-    pub outdated: bool,
+    pub(crate) outdated: bool,
     /// What it says; `None`: nothing.
-    pub answer: Option<Answer>,
+    pub(crate) answer: Option<Answer>,
 }
 
 impl Server {
@@ -106,7 +104,7 @@ fn pod(host: &str) -> &str {
 
 /// What a Sentinel says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sentinel {
+pub(crate) enum Sentinel {
     /// Nothing.
     Silent,
     /// It knows no master.
@@ -115,37 +113,37 @@ pub enum Sentinel {
 
 impl Sentinel {
     /// It answers and knows a master.
-    pub fn knows_one(&self) -> bool {
+    pub(crate) fn knows_one(&self) -> bool {
         matches!(self, Self::Knows(Some(_)))
     }
 }
 
 /// Everything that is looked at. Servers and Sentinels stand at the place of their pods' numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Observed {
+pub(crate) struct Observed {
     /// The ImCluster's namespace.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// The ImCluster's name, which Sentinels know the master by.
-    pub name: String,
+    pub(crate) name: String,
     /// The redis pods.
-    pub servers: Vec<Server>,
+    pub(crate) servers: Vec<Server>,
     /// The Sentinels; none with a single redis.
-    pub sentinels: Vec<Sentinel>,
+    pub(crate) sentinels: Vec<Sentinel>,
     /// Those of them that are of an older template.
-    pub outdated_sentinels: Vec<usize>,
+    pub(crate) outdated_sentinels: Vec<usize>,
     /// Sentinels are replacing the master just now.
-    pub failing_over: bool,
+    pub(crate) failing_over: bool,
     /// Replicas without which the master takes no writes.
-    pub confirming: usize,
+    pub(crate) confirming: usize,
     /// The ImCluster's status says that there was data.
-    pub mirrored: bool,
+    pub(crate) mirrored: bool,
     /// A person has said to begin anew.
-    pub anew: bool,
+    pub(crate) anew: bool,
 }
 
 /// One thing to do. They are done in order, and the rest is left when one fails.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Write on the claim of this redis that it may hold data.
     Latch(usize),
     /// Make this redis the master, and let it write that down.
@@ -166,15 +164,34 @@ pub enum Action {
     Begun,
 }
 
+/// A master and those who may take its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Succession {
+    /// The name by which Sentinels know the master.
+    pub(crate) service: String,
+    /// Where the master is found.
+    pub(crate) master: String,
+    /// The replicas that are in step.
+    pub(crate) replicas: Vec<String>,
+    /// Sentinels that answer and name the master.
+    pub(crate) sentinels: Vec<String>,
+    /// The port of every redis.
+    pub(crate) redis_port: i32,
+    /// The port of every Sentinel.
+    pub(crate) sentinel_port: i32,
+    /// Replicas without which a master is to take no writes.
+    pub(crate) confirming: usize,
+}
+
 /// What follows from what is seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
+pub(crate) struct Decision {
     /// What to do.
-    pub actions: Vec<Action>,
+    pub(crate) actions: Vec<Action>,
     /// Whether redis serves.
-    pub verdict: Verdict,
+    pub(crate) verdict: Verdict,
     /// The master's place.
-    pub master: Option<usize>,
+    pub(crate) master: Option<usize>,
 }
 
 impl Decision {
@@ -184,7 +201,7 @@ impl Decision {
 }
 
 /// Decides. Pure.
-pub fn decide(seen: &Observed) -> Decision {
+pub(crate) fn decide(seen: &Observed) -> Decision {
     if seen.mirrored && !seen.anew && seen.servers.iter().all(|server| !server.latched) {
         return Decision::wait(Verdict::no(Reason::DataLost, data_lost(seen)));
     }
@@ -422,7 +439,7 @@ fn may_hand_over(seen: &Observed, master: usize) -> bool {
 
 impl Observed {
     /// The master at this place and those who may take it; `sentinel` says where a Sentinel is found.
-    pub fn succession(&self, master: usize, sentinel: impl Fn(usize) -> String) -> Succession {
+    pub(crate) fn succession(&self, master: usize, sentinel: impl Fn(usize) -> String) -> Succession {
         let knowing = self.sentinels.iter().enumerate().filter(|(_, sentinel)| sentinel.knows_one());
         Succession {
             service: self.name.clone(),

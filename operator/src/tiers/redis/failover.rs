@@ -14,8 +14,9 @@ use redis::aio::MultiplexedConnection;
 use redis::{InfoDict, RedisError, RedisResult};
 use tokio::time::{Instant, sleep};
 
-use super::act::{Error, FAILOVER_TIMEOUT, replicaof};
-use super::observe::{WANTED_REPLICAS, connect, info, sentinel, server};
+use super::client::{WANTED_REPLICAS, connect, replicaof, want};
+use super::decide::Succession;
+use super::observe::{info, sentinel, server};
 use crate::secrets::Known;
 
 /// More replicas than there can be: a master that wants so many refuses writes.
@@ -23,7 +24,7 @@ const OUT_OF_REACH: usize = 1_000;
 /// How long the master is paused: less than the time after which Sentinels count it as down.
 const HOLD: Duration = Duration::from_secs(3);
 /// Replicas in step have everything within this after the last write.
-pub(super) const CATCHING_UP: Duration = Duration::from_secs(2);
+const CATCHING_UP: Duration = Duration::from_secs(2);
 /// A Sentinel that has agreed has begun by then.
 const BEGINNING: Duration = Duration::from_secs(3);
 /// After this a failover that has begun is over, one way or the other.
@@ -31,32 +32,33 @@ const LONGEST: Duration = Duration::from_secs(5).saturating_add(FAILOVER_TIMEOUT
 /// The pause between two looks.
 const LOOKS: Duration = Duration::from_millis(50);
 
-/// A master and those who may take its place.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Succession {
-    /// The name by which Sentinels know the master.
-    pub service: String,
-    /// Where the master is found.
-    pub master: String,
-    /// The replicas that are in step.
-    pub replicas: Vec<String>,
-    /// Sentinels that answer and name the master.
-    pub sentinels: Vec<String>,
-    /// The port of every redis.
-    pub redis_port: i32,
-    /// The port of every Sentinel.
-    pub sentinel_port: i32,
-    /// Replicas without which a master is to take no writes.
-    pub confirming: usize,
+/// How long Sentinel tries to make a replica the master.
+pub(crate) const FAILOVER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why the master is the same as before.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// Redis or Sentinel.
+    #[error("{0}")]
+    Redis(#[from] RedisError),
+    /// Replicas did not catch up while writes were refused.
+    #[error("replicas did not have everything within {CATCHING_UP:?}: the master stays what it is")]
+    Behind,
+    /// There is no Sentinel to ask for a hand-over.
+    #[error("no Sentinel that names the master answers and does its work: the master stays what it is")]
+    NoSentinel,
+    /// Sentinel agreed and made nobody the master.
+    #[error("Sentinel has made no replica the master within {0:?}: the master stays what it is")]
+    NotPromoted(Duration),
 }
 
 /// A hand-over that was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HandedOver {
+pub(crate) struct HandedOver {
     /// Who is the master now.
-    pub to: String,
+    pub(crate) to: String,
     /// For how long the old one had refused writes when it followed.
-    pub refused: Duration,
+    pub(crate) refused: Duration,
 }
 
 /// Hands over to the replica that Sentinel chooses, and lets the old master follow it.
@@ -64,7 +66,7 @@ pub struct HandedOver {
 /// # Errors
 /// The master is the same as before, or not known to be another. It takes writes again unless it can't be reached any more:
 /// the next round sees to that.
-pub async fn hand_over(set: &Succession, known: &Known) -> Result<HandedOver, Error> {
+pub(crate) async fn hand_over(set: &Succession, known: &Known) -> Result<HandedOver, Error> {
     let mut master = connect(&set.master, set.redis_port, known).await?;
     let mut asked = Err(Error::NoSentinel);
     for host in &set.sentinels {
@@ -107,14 +109,6 @@ async fn able(host: &str, port: i32, known: &Known) -> Result<MultiplexedConnect
     let mut link = connect(host, port, known).await?;
     let info: InfoDict = redis::cmd("INFO").arg("sentinel").query_async(&mut link).await?;
     if info.get::<u8>("sentinel_tilt").unwrap_or_default() > 0 { Err(Error::NoSentinel) } else { Ok(link) }
-}
-
-/// Lets a master want so many replicas from now on.
-///
-/// # Errors
-/// It cannot be reached.
-pub async fn want(master: &mut MultiplexedConnection, replicas: usize) -> RedisResult<()> {
-    redis::cmd("CONFIG").arg("SET").arg(WANTED_REPLICAS).arg(replicas).exec_async(master).await
 }
 
 /// Stops writes and lets Sentinel choose; returns who is the master then.

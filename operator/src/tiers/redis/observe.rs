@@ -1,41 +1,69 @@
-//! Asks redis and Sentinels over TLS, with the operator's own certificate.
+//! Asks redis and Sentinels what they are, all at the same time.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
+use futures::future::join_all;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ClientTlsConfig, InfoDict, RedisResult, TlsCertificates};
+use redis::{InfoDict, RedisResult};
 
-use super::decide::{Answer, Figures, Sentinel};
+use super::client::{WANTED_REPLICAS, connect};
+use super::decide::{ANEW, Answer, Figures, Observed, Sentinel, Server};
+use crate::api::{ImCluster, RedisMode, Tier};
+use crate::build;
+use crate::context::Context;
+use crate::kubernetes::key::Key;
 use crate::secrets::Known;
+use crate::tiers::stateful;
 
-/// One of them may take so long for anything.
-pub const PATIENCE: Duration = Duration::from_secs(2);
-
-/// The setting of redis that says without how many connected replicas a master refuses writes.
-pub const WANTED_REPLICAS: &str = "min-replicas-to-write";
-
-/// A connection to one server.
-///
-/// # Errors
-/// It cannot be reached, or does not take the password or certificate.
-pub async fn connect(host: &str, port: i32, known: &Known) -> RedisResult<MultiplexedConnection> {
-    let password = known.redis_password.as_deref().unwrap_or_default();
-    let certificates = TlsCertificates {
-        client_tls: Some(ClientTlsConfig {
-            client_cert: known.own.certificate.clone().into_bytes(),
-            client_key: known.own.key.clone().into_bytes(),
-        }),
-        root_cert: Some(known.authority.clone().into_bytes()),
+/// Asks all redis and Sentinels at the same time.
+pub(crate) async fn observe(context: &Context, key: &Key, cluster: &ImCluster, known: &Known) -> Observed {
+    let spec = &cluster.spec.redis;
+    let (servers, sentinels) = match spec.mode {
+        RedisMode::Sentinel => (build::REDIS_REPLICAS, build::SENTINEL_REPLICAS),
+        _ => (1, 0),
     };
-    let client = Client::build_with_tls(format!("rediss://:{password}@{host}:{port}"), certificates)?;
-    let config =
-        AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
-    client.get_multiplexed_async_connection_with_config(&config).await
+    let host = |tier, place| context.pod_host(key, tier, place);
+    let hosts: Vec<String> = (0..servers).map(|place| host(Tier::Redis, place)).collect();
+    let watchers: Vec<String> = (0..sentinels).map(|place| host(Tier::Sentinel, place)).collect();
+    let answers = join_all(hosts.iter().map(|host| server(host, build::REDIS_PORT, known)));
+    let known_masters = join_all(watchers.iter().map(|host| sentinel(host, build::SENTINEL_PORT, &key.name, known)));
+    let (answers, told) = tokio::join!(answers, known_masters);
+    let failing_over = told.iter().any(|(_, failing_over)| *failing_over == Some(true));
+    let sentinels = told.into_iter().map(|(sentinel, _)| sentinel).collect();
+    let places = stateful::places(context, key, Tier::Redis, hosts.len());
+    let servers = hosts.into_iter().zip(places).zip(answers).map(|((host, place), answer)| Server {
+        host,
+        latched: place.latched,
+        ready: place.ready,
+        ending: place.ending,
+        outdated: place.outdated,
+        answer,
+    });
+    // Sentinels read certificates when they start.
+    let stale =
+        |place| known.change.is_some_and(|(_, since)| stateful::is_older(context, key, Tier::Sentinel, place, since));
+    let outdated = stateful::places(context, key, Tier::Sentinel, watchers.len()).into_iter().enumerate();
+    let outdated = outdated.filter(|(number, place)| place.outdated || stale(*number)).map(|(number, _)| number);
+    let confirming = usize::try_from(build::confirming_replicas(spec)).unwrap_or_default();
+    Observed {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+        servers: servers.collect(),
+        sentinels,
+        outdated_sentinels: outdated.collect(),
+        failing_over,
+        confirming,
+        mirrored: cluster
+            .status
+            .as_ref()
+            .and_then(|status| status.redis.as_ref())
+            .is_some_and(|redis| redis.bootstrapped),
+        anew: cluster.is_asked_for(ANEW),
+    }
 }
 
 /// What a redis says of itself; `None`: nothing in time.
-pub async fn server(host: &str, port: i32, known: &Known) -> Option<Answer> {
+pub(crate) async fn server(host: &str, port: i32, known: &Known) -> Option<Answer> {
     let ask = async { info(&mut connect(host, port, known).await?).await };
     match ask.await {
         Ok(answer) => Some(answer),
@@ -50,7 +78,7 @@ pub async fn server(host: &str, port: i32, known: &Known) -> Option<Answer> {
 ///
 /// # Errors
 /// It does not answer.
-pub async fn info(connection: &mut MultiplexedConnection) -> RedisResult<Answer> {
+pub(crate) async fn info(connection: &mut MultiplexedConnection) -> RedisResult<Answer> {
     let mut both = redis::pipe();
     both.cmd("INFO").cmd("CONFIG").arg("GET").arg(WANTED_REPLICAS);
     let (info, settings): (InfoDict, HashMap<String, usize>) = both.query_async(connection).await?;
@@ -95,7 +123,7 @@ fn keys(db: &str) -> u64 {
 }
 
 /// What a Sentinel says of the master named `service`, and whether it is replacing it just now; `None`: that is not known.
-pub async fn sentinel(host: &str, port: i32, service: &str, known: &Known) -> (Sentinel, Option<bool>) {
+pub(crate) async fn sentinel(host: &str, port: i32, service: &str, known: &Known) -> (Sentinel, Option<bool>) {
     let ask = async {
         let mut connection = connect(host, port, known).await?;
         redis::cmd("SENTINEL").arg("MASTERS").query_async::<Vec<HashMap<String, String>>>(&mut connection).await

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use im_operator::build::{Inputs, Run, build};
-use im_operator::kubernetes::object::Object;
-use im_operator::validate::{Pods, validate};
+use crate::build::{Inputs, Run, build};
+use crate::kubernetes::object::Object;
+use crate::validate::{Pods, validate};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use crate::samples::stored;
+use super::samples::stored;
 
 fn pod() -> impl Strategy<Value = Map<String, Value>> {
     let label = "[a-z]{1,10}(/[a-z]{1,5})?";
@@ -141,18 +141,18 @@ proptest! {
         inputs.connect_paused = paused;
         inputs.etcd_existing = existing;
         inputs.runs.logic = Run { image: "old/logic:1".into(), version: "1".into() };
-        let objects = build(&valid, &inputs);
-        prop_assert_eq!(&objects, &build(&valid, &inputs), "the same input builds the same");
+        let built = build(&valid, &inputs);
+        prop_assert_eq!(&built, &build(&valid, &inputs), "the same input builds the same");
 
         let mut seen = BTreeSet::new();
-        for object in &objects.list {
+        for object in built.objects.list() {
             prop_assert!(seen.insert((object.resource.kind.clone(), object.name().to_owned())), "twice: {}", object.name());
             check_metadata(&name, object)?;
             if let Some(template) = object.body.pointer("/spec/template") {
-                check_pods(object, template, &objects.list)?;
+                check_pods(object, template, built.objects.list())?;
             }
         }
-        check_selectors(&objects.list)?;
+        check_selectors(built.objects.list())?;
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use im_operator::api;
+use crate::api;
 use kube::core::cel::{ErrorKind, Validator};
 use serde_json::{Value, json};
 
-use crate::samples::{external, highly_available, minimal, stored};
+use super::samples::{external, highly_available, minimal, stored};
 
 fn schema() -> Value {
     let version = api::crd().spec.versions.remove(0);

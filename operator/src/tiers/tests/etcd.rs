@@ -1,10 +1,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use im_operator::init::join::{Join, May, join};
-use im_operator::tiers::etcd::act;
-use im_operator::tiers::etcd::decide::Action;
-use im_operator::tiers::etcd::observe::{self, Tls};
+use crate::init::join::{Join, May, join};
+use crate::tiers::etcd::act;
+use crate::tiers::etcd::client::{Tls, call};
+use crate::tiers::etcd::decide::Action;
+use crate::tiers::etcd::observe;
 use im_runtime::unused_port;
 use tokio::time::timeout;
 
@@ -132,11 +133,10 @@ async fn a_quota_that_is_used_up_is_seen_and_lifted_once_there_is_room() {
     let answer = eventually("it serves", async || look().await.filter(|answer| answer.led)).await;
     assert!(answer.leads && !answer.full && answer.size > 0 && answer.in_use <= answer.size, "{answer:?}");
 
-    let say = async || {
-        observe::call(&host.client, of(), async |client| client.put("key", vec![7_u8; 1_000_000], None).await).await
-    };
+    let say =
+        async || call(&host.client, of(), async |client| client.put("key", vec![7_u8; 1_000_000], None).await).await;
     let mut small: Vec<String> = (0..100).map(|number| format!("small-{number}")).collect();
-    let put = observe::call(&host.client, of(), async |client| {
+    let put = call(&host.client, of(), async |client| {
         for key in &small {
             client.put(key.as_str(), "", None).await?;
         }
@@ -155,14 +155,14 @@ async fn a_quota_that_is_used_up_is_seen_and_lifted_once_there_is_room() {
     let full = eventually("it says so", async || look().await.filter(|answer| answer.full)).await;
 
     // What etcd does by itself once an hour.
-    let compacted = observe::call(&host.client, of(), async |client| {
+    let compacted = call(&host.client, of(), async |client| {
         client.compact(revision, Some(etcd_client::CompactionOptions::new().with_physical())).await
     });
     compacted.await.expect("compacted");
     let wasteful = eventually("there is room in it", async || {
         // What it holds is counted with the next change.
         let key = small.pop().expect("another one");
-        let deleted = observe::call(&host.client, of(), async |client| client.delete(key, None).await);
+        let deleted = call(&host.client, of(), async |client| client.delete(key, None).await);
         deleted.await.expect("that needs no room");
         look().await.filter(|now| now.in_use < full.in_use / 2)
     })

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use im_operator::settings::Settings;
+use crate::settings::Settings;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::server::Server;
-use crate::world::{World, cluster, external, is, secret, settings};
+use super::server::Server;
+use super::world::{World, cluster, external, is, secret, settings};
 
 const MANAGED: &[&str] = &[
     "networkpolicies",

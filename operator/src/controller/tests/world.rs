@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use im_operator::context::Context;
-use im_operator::controller;
-use im_operator::kubernetes::calls::Gate;
-use im_operator::kubernetes::key::Key;
-use im_operator::settings::Settings;
-use im_operator::validate::Pods;
+use crate::context::Context;
+use crate::controller::{self, Controller};
+use crate::kubernetes::calls::Gate;
+use crate::kubernetes::key::Key;
+use crate::settings::Settings;
+use crate::validate::Pods;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::server::Server;
+use super::server::Server;
 
 pub(crate) struct World {
     pub(crate) server: Server,
@@ -69,8 +69,9 @@ impl World {
 
     pub(crate) async fn join_as(server: Server, settings: Settings) -> Self {
         let context = Arc::new(Context::new(server.client(Gate::open()), Gate::open(), settings, "test"));
+        let controller = Arc::new(Controller::new(Arc::clone(&context)));
         let mut work = JoinSet::new();
-        for (_, task) in controller::work(&context) {
+        for (_, task) in controller::work(&controller) {
             work.spawn(task);
         }
         let world = Self { server, context, _work: work };

@@ -1,9 +1,9 @@
 //! What the operator itself refuses, were it ever stored: the definition's bounds and rules, and those it can't say.
 
-use im_operator::validate::{Pods, validate};
+use crate::validate::{Pods, validate};
 use serde_json::{Value, json};
 
-use crate::samples::{external, highly_available, minimal, read, valid};
+use super::samples::{external, highly_available, minimal, read, valid};
 
 /// The fields and messages of what is wrong.
 fn wrong(change: impl FnOnce(&mut Value)) -> Vec<(String, String)> {
@@ -172,7 +172,7 @@ fn the_published_samples_keep_every_bound_and_rule() {
             serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", entry.display()));
         object["metadata"]["namespace"] = json!("chat");
         object["metadata"]["uid"] = json!("6f1f2a52-0000-4000-8000-000000000002");
-        let cluster: im_operator::api::ImCluster = serde_json::from_value(object).expect("an ImCluster");
+        let cluster: crate::api::ImCluster = serde_json::from_value(object).expect("an ImCluster");
         validate(&cluster, Pods::Confined).unwrap_or_else(|problems| panic!("{}: {problems:#?}", entry.display()));
         seen += 1;
     }

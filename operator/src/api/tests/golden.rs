@@ -5,19 +5,19 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::samples::{built, external, highly_available, minimal};
+use super::samples::{built, external, highly_available, minimal};
 
 fn compare(name: &str, spec: Value) {
-    let objects = built(spec);
+    let built = built(spec);
     let mut fresh = String::new();
-    for object in &objects.list {
+    for object in built.objects.list() {
         fresh.push_str("---\n");
         fresh.push_str(&serde_saphyr::to_string(&object.body).expect("YAML"));
     }
-    for ignored in &objects.ignored {
+    for ignored in &built.ignored {
         fresh.push_str(&format!("# ignored: {}\n", ignored.field));
     }
-    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/api/golden").join(name);
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api/tests/golden").join(name);
     if std::env::var_os("REGENERATE").is_some() {
         std::fs::create_dir_all(committed.parent().expect("a folder")).expect("make the folder");
         std::fs::write(&committed, &fresh).expect("write");

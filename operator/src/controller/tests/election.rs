@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use im_operator::kubernetes::calls::Gate;
-use im_operator::kubernetes::election::{Candidate, Options};
+use crate::kubernetes::calls::Gate;
+use crate::kubernetes::election::{Candidate, Options};
 use serde_json::json;
 use tokio::time::{Instant, advance, timeout};
 
-use crate::server::Server;
+use super::server::Server;
 
 const SECOND: Duration = Duration::from_secs(1);
 

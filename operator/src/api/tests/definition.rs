@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use im_operator::api;
+use crate::api;
 
 #[test]
 fn committed_definition_equals_its_regeneration() {

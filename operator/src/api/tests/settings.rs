@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::samples::{built, external, highly_available, minimal};
+use super::samples::{built, external, highly_available, minimal};
 
 /// The variables that the documentation of a program names.
 fn documented(program: &str) -> BTreeSet<String> {
@@ -22,8 +22,9 @@ fn documented(program: &str) -> BTreeSet<String> {
 
 /// The variables of a Deployment's main container.
 fn given(spec: Value, deployment: &str) -> BTreeMap<String, String> {
-    let objects = built(spec);
-    let object = objects.list.iter().find(|object| object.resource.kind == "Deployment" && object.name() == deployment);
+    let built = built(spec);
+    let mut objects = built.objects.list().iter();
+    let object = objects.find(|object| object.resource.kind == "Deployment" && object.name() == deployment);
     let container = &object.expect("the Deployment").body["spec"]["template"]["spec"]["containers"][0];
     let variables = container["env"].as_array().expect("variables");
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

@@ -1,5 +1,6 @@
-use im_operator::tiers::presented::is_current;
-use im_operator::tiers::redis::{act, observe};
+use crate::tiers::certificates::is_current;
+use crate::tiers::redis::client::connect;
+use crate::tiers::redis::{act, observe};
 use im_runtime::unused_port;
 use redis::AsyncCommands;
 
@@ -24,7 +25,7 @@ async fn a_redis_is_asked_over_tls_and_takes_a_renewed_certificate_without_closi
 
     let answer = eventually("redis answers", async || observe::server("localhost", number, &known).await).await;
     assert!(answer.master && answer.figures.stored && answer.figures.used_memory > 0, "{answer:?}");
-    let mut held = observe::connect("localhost", number, &known).await.expect("a connection");
+    let mut held = connect("localhost", number, &known).await.expect("a connection");
     let _: () = held.set("key", "value").await.expect("set");
 
     assert!(is_current("localhost", port, &old.certificate, &known).await);
@@ -52,5 +53,5 @@ async fn a_redis_of_another_authority_is_not_believed() {
     let stranger = Authority::new();
     let theirs = stranger.known(&leaf);
     assert_eq!(observe::server("localhost", i32::from(port), &theirs).await, None);
-    assert!(im_operator::tiers::presented::certificate("localhost", port, &theirs).await.is_err());
+    assert!(crate::tiers::certificates::certificate("localhost", port, &theirs).await.is_err());
 }

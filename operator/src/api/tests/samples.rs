@@ -1,8 +1,8 @@
 //! ImClusters to test with.
 
-use im_operator::api::ImCluster;
-use im_operator::build::{Inputs, Objects, build};
-use im_operator::validate::{Pods, Valid, validate};
+use crate::api::ImCluster;
+use crate::build::{Built, Inputs, build};
+use crate::validate::{Pods, Valid, validate};
 use serde_json::{Value, json};
 
 /// A stored ImCluster with this spec.
@@ -81,7 +81,7 @@ pub(crate) fn valid(spec: Value) -> Valid {
 }
 
 /// All objects, the Prometheus operator's included.
-pub(crate) fn built(spec: Value) -> Objects {
+pub(crate) fn built(spec: Value) -> Built {
     let valid = valid(spec);
     let mut inputs = Inputs::wanted(&valid, "im-system", "imcluster/operator:0.1.0");
     inputs.pod_monitors = true;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::world::{World, cluster, external, is};
+use super::world::{World, cluster, external, is};
 
 impl World {
     /// That the cause is told by the tier's condition, by `Degraded`, and by an Event.

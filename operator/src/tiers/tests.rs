@@ -1,5 +1,4 @@
 //! What the operator asks and tells redis and etcd, against real ones with mutual TLS.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 mod etcd;
 mod hand_over;
@@ -9,8 +8,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use im_operator::pki::{self, Pair};
-use im_operator::secrets::Known;
+use crate::pki::{self, Pair};
+use crate::secrets::Known;
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::kubernetes::calls::{Calls, Gate, kind, verb};
 use bytes::Bytes;
 use futures::StreamExt;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
-use im_operator::kubernetes::calls::{Calls, Gate, kind, verb};
 use kube::Client;
 use kube::client::{Body, ClientBuilder};
 use serde_json::{Map, Value, json};

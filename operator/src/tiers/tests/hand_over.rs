@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use im_operator::secrets::Known;
-use im_operator::tiers::redis::act::{self, Error};
-use im_operator::tiers::redis::decide::Sentinel;
-use im_operator::tiers::redis::failover::{Succession, hand_over, want};
-use im_operator::tiers::redis::observe;
+use crate::secrets::Known;
+use crate::tiers::redis::act;
+use crate::tiers::redis::client::{connect, want};
+use crate::tiers::redis::decide::{Sentinel, Succession};
+use crate::tiers::redis::failover::{Error, hand_over};
+use crate::tiers::redis::observe;
 use im_runtime::unused_port;
 use redis::AsyncCommands;
 use tokio::sync::{Mutex, MutexGuard};
@@ -63,7 +64,7 @@ impl Set {
             _turn: turn,
         };
         for host in SENTINELS {
-            let link = async || observe::connect(host, set.sentinel_port, &set.known).await.ok();
+            let link = async || connect(host, set.sentinel_port, &set.known).await.ok();
             let mut link = eventually("a Sentinel answers", link).await;
             act::monitor(&mut link, SERVICE, (REDIS[0], set.redis_port), "secret").await.expect("it watches");
         }
@@ -79,7 +80,7 @@ impl Set {
         eventually("the replicas are in step", in_step).await;
         for host in SENTINELS {
             let known = async || {
-                let mut link = observe::connect(host, set.sentinel_port, &set.known).await.ok()?;
+                let mut link = connect(host, set.sentinel_port, &set.known).await.ok()?;
                 let mut count = redis::cmd("SENTINEL");
                 let replicas: Vec<redis::Value> =
                     count.arg("REPLICAS").arg(SERVICE).query_async(&mut link).await.ok()?;
@@ -105,7 +106,7 @@ impl Set {
 
     /// The master as a Sentinel names it to clients.
     async fn named(&self, sentinel: &str) -> Option<String> {
-        let mut link = observe::connect(sentinel, self.sentinel_port, &self.known).await.ok()?;
+        let mut link = connect(sentinel, self.sentinel_port, &self.known).await.ok()?;
         let mut question = redis::cmd("SENTINEL");
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(SERVICE);
         let address: Option<(String, i32)> = question.query_async(&mut link).await.ok()?;
@@ -165,7 +166,7 @@ async fn write(set: Arc<Set>, writer: usize, stop: Arc<AtomicBool>) -> Written {
         if link.is_none()
             && let Some(master) = set.named(SENTINELS[writer % SENTINELS.len()]).await
         {
-            link = observe::connect(&master, set.redis_port, &set.known).await.ok();
+            link = connect(&master, set.redis_port, &set.known).await.ok();
         }
         let Some(to) = &mut link else {
             sleep(Duration::from_millis(20)).await;
@@ -223,7 +224,7 @@ async fn nothing_acknowledged_is_lost(confirming: usize) {
     let mut at = Vec::new();
     let mut lost = Vec::new();
     let mut count = 0;
-    let mut link = observe::connect(REDIS[master], set.redis_port, &set.known).await.expect("the master");
+    let mut link = connect(REDIS[master], set.redis_port, &set.known).await.expect("the master");
     for writer in writers {
         let written = writer.await.expect("a writer");
         count += written.keys.len();
@@ -261,7 +262,7 @@ async fn nothing_acknowledged_is_lost_where_both_replicas_confirm() {
 #[tokio::test]
 async fn a_replica_that_is_cut_off_is_not_waited_for_and_writes_go_on() {
     let set = Set::new(0).await;
-    let mut link = observe::connect(REDIS[0], set.redis_port, &set.known).await.expect("the master");
+    let mut link = connect(REDIS[0], set.redis_port, &set.known).await.expect("the master");
     want(&mut link, 1_000).await.expect("told");
     let answer = observe::server(REDIS[0], set.redis_port, &set.known).await.expect("it answers");
     assert_eq!(answer.wanted_replicas, 1_000);
@@ -297,7 +298,7 @@ async fn a_sentinel_that_stood_still_and_does_nothing_is_passed_over() {
     sleep(Duration::from_secs(4)).await;
     signal(&set.sentinels[0], "-CONT");
     let tilted = async || {
-        let mut link = observe::connect(SENTINELS[0], set.sentinel_port, &set.known).await.ok()?;
+        let mut link = connect(SENTINELS[0], set.sentinel_port, &set.known).await.ok()?;
         let info: redis::InfoDict = redis::cmd("INFO").arg("sentinel").query_async(&mut link).await.ok()?;
         (info.get::<u8>("sentinel_tilt") == Some(1)).then_some(())
     };

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use im_operator::api::{ConditionType, Reason};
+use crate::api::{ConditionType, Reason};
 
 fn page() -> String {
     let row = |name: &str, meaning: &str| format!("| `{name}` | {meaning} |\n");

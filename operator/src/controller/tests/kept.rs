@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use im_operator::api::{ConditionStatus, ConditionType, ImCluster, Reason};
-use im_operator::controller::status::{Findings, compose};
-use im_operator::tiers::volumes::Growth;
-use im_operator::tiers::workload::Seen;
+use crate::api::{ConditionStatus, ConditionType, ImCluster, Reason};
+use crate::controller::status::{Findings, compose};
+use crate::kubernetes::object::Objects;
+use crate::tiers::volumes::Growth;
+use crate::tiers::workload::Seen;
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::world::{World, cluster, external};
+use super::world::{World, cluster, external};
 
 #[test]
 fn volumes_that_grow_and_those_that_cannot_are_reported() {
@@ -18,9 +19,15 @@ fn volumes_that_grow_and_those_that_cannot_are_reported() {
     object["status"] = json!({"version": "1.0.0"});
     let object: ImCluster = serde_json::from_value(object).unwrap();
     let whole = Seen { wanted: 1, replicas: 1, ready: 1, rolled_out: true, ..Seen::default() };
+    let applied = Objects::nothing_applied();
     let report = |volumes: Growth| {
-        let found =
-            Findings { logic: whole.clone(), connect: whole.clone(), applied: true, volumes, ..Findings::default() };
+        let found = Findings {
+            logic: whole.clone(),
+            connect: whole.clone(),
+            applied: Some(&applied),
+            volumes,
+            ..Findings::default()
+        };
         let report = compose(&object, &found, Timestamp::UNIX_EPOCH);
         let condition = |kind| {
             let condition = report.conditions.iter().find(|one| one.kind == kind).unwrap();
