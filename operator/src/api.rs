@@ -3,8 +3,7 @@
 //! The schema is the only place where defaults and rules stand: the API server applies them to what is written, and
 //! [`crate::validate`] to what is read.
 
-// `KubeSchema` repeats every type where nobody can name it.
-#![allow(unreachable_pub)]
+#![allow(unreachable_pub, reason = "`KubeSchema` repeats every type where nobody can name it")]
 
 mod condition;
 mod options;

@@ -23,8 +23,7 @@ pub(crate) use container::TLS_FOLDER;
 pub(crate) use etcd::JOIN;
 pub(crate) use labels::{ACCEPT, ACCEPT_YES, VERSION};
 pub(crate) use names::{
-    ETCD_MEMBERS_MOST, REDIS_PORT, REDIS_REPLICAS, SENTINEL_PORT, SENTINEL_REPLICAS, etcd_members, object_name,
-    pod_host,
+    MAX_ETCD_MEMBERS, REDIS_PORT, REDIS_REPLICAS, SENTINEL_PORT, SENTINEL_REPLICAS, etcd_members, object_name, pod_host,
 };
 pub(crate) use overrides::Ignored;
 pub(crate) use quantity::bytes;

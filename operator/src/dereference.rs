@@ -6,7 +6,7 @@ use kube::{Api, Client, ResourceExt};
 use crate::api::ImCluster;
 
 /// Shorter secrets of HS256 tokens are too easy to guess.
-const LEAST_SECRET: usize = 32;
+const MIN_SECRET: usize = 32;
 
 /// Why an ImCluster cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -35,9 +35,9 @@ pub(crate) async fn dereference(client: &Client, cluster: &ImCluster) -> Result<
         let value = secret_key(client, &namespace, "spec.auth.hs256Secret", &secret.name, &secret.key).await?;
         // A line end at the end does not count.
         let length = value.trim_ascii_end().len();
-        if length < LEAST_SECRET {
+        if length < MIN_SECRET {
             let what = format!(
-                "spec.auth.hs256Secret: the key {} of the Secret {} has {length} bytes: write {LEAST_SECRET} random bytes or more",
+                "spec.auth.hs256Secret: the key {} of the Secret {} has {length} bytes: write {MIN_SECRET} random bytes or more",
                 secret.key, secret.name
             );
             return Err(Error::Missing(what));

@@ -73,7 +73,7 @@ pub(crate) enum Error {
 
 /// What the Secrets say that others need to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Known {
+pub(crate) struct Credentials {
     /// The certificates of the authorities that are believed, as PEM.
     pub(crate) authority: String,
     /// How far a change of the authority is, and since when.
@@ -158,7 +158,7 @@ pub(crate) async fn ensure(
     domain: &str,
     done: impl FnOnce(Option<Rotation>, Timestamp) -> bool,
     now: Timestamp,
-) -> Result<Known, Error> {
+) -> Result<Credentials, Error> {
     let key = Key::of(cluster);
     let secrets = Secrets { api: Api::namespaced(client.clone(), &key.namespace), cache, cluster };
     let mut redis_password = None;
@@ -196,7 +196,7 @@ pub(crate) async fn ensure(
     let wanted = left < EARLY || cluster.is_asked_for(ROTATE);
     let phase = authorities.change().map(|(phase, _)| phase);
     if let Some(next) = authorities.step(wanted, |since| done(phase, since), make, now).map_err(useless(&ca_name))? {
-        tracing::info!(cluster = %key, from = ?phase, to = ?next.change(), "the authority changes");
+        tracing::info!(cluster = %key, from = ?phase, to = ?next.change(), "internal authority rotation advanced");
         let (data, annotations) = next.written();
         secret.data = Some(data);
         secret.annotations_mut().retain(|name, _| !name.starts_with("imcluster.io/"));
@@ -233,7 +233,7 @@ pub(crate) async fn ensure(
     let own =
         pairs.remove("operator").ok_or(Error::Lacking { name: format!("{}-operator-tls", key.name), key: TLS_CERT })?;
     let mut certificate = |tier: Tier| pairs.remove(tier.name()).map(|pair| pair.certificate);
-    Ok(Known {
+    Ok(Credentials {
         authority: believed,
         change: authorities.change(),
         authority_until,
@@ -307,7 +307,7 @@ impl Secrets<'_> {
         metadata.annotations = (!annotations.is_empty()).then_some(annotations);
         let secret = Secret { metadata, data: Some(data), ..Secret::default() };
         let created = self.api.create(&PostParams::default(), &secret).await.map_err(failed("created"))?;
-        tracing::info!(cluster = %Key::of(self.cluster), secret = name, "a Secret is made");
+        tracing::info!(cluster = %Key::of(self.cluster), secret = name, "created Secret");
         self.cache.put(created.clone());
         Ok(created)
     }
@@ -353,7 +353,7 @@ impl Secrets<'_> {
         let name = secret.name_any();
         let replaced = self.api.replace(&name, &PostParams::default(), &secret).await;
         let replaced = replaced.map_err(|source| Error::Api { name: name.clone(), what: "replaced", source })?;
-        tracing::info!(cluster = %Key::of(self.cluster), secret = name, "a Secret is renewed");
+        tracing::info!(cluster = %Key::of(self.cluster), secret = name, "updated Secret");
         self.cache.put(replaced.clone());
         Ok(replaced)
     }

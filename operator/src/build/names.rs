@@ -9,7 +9,7 @@ pub(crate) const REDIS_REPLICAS: i32 = 3;
 /// Sentinels.
 pub(crate) const SENTINEL_REPLICAS: i32 = 3;
 /// Etcd members at most.
-pub(crate) const ETCD_MEMBERS_MOST: i32 = 5;
+pub(crate) const MAX_ETCD_MEMBERS: i32 = 5;
 /// Where redis serves, over TLS.
 pub(crate) const REDIS_PORT: i32 = 6379;
 /// Where Sentinels serve, over TLS.

@@ -7,14 +7,13 @@
 use k8s_openapi::api::core::v1::LifecycleHandler;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::access::{self, SECRET_FOLDER};
 use super::container::{self, container, field, mount, port, redis_cli, redis_probe, tls};
 use super::pod::{Parts, template};
 use super::workload::{Stateful, Unhealthy, common, headless, service_port, stateful_set};
-use super::{Building, access, names, quantity};
+use super::{Building, names, quantity};
 use crate::api::{Durability, Pod, Redis, RedisMode, Tier};
 
-/// Where redis finds the Secret's files.
-pub(super) const SECRET_FOLDER: &str = "/etc/imcluster/redis";
 /// How long redis may take to hand over and to write everything down at its end.
 const GRACE: i64 = 60;
 /// At its end a master waits for more replicas than there are, in vain, for 15 s at most or until it is a master no more: time

@@ -9,7 +9,7 @@ use crate::validate::Problem;
 use crate::{dereference, secrets};
 
 /// What a person has to repair is looked at again after so long.
-const REPAIRED: Duration = Duration::from_secs(15);
+const RETRY: Duration = Duration::from_secs(15);
 
 /// How a reconciliation ended, and when the next is due if nothing happens before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,11 +113,11 @@ impl Failure {
         matches!(self, Self::NotLeading(_) | Self::Api { ending: true, .. })
     }
 
-    /// What follows for the next visit.
+    /// What follows for the next reconciliation.
     pub(crate) fn outcome(&self, revisit: Duration) -> Outcome {
         match self {
             Self::Invalid(_) | Self::OwnedByAnother(_) | Self::NotLeading(_) => Outcome::Waiting(revisit),
-            Self::Person { .. } => Outcome::Waiting(REPAIRED),
+            Self::Person { .. } => Outcome::Waiting(RETRY),
             Self::Api { ending: true, .. } => Outcome::Waiting(revisit),
             Self::Api { .. } => Outcome::Failed,
         }

@@ -15,7 +15,7 @@ use crate::kubernetes::drift;
 use crate::kubernetes::key::Key;
 use crate::kubernetes::pod::is_ending;
 use crate::secrets::authority::Rotation;
-use crate::secrets::{self, Known};
+use crate::secrets::{self, Credentials};
 use crate::tiers::supervisor::StoreStatus;
 use crate::tiers::upgrade::{self, TierState};
 use crate::tiers::volumes::Growth;
@@ -54,7 +54,7 @@ impl Plan {
 pub(crate) fn plan(
     context: &Context,
     valid: Valid,
-    known: &Known,
+    credentials: &Credentials,
     stores: Option<StoreStatus>,
     now: Timestamp,
 ) -> Plan {
@@ -81,9 +81,9 @@ pub(crate) fn plan(
         master_is_ending: master.is_some_and(|pod| is_ending(&pod)),
         stores,
         upgrading,
-        authority: known.change.map(|(phase, _)| phase),
-        renewal: known.renewal,
-        warning: expiry(known, now),
+        authority: credentials.change.map(|(phase, _)| phase),
+        renewal: credentials.renewal,
+        warning: expiry(credentials, now),
         valid,
     }
 }
@@ -110,7 +110,7 @@ fn etcd_existing(context: &Context, cluster: &ImCluster) -> bool {
     let count = usize::try_from(cluster.spec.etcd.replicas).unwrap_or_default();
     let reported =
         cluster.status.as_ref().and_then(|status| status.etcd.as_ref()).is_some_and(|etcd| etcd.bootstrapped);
-    if stateful::places(context, key, Tier::Etcd, count).iter().any(|place| place.latched)
+    if stateful::replicas(context, key, Tier::Etcd, count).iter().any(|replica| replica.bootstrapped)
         || reported && !cluster.is_asked_for(etcd::decide::ANEW)
     {
         return true;
@@ -187,9 +187,9 @@ pub(crate) fn is_everywhere(
     let key = Key::of(cluster);
     let begun = |tier: Tier, count: i32| {
         let count = usize::try_from(count).unwrap_or_default();
-        let places = stateful::places(context, &key, tier, count);
-        places.iter().all(|place| place.ready)
-            && (0..count).all(|place| !stateful::is_older(context, &key, tier, place, since))
+        let replicas = stateful::replicas(context, &key, tier, count);
+        replicas.iter().all(|replica| replica.ready)
+            && (0..count).all(|ordinal| !stateful::is_older(context, &key, tier, ordinal, since))
     };
     let spec = &cluster.spec;
     let sentinels = spec.redis.mode != RedisMode::Sentinel || begun(Tier::Sentinel, build::SENTINEL_REPLICAS);
@@ -200,12 +200,12 @@ pub(crate) fn is_everywhere(
     passed >= context.settings.authority_pause && sentinels && etcd
 }
 
-fn expiry(known: &Known, now: Timestamp) -> Option<Verdict> {
-    let left = Duration::try_from(known.authority_until.duration_since(now)).unwrap_or_default();
+fn expiry(credentials: &Credentials, now: Timestamp) -> Option<Verdict> {
+    let left = Duration::try_from(credentials.authority_until.duration_since(now)).unwrap_or_default();
     (left < secrets::WARNING).then(|| {
         let days = left.as_secs() / 86_400;
         let message = format!(
-            "the internal authority ends in {days} days, and all connections between pods with it: another one takes its place as soon as redis and etcd are whole"
+            "the internal authority ends in {days} days, and all connections between pods with it: it is replaced as soon as redis and etcd are healthy"
         );
         Verdict::yes(Reason::CertificateExpiring, message)
     })

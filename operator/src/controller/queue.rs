@@ -1,4 +1,4 @@
-//! Which ImClusters are to be visited, and when: each once at a time, a burst of causes once.
+//! Which ImClusters are due, and when: each once at a time, a burst of causes once.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use crate::kubernetes::key::Key;
 
 /// Causes that come within this are one.
-const TOGETHER: Duration = Duration::from_millis(100);
+const DEBOUNCE: Duration = Duration::from_millis(100);
 
-/// The visits to come. Holds one entry per ImCluster at most, however many causes there are.
+/// ImClusters that are due. Holds one entry per ImCluster at most, however many causes there are.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     state: Mutex<State>,
@@ -22,27 +22,27 @@ pub(crate) struct Queue {
 #[derive(Debug, Default)]
 struct State {
     due: HashMap<Key, Instant>,
-    visited: HashSet<Key>,
+    running: HashSet<Key>,
 }
 
 impl Queue {
-    /// Something about it has changed: it is visited shortly.
+    /// Something about it has changed: it is due shortly.
     pub(crate) fn wake(&self, key: Key) {
-        self.at(key, Instant::now() + TOGETHER);
+        self.at(key, Instant::now() + DEBOUNCE);
     }
 
-    /// The next ImCluster to visit, once it is time. Call [`Queue::done`] after the visit.
+    /// The next ImCluster that is due. Call [`Queue::done`] once it is reconciled.
     pub(crate) async fn next(&self) -> Key {
         loop {
             let changed = self.changed.notified();
             let wait = {
                 let mut state = self.state();
-                let free = state.due.iter().filter(|(key, _)| !state.visited.contains(*key));
+                let free = state.due.iter().filter(|(key, _)| !state.running.contains(*key));
                 let first = free.min_by_key(|(_, at)| **at).map(|(key, at)| (key.clone(), *at));
                 match first {
                     Some((key, at)) if at <= Instant::now() => {
                         state.due.remove(&key);
-                        state.visited.insert(key.clone());
+                        state.running.insert(key.clone());
                         return key;
                     }
                     first => first.map(|(_, at)| at),
@@ -57,9 +57,9 @@ impl Queue {
         }
     }
 
-    /// A visit is over; the next is due after `again`, unless something wakes it before. `None`: only if something does.
+    /// A reconciliation is over; the next is due after `again`, unless something wakes it before. `None`: only if something does.
     pub(crate) fn done(&self, key: Key, again: Option<Duration>) {
-        self.state().visited.remove(&key);
+        self.state().running.remove(&key);
         match again {
             Some(again) => self.at(key, Instant::now() + again),
             None => self.changed.notify_one(),
@@ -92,7 +92,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn a_burst_is_one_visit() {
+    async fn a_burst_is_one_reconciliation() {
         let queue = Queue::default();
         (0..100).for_each(|_| queue.wake(key("a")));
         assert_eq!(queue.next().await, key("a"));
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_changes_during_a_visit_is_visited_after_it_and_others_meanwhile() {
+    async fn what_changes_during_a_reconciliation_is_due_after_it_and_others_meanwhile() {
         let queue = Queue::default();
         queue.wake(key("a"));
         assert_eq!(queue.next().await, key("a"));
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_later_visit_is_brought_forward_by_a_cause_and_not_put_off() {
+    async fn a_later_reconciliation_is_brought_forward_by_a_cause_and_not_put_off() {
         let queue = Queue::default();
         queue.done(key("a"), Some(60 * SECOND));
         assert!(timeout(59 * SECOND, queue.next()).await.is_err());

@@ -77,9 +77,9 @@ async fn plan(controller: &Controller, cluster: &ImCluster, now: Timestamp) -> R
         return Ok(None);
     }
     dereference(&context.client, cluster).await?;
-    let known = credentials(context, cluster, now).await?;
-    let stores = controller.supervisors.status(context, &key, &known);
-    let plan = plan::plan(context, valid, &known, stores, now);
+    let credentials = credentials(context, cluster, now).await?;
+    let stores = controller.supervisors.status(context, &key, &credentials);
+    let plan = plan::plan(context, valid, &credentials, stores, now);
     if plan.master_is_ending {
         // It hands over before it ends.
         controller.supervisors.hurry(&key);
@@ -88,15 +88,19 @@ async fn plan(controller: &Controller, cluster: &ImCluster, now: Timestamp) -> R
 }
 
 /// The Secrets of an ImCluster, made where they are missing and renewed where that is due.
-async fn credentials(context: &Arc<Context>, cluster: &ImCluster, now: Timestamp) -> Result<secrets::Known, Failure> {
+async fn credentials(
+    context: &Arc<Context>,
+    cluster: &ImCluster,
+    now: Timestamp,
+) -> Result<secrets::Credentials, Failure> {
     let reached = |phase, since| plan::is_everywhere(context, cluster, phase, since, now);
     let domain = &context.settings.cluster_domain;
-    let known = secrets::ensure(&context.client, &context.stores.secrets, cluster, domain, reached, now).await?;
-    if known.change.is_some() && cluster.is_asked_for(ROTATE) {
+    let credentials = secrets::ensure(&context.client, &context.stores.secrets, cluster, domain, reached, now).await?;
+    if credentials.change.is_some() && cluster.is_asked_for(ROTATE) {
         let removed = stateful::remove_annotation(context, &Key::of(cluster), ROTATE).await;
         removed.map_err(|error| Failure::api("the annotation cannot be removed", error))?;
     }
-    Ok(known)
+    Ok(credentials)
 }
 
 /// Brings the cluster to what was built, as far as that goes now.

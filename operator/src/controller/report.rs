@@ -26,7 +26,7 @@ use crate::kubernetes::stores::UnreadKind;
 use crate::metrics::{DRAINS, FAILURES};
 use crate::tiers::connect::drains::Phase;
 use crate::tiers::volumes::Growth;
-use crate::tiers::workload::{self, Seen};
+use crate::tiers::workload::{self, Workload};
 
 /// While not all is as asked for, an ImCluster is reconciled this often even if nothing happens.
 const UNSETTLED: Duration = Duration::from_secs(15);
@@ -164,7 +164,7 @@ fn findings<'a>(
     let mut connect = tier(Tier::Connect);
     let mut logic = tier(Tier::Logic);
     // What was never applied has no number of its own yet.
-    let unbuilt = |seen: &mut Seen, wanted| {
+    let unbuilt = |seen: &mut Workload, wanted| {
         if seen.wanted == 0 && !seen.rolled_out {
             seen.wanted = wanted;
         }
@@ -216,7 +216,7 @@ fn connections(context: &Context, key: &Key) -> (Option<u64>, Vec<Drain>) {
     let pods = context.stores.pods.of_cluster(key).into_iter().filter(|pod| is_of(pod, Tier::Connect));
     let (mut sum, mut draining, mut silent) = (None, Vec::new(), false);
     for pod in pods {
-        let reading = pod.uid().and_then(|uid| context.readings.of(&uid));
+        let reading = pod.uid().and_then(|uid| context.readings.get(&uid));
         match &reading {
             Some(reading) => sum = Some(sum.unwrap_or(0) + reading.connections),
             None => silent = true,

@@ -13,28 +13,28 @@ use crate::kubernetes::object::{Applied, Objects};
 use crate::secrets::authority::Rotation;
 use crate::tiers::connect::drains::moved;
 use crate::tiers::volumes::Growth;
-use crate::tiers::workload::Seen;
+use crate::tiers::workload::Workload;
 
 mod write;
 
 pub(crate) use write::{Held, Writer};
 
 /// What the resource's definition allows a message to be, in characters.
-const LONGEST: usize = 4096;
+const MAX_MESSAGE: usize = 4096;
 
 /// Everything that a reconciliation found and did.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Findings<'a> {
     /// Redis' pods, where the operator runs them.
-    pub(crate) redis: Option<Seen>,
+    pub(crate) redis: Option<Workload>,
     /// Sentinel's, where there are any.
-    pub(crate) sentinel: Option<Seen>,
+    pub(crate) sentinel: Option<Workload>,
     /// Etcd's, where the operator runs them.
-    pub(crate) etcd: Option<Seen>,
+    pub(crate) etcd: Option<Workload>,
     /// Logic's.
-    pub(crate) logic: Seen,
+    pub(crate) logic: Workload,
     /// Connect's.
-    pub(crate) connect: Seen,
+    pub(crate) connect: Workload,
     /// What redis itself says, beyond its pods.
     pub(crate) redis_says: Option<Verdict>,
     /// What etcd itself says.
@@ -45,7 +45,7 @@ pub(crate) struct Findings<'a> {
     pub(crate) upgrading: Option<Tier>,
     /// How far a change of the internal authority is.
     pub(crate) authority: Option<Rotation>,
-    /// Why the visit did not do all it should.
+    /// Why the reconciliation failed.
     pub(crate) failure: Option<Verdict>,
     /// All that the spec asks for, where it was applied.
     pub(crate) applied: Option<&'a Objects<Applied>>,
@@ -198,7 +198,7 @@ fn dated(
         observed_generation: generation,
         last_transition_time: since.unwrap_or_else(|| Time(whole_second(now))),
         reason: verdict.reason,
-        message: verdict.message.chars().take(LONGEST).collect(),
+        message: verdict.message.chars().take(MAX_MESSAGE).collect(),
     }
 }
 
@@ -255,9 +255,9 @@ fn conditions(
     ]
 }
 
-fn of_tier(seen: &Seen, name: &str) -> Verdict {
+fn of_tier(seen: &Workload, name: &str) -> Verdict {
     if seen.wanted == 0 {
-        return Verdict::no(Reason::NoReplicas, format!("{name} was asked to have no pods"));
+        return Verdict::no(Reason::NoReplicas, format!("{name} is scaled to zero"));
     }
     if seen.ready >= seen.wanted {
         return Verdict::yes(Reason::AsExpected, format!("{} of {} pods are ready", seen.ready, seen.wanted));
@@ -273,9 +273,9 @@ fn of_tier(seen: &Seen, name: &str) -> Verdict {
 }
 
 /// Of redis or etcd: it serves by its own word, whatever its pods' readiness; without a word, by its pods.
-fn of_store(seen: Option<&Seen>, with: Option<&Seen>, says: Option<&Verdict>, name: &str) -> Verdict {
+fn of_store(seen: Option<&Workload>, with: Option<&Workload>, says: Option<&Verdict>, name: &str) -> Verdict {
     let Some(seen) = seen else {
-        return Verdict::yes(Reason::External, format!("{name} is run by somebody else"));
+        return Verdict::yes(Reason::External, format!("{name} is external: the operator does not run it"));
     };
     let pods = of_tier(seen, name);
     let pods = match with.map(|with| of_tier(with, "sentinel")) {
@@ -306,7 +306,7 @@ fn ready(cluster: &ImCluster, found: &Findings<'_>, tiers: &[(&str, &Verdict); 4
     }
     let missing: Vec<_> = tiers.iter().filter(|(_, verdict)| !verdict.holds()).collect();
     if missing.is_empty() {
-        return Verdict::yes(Reason::AsExpected, "redis, etcd, logic and connect serve as asked for");
+        return Verdict::yes(Reason::AsExpected, "redis, etcd, logic and connect run as specified");
     }
     let each = missing.iter().map(|(name, verdict)| format!("{name}: {}", verdict.message));
     let message = each.collect::<Vec<_>>().join("; ");
@@ -317,11 +317,11 @@ fn ready(cluster: &ImCluster, found: &Findings<'_>, tiers: &[(&str, &Verdict); 4
 }
 
 fn available(found: &Findings<'_>, redis: &Verdict, etcd: &Verdict) -> Verdict {
-    let lacking = |seen: &Seen, name: &str| (seen.ready == 0).then(|| format!("no pod of {name} is ready"));
+    let lacking = |seen: &Workload, name: &str| (seen.ready == 0).then(|| format!("no pod of {name} is ready"));
     let pods = [lacking(&found.connect, "connect"), lacking(&found.logic, "logic")];
     let mut missing: Vec<String> = pods.into_iter().flatten().collect();
     // Redis with too few pods may serve all the same.
-    let serves = |seen: Option<&Seen>, says: Option<&Verdict>, verdict: &Verdict| {
+    let serves = |seen: Option<&Workload>, says: Option<&Verdict>, verdict: &Verdict| {
         says.map_or_else(
             || verdict.holds() || seen.is_none_or(|seen| seen.ready > 0),
             |says| says.status != ConditionStatus::False,
@@ -331,7 +331,8 @@ fn available(found: &Findings<'_>, redis: &Verdict, etcd: &Verdict) -> Verdict {
         missing.push(format!("redis: {}", redis.message));
     }
     if missing.is_empty() && !etcd.holds() && found.etcd.as_ref().is_some_and(|seen| seen.ready == 0) {
-        let message = "clients are served; new pods of connect and logic do not find each other while etcd is away";
+        let message =
+            "clients are served, but new pods of connect and logic cannot find each other while etcd is unavailable";
         return Verdict::yes(Reason::NoQuorum, message);
     }
     if missing.is_empty() {
@@ -350,9 +351,9 @@ fn progressing(cluster: &ImCluster, found: &Findings<'_>, ready: &Verdict, was_r
     }
     if let Some(phase) = found.authority {
         let message = match phase {
-            Rotation::Introducing => "another internal authority is made known to everybody, before it signs",
+            Rotation::Introducing => "distributing the new internal authority before it signs",
             Rotation::Retiring => {
-                "certificates of the new internal authority reach everybody; the old one is believed until then"
+                "distributing certificates of the new internal authority; the old one is trusted until then"
             }
         };
         return Verdict::yes(Reason::RotatingAuthority, message);
@@ -373,13 +374,13 @@ fn progressing(cluster: &ImCluster, found: &Findings<'_>, ready: &Verdict, was_r
     for (name, seen) in tiers {
         if !seen.rolled_out {
             reason = reason.or(Some(Reason::RollingOut));
-            moving.push(format!("{name} has pods that are not of its newest template"));
+            moving.push(format!("{name} has pods of an older template"));
         } else if seen.replicas != seen.wanted {
             reason = reason.or(Some(Reason::Scaling));
             moving.push(format!("{name} has {} pods of {}", seen.replicas, seen.wanted));
         } else if seen.ending > 0 {
             reason = reason.or(Some(Reason::Draining));
-            moving.push(format!("{} pods of {name} end", seen.ending));
+            moving.push(format!("{} pods of {name} are terminating", seen.ending));
         }
     }
     if !found.volumes.growing.is_empty() {
@@ -389,10 +390,11 @@ fn progressing(cluster: &ImCluster, found: &Findings<'_>, ready: &Verdict, was_r
     match reason {
         Some(reason) => Verdict::yes(reason, moving.join("; ")),
         None => match &found.after {
-            Some(other) => {
-                Verdict::no(Reason::Waiting, format!("what this operator changes comes here when {other} is whole"))
-            }
-            None => Verdict::no(Reason::Settled, "nothing is being changed"),
+            Some(other) => Verdict::no(
+                Reason::Waiting,
+                format!("changes by this version of the operator wait until {other} is ready and settled"),
+            ),
+            None => Verdict::no(Reason::Settled, "no change in progress"),
         },
     }
 }
@@ -436,7 +438,7 @@ fn degraded(found: &Findings<'_>, tiers: &[(&str, &Verdict); 4]) -> Verdict {
     }
     match &found.warning {
         Some(warning) => warning.clone(),
-        None => Verdict::no(Reason::AsExpected, "nothing is known to be wrong"),
+        None => Verdict::no(Reason::AsExpected, "no problem known"),
     }
 }
 

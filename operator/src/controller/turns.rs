@@ -13,7 +13,7 @@ use crate::kubernetes::key::Key;
 use crate::metrics;
 
 /// How long an ImCluster that does not become whole keeps the others waiting.
-const PATIENCE: Duration = Duration::from_secs(1800);
+const MAX_WAIT: Duration = Duration::from_secs(1800);
 
 /// Whose turn it is.
 #[derive(Debug, Default)]
@@ -41,7 +41,7 @@ impl Turns {
     pub(crate) fn ask(&self, cluster: &ImCluster, all: &[Arc<ImCluster>], image: &str) -> Turn {
         let key = Key::of(cluster);
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let turn = if waits(cluster, image) { state.take(&key, all, image) } else { Turn::Now };
+        let turn = if waits(cluster, image) { state.claim(&key, all, image) } else { Turn::Now };
         let changed = match turn {
             Turn::Now => state.waiting.remove(&key),
             Turn::After(_) => state.waiting.insert(key),
@@ -52,7 +52,7 @@ impl Turns {
         turn
     }
 
-    /// The report of an ImCluster was written: who is to be visited because of that.
+    /// The report of an ImCluster was written: which ones are due because of that.
     pub(crate) fn reported(&self, key: &Key, report: &ImClusterStatus, image: &str) -> Vec<Key> {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_over = state.holder.as_ref().is_some_and(|(holder, _)| holder == key) && is_done(report, image);
@@ -66,7 +66,7 @@ impl Turns {
 }
 
 impl State {
-    fn take(&mut self, key: &Key, all: &[Arc<ImCluster>], image: &str) -> Turn {
+    fn claim(&mut self, key: &Key, all: &[Arc<ImCluster>], image: &str) -> Turn {
         let unfinished = |cluster: &ImCluster| {
             let status = cluster.status.as_ref();
             let began = status.is_some_and(|status| status.operator_image.as_deref() == Some(image));
@@ -76,7 +76,7 @@ impl State {
         if let Some((holder, since)) = &self.holder {
             // Until its first report it has begun, too.
             let waits = find(holder).is_some_and(|cluster| unfinished(cluster) || waits(cluster, image));
-            if holder != key && waits && since.elapsed() < PATIENCE {
+            if holder != key && waits && since.elapsed() < MAX_WAIT {
                 return Turn::After(holder.clone());
             }
         } else if let Some(other) = all.iter().find(|cluster| unfinished(cluster)) {
@@ -168,7 +168,7 @@ mod tests {
         let turns = Turns::default();
         let all = [cluster("a", OLD, true), cluster("b", NEW, false)];
         assert_eq!(turns.ask(&all[0], &all, NEW), after("b"));
-        tokio::time::advance(PATIENCE).await;
+        tokio::time::advance(MAX_WAIT).await;
         assert_eq!(turns.ask(&all[0], &all, NEW), Turn::Now);
         // One that is gone keeps nobody.
         let turns = Turns::default();

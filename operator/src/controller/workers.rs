@@ -16,7 +16,7 @@ use crate::kubernetes::key::Key;
 use crate::kubernetes::pod::is_of;
 use crate::kubernetes::stores;
 use crate::metrics;
-use crate::tiers::connect::drains::Asking;
+use crate::tiers::connect::drains::DrainClient;
 
 /// How often it is looked whether an optional API has come or gone.
 const DISCOVERY: Duration = Duration::from_secs(60);
@@ -84,13 +84,13 @@ async fn reconcile_one(controller: Arc<Controller>, key: Key) -> Option<Duration
 
 /// Asks connect pods for their connections, again and again.
 async fn read_drains(context: Arc<Context>) {
-    let asking = Asking::default();
+    let client = DrainClient::default();
     let mut every = interval(context.settings.drain_interval);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         every.tick().await;
         let pods: Vec<_> = context.stores.pods.all().into_iter().filter(|pod| is_of(pod, Tier::Connect)).collect();
-        for changed in asking.round(&pods, &context.readings).await {
+        for changed in client.read_all(&pods, &context.readings).await {
             context.queue.wake(changed);
         }
     }

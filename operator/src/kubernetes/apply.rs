@@ -102,10 +102,10 @@ async fn apply_one(client: &Client, stores: &Stores, owner: &Owner, object: &Obj
         None => api.get_opt(&name).await.map_err(failed("read"))?,
     };
     if let Some(live) = &live {
-        if let Some(stranger) = stranger(live, owner) {
-            return Err(Error::Taken { kind: resource.kind.clone(), name, owner: stranger });
+        if let Some(foreign_owner) = foreign_owner(live, owner) {
+            return Err(Error::Taken { kind: resource.kind.clone(), name, owner: foreign_owner });
         }
-        if drift::is_settled(live, &body, object.manager) {
+        if drift::is_unchanged(live, &body, object.manager) {
             return Ok(false);
         }
     }
@@ -114,7 +114,7 @@ async fn apply_one(client: &Client, stores: &Stores, owner: &Owner, object: &Obj
     if let (Err(kube::Error::Api(status)), Some(live)) = (&applied, &live)
         && status.code == 422
         && is_about_the_whole(status)
-        && is_for_ever(live, &body)
+        && is_immutable(live, &body)
     {
         let exactly = Preconditions { uid: live.uid(), resource_version: None };
         let orphaning = DeleteParams { preconditions: Some(exactly), ..DeleteParams::orphan() };
@@ -123,14 +123,14 @@ async fn apply_one(client: &Client, stores: &Stores, owner: &Owner, object: &Obj
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             Err(error) => return Err(failed("made anew")(error)),
         }
-        tracing::info!(cluster = %owner.cluster, kind = resource.kind, name, "made anew around its pods: what changes can't be changed in place");
+        tracing::info!(cluster = %owner.cluster, kind = resource.kind, name, "recreated without deleting its pods: an immutable field changed");
         stores.remove(resource, &Key::new(&owner.cluster.namespace, &name));
         // Applied once it is gone, which its own watch tells.
         return Ok(true);
     }
     let mut applied = applied.map_err(failed("applied"))?;
     tracing::info!(cluster = %owner.cluster, kind = resource.kind, name, "applied");
-    drift::slim(&mut applied);
+    drift::trim(&mut applied);
     stores.put(resource, applied);
     Ok(true)
 }
@@ -143,7 +143,7 @@ fn is_about_the_whole(status: &kube::core::Status) -> bool {
 
 /// Whether what is to be differs from what is in something that a StatefulSet keeps for ever. Its pods and volumes outlive it
 /// and are taken up by the next one of its name.
-fn is_for_ever(live: &DynamicObject, body: &Value) -> bool {
+fn is_immutable(live: &DynamicObject, body: &Value) -> bool {
     let differs = |field: &str| {
         let (live, wanted) = (live.data.pointer(field), body.pointer(field));
         wanted.is_some_and(|wanted| live.is_none_or(|live| !drift::says(live, wanted)))
@@ -155,7 +155,7 @@ fn is_for_ever(live: &DynamicObject, body: &Value) -> bool {
 }
 
 /// To whom an object belongs, if not to this ImCluster.
-fn stranger(live: &DynamicObject, owner: &Owner) -> Option<String> {
+fn foreign_owner(live: &DynamicObject, owner: &Owner) -> Option<String> {
     let controller = live.owner_references().iter().find(|reference| reference.controller == Some(true));
     if let Some(controller) = controller {
         // One of the same name that was deleted: its objects are about to go.

@@ -1,5 +1,8 @@
 //! What the operator knows of the cluster: one cache per kind, each kept by watches of its own that begin again by
 //! themselves. One that fails keeps no other from going on.
+//!
+//! Neither kube's `Controller`, whose watches share one backoff, nor its `reflector::Store`, which cannot take the answer to a
+//! write: that our own writes are known at once is why a settled cluster causes none.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
@@ -112,7 +115,7 @@ fn is_newer(one: &impl Resource, two: &impl Resource) -> bool {
 
 /// What a watch has seen.
 #[derive(Debug)]
-pub(crate) enum Seen<'o, T> {
+pub(crate) enum Change<'o, T> {
     /// As it was before and as it is now; one of the two may be missing.
     Changed(Option<&'o T>, Option<&'o T>),
     /// There is an object that cannot be read.
@@ -120,16 +123,16 @@ pub(crate) enum Seen<'o, T> {
 }
 
 /// Keeps a cache by watching, for ever. `namespace` is what the watch is confined to; `None`: everything.
-/// `slim` takes from objects what nobody needs; `tell` hears what changes, after the cache; `read`, that all there is has been
+/// `trim` takes from objects what nobody needs; `notify` hears what changes, after the cache; `read`, that all there is has been
 /// told for the first time.
 pub(crate) async fn follow<T>(
     api: Api<DeserializeGuard<T>>,
     selector: Option<&str>,
     namespace: Option<&str>,
     cache: Arc<Cache<T>>,
-    slim: impl Fn(&mut T) + Send,
-    tell: impl Fn(Seen<'_, T>) + Send,
-    read: impl Fn() + Send,
+    trim: impl Fn(&mut T) + Send,
+    notify: impl Fn(Change<'_, T>) + Send,
+    on_listed: impl Fn() + Send,
 ) where
     T: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
@@ -144,7 +147,7 @@ pub(crate) async fn follow<T>(
             Ok(event) => event,
             Err(error) => {
                 metrics::WATCH_ERRORS.with_label_values(&[cache.kind]).inc();
-                tracing::warn!(%error, kind = cache.kind, namespace, "a watch broke: it is begun again");
+                tracing::warn!(%error, kind = cache.kind, namespace, "watch failed, restarting");
                 if !complete {
                     cache.listed(namespace, Err(error.to_string()));
                 }
@@ -155,7 +158,7 @@ pub(crate) async fn follow<T>(
             Event::Init => listed.clear(),
             Event::InitApply(object) => {
                 listed.insert(Key::of(&object));
-                take(&cache, object, &slim, &tell);
+                store(&cache, object, &trim, &notify);
             }
             Event::InitDone => {
                 let here = |key: &Key| namespace.is_none_or(|namespace| key.namespace == namespace);
@@ -164,46 +167,46 @@ pub(crate) async fn follow<T>(
                         objects.keys().filter(|key| here(key) && !listed.contains(*key)).cloned().collect();
                     gone.into_iter().filter_map(|key| objects.remove(&key)).collect::<Vec<_>>()
                 });
-                gone.iter().for_each(|object| tell(Seen::Changed(Some(object), None)));
+                gone.iter().for_each(|object| notify(Change::Changed(Some(object), None)));
                 listed.clear();
                 if !std::mem::replace(&mut complete, true) {
                     cache.listed(namespace, Ok(()));
-                    read();
+                    on_listed();
                 }
             }
-            Event::Apply(object) => take(&cache, object, &slim, &tell),
+            Event::Apply(object) => store(&cache, object, &trim, &notify),
             Event::Delete(object) => {
                 let known = cache.change(|objects| objects.remove(&Key::of(&object)));
                 let last = object.0.ok().map(Arc::new).or(known);
-                tell(Seen::Changed(last.as_deref(), None));
+                notify(Change::Changed(last.as_deref(), None));
             }
         }
     }
 }
 
-fn take<T: Resource>(
+fn store<T: Resource>(
     cache: &Cache<T>,
     object: DeserializeGuard<T>,
-    slim: &impl Fn(&mut T),
-    tell: &impl Fn(Seen<'_, T>),
+    trim: &impl Fn(&mut T),
+    notify: &impl Fn(Change<'_, T>),
 ) {
     match object.0 {
         Ok(mut object) => {
-            slim(&mut object);
+            trim(&mut object);
             let key = Key::of(&object);
             let before = cache.get(&key);
             cache.put(object);
             let after = cache.get(&key);
             let version = |object: &Option<Arc<T>>| object.as_ref().and_then(|object| object.resource_version());
             if version(&before).is_none() || version(&before) != version(&after) {
-                tell(Seen::Changed(before.as_deref(), after.as_deref()));
+                notify(Change::Changed(before.as_deref(), after.as_deref()));
             }
         }
         Err(invalid) => {
             metrics::INVALID.with_label_values(&[cache.kind]).inc();
             let name = invalid.metadata.name.as_deref();
-            tracing::warn!(error = %invalid.error, kind = cache.kind, namespace = invalid.metadata.namespace, name, "an object cannot be read");
-            tell(Seen::Invalid(&invalid));
+            tracing::warn!(error = %invalid.error, kind = cache.kind, namespace = invalid.metadata.namespace, name, "cannot decode object");
+            notify(Change::Invalid(&invalid));
         }
     }
 }

@@ -18,16 +18,16 @@ use tower::{BoxError, Layer, Service};
 use crate::metrics;
 
 /// How long the API server may take to begin its answer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Why a call was not made or has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
     /// The API server did not answer in time.
-    #[error("the API server did not answer within {PATIENCE:?}")]
-    Silence,
+    #[error("the API server did not answer within {TIMEOUT:?}")]
+    Timeout,
     /// A write by a replica that does not lead.
-    #[error("this replica does not lead (any more): it writes nothing")]
+    #[error("this replica is not the leader: write refused")]
     NotLeading,
 }
 
@@ -126,20 +126,20 @@ where
         let answer = self.inner.call(request);
         Box::pin(async move {
             // A watch answers at once too: only its body is long.
-            let answer = tokio::time::timeout(PATIENCE, answer).await;
-            let (told, answer) = match answer {
+            let answer = tokio::time::timeout(TIMEOUT, answer).await;
+            let (outcome, answer) = match answer {
                 Ok(Ok(answer)) => (answer.status().as_str().to_owned(), Ok(answer)),
                 Ok(Err(error)) => ("error".to_owned(), Err(error.into())),
-                Err(_) => ("timeout".to_owned(), Err(Error::Silence.into())),
+                Err(_) => ("timeout".to_owned(), Err(Error::Timeout.into())),
             };
-            metrics::REQUESTS.with_label_values(&[verb, kind.as_str(), told.as_str()]).inc();
-            answer.map(|answer| answer.map(|body| heard(body, (verb == "watch").then_some(kind))))
+            metrics::REQUESTS.with_label_values(&[verb, kind.as_str(), outcome.as_str()]).inc();
+            answer.map(|answer| answer.map(|body| note_activity(body, (verb == "watch").then_some(kind))))
         })
     }
 }
 
 /// The body of an answer; where it is a watch's, the time of its last sign of life is noted.
-fn heard<B>(body: B, watched: Option<String>) -> UnsyncBoxBody<Bytes, BoxError>
+fn note_activity<B>(body: B, watched: Option<String>) -> UnsyncBoxBody<Bytes, BoxError>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,

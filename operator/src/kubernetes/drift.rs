@@ -54,7 +54,7 @@ pub(crate) fn owned_fields<'o>(object: &'o DynamicObject, manager: &str) -> Opti
 }
 
 /// Whether `live` carries the hash of `body`, and `manager` owns everything that `body` says.
-pub(crate) fn is_settled(live: &DynamicObject, body: &Value, manager: &str) -> bool {
+pub(crate) fn is_unchanged(live: &DynamicObject, body: &Value, manager: &str) -> bool {
     body.pointer("/metadata/annotations").and_then(|annotations| annotations.get(HASH)).and_then(Value::as_str)
         == live.annotations().get(HASH).map(String::as_str)
         && owned_fields(live, manager).is_some_and(|owned| covers_object(owned, body))
@@ -127,7 +127,7 @@ pub(crate) fn says(live: &Value, wanted: &Value) -> bool {
 }
 
 /// Takes what nobody needs to keep from an object that is kept in memory only to be compared.
-pub(crate) fn slim(object: &mut DynamicObject) {
+pub(crate) fn trim(object: &mut DynamicObject) {
     if let Some(entries) = &mut object.metadata.managed_fields {
         entries.retain(|entry| entry.operation.as_deref() == Some("Apply"));
     }
@@ -188,8 +188,8 @@ mod tests {
     #[test]
     fn what_was_applied_and_left_alone_is_settled() {
         let body = desired();
-        assert!(is_settled(&live(&body, &fields()), &body, MANAGER));
-        assert!(!is_settled(&live(&body, &fields()), &body, "another-manager"));
+        assert!(is_unchanged(&live(&body, &fields()), &body, MANAGER));
+        assert!(!is_unchanged(&live(&body, &fields()), &body, "another-manager"));
     }
 
     #[test]
@@ -209,7 +209,7 @@ mod tests {
             parent.remove(&name.replace("~1", "/")).expect(taken);
             // An empty map would mean "all of it": the API server leaves a marker or takes the map away.
             parent.insert(".".to_owned(), json!({}));
-            assert!(!is_settled(&live(&body, &fields), &body, MANAGER), "{taken}");
+            assert!(!is_unchanged(&live(&body, &fields), &body, MANAGER), "{taken}");
         }
     }
 
@@ -221,7 +221,7 @@ mod tests {
         body["spec"].as_object_mut().unwrap().remove("replicas");
         let hash = hash(&body);
         body["metadata"]["annotations"] = json!({HASH: hash});
-        assert!(!is_settled(&before, &body, MANAGER));
+        assert!(!is_unchanged(&before, &body, MANAGER));
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! Leader election on a Lease, by client-go's rules: only locally observed time counts, so clocks may differ between
 //! replicas. Whoever leads renews; whoever could not renew in time must stop at once.
+//!
+//! The crates that do this for kube elect a leader and leave it to the caller to stop. Here every write passes a [`Gate`] that
+//! closes by itself when the Lease runs out.
 
 use std::time::Duration;
 
@@ -32,7 +35,7 @@ pub(crate) struct Options {
 
 /// The leader could not renew its Lease in time, or another has it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the lease {lease} is lost: {why}")]
+#[error("lost the lease {lease}: {why}")]
 pub(crate) struct Lost {
     lease: String,
     why: String,
@@ -69,22 +72,24 @@ impl Candidate {
             match timeout(self.options.renew_deadline, self.attempt()).await {
                 Ok(Ok(true)) => break self.gate.allow_until(asked + self.options.duration),
                 Ok(Ok(false)) => {}
-                Ok(Err(error)) => tracing::warn!(%error, lease = %self.name(), "the lease cannot be had"),
-                Err(_) => tracing::warn!(lease = %self.name(), "the API server does not answer for the lease"),
+                Ok(Err(error)) => tracing::warn!(%error, lease = %self.name(), "cannot acquire the lease, retrying"),
+                Err(_) => {
+                    tracing::warn!(lease = %self.name(), "timed out waiting for the API server to answer about the lease")
+                }
             }
             sleep(self.pause()).await;
         }
         metrics::LEADER.set(1);
-        tracing::info!(lease = %self.name(), identity = %self.options.identity, "leading");
+        tracing::info!(lease = %self.name(), identity = %self.options.identity, "acquired the lease, leading");
     }
 
     /// Renews for as long as this replica leads; returns when it does not any more. Nothing may be written after that.
-    pub(crate) async fn keep(&mut self) -> Lost {
+    pub(crate) async fn renew_until_lost(&mut self) -> Lost {
         let why = loop {
             sleep(self.options.retry).await;
             match timeout(self.options.renew_deadline, self.renew()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(other)) => break format!("{other} has it"),
+                Ok(Err(other)) => break format!("held by {other}"),
                 Err(_) => break format!("not renewed for {:?}", self.options.renew_deadline),
             }
         };
@@ -110,9 +115,9 @@ impl Candidate {
             ..LeaseSpec::default()
         });
         match timeout(self.options.retry, self.replace(lease)).await {
-            Ok(Ok(())) => tracing::info!(lease = %self.name(), "released"),
-            Ok(Err(error)) => tracing::warn!(%error, lease = %self.name(), "not released: it ends by itself"),
-            Err(_) => tracing::warn!(lease = %self.name(), "not released in time: it ends by itself"),
+            Ok(Ok(())) => tracing::info!(lease = %self.name(), "released the lease"),
+            Ok(Err(error)) => tracing::warn!(%error, lease = %self.name(), "cannot release the lease, it will expire"),
+            Err(_) => tracing::warn!(lease = %self.name(), "timed out releasing the lease, it will expire"),
         }
     }
 
@@ -126,8 +131,10 @@ impl Candidate {
                     return Ok(());
                 }
                 Ok(Ok(false)) => return Err(self.holder().unwrap_or_default()),
-                Ok(Err(error)) => tracing::warn!(%error, lease = %self.name(), "the lease is not renewed"),
-                Err(_) => tracing::warn!(lease = %self.name(), "the API server does not answer for the lease"),
+                Ok(Err(error)) => tracing::warn!(%error, lease = %self.name(), "lease renewal failed, retrying"),
+                Err(_) => {
+                    tracing::warn!(lease = %self.name(), "timed out waiting for the API server to answer about the lease")
+                }
             }
             sleep(self.options.retry).await;
         }
@@ -186,7 +193,7 @@ impl Candidate {
             before => {
                 let (old, new) = (before.as_ref().and_then(|b| holder(&b.lease)), holder(&lease));
                 if old != new {
-                    tracing::info!(lease = %self.name(), holder = new.unwrap_or("nobody"), "the leader changes");
+                    tracing::info!(lease = %self.name(), holder = new.unwrap_or("nobody"), "leader changed");
                 }
                 Instant::now()
             }

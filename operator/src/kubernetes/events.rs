@@ -1,4 +1,4 @@
-//! Events: what happens to an ImCluster, told once where `kubectl describe` shows it.
+//! Events: what happens to an ImCluster, emitted once, where `kubectl describe` shows it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -12,19 +12,19 @@ use crate::api::ImCluster;
 use crate::kubernetes::key::Key;
 use crate::metrics;
 
-/// The same thing is told again after so long only.
-const QUIET: Duration = Duration::from_secs(30 * 60);
-/// Telling is never worth waiting for longer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Things remembered as told; beyond it the oldest are told again.
-const REMEMBERED: usize = 4096;
+/// The same Event is emitted again only after this.
+const REPEAT_AFTER: Duration = Duration::from_secs(30 * 60);
+/// No Event is worth waiting for longer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Events remembered as emitted; beyond it the oldest may be emitted again.
+const MAX_REMEMBERED: usize = 4096;
 /// What the API server takes.
-const LONGEST: usize = 1000;
+const MAX_NOTE: usize = 1000;
 
-/// Tells Events.
+/// Emits Events.
 pub(crate) struct Events {
     recorder: Recorder,
-    told: Mutex<HashMap<(Key, String, String), Instant>>,
+    emitted: Mutex<HashMap<(Key, String, String), Instant>>,
 }
 
 impl std::fmt::Debug for Events {
@@ -37,24 +37,24 @@ impl Events {
     /// In the name of this replica.
     pub(crate) fn new(client: Client, instance: &str) -> Self {
         let reporter = Reporter { controller: "im-operator".to_owned(), instance: Some(instance.to_owned()) };
-        Self { recorder: Recorder::new(client, reporter), told: Mutex::default() }
+        Self { recorder: Recorder::new(client, reporter), emitted: Mutex::default() }
     }
 
-    /// All is as it should be, and that is new.
+    /// Emits a Normal event.
     pub(crate) async fn normal(&self, about: &ImCluster, reason: &str, note: &str) {
-        self.tell(about, EventType::Normal, reason, note).await;
+        self.emit(about, EventType::Normal, reason, note).await;
     }
 
-    /// Something is wrong.
+    /// Emits a Warning event.
     pub(crate) async fn warning(&self, about: &ImCluster, reason: &str, note: &str) {
-        self.tell(about, EventType::Warning, reason, note).await;
+        self.emit(about, EventType::Warning, reason, note).await;
     }
 
-    async fn tell(&self, about: &ImCluster, type_: EventType, reason: &str, note: &str) {
+    async fn emit(&self, about: &ImCluster, type_: EventType, reason: &str, note: &str) {
         if !self.is_new(Key::of(about), reason, note) {
             return;
         }
-        let note = note.chars().take(LONGEST).collect();
+        let note = note.chars().take(MAX_NOTE).collect();
         let event = Event {
             type_,
             reason: reason.to_owned(),
@@ -62,27 +62,27 @@ impl Events {
             action: "Reconcile".to_owned(),
             secondary: None,
         };
-        match timeout(PATIENCE, self.recorder.publish(&event, &about.object_ref(&()))).await {
+        match timeout(TIMEOUT, self.recorder.publish(&event, &about.object_ref(&()))).await {
             Ok(Ok(())) => metrics::EVENTS.with_label_values(&[reason]).inc(),
-            // Where a namespace ends, nothing can be told any more.
+            // Where a namespace ends, no Event can be created any more.
             Ok(Err(kube::Error::Api(status))) if status.message.contains("being terminated") => {}
-            Ok(Err(error)) => tracing::warn!(%error, cluster = %Key::of(about), reason, "an Event is not told"),
-            Err(_) => tracing::warn!(cluster = %Key::of(about), reason, "an Event is not told in time"),
+            Ok(Err(error)) => tracing::warn!(%error, cluster = %Key::of(about), reason, "cannot publish an Event"),
+            Err(_) => tracing::warn!(cluster = %Key::of(about), reason, "timed out publishing an Event"),
         }
     }
 
     fn is_new(&self, about: Key, reason: &str, note: &str) -> bool {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut emitted = self.emitted.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        told.retain(|_, at| now.duration_since(*at) < QUIET);
-        if told.contains_key(&(about.clone(), reason.to_owned(), note.to_owned())) {
+        emitted.retain(|_, at| now.duration_since(*at) < REPEAT_AFTER);
+        if emitted.contains_key(&(about.clone(), reason.to_owned(), note.to_owned())) {
             return false;
         }
-        if told.len() >= REMEMBERED {
-            let oldest = told.iter().min_by_key(|(_, at)| **at).map(|(what, _)| what.clone());
-            oldest.and_then(|oldest| told.remove(&oldest));
+        if emitted.len() >= MAX_REMEMBERED {
+            let oldest = emitted.iter().min_by_key(|(_, at)| **at).map(|(what, _)| what.clone());
+            oldest.and_then(|oldest| emitted.remove(&oldest));
         }
-        told.insert((about, reason.to_owned(), note.to_owned()), now);
+        emitted.insert((about, reason.to_owned(), note.to_owned()), now);
         true
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::api::{ImCluster, Tier};
 use crate::build;
-use crate::kubernetes::cache::{Cache, Seen, follow};
+use crate::kubernetes::cache::{Cache, Change, follow};
 use crate::kubernetes::drift;
 use crate::kubernetes::key::{CLUSTER, Key};
 
@@ -249,7 +249,7 @@ impl Stores {
                     Some(namespace) => Api::namespaced_with(client.clone(), namespace, kind),
                     None => Api::all_with(client.clone(), kind),
                 };
-                let (kind, work) = watch_one(api, namespace, cache, &self.clusters, wake, drift::slim);
+                let (kind, work) = watch_one(api, namespace, cache, &self.clusters, wake, drift::trim);
                 let mut there = self.pod_monitors.subscribe();
                 let when_there = async move {
                     if kind == POD_MONITORS && there.wait_for(|there| *there).await.is_err() {
@@ -276,12 +276,12 @@ impl Stores {
         let namespace = namespace.map(str::to_owned);
         let kind = cache.kind();
         let work = async move {
-            let slim = |scaler: &mut HorizontalPodAutoscaler| {
+            let trim = |scaler: &mut HorizontalPodAutoscaler| {
                 scaler.metadata.managed_fields = None;
                 scaler.status = None;
             };
-            let tell = |seen: Seen<'_, HorizontalPodAutoscaler>| {
-                let Seen::Changed(before, now) = seen else { return };
+            let notify = |seen: Change<'_, HorizontalPodAutoscaler>| {
+                let Change::Changed(before, now) = seen else { return };
                 let (before, now) = (before.and_then(scaled), now.and_then(scaled));
                 // Its status changes all the time.
                 if before != now {
@@ -292,8 +292,8 @@ impl Stores {
                     });
                 }
             };
-            let read = || wake_all(&clusters, &wake, |key| is_within(key, namespace.as_deref()));
-            follow(api, None, namespace.as_deref(), cache, slim, tell, read).await;
+            let on_listed = || wake_all(&clusters, &wake, |key| is_within(key, namespace.as_deref()));
+            follow(api, None, namespace.as_deref(), cache, trim, notify, on_listed).await;
         };
         (kind, work.boxed())
     }
@@ -311,21 +311,21 @@ impl Stores {
         let unreadable = Arc::clone(unreadable);
         let namespace = namespace.map(str::to_owned);
         let work = async move {
-            let slim = |cluster: &mut ImCluster| cluster.metadata.managed_fields = None;
-            let tell = |seen: Seen<'_, ImCluster>| match seen {
-                Seen::Changed(before, Some(now)) if before.is_some_and(|before| only_status(before, now)) => {}
-                Seen::Changed(before, now) => {
+            let trim = |cluster: &mut ImCluster| cluster.metadata.managed_fields = None;
+            let notify = |seen: Change<'_, ImCluster>| match seen {
+                Change::Changed(before, Some(now)) if before.is_some_and(|before| only_status(before, now)) => {}
+                Change::Changed(before, now) => {
                     if let Some(cluster) = now.or(before) {
                         wake(Key::of(cluster));
                     }
                 }
-                Seen::Invalid(invalid) => {
+                Change::Invalid(invalid) => {
                     let name = |text: &Option<String>| text.clone().unwrap_or_default();
                     let key = Key::new(name(&invalid.metadata.namespace), name(&invalid.metadata.name));
                     unreadable(key, invalid.metadata.generation, invalid.error.clone());
                 }
             };
-            follow(api, None, namespace.as_deref(), cache, slim, tell, || {}).await;
+            follow(api, None, namespace.as_deref(), cache, trim, notify, || {}).await;
         };
         ("watch of imclusters", work.boxed())
     }
@@ -375,7 +375,7 @@ fn watch_one<T>(
     cache: &Arc<Cache<T>>,
     clusters: &Arc<Cache<ImCluster>>,
     wake: &Wake,
-    slim: impl Fn(&mut T) + Send + Sync + 'static,
+    trim: impl Fn(&mut T) + Send + Sync + 'static,
 ) -> (&'static str, BoxFuture<'static, ()>)
 where
     T: Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
@@ -386,16 +386,16 @@ where
     let namespace = namespace.map(str::to_owned);
     let kind = cache.kind();
     let work = async move {
-        let tell = |seen: Seen<'_, T>| {
-            if let Seen::Changed(before, now) = seen
+        let notify = |seen: Change<'_, T>| {
+            if let Change::Changed(before, now) = seen
                 && let Some(cluster) = now.or(before).and_then(|object| Key::of_cluster(object))
             {
                 wake(cluster);
             }
         };
         // Whoever has waited for it goes on.
-        let read = || wake_all(&clusters, &wake, |key| is_within(key, namespace.as_deref()));
-        follow(api, Some(CLUSTER), namespace.as_deref(), cache, slim, tell, read).await;
+        let on_listed = || wake_all(&clusters, &wake, |key| is_within(key, namespace.as_deref()));
+        follow(api, Some(CLUSTER), namespace.as_deref(), cache, trim, notify, on_listed).await;
     };
     (kind, work.boxed())
 }

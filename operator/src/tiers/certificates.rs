@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use crate::api::Tier;
 use crate::context::Context;
 use crate::kubernetes::key::Key;
-use crate::secrets::Known;
+use crate::secrets::Credentials;
 use crate::tiers::redis::act::renew;
 use crate::tiers::redis::decide::{Observed, Sentinel};
 use crate::tiers::stateful;
@@ -27,38 +27,42 @@ const fn port(number: i32) -> u16 {
 
 /// Sees to the servers that show another certificate than they should. Until a pod's volume has the new files, which takes
 /// the kubelet a minute or two, it shows the old one; it is seen to again the next time.
-pub(crate) async fn renew_all(context: &Context, key: &Key, known: &Known, seen: &Observed) {
-    if let Some(wanted) = &known.redis_certificate {
+pub(crate) async fn renew_all(context: &Context, key: &Key, credentials: &Credentials, seen: &Observed) {
+    if let Some(wanted) = &credentials.redis_certificate {
         for server in seen.servers.iter().filter(|server| server.answer.is_some()) {
             // Whom it believes does not show.
-            if known.change.is_none() && is_current(&server.host, port(build::REDIS_PORT), wanted, known).await {
+            if credentials.change.is_none()
+                && is_current(&server.host, port(build::REDIS_PORT), wanted, credentials).await
+            {
                 continue;
             }
-            match renew(&server.host, build::REDIS_PORT, known, build::TLS_FOLDER).await {
+            match renew(&server.host, build::REDIS_PORT, credentials, build::TLS_FOLDER).await {
                 Ok(()) => {
                     metrics::CERTIFICATES.with_label_values(&[Tier::Redis.name()]).inc();
-                    tracing::info!(cluster = %key, host = server.host, "redis reads its certificate anew");
+                    tracing::info!(cluster = %key, host = server.host, "redis reloaded its certificate");
                 }
-                Err(error) => tracing::warn!(cluster = %key, host = server.host, %error, "redis keeps its certificate"),
+                Err(error) => {
+                    tracing::warn!(cluster = %key, host = server.host, %error, "cannot reload the certificate of redis")
+                }
             }
         }
     }
-    let Some(wanted) = &known.sentinel_certificate else { return };
+    let Some(wanted) = &credentials.sentinel_certificate else { return };
     if !seen.sentinels.iter().all(Sentinel::knows_one) {
         return;
     }
-    for place in (0..seen.sentinels.len()).rev() {
-        let ordinal = i32::try_from(place).unwrap_or(i32::MAX);
+    for number in (0..seen.sentinels.len()).rev() {
+        let ordinal = i32::try_from(number).unwrap_or(i32::MAX);
         let host = context.pod_host(key, Tier::Sentinel, ordinal);
-        if is_current(&host, port(build::SENTINEL_PORT), wanted, known).await {
+        if is_current(&host, port(build::SENTINEL_PORT), wanted, credentials).await {
             continue;
         }
-        match stateful::end(context, key, Tier::Sentinel, place).await {
+        match stateful::restart(context, key, Tier::Sentinel, number).await {
             Ok(()) => {
                 metrics::CERTIFICATES.with_label_values(&[Tier::Sentinel.name()]).inc();
-                tracing::info!(cluster = %key, host, "a Sentinel restarts with its renewed certificate");
+                tracing::info!(cluster = %key, host, "restarting Sentinel to load its renewed certificate");
             }
-            Err(error) => tracing::warn!(cluster = %key, host, %error, "a Sentinel keeps its certificate"),
+            Err(error) => tracing::warn!(cluster = %key, host, %error, "cannot restart Sentinel"),
         }
         // The next one when this one is back.
         return;
@@ -66,7 +70,7 @@ pub(crate) async fn renew_all(context: &Context, key: &Key, known: &Known, seen:
 }
 
 /// How long a handshake may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why it is not known.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +88,7 @@ pub(crate) enum Error {
     #[error("{0}")]
     Name(#[from] rustls::pki_types::InvalidDnsNameError),
     /// Nothing in time.
-    #[error("no handshake within {PATIENCE:?}")]
+    #[error("no handshake within {TIMEOUT:?}")]
     Timeout,
 }
 
@@ -92,17 +96,17 @@ pub(crate) enum Error {
 ///
 /// # Errors
 /// [`Error`].
-pub(crate) async fn certificate(
+pub(crate) async fn presented(
     host: &str,
     port: u16,
-    known: &Known,
+    credentials: &Credentials,
 ) -> Result<Option<CertificateDer<'static>>, Error> {
     let mut roots = RootCertStore::empty();
-    for authority in CertificateDer::pem_slice_iter(known.authority.as_bytes()) {
+    for authority in CertificateDer::pem_slice_iter(credentials.authority.as_bytes()) {
         roots.add(authority?)?;
     }
-    let own = CertificateDer::from_pem_slice(known.own.certificate.as_bytes())?;
-    let key = PrivateKeyDer::from_pem_slice(known.own.key.as_bytes())?;
+    let own = CertificateDer::from_pem_slice(credentials.own.certificate.as_bytes())?;
+    let key = PrivateKeyDer::from_pem_slice(credentials.own.key.as_bytes())?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -116,16 +120,16 @@ pub(crate) async fn certificate(
         let chain = session.peer_certificates().unwrap_or_default();
         Ok(chain.first().map(|leaf| leaf.clone().into_owned()))
     };
-    timeout(PATIENCE, shake).await.unwrap_or(Err(Error::Timeout))
+    timeout(TIMEOUT, shake).await.unwrap_or(Err(Error::Timeout))
 }
 
 /// Whether the server shows the certificate that it should. One that is not to be reached is not known to show another.
-pub(crate) async fn is_current(host: &str, port: u16, wanted: &str, known: &Known) -> bool {
+pub(crate) async fn is_current(host: &str, port: u16, wanted: &str, credentials: &Credentials) -> bool {
     let Ok(wanted) = CertificateDer::from_pem_slice(wanted.as_bytes()) else { return true };
-    match certificate(host, port, known).await {
-        Ok(shown) => shown.is_none_or(|shown| shown == wanted),
+    match presented(host, port, credentials).await {
+        Ok(found) => found.is_none_or(|found| found == wanted),
         Err(error) => {
-            tracing::debug!(host, %error, "which certificate it shows is not known");
+            tracing::debug!(host, %error, "cannot determine the presented certificate");
             true
         }
     }

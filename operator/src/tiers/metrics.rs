@@ -28,8 +28,8 @@ fn all() -> [&'static IntGaugeVec; 16] {
     ]
 }
 
-fn pod(key: &Key, tier: Tier, place: usize) -> String {
-    format!("{}-{place}", build::object_name(&key.name, tier))
+fn pod(key: &Key, tier: Tier, ordinal: usize) -> String {
+    format!("{}-{ordinal}", build::object_name(&key.name, tier))
 }
 
 fn set(metric: &IntGaugeVec, key: &Key, pod: &str, value: i64) {
@@ -42,33 +42,33 @@ fn wide(value: u64) -> i64 {
 
 /// Tells of redis and Sentinels.
 pub(crate) fn redis(key: &Key, seen: &redis::decide::Observed) {
-    for (place, server) in seen.servers.iter().enumerate() {
-        let pod = pod(key, Tier::Redis, place);
-        let tell = |metric: &IntGaugeVec, value: i64| set(metric, key, &pod, value);
-        tell(&metrics::REDIS_UP, server.answer.is_some().into());
+    for (ordinal, server) in seen.servers.iter().enumerate() {
+        let pod = pod(key, Tier::Redis, ordinal);
+        let set_one = |metric: &IntGaugeVec, value: i64| set(metric, key, &pod, value);
+        set_one(&metrics::REDIS_UP, server.answer.is_some().into());
         // What is not known is not told: it would look like a fact.
         let Some(answer) = &server.answer else { continue };
-        let figures = answer.figures;
-        tell(&metrics::REDIS_MASTER, answer.master.into());
-        tell(&metrics::REDIS_REPLICAS, i64::try_from(answer.replicas).unwrap_or(i64::MAX));
-        tell(&metrics::REDIS_OFFSET, wide(answer.offset));
-        tell(&metrics::REDIS_KEYS, wide(answer.keys));
-        tell(&metrics::REDIS_MEMORY, figures.used_memory);
-        tell(&metrics::REDIS_MAX_MEMORY, figures.max_memory);
-        tell(&metrics::REDIS_CLIENTS, figures.clients);
-        tell(&metrics::REDIS_COMMANDS, figures.commands);
-        tell(&metrics::REDIS_UPTIME, figures.uptime);
-        tell(&metrics::REDIS_STORED, figures.stored.into());
+        let stats = answer.stats;
+        set_one(&metrics::REDIS_MASTER, answer.master.into());
+        set_one(&metrics::REDIS_REPLICAS, i64::try_from(answer.replicas).unwrap_or(i64::MAX));
+        set_one(&metrics::REDIS_OFFSET, wide(answer.offset));
+        set_one(&metrics::REDIS_KEYS, wide(answer.keys));
+        set_one(&metrics::REDIS_MEMORY, stats.used_memory);
+        set_one(&metrics::REDIS_MAX_MEMORY, stats.max_memory);
+        set_one(&metrics::REDIS_CLIENTS, stats.clients);
+        set_one(&metrics::REDIS_COMMANDS, stats.commands);
+        set_one(&metrics::REDIS_UPTIME, stats.uptime);
+        set_one(&metrics::REDIS_STORED, stats.stored.into());
     }
-    for (place, sentinel) in seen.sentinels.iter().enumerate() {
-        set(&metrics::SENTINEL_UP, key, &pod(key, Tier::Sentinel, place), sentinel.knows_one().into());
+    for (ordinal, sentinel) in seen.sentinels.iter().enumerate() {
+        set(&metrics::SENTINEL_UP, key, &pod(key, Tier::Sentinel, ordinal), sentinel.knows_one().into());
     }
 }
 
 /// Tells of etcd's members.
 pub(crate) fn etcd(key: &Key, seen: &etcd::decide::Observed) {
-    for (place, member) in seen.places.iter().enumerate() {
-        let pod = pod(key, Tier::Etcd, place);
+    for (ordinal, member) in seen.replicas.iter().enumerate() {
+        let pod = pod(key, Tier::Etcd, ordinal);
         set(&metrics::ETCD_VOTES, key, &pod, member.votes().into());
         let Some(answer) = member.answer else { continue };
         set(&metrics::ETCD_SIZE, key, &pod, wide(answer.size));
@@ -82,10 +82,10 @@ pub(crate) fn forget(key: &Key) {
     for (tier, count) in [
         (Tier::Redis, build::REDIS_REPLICAS),
         (Tier::Sentinel, build::SENTINEL_REPLICAS),
-        (Tier::Etcd, build::ETCD_MEMBERS_MOST),
+        (Tier::Etcd, build::MAX_ETCD_MEMBERS),
     ] {
-        for place in 0..usize::try_from(count).unwrap_or_default() {
-            let pod = pod(key, tier, place);
+        for ordinal in 0..usize::try_from(count).unwrap_or_default() {
+            let pod = pod(key, tier, ordinal);
             for metric in all() {
                 // One that was never told of is not there to be removed.
                 let _ = metric.remove_label_values(&[key.namespace.as_str(), key.name.as_str(), pod.as_str()]);
@@ -109,7 +109,7 @@ mod tests {
         let key = Key::new("figures-redis", "demo");
         let server = redis::decide::Server {
             host: "h".to_owned(),
-            latched: true,
+            bootstrapped: true,
             ready: false,
             ending: false,
             outdated: false,

@@ -14,10 +14,11 @@ use crate::kubernetes::key::Key;
 use crate::kubernetes::pod::{is_crashing, is_ending, is_joining, is_outdated, is_ready, revision};
 
 /// The annotation on a volume claim that says: this volume may hold data.
-pub(crate) const LATCH: &str = "imcluster.io/bootstrapped";
+pub(crate) const BOOTSTRAPPED: &str = "imcluster.io/bootstrapped";
+
 /// A pod of a StatefulSet, as the API server last told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Replica {
     /// It is there and ready, and does not end.
     pub(crate) ready: bool,
     /// It is there and is about to end.
@@ -31,15 +32,15 @@ pub(crate) struct Place {
     /// Its container ends again and again.
     pub(crate) crashing: bool,
     /// Its claim says that it may hold data.
-    pub(crate) latched: bool,
+    pub(crate) bootstrapped: bool,
 }
 
-fn name(key: &Key, tier: Tier, place: usize) -> String {
-    format!("{}-{place}", build::object_name(&key.name, tier))
+fn name(key: &Key, tier: Tier, ordinal: usize) -> String {
+    format!("{}-{ordinal}", build::object_name(&key.name, tier))
 }
 
-fn claim(key: &Key, tier: Tier, place: usize) -> String {
-    format!("{}{place}", claims(key, tier))
+fn claim(key: &Key, tier: Tier, ordinal: usize) -> String {
+    format!("{}{ordinal}", claims(key, tier))
 }
 
 /// What the names of a tier's volume claims begin with; the pod's number follows.
@@ -48,7 +49,7 @@ pub(crate) fn claims(key: &Key, tier: Tier) -> String {
 }
 
 /// The first `count` pods of a tier.
-pub(crate) fn places(context: &Context, key: &Key, tier: Tier, count: usize) -> Vec<Place> {
+pub(crate) fn replicas(context: &Context, key: &Key, tier: Tier, count: usize) -> Vec<Replica> {
     let now = Timestamp::now();
     let set = context.stores.typed::<StatefulSet>(&Key::new(&key.namespace, build::object_name(&key.name, tier)));
     let set = set.filter(|set| {
@@ -56,27 +57,27 @@ pub(crate) fn places(context: &Context, key: &Key, tier: Tier, count: usize) -> 
         seen >= set.metadata.generation
     });
     let newest = set.as_ref().and_then(|set| set.status.as_ref()?.update_revision.as_deref());
-    let place = |number| {
+    let replica = |number| {
         let pod = context.stores.pods.get(&Key::new(&key.namespace, name(key, tier, number)));
         let claim = context.stores.claims.get(&Key::new(&key.namespace, claim(key, tier, number)));
         let outdated = |pod: &Pod| set.as_ref().is_some_and(|set| newest.is_some() && is_outdated(set, newest, pod));
         let stale = |pod: &Pod| newest.is_some_and(|newest| revision(pod) != Some(newest));
-        Place {
+        Replica {
             ready: pod.as_ref().is_some_and(|pod| is_ready(pod) && !is_ending(pod)),
             ending: pod.as_ref().is_some_and(|pod| is_ending(pod)),
             outdated: pod.as_ref().is_some_and(|pod| outdated(pod)),
             stale: pod.as_ref().is_some_and(|pod| stale(pod)),
             joining: pod.as_ref().is_some_and(|pod| is_joining(pod, now)),
             crashing: pod.as_ref().is_some_and(|pod| is_crashing(pod)),
-            latched: claim.is_some_and(|claim| claim.annotations().contains_key(LATCH)),
+            bootstrapped: claim.is_some_and(|claim| claim.annotations().contains_key(BOOTSTRAPPED)),
         }
     };
-    (0..count).map(place).collect()
+    (0..count).map(replica).collect()
 }
 
 /// Whether a pod is there and began before this.
-pub(crate) fn is_older(context: &Context, key: &Key, tier: Tier, place: usize, than: Timestamp) -> bool {
-    let pod = context.stores.pods.get(&Key::new(&key.namespace, name(key, tier, place)));
+pub(crate) fn is_older(context: &Context, key: &Key, tier: Tier, ordinal: usize, than: Timestamp) -> bool {
+    let pod = context.stores.pods.get(&Key::new(&key.namespace, name(key, tier, ordinal)));
     pod.and_then(|pod| pod.creation_timestamp()).is_some_and(|created| created.0 < than)
 }
 
@@ -84,10 +85,15 @@ pub(crate) fn is_older(context: &Context, key: &Key, tier: Tier, place: usize, t
 ///
 /// # Errors
 /// The API server.
-pub(crate) async fn latch(context: &Context, key: &Key, tier: Tier, place: usize) -> Result<(), kube::Error> {
+pub(crate) async fn mark_bootstrapped(
+    context: &Context,
+    key: &Key,
+    tier: Tier,
+    ordinal: usize,
+) -> Result<(), kube::Error> {
     let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &key.namespace);
-    let patch = json!({"metadata": {"annotations": {LATCH: "true"}}});
-    let claim = api.patch(&claim(key, tier, place), &PatchParams::default(), &Patch::Merge(patch)).await?;
+    let patch = json!({"metadata": {"annotations": {BOOTSTRAPPED: "true"}}});
+    let claim = api.patch(&claim(key, tier, ordinal), &PatchParams::default(), &Patch::Merge(patch)).await?;
     context.stores.claims.put(claim);
     Ok(())
 }
@@ -106,8 +112,8 @@ pub(crate) async fn remove_annotation(context: &Context, key: &Key, annotation: 
 ///
 /// # Errors
 /// The API server. A pod that is gone already is none.
-pub(crate) async fn end(context: &Context, key: &Key, tier: Tier, place: usize) -> Result<(), kube::Error> {
-    let name = name(key, tier, place);
+pub(crate) async fn restart(context: &Context, key: &Key, tier: Tier, ordinal: usize) -> Result<(), kube::Error> {
+    let name = name(key, tier, ordinal);
     let Some(pod) = context.stores.pods.get(&Key::new(&key.namespace, &name)) else { return Ok(()) };
     let preconditions = Preconditions { uid: pod.uid(), resource_version: None };
     let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };

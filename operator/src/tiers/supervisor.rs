@@ -14,7 +14,7 @@ use crate::backoff::backoff;
 use crate::context::Context;
 use crate::kubernetes::key::Key;
 use crate::metrics::HAND_OVERS_FAILED;
-use crate::secrets::Known;
+use crate::secrets::Credentials;
 use crate::tiers::{certificates, etcd, metrics, redis};
 
 /// While redis or etcd are being set up, replaced or missed, they are observed this often.
@@ -57,7 +57,7 @@ pub(crate) struct Supervisors {
 struct Supervisor {
     task: AbortHandle,
     hurry: Arc<Notify>,
-    known: watch::Sender<Known>,
+    credentials: watch::Sender<Credentials>,
     status: watch::Receiver<Option<StoreStatus>>,
 }
 
@@ -71,30 +71,30 @@ impl Supervisors {
     }
 
     /// What was found last; begins a task where there is none. `None`: nothing yet.
-    pub(crate) fn status(&self, context: &Arc<Context>, key: &Key, known: &Known) -> Option<StoreStatus> {
+    pub(crate) fn status(&self, context: &Arc<Context>, key: &Key, credentials: &Credentials) -> Option<StoreStatus> {
         let mut running = self.running();
         if let Some(supervisor) = running.get(key).filter(|supervisor| !supervisor.task.is_finished()) {
-            supervisor.known.send_if_modified(|now| {
-                let new = now != known;
-                now.clone_from(known);
+            supervisor.credentials.send_if_modified(|now| {
+                let new = now != credentials;
+                now.clone_from(credentials);
                 new
             });
             return supervisor.status.borrow().clone();
         }
-        let (known, inputs) = watch::channel(known.clone());
+        let (credentials, inputs) = watch::channel(credentials.clone());
         let (results, status) = watch::channel(None);
         let hurry = Arc::new(Notify::new());
         let work = Work {
             context: Arc::downgrade(context),
             permits: Arc::clone(&self.permits),
             key: key.clone(),
-            known: inputs,
+            credentials: inputs,
             hurry: Arc::clone(&hurry),
             status: results,
             memory: Memory { certificates: Instant::now(), failover: None },
         };
         let task = tokio::spawn(work.run()).abort_handle();
-        running.insert(key.clone(), Supervisor { task, hurry, known, status });
+        running.insert(key.clone(), Supervisor { task, hurry, credentials, status });
         None
     }
 
@@ -139,12 +139,12 @@ impl Memory {
     /// Whether a thing is to be done now.
     fn is_due(&self, action: &redis::decide::Action) -> bool {
         let waits = self.failover.is_some_and(|(_, next)| Instant::now() < next);
-        !(waits && matches!(action, redis::decide::Action::HandOver(_)))
+        !(waits && matches!(action, redis::decide::Action::Failover(_)))
     }
 
     /// Remembers how a failover ended.
     fn tried(&mut self, action: &redis::decide::Action, done: bool) {
-        if !matches!(action, redis::decide::Action::HandOver(_)) {
+        if !matches!(action, redis::decide::Action::Failover(_)) {
             return;
         }
         let failures = self.failover.map_or(1, |(failures, _)| failures.saturating_add(1));
@@ -158,7 +158,7 @@ struct Work {
     context: Weak<Context>,
     permits: Arc<Semaphore>,
     key: Key,
-    known: watch::Receiver<Known>,
+    credentials: watch::Receiver<Credentials>,
     hurry: Arc<Notify>,
     status: watch::Sender<Option<StoreStatus>>,
     memory: Memory,
@@ -169,8 +169,8 @@ impl Work {
         loop {
             let Some(context) = self.context.upgrade() else { return };
             let Some(cluster) = context.stores.clusters.get(&self.key) else { return };
-            let known = self.known.borrow().clone();
-            let (status, pause) = Box::pin(self.round(&context, &cluster, &known)).await;
+            let credentials = self.credentials.borrow().clone();
+            let (status, pause) = Box::pin(self.round(&context, &cluster, &credentials)).await;
             let new = self.status.send_if_modified(|before| {
                 let new = before.as_ref() != Some(&status);
                 *before = Some(status);
@@ -186,14 +186,19 @@ impl Work {
     }
 
     /// Observes, decides and acts once. Returns what was found and when the next round is due.
-    async fn round(&mut self, context: &Context, cluster: &ImCluster, known: &Known) -> (StoreStatus, Duration) {
+    async fn round(
+        &mut self,
+        context: &Context,
+        cluster: &ImCluster,
+        credentials: &Credentials,
+    ) -> (StoreStatus, Duration) {
         let mut status = StoreStatus::default();
         let mut busy = false;
         if cluster.spec.redis.mode != RedisMode::External {
-            busy |= self.redis(context, cluster, known, &mut status).await;
+            busy |= self.redis(context, cluster, credentials, &mut status).await;
         }
         if cluster.spec.etcd.mode == EtcdMode::Managed {
-            busy |= self.etcd(context, cluster, known, &mut status).await;
+            busy |= self.etcd(context, cluster, credentials, &mut status).await;
         }
         let holds = |verdict: &Option<Verdict>| verdict.as_ref().is_none_or(Verdict::holds);
         let settled = !busy && holds(&status.redis) && holds(&status.etcd);
@@ -201,9 +206,15 @@ impl Work {
     }
 
     /// Returns whether anything was to be done.
-    async fn redis(&mut self, context: &Context, cluster: &ImCluster, known: &Known, status: &mut StoreStatus) -> bool {
+    async fn redis(
+        &mut self,
+        context: &Context,
+        cluster: &ImCluster,
+        credentials: &Credentials,
+        status: &mut StoreStatus,
+    ) -> bool {
         let key = &self.key;
-        let seen = redis::observe::observe(context, key, cluster, known).await;
+        let seen = redis::observe::observe(context, key, cluster, credentials).await;
         metrics::redis(key, &seen);
         let decision = redis::decide::decide(&seen);
         let mut acted = false;
@@ -215,50 +226,60 @@ impl Work {
             if !context.gate.is_open() {
                 break;
             }
-            let done = redis::act::act(context, &self.permits, key, known, &seen, action).await;
+            let done = redis::act::act(context, &self.permits, key, credentials, &seen, action).await;
             self.memory.tried(action, done.is_ok());
             if let Err(error) = done {
                 tracing::warn!(cluster = %key, ?action, %error, "redis action failed, will retry");
-                if let redis::decide::Action::HandOver(_) = action {
+                if let redis::decide::Action::Failover(_) = action {
                     HAND_OVERS_FAILED.inc();
                     context.events.warning(cluster, "HandOverFailed", &error.to_string()).await;
                 }
                 break;
             }
         }
-        let master = decision.master.and_then(|place| seen.servers.get(place));
+        let master = decision.master.and_then(|ordinal| seen.servers.get(ordinal));
         status.master = master.and_then(|server| server.host.split('.').next()).map(str::to_owned);
-        status.redis_bootstrapped = seen.servers.iter().any(|server| server.latched);
+        status.redis_bootstrapped = seen.servers.iter().any(|server| server.bootstrapped);
         let quiet = !acted && decision.verdict.holds() && !is_left_alone(cluster);
         if quiet && self.memory.certificates.elapsed() >= CERTIFICATES {
             self.memory.certificates = Instant::now();
-            certificates::renew_all(context, key, known, &seen).await;
+            certificates::renew_all(context, key, credentials, &seen).await;
         }
         status.redis = Some(decision.verdict);
         acted
     }
 
     /// Returns whether anything was to be done, or a member is not yet what it is to be.
-    async fn etcd(&mut self, context: &Context, cluster: &ImCluster, known: &Known, status: &mut StoreStatus) -> bool {
+    async fn etcd(
+        &mut self,
+        context: &Context,
+        cluster: &ImCluster,
+        credentials: &Credentials,
+        status: &mut StoreStatus,
+    ) -> bool {
         let key = &self.key;
-        let seen = etcd::observe::observe(context, key, cluster, known).await;
+        let seen = etcd::observe::observe(context, key, cluster, credentials).await;
         metrics::etcd(key, &seen);
         let decision = etcd::decide::decide(&seen);
-        let serving = seen.places.iter().position(|place| place.answer.is_some_and(|answer| !answer.learner));
+        let serving = seen.replicas.iter().position(|replica| replica.answer.is_some_and(|answer| !answer.learner));
         let mut acted = false;
         for action in decision.actions.iter().filter(|_| !is_left_alone(cluster)) {
             acted = true;
             if !context.gate.is_open() {
                 break;
             }
-            if let Err(error) = etcd::act::act(context, key, known, serving.unwrap_or_default(), *action).await {
+            if let Err(error) = etcd::act::act(context, key, credentials, serving.unwrap_or_default(), *action).await {
                 tracing::warn!(cluster = %key, ?action, %error, "etcd action failed, will retry");
                 break;
             }
         }
         status.etcd_bootstrapped = decision.existing;
         status.etcd = Some(decision.verdict);
-        acted || seen.places.iter().any(|place| place.outdated || place.answer.is_none_or(|answer| answer.learner))
+        acted
+            || seen
+                .replicas
+                .iter()
+                .any(|replica| replica.outdated || replica.answer.is_none_or(|answer| answer.learner))
     }
 }
 

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::pki::{self, Pair};
-use crate::secrets::Known;
+use crate::secrets::Credentials;
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 
@@ -75,8 +75,8 @@ impl Authority {
         }
     }
 
-    fn known(&self, shown: &Pair) -> Known {
-        Known {
+    fn known(&self, shown: &Pair) -> Credentials {
+        Credentials {
             authority: self.0.certificate.clone(),
             change: None,
             authority_until: Timestamp::MAX,

@@ -58,29 +58,18 @@ pub(crate) async fn grow(context: &Context, valid: &Valid) -> Result<Growth, kub
     let mut growth = Growth::default();
     for (tier, storage) in stored(valid.spec()) {
         for mut claim in claims(context, &key, tier) {
-            let name = claim.name_any();
             match step(&claim, &storage.size) {
                 Step::None => {}
-                Step::Ask => {
-                    let patch = json!({"spec": {"resources": {"requests": {"storage": storage.size}}}});
-                    match api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
-                        Ok(larger) => {
-                            tracing::info!(cluster = %key, claim = name, size = storage.size.0, "asked for a larger volume");
-                            growth.wrote = true;
-                            growth.growing.push(format!("{name}: asked for {}", storage.size.0));
-                            context.stores.claims.put(larger.clone());
-                            claim = larger;
-                        }
-                        Err(kube::Error::Api(status)) if matches!(status.code, 403 | 422) => {
-                            let tier = tier.name();
-                            growth.stuck.push(format!(
-                                "{name} can't grow to the {} of spec.{tier}.storage.size: {}: set allowVolumeExpansion in its StorageClass if its driver can, or the size back to what it was",
-                                storage.size.0, status.message
-                            ));
-                        }
-                        Err(error) => return Err(error),
+                Step::Ask => match enlarge(&api, &claim, tier, &storage.size).await? {
+                    Ok(larger) => {
+                        tracing::info!(cluster = %key, claim = claim.name_any(), size = storage.size.0, "requested a larger volume");
+                        growth.wrote = true;
+                        growth.growing.push(format!("{}: asked for {}", claim.name_any(), storage.size.0));
+                        context.stores.claims.put(larger.clone());
+                        claim = larger;
                     }
-                }
+                    Err(why) => growth.stuck.push(why),
+                },
                 Step::Wait(why) => growth.growing.push(why),
                 Step::Stuck(why) => growth.stuck.push(why),
             }
@@ -88,6 +77,27 @@ pub(crate) async fn grow(context: &Context, valid: &Valid) -> Result<Growth, kub
         }
     }
     Ok(growth)
+}
+
+/// Asks for a larger volume; `Err` says why the API server refuses that.
+async fn enlarge(
+    api: &Api<PersistentVolumeClaim>,
+    claim: &PersistentVolumeClaim,
+    tier: Tier,
+    size: &Quantity,
+) -> Result<Result<PersistentVolumeClaim, String>, kube::Error> {
+    let name = claim.name_any();
+    let patch = json!({"spec": {"resources": {"requests": {"storage": size}}}});
+    match api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        Ok(larger) => Ok(Ok(larger)),
+        Err(kube::Error::Api(status)) if matches!(status.code, 403 | 422) => Ok(Err(format!(
+            "{name} can't grow to the {} of spec.{}.storage.size: {}: set allowVolumeExpansion in its StorageClass if its driver can, or the size back to what it was",
+            size.0,
+            tier.name(),
+            status.message
+        ))),
+        Err(error) => Err(error),
+    }
 }
 
 impl Growth {

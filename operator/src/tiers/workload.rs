@@ -15,11 +15,11 @@ use crate::kubernetes::pod::{COMPONENT, CRASH_LOOP, is_ending, is_of, is_outdate
 use crate::kubernetes::stores::Stores;
 
 /// A claim may wait so long for its volume before that is told, in seconds.
-const CLAIM_PATIENCE: i64 = 20;
+const CLAIM_GRACE: i64 = 20;
 
 /// A tier as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct Workload {
     /// Pods asked for.
     pub(crate) wanted: i32,
     /// Pods there are, without those that end.
@@ -36,13 +36,13 @@ pub(crate) struct Seen {
     pub(crate) trouble: Option<(Reason, String)>,
 }
 
-impl Seen {
+impl Workload {
     /// Whether every pod asked for is there and ready, of the newest template, and no other.
     pub(crate) fn is_complete(&self) -> bool {
         self.rolled_out && self.ready >= self.wanted && self.replicas == self.wanted
     }
 
-    /// The tag of [`Seen::image`], or its digest.
+    /// The tag of [`Workload::image`], or its digest.
     pub(crate) fn version(&self) -> Option<String> {
         let image = self.image.as_deref()?;
         let name = image.rsplit('/').next()?;
@@ -52,7 +52,7 @@ impl Seen {
 }
 
 /// A tier of an ImCluster as the caches have it.
-pub(crate) fn tier(stores: &Stores, cluster: &Key, tier: Tier, now: Timestamp) -> Seen {
+pub(crate) fn tier(stores: &Stores, cluster: &Key, tier: Tier, now: Timestamp) -> Workload {
     let pods: Vec<Arc<Pod>> = stores.pods.of_cluster(cluster).into_iter().filter(|pod| is_of(pod, tier)).collect();
     let name = Key::new(&cluster.namespace, format!("{}-{}", cluster.name, tier.name()));
     let mut seen = of_pods(&pods);
@@ -67,22 +67,22 @@ pub(crate) fn tier(stores: &Stores, cluster: &Key, tier: Tier, now: Timestamp) -
         seen.rolled_out = set_rolled_out(&set, &pods);
     }
     let claims = stores.claims.of_cluster(cluster);
-    let trouble = trouble.or_else(|| waiting(&claims, tier, now));
+    let trouble = trouble.or_else(|| pending_claim(&claims, tier, now));
     // What a pod says of itself is more than that it is late.
     seen.trouble = trouble.or_else(|| pods.iter().find_map(|pod| of_pod(pod))).or(lateness);
     seen
 }
 
-fn of_pods(pods: &[Arc<Pod>]) -> Seen {
+fn of_pods(pods: &[Arc<Pod>]) -> Workload {
     let (ending, staying): (Vec<_>, Vec<_>) = pods.iter().filter(|pod| !is_over(pod)).partition(|pod| is_ending(pod));
     let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
     let images: BTreeSet<String> = staying.iter().filter_map(|pod| main_image(pod)).collect();
-    Seen {
+    Workload {
         replicas: count(staying.len()),
         ready: count(staying.iter().filter(|pod| is_ready(pod)).count()),
         ending: count(ending.len()),
         image: if images.len() == 1 { images.into_iter().next() } else { None },
-        ..Seen::default()
+        ..Workload::default()
     }
 }
 
@@ -124,16 +124,17 @@ fn late(deployment: &Deployment) -> Option<(Reason, String)> {
     let is_late = |reason: &Option<String>| reason.as_deref() == Some("ProgressDeadlineExceeded");
     let late = conditions.find(|condition| condition.type_ == "Progressing" && is_late(&condition.reason))?;
     let told = late.message.clone().unwrap_or_default();
-    let message = format!("{told} Its pods do not become ready: see kubectl describe and kubectl logs of the newest");
+    let message =
+        format!("{told} Its new pods do not become ready: see kubectl describe and kubectl logs of the newest");
     Some((Reason::ProgressDeadlineExceeded, message))
 }
 
-fn waiting(claims: &[Arc<PersistentVolumeClaim>], tier: Tier, now: Timestamp) -> Option<(Reason, String)> {
+fn pending_claim(claims: &[Arc<PersistentVolumeClaim>], tier: Tier, now: Timestamp) -> Option<(Reason, String)> {
     let of_tier = claims.iter().filter(|claim| claim.labels().get(COMPONENT).is_some_and(|of| of == tier.name()));
     let mut pending = of_tier.filter(|claim| {
         let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
         let since = claim.creation_timestamp().map_or(now, |time| time.0);
-        phase == Some("Pending") && now.as_second() - since.as_second() >= CLAIM_PATIENCE
+        phase == Some("Pending") && now.as_second() - since.as_second() >= CLAIM_GRACE
     });
     let claim = pending.next()?;
     let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.clone());
@@ -171,14 +172,14 @@ fn of_container(pod: &str, container: &ContainerStatus) -> Option<(Reason, Strin
         "ImagePullBackOff" | "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" => {
             // What the kubelet says of it changes with every attempt.
             let image = &container.image;
-            let message = format!("pod {pod} can't have the image {image}: see kubectl describe pod {pod}");
+            let message = format!("pod {pod} cannot pull the image {image}: see kubectl describe pod {pod}");
             return Some((Reason::ImagePullFailed, message));
         }
         CRASH_LOOP => {
             let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
             let code = last.map_or_else(String::new, |last| format!(" with exit code {}", last.exit_code));
             let message = format!(
-                "pod {pod}, container {} ends again and again{code}: see kubectl logs {pod} -c {} --previous",
+                "pod {pod}, container {} keeps crashing{code}: see kubectl logs {pod} -c {} --previous",
                 container.name, container.name
             );
             return Some((Reason::CrashLooping, message));
@@ -276,9 +277,9 @@ mod tests {
                 "labels": {COMPONENT: "redis"}}, "spec": {}, "status": {"phase": "Pending"}});
             Arc::new(serde_json::from_value::<PersistentVolumeClaim>(claim).unwrap())
         };
-        assert_eq!(waiting(&[claim(5)], Tier::Redis, now), None);
-        assert_eq!(waiting(&[claim(60)], Tier::Redis, now).unwrap().0, Reason::VolumePending);
-        assert_eq!(waiting(&[claim(60)], Tier::Etcd, now), None);
+        assert_eq!(pending_claim(&[claim(5)], Tier::Redis, now), None);
+        assert_eq!(pending_claim(&[claim(60)], Tier::Redis, now).unwrap().0, Reason::VolumePending);
+        assert_eq!(pending_claim(&[claim(60)], Tier::Etcd, now), None);
     }
 
     #[test]
@@ -289,7 +290,7 @@ mod tests {
             ("registry:5000/imcluster/connect:0.1.0", "0.1.0"),
             ("connect@sha256:ab", "sha256:ab"),
         ] {
-            let seen = Seen { image: Some(image.to_owned()), ..Seen::default() };
+            let seen = Workload { image: Some(image.to_owned()), ..Workload::default() };
             assert_eq!(seen.version().as_deref(), Some(version), "{image}");
         }
     }

@@ -39,15 +39,15 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// What is to be done with a report, given the one that stands.
-    pub(crate) fn judge(&self, standing: Option<&ImClusterStatus>, new: &ImClusterStatus) -> Held {
-        let Some(standing) = standing else { return Held::Written };
-        if standing == new {
+    pub(crate) fn judge(&self, current: Option<&ImClusterStatus>, new: &ImClusterStatus) -> Held {
+        let Some(current) = current else { return Held::Written };
+        if current == new {
             return Held::Same;
         }
-        if !only_counts_differ(standing, new) {
+        if !only_counts_differ(current, new) {
             return Held::Written;
         }
-        if !counts_moved(standing, new) {
+        if !counts_moved(current, new) {
             return Held::Small;
         }
         let left = self.counted.map(|at| COUNTS_EVERY.saturating_sub(at.elapsed())).unwrap_or_default();

@@ -40,7 +40,7 @@ async fn one_leads_and_the_other_waits_until_it_gives_the_lease_back() {
 
     let (mut two, other_gate) = candidate(&server, "two");
     let keeping = async {
-        let _ = timeout(60 * SECOND, one.keep()).await;
+        let _ = timeout(60 * SECOND, one.renew_until_lost()).await;
     };
     let waiting = timeout(60 * SECOND, two.acquire());
     let ((), waited) = tokio::join!(keeping, waiting);
@@ -93,7 +93,7 @@ async fn who_cannot_renew_is_told_before_another_may_lead() {
     let begun = Instant::now();
     server.fail("update", "leases", 500, usize::MAX);
     server.fail("get", "leases", 500, usize::MAX);
-    let lost = timeout(60 * SECOND, one.keep()).await.unwrap();
+    let lost = timeout(60 * SECOND, one.renew_until_lost()).await.unwrap();
     assert!(begun.elapsed() < 15 * SECOND, "{:?}", begun.elapsed());
     assert!(lost.to_string().contains("chat/im-operator"), "{lost}");
     assert!(!gate.is_open());
@@ -106,7 +106,7 @@ async fn short_faults_cost_nothing() {
     one.acquire().await;
     for code in [409, 429, 500, 503] {
         server.fail("update", "leases", code, 2);
-        assert!(timeout(20 * SECOND, one.keep()).await.is_err(), "{code}");
+        assert!(timeout(20 * SECOND, one.renew_until_lost()).await.is_err(), "{code}");
         assert!(gate.is_open());
     }
     assert_eq!(server.failures_left(), 0);
@@ -118,7 +118,7 @@ async fn a_lease_that_another_took_is_lost() {
     let (mut one, gate) = candidate(&server, "one");
     one.acquire().await;
     server.edit("leases", "im-operator", |lease| lease["spec"]["holderIdentity"] = json!("two"));
-    let lost = timeout(60 * SECOND, one.keep()).await.unwrap();
+    let lost = timeout(60 * SECOND, one.renew_until_lost()).await.unwrap();
     assert!(lost.to_string().contains("two"), "{lost}");
     assert!(!gate.is_open());
     one.release().await;

@@ -6,7 +6,7 @@ use crate::api::{ConditionStatus, ConditionType, ImCluster, Reason};
 use crate::controller::status::{Findings, compose};
 use crate::kubernetes::object::Objects;
 use crate::tiers::volumes::Growth;
-use crate::tiers::workload::Seen;
+use crate::tiers::workload::Workload;
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::time::sleep;
@@ -18,7 +18,7 @@ fn volumes_that_grow_and_those_that_cannot_are_reported() {
     let mut object = cluster(&external());
     object["status"] = json!({"version": "1.0.0"});
     let object: ImCluster = serde_json::from_value(object).unwrap();
-    let whole = Seen { wanted: 1, replicas: 1, ready: 1, rolled_out: true, ..Seen::default() };
+    let whole = Workload { wanted: 1, replicas: 1, ready: 1, rolled_out: true, ..Workload::default() };
     let applied = Objects::nothing_applied();
     let report = |volumes: Growth| {
         let found = Findings {

@@ -27,12 +27,12 @@ pub(crate) async fn act(context: &Context, key: &Key, decided: &Decision) -> Res
     for (name, accepts) in &decided.accept {
         let value = if *accepts { json!(build::ACCEPT_YES) } else { Value::Null };
         patch(context, key, name, json!({"labels": {build::ACCEPT: value}})).await?;
-        tracing::info!(cluster = %key, pod = name, accepts, "new clients");
+        tracing::info!(cluster = %key, pod = name, accepts, "changed whether the pod accepts new clients");
     }
     for (name, cost) in &decided.cost {
         let value = cost.map_or(Value::Null, |cost| json!(cost.to_string()));
         patch(context, key, name, json!({"annotations": {COST: value}})).await?;
-        tracing::info!(cluster = %key, pod = name, marked = cost.is_some(), "the next to go");
+        tracing::info!(cluster = %key, pod = name, marked = cost.is_some(), "changed the deletion cost of the pod");
     }
     Ok(!decided.accept.is_empty() || !decided.cost.is_empty())
 }

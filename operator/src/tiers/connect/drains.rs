@@ -1,4 +1,4 @@
-//! What connect pods say of their connections and drains: `GET /drain` of their admin port, asked beside the visits and
+//! What connect pods say of their connections and drains: `GET /drain` of their admin port, asked beside reconciliations and
 //! never during one. A pod that does not answer is unknown: not empty.
 
 use std::collections::{HashMap, HashSet};
@@ -18,9 +18,9 @@ use crate::kubernetes::key::Key;
 use crate::metrics;
 
 /// How long a pod may take to answer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(2);
 /// Pods asked at the same time.
-const AT_ONCE: usize = 32;
+const CONCURRENCY: usize = 32;
 /// An answer is short.
 const MAX_ANSWER: usize = 64 * 1024;
 /// The admin port of every pod.
@@ -59,14 +59,14 @@ pub(crate) enum Phase {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// No connection, or it broke.
-    #[error("it cannot be reached: {0}")]
+    #[error("unreachable: {0}")]
     Unreachable(String),
-    /// No answer in [`PATIENCE`].
-    #[error("it did not answer within {PATIENCE:?}")]
-    Silent,
+    /// No answer in [`TIMEOUT`].
+    #[error("no answer within {TIMEOUT:?}")]
+    Timeout,
     /// An answer that is none.
-    #[error("its answer is not understood: {0}")]
-    Strange(String),
+    #[error("unexpected answer: {0}")]
+    Unexpected(String),
 }
 
 /// The last readings, by the pods' UIDs. Cheap to clone.
@@ -75,7 +75,7 @@ pub(crate) struct Readings(Arc<RwLock<HashMap<String, Option<Reading>>>>);
 
 impl Readings {
     /// What a pod said last. `None`: it was asked and did not answer, or was not asked yet.
-    pub(crate) fn of(&self, uid: &str) -> Option<Reading> {
+    pub(crate) fn get(&self, uid: &str) -> Option<Reading> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(uid).cloned().flatten()
     }
 
@@ -84,7 +84,7 @@ impl Readings {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes an answer, or that there was none; says whether that is worth a visit.
+    /// Takes an answer, or that there was none; says whether that is worth a reconciliation.
     pub(crate) fn put(&self, uid: &str, reading: Option<Reading>) -> bool {
         let mut readings = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let before = readings.insert(uid.to_owned(), reading.clone());
@@ -96,7 +96,7 @@ impl Readings {
     }
 
     /// Forgets all pods but these.
-    pub(crate) fn keep(&self, uids: &HashSet<String>) {
+    pub(crate) fn retain(&self, uids: &HashSet<String>) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| uids.contains(uid));
     }
 }
@@ -109,69 +109,74 @@ pub(crate) fn moved(before: u64, now: u64) -> bool {
 
 /// Asks pods.
 #[derive(Debug, Clone)]
-pub(crate) struct Asking {
+pub(crate) struct DrainClient {
     client: Client<HttpConnector, Empty<Bytes>>,
     port: u16,
 }
 
-impl Default for Asking {
+impl Default for DrainClient {
     fn default() -> Self {
         Self::at(PORT)
     }
 }
 
-impl Asking {
+impl DrainClient {
     /// Of pods whose admin port is this.
     pub(crate) fn at(port: u16) -> Self {
         let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(PATIENCE));
+        connector.set_connect_timeout(Some(TIMEOUT));
         Self { client: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector), port }
     }
 
     /// What the pod at an address says.
     ///
     /// # Errors
-    /// [`Error`], after [`PATIENCE`] at the latest.
-    pub(crate) async fn ask(&self, address: &str) -> Result<Reading, Error> {
+    /// [`Error`], after [`TIMEOUT`] at the latest.
+    pub(crate) async fn read(&self, address: &str) -> Result<Reading, Error> {
         let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
         let uri = format!("http://{host}:{}/drain", self.port);
         let uri = uri.parse().map_err(|error: http::uri::InvalidUri| Error::Unreachable(error.to_string()))?;
         let asked = async {
             let answer = self.client.get(uri).await.map_err(|error| Error::Unreachable(error.to_string()))?;
             if !answer.status().is_success() {
-                return Err(Error::Strange(answer.status().to_string()));
+                return Err(Error::Unexpected(answer.status().to_string()));
             }
             let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
             let body = body.map_err(|error| Error::Unreachable(error.to_string()))?.to_bytes();
-            let reading: Reading = serde_json::from_slice(&body).map_err(|error| Error::Strange(error.to_string()))?;
-            if reading.version == 1 { Ok(reading) } else { Err(Error::Strange(format!("version {}", reading.version))) }
+            let reading: Reading =
+                serde_json::from_slice(&body).map_err(|error| Error::Unexpected(error.to_string()))?;
+            if reading.version == 1 {
+                Ok(reading)
+            } else {
+                Err(Error::Unexpected(format!("version {}", reading.version)))
+            }
         };
-        tokio::time::timeout(PATIENCE, asked).await.unwrap_or(Err(Error::Silent))
+        tokio::time::timeout(TIMEOUT, asked).await.unwrap_or(Err(Error::Timeout))
     }
 
     /// Asks all these pods once; returns the ImClusters for which something has changed.
-    pub(crate) async fn round(&self, pods: &[Arc<Pod>], readings: &Readings) -> HashSet<Key> {
+    pub(crate) async fn read_all(&self, pods: &[Arc<Pod>], readings: &Readings) -> HashSet<Key> {
         let askable = pods.iter().filter_map(|pod| {
             let address = pod.status.as_ref()?.pod_ip.clone()?;
             Some((Key::of_cluster(pod.as_ref())?, pod.metadata.uid.clone()?, address))
         });
         let askable: Vec<_> = askable.collect();
-        readings.keep(&askable.iter().map(|(_, uid, _)| uid.clone()).collect());
+        readings.retain(&askable.iter().map(|(_, uid, _)| uid.clone()).collect());
         let answers = futures::stream::iter(askable).map(|(cluster, uid, address)| async move {
-            let reading = self.ask(&address).await;
+            let reading = self.read(&address).await;
             let outcome = match &reading {
                 Ok(_) => "answered",
                 Err(Error::Unreachable(_)) => "unreachable",
-                Err(Error::Silent) => "silent",
-                Err(Error::Strange(_)) => "strange",
+                Err(Error::Timeout) => "silent",
+                Err(Error::Unexpected(_)) => "strange",
             };
             metrics::DRAIN_READS.with_label_values(&[outcome]).inc();
             if let Err(error) = &reading {
-                tracing::debug!(%cluster, uid, %error, "a connect pod says nothing");
+                tracing::debug!(%cluster, uid, %error, "connect pod did not answer");
             }
             readings.put(&uid, reading.ok()).then_some(cluster)
         });
-        answers.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
+        answers.buffer_unordered(CONCURRENCY).filter_map(std::future::ready).collect().await
     }
 }
 
@@ -196,7 +201,7 @@ mod tests {
     #[tokio::test]
     async fn a_pod_that_answers_is_read() {
         let address = serve(Router::new().route("/drain", get(async || LINE))).await;
-        let reading = Asking::at(address.port()).ask("127.0.0.1").await.unwrap();
+        let reading = DrainClient::at(address.port()).read("127.0.0.1").await.unwrap();
         assert_eq!((reading.phase, reading.connections, reading.initial), (Phase::Draining, 7, Some(12)));
         assert_eq!(reading.rate, Some(16.5));
     }
@@ -204,17 +209,17 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_answer_is_an_error() {
         let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        let asked = Asking::at(nobody.port()).ask("127.0.0.1").await;
+        let asked = DrainClient::at(nobody.port()).read("127.0.0.1").await;
         assert!(matches!(asked, Err(Error::Unreachable(_))), "{asked:?}");
 
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let asked = Asking::at(silent.local_addr().unwrap().port()).ask("127.0.0.1").await;
-        assert!(matches!(asked, Err(Error::Silent)), "{asked:?}");
+        let asked = DrainClient::at(silent.local_addr().unwrap().port()).read("127.0.0.1").await;
+        assert!(matches!(asked, Err(Error::Timeout)), "{asked:?}");
 
         for strange in ["[]", r#"{"version":2,"phase":"serving","connections":0}"#] {
             let address = serve(Router::new().route("/drain", get(async move || strange))).await;
-            let asked = Asking::at(address.port()).ask("127.0.0.1").await;
-            assert!(matches!(asked, Err(Error::Strange(_))), "{asked:?}");
+            let asked = DrainClient::at(address.port()).read("127.0.0.1").await;
+            assert!(matches!(asked, Err(Error::Unexpected(_))), "{asked:?}");
         }
     }
 
@@ -226,10 +231,10 @@ mod tests {
         assert!(!readings.put("a", reading(1049)));
         assert!(readings.put("a", reading(1200)));
         assert!(readings.put("a", None));
-        assert_eq!(readings.of("a"), None);
+        assert_eq!(readings.get("a"), None);
         assert!(!readings.put("a", None));
         assert!(readings.put("a", reading(1)) && readings.put("a", reading(0)));
-        readings.keep(&HashSet::new());
+        readings.retain(&HashSet::new());
         assert!(readings.all().is_empty());
     }
 }

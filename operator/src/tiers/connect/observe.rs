@@ -51,7 +51,7 @@ pub(crate) fn observe(context: &Context, valid: &Valid) -> Observed {
 
 fn pod(context: &Context, pod: &Pod, newest: Option<&str>) -> decide::Pod {
     let ending = is_ending(pod);
-    let reading = pod.uid().and_then(|uid| context.readings.of(&uid));
+    let reading = pod.uid().and_then(|uid| context.readings.get(&uid));
     decide::Pod {
         name: pod.name_any(),
         newest: pod.labels().get(HASH).map(String::as_str) == newest,

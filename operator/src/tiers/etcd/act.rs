@@ -10,7 +10,7 @@ use crate::api::Tier;
 use crate::build;
 use crate::context::Context;
 use crate::kubernetes::key::Key;
-use crate::secrets::Known;
+use crate::secrets::Credentials;
 use crate::tiers::stateful;
 
 /// Why something was not done.
@@ -31,27 +31,27 @@ pub(crate) enum Error {
 pub(crate) async fn act(
     context: &Context,
     key: &Key,
-    known: &Known,
+    credentials: &Credentials,
     serving: usize,
     action: Action,
 ) -> Result<(), Error> {
-    tracing::info!(cluster = %key, ?action, "etcd");
+    tracing::info!(cluster = %key, ?action, "etcd action");
     match action {
-        Action::Latch(place) => Ok(stateful::latch(context, key, Tier::Etcd, place).await?),
-        Action::Replace(place) => Ok(stateful::end(context, key, Tier::Etcd, place).await?),
+        Action::MarkBootstrapped(ordinal) => Ok(stateful::mark_bootstrapped(context, key, Tier::Etcd, ordinal).await?),
+        Action::Restart(ordinal) => Ok(stateful::restart(context, key, Tier::Etcd, ordinal).await?),
         Action::Remove(_) | Action::Add(_) | Action::Promote(_) | Action::Defragment(_) | Action::Disarm => {
-            let hosts = build::etcd_members(key, usize::try_from(build::ETCD_MEMBERS_MOST).unwrap_or_default());
-            let serving = if let Action::Defragment(place) = action { place } else { serving };
+            let hosts = build::etcd_members(key, usize::try_from(build::MAX_ETCD_MEMBERS).unwrap_or_default());
+            let serving = if let Action::Defragment(ordinal) = action { ordinal } else { serving };
             let endpoint = hosts.get(serving).map(|host| host.client.clone()).unwrap_or_default();
             let peers: Vec<String> = hosts.into_iter().map(|host| host.peer).collect();
-            Ok(change(&endpoint, Tls::of(known), &peers, action).await?)
+            Ok(change(&endpoint, Tls::of(credentials), &peers, action).await?)
         }
-        Action::Formed => Ok(stateful::remove_annotation(context, key, ANEW).await?),
+        Action::RemoveAnnotation => Ok(stateful::remove_annotation(context, key, ANEW).await?),
     }
 }
 
 /// How long a member may take to write its file anew: 2 GiB at most.
-const DEFRAGMENTS: Duration = Duration::from_secs(60);
+const DEFRAGMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Changes the members by way of the one at this endpoint, or this one itself; `peers` are the peer URLs, by the pods' numbers. What is none of
 /// its business is left alone.
@@ -64,13 +64,13 @@ pub(crate) async fn change(
     peers: &[String],
     action: Action,
 ) -> Result<(), client::Error> {
-    let patience = if let Action::Defragment(_) = action { DEFRAGMENTS } else { client::PATIENCE };
-    call_within(patience, endpoint, tls, async |client| match action {
+    let limit = if let Action::Defragment(_) = action { DEFRAGMENT_TIMEOUT } else { client::TIMEOUT };
+    call_within(limit, endpoint, tls, async |client| match action {
         Action::Remove(id) => client.member_remove(id).await.map(drop),
         Action::Promote(id) => client.member_promote(id).await.map(drop),
-        Action::Add(place) => {
+        Action::Add(ordinal) => {
             let learner = MemberAddOptions::new().with_is_learner();
-            client.member_add(peers.get(place).cloned().as_slice(), Some(learner)).await.map(drop)
+            client.member_add(peers.get(ordinal).cloned().as_slice(), Some(learner)).await.map(drop)
         }
         Action::Defragment(_) => client.defragment().await.map(drop),
         Action::Disarm => {
@@ -82,7 +82,7 @@ pub(crate) async fn change(
             }
             Ok(())
         }
-        Action::Latch(_) | Action::Replace(_) | Action::Formed => Ok(()),
+        Action::MarkBootstrapped(_) | Action::Restart(_) | Action::RemoveAnnotation => Ok(()),
     })
     .await
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 use tokio::time::timeout;
 
-use crate::secrets::Known;
+use crate::secrets::Credentials;
 
 /// One of them may take so long for anything.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -34,8 +34,8 @@ pub(crate) struct Tls<'a> {
 
 impl<'a> Tls<'a> {
     /// What the operator shows.
-    pub(crate) fn of(known: &'a Known) -> Self {
-        Self { authority: &known.authority, certificate: &known.own.certificate, key: &known.own.key }
+    pub(crate) fn of(credentials: &'a Credentials) -> Self {
+        Self { authority: &credentials.authority, certificate: &credentials.own.certificate, key: &credentials.own.key }
     }
 }
 
@@ -48,7 +48,7 @@ pub(crate) async fn call<T>(
     tls: Tls<'_>,
     call: impl AsyncFnOnce(&mut Client) -> Result<T, etcd_client::Error>,
 ) -> Result<T, Error> {
-    call_within(PATIENCE, endpoint, tls, call).await
+    call_within(TIMEOUT, endpoint, tls, call).await
 }
 
 /// The same, of what takes longer.
@@ -56,12 +56,12 @@ pub(crate) async fn call<T>(
 /// # Errors
 /// [`Error`].
 pub(crate) async fn call_within<T>(
-    patience: Duration,
+    limit: Duration,
     endpoint: &str,
     tls: Tls<'_>,
     call: impl AsyncFnOnce(&mut Client) -> Result<T, etcd_client::Error>,
 ) -> Result<T, Error> {
-    let mut options = ConnectOptions::new().with_connect_timeout(PATIENCE);
+    let mut options = ConnectOptions::new().with_connect_timeout(TIMEOUT);
     if endpoint.starts_with("https://") {
         let authority = Certificate::from_pem(tls.authority);
         let identity = Identity::from_pem(tls.certificate, tls.key);
@@ -71,5 +71,5 @@ pub(crate) async fn call_within<T>(
         let mut client = Client::connect([endpoint], Some(options)).await?;
         Ok(call(&mut client).await?)
     };
-    timeout(patience, work).await.unwrap_or(Err(Error::Timeout(patience)))
+    timeout(limit, work).await.unwrap_or(Err(Error::Timeout(limit)))
 }

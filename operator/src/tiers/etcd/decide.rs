@@ -1,6 +1,6 @@
 //! Etcd's members: the first formation, the replacement of one whose volume is lost, and which pod takes the new template next.
 //!
-//! Whether a volume belongs to a formed cluster is written on its claim ([`LATCH`](crate::tiers::stateful::LATCH)), and the status
+//! Whether a volume belongs to a formed cluster is written on its claim ([`BOOTSTRAPPED`](crate::tiers::stateful::BOOTSTRAPPED)), and the status
 //! mirrors it; from then on the template says `existing`. A pod whose volume is empty waits before etcd starts
 //! ([`join`](crate::init::join)) until the members have let the lost one go and taken it in as a learner: an empty volume can
 //! neither form a second cluster nor vote for a member that forgot its votes. Members change one at a time, and only while
@@ -34,7 +34,7 @@ pub(crate) struct Member {
     /// What etcd calls it.
     pub(crate) id: u64,
     /// Its pod's number; `None`: not one of ours.
-    pub(crate) place: Option<usize>,
+    pub(crate) ordinal: Option<usize>,
     /// It has been there once since it was added.
     pub(crate) started: bool,
     /// It has no vote yet.
@@ -43,9 +43,9 @@ pub(crate) struct Member {
 
 /// A pod, its volume, and what it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Place {
+pub(crate) struct Replica {
     /// Its claim says that its volume belongs to a formed cluster.
-    pub(crate) latched: bool,
+    pub(crate) bootstrapped: bool,
     /// It is ready.
     pub(crate) ready: bool,
     /// It is to take a new template.
@@ -60,7 +60,7 @@ pub(crate) struct Place {
     pub(crate) answer: Option<Answer>,
 }
 
-impl Place {
+impl Replica {
     /// It is part of the quorum.
     pub(crate) fn votes(&self) -> bool {
         self.answer.is_some_and(|answer| answer.led && !answer.learner)
@@ -75,7 +75,7 @@ pub(crate) struct Observed {
     /// The ImCluster's name.
     pub(crate) name: String,
     /// The pods, by number.
-    pub(crate) places: Vec<Place>,
+    pub(crate) replicas: Vec<Replica>,
     /// The list of members; `None`: nobody who is part of a quorum told it.
     pub(crate) members: Option<Vec<Member>>,
     /// The status says that etcd was formed once.
@@ -88,9 +88,9 @@ pub(crate) struct Observed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Write on this pod's claim that its volume belongs to a formed cluster.
-    Latch(usize),
+    MarkBootstrapped(usize),
     /// End this pod, so that it comes back with the newest template.
-    Replace(usize),
+    Restart(usize),
     /// Let this member go: its data are lost.
     Remove(u64),
     /// Take this pod in as a learner.
@@ -102,7 +102,7 @@ pub(crate) enum Action {
     /// Let etcd take writes again, as there is room.
     Disarm,
     /// Take the person's word back, as it was followed.
-    Formed,
+    RemoveAnnotation,
 }
 
 /// What follows from what is seen.
@@ -118,15 +118,15 @@ pub(crate) struct Decision {
 
 /// Decides. Pure.
 pub(crate) fn decide(seen: &Observed) -> Decision {
-    let count = seen.places.len();
-    let latched = seen.places.iter().any(|place| place.latched);
-    let existing = latched || (seen.mirrored && !seen.anew);
-    let voting = seen.places.iter().filter(|place| place.votes()).count();
+    let count = seen.replicas.len();
+    let bootstrapped = seen.replicas.iter().any(|replica| replica.bootstrapped);
+    let existing = bootstrapped || (seen.mirrored && !seen.anew);
+    let voting = seen.replicas.iter().filter(|replica| replica.votes()).count();
     if !existing {
         return form(seen, voting);
     }
     let quorum = count / 2 + 1;
-    let lost: Vec<usize> = (0..count).filter(|place| seen.places[*place].waiting).collect();
+    let lost: Vec<usize> = (0..count).filter(|ordinal| seen.replicas[*ordinal].waiting).collect();
     let decision = |actions, verdict| Decision { actions, verdict, existing };
     let members = match &seen.members {
         Some(members) if voting >= quorum => members,
@@ -134,14 +134,15 @@ pub(crate) fn decide(seen: &Observed) -> Decision {
             return decision(Vec::new(), Verdict::no(Reason::DataLost, data_lost(seen, &lost)));
         }
         _ if is_out_of_reach(seen, quorum) => {
-            let message = "the operator reaches no member, though Kubernetes finds a majority of the pods ready: what etcd does is not known";
+            let message =
+                "the operator cannot reach etcd, though a majority of its pods is ready: the state of etcd is unknown";
             return decision(Vec::new(), Verdict::unknown(Reason::Unreachable, message));
         }
         _ => {
             let verdict = Verdict::no(
                 Reason::NoQuorum,
                 format!(
-                    "{voting} of {count} members serve, {quorum} are needed: it goes on by itself when they are back"
+                    "{voting} of {count} members are healthy, {quorum} are needed: etcd recovers by itself when they are back"
                 ),
             );
             return decision(broken(seen).into_iter().collect(), verdict);
@@ -149,54 +150,55 @@ pub(crate) fn decide(seen: &Observed) -> Decision {
     };
     // Another that joins may be one that the list has and that has not been there yet.
     let changing = members.iter().any(|member| member.learner || !member.started);
-    let listed = |place: usize| members.iter().find(|member| member.place == Some(place));
-    let others_vote = |place: usize| {
-        let voters = members.iter().filter(|member| !member.learner && member.started && member.place != Some(place));
-        voters.into_iter().all(|member| member.place.is_some_and(|other| seen.places[other].votes()))
+    let listed = |ordinal: usize| members.iter().find(|member| member.ordinal == Some(ordinal));
+    let others_vote = |ordinal: usize| {
+        let voters =
+            members.iter().filter(|member| !member.learner && member.started && member.ordinal != Some(ordinal));
+        voters.into_iter().all(|member| member.ordinal.is_some_and(|other| seen.replicas[other].votes()))
     };
     // Whoever answers has been taken in since its pod was looked at.
-    let silent = |place: usize| seen.places[place].answer.is_none();
-    let latch = |place: &usize| seen.places[*place].votes() && !seen.places[*place].latched;
-    let mut actions: Vec<Action> = (0..count).filter(latch).map(Action::Latch).collect();
-    if seen.anew && actions.is_empty() && seen.places.iter().all(|place| place.latched) {
-        actions.push(Action::Formed);
+    let silent = |ordinal: usize| seen.replicas[ordinal].answer.is_none();
+    let mark = |ordinal: &usize| seen.replicas[*ordinal].votes() && !seen.replicas[*ordinal].bootstrapped;
+    let mut actions: Vec<Action> = (0..count).filter(mark).map(Action::MarkBootstrapped).collect();
+    if seen.anew && actions.is_empty() && seen.replicas.iter().all(|replica| replica.bootstrapped) {
+        actions.push(Action::RemoveAnnotation);
     }
-    for place in lost.iter().copied() {
-        match listed(place) {
-            Some(member) if member.started && silent(place) && others_vote(place) => {
+    for ordinal in lost.iter().copied() {
+        match listed(ordinal) {
+            Some(member) if member.started && silent(ordinal) && others_vote(ordinal) => {
                 actions.push(Action::Remove(member.id));
             }
-            None if !changing && others_vote(place) => actions.push(Action::Add(place)),
+            None if !changing && others_vote(ordinal) => actions.push(Action::Add(ordinal)),
             _ => continue,
         }
         break;
     }
     let learner = members.iter().find(|member| {
-        let there = |place: usize| seen.places[place].answer.is_some_and(|answer| answer.led && answer.learner);
-        member.learner && member.started && member.place.is_some_and(there)
+        let there = |ordinal: usize| seen.replicas[ordinal].answer.is_some_and(|answer| answer.led && answer.learner);
+        member.learner && member.started && member.ordinal.is_some_and(there)
     });
     actions.extend(learner.map(|member| Action::Promote(member.id)));
 
-    let cast_out = (0..count).find(|place| {
-        let place_is = &seen.places[*place];
-        listed(*place).is_none() && !place_is.waiting && place_is.latched && place_is.answer.is_none()
+    let cast_out = (0..count).find(|ordinal| {
+        let replica = &seen.replicas[*ordinal];
+        listed(*ordinal).is_none() && !replica.waiting && replica.bootstrapped && replica.answer.is_none()
     });
-    let verdict = if let Some(place) = lost.first().copied().or(learner.and_then(|learner| learner.place)) {
-        let name = pod(seen, place);
+    let verdict = if let Some(ordinal) = lost.first().copied().or(learner.and_then(|learner| learner.ordinal)) {
+        let name = pod(seen, ordinal);
         Verdict::yes(Reason::MemberReplacing, format!("{name} has an empty volume and joins the other members"))
-    } else if let Some(place) = cast_out {
-        let (namespace, name) = (&seen.namespace, pod(seen, place));
+    } else if let Some(ordinal) = cast_out {
+        let (namespace, name) = (&seen.namespace, pod(seen, ordinal));
         let message = format!(
-            "the members do not know {name} any more, so its volume is of no use: kubectl -n {namespace} delete pvc data-{name} --wait=false && kubectl -n {namespace} delete pod {name}"
+            "the members have removed {name}, so its volume cannot be used: kubectl -n {namespace} delete pvc data-{name} --wait=false && kubectl -n {namespace} delete pod {name}"
         );
         Verdict::yes(Reason::NeedsDecision, message)
-    } else if let Some(place) = (0..count).find(|place| is_of_no_use(seen, *place)) {
-        let (namespace, name) = (&seen.namespace, pod(seen, place));
+    } else if let Some(ordinal) = (0..count).find(|ordinal| is_of_no_use(seen, *ordinal)) {
+        let (namespace, name) = (&seen.namespace, pod(seen, ordinal));
         let message = format!(
-            "{name} ends again and again while the others serve; its log says why. If its data are damaged, let it join with an empty volume: kubectl -n {namespace} delete pvc data-{name} --wait=false && kubectl -n {namespace} delete pod {name}"
+            "{name} keeps crashing while the other members are healthy: see its log. If its data are damaged, let it join with an empty volume: kubectl -n {namespace} delete pvc data-{name} --wait=false && kubectl -n {namespace} delete pod {name}"
         );
         Verdict::yes(Reason::NeedsDecision, message)
-    } else if seen.places.iter().any(|place| place.answer.is_some_and(|answer| answer.full)) {
+    } else if seen.replicas.iter().any(|replica| replica.answer.is_some_and(|answer| answer.full)) {
         Verdict::no(Reason::DiskFailing, "etcd has used up its quota and takes no writes until there is room again")
     } else if voting < count {
         Verdict::yes(Reason::PodsNotReady, format!("{voting} of {count} members serve"))
@@ -215,8 +217,8 @@ const SMALL: u64 = 64 * 1024 * 1024;
 /// Lets one member at a time, the leader last, give back what its file takes and does not hold: where that is more than half
 /// of it, or any where there is no room. It serves nobody meanwhile.
 fn make_room(seen: &Observed) -> Option<Action> {
-    let answers: Vec<Answer> = seen.places.iter().filter_map(|place| place.answer).collect();
-    if answers.len() < seen.places.len() || !seen.places.iter().all(|place| place.ready && place.votes()) {
+    let answers: Vec<Answer> = seen.replicas.iter().filter_map(|replica| replica.answer).collect();
+    if answers.len() < seen.replicas.len() || !seen.replicas.iter().all(|replica| replica.ready && replica.votes()) {
         return None;
     }
     let full = answers.iter().any(|answer| answer.full);
@@ -224,34 +226,35 @@ fn make_room(seen: &Observed) -> Option<Action> {
         true => answer.in_use < answer.size / 10 * 9,
         false => answer.size >= SMALL && answer.in_use < answer.size / 2,
     };
-    let first = (0..answers.len()).filter(|place| wasteful(&answers[*place])).min_by_key(|place| answers[*place].leads);
+    let first =
+        (0..answers.len()).filter(|ordinal| wasteful(&answers[*ordinal])).min_by_key(|ordinal| answers[*ordinal].leads);
     first.map(Action::Defragment).or_else(|| full.then_some(Action::Disarm))
 }
 
 /// One that ends again and again while all the others serve, and not because of a template that is about to go.
-fn is_of_no_use(seen: &Observed, place: usize) -> bool {
-    let mut others = (0..seen.places.len()).filter(|other| *other != place);
-    let one = &seen.places[place];
-    seen.places.len() > 1 && one.crashing && !one.outdated && others.all(|other| seen.places[other].votes())
+fn is_of_no_use(seen: &Observed, ordinal: usize) -> bool {
+    let mut others = (0..seen.replicas.len()).filter(|other| *other != ordinal);
+    let one = &seen.replicas[ordinal];
+    seen.replicas.len() > 1 && one.crashing && !one.outdated && others.all(|other| seen.replicas[other].votes())
 }
 
 /// Whether it is only the operator that can't reach etcd.
 fn is_out_of_reach(seen: &Observed, quorum: usize) -> bool {
-    let ready = seen.places.iter().filter(|place| place.ready).count();
-    ready >= quorum && seen.places.iter().all(|place| place.answer.is_none())
+    let ready = seen.replicas.iter().filter(|replica| replica.ready).count();
+    ready >= quorum && seen.replicas.iter().all(|replica| replica.answer.is_none())
 }
 
 /// Nothing was ever formed: all begin together, and are latched when all are there.
 fn form(seen: &Observed, voting: usize) -> Decision {
-    let count = seen.places.len();
+    let count = seen.replicas.len();
     let decision = |actions, verdict| Decision { actions, verdict, existing: false };
     if voting == count && count > 0 {
         let verdict = Verdict::yes(Reason::AsExpected, format!("{voting} of {count} members serve"));
-        return decision((0..count).map(Action::Latch).collect(), verdict);
+        return decision((0..count).map(Action::MarkBootstrapped).collect(), verdict);
     }
     // Whoever waits was made to join what is not there any more.
-    let waits = |place: &usize| seen.places[*place].waiting && seen.places[*place].stale;
-    let actions: Vec<Action> = (0..count).filter(waits).map(Action::Replace).collect();
+    let waits = |ordinal: &usize| seen.replicas[*ordinal].waiting && seen.replicas[*ordinal].stale;
+    let actions: Vec<Action> = (0..count).filter(waits).map(Action::Restart).collect();
     let actions = if actions.is_empty() { broken(seen).into_iter().collect() } else { actions };
     decision(actions, Verdict::no(Reason::Starting, format!("{voting} of {count} members serve")))
 }
@@ -261,24 +264,24 @@ fn next(seen: &Observed) -> Option<Action> {
     if let Some(broken) = broken(seen) {
         return Some(broken);
     }
-    let whole = seen.places.iter().all(|place| place.ready && place.votes());
-    let outdated = seen.places.iter().rposition(|place| place.outdated).filter(|_| whole);
-    outdated.map(Action::Replace)
+    let whole = seen.replicas.iter().all(|replica| replica.ready && replica.votes());
+    let outdated = seen.replicas.iter().rposition(|replica| replica.outdated).filter(|_| whole);
+    outdated.map(Action::Restart)
 }
 
 /// One that does not answer and whose template has changed: what it has may not work.
 fn broken(seen: &Observed) -> Option<Action> {
-    let broken = |place: &Place| place.outdated && !place.ready && place.answer.is_none();
-    seen.places.iter().rposition(broken).map(Action::Replace)
+    let broken = |replica: &Replica| replica.outdated && !replica.ready && replica.answer.is_none();
+    seen.replicas.iter().rposition(broken).map(Action::Restart)
 }
 
-fn pod(seen: &Observed, place: usize) -> String {
-    format!("{}-etcd-{place}", seen.name)
+fn pod(seen: &Observed, ordinal: usize) -> String {
+    format!("{}-etcd-{ordinal}", seen.name)
 }
 
 fn data_lost(seen: &Observed, lost: &[usize]) -> String {
     let (namespace, name) = (&seen.namespace, &seen.name);
-    let pods: Vec<String> = lost.iter().map(|place| pod(seen, *place)).collect();
+    let pods: Vec<String> = lost.iter().map(|ordinal| pod(seen, *ordinal)).collect();
     format!(
         "the volumes of {} are empty, so there is no majority any more. If they can't be brought back: etcd holds only who is there, which connect and logic write again by themselves. Form it anew with: kubectl -n {namespace} delete pvc,pod -l imcluster.io/cluster={name},app.kubernetes.io/component=etcd --wait=false && kubectl -n {namespace} annotate imc {name} {ANEW}=true",
         pods.join(" and ")

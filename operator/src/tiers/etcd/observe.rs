@@ -3,41 +3,41 @@
 use futures::future::join_all;
 
 use super::client::{Tls, call};
-use super::decide::{ANEW, Answer, Member, Observed, Place};
+use super::decide::{ANEW, Answer, Member, Observed, Replica};
 use crate::api::{ImCluster, Tier};
 use crate::build;
 use crate::context::Context;
 use crate::kubernetes::key::Key;
-use crate::secrets::Known;
+use crate::secrets::Credentials;
 use crate::secrets::authority::Rotation;
 use crate::tiers::stateful;
 
 /// Asks all members of etcd at the same time.
-pub(crate) async fn observe(context: &Context, key: &Key, cluster: &ImCluster, known: &Known) -> Observed {
+pub(crate) async fn observe(context: &Context, key: &Key, cluster: &ImCluster, credentials: &Credentials) -> Observed {
     let count = usize::try_from(cluster.spec.etcd.replicas).unwrap_or_default();
     let hosts = build::etcd_members(key, count);
     let peers: Vec<String> = hosts.iter().map(|host| host.peer.clone()).collect();
-    let asked = hosts.iter().map(|host| member(&host.client, Tls::of(known), &peers));
+    let asked = hosts.iter().map(|host| member(&host.client, Tls::of(credentials), &peers));
     let answers = join_all(asked).await;
     let members = answers.iter().flatten().find_map(|(_, members)| members.clone());
-    let places = stateful::places(context, key, Tier::Etcd, count).into_iter().zip(answers).enumerate();
+    let replicas = stateful::replicas(context, key, Tier::Etcd, count).into_iter().zip(answers).enumerate();
     // It reads whom to believe when it starts.
-    let introduced = known.change.filter(|(phase, _)| *phase == Rotation::Introducing).map(|(_, since)| since);
+    let introduced = credentials.change.filter(|(phase, _)| *phase == Rotation::Introducing).map(|(_, since)| since);
     let ignorant = |number| introduced.is_some_and(|since| stateful::is_older(context, key, Tier::Etcd, number, since));
-    let place = |(number, (place, answer)): (usize, (stateful::Place, Option<(Answer, _)>))| Place {
-        latched: place.latched,
-        ready: place.ready,
-        outdated: place.outdated || ignorant(number),
-        stale: place.stale,
-        waiting: place.joining,
-        crashing: place.crashing,
+    let replica = |(number, (replica, answer)): (usize, (stateful::Replica, Option<(Answer, _)>))| Replica {
+        bootstrapped: replica.bootstrapped,
+        ready: replica.ready,
+        outdated: replica.outdated || ignorant(number),
+        stale: replica.stale,
+        waiting: replica.joining,
+        crashing: replica.crashing,
         answer: answer.map(|(answer, _)| answer),
     };
     let status = cluster.status.as_ref().and_then(|status| status.etcd.as_ref());
     Observed {
         namespace: key.namespace.clone(),
         name: key.name.clone(),
-        places: places.map(place).collect(),
+        replicas: replicas.map(replica).collect(),
         members,
         mirrored: status.is_some_and(|etcd| etcd.bootstrapped),
         anew: cluster.is_asked_for(ANEW),
@@ -45,8 +45,8 @@ pub(crate) async fn observe(context: &Context, key: &Key, cluster: &ImCluster, k
 }
 
 /// What the member at this endpoint says of itself, and, if it is part of a quorum and has a vote, of all members.
-/// `places` are the members' peer URLs, by their pods' numbers.
-pub(crate) async fn member(endpoint: &str, tls: Tls<'_>, places: &[String]) -> Option<(Answer, Option<Vec<Member>>)> {
+/// `peers` are the members' peer URLs, by their pods' numbers.
+pub(crate) async fn member(endpoint: &str, tls: Tls<'_>, peers: &[String]) -> Option<(Answer, Option<Vec<Member>>)> {
     let asked = call(endpoint, tls, async |client| {
         let status = client.status().await?;
         let bytes = |size: i64| u64::try_from(size).unwrap_or_default();
@@ -64,7 +64,7 @@ pub(crate) async fn member(endpoint: &str, tls: Tls<'_>, places: &[String]) -> O
         let list = client.member_list().await?;
         let member = |member: &etcd_client::Member| Member {
             id: member.id(),
-            place: places.iter().position(|url| member.peer_urls().contains(url)),
+            ordinal: peers.iter().position(|url| member.peer_urls().contains(url)),
             started: !member.name().is_empty(),
             learner: member.is_learner(),
         };
@@ -73,7 +73,7 @@ pub(crate) async fn member(endpoint: &str, tls: Tls<'_>, places: &[String]) -> O
     match asked.await {
         Ok(answer) => Some(answer),
         Err(error) => {
-            tracing::debug!(endpoint, %error, "an etcd member does not answer");
+            tracing::debug!(endpoint, %error, "etcd member did not answer");
             None
         }
     }

@@ -7,15 +7,15 @@ use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::Semaphore;
 
-use super::client::{connect, replicaof, want};
+use super::client::{connect, replicaof, set_min_replicas};
 use super::decide::{ANEW, Action, Observed};
-use super::failover::{self, FAILOVER_TIMEOUT, HandedOver, hand_over};
+use super::failover::{self, FAILOVER_TIMEOUT, FailedOver, fail_over};
 use crate::api::Tier;
 use crate::build;
 use crate::context::Context;
 use crate::kubernetes::key::Key;
 use crate::metrics;
-use crate::secrets::Known;
+use crate::secrets::Credentials;
 use crate::tiers::stateful;
 
 /// After so long without an answer a master counts as down.
@@ -36,7 +36,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     Failover(#[from] failover::Error),
     /// The task that did it ended early.
-    #[error("cut short: {0}")]
+    #[error("interrupted: {0}")]
     CutShort(#[from] tokio::task::JoinError),
 }
 
@@ -48,37 +48,41 @@ pub(crate) async fn act(
     context: &Context,
     permits: &Arc<Semaphore>,
     key: &Key,
-    known: &Known,
+    credentials: &Credentials,
     seen: &Observed,
     action: &Action,
 ) -> Result<(), Error> {
-    tracing::info!(cluster = %key, ?action, "redis");
-    let host = |tier, place: usize| context.pod_host(key, tier, i32::try_from(place).unwrap_or(i32::MAX));
-    let redis = async |place: &usize| connect(&host(Tier::Redis, *place), build::REDIS_PORT, known).await;
+    tracing::info!(cluster = %key, ?action, "redis action");
+    let host = |tier, ordinal: usize| context.pod_host(key, tier, i32::try_from(ordinal).unwrap_or(i32::MAX));
+    let redis = async |ordinal: &usize| connect(&host(Tier::Redis, *ordinal), build::REDIS_PORT, credentials).await;
     match action {
-        Action::Latch(place) => Ok(stateful::latch(context, key, Tier::Redis, *place).await?),
-        Action::Begun => Ok(stateful::remove_annotation(context, key, ANEW).await?),
-        Action::Replace(place) => Ok(stateful::end(context, key, Tier::Redis, *place).await?),
-        Action::ReplaceSentinel(place) => Ok(stateful::end(context, key, Tier::Sentinel, *place).await?),
-        Action::Lead(place) => Ok(replicaof(&mut redis(place).await?, "NO", "ONE").await?),
-        Action::Follow(place, master) => Ok(replicaof(&mut redis(place).await?, master, build::REDIS_PORT).await?),
-        Action::Monitor(place, master) => {
-            let mut connection = connect(&host(Tier::Sentinel, *place), build::SENTINEL_PORT, known).await?;
-            let password = known.redis_password.as_deref().unwrap_or_default();
+        Action::MarkBootstrapped(ordinal) => {
+            Ok(stateful::mark_bootstrapped(context, key, Tier::Redis, *ordinal).await?)
+        }
+        Action::RemoveAnnotation => Ok(stateful::remove_annotation(context, key, ANEW).await?),
+        Action::Restart(ordinal) => Ok(stateful::restart(context, key, Tier::Redis, *ordinal).await?),
+        Action::RestartSentinel(ordinal) => Ok(stateful::restart(context, key, Tier::Sentinel, *ordinal).await?),
+        Action::Promote(ordinal) => Ok(replicaof(&mut redis(ordinal).await?, "NO", "ONE").await?),
+        Action::ReplicateFrom(ordinal, master) => {
+            Ok(replicaof(&mut redis(ordinal).await?, master, build::REDIS_PORT).await?)
+        }
+        Action::Monitor(ordinal, master) => {
+            let mut connection = connect(&host(Tier::Sentinel, *ordinal), build::SENTINEL_PORT, credentials).await?;
+            let password = credentials.redis_password.as_deref().unwrap_or_default();
             Ok(monitor(&mut connection, &key.name, (master, build::REDIS_PORT), password).await?)
         }
-        Action::Want(place, replicas) => Ok(want(&mut redis(place).await?, *replicas).await?),
-        Action::HandOver(place) => {
-            let set = seen.succession(*place, |place| host(Tier::Sentinel, place));
-            let known = known.clone();
+        Action::SetMinReplicas(ordinal, replicas) => Ok(set_min_replicas(&mut redis(ordinal).await?, *replicas).await?),
+        Action::Failover(ordinal) => {
+            let set = seen.succession(*ordinal, |ordinal| host(Tier::Sentinel, ordinal));
+            let credentials = credentials.clone();
             let cluster = key.clone();
             let permits = Arc::clone(permits);
             // Not cut off where this replica is asked to end: writes are refused until it is done.
             let task = tokio::spawn(async move {
                 let _permit = permits.acquire().await;
-                let HandedOver { to, refused } = hand_over(&set, &known).await?;
+                let FailedOver { to, refused } = fail_over(&set, &credentials).await?;
                 metrics::HAND_OVER_SECONDS.observe(refused.as_secs_f64());
-                tracing::info!(%cluster, from = set.master, to, ?refused, "redis has handed over: writes were refused meanwhile");
+                tracing::info!(%cluster, from = set.master, to, ?refused, "redis failover complete; writes were refused during it");
                 Ok(())
             });
             task.await?
@@ -113,8 +117,8 @@ pub(crate) async fn monitor(
 ///
 /// # Errors
 /// It cannot be reached, or cannot read the files.
-pub(crate) async fn renew(host: &str, port: i32, known: &Known, folder: &str) -> RedisResult<()> {
-    let mut connection = connect(host, port, known).await?;
+pub(crate) async fn renew(host: &str, port: i32, credentials: &Credentials, folder: &str) -> RedisResult<()> {
+    let mut connection = connect(host, port, credentials).await?;
     let mut set = redis::cmd("CONFIG");
     set.arg("SET");
     for (setting, file) in [("tls-cert-file", "tls.crt"), ("tls-key-file", "tls.key"), ("tls-ca-cert-file", "ca.crt")] {

@@ -1,7 +1,7 @@
 //! Redis and Sentinel: who is the master at the very first start, and which pod takes the new template next.
 //!
 //! Sentinel alone decides who is the master from then on. Whether a volume may hold data is written on its claim before the first
-//! write is allowed ([`LATCH`](crate::tiers::stateful::LATCH)), so that nothing is ever begun anew over data; where Sentinels have forgotten the master, the redis
+//! write is allowed ([`BOOTSTRAPPED`](crate::tiers::stateful::BOOTSTRAPPED)), so that nothing is ever begun anew over data; where Sentinels have forgotten the master, the redis
 //! that has got furthest becomes it, and only when all of them can be asked.
 
 use crate::api::{Reason, Verdict};
@@ -30,19 +30,19 @@ pub(crate) struct Answer {
     /// A master: replicas that are connected.
     pub(crate) replicas: usize,
     /// Connected replicas without which it refuses writes, as a master.
-    pub(crate) wanted_replicas: usize,
-    /// It still reads its file, and takes nothing until it has.
+    pub(crate) min_replicas: usize,
+    /// It is still loading its data, and takes nothing until it has.
     pub(crate) loading: bool,
     /// What is only told.
-    pub(crate) figures: Figures,
+    pub(crate) stats: Stats,
 }
 
 impl Answer {
     /// Why it takes no writes, master or not.
     fn hindrance(&self) -> Option<(Reason, &'static str)> {
-        let Figures { used_memory, max_memory, stored, .. } = self.figures;
+        let Stats { used_memory, max_memory, stored, .. } = self.stats;
         if self.loading {
-            Some((Reason::Starting, "still reads its file"))
+            Some((Reason::Starting, "is still loading its data"))
         } else if !stored {
             Some((Reason::DiskFailing, "can't write its file, so it refuses writes: its volume may be full"))
         } else if max_memory > 0 && used_memory >= max_memory {
@@ -58,7 +58,7 @@ impl Answer {
 
 /// What is told of a redis beside what is decided by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Figures {
+pub(crate) struct Stats {
     /// Bytes that its data and buffers take.
     pub(crate) used_memory: i64,
     /// Bytes that they may take; 0: as many as there are.
@@ -78,8 +78,8 @@ pub(crate) struct Figures {
 pub(crate) struct Server {
     /// Its name in the network.
     pub(crate) host: String,
-    /// Its claim has the [`LATCH`](crate::tiers::stateful::LATCH).
-    pub(crate) latched: bool,
+    /// Its claim has the [`BOOTSTRAPPED`](crate::tiers::stateful::BOOTSTRAPPED).
+    pub(crate) bootstrapped: bool,
     /// It is ready.
     pub(crate) ready: bool,
     /// It is about to end, as when its node is drained.
@@ -145,23 +145,23 @@ pub(crate) struct Observed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Write on the claim of this redis that it may hold data.
-    Latch(usize),
+    MarkBootstrapped(usize),
     /// Make this redis the master, and let it write that down.
-    Lead(usize),
+    Promote(usize),
     /// Let this redis follow another, and write that down.
-    Follow(usize, String),
+    ReplicateFrom(usize, String),
     /// Tell this Sentinel the master.
     Monitor(usize, String),
     /// Let this redis, as a master, want so many connected replicas: a hand-over that was cut short has left it with others.
-    Want(usize, usize),
+    SetMinReplicas(usize, usize),
     /// Let Sentinel hand over from this master, once its replicas have everything.
-    HandOver(usize),
+    Failover(usize),
     /// End this redis pod, so that it comes back with the new template.
-    Replace(usize),
+    Restart(usize),
     /// The same for a Sentinel's.
-    ReplaceSentinel(usize),
+    RestartSentinel(usize),
     /// Take the person's word back, as it was followed.
-    Begun,
+    RemoveAnnotation,
 }
 
 /// A master and those who may take its place.
@@ -202,15 +202,15 @@ impl Decision {
 
 /// Decides. Pure.
 pub(crate) fn decide(seen: &Observed) -> Decision {
-    if seen.mirrored && !seen.anew && seen.servers.iter().all(|server| !server.latched) {
+    if seen.mirrored && !seen.anew && seen.servers.iter().all(|server| !server.bootstrapped) {
         return Decision::wait(Verdict::no(Reason::DataLost, data_lost(seen)));
     }
     let mut decision = by_what_is_said(seen);
     if decision.actions.is_empty() {
         decision.actions.extend(broken(seen));
     }
-    if seen.anew && decision.actions.is_empty() && seen.servers.iter().all(|server| server.latched) {
-        decision.actions.push(Action::Begun);
+    if seen.anew && decision.actions.is_empty() && seen.servers.iter().all(|server| server.bootstrapped) {
+        decision.actions.push(Action::RemoveAnnotation);
     }
     decision
 }
@@ -218,9 +218,9 @@ pub(crate) fn decide(seen: &Observed) -> Decision {
 /// One that does not answer and whose template has changed: a template that cannot work is mended by the next one.
 fn broken(seen: &Observed) -> Option<Action> {
     let broken = |server: &Server| server.outdated && !server.ready && server.answer.is_none();
-    let silent = |place: &&usize| seen.sentinels.get(**place) == Some(&Sentinel::Silent);
-    let sentinel = seen.outdated_sentinels.iter().rev().find(silent).map(|place| Action::ReplaceSentinel(*place));
-    seen.servers.iter().rposition(broken).map(Action::Replace).or(sentinel)
+    let silent = |ordinal: &&usize| seen.sentinels.get(**ordinal) == Some(&Sentinel::Silent);
+    let sentinel = seen.outdated_sentinels.iter().rev().find(silent).map(|ordinal| Action::RestartSentinel(*ordinal));
+    seen.servers.iter().rposition(broken).map(Action::Restart).or(sentinel)
 }
 
 /// Whether it is only the operator that can't reach redis: Kubernetes itself finds pods ready, and none of them answers.
@@ -232,8 +232,7 @@ fn is_out_of_reach(seen: &Observed) -> bool {
 
 fn by_what_is_said(seen: &Observed) -> Decision {
     if is_out_of_reach(seen) {
-        let message =
-            "the operator reaches no redis, though Kubernetes finds its pods ready: what redis does is not known";
+        let message = "the operator cannot reach redis, though its pods are ready: the state of redis is unknown";
         return Decision::wait(Verdict::unknown(Reason::Unreachable, message));
     }
     if seen.sentinels.is_empty() {
@@ -252,7 +251,7 @@ fn by_what_is_said(seen: &Observed) -> Decision {
         [master] => with_master(seen, master),
         _ => Decision::wait(Verdict::no(
             Reason::FailingOver,
-            format!("Sentinels name {}: one is about to win", named.join(" and ")),
+            format!("Sentinels disagree on the master ({}): waiting until they agree", named.join(" and ")),
         )),
     }
 }
@@ -264,8 +263,8 @@ fn single(seen: &Observed) -> Decision {
     if !server.answer.as_ref().is_some_and(|answer| answer.master) {
         return Decision::wait(Verdict::no(Reason::NoMaster, "redis does not answer"));
     }
-    let latch = (!server.latched).then_some(Action::Latch(0));
-    let replace = (server.outdated && server.ready && latch.is_none()).then_some(Action::Replace(0));
+    let mark = (!server.bootstrapped).then_some(Action::MarkBootstrapped(0));
+    let replace = (server.outdated && server.ready && mark.is_none()).then_some(Action::Restart(0));
     let hindrance = server.answer.as_ref().and_then(Answer::hindrance);
     let verdict = match hindrance {
         Some((reason, why)) => Verdict::no(reason, format!("redis {why}")),
@@ -274,7 +273,7 @@ fn single(seen: &Observed) -> Decision {
     if hindrance.is_some_and(|(reason, _)| reason == Reason::Starting) {
         return Decision::wait(verdict);
     }
-    Decision { actions: latch.into_iter().chain(replace).collect(), verdict, master: Some(0) }
+    Decision { actions: mark.into_iter().chain(replace).collect(), verdict, master: Some(0) }
 }
 
 /// No Sentinel that answers knows a master: the first start, or all of them have forgotten.
@@ -283,8 +282,9 @@ fn without_master(seen: &Observed) -> Decision {
     if unheard > 0 {
         return Decision::wait(Verdict::no(Reason::Starting, format!("{unheard} Sentinels do not answer yet")));
     }
-    let silent: Vec<usize> = (0..seen.servers.len()).filter(|place| seen.servers[*place].answer.is_none()).collect();
-    let fresh = seen.servers.iter().all(|server| !server.latched);
+    let silent: Vec<usize> =
+        (0..seen.servers.len()).filter(|ordinal| seen.servers[*ordinal].answer.is_none()).collect();
+    let fresh = seen.servers.iter().all(|server| !server.bootstrapped);
     match silent.as_slice() {
         [] => {}
         _ if fresh => {
@@ -293,14 +293,14 @@ fn without_master(seen: &Observed) -> Decision {
         [first, ..] => return Decision::wait(Verdict::no(Reason::NeedsDecision, lost(seen, *first))),
     }
     // What one has is not known before it has read its file.
-    if let Some(loading) = places(seen, |answer| answer.loading).first() {
+    if let Some(loading) = ordinals(seen, |answer| answer.loading).first() {
         let host = &seen.servers[*loading].host;
-        return Decision::wait(Verdict::no(Reason::Starting, format!("{host} still reads its file")));
+        return Decision::wait(Verdict::no(Reason::Starting, format!("{host} is still loading its data")));
     }
-    let masters: Vec<usize> = places(seen, |answer| answer.master);
+    let masters: Vec<usize> = ordinals(seen, |answer| answer.master);
     let lead = match masters.as_slice() {
         [] => match furthest(seen) {
-            Some(place) => place,
+            Some(ordinal) => ordinal,
             None => {
                 return Decision::wait(Verdict::no(
                     Reason::NeedsDecision,
@@ -308,7 +308,7 @@ fn without_master(seen: &Observed) -> Decision {
                 ));
             }
         },
-        [one] if keys(seen, *one) == 0 && (0..seen.servers.len()).any(|place| keys(seen, place) > 0) => {
+        [one] if keys(seen, *one) == 0 && (0..seen.servers.len()).any(|ordinal| keys(seen, ordinal) > 0) => {
             return Decision::wait(Verdict::no(
                 Reason::NeedsDecision,
                 undecided(seen, "the only master is empty while others have data"),
@@ -324,50 +324,53 @@ fn without_master(seen: &Observed) -> Decision {
     };
     let leader = &seen.servers[lead];
     let master = &leader.host;
-    let latches = (0..seen.servers.len()).filter(|place| !seen.servers[*place].latched).map(Action::Latch);
-    let mut actions: Vec<Action> = latches.collect();
+    let marks =
+        (0..seen.servers.len()).filter(|ordinal| !seen.servers[*ordinal].bootstrapped).map(Action::MarkBootstrapped);
+    let mut actions: Vec<Action> = marks.collect();
     if masters.is_empty() {
-        actions.push(Action::Lead(lead));
+        actions.push(Action::Promote(lead));
     }
-    let astray = |place: &usize| {
-        let follows = seen.servers[*place].answer.as_ref().and_then(|answer| answer.follows.as_ref());
-        *place != lead && !follows.is_some_and(|follows| leader.is(follows))
+    let astray = |ordinal: &usize| {
+        let follows = seen.servers[*ordinal].answer.as_ref().and_then(|answer| answer.follows.as_ref());
+        *ordinal != lead && !follows.is_some_and(|follows| leader.is(follows))
     };
     let others = (0..seen.servers.len()).filter(astray);
-    actions.extend(others.map(|place| Action::Follow(place, master.clone())));
-    actions.extend((0..seen.sentinels.len()).map(|place| Action::Monitor(place, master.clone())));
+    actions.extend(others.map(|ordinal| Action::ReplicateFrom(ordinal, master.clone())));
+    actions.extend((0..seen.sentinels.len()).map(|ordinal| Action::Monitor(ordinal, master.clone())));
     let reason = if fresh { Reason::Starting } else { Reason::NoMaster };
-    let verdict = Verdict::no(reason, format!("{master} is made the master"));
+    let verdict = Verdict::no(reason, format!("promoting {master} to master"));
     Decision { actions, verdict, master: None }
 }
 
 fn with_master(seen: &Observed, master: &str) -> Decision {
     let mut actions = Vec::new();
-    let place = seen.servers.iter().position(|server| server.is(master));
+    let ordinal = seen.servers.iter().position(|server| server.is(master));
     for (number, sentinel) in seen.sentinels.iter().enumerate() {
         if *sentinel == Sentinel::Knows(None) {
             actions.push(Action::Monitor(number, master.to_owned()));
         }
     }
     for (number, server) in seen.servers.iter().enumerate() {
-        if Some(number) == place {
+        if Some(number) == ordinal {
             continue;
         }
         if server.answer.as_ref().is_some_and(|answer| answer.follows.as_deref() == Some(NOBODY)) {
-            actions.push(Action::Follow(number, master.to_owned()));
+            actions.push(Action::ReplicateFrom(number, master.to_owned()));
         }
     }
     for (number, server) in seen.servers.iter().enumerate() {
         let Some(answer) = server.answer.as_ref().filter(|_| !seen.failing_over) else { continue };
         // A master that Sentinels do not name (any more) is about to follow, and takes no writes until then.
-        let settled = !answer.master || Some(number) == place;
-        if settled && !answer.loading && answer.wanted_replicas != seen.confirming {
-            actions.push(Action::Want(number, seen.confirming));
+        let settled = !answer.master || Some(number) == ordinal;
+        if settled && !answer.loading && answer.min_replicas != seen.confirming {
+            actions.push(Action::SetMinReplicas(number, seen.confirming));
         }
     }
     // A volume that has become part of the set holds data from its first copy on.
-    actions.extend((0..seen.servers.len()).filter(|place| !seen.servers[*place].latched).map(Action::Latch));
-    let answer = place.and_then(|place| seen.servers[place].answer.as_ref());
+    actions.extend(
+        (0..seen.servers.len()).filter(|ordinal| !seen.servers[*ordinal].bootstrapped).map(Action::MarkBootstrapped),
+    );
+    let answer = ordinal.and_then(|ordinal| seen.servers[ordinal].answer.as_ref());
     let Some(answer) = answer.filter(|answer| answer.master) else {
         let verdict =
             Verdict::no(Reason::NoMaster, format!("{master} does not serve as the master: Sentinel chooses another"));
@@ -393,22 +396,22 @@ fn with_master(seen: &Observed, master: &str) -> Decision {
         Verdict::yes(Reason::AsExpected, format!("{master} takes writes"))
     };
     // It has little time left, so this comes first.
-    if let Some(ending) = place.filter(|place| seen.servers[*place].ending && may_hand_over(seen, *place)) {
-        return Decision { actions: vec![Action::HandOver(ending)], verdict, master: place };
+    if let Some(ending) = ordinal.filter(|ordinal| seen.servers[*ordinal].ending && may_fail_over(seen, *ordinal)) {
+        return Decision { actions: vec![Action::Failover(ending)], verdict, master: ordinal };
     }
     if !actions.is_empty() {
-        return Decision { actions, verdict, master: place };
+        return Decision { actions, verdict, master: ordinal };
     }
-    if answer.hindrance().is_none() && !seen.failing_over && whole(seen, place, answer, others) {
-        actions.extend(next(seen, place));
+    if answer.hindrance().is_none() && !seen.failing_over && whole(seen, ordinal, answer, others) {
+        actions.extend(next(seen, ordinal));
     }
-    Decision { actions, verdict, master: place }
+    Decision { actions, verdict, master: ordinal }
 }
 
 /// Whether one may be taken away: all are there, in step, and known to every Sentinel.
 fn whole(seen: &Observed, master: Option<usize>, answer: &Answer, others: usize) -> bool {
-    let fit = |(place, server): (usize, &Server)| {
-        server.ready && (Some(place) == master || server.answer.as_ref().is_some_and(|one| keeps_up(one, answer)))
+    let fit = |(ordinal, server): (usize, &Server)| {
+        server.ready && (Some(ordinal) == master || server.answer.as_ref().is_some_and(|one| keeps_up(one, answer)))
     };
     answer.replicas >= others
         && seen.sentinels.iter().all(Sentinel::knows_one)
@@ -433,7 +436,7 @@ fn successors(seen: &Observed, master: usize) -> impl Iterator<Item = &Server> {
 }
 
 /// Whether somebody is there to take the master's place, and nobody is taking it already.
-fn may_hand_over(seen: &Observed, master: usize) -> bool {
+fn may_fail_over(seen: &Observed, master: usize) -> bool {
     !seen.failing_over && seen.sentinels.iter().any(Sentinel::knows_one) && successors(seen, master).next().is_some()
 }
 
@@ -445,7 +448,7 @@ impl Observed {
             service: self.name.clone(),
             master: self.servers.get(master).map(|server| server.host.clone()).unwrap_or_default(),
             replicas: successors(self, master).map(|server| server.host.clone()).collect(),
-            sentinels: knowing.map(|(place, _)| sentinel(place)).collect(),
+            sentinels: knowing.map(|(ordinal, _)| sentinel(ordinal)).collect(),
             redis_port: crate::build::REDIS_PORT,
             sentinel_port: crate::build::SENTINEL_PORT,
             confirming: self.confirming,
@@ -456,52 +459,54 @@ impl Observed {
 /// Sentinels first, then replicas; the master hands over and then is one.
 fn next(seen: &Observed, master: Option<usize>) -> Option<Action> {
     if let Some(sentinel) = seen.outdated_sentinels.last() {
-        return Some(Action::ReplaceSentinel(*sentinel));
+        return Some(Action::RestartSentinel(*sentinel));
     }
-    let outdated: Vec<usize> = (0..seen.servers.len()).filter(|place| seen.servers[*place].outdated).collect();
-    let replica = outdated.iter().rev().find(|place| Some(**place) != master);
-    replica.map(|place| Action::Replace(*place)).or_else(|| outdated.first().map(|place| Action::HandOver(*place)))
+    let outdated: Vec<usize> = (0..seen.servers.len()).filter(|ordinal| seen.servers[*ordinal].outdated).collect();
+    let replica = outdated.iter().rev().find(|ordinal| Some(**ordinal) != master);
+    replica
+        .map(|ordinal| Action::Restart(*ordinal))
+        .or_else(|| outdated.first().map(|ordinal| Action::Failover(*ordinal)))
 }
 
-fn places(seen: &Observed, which: impl Fn(&Answer) -> bool) -> Vec<usize> {
+fn ordinals(seen: &Observed, which: impl Fn(&Answer) -> bool) -> Vec<usize> {
     let servers = seen.servers.iter().enumerate();
-    servers.filter(|(_, server)| server.answer.as_ref().is_some_and(&which)).map(|(place, _)| place).collect()
+    servers.filter(|(_, server)| server.answer.as_ref().is_some_and(&which)).map(|(ordinal, _)| ordinal).collect()
 }
 
 /// The one whose data counts: the first where none has any, the only one that has some, or of those with the same history the
 /// one that has got furthest. `None`: that cannot be told, as after a restart, which begins a history of its own.
 fn furthest(seen: &Observed) -> Option<usize> {
-    let full = places(seen, |answer| answer.keys > 0);
-    let answer = |place: &usize| seen.servers[*place].answer.as_ref();
+    let full = ordinals(seen, |answer| answer.keys > 0);
+    let answer = |ordinal: &usize| seen.servers[*ordinal].answer.as_ref();
     match full.as_slice() {
         [] => Some(0),
         [one] => Some(*one),
         [first, ..] => {
             let history = answer(first).map(|answer| &answer.history);
-            let same = full.iter().all(|place| answer(place).map(|answer| &answer.history) == history);
-            let offset = |place: &&usize| answer(place).map_or(0, |answer| answer.offset);
+            let same = full.iter().all(|ordinal| answer(ordinal).map(|answer| &answer.history) == history);
+            let offset = |ordinal: &&usize| answer(ordinal).map_or(0, |answer| answer.offset);
             full.iter().rev().max_by_key(offset).copied().filter(|_| same)
         }
     }
 }
 
-fn keys(seen: &Observed, place: usize) -> u64 {
-    seen.servers[place].answer.as_ref().map_or(0, |answer| answer.keys)
+fn keys(seen: &Observed, ordinal: usize) -> u64 {
+    seen.servers[ordinal].answer.as_ref().map_or(0, |answer| answer.keys)
 }
 
 fn data_lost(seen: &Observed) -> String {
     let (namespace, name) = (&seen.namespace, &seen.name);
-    let claims: Vec<String> = (0..seen.servers.len()).map(|place| format!("data-{name}-redis-{place}")).collect();
+    let claims: Vec<String> = (0..seen.servers.len()).map(|ordinal| format!("data-{name}-redis-{ordinal}")).collect();
     format!(
         "redis had data, and its volumes ({}) are new: all messages, groups and read positions are gone unless the old volumes are brought back under these names. To begin with nothing: kubectl -n {namespace} annotate imc {name} {ANEW}=true",
         claims.join(", ")
     )
 }
 
-fn lost(seen: &Observed, place: usize) -> String {
+fn lost(seen: &Observed, ordinal: usize) -> String {
     let (namespace, name) = (&seen.namespace, &seen.name);
     format!(
-        "no Sentinel knows the master, and {name}-redis-{place} does not answer, which may have the newest data. It goes on by itself when all answer. If that volume is lost for good: kubectl -n {namespace} delete pvc data-{name}-redis-{place} --wait=false && kubectl -n {namespace} delete pod {name}-redis-{place}"
+        "no Sentinel knows the master, and {name}-redis-{ordinal} does not answer, which may have the newest data. It goes on by itself when all answer. If that volume is lost for good: kubectl -n {namespace} delete pvc data-{name}-redis-{ordinal} --wait=false && kubectl -n {namespace} delete pod {name}-redis-{ordinal}"
     )
 }
 

@@ -6,44 +6,46 @@ use futures::future::join_all;
 use redis::aio::MultiplexedConnection;
 use redis::{InfoDict, RedisResult};
 
-use super::client::{WANTED_REPLICAS, connect};
-use super::decide::{ANEW, Answer, Figures, Observed, Sentinel, Server};
+use super::client::{MIN_REPLICAS, connect};
+use super::decide::{ANEW, Answer, Observed, Sentinel, Server, Stats};
 use crate::api::{ImCluster, RedisMode, Tier};
 use crate::build;
 use crate::context::Context;
 use crate::kubernetes::key::Key;
-use crate::secrets::Known;
+use crate::secrets::Credentials;
 use crate::tiers::stateful;
 
 /// Asks all redis and Sentinels at the same time.
-pub(crate) async fn observe(context: &Context, key: &Key, cluster: &ImCluster, known: &Known) -> Observed {
+pub(crate) async fn observe(context: &Context, key: &Key, cluster: &ImCluster, credentials: &Credentials) -> Observed {
     let spec = &cluster.spec.redis;
     let (servers, sentinels) = match spec.mode {
         RedisMode::Sentinel => (build::REDIS_REPLICAS, build::SENTINEL_REPLICAS),
         _ => (1, 0),
     };
-    let host = |tier, place| context.pod_host(key, tier, place);
-    let hosts: Vec<String> = (0..servers).map(|place| host(Tier::Redis, place)).collect();
-    let watchers: Vec<String> = (0..sentinels).map(|place| host(Tier::Sentinel, place)).collect();
-    let answers = join_all(hosts.iter().map(|host| server(host, build::REDIS_PORT, known)));
-    let known_masters = join_all(watchers.iter().map(|host| sentinel(host, build::SENTINEL_PORT, &key.name, known)));
+    let host = |tier, ordinal| context.pod_host(key, tier, ordinal);
+    let hosts: Vec<String> = (0..servers).map(|ordinal| host(Tier::Redis, ordinal)).collect();
+    let watchers: Vec<String> = (0..sentinels).map(|ordinal| host(Tier::Sentinel, ordinal)).collect();
+    let answers = join_all(hosts.iter().map(|host| server(host, build::REDIS_PORT, credentials)));
+    let known_masters =
+        join_all(watchers.iter().map(|host| sentinel(host, build::SENTINEL_PORT, &key.name, credentials)));
     let (answers, told) = tokio::join!(answers, known_masters);
     let failing_over = told.iter().any(|(_, failing_over)| *failing_over == Some(true));
     let sentinels = told.into_iter().map(|(sentinel, _)| sentinel).collect();
-    let places = stateful::places(context, key, Tier::Redis, hosts.len());
-    let servers = hosts.into_iter().zip(places).zip(answers).map(|((host, place), answer)| Server {
+    let replicas = stateful::replicas(context, key, Tier::Redis, hosts.len());
+    let servers = hosts.into_iter().zip(replicas).zip(answers).map(|((host, replica), answer)| Server {
         host,
-        latched: place.latched,
-        ready: place.ready,
-        ending: place.ending,
-        outdated: place.outdated,
+        bootstrapped: replica.bootstrapped,
+        ready: replica.ready,
+        ending: replica.ending,
+        outdated: replica.outdated,
         answer,
     });
     // Sentinels read certificates when they start.
-    let stale =
-        |place| known.change.is_some_and(|(_, since)| stateful::is_older(context, key, Tier::Sentinel, place, since));
-    let outdated = stateful::places(context, key, Tier::Sentinel, watchers.len()).into_iter().enumerate();
-    let outdated = outdated.filter(|(number, place)| place.outdated || stale(*number)).map(|(number, _)| number);
+    let stale = |ordinal| {
+        credentials.change.is_some_and(|(_, since)| stateful::is_older(context, key, Tier::Sentinel, ordinal, since))
+    };
+    let outdated = stateful::replicas(context, key, Tier::Sentinel, watchers.len()).into_iter().enumerate();
+    let outdated = outdated.filter(|(number, replica)| replica.outdated || stale(*number)).map(|(number, _)| number);
     let confirming = usize::try_from(build::confirming_replicas(spec)).unwrap_or_default();
     Observed {
         namespace: key.namespace.clone(),
@@ -63,12 +65,12 @@ pub(crate) async fn observe(context: &Context, key: &Key, cluster: &ImCluster, k
 }
 
 /// What a redis says of itself; `None`: nothing in time.
-pub(crate) async fn server(host: &str, port: i32, known: &Known) -> Option<Answer> {
-    let ask = async { info(&mut connect(host, port, known).await?).await };
+pub(crate) async fn server(host: &str, port: i32, credentials: &Credentials) -> Option<Answer> {
+    let ask = async { info(&mut connect(host, port, credentials).await?).await };
     match ask.await {
         Ok(answer) => Some(answer),
         Err(error) => {
-            tracing::debug!(host, %error, "a redis does not answer");
+            tracing::debug!(host, %error, "redis did not answer");
             None
         }
     }
@@ -80,12 +82,12 @@ pub(crate) async fn server(host: &str, port: i32, known: &Known) -> Option<Answe
 /// It does not answer.
 pub(crate) async fn info(connection: &mut MultiplexedConnection) -> RedisResult<Answer> {
     let mut both = redis::pipe();
-    both.cmd("INFO").cmd("CONFIG").arg("GET").arg(WANTED_REPLICAS);
+    both.cmd("INFO").cmd("CONFIG").arg("GET").arg(MIN_REPLICAS);
     let (info, settings): (InfoDict, HashMap<String, usize>) = both.query_async(connection).await?;
-    Ok(answer(&info, settings.get(WANTED_REPLICAS).copied().unwrap_or_default()))
+    Ok(answer(&info, settings.get(MIN_REPLICAS).copied().unwrap_or_default()))
 }
 
-fn answer(info: &InfoDict, wanted_replicas: usize) -> Answer {
+fn answer(info: &InfoDict, min_replicas: usize) -> Answer {
     let text = |key: &str| info.get::<String>(key);
     let master = text("role").as_deref() == Some("master");
     let online = (0..16).filter_map(|number| text(&format!("slave{number}")));
@@ -98,15 +100,15 @@ fn answer(info: &InfoDict, wanted_replicas: usize) -> Answer {
         history: text("master_replid").unwrap_or_default(),
         keys: text("db0").map_or(0, |db| keys(&db)),
         loading: text("loading").as_deref() == Some("1"),
-        wanted_replicas,
+        min_replicas,
         replicas: online.filter(|replica| replica.contains("state=online")).count(),
-        figures: figures(info),
+        stats: stats(info),
     }
 }
 
-fn figures(info: &InfoDict) -> Figures {
+fn stats(info: &InfoDict) -> Stats {
     let number = |key: &str| info.get::<i64>(key).unwrap_or_default();
-    Figures {
+    Stats {
         used_memory: number("used_memory"),
         max_memory: number("maxmemory"),
         clients: number("connected_clients"),
@@ -123,9 +125,14 @@ fn keys(db: &str) -> u64 {
 }
 
 /// What a Sentinel says of the master named `service`, and whether it is replacing it just now; `None`: that is not known.
-pub(crate) async fn sentinel(host: &str, port: i32, service: &str, known: &Known) -> (Sentinel, Option<bool>) {
+pub(crate) async fn sentinel(
+    host: &str,
+    port: i32,
+    service: &str,
+    credentials: &Credentials,
+) -> (Sentinel, Option<bool>) {
     let ask = async {
-        let mut connection = connect(host, port, known).await?;
+        let mut connection = connect(host, port, credentials).await?;
         redis::cmd("SENTINEL").arg("MASTERS").query_async::<Vec<HashMap<String, String>>>(&mut connection).await
     };
     match ask.await {
@@ -137,7 +144,7 @@ pub(crate) async fn sentinel(host: &str, port: i32, service: &str, known: &Known
             (Sentinel::Knows(master.and_then(|master| master.get("ip").cloned())), Some(failing_over))
         }
         Err(error) => {
-            tracing::debug!(host, %error, "a Sentinel does not answer");
+            tracing::debug!(host, %error, "Sentinel did not answer");
             (Sentinel::Silent, None)
         }
     }

@@ -70,7 +70,7 @@ async fn an_empty_volume_waits_until_it_is_taken_in_and_gets_its_vote_when_it_is
     })
     .await;
     assert!(!answer.learner);
-    assert_eq!(members.expect("a list").iter().map(|member| member.place).collect::<Vec<_>>(), [Some(0)]);
+    assert_eq!(members.expect("a list").iter().map(|member| member.ordinal).collect::<Vec<_>>(), [Some(0)]);
 
     let who = Join {
         data: second.path().join("data"),
@@ -95,7 +95,7 @@ async fn an_empty_volume_waits_until_it_is_taken_in_and_gets_its_vote_when_it_is
     assert!(answer.learner, "it has no vote before it has everything");
     let listed = async || observe::member(&zero.client, of(), &peers).await?.1;
     let learner = eventually("it is listed as started", async || {
-        listed().await?.into_iter().find(|member| member.place == Some(1) && member.started)
+        listed().await?.into_iter().find(|member| member.ordinal == Some(1) && member.started)
     })
     .await;
     eventually("it is promoted", async || {

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::secrets::Known;
+use crate::secrets::Credentials;
 use crate::tiers::redis::act;
-use crate::tiers::redis::client::{connect, want};
+use crate::tiers::redis::client::{connect, set_min_replicas};
 use crate::tiers::redis::decide::{Sentinel, Succession};
-use crate::tiers::redis::failover::{Error, hand_over};
+use crate::tiers::redis::failover::{Error, fail_over};
 use crate::tiers::redis::observe;
 use im_runtime::unused_port;
 use redis::AsyncCommands;
@@ -27,7 +27,7 @@ const WRITERS: usize = 4;
 
 /// A set that is in step, with the first as its master.
 struct Set {
-    known: Known,
+    known: Credentials,
     redis: Vec<Running>,
     sentinels: Vec<Running>,
     redis_port: i32,
@@ -200,10 +200,10 @@ async fn nothing_acknowledged_is_lost(confirming: usize) {
     let mut master = 0;
     // There and somewhere else again: what the first has left behind must not be in the second's way.
     for _ in 0..2 {
-        let done = hand_over(&set.succession(master), &set.known).await.expect("handed over");
+        let done = fail_over(&set.succession(master), &set.known).await.expect("handed over");
         let old = observe::server(REDIS[master], set.redis_port, &set.known).await.expect("it answers");
         assert!(!old.master, "it follows at once: {old:?}");
-        assert_eq!(old.wanted_replicas, confirming);
+        assert_eq!(old.min_replicas, confirming);
         stopped.push(done.refused);
         master = REDIS.iter().position(|host| *host == done.to).expect("one of them");
         let whole = async || {
@@ -217,7 +217,7 @@ async fn nothing_acknowledged_is_lost(confirming: usize) {
             (answer.master && answer.replicas == 2).then_some(answer)
         };
         let answer = eventually("both others follow, and Sentinels know", whole).await;
-        assert_eq!(answer.wanted_replicas, confirming);
+        assert_eq!(answer.min_replicas, confirming);
         sleep(Duration::from_secs(1)).await;
     }
     stop.store(true, Ordering::Relaxed);
@@ -263,16 +263,16 @@ async fn nothing_acknowledged_is_lost_where_both_replicas_confirm() {
 async fn a_replica_that_is_cut_off_is_not_waited_for_and_writes_go_on() {
     let set = Set::new(0).await;
     let mut link = connect(REDIS[0], set.redis_port, &set.known).await.expect("the master");
-    want(&mut link, 1_000).await.expect("told");
+    set_min_replicas(&mut link, 1_000).await.expect("told");
     let answer = observe::server(REDIS[0], set.redis_port, &set.known).await.expect("it answers");
-    assert_eq!(answer.wanted_replicas, 1_000);
+    assert_eq!(answer.min_replicas, 1_000);
     let refused: redis::RedisError = link.set::<_, _, ()>("key", 1).await.expect_err("it takes no writes");
     assert_eq!(refused.code(), Some("NOREPLICAS"), "{refused}");
-    want(&mut link, 0).await.expect("told");
+    set_min_replicas(&mut link, 0).await.expect("told");
 
     signal(&set.redis[2], "-STOP");
     let begun = Instant::now();
-    let failed = hand_over(&set.succession(0), &set.known).await;
+    let failed = fail_over(&set.succession(0), &set.known).await;
     assert!(matches!(failed, Err(Error::Behind)), "{failed:?}");
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     let () = link.set("key", 2).await.expect("it takes writes again");
@@ -285,9 +285,9 @@ async fn without_a_sentinel_nothing_is_begun() {
     let set = Set::new(0).await;
     let mut alone = set.succession(0);
     alone.sentinels.clear();
-    assert!(matches!(hand_over(&alone, &set.known).await, Err(Error::NoSentinel)));
+    assert!(matches!(fail_over(&alone, &set.known).await, Err(Error::NoSentinel)));
     let answer = observe::server(REDIS[0], set.redis_port, &set.known).await.expect("it answers");
-    assert_eq!((answer.master, answer.wanted_replicas), (true, 0));
+    assert_eq!((answer.master, answer.min_replicas), (true, 0));
 }
 
 #[tokio::test]
@@ -305,8 +305,8 @@ async fn a_sentinel_that_stood_still_and_does_nothing_is_passed_over() {
     eventually("it is in tilt mode", tilted).await;
     let mut only = set.succession(0);
     only.sentinels.truncate(1);
-    let failed = hand_over(&only, &set.known).await;
+    let failed = fail_over(&only, &set.known).await;
     assert!(matches!(failed, Err(Error::NoSentinel)), "{failed:?}");
-    let done = hand_over(&set.succession(0), &set.known).await.expect("another does it");
+    let done = fail_over(&set.succession(0), &set.known).await.expect("another does it");
     assert!(done.refused < Duration::from_secs(5), "{done:?}");
 }

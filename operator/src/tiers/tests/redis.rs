@@ -24,7 +24,7 @@ async fn a_redis_is_asked_over_tls_and_takes_a_renewed_certificate_without_closi
     let number = i32::from(port);
 
     let answer = eventually("redis answers", async || observe::server("localhost", number, &known).await).await;
-    assert!(answer.master && answer.figures.stored && answer.figures.used_memory > 0, "{answer:?}");
+    assert!(answer.master && answer.stats.stored && answer.stats.used_memory > 0, "{answer:?}");
     let mut held = connect("localhost", number, &known).await.expect("a connection");
     let _: () = held.set("key", "value").await.expect("set");
 
@@ -53,5 +53,5 @@ async fn a_redis_of_another_authority_is_not_believed() {
     let stranger = Authority::new();
     let theirs = stranger.known(&leaf);
     assert_eq!(observe::server("localhost", i32::from(port), &theirs).await, None);
-    assert!(crate::tiers::certificates::certificate("localhost", port, &theirs).await.is_err());
+    assert!(crate::tiers::certificates::presented("localhost", port, &theirs).await.is_err());
 }

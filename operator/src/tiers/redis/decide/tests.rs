@@ -1,8 +1,8 @@
 use super::*;
 use crate::api::ConditionStatus;
 
-fn host(place: usize) -> String {
-    format!("demo-redis-{place}")
+fn host(ordinal: usize) -> String {
+    format!("demo-redis-{ordinal}")
 }
 
 fn answer(master: bool, follows: Option<&str>) -> Answer {
@@ -14,16 +14,16 @@ fn answer(master: bool, follows: Option<&str>) -> Answer {
         history: "h".to_owned(),
         keys: 0,
         replicas: 0,
-        wanted_replicas: 1,
+        min_replicas: 1,
         loading: false,
-        figures: Figures { stored: true, ..Figures::default() },
+        stats: Stats { stored: true, ..Stats::default() },
     }
 }
 
 fn fresh() -> Observed {
-    let server = |place| Server {
-        host: host(place),
-        latched: false,
+    let server = |ordinal| Server {
+        host: host(ordinal),
+        bootstrapped: false,
         ready: true,
         ending: false,
         outdated: false,
@@ -46,16 +46,18 @@ fn fresh() -> Observed {
 /// What a cluster becomes when this is done to it.
 fn act(seen: &mut Observed, action: &Action) {
     match action {
-        Action::Latch(place) => seen.servers[*place].latched = true,
-        Action::Lead(place) => seen.servers[*place].answer = Some(answer(true, None)),
-        Action::Follow(place, master) => seen.servers[*place].answer = Some(answer(false, Some(master))),
-        Action::Monitor(place, master) => seen.sentinels[*place] = Sentinel::Knows(Some(master.clone())),
-        Action::Replace(place) => seen.servers[*place].outdated = false,
-        Action::ReplaceSentinel(place) => seen.outdated_sentinels.retain(|other| other != place),
-        Action::Begun => seen.anew = false,
-        Action::Want(place, replicas) => seen.servers[*place].answer.as_mut().unwrap().wanted_replicas = *replicas,
-        Action::HandOver(place) => {
-            let next = (*place + 1) % 3;
+        Action::MarkBootstrapped(ordinal) => seen.servers[*ordinal].bootstrapped = true,
+        Action::Promote(ordinal) => seen.servers[*ordinal].answer = Some(answer(true, None)),
+        Action::ReplicateFrom(ordinal, master) => seen.servers[*ordinal].answer = Some(answer(false, Some(master))),
+        Action::Monitor(ordinal, master) => seen.sentinels[*ordinal] = Sentinel::Knows(Some(master.clone())),
+        Action::Restart(ordinal) => seen.servers[*ordinal].outdated = false,
+        Action::RestartSentinel(ordinal) => seen.outdated_sentinels.retain(|other| other != ordinal),
+        Action::RemoveAnnotation => seen.anew = false,
+        Action::SetMinReplicas(ordinal, replicas) => {
+            seen.servers[*ordinal].answer.as_mut().unwrap().min_replicas = *replicas
+        }
+        Action::Failover(ordinal) => {
+            let next = (*ordinal + 1) % 3;
             for (number, server) in seen.servers.iter_mut().enumerate() {
                 let follows = host(next);
                 server.answer = Some(answer(number == next, (number != next).then_some(follows.as_str())));
@@ -82,9 +84,9 @@ fn settle(seen: &mut Observed, lives: usize) -> Decision {
             return decision;
         }
         for action in decision.actions.iter().take(lives) {
-            if matches!(action, Action::Lead(_)) {
+            if matches!(action, Action::Promote(_)) {
                 assert!(
-                    seen.servers.iter().all(|server| server.latched),
+                    seen.servers.iter().all(|server| server.bootstrapped),
                     "no write may be allowed before it is marked"
                 );
                 let masters =
@@ -122,7 +124,7 @@ fn nothing_begins_while_one_is_silent() {
 #[test]
 fn where_data_may_be_a_person_decides_unless_all_are_there() {
     let mut seen = fresh();
-    seen.servers[0].latched = true;
+    seen.servers[0].bootstrapped = true;
     seen.servers[1].answer = None;
     let decision = decide(&seen);
     assert_eq!((decision.actions, decision.verdict.reason), (Vec::new(), Reason::NeedsDecision));
@@ -138,7 +140,7 @@ fn where_all_sentinels_forgot_data_leads_and_nothing_is_guessed() {
     let with = |told: [(&str, u64, u64); 3]| {
         let mut seen = fresh();
         for (server, (history, offset, keys)) in seen.servers.iter_mut().zip(told) {
-            server.latched = true;
+            server.bootstrapped = true;
             server.answer = Some(Answer { history: history.to_owned(), offset, keys, ..answer(false, Some(NOBODY)) });
         }
         seen
@@ -147,7 +149,7 @@ fn where_all_sentinels_forgot_data_leads_and_nothing_is_guessed() {
         decide(seen)
             .actions
             .iter()
-            .find_map(|action| if let Action::Lead(place) = action { Some(*place) } else { None })
+            .find_map(|action| if let Action::Promote(ordinal) = action { Some(*ordinal) } else { None })
     };
     // After a restart an empty volume and a full one have got equally far.
     assert_eq!(leads(&with([("a", 1, 0), ("b", 1, 200), ("c", 1, 0)])), Some(1));
@@ -173,17 +175,17 @@ fn a_template_that_cannot_work_is_mended_by_the_next() {
     let mut seen = fresh();
     settle(&mut seen, 9);
     seen.servers[2] = Server { ready: false, outdated: true, answer: None, ..seen.servers[2].clone() };
-    assert_eq!(decide(&seen).actions, [Action::Replace(2)]);
+    assert_eq!(decide(&seen).actions, [Action::Restart(2)]);
     seen.servers[2].outdated = false;
     assert_eq!(decide(&seen).actions, []);
     seen.sentinels[1] = Sentinel::Silent;
     assert_eq!(decide(&seen).actions, [], "it comes back by itself");
     seen.outdated_sentinels = vec![0, 1];
-    assert_eq!(decide(&seen).actions, [Action::ReplaceSentinel(1)]);
+    assert_eq!(decide(&seen).actions, [Action::RestartSentinel(1)]);
     // At the very first start too.
     let mut seen = fresh();
     seen.servers[1] = Server { ready: false, outdated: true, answer: None, ..seen.servers[1].clone() };
-    assert_eq!(decide(&seen).actions, [Action::Replace(1)]);
+    assert_eq!(decide(&seen).actions, [Action::Restart(1)]);
 }
 
 #[test]
@@ -217,10 +219,10 @@ fn one_that_lost_its_volume_follows_and_one_that_forgot_is_told() {
     let mut seen = fresh();
     settle(&mut seen, 9);
     seen.servers[1].answer = Some(answer(false, Some(NOBODY)));
-    seen.servers[1].latched = false;
+    seen.servers[1].bootstrapped = false;
     seen.sentinels[2] = Sentinel::Knows(None);
     let actions = decide(&seen).actions;
-    assert_eq!(actions, [Action::Monitor(2, host(0)), Action::Follow(1, host(0)), Action::Latch(1)]);
+    assert_eq!(actions, [Action::Monitor(2, host(0)), Action::ReplicateFrom(1, host(0)), Action::MarkBootstrapped(1)]);
 }
 
 #[test]
@@ -237,9 +239,9 @@ fn replicas_are_replaced_before_the_master_and_one_at_a_time() {
         act(&mut seen, &action);
         story.push(action);
     }
-    let sentinels = [Action::ReplaceSentinel(1), Action::ReplaceSentinel(0)];
+    let sentinels = [Action::RestartSentinel(1), Action::RestartSentinel(0)];
     assert_eq!(story[..2], sentinels);
-    assert_eq!(story[2..], [Action::Replace(2), Action::Replace(1), Action::HandOver(0), Action::Replace(0)]);
+    assert_eq!(story[2..], [Action::Restart(2), Action::Restart(1), Action::Failover(0), Action::Restart(0)]);
     seen.servers[2].outdated = true;
     seen.servers[0].ready = false;
     assert_eq!(decide(&seen).actions, [], "not while another is away");
@@ -248,7 +250,7 @@ fn replicas_are_replaced_before_the_master_and_one_at_a_time() {
 #[test]
 fn a_single_redis_is_marked_and_then_replaced() {
     let answer = Some(answer(true, None));
-    let server = Server { host: host(0), latched: false, ready: true, ending: false, outdated: true, answer };
+    let server = Server { host: host(0), bootstrapped: false, ready: true, ending: false, outdated: true, answer };
     let mut seen = Observed {
         namespace: "chat".to_owned(),
         name: "demo".to_owned(),
@@ -260,9 +262,9 @@ fn a_single_redis_is_marked_and_then_replaced() {
         mirrored: false,
         anew: false,
     };
-    assert_eq!(decide(&seen).actions, [Action::Latch(0)]);
-    act(&mut seen, &Action::Latch(0));
-    assert_eq!(decide(&seen).actions, [Action::Replace(0)]);
+    assert_eq!(decide(&seen).actions, [Action::MarkBootstrapped(0)]);
+    act(&mut seen, &Action::MarkBootstrapped(0));
+    assert_eq!(decide(&seen).actions, [Action::Restart(0)]);
     seen.servers[0] = Server { ready: false, answer: None, ..seen.servers[0].clone() };
     assert_eq!(decide(&seen).verdict.reason, Reason::NoMaster);
 }
@@ -281,7 +283,7 @@ fn volumes_that_are_all_new_are_told_and_a_person_says_to_go_on() {
         assert!(decision.verdict.message.ends_with("annotate imc demo imcluster.io/begin-redis-anew=true"));
         // One volume with data is enough.
         let mut one = seen.clone();
-        one.servers[0].latched = true;
+        one.servers[0].bootstrapped = true;
         assert_ne!(decide(&one).verdict.reason, Reason::DataLost);
 
         seen.anew = true;
@@ -296,7 +298,7 @@ fn a_master_that_refuses_writes_is_not_said_to_take_them() {
     let mut settled = fresh();
     settle(&mut settled, 9);
     let single = Observed { servers: vec![settled.servers[0].clone()], sentinels: Vec::new(), ..settled.clone() };
-    let full = Figures { stored: true, used_memory: 9, max_memory: 9, ..Figures::default() };
+    let full = Stats { stored: true, used_memory: 9, max_memory: 9, ..Stats::default() };
     for seen in [settled.clone(), single] {
         let with = |change: &dyn Fn(&mut Answer)| {
             let mut seen = seen.clone();
@@ -307,14 +309,14 @@ fn a_master_that_refuses_writes_is_not_said_to_take_them() {
         assert!(with(&|_| {}).verdict.holds());
         let loading = with(&|answer| answer.loading = true);
         assert_eq!((loading.verdict.reason, loading.actions), (Reason::Starting, Vec::new()), "and nobody is replaced");
-        let disk = with(&|answer| answer.figures.stored = false);
+        let disk = with(&|answer| answer.stats.stored = false);
         assert_eq!((disk.verdict.holds(), disk.verdict.reason), (false, Reason::DiskFailing));
-        let memory = with(&|answer| answer.figures = full);
+        let memory = with(&|answer| answer.stats = full);
         assert_eq!((memory.verdict.holds(), memory.verdict.reason), (false, Reason::MemoryFull));
     }
     // Nor is one chosen as the master before all have read their files.
     let mut seen = fresh();
-    seen.servers.iter_mut().for_each(|server| server.latched = true);
+    seen.servers.iter_mut().for_each(|server| server.bootstrapped = true);
     seen.servers[1].answer.as_mut().unwrap().loading = true;
     assert_eq!((decide(&seen).actions, decide(&seen).verdict.reason), (Vec::new(), Reason::Starting));
 }
@@ -330,7 +332,7 @@ fn a_master_that_is_about_to_end_hands_over_first_if_anybody_can_take_its_place(
         change(&mut seen);
         decide(&seen).actions
     };
-    let hands_over = [Action::HandOver(0)];
+    let hands_over = [Action::Failover(0)];
     assert_eq!(with(&|_| {}), hands_over);
     // Its node takes a Sentinel and perhaps a replica with it: the others are enough, and nothing else comes first.
     assert_eq!(with(&|seen| seen.sentinels[0] = Sentinel::Silent), hands_over);
@@ -339,7 +341,7 @@ fn a_master_that_is_about_to_end_hands_over_first_if_anybody_can_take_its_place(
     let mut seen = settled.clone();
     seen.servers[1].ending = true;
     seen.sentinels[0] = Sentinel::Silent;
-    let set = seen.succession(0, |place| format!("demo-sentinel-{place}"));
+    let set = seen.succession(0, |ordinal| format!("demo-sentinel-{ordinal}"));
     assert_eq!((set.master, set.replicas), (host(0), vec![host(2)]));
     assert_eq!(set.sentinels, ["demo-sentinel-1", "demo-sentinel-2"]);
 
@@ -355,24 +357,27 @@ fn a_master_that_is_about_to_end_hands_over_first_if_anybody_can_take_its_place(
 fn what_a_hand_over_left_behind_is_put_right_once_nobody_takes_the_masters_place() {
     let mut seen = fresh();
     settle(&mut seen, 9);
-    let wants = |seen: &mut Observed, place: usize, replicas: usize| {
-        seen.servers[place].answer.as_mut().unwrap().wanted_replicas = replicas;
+    let wants = |seen: &mut Observed, ordinal: usize, replicas: usize| {
+        seen.servers[ordinal].answer.as_mut().unwrap().min_replicas = replicas;
     };
     wants(&mut seen, 0, 1000);
     seen.failing_over = true;
     assert_eq!(decide(&seen).actions, [], "it may have a successor already");
     seen.failing_over = false;
-    assert_eq!(decide(&seen).actions, [Action::Want(0, 1)]);
+    assert_eq!(decide(&seen).actions, [Action::SetMinReplicas(0, 1)]);
     // A master of old that has not heard of its successor takes no writes until it follows.
-    act(&mut seen, &Action::HandOver(0));
-    seen.servers[0].answer = Some(Answer { wanted_replicas: 1000, ..answer(true, None) });
+    act(&mut seen, &Action::Failover(0));
+    seen.servers[0].answer = Some(Answer { min_replicas: 1000, ..answer(true, None) });
     assert_eq!(decide(&seen).actions, []);
-    seen.servers[0].answer = Some(Answer { wanted_replicas: 1000, ..answer(false, Some(&host(1))) });
-    assert_eq!(decide(&seen).actions, [Action::Want(0, 1)]);
+    seen.servers[0].answer = Some(Answer { min_replicas: 1000, ..answer(false, Some(&host(1))) });
+    assert_eq!(decide(&seen).actions, [Action::SetMinReplicas(0, 1)]);
     // Another durability takes hold before the pods are replaced.
     settle(&mut seen, 9);
     seen.confirming = 2;
-    assert_eq!(decide(&seen).actions, [Action::Want(0, 2), Action::Want(1, 2), Action::Want(2, 2)]);
+    assert_eq!(
+        decide(&seen).actions,
+        [Action::SetMinReplicas(0, 2), Action::SetMinReplicas(1, 2), Action::SetMinReplicas(2, 2)]
+    );
 }
 
 #[test]
@@ -381,7 +386,7 @@ fn nobody_is_replaced_while_a_replica_lags() {
     settle(&mut seen, 9);
     seen.servers.iter_mut().for_each(|server| server.outdated = true);
     seen.servers[0].answer.as_mut().unwrap().offset = LAG;
-    assert_eq!(decide(&seen).actions, [Action::Replace(2)]);
+    assert_eq!(decide(&seen).actions, [Action::Restart(2)]);
     seen.servers[0].answer.as_mut().unwrap().offset = LAG + 1;
     assert_eq!(decide(&seen).actions, []);
 }
@@ -390,11 +395,11 @@ fn nobody_is_replaced_while_a_replica_lags() {
 fn a_pod_is_the_same_under_a_longer_name() {
     let mut seen = fresh();
     settle(&mut seen, 9);
-    let long = |place: usize| format!("{}.demo-redis.chat.svc", host(place));
+    let long = |ordinal: usize| format!("{}.demo-redis.chat.svc", host(ordinal));
     seen.sentinels = (0..3).map(|_| Sentinel::Knows(Some(long(0)))).collect();
     seen.sentinels[1] = Sentinel::Knows(Some(host(0)));
-    for place in 1..3 {
-        seen.servers[place].answer.as_mut().unwrap().follows = Some(long(0));
+    for ordinal in 1..3 {
+        seen.servers[ordinal].answer.as_mut().unwrap().follows = Some(long(0));
     }
     let decision = decide(&seen);
     assert_eq!((decision.master, decision.verdict.holds(), decision.actions), (Some(0), true, Vec::new()));
