@@ -1,4 +1,5 @@
 //! Hand-overs between three redis that three Sentinels watch, with the settings that their pods have, under writes.
+#![expect(clippy::print_stdout, reason = "what was measured is shown with --nocapture")]
 
 use std::path::Path;
 use std::process::Command;
