@@ -1,7 +1,7 @@
 //! What users write: the `ImCluster` resource, its defaults, bounds and rules, and what the operator reports back.
 //!
 //! The schema is the only place where defaults and rules stand: the API server applies them to what is written, and
-//! [`crate::validate`] to what is read.
+//! `validate` to what is read.
 
 #![allow(unreachable_pub, reason = "`KubeSchema` repeats every type where nobody can name it")]
 
