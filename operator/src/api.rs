@@ -1,10 +1,9 @@
 //! What users write: the `ImCluster` resource, its defaults, bounds and rules, and what the operator reports back.
 //!
 //! The schema is the only place where defaults and rules stand: the API server applies them to what is written, and
-//! [`crate::validate`] to what is read.
+//! `validate` to what is read.
 
-// `KubeSchema` repeats every type where nobody can name it.
-#![allow(unreachable_pub)]
+#![allow(unreachable_pub, reason = "`KubeSchema` repeats every type where nobody can name it")]
 
 mod condition;
 mod options;
@@ -12,6 +11,10 @@ mod pod;
 mod schema;
 mod status;
 mod tiers;
+mod verdict;
+
+#[cfg(test)]
+mod tests;
 
 pub use condition::{Condition, ConditionStatus, ConditionType, Reason};
 pub use options::{
@@ -25,6 +28,7 @@ pub use tiers::{
     Connect, Durability, Etcd, EtcdMode, ExternalEtcd, ExternalRedis, Logic, NodePorts, Redis, RedisMode, Rollout,
     Sentinel, Service, ServiceType, Storage, TrafficPolicy,
 };
+pub(crate) use verdict::Verdict;
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -183,4 +187,11 @@ pub struct ImClusterSpec {
     /// While true the operator changes nothing of this cluster and only reports. The cluster goes on serving.
     #[serde(default)]
     pub paused: bool,
+}
+
+impl ImCluster {
+    /// Whether a person has asked for something by an annotation, with `true`.
+    pub(crate) fn is_asked_for(&self, annotation: &str) -> bool {
+        self.metadata.annotations.iter().flatten().any(|(name, value)| name == annotation && value == "true")
+    }
 }

@@ -18,76 +18,72 @@ mod services;
 mod workload;
 
 pub use access::redis_secret;
-pub use connect::max_draining;
-pub use container::TLS_FOLDER;
-pub use etcd::JOIN;
-pub use labels::{ACCEPT, ACCEPT_YES, CLUSTER, COMPONENT, MANAGED_BY, OPERATOR, VERSION, selector};
-pub use monitor::pod_monitor_resource;
-pub use names::{
-    ETCD_CLIENT_PORT, ETCD_MEMBERS_MOST, ETCD_METRICS_PORT, ETCD_PEER_PORT, EtcdMember, REDIS_PORT, REDIS_REPLICAS,
-    SENTINEL_PORT, SENTINEL_REPLICAS, etcd_endpoints, etcd_members, object_name, pod_host, secret_name, service_host,
-    tls_name,
+pub(crate) use connect::max_draining;
+pub(crate) use container::TLS_FOLDER;
+pub(crate) use etcd::JOIN;
+pub(crate) use labels::{ACCEPT, ACCEPT_YES, VERSION};
+pub(crate) use names::{
+    MAX_ETCD_MEMBERS, REDIS_PORT, REDIS_REPLICAS, SENTINEL_PORT, SENTINEL_REPLICAS, etcd_members, object_name, pod_host,
 };
-pub use overrides::Ignored;
-pub use pod::DRAIN_RESERVE;
-pub use quantity::bytes;
-pub use redis::confirming_replicas;
-pub use workload::FINGERPRINT;
+pub(crate) use overrides::Ignored;
+pub(crate) use quantity::bytes;
+pub(crate) use redis::confirming_replicas;
+pub(crate) use workload::FINGERPRINT;
 
 use crate::api::{EtcdMode, ImageSource, Images, RedisMode, Tier};
-use crate::object::Object;
+use crate::kubernetes::object::{Object, Objects, Prepared};
 use crate::validate::Valid;
 
 /// What a tier's pods run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Run {
+pub(crate) struct Run {
     /// The image, with registry, tag and digest.
-    pub image: String,
+    pub(crate) image: String,
     /// The version, for labels: `spec.version`, or the tag of redis' or etcd's image.
-    pub version: String,
+    pub(crate) version: String,
 }
 
 /// What each tier's pods run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Runs {
+pub(crate) struct Runs {
     /// Connect.
-    pub connect: Run,
+    pub(crate) connect: Run,
     /// Logic.
-    pub logic: Run,
+    pub(crate) logic: Run,
     /// Redis and Sentinel.
-    pub redis: Run,
+    pub(crate) redis: Run,
     /// Etcd.
-    pub etcd: Run,
+    pub(crate) etcd: Run,
 }
 
 /// What has been found out and decided, beyond the ImCluster itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Inputs {
+pub(crate) struct Inputs {
     /// The operator's namespace, whose pods named `im-operator` may reach every tier.
-    pub operator_namespace: String,
+    pub(crate) operator_namespace: String,
     /// What the names of Services end with.
-    pub cluster_domain: String,
+    pub(crate) cluster_domain: String,
     /// The image with which pods of redis, Sentinel and etcd begin: one that holds `im-operator`.
-    pub init_image: String,
+    pub(crate) init_image: String,
     /// Whether the API of PodMonitors is installed.
-    pub pod_monitors: bool,
+    pub(crate) pod_monitors: bool,
     /// What each tier is to run now: during an upgrade not yet all of [`wanted`].
-    pub runs: Runs,
+    pub(crate) runs: Runs,
     /// Connect pods there are to be now.
-    pub connect_replicas: i32,
+    pub(crate) connect_replicas: i32,
     /// Whether connect's Deployment starts no further replacement for the moment.
-    pub connect_paused: bool,
+    pub(crate) connect_paused: bool,
     /// Logic pods there are to be; `None`: somebody else says how many.
-    pub logic_replicas: Option<i32>,
+    pub(crate) logic_replicas: Option<i32>,
     /// Whether etcd was formed once, so that a member with an empty volume only ever joins.
-    pub etcd_existing: bool,
+    pub(crate) etcd_existing: bool,
     /// The smallest volume of etcd, in bytes, where it is known: what the spec asks for may be still to come.
-    pub etcd_volume: Option<u64>,
+    pub(crate) etcd_volume: Option<u64>,
 }
 
 impl Inputs {
     /// With everything as the spec asks for it: a first start, or no upgrade under way. `operator_image` is the operator's own.
-    pub fn wanted(valid: &Valid, operator_namespace: &str, operator_image: &str) -> Self {
+    pub(crate) fn wanted(valid: &Valid, operator_namespace: &str, operator_image: &str) -> Self {
         let images = &valid.spec().images;
         let init = images.init.as_ref().map(|source| image(images, source, Some(&valid.spec().version)));
         Self {
@@ -105,17 +101,16 @@ impl Inputs {
     }
 }
 
-/// All objects of an ImCluster.
+/// What is built of an ImCluster.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Objects {
-    /// In the order in which they are applied.
-    pub list: Vec<Object>,
+pub(crate) struct Built {
+    pub(crate) objects: Objects<Prepared>,
     /// Fields of `podOverrides` that say other than the operator does.
-    pub ignored: Vec<Ignored>,
+    pub(crate) ignored: Vec<Ignored>,
 }
 
 /// What the spec asks every tier to run.
-pub fn wanted(valid: &Valid) -> Runs {
+pub(crate) fn wanted(valid: &Valid) -> Runs {
     let spec = valid.spec();
     let images = &spec.images;
     let run = |source: &ImageSource, version: Option<&str>| Run {
@@ -150,7 +145,7 @@ fn image(images: &Images, source: &ImageSource, version: Option<&str>) -> String
 }
 
 /// Makes every object of an ImCluster. All of them are always there: what is not in the list is not wanted any more.
-pub fn build(valid: &Valid, inputs: &Inputs) -> Objects {
+pub(crate) fn build(valid: &Valid, inputs: &Inputs) -> Built {
     let mut building = Building { valid, inputs, list: Vec::new(), ignored: Vec::new() };
     network::policies(&mut building);
     if valid.spec().redis.mode != RedisMode::External {
@@ -164,7 +159,7 @@ pub fn build(valid: &Valid, inputs: &Inputs) -> Objects {
     }
     logic::objects(&mut building);
     connect::objects(&mut building);
-    Objects { list: building.list, ignored: building.ignored }
+    Built { objects: Objects::prepared(building.list), ignored: building.ignored }
 }
 
 /// The objects so far.

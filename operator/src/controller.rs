@@ -1,131 +1,136 @@
-//! What a leading operator does all the time: watches, visits, asks pods, looks for optional APIs.
+//! The controller of ImClusters: what it remembers of each, and who may work on one. `workers` run it; `reconcile` is one pass.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use futures::FutureExt;
-use futures::future::BoxFuture;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
-
-use crate::api::Tier;
-use crate::context::Context;
-use crate::key::Key;
-use crate::observe::is_of;
-use crate::reconcile::{self, Outcome};
-use crate::{metrics, stores};
-
-/// How often it is looked whether an optional API has come or gone.
-const DISCOVERY: Duration = Duration::from_secs(60);
-/// After the first failed visit the next comes so soon; twice as late after each further one.
-const BACKOFF: Duration = Duration::from_secs(1);
-/// The longest wait after a failed visit.
-const LONGEST: Duration = Duration::from_secs(120);
-
-/// Everything that runs until the process ends, by name.
-pub fn work(context: &Arc<Context>) -> Vec<(&'static str, BoxFuture<'static, ()>)> {
-    let shared = Arc::clone(context);
-    let unreadable: stores::Unreadable = Arc::new(move |key, generation, error| {
-        tokio::spawn(reconcile::unreadable(Arc::clone(&shared), key, generation, error));
-    });
-    let mut work = context.stores.watches(&context.client, &context.queue, &unreadable);
-    work.push(("visits", visits(Arc::clone(context)).boxed()));
-    work.push(("drain readings", ask(Arc::clone(context)).boxed()));
-    work.push(("discovery", discover(Arc::clone(context)).boxed()));
-    work
-}
-
-/// Visits ImClusters as they are due, several at a time.
-async fn visits(context: Arc<Context>) {
-    loop {
-        let key = context.queue.next().await;
-        let Ok(place) = Arc::clone(&context.places).acquire_owned().await else { return };
-        if context.is_ending() {
-            return std::future::pending().await;
-        }
-        let context = Arc::clone(&context);
-        tokio::spawn(async move {
-            let visited = tokio::spawn(visit(Arc::clone(&context), key.clone())).await;
-            // A visit that panicked met a defect: another one soon would meet it again.
-            context.queue.done(key, visited.unwrap_or(Some(LONGEST)));
-            drop(place);
-        });
-    }
-}
-
-/// One visit; returns when the next is due, unless something happens before.
-async fn visit(context: Arc<Context>, key: Key) -> Option<Duration> {
-    let begun = Instant::now();
-    let outcome = Box::pin(reconcile::reconcile(&context, &key)).await;
-    metrics::RECONCILES.with_label_values(&[outcome.name()]).inc();
-    metrics::RECONCILE_SECONDS.with_label_values(&[outcome.name()]).observe(begun.elapsed().as_secs_f64());
-    let mut memory = context.memory(&key);
-    let failures = if matches!(outcome, Outcome::Failed) { memory.failures.saturating_add(1) } else { 0 };
-    if failures != memory.failures {
-        memory.failures = failures;
-        context.remember(&key, memory);
-    }
-    match outcome {
-        Outcome::Gone => {
-            context.forget(&key);
-            None
-        }
-        Outcome::Settled(again) | Outcome::Changed(again) | Outcome::Waiting(again) => Some(again),
-        Outcome::Failed => Some(backoff(failures, BACKOFF, LONGEST)),
-    }
-}
-
-/// How long to wait after so many failures in a row: `first`, twice as long each time, until it is `longest`; give or take
-/// a third, so that those who failed together do not come back together.
-pub fn backoff(failures: u32, first: Duration, longest: Duration) -> Duration {
-    let base = first * 2_u32.saturating_pow(failures.saturating_sub(1).min(10));
-    base.min(longest).mul_f64(rand::random_range(0.7..1.3))
-}
-
-/// Asks connect pods for their connections, again and again.
-async fn ask(context: Arc<Context>) {
-    let mut every = interval(context.settings.drain_interval);
-    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        every.tick().await;
-        let pods: Vec<_> = context.stores.pods.all().into_iter().filter(|pod| is_of(pod, Tier::Connect)).collect();
-        for changed in context.asking.round(&pods, &context.readings).await {
-            context.queue.wake(changed);
-        }
-    }
-}
-
-/// Looks whether the API of PodMonitors is there.
-async fn discover(context: Arc<Context>) {
-    loop {
-        match stores::pod_monitors_exist(&context.client).await {
-            Ok(there) => {
-                if context.stores.found_pod_monitors(there) {
-                    tracing::info!(there, "the API of PodMonitors");
-                    context
-                        .stores
-                        .clusters
-                        .all()
-                        .iter()
-                        .for_each(|cluster| context.queue.wake(Key::of(cluster.as_ref())));
-                }
-            }
-            Err(error) => tracing::warn!(%error, "it cannot be told which APIs there are"),
-        }
-        sleep(DISCOVERY.mul_f64(rand::random_range(0.8..1.2))).await;
-    }
-}
+mod claim;
+mod metrics;
+pub(crate) mod outcome;
+mod plan;
+pub(crate) mod queue;
+mod reconcile;
+mod report;
+pub(crate) mod status;
+pub(crate) mod turns;
+mod workers;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
+mod tests;
 
-    #[test]
-    fn failures_put_visits_off_more_and_more_and_never_for_long() {
-        let backoff = |failures| backoff(failures, BACKOFF, LONGEST);
-        let longest = |failures| (0..50).map(|_| backoff(failures)).max().unwrap();
-        let shortest = |failures| (0..50).map(|_| backoff(failures)).min().unwrap();
-        assert!(longest(1) < Duration::from_secs(2));
-        assert!(shortest(5) > Duration::from_secs(10));
-        assert!(longest(u32::MAX) <= LONGEST.mul_f64(1.3));
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+use self::status::Writer;
+use self::turns::Turns;
+use crate::context::Context;
+use crate::kubernetes::key::Key;
+use crate::metrics::{BACKING_OFF, DRAINS, PICKED_OTHERWISE};
+use crate::tiers::supervisor::Supervisors;
+
+pub(crate) use workers::work;
+
+/// Reconciles ImClusters.
+#[derive(Debug)]
+pub(crate) struct Controller {
+    pub(crate) context: Arc<Context>,
+    /// The tasks that look after redis and etcd.
+    supervisors: Supervisors,
+    /// Whose pods this build of the operator may change.
+    turns: Turns,
+    /// One per reconciliation, and one per failover of redis: what is not to be cut short.
+    permits: Arc<Semaphore>,
+    /// When it began to read.
+    begun: Instant,
+    ending: AtomicBool,
+    memories: Mutex<HashMap<Key, Memory>>,
+    unreadable: Mutex<HashMap<Key, (Option<i64>, String)>>,
+}
+
+/// What is remembered of an ImCluster from one reconciliation to the next. Losing it costs a call or two, never more.
+#[derive(Debug, Clone, Default)]
+struct Memory {
+    /// Failures in a row.
+    failures: u32,
+    /// When the status was last written.
+    writer: Writer,
+    /// Pods that ended though another was marked to go, as long as they are there.
+    picked_otherwise: BTreeSet<String>,
+}
+
+impl Controller {
+    pub(crate) fn new(context: Arc<Context>) -> Self {
+        let permits = Arc::new(Semaphore::new(context.settings.visits));
+        Self {
+            supervisors: Supervisors::new(Arc::clone(&permits)),
+            turns: Turns::default(),
+            permits,
+            begun: Instant::now(),
+            ending: AtomicBool::new(false),
+            memories: Mutex::default(),
+            unreadable: Mutex::default(),
+            context,
+        }
+    }
+
+    /// Whether no further reconciliation is to begin.
+    fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
+    }
+
+    /// Begins no further reconciliation and waits for those under way.
+    pub(crate) async fn finish(&self, remaining: Duration) {
+        self.ending.store(true, Ordering::Relaxed);
+        self.supervisors.end();
+        let all = u32::try_from(self.context.settings.visits).unwrap_or(u32::MAX);
+        // The Lease must be given back within what is left.
+        if timeout(remaining.mul_f64(0.7), self.permits.acquire_many(all)).await.is_err() {
+            tracing::warn!("shutting down before all reconciliations finished");
+        }
+    }
+
+    fn memory(&self, key: &Key) -> Memory {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned().unwrap_or_default()
+    }
+
+    fn remember(&self, key: &Key, memory: Memory) {
+        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        memories.insert(key.clone(), memory);
+        let failing = memories.values().filter(|memory| memory.failures > 0).count();
+        BACKING_OFF.set(i64::try_from(failing).unwrap_or(i64::MAX));
+    }
+
+    /// Counts pods that Kubernetes ended though another was marked to go, each once.
+    fn note_picked_otherwise(&self, key: &Key, pods: &[String]) {
+        let now: BTreeSet<String> = pods.iter().cloned().collect();
+        let mut memory = self.memory(key);
+        if memory.picked_otherwise == now {
+            return;
+        }
+        for pod in now.difference(&memory.picked_otherwise) {
+            PICKED_OTHERWISE.inc();
+            tracing::info!(cluster = %key, pod, "Kubernetes ended this pod instead of the one marked for deletion");
+        }
+        memory.picked_otherwise = now;
+        self.remember(key, memory);
+    }
+
+    /// Whether this is not what was last found of an ImCluster that cannot be read.
+    fn is_new_unreadable(&self, key: &Key, generation: Option<i64>, error: &str) -> bool {
+        let mut unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = (generation, error.to_owned());
+        unreadable.insert(key.clone(), found.clone()) != Some(found)
+    }
+
+    /// Forgets an ImCluster that is no more.
+    fn forget(&self, key: &Key) {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.supervisors.forget(key);
+        self.turns.forget(key);
+        metrics::conditions(key, &[]);
+        metrics::foreign(key, false);
+        let _ = DRAINS.remove_label_values(&[key.namespace.as_str(), key.name.as_str()]);
     }
 }

@@ -6,11 +6,11 @@ use kube::{Api, Client, ResourceExt};
 use crate::api::ImCluster;
 
 /// Shorter secrets of HS256 tokens are too easy to guess.
-const LEAST_SECRET: usize = 32;
+const MIN_SECRET: usize = 32;
 
 /// Why an ImCluster cannot be built.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// Something that it names is not there, or not what it must be.
     #[error("{0}")]
     Missing(String),
@@ -28,16 +28,16 @@ pub enum Error {
 ///
 /// # Errors
 /// [`Error::Missing`] says which field names what, and what to do.
-pub async fn dereference(client: &Client, cluster: &ImCluster) -> Result<(), Error> {
+pub(crate) async fn dereference(client: &Client, cluster: &ImCluster) -> Result<(), Error> {
     let namespace = cluster.namespace().unwrap_or_default();
     let spec = &cluster.spec;
     if let Some(secret) = &spec.auth.hs256_secret {
         let value = secret_key(client, &namespace, "spec.auth.hs256Secret", &secret.name, &secret.key).await?;
         // A line end at the end does not count.
         let length = value.trim_ascii_end().len();
-        if length < LEAST_SECRET {
+        if length < MIN_SECRET {
             let what = format!(
-                "spec.auth.hs256Secret: the key {} of the Secret {} has {length} bytes: write {LEAST_SECRET} random bytes or more",
+                "spec.auth.hs256Secret: the key {} of the Secret {} has {length} bytes: write {MIN_SECRET} random bytes or more",
                 secret.key, secret.name
             );
             return Err(Error::Missing(what));

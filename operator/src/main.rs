@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use im_operator::join::{Join, May};
+use im_operator::init::join::{Join, May};
 use im_operator::settings::{DRAIN, PROGRAM, Settings};
 use im_runtime::version;
 
@@ -58,7 +58,7 @@ fn seed_arguments(rest: &[OsString]) -> Option<(&OsString, &str)> {
 }
 
 fn seed(file: &Path, text: &str) -> ExitCode {
-    let said = match im_operator::seed::seed(file, text) {
+    let said = match im_operator::init::seed::seed(file, text) {
         Ok(true) => format!("{} is written\n", file.display()),
         Ok(false) => format!("{} exists and is left as it is\n", file.display()),
         Err(error) => {
@@ -91,7 +91,7 @@ fn wait_to_join(join: &Join) -> ExitCode {
     let wait = async {
         let mut end = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         tokio::select! {
-            may = im_operator::join::join(join, tell) => may.map(Some),
+            may = im_operator::init::join::join(join, tell) => may.map(Some),
             _ = end.recv() => Ok(None),
         }
     };

@@ -18,7 +18,7 @@ macro_rules! metrics {
         )*
 
         /// Registers everything, so that a scrape shows zeros instead of nothing.
-        pub fn register() {
+        pub(crate) fn register() {
             $(LazyLock::force(&$name);)*
         }
     };

@@ -10,16 +10,16 @@ use rcgen::{
 use x509_parser::pem::Pem;
 
 /// How long the authority's own certificate is valid.
-pub const AUTHORITY_LIFE: Duration = Duration::from_secs(3652 * DAY);
+pub(crate) const AUTHORITY_LIFE: Duration = Duration::from_secs(3652 * DAY);
 /// How long a tier's certificate is valid.
-pub const LEAF_LIFE: Duration = Duration::from_secs(90 * DAY);
+pub(crate) const LEAF_LIFE: Duration = Duration::from_secs(90 * DAY);
 /// Certificates are valid from a while before they are made: clocks differ.
 const BACKDATED: Duration = Duration::from_secs(600);
 const DAY: u64 = 86_400;
 
 /// Why a certificate cannot be made or read.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The key or certificate in a Secret is not what it should be.
     #[error("{what} cannot be read: {why}")]
     Unreadable {
@@ -35,11 +35,11 @@ pub enum Error {
 
 /// A certificate and its key, both as PEM.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Pair {
+pub(crate) struct Pair {
     /// The certificate.
-    pub certificate: String,
+    pub(crate) certificate: String,
     /// Its private key, PKCS #8.
-    pub key: String,
+    pub(crate) key: String,
 }
 
 impl std::fmt::Debug for Pair {
@@ -52,7 +52,7 @@ impl std::fmt::Debug for Pair {
 ///
 /// # Errors
 /// [`Error::Making`].
-pub fn authority(name: &str, now: Timestamp) -> Result<Pair, Error> {
+pub(crate) fn authority(name: &str, now: Timestamp) -> Result<Pair, Error> {
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -66,7 +66,7 @@ pub fn authority(name: &str, now: Timestamp) -> Result<Pair, Error> {
 ///
 /// # Errors
 /// The authority cannot be read, or a name is no name.
-pub fn leaf(authority: &Pair, name: &str, names: &[String], now: Timestamp) -> Result<Pair, Error> {
+pub(crate) fn leaf(authority: &Pair, name: &str, names: &[String], now: Timestamp) -> Result<Pair, Error> {
     let unreadable = |error: rcgen::Error| Error::Unreadable { what: "the authority", why: error.to_string() };
     let signer = KeyPair::from_pem(&authority.key).map_err(unreadable)?;
     let issuer = Issuer::from_ca_cert_pem(&authority.certificate, signer).map_err(unreadable)?;
@@ -91,21 +91,21 @@ fn date(params: &mut CertificateParams, now: Timestamp, life: Duration) {
 
 /// What a certificate says of its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Validity {
+pub(crate) struct Validity {
     /// Its first second.
-    pub from: Timestamp,
+    pub(crate) from: Timestamp,
     /// Its last.
-    pub until: Timestamp,
+    pub(crate) until: Timestamp,
 }
 
 impl Validity {
     /// What is left of it.
-    pub fn left(&self, now: Timestamp) -> Duration {
+    pub(crate) fn left(&self, now: Timestamp) -> Duration {
         Duration::try_from(self.until.duration_since(now)).unwrap_or(Duration::ZERO)
     }
 
     /// Whether a third of it or less is left.
-    pub fn is_due(&self, now: Timestamp) -> bool {
+    pub(crate) fn is_due(&self, now: Timestamp) -> bool {
         let whole = Duration::try_from(self.until.duration_since(self.from)).unwrap_or(Duration::ZERO);
         self.left(now) <= whole / 3
     }
@@ -115,7 +115,7 @@ impl Validity {
 ///
 /// # Errors
 /// It is none.
-pub fn validity(certificate: &str) -> Result<Validity, Error> {
+pub(crate) fn validity(certificate: &str) -> Result<Validity, Error> {
     with_certificate(certificate, |certificate| {
         let at = |time: x509_parser::time::ASN1Time| Timestamp::from_second(time.timestamp()).ok();
         let period = certificate.validity();
@@ -124,7 +124,7 @@ pub fn validity(certificate: &str) -> Result<Validity, Error> {
 }
 
 /// Whether a certificate was signed by this authority, is for these names, and belongs to its key.
-pub fn matches(leaf: &Pair, authority: &str, names: &[String]) -> bool {
+pub(crate) fn matches(leaf: &Pair, authority: &str, names: &[String]) -> bool {
     let has = |certificate: &x509_parser::certificate::X509Certificate<'_>| {
         let told = certificate.subject_alternative_name().ok()??.value.general_names.clone();
         let told: Vec<String> = told.iter().filter_map(as_text).collect();
@@ -142,7 +142,7 @@ pub fn matches(leaf: &Pair, authority: &str, names: &[String]) -> bool {
 ///
 /// # Errors
 /// They do not, or one of them is unreadable.
-pub fn check_authority(authority: &Pair) -> Result<(), Error> {
+pub(crate) fn check_authority(authority: &Pair) -> Result<(), Error> {
     let key = KeyPair::from_pem(&authority.key)
         .map_err(|error| Error::Unreadable { what: "ca.key", why: error.to_string() })?;
     let same = with_certificate(&authority.certificate, |certificate| {

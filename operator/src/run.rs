@@ -1,4 +1,4 @@
-//! The operator's life: find the API server, be elected, watch, visit, and give the Lease back at the end.
+//! The operator's life: find the API server, be elected, watch, reconcile, and give the Lease back at the end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,14 +9,15 @@ use kube::client::ClientBuilder;
 use kube::{Client, Config};
 use tokio::time::{sleep, timeout};
 
-use crate::calls::{Calls, Gate};
 use crate::context::Context;
-use crate::leader::Candidate;
+use crate::controller::{self, Controller};
+use crate::kubernetes::calls::{Calls, Gate};
+use crate::kubernetes::election::Candidate;
+use crate::metrics;
 use crate::settings::Settings;
-use crate::{controller, metrics};
 
 /// How long the API server may take to be found at the start.
-const START: Duration = Duration::from_secs(15);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The body of `im-operator run`.
 ///
@@ -26,12 +27,14 @@ pub async fn run(settings: Settings, process: Process) -> Result<()> {
     let Process { node, admin, shutdown, tasks } = process;
     metrics::register();
     let gate = if settings.leader_election { Gate::shut() } else { Gate::open() };
-    let config = timeout(START, Config::infer()).await.context("finding the API server took too long")?;
+    let config = timeout(CONNECT_TIMEOUT, Config::infer())
+        .await
+        .context("timed out reading the Kubernetes client configuration")?;
     let config = config.context("no API server is known: run in a pod, or set KUBECONFIG")?;
-    let client = connect(config, &gate).context("the API server's credentials are of no use")?;
+    let client = connect(config, &gate).context("the Kubernetes credentials cannot be used")?;
     let reachable = admin.readiness().latch("the API server has answered");
     tokio::select! {
-        version = answered(&client) => tracing::info!(version, "the API server answers"),
+        version = answered(&client) => tracing::info!(version, "connected to the API server"),
         () = shutdown.begun() => return Ok(()),
     }
     reachable.set();
@@ -46,8 +49,8 @@ pub async fn run(settings: Settings, process: Process) -> Result<()> {
     } else {
         metrics::LEADER.set(1);
     }
-    let context = Arc::new(Context::new(client, gate, settings, &node));
-    for (name, work) in controller::work(&context) {
+    let controller = Arc::new(Controller::new(Arc::new(Context::new(client, gate, settings, &node))));
+    for (name, work) in controller::work(&controller) {
         tasks.spawn(name, async move {
             work.await;
             Ok::<_, std::convert::Infallible>(())
@@ -55,7 +58,7 @@ pub async fn run(settings: Settings, process: Process) -> Result<()> {
     }
     let ended = lead(&mut candidate, &shutdown).await;
     if ended.is_ok() {
-        context.finish(shutdown.remaining()).await;
+        controller.finish(shutdown.remaining()).await;
         if let Some(candidate) = &mut candidate {
             candidate.release().await;
         }
@@ -70,16 +73,13 @@ async fn lead(candidate: &mut Option<Candidate>, shutdown: &Shutdown) -> Result<
         return Ok(());
     };
     tokio::select! {
-        lost = candidate.keep() => bail!(lost),
+        lost = candidate.renew_until_lost() => bail!(lost),
         () = shutdown.begun() => Ok(()),
     }
 }
 
 /// A client whose calls are counted, bounded and gated.
-///
-/// # Errors
-/// The credentials cannot be used.
-pub fn connect(config: Config, gate: &Gate) -> Result<Client, kube::Error> {
+fn connect(config: Config, gate: &Gate) -> Result<Client, kube::Error> {
     Ok(ClientBuilder::try_from(config)?.with_layer(&Calls { gate: gate.clone() }).build())
 }
 
@@ -89,7 +89,7 @@ async fn answered(client: &Client) -> String {
     loop {
         match client.apiserver_version().await {
             Ok(version) => return version.git_version,
-            Err(error) => tracing::warn!(%error, "the API server does not answer yet"),
+            Err(error) => tracing::warn!(%error, "API server unreachable, retrying"),
         }
         sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
         pause = (pause * 2).min(Duration::from_secs(15));

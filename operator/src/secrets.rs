@@ -3,7 +3,7 @@
 //! They are created, never applied: one that exists is adopted by its name, whoever made it, and what stands in it stays.
 //! Only a tier's certificate is replaced, when a third of its time is left or it does not fit any more.
 
-pub mod authority;
+pub(crate) mod authority;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,31 +18,31 @@ use kube::{Api, Client, Resource, ResourceExt};
 use self::authority::{Authorities, EARLY, ROTATE, Rotation};
 use crate::api::{EtcdMode, ImCluster, RedisMode, Tier};
 use crate::build;
-use crate::key::{CLUSTER, Key};
+use crate::kubernetes::cache::Cache;
+use crate::kubernetes::key::{CLUSTER, Key};
 use crate::pki::{self, Pair};
-use crate::watch::Cache;
 
 /// The authority's certificate.
-pub const CA_CERT: &str = "ca.crt";
+pub(crate) const CA_CERT: &str = "ca.crt";
 /// Its key, only in the authority's own Secret.
-pub const CA_KEY: &str = "ca.key";
+pub(crate) const CA_KEY: &str = "ca.key";
 /// A tier's certificate.
-pub const TLS_CERT: &str = "tls.crt";
+pub(crate) const TLS_CERT: &str = "tls.crt";
 /// Its key.
-pub const TLS_KEY: &str = "tls.key";
+pub(crate) const TLS_KEY: &str = "tls.key";
 /// The key of the HS256 secret.
-pub const HS256: &str = "hs256-secret";
+pub(crate) const HS256: &str = "hs256-secret";
 /// The key of redis' password.
-pub const PASSWORD: &str = "password";
+pub(crate) const PASSWORD: &str = "password";
 /// The key of what connect and logic show each other.
-pub const PEER: &str = "secret";
+pub(crate) const PEER: &str = "secret";
 
 /// An authority whose certificate ends within this is told of: another should have taken its place long ago.
-pub const WARNING: Duration = Duration::from_secs(90 * 86_400);
+pub(crate) const WARNING: Duration = Duration::from_secs(90 * 86_400);
 
 /// Why a Secret is not as it must be.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The API server.
     #[error("the Secret {name} cannot be {what}: {source}")]
     Api {
@@ -73,23 +73,23 @@ pub enum Error {
 
 /// What the Secrets say that others need to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
+pub(crate) struct Credentials {
     /// The certificates of the authorities that are believed, as PEM.
-    pub authority: String,
+    pub(crate) authority: String,
     /// How far a change of the authority is, and since when.
-    pub change: Option<(Rotation, Timestamp)>,
+    pub(crate) change: Option<(Rotation, Timestamp)>,
     /// When the authority ends.
-    pub authority_until: Timestamp,
+    pub(crate) authority_until: Timestamp,
     /// When the first certificate is to be replaced.
-    pub renewal: Timestamp,
+    pub(crate) renewal: Timestamp,
     /// The pair with which the operator itself reaches redis and etcd.
-    pub own: Pair,
+    pub(crate) own: Pair,
     /// The certificate that redis is to show, where the operator runs it.
-    pub redis_certificate: Option<String>,
+    pub(crate) redis_certificate: Option<String>,
     /// The same for Sentinels.
-    pub sentinel_certificate: Option<String>,
+    pub(crate) sentinel_certificate: Option<String>,
     /// Redis' password, where the operator runs redis.
-    pub redis_password: Option<String>,
+    pub(crate) redis_password: Option<String>,
 }
 
 /// A Secret that is to be there.
@@ -115,7 +115,7 @@ fn leaves(cluster: &ImCluster) -> Vec<&'static str> {
 }
 
 /// Whether tokens are signed with a secret that the operator makes, as the spec names nothing else.
-pub fn generates_auth(cluster: &ImCluster) -> bool {
+pub(crate) fn generates_auth(cluster: &ImCluster) -> bool {
     let auth = &cluster.spec.auth;
     auth.hs256_secret.is_none() && auth.public_keys.is_none() && auth.jwks_url.is_none()
 }
@@ -134,7 +134,7 @@ fn plains(cluster: &ImCluster) -> Vec<Plain> {
 }
 
 /// The names by which a tier's pods are dialled, where Services' names end with `domain`.
-pub fn dns_names(cluster: &Key, tier: &str, domain: &str) -> Vec<String> {
+pub(crate) fn dns_names(cluster: &Key, tier: &str, domain: &str) -> Vec<String> {
     let service = format!("{}-{tier}", cluster.name);
     let mut names = vec![format!("im-{tier}"), service.clone()];
     for suffix in ["", ".svc", &format!(".svc.{domain}")] {
@@ -151,14 +151,14 @@ pub fn dns_names(cluster: &Key, tier: &str, domain: &str) -> Vec<String> {
 ///
 /// # Errors
 /// [`Error`]: what exists and is of no use is left as it is.
-pub async fn ensure(
+pub(crate) async fn ensure(
     client: &Client,
     cache: &Cache<Secret>,
     cluster: &ImCluster,
     domain: &str,
     done: impl FnOnce(Option<Rotation>, Timestamp) -> bool,
     now: Timestamp,
-) -> Result<Known, Error> {
+) -> Result<Credentials, Error> {
     let key = Key::of(cluster);
     let secrets = Secrets { api: Api::namespaced(client.clone(), &key.namespace), cache, cluster };
     let mut redis_password = None;
@@ -193,10 +193,10 @@ pub async fn ensure(
         pki::validity(&authorities.signer().certificate).map(|validity| validity.until).map_err(useless(&ca_name))
     };
     let left = Duration::try_from(until(&authorities)?.duration_since(now)).unwrap_or_default();
-    let wanted = left < EARLY || crate::keeper::is_said(cluster, ROTATE);
+    let wanted = left < EARLY || cluster.is_asked_for(ROTATE);
     let phase = authorities.change().map(|(phase, _)| phase);
     if let Some(next) = authorities.step(wanted, |since| done(phase, since), make, now).map_err(useless(&ca_name))? {
-        tracing::info!(cluster = %key, from = ?phase, to = ?next.change(), "the authority changes");
+        tracing::info!(cluster = %key, from = ?phase, to = ?next.change(), "internal authority rotation advanced");
         let (data, annotations) = next.written();
         secret.data = Some(data);
         secret.annotations_mut().retain(|name, _| !name.starts_with("imcluster.io/"));
@@ -233,7 +233,7 @@ pub async fn ensure(
     let own =
         pairs.remove("operator").ok_or(Error::Lacking { name: format!("{}-operator-tls", key.name), key: TLS_CERT })?;
     let mut certificate = |tier: Tier| pairs.remove(tier.name()).map(|pair| pair.certificate);
-    Ok(Known {
+    Ok(Credentials {
         authority: believed,
         change: authorities.change(),
         authority_until,
@@ -307,7 +307,7 @@ impl Secrets<'_> {
         metadata.annotations = (!annotations.is_empty()).then_some(annotations);
         let secret = Secret { metadata, data: Some(data), ..Secret::default() };
         let created = self.api.create(&PostParams::default(), &secret).await.map_err(failed("created"))?;
-        tracing::info!(cluster = %Key::of(self.cluster), secret = name, "a Secret is made");
+        tracing::info!(cluster = %Key::of(self.cluster), secret = name, "created Secret");
         self.cache.put(created.clone());
         Ok(created)
     }
@@ -353,7 +353,7 @@ impl Secrets<'_> {
         let name = secret.name_any();
         let replaced = self.api.replace(&name, &PostParams::default(), &secret).await;
         let replaced = replaced.map_err(|source| Error::Api { name: name.clone(), what: "replaced", source })?;
-        tracing::info!(cluster = %Key::of(self.cluster), secret = name, "a Secret is renewed");
+        tracing::info!(cluster = %Key::of(self.cluster), secret = name, "updated Secret");
         self.cache.put(replaced.clone());
         Ok(replaced)
     }

@@ -23,29 +23,29 @@ const RESOLVER: &str = "/etc/resolv.conf";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// The namespaces to work in; empty: all.
-    pub watch_namespaces: Vec<String>,
+    pub(crate) watch_namespaces: Vec<String>,
     /// The operator's own namespace: its Lease is there, and policies let its pods in.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// The operator's own image, which redis' pods begin with.
-    pub operator_image: String,
+    pub(crate) operator_image: String,
     /// What the names of the cluster's Services end with.
-    pub cluster_domain: String,
+    pub(crate) cluster_domain: String,
     /// What pods of ImClusters may ask of their nodes.
-    pub pods: Pods,
+    pub(crate) pods: Pods,
     /// Whether replicas elect one that works.
-    pub leader_election: bool,
+    pub(crate) leader_election: bool,
     /// The Lease's name.
-    pub lease_name: String,
+    pub(crate) lease_name: String,
     /// How long others wait for a leader that is not heard.
-    pub lease_duration: Duration,
+    pub(crate) lease_duration: Duration,
     /// ImClusters visited at a time.
-    pub visits: usize,
+    pub(crate) visits: usize,
     /// After so long an ImCluster is visited even if nothing happened.
-    pub revisit: Duration,
+    pub(crate) revisit: Duration,
     /// How often connect pods are asked for their connections.
-    pub drain_interval: Duration,
+    pub(crate) drain_interval: Duration,
     /// How long each phase of a change of an internal authority takes at least.
-    pub authority_pause: Duration,
+    pub(crate) authority_pause: Duration,
 }
 
 impl Settings {
@@ -127,8 +127,8 @@ impl Settings {
     }
 
     /// How the one that works is elected. `identity` is this replica's.
-    pub fn election(&self, identity: String) -> crate::leader::Options {
-        crate::leader::Options {
+    pub(crate) fn election(&self, identity: String) -> crate::kubernetes::election::Options {
+        crate::kubernetes::election::Options {
             namespace: self.namespace.clone(),
             name: self.lease_name.clone(),
             identity,

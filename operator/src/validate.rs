@@ -10,16 +10,16 @@ use std::collections::BTreeSet;
 use kube::ResourceExt;
 use serde_json::Value;
 
-use crate::api::{ImCluster, ImClusterSpec, Pod, ServiceType, TrafficPolicy};
+use crate::api::{ImCluster, ImClusterSpec, Pod, ServiceType};
 
 /// What is wrong with one field.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 #[error("{field}: {message}")]
-pub struct Problem {
+pub(crate) struct Problem {
     /// Where: `spec.connect.replicas`.
-    pub field: String,
+    pub(crate) field: String,
     /// What is wrong, and what to write instead.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl Problem {
@@ -30,49 +30,48 @@ impl Problem {
 
 /// An ImCluster that keeps every rule.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Valid(ImCluster);
+pub(crate) struct Valid(ImCluster);
 
 impl Valid {
     /// The resource.
-    pub fn cluster(&self) -> &ImCluster {
+    pub(crate) fn cluster(&self) -> &ImCluster {
         &self.0
     }
 
     /// What is asked for.
-    pub fn spec(&self) -> &ImClusterSpec {
+    pub(crate) fn spec(&self) -> &ImClusterSpec {
         &self.0.spec
     }
 
     /// Its name.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.0.metadata.name.as_deref().unwrap_or_default()
     }
 
     /// Its namespace.
-    pub fn namespace(&self) -> &str {
+    pub(crate) fn namespace(&self) -> &str {
         self.0.metadata.namespace.as_deref().unwrap_or_default()
     }
 
     /// Its UID.
-    pub fn uid(&self) -> &str {
+    pub(crate) fn uid(&self) -> &str {
         self.0.metadata.uid.as_deref().unwrap_or_default()
     }
 
     /// Whether the client Service hides clients' addresses, so that limits by address can't hold.
-    pub fn hides_addresses(&self) -> bool {
-        let service = &self.0.spec.connect.service;
-        service.kind != ServiceType::ClusterIP && service.external_traffic_policy == Some(TrafficPolicy::Cluster)
+    pub(crate) fn hides_addresses(&self) -> bool {
+        self.0.spec.connect.service.hides_addresses()
     }
 
     /// Whether a load balancer sends clients only to nodes that have a pod which takes new ones, and may cut those of others.
-    pub fn is_reached_by_node(&self) -> bool {
+    pub(crate) fn is_reached_by_node(&self) -> bool {
         self.0.spec.connect.service.kind != ServiceType::ClusterIP && !self.hides_addresses()
     }
 }
 
 /// What pods may ask of the nodes they run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pods {
+pub(crate) enum Pods {
     /// Nothing that Kubernetes' Pod Security Standard "restricted" refuses.
     Confined,
     /// Whatever an ImCluster's `podOverrides` say.
@@ -83,7 +82,7 @@ pub enum Pods {
 ///
 /// # Errors
 /// All that is wrong with it, sorted by field.
-pub fn validate(cluster: &ImCluster, may: Pods) -> Result<Valid, Vec<Problem>> {
+pub(crate) fn validate(cluster: &ImCluster, may: Pods) -> Result<Valid, Vec<Problem>> {
     let mut problems = BTreeSet::new();
     for (field, value) in
         [("metadata.name", cluster.name_any()), ("metadata.namespace", cluster.namespace().unwrap_or_default())]

@@ -11,7 +11,7 @@ use im_e2e::servers::{free_address, program, ready};
 use im_e2e::token::{SECRET, token};
 use im_e2e::wait::until;
 use im_operator::api::RedisMode;
-use im_operator::build::redis_secret;
+use im_operator::redis_secret;
 use im_runtime::tls::{Files, ServerName, Tls};
 use im_runtime::unused_port;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};

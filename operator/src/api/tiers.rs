@@ -399,3 +399,10 @@ impl Default for Etcd {
         }
     }
 }
+
+impl Service {
+    /// Whether it hides clients' addresses, so that limits by address can't hold.
+    pub(crate) fn hides_addresses(&self) -> bool {
+        self.kind != ServiceType::ClusterIP && self.external_traffic_policy == Some(TrafficPolicy::Cluster)
+    }
+}

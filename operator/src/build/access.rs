@@ -18,6 +18,8 @@ const CONNECT_RULES: &str = "resetkeys resetchannels &im:r:* -@all +ssubscribe +
 /// What it may ask a Sentinel.
 const CONNECT_SENTINEL_RULES: &str =
     "resetkeys resetchannels -@all +sentinel|master +sentinel|get-master-addr-by-name +ping";
+/// Where redis finds the Secret's files.
+pub(super) const SECRET_FOLDER: &str = "/etc/imcluster/redis";
 /// Where redis and Sentinel find their users.
 pub(super) const USERS_FILE: &str = "users.acl";
 
@@ -29,7 +31,7 @@ pub fn redis_secret(cluster: &str, namespace: &str, mode: RedisMode, password: &
         let (all, connect) = (hash(password), hash(&for_connect));
         format!("user default on #{all} ~* &* +@all\nuser {CONNECT} on #{connect} {rules}\n")
     };
-    let folder = super::redis::SECRET_FOLDER;
+    let folder = SECRET_FOLDER;
     [
         ("password", password.to_owned()),
         ("url", redis_url(cluster, namespace, mode, None, password)),

@@ -19,7 +19,7 @@ const MIN_READY: i32 = 10;
 const NO_LIMIT: &str = "10000000";
 
 /// How many pods may drain at once: the number, or the share of the pods rounded down, at least one.
-pub fn max_draining(rollout: &Rollout, replicas: i32) -> i32 {
+pub(crate) fn max_draining(rollout: &Rollout, replicas: i32) -> i32 {
     let number = match &rollout.max_draining {
         IntOrString::Int(number) => *number,
         IntOrString::String(share) => match share.strip_suffix('%').and_then(|share| share.parse::<i32>().ok()) {

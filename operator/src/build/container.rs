@@ -12,12 +12,12 @@ use super::names;
 use crate::api::Tier;
 
 /// Where a tier's certificate is found in its pods.
-pub const TLS_FOLDER: &str = "/etc/imcluster/tls";
+pub(crate) const TLS_FOLDER: &str = "/etc/imcluster/tls";
 
 /// A volume and where the main container sees it.
 pub(super) struct Mounted {
-    pub volume: Volume,
-    pub mount: VolumeMount,
+    pub(crate) volume: Volume,
+    pub(crate) mount: VolumeMount,
 }
 
 /// Keys of a Secret as files: key and file name.
@@ -168,7 +168,7 @@ pub(super) fn init(building: &Building<'_>, name: &str, args: Vec<String>, mount
     init
 }
 
-/// Writes the file that a redis or Sentinel starts with for the first time; see [`crate::seed`].
+/// Writes the file that a redis or Sentinel starts with for the first time; see [`crate::init::seed`].
 pub(super) fn seed(building: &Building<'_>, file: &str, text: &str) -> Container {
     let args = ["seed", "--file", file, "--text", text].map(str::to_owned).to_vec();
     init(building, "seed", args, vec![mount("data", "/data", false)])

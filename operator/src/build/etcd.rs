@@ -10,7 +10,7 @@ use super::{Building, monitor, names, quantity};
 use crate::api::Tier;
 
 /// The init container in which a pod with an empty volume waits until the members have taken it in.
-pub const JOIN: &str = "join";
+pub(crate) const JOIN: &str = "join";
 
 const DATA: &str = "/var/lib/etcd";
 const GRACE: i64 = 30;
@@ -72,7 +72,7 @@ fn pods(building: &mut Building<'_>, existing: bool) -> PodTemplateSpec {
     )
 }
 
-/// Waits with an empty volume; see [`crate::join`].
+/// Waits with an empty volume; see [`crate::init::join`].
 fn join(building: &Building<'_>, tls: &Mounted) -> Container {
     let valid = building.valid;
     let host = format!("$(POD_NAME).{}", names::service_host(valid.name(), valid.namespace(), Tier::Etcd));

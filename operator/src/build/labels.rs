@@ -10,26 +10,26 @@ use crate::api::{ImCluster, Tier};
 use crate::validate::Valid;
 
 /// Names the ImCluster an object belongs to.
-pub const CLUSTER: &str = crate::key::CLUSTER;
+pub(crate) const CLUSTER: &str = crate::kubernetes::key::CLUSTER;
 /// Names the tier a pod belongs to.
-pub const COMPONENT: &str = "app.kubernetes.io/component";
+pub(crate) const COMPONENT: &str = "app.kubernetes.io/component";
 /// Names who manages an object.
-pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+pub(crate) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The value of [`MANAGED_BY`], and the name that the operator's own pods are labelled with.
-pub const OPERATOR: &str = "im-operator";
+pub(crate) const OPERATOR: &str = "im-operator";
 /// Names the version that a pod runs.
-pub const VERSION: &str = "app.kubernetes.io/version";
+pub(crate) const VERSION: &str = "app.kubernetes.io/version";
 /// On connect pods that new clients are sent to. The client Service selects it.
-pub const ACCEPT: &str = "imcluster.io/accept";
+pub(crate) const ACCEPT: &str = "imcluster.io/accept";
 /// The value of [`ACCEPT`].
-pub const ACCEPT_YES: &str = "true";
+pub(crate) const ACCEPT_YES: &str = "true";
 
 const NAME: &str = "app.kubernetes.io/name";
 const INSTANCE: &str = "app.kubernetes.io/instance";
 const PART_OF: &str = "app.kubernetes.io/part-of";
 
 /// Selects a tier's pods.
-pub fn selector(cluster: &str, tier: Tier) -> BTreeMap<String, String> {
+pub(crate) fn selector(cluster: &str, tier: Tier) -> BTreeMap<String, String> {
     texts([(CLUSTER, cluster), (COMPONENT, tier.name())])
 }
 

@@ -5,10 +5,10 @@ use serde_json::json;
 
 use super::{Building, labels};
 use crate::api::Tier;
-use crate::object::Object;
+use crate::kubernetes::object::Object;
 
 /// The kind of the Prometheus operator's PodMonitors.
-pub fn pod_monitor_resource() -> ApiResource {
+pub(crate) fn pod_monitor_resource() -> ApiResource {
     ApiResource::from_gvk_with_plural(
         &GroupVersionKind::gvk("monitoring.coreos.com", "v1", "PodMonitor"),
         "podmonitors",

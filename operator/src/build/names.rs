@@ -1,25 +1,25 @@
 //! What things are called and where they are found.
 
 use crate::api::{EtcdMode, Tier};
-use crate::key::Key;
+use crate::kubernetes::key::Key;
 use crate::validate::Valid;
 
 /// Redis pods with Sentinel.
-pub const REDIS_REPLICAS: i32 = 3;
+pub(crate) const REDIS_REPLICAS: i32 = 3;
 /// Sentinels.
-pub const SENTINEL_REPLICAS: i32 = 3;
+pub(crate) const SENTINEL_REPLICAS: i32 = 3;
 /// Etcd members at most.
-pub const ETCD_MEMBERS_MOST: i32 = 5;
+pub(crate) const MAX_ETCD_MEMBERS: i32 = 5;
 /// Where redis serves, over TLS.
-pub const REDIS_PORT: i32 = 6379;
+pub(crate) const REDIS_PORT: i32 = 6379;
 /// Where Sentinels serve, over TLS.
-pub const SENTINEL_PORT: i32 = 26379;
+pub(crate) const SENTINEL_PORT: i32 = 26379;
 /// Where etcd serves clients, over TLS.
-pub const ETCD_CLIENT_PORT: i32 = 2379;
+pub(crate) const ETCD_CLIENT_PORT: i32 = 2379;
 /// Where etcd's members meet, over TLS.
-pub const ETCD_PEER_PORT: i32 = 2380;
+pub(crate) const ETCD_PEER_PORT: i32 = 2380;
 /// Where etcd serves `/readyz`, `/livez` and `/metrics`, in plain text.
-pub const ETCD_METRICS_PORT: i32 = 2381;
+pub(crate) const ETCD_METRICS_PORT: i32 = 2381;
 
 pub(super) const TCP_PORT: i32 = 3101;
 pub(super) const WS_PORT: i32 = 3102;
@@ -29,32 +29,32 @@ pub(super) const LOGIC_GRPC_PORT: i32 = 3119;
 pub(super) const ADMIN_PORT: i32 = 9100;
 
 /// The name of a tier's Deployment or StatefulSet, of its Service and of all that there is once: `demo-redis`.
-pub fn object_name(cluster: &str, tier: Tier) -> String {
+pub(crate) fn object_name(cluster: &str, tier: Tier) -> String {
     format!("{cluster}-{}", tier.name())
 }
 
 /// The Secret of a cluster for this: `auth`, `peer`, `redis`, `ca`.
-pub fn secret_name(cluster: &str, what: &str) -> String {
+pub(crate) fn secret_name(cluster: &str, what: &str) -> String {
     format!("{cluster}-{what}")
 }
 
 /// The Secret with a tier's certificate: `demo-redis-tls`.
-pub fn tls_name(cluster: &str, tier: Tier) -> String {
+pub(crate) fn tls_name(cluster: &str, tier: Tier) -> String {
     format!("{cluster}-{}-tls", tier.name())
 }
 
 /// A tier's Service: `demo-logic.chat.svc`.
-pub fn service_host(cluster: &str, namespace: &str, tier: Tier) -> String {
+pub(crate) fn service_host(cluster: &str, namespace: &str, tier: Tier) -> String {
     format!("{}.{namespace}.svc", object_name(cluster, tier))
 }
 
 /// A pod of a tier's StatefulSet: `demo-redis-0.demo-redis.chat.svc`.
-pub fn pod_host(cluster: &str, namespace: &str, tier: Tier, ordinal: i32) -> String {
+pub(crate) fn pod_host(cluster: &str, namespace: &str, tier: Tier, ordinal: i32) -> String {
     format!("{}-{ordinal}.{}", object_name(cluster, tier), service_host(cluster, namespace, tier))
 }
 
 /// Where clients find etcd.
-pub fn etcd_endpoints(valid: &Valid) -> Vec<String> {
+pub(crate) fn etcd_endpoints(valid: &Valid) -> Vec<String> {
     let etcd = &valid.spec().etcd;
     match (etcd.mode, &etcd.external) {
         (EtcdMode::External, Some(external)) => external.endpoints.clone(),
@@ -67,15 +67,15 @@ pub fn etcd_endpoints(valid: &Valid) -> Vec<String> {
 
 /// Where an etcd member is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EtcdMember {
+pub(crate) struct EtcdMember {
     /// By clients.
-    pub client: String,
+    pub(crate) client: String,
     /// By the other members.
-    pub peer: String,
+    pub(crate) peer: String,
 }
 
 /// The first `count` etcd members of an ImCluster, by their pods' numbers.
-pub fn etcd_members(cluster: &Key, count: usize) -> Vec<EtcdMember> {
+pub(crate) fn etcd_members(cluster: &Key, count: usize) -> Vec<EtcdMember> {
     let member = |ordinal| {
         let host = pod_host(&cluster.name, &cluster.namespace, Tier::Etcd, ordinal);
         EtcdMember {

@@ -5,9 +5,9 @@ use serde_json::{Map, Value};
 
 /// A field of `podOverrides` that says other than the operator does, and is without effect.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ignored {
+pub(crate) struct Ignored {
     /// Where: `spec.connect.podOverrides.spec.hostname`.
-    pub field: String,
+    pub(crate) field: String,
 }
 
 /// By which field the entries of a list are told apart; those of other lists of objects are all kept.

@@ -13,26 +13,26 @@ use super::{Building, Run, labels, names, overrides};
 use crate::api::{Pod, Tier};
 
 /// Seconds between a pod's last moment to have drained and its end by force, for the process to close what is left.
-pub const DRAIN_RESERVE: i64 = 15;
+pub(crate) const DRAIN_RESERVE: i64 = 15;
 
 /// Who the processes run as, in every image.
 const UID: i64 = 65_532;
 
 /// A tier's own part of its pods.
 pub(super) struct Parts<'a> {
-    pub tier: Tier,
+    pub(crate) tier: Tier,
     /// What users say of the pods.
-    pub pod: &'a Pod,
+    pub(crate) pod: &'a Pod,
     /// The field of the spec that holds it.
-    pub field: &'static str,
-    pub run: &'a Run,
-    pub container: Container,
-    pub init: Vec<Container>,
-    pub volumes: Vec<Mounted>,
+    pub(crate) field: &'static str,
+    pub(crate) run: &'a Run,
+    pub(crate) container: Container,
+    pub(crate) init: Vec<Container>,
+    pub(crate) volumes: Vec<Mounted>,
     /// Labels beyond those of the tier.
-    pub labels: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
     /// Seconds from the beginning of a pod's end until it is ended by force.
-    pub grace: i64,
+    pub(crate) grace: i64,
 }
 
 pub(super) fn template(building: &mut Building<'_>, parts: Parts<'_>) -> PodTemplateSpec {

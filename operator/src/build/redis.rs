@@ -7,14 +7,13 @@
 use k8s_openapi::api::core::v1::LifecycleHandler;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::access::{self, SECRET_FOLDER};
 use super::container::{self, container, field, mount, port, redis_cli, redis_probe, tls};
 use super::pod::{Parts, template};
 use super::workload::{Stateful, Unhealthy, common, headless, service_port, stateful_set};
-use super::{Building, access, names, quantity};
+use super::{Building, names, quantity};
 use crate::api::{Durability, Pod, Redis, RedisMode, Tier};
 
-/// Where redis finds the Secret's files.
-pub(super) const SECRET_FOLDER: &str = "/etc/imcluster/redis";
 /// How long redis may take to hand over and to write everything down at its end.
 const GRACE: i64 = 60;
 /// At its end a master waits for more replicas than there are, in vain, for 15 s at most or until it is a master no more: time
@@ -28,7 +27,7 @@ const MEMORY_REQUEST: &str = "256Mi";
 const DATA_PERCENT: u64 = 75;
 
 /// Replicas that must have a message before it is acknowledged, and be there for a write to be taken at all.
-pub fn confirming_replicas(redis: &Redis) -> i32 {
+pub(crate) fn confirming_replicas(redis: &Redis) -> i32 {
     match (redis.mode, redis.durability) {
         (RedisMode::Sentinel, Durability::Standard) => 1,
         (RedisMode::Sentinel, Durability::Strict) => 2,

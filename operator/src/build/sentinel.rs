@@ -2,9 +2,10 @@
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::access::SECRET_FOLDER;
 use super::container::{self, container, field, mount, port, redis_probe, tls};
 use super::pod::{Parts, template};
-use super::redis::{SECRET_FOLDER, tls_arguments};
+use super::redis::tls_arguments;
 use super::workload::{Stateful, Unhealthy, common, headless, service_port, stateful_set};
 use super::{Building, access, names};
 use crate::api::{Storage, Tier};

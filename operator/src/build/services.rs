@@ -2,8 +2,8 @@
 
 use k8s_openapi::api::core::v1::{Container, EnvVar, Lifecycle, LifecycleHandler, SleepAction};
 
+use super::access::SECRET_FOLDER;
 use super::container::{Mounted, TLS_FOLDER, before_end, container, field, http_probe, port, secret, tls, variable};
-use super::redis::SECRET_FOLDER;
 use super::{Building, Run, names};
 use crate::api::{RedisMode, Tier};
 

@@ -87,7 +87,7 @@ pub(super) fn headless(building: &mut Building<'_>, tier: Tier, ports: Vec<Servi
 
 /// The annotation of a template that says what its pods run with. Left out is what only counts before they run: another
 /// image for that, as with another operator, restarts nothing.
-pub const FINGERPRINT: &str = "imcluster.io/template";
+pub(crate) const FINGERPRINT: &str = "imcluster.io/template";
 
 /// Writes on a template what its pods run with: `counts`, which is the template itself but for what makes no difference.
 fn fingerprint(template: &mut PodTemplateSpec, mut counts: PodTemplateSpec) {
@@ -101,12 +101,12 @@ fn fingerprint(template: &mut PodTemplateSpec, mut counts: PodTemplateSpec) {
 
 /// A tier's StatefulSet. Its pods are replaced when the operator deletes them: the order matters.
 pub(super) struct Stateful<'a> {
-    pub tier: Tier,
-    pub replicas: i32,
-    pub storage: &'a Storage,
-    pub template: PodTemplateSpec,
+    pub(crate) tier: Tier,
+    pub(crate) replicas: i32,
+    pub(crate) storage: &'a Storage,
+    pub(crate) template: PodTemplateSpec,
     /// The template as far as a difference restarts pods; `None`: all of it.
-    pub counts: Option<PodTemplateSpec>,
+    pub(crate) counts: Option<PodTemplateSpec>,
 }
 
 pub(super) fn stateful_set(building: &mut Building<'_>, stateful: Stateful<'_>) {

@@ -16,9 +16,9 @@ use super::{CA_CERT, CA_KEY, Error};
 use crate::pki::{self, Pair};
 
 /// A person's word that another authority is to take the place of this one: an annotation of the ImCluster, `true`.
-pub const ROTATE: &str = "imcluster.io/rotate-authority";
+pub(crate) const ROTATE: &str = "imcluster.io/rotate-authority";
 /// With so much of its time left another one takes its place by itself.
-pub const EARLY: Duration = Duration::from_secs(365 * 86_400);
+pub(crate) const EARLY: Duration = Duration::from_secs(365 * 86_400);
 /// On the authority's Secret: since when those are believed who are believed now.
 const SINCE: &str = "imcluster.io/believed-since";
 const NEXT_CERT: &str = "next.crt";
@@ -27,7 +27,7 @@ const PREVIOUS_CERT: &str = "previous.crt";
 
 /// How far a change of the authority is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rotation {
+pub(crate) enum Rotation {
     /// The next one is believed, and does not sign yet.
     Introducing,
     /// The next one signs, and the one before is still believed.
@@ -36,7 +36,7 @@ pub enum Rotation {
 
 /// Who signs, and who is believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Authorities {
+pub(crate) struct Authorities {
     /// Who signs. The key may be lost: then it is empty.
     current: Pair,
     /// Who will sign.
@@ -97,12 +97,12 @@ impl Authorities {
     }
 
     /// Who signs now.
-    pub fn signer(&self) -> &Pair {
+    pub(crate) fn signer(&self) -> &Pair {
         self.next.as_ref().filter(|_| self.current.key.is_empty()).unwrap_or(&self.current)
     }
 
     /// The certificates of all who are believed, as PEM.
-    pub fn believed(&self) -> String {
+    pub(crate) fn believed(&self) -> String {
         let all =
             [Some(&self.current.certificate), self.next.as_ref().map(|next| &next.certificate), self.previous.as_ref()];
         all.into_iter().flatten().map(|pem| format!("{}\n", pem.trim_end())).collect()
@@ -115,7 +115,7 @@ impl Authorities {
     }
 
     /// How far a change is, and since when.
-    pub fn change(&self) -> Option<(Rotation, Timestamp)> {
+    pub(crate) fn change(&self) -> Option<(Rotation, Timestamp)> {
         let phase = match (&self.next, &self.previous) {
             (Some(_), _) => Rotation::Introducing,
             (None, Some(_)) => Rotation::Retiring,
