@@ -217,7 +217,7 @@ async fn a_change_made_again_is_told_again() {
 async fn whoever_left_is_told_so_once_that_is_confirmed() {
     let (inner, bus) = store();
     let gated = Gated::new(inner, 0);
-    let site = Site::over(options(), gated.clone(), bus).await;
+    let site = Site::over(options(), gated.store(), bus).await;
     site.beat().await;
     let (ann, bob) = (token("ann"), token("bob"));
     let room = site.group(&ann, &["bob"]).await;

@@ -6,7 +6,7 @@ use im_logic::store::redis::{Options, RedisStore};
 use im_logic::store::{Access, Append, Appended, Error, History, Messages};
 use im_proto::v1::bus_event::Event;
 use im_proto::v1::{Entry, Logged};
-use im_redis_bus::{Subscriber, BusNotification};
+use im_redis_bus::{BusNotification, Subscriber};
 use im_runtime::limits::queue::{Receiver, queue};
 use im_wire::ids::{ClientId, RoomId, UserId};
 
