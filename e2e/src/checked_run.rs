@@ -62,7 +62,10 @@ impl RunReport {
             defects.push(format!("{} gaps in seq on a connection", self.gaps_seen));
         }
         if self.repeats_dropped > 0 && self.moves == 0 && self.away_ms.count == 0 {
-            defects.push(format!("{} messages were repeated though no client moved", self.repeats_dropped));
+            defects.push(format!(
+                "{} messages were repeated though no client moved",
+                self.repeats_dropped
+            ));
         }
         defects
     }
@@ -88,9 +91,17 @@ pub struct CheckedRun<'w> {
 impl<'w> CheckedRun<'w> {
     /// Waits until every client has received everything, and starts with empty histories.
     pub async fn start(workload: &'w MessageWorkload) -> Result<Self> {
-        let from = workload.barrier(BARRIER_TIMEOUT).await.context("the barrier before the run")?;
+        let from = workload
+            .barrier(BARRIER_TIMEOUT)
+            .await
+            .context("the barrier before the run")?;
         workload.take_history(&from);
-        Ok(Self { workload, from, before: workload.stats(), sending: Duration::ZERO })
+        Ok(Self {
+            workload,
+            from,
+            before: workload.stats(),
+            sending: Duration::ZERO,
+        })
     }
 
     /// Sends `rate` messages per second while `event` happens.
@@ -108,8 +119,16 @@ impl<'w> CheckedRun<'w> {
     }
 
     /// Waits until every client has received everything, reads the logs from the HTTP API at `address`, and checks.
-    pub async fn check(self, address: &str, signer: &Signer, taken_back: &TakenBack) -> Result<RunReport> {
-        self.workload.barrier(BARRIER_TIMEOUT).await.context("the barrier after the run")?;
+    pub async fn check(
+        self,
+        address: &str,
+        signer: &Signer,
+        taken_back: &TakenBack,
+    ) -> Result<RunReport> {
+        self.workload
+            .barrier(BARRIER_TIMEOUT)
+            .await
+            .context("the barrier after the run")?;
         let (mut sends, mut histories) = self.workload.take_history(&self.from);
         for send in sends.get_mut(taken_back.sends.clone()).unwrap_or_default() {
             // It may be gone, or stored again by a retry: both are right, as for an unknown outcome.
@@ -121,20 +140,28 @@ impl<'w> CheckedRun<'w> {
         let admin = signer.token("auditor", "admin", &["*"])?;
         let mut logs = HashMap::new();
         for room in self.workload.rooms() {
-            let log = read_log(address, room, &admin).await.with_context(|| format!("the log of {room}"))?;
+            let log = read_log(address, room, &admin)
+                .await
+                .with_context(|| format!("the log of {room}"))?;
             logs.insert(room.clone(), log);
         }
         let verdict = checker::check(&logs, &sends, &histories);
         let after = self.workload.stats();
         let pairs = || self.before.iter().zip(&after);
-        let increase = |read: fn(&Stats) -> u64| pairs().map(|(old, new)| read(new) - read(old)).sum();
-        let outages = pairs().flat_map(|(old, new)| new.outages[old.outages.len()..].iter().copied()).collect();
+        let increase =
+            |read: fn(&Stats) -> u64| pairs().map(|(old, new)| read(new) - read(old)).sum();
+        let outages = pairs()
+            .flat_map(|(old, new)| new.outages[old.outages.len()..].iter().copied())
+            .collect();
         Ok(RunReport {
             seconds: self.sending.as_secs_f64(),
             verdict,
             away_ms: Spread::of(outages),
             moves: increase(|stats| stats.moves),
-            most_moves: pairs().map(|(old, new)| new.moves - old.moves).max().unwrap_or(0),
+            most_moves: pairs()
+                .map(|(old, new)| new.moves - old.moves)
+                .max()
+                .unwrap_or(0),
             live: increase(|stats| stats.live),
             resumed: increase(|stats| stats.resumed),
             retries: increase(|stats| stats.retries),
@@ -156,7 +183,8 @@ async fn read_log(address: &str, room: &RoomId, admin: &str) -> Result<Vec<LogEn
     loop {
         let after = log.last().map_or(0, |entry| entry.seq);
         let path = format!("/v1/rooms/{room}/messages?after={after}&limit=500");
-        let (status, body) = crate::http::call(Method::GET, address, &path, Some(admin), Bytes::new()).await?;
+        let (status, body) =
+            crate::http::call(Method::GET, address, &path, Some(admin), Bytes::new()).await?;
         ensure!(status == 200, "{status}: {body}");
         let page: Page = serde_json::from_str(&body)?;
         if page.messages.is_empty() {

@@ -127,7 +127,11 @@ impl Verdict {
 }
 
 /// Checks sends and histories against the logs. A room that is missing in `logs` counts as empty.
-pub(crate) fn check(logs: &HashMap<RoomId, Vec<LogEntry>>, sends: &[Sent], histories: &[History]) -> Verdict {
+pub(crate) fn check(
+    logs: &HashMap<RoomId, Vec<LogEntry>>,
+    sends: &[Sent],
+    histories: &[History],
+) -> Verdict {
     let mut verdict = Verdict::default();
     for (room, log) in logs {
         check_log(room, log, &mut verdict);
@@ -150,7 +154,12 @@ fn check_log(room: &RoomId, log: &[LogEntry], verdict: &mut Verdict) {
         }
         if !client_ids.insert((&entry.from, &entry.client_id)) {
             verdict.stored_twice += 1;
-            verdict.example(|| format!("log of {room}: {} of {} is stored twice", entry.client_id, entry.from));
+            verdict.example(|| {
+                format!(
+                    "log of {room}: {} of {} is stored twice",
+                    entry.client_id, entry.from
+                )
+            });
         }
     }
 }
@@ -158,13 +167,18 @@ fn check_log(room: &RoomId, log: &[LogEntry], verdict: &mut Verdict) {
 fn check_sends(logs: &HashMap<RoomId, Vec<LogEntry>>, sends: &[Sent], verdict: &mut Verdict) {
     let stored: HashMap<(&RoomId, &str, &str), &LogEntry> = logs
         .iter()
-        .flat_map(|(room, log)| log.iter().map(move |l| ((room, l.from.as_str(), l.client_id.as_str()), l)))
+        .flat_map(|(room, log)| {
+            log.iter()
+                .map(move |l| ((room, l.from.as_str(), l.client_id.as_str()), l))
+        })
         .collect();
     for send in sends {
         verdict.sent += 1;
         let found = stored.get(&(&send.room, send.from.as_str(), send.client_id.as_str()));
         match &send.outcome {
-            Outcome::Acknowledged { seq, id, duplicate, .. } => {
+            Outcome::Acknowledged {
+                seq, id, duplicate, ..
+            } => {
                 verdict.acknowledged += 1;
                 verdict.retried_duplicates += u64::from(*duplicate);
                 if !found.is_some_and(|entry| entry.seq == *seq && entry.id == *id) {
@@ -182,7 +196,10 @@ fn check_sends(logs: &HashMap<RoomId, Vec<LogEntry>>, sends: &[Sent], verdict: &
                 if let Some(entry) = found {
                     verdict.refused_stored += 1;
                     verdict.example(|| {
-                        format!("{} refused ({reason}), but stored as {} of {}", send.client_id, entry.seq, send.room)
+                        format!(
+                            "{} refused ({reason}), but stored as {} of {}",
+                            send.client_id, entry.seq, send.room
+                        )
                     });
                 }
             }
@@ -199,8 +216,17 @@ fn check_history(log: &[LogEntry], history: &History, verdict: &mut Verdict) {
                 match kept.last() {
                     Some((last, _)) if seq <= last => {
                         let is_repeat = kept.iter().any(|(had, _)| had == seq);
-                        *(if is_repeat { &mut verdict.repeated } else { &mut verdict.reordered }) += 1;
-                        verdict.example(|| format!("{} in {}: {seq} after {last}", history.receiver, history.room));
+                        *(if is_repeat {
+                            &mut verdict.repeated
+                        } else {
+                            &mut verdict.reordered
+                        }) += 1;
+                        verdict.example(|| {
+                            format!(
+                                "{} in {}: {seq} after {last}",
+                                history.receiver, history.room
+                            )
+                        });
                     }
                     _ => kept.push((*seq, id)),
                 }
@@ -212,7 +238,12 @@ fn check_history(log: &[LogEntry], history: &History, verdict: &mut Verdict) {
             }
             Delivery::Truncated { from, to } => {
                 verdict.truncated += 1;
-                verdict.example(|| format!("{} in {}: truncated {from}..{to}", history.receiver, history.room));
+                verdict.example(|| {
+                    format!(
+                        "{} in {}: truncated {from}..{to}",
+                        history.receiver, history.room
+                    )
+                });
             }
         }
     }
@@ -220,15 +251,25 @@ fn check_history(log: &[LogEntry], history: &History, verdict: &mut Verdict) {
     for entry in log.iter().filter(|entry| entry.seq > history.from) {
         if !had.contains_key(&entry.seq) {
             verdict.lost += 1;
-            verdict.example(|| format!("{} never received {} of {}", history.receiver, entry.seq, history.room));
+            verdict.example(|| {
+                format!(
+                    "{} never received {} of {}",
+                    history.receiver, entry.seq, history.room
+                )
+            });
         }
     }
     for (seq, id) in kept {
-        let entry = usize::try_from(seq).ok().and_then(|seq| log.get(seq.checked_sub(1)?));
+        let entry = usize::try_from(seq)
+            .ok()
+            .and_then(|seq| log.get(seq.checked_sub(1)?));
         if entry.is_none_or(|entry| entry.id != id) {
             verdict.phantoms += 1;
             verdict.example(|| {
-                format!("{} has {id} as {seq} of {}, the log holds {entry:?}", history.receiver, history.room)
+                format!(
+                    "{} has {id} as {seq} of {}, the log holds {entry:?}",
+                    history.receiver, history.room
+                )
             });
         }
     }
@@ -243,47 +284,89 @@ mod tests {
     }
 
     fn log(n: Seq) -> HashMap<RoomId, Vec<LogEntry>> {
-        let entry = |seq| LogEntry { seq, id: format!("id{seq}"), from: "a".into(), client_id: format!("c{seq}") };
+        let entry = |seq| LogEntry {
+            seq,
+            id: format!("id{seq}"),
+            from: "a".into(),
+            client_id: format!("c{seq}"),
+        };
         HashMap::from([(room(), (1..=n).map(entry).collect())])
     }
 
     fn message(seq: Seq) -> Delivery {
-        Delivery::Message { seq, id: format!("id{seq}") }
+        Delivery::Message {
+            seq,
+            id: format!("id{seq}"),
+        }
     }
 
     fn history(deliveries: Vec<Delivery>) -> History {
-        History { receiver: "b".into(), room: room(), from: 0, deliveries }
+        History {
+            receiver: "b".into(),
+            room: room(),
+            from: 0,
+            deliveries,
+        }
     }
 
     fn sent(client_id: &str, outcome: Outcome) -> Sent {
-        Sent { room: room(), from: "a".into(), client_id: client_id.into(), outcome }
+        Sent {
+            room: room(),
+            from: "a".into(),
+            client_id: client_id.into(),
+            outcome,
+        }
     }
 
     fn acknowledged(seq: Seq) -> Outcome {
-        Outcome::Acknowledged { seq, id: format!("id{seq}"), duplicate: false }
+        Outcome::Acknowledged {
+            seq,
+            id: format!("id{seq}"),
+            duplicate: false,
+        }
     }
 
     #[test]
     fn a_complete_history_is_clean() {
-        let verdict =
-            check(&log(3), &[sent("c1", acknowledged(1))], &[history(vec![message(1), message(2), message(3)])]);
+        let verdict = check(
+            &log(3),
+            &[sent("c1", acknowledged(1))],
+            &[history(vec![message(1), message(2), message(3)])],
+        );
         assert!(verdict.is_clean(), "{verdict:?}");
-        assert_eq!((verdict.sent, verdict.acknowledged, verdict.delivered), (1, 1, 3));
+        assert_eq!(
+            (verdict.sent, verdict.acknowledged, verdict.delivered),
+            (1, 1, 3)
+        );
     }
 
     #[test]
     fn a_dropped_frame_is_lost() {
-        assert_eq!(check(&log(3), &[], &[history(vec![message(1), message(3)])]).lost, 1);
+        assert_eq!(
+            check(&log(3), &[], &[history(vec![message(1), message(3)])]).lost,
+            1
+        );
     }
 
     #[test]
     fn a_lost_last_message_is_lost() {
-        assert_eq!(check(&log(3), &[], &[history(vec![message(1), message(2)])]).lost, 1);
+        assert_eq!(
+            check(&log(3), &[], &[history(vec![message(1), message(2)])]).lost,
+            1
+        );
     }
 
     #[test]
     fn a_repeated_frame_is_repeated() {
-        assert_eq!(check(&log(2), &[], &[history(vec![message(1), message(1), message(2)])]).repeated, 1);
+        assert_eq!(
+            check(
+                &log(2),
+                &[],
+                &[history(vec![message(1), message(1), message(2)])]
+            )
+            .repeated,
+            1
+        );
     }
 
     #[test]
@@ -294,9 +377,20 @@ mod tests {
 
     #[test]
     fn what_a_reset_takes_back_is_no_phantom_and_its_successor_no_repeat() {
-        let phantom = Delivery::Message { seq: 2, id: "gone".into() };
-        let reset =
-            check(&log(2), &[], &[history(vec![message(1), phantom.clone(), Delivery::Reset { seq: 1 }, message(2)])]);
+        let phantom = Delivery::Message {
+            seq: 2,
+            id: "gone".into(),
+        };
+        let reset = check(
+            &log(2),
+            &[],
+            &[history(vec![
+                message(1),
+                phantom.clone(),
+                Delivery::Reset { seq: 1 },
+                message(2),
+            ])],
+        );
         assert!(reset.is_clean(), "{reset:?}");
         assert_eq!(reset.taken_back, 1);
         let kept = check(&log(2), &[], &[history(vec![message(1), phantom])]);
@@ -305,13 +399,32 @@ mod tests {
 
     #[test]
     fn an_acknowledged_send_must_be_stored_as_acknowledged() {
-        assert_eq!(check(&log(2), &[sent("c2", acknowledged(1))], &[]).acknowledged_lost, 1);
-        assert_eq!(check(&log(2), &[sent("c9", acknowledged(9))], &[]).acknowledged_lost, 1);
+        assert_eq!(
+            check(&log(2), &[sent("c2", acknowledged(1))], &[]).acknowledged_lost,
+            1
+        );
+        assert_eq!(
+            check(&log(2), &[sent("c9", acknowledged(9))], &[]).acknowledged_lost,
+            1
+        );
     }
 
     #[test]
     fn a_refused_send_must_not_be_stored() {
-        assert_eq!(check(&log(2), &[sent("c2", Outcome::Refused { reason: "no".into() })], &[]).refused_stored, 1);
+        assert_eq!(
+            check(
+                &log(2),
+                &[sent(
+                    "c2",
+                    Outcome::Refused {
+                        reason: "no".into()
+                    }
+                )],
+                &[]
+            )
+            .refused_stored,
+            1
+        );
     }
 
     #[test]

@@ -43,7 +43,12 @@ pub struct Scenario {
 impl Scenario {
     /// Starts the servers and connects the clients. Clients know the addresses of the connect processes that run now; a
     /// process that replaces another takes over its addresses.
-    pub async fn start(environment: Environment, plan: Plan, size: &Size, full: bool) -> Result<Self> {
+    pub async fn start(
+        environment: Environment,
+        plan: Plan,
+        size: &Size,
+        full: bool,
+    ) -> Result<Self> {
         let (servers, tcp, ws, apis) = match environment {
             Environment::Standalone => {
                 let standalone = Standalone::start(intervals()).await?;
@@ -53,23 +58,58 @@ impl Scenario {
                 (Servers::Standalone(Box::new(standalone)), tcp, ws, apis)
             }
             Environment::Cluster(redis) => {
-                let connect_env = plan.connect_env.iter().cloned().chain(intervals()).collect();
+                let connect_env = plan
+                    .connect_env
+                    .iter()
+                    .cloned()
+                    .chain(intervals())
+                    .collect();
                 // With replicas to wait for, a message is published on them too: a subscription left on one would get it.
-                let wait_replicas = if redis == MasterDiscovery::OneAddress { 0 } else { plan.wait_replicas };
-                let plan = Plan { redis, wait_replicas, connect_env, ..plan };
+                let wait_replicas = if redis == MasterDiscovery::OneAddress {
+                    0
+                } else {
+                    plan.wait_replicas
+                };
+                let plan = Plan {
+                    redis,
+                    wait_replicas,
+                    connect_env,
+                    ..plan
+                };
                 let cluster = Cluster::start(plan).await?;
-                let tcp = cluster.connects.iter().map(|connect| connect.tcp.clone()).collect();
-                let ws = cluster.connects.iter().map(|connect| connect.ws.clone()).collect();
+                let tcp = cluster
+                    .connects
+                    .iter()
+                    .map(|connect| connect.tcp.clone())
+                    .collect();
+                let ws = cluster
+                    .connects
+                    .iter()
+                    .map(|connect| connect.ws.clone())
+                    .collect();
                 let apis = cluster.apis.clone();
                 (Servers::Cluster(Box::new(cluster)), tcp, ws, apis)
             }
         };
-        let tcp: Vec<String> = tcp.iter().map(|address| format!("tcp://{address}")).collect();
-        let ws: Vec<String> = ws.iter().map(|address| format!("ws://{address}/ws")).collect();
+        let tcp: Vec<String> = tcp
+            .iter()
+            .map(|address| format!("tcp://{address}"))
+            .collect();
+        let ws: Vec<String> = ws
+            .iter()
+            .map(|address| format!("ws://{address}/ws"))
+            .collect();
         let signer = Signer::new(SECRET);
         let messages = MessageWorkload::connect(size, &[&tcp, &ws], &signer).await?;
         let membership = MembershipWorkload::connect(USERS, GROUPS, &tcp, apis, &signer).await?;
-        Ok(Self { servers, messages, membership, rate: size.rate, environment, full })
+        Ok(Self {
+            servers,
+            messages,
+            membership,
+            rate: size.rate,
+            environment,
+            full,
+        })
     }
 
     /// What its servers are.
@@ -80,7 +120,14 @@ impl Scenario {
     /// Injects a fault and mends it while the workloads run, waits until every client has received everything, and checks.
     /// Presence and rooms are checked two leases after the fault.
     pub async fn run(&mut self, fault: Fault) -> Result<Report> {
-        let Self { servers, messages, membership, rate, full, .. } = self;
+        let Self {
+            servers,
+            messages,
+            membership,
+            rate,
+            full,
+            ..
+        } = self;
         let mut run = CheckedRun::start(messages).await?;
         let changes = membership.changes();
         let injected = run.during(*rate, async {
@@ -100,18 +147,35 @@ impl Scenario {
         let mended = tokio::time::Instant::now();
         let changes = membership.changes() - changes;
         let http = match servers {
-            Servers::Cluster(cluster) => &cluster.logics.first().context("no logic process runs")?.http,
+            Servers::Cluster(cluster) => {
+                &cluster
+                    .logics
+                    .first()
+                    .context("no logic process runs")?
+                    .http
+            }
             Servers::Standalone(standalone) => &standalone.http,
         };
         let checked = run.check(http, &Signer::new(SECRET), &taken_back).await?;
         tokio::time::sleep_until(mended + 2 * PRESENCE_LEASE + REPAIR).await;
-        let findings = membership.check(&messages.users()).await.context("presence and rooms")?;
-        Ok(Report { fault, run: checked, changes, findings })
+        let findings = membership
+            .check(&messages.users())
+            .await
+            .context("presence and rooms")?;
+        Ok(Report {
+            fault,
+            run: checked,
+            changes,
+            findings,
+        })
     }
 }
 
 /// The settings for how soon presence and lists of rooms are repaired.
 fn intervals() -> [(&'static str, String); 2] {
-    [("IM_PRESENCE_LEASE", PRESENCE_LEASE), ("IM_ROOMS_COMPARE", ROOMS_COMPARE)]
-        .map(|(name, interval)| (name, format!("{}ms", interval.as_millis())))
+    [
+        ("IM_PRESENCE_LEASE", PRESENCE_LEASE),
+        ("IM_ROOMS_COMPARE", ROOMS_COMPARE),
+    ]
+    .map(|(name, interval)| (name, format!("{}ms", interval.as_millis())))
 }

@@ -77,13 +77,25 @@ pub struct Report {
 
 /// Runs one attack.
 pub async fn run(attack: Attack, options: &Options) -> Result<Report> {
-    let plan = Plan { connect: 1, logic: 1, wait_replicas: 0, ..Plan::default() };
+    let plan = Plan {
+        connect: 1,
+        logic: 1,
+        wait_replicas: 0,
+        ..Plan::default()
+    };
     let mut cluster = Cluster::start(plan).await?;
     let connect = &cluster.connects[0];
     let logic = &cluster.logics[0];
-    let redis = cluster.redis.master_pid().await.context("no redis master")?;
+    let redis = cluster
+        .redis
+        .master_pid()
+        .await
+        .context("no redis master")?;
     let target = Target::new(connect.tcp.clone(), connect.ws.clone(), logic.http.clone());
-    let prepared = attack.prepare(&target).await.with_context(|| format!("preparing {attack:?}"))?;
+    let prepared = attack
+        .prepare(&target)
+        .await
+        .with_context(|| format!("preparing {attack:?}"))?;
 
     let pairs = Pairs::start(&connect.tcp, &logic.http, options.pairs, options.rate).await?;
     let span = Duration::from_secs(options.seconds);
@@ -92,7 +104,11 @@ pub async fn run(attack: Attack, options: &Options) -> Result<Report> {
     tokio::time::sleep(span).await;
     let alone = pairs.take();
 
-    let pids = vec![("connect", connect.process.pid()), ("logic", logic.process.pid()), ("redis", redis)];
+    let pids = vec![
+        ("connect", connect.process.pid()),
+        ("logic", logic.process.pid()),
+        ("redis", redis),
+    ];
     let watch = MemoryWatch::start(pids)?;
     let began = Instant::now();
     let attacking = subprocess::run_attack(attack, &target, prepared, span, span + OVERTIME);
@@ -125,14 +141,23 @@ fn harm_done(
     beside: &Measured,
 ) -> Vec<String> {
     let mut harm = Vec::new();
-    for (name, limit) in [("connect", options.connect_mib), ("logic", options.logic_mib)] {
-        let grown = memory.get(name).map_or(0, |memory| memory.peak - memory.before) >> 20;
+    for (name, limit) in [
+        ("connect", options.connect_mib),
+        ("logic", options.logic_mib),
+    ] {
+        let grown = memory
+            .get(name)
+            .map_or(0, |memory| memory.peak - memory.before)
+            >> 20;
         if grown > limit {
             harm.push(format!("{name} grew by {grown} MiB"));
         }
     }
     if beside.p99_ms > (alone.p99_ms * MAX_P99_FACTOR).max(NORMAL_P99_MS) {
-        harm.push(format!("p99 of the pairs went from {:.1} to {:.1} ms", alone.p99_ms, beside.p99_ms));
+        harm.push(format!(
+            "p99 of the pairs went from {:.1} to {:.1} ms",
+            alone.p99_ms, beside.p99_ms
+        ));
     }
     if beside.failed > 0 {
         harm.push(format!("{} sends of the pairs failed", beside.failed));
@@ -141,18 +166,29 @@ fn harm_done(
         harm.push(format!("the pairs lost {} connections", beside.lost));
     }
     if beside.api_failed > 0 {
-        harm.push(format!("{} of {} HTTP requests failed", beside.api_failed, beside.api_failed + beside.api_ok));
+        harm.push(format!(
+            "{} of {} HTTP requests failed",
+            beside.api_failed,
+            beside.api_failed + beside.api_ok
+        ));
     }
     harm
 }
 
 fn dead(cluster: &mut Cluster) -> Result<Vec<String>> {
-    let connects = cluster.connects.iter_mut().map(|connect| &mut connect.process);
+    let connects = cluster
+        .connects
+        .iter_mut()
+        .map(|connect| &mut connect.process);
     let processes = connects.chain(cluster.logics.iter_mut().map(|logic| &mut logic.process));
     let mut dead = Vec::new();
     for process in processes {
         if let Some(status) = process.exit_status()? {
-            dead.push(format!("{} died: {status}\n{}", process.name(), process.tail(5)));
+            dead.push(format!(
+                "{} died: {status}\n{}",
+                process.name(),
+                process.tail(5)
+            ));
         }
     }
     Ok(dead)
@@ -170,12 +206,19 @@ pub fn table(reports: &[Report]) -> String {
             let memory = report.memory.get(name).copied().unwrap_or_default();
             format!("{:.0} → {:.0}", mib(memory.before), mib(memory.peak))
         });
-        let times =
-            |measured: &Measured| format!("{:.1} / {:.1} / {:.0}", measured.p50_ms, measured.p99_ms, measured.max_ms);
+        let times = |measured: &Measured| {
+            format!(
+                "{:.1} / {:.1} / {:.0}",
+                measured.p50_ms, measured.p99_ms, measured.max_ms
+            )
+        };
         let _ = writeln!(
             text,
             "{} | {:.1}, {} ({}), {:.0} | {} | {} → {} | {}, {}, {} of {} | {} | {}",
-            serde_json::to_value(report.attack).unwrap_or_default().as_str().unwrap_or_default(),
+            serde_json::to_value(report.attack)
+                .unwrap_or_default()
+                .as_str()
+                .unwrap_or_default(),
             mib(report.bytes),
             report.sockets,
             report.closed,
@@ -188,7 +231,11 @@ pub fn table(reports: &[Report]) -> String {
             report.beside.api_failed,
             report.beside.api_failed + report.beside.api_ok,
             report.ended,
-            if report.harm.is_empty() { "none".to_owned() } else { report.harm.join("; ") },
+            if report.harm.is_empty() {
+                "none".to_owned()
+            } else {
+                report.harm.join("; ")
+            },
         );
     }
     text

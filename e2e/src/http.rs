@@ -25,14 +25,26 @@ pub async fn call(
     token: Option<&str>,
     body: Bytes,
 ) -> Result<(u16, String)> {
-    let mut request = Request::builder().method(method).uri(format!("http://{address}{path}"));
+    let mut request = Request::builder()
+        .method(method)
+        .uri(format!("http://{address}{path}"));
     if let Some(token) = token {
         request = request.header("authorization", format!("Bearer {token}"));
     }
-    let request = request.header("content-type", "application/json").body(Full::new(body))?;
-    let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-    let response = tokio::time::timeout(TIMEOUT, client.request(request)).await.context("no response in time")??;
+    let request = request
+        .header("content-type", "application/json")
+        .body(Full::new(body))?;
+    let client: Client<HttpConnector, Full<Bytes>> =
+        Client::builder(TokioExecutor::new()).build_http();
+    let response = tokio::time::timeout(TIMEOUT, client.request(request))
+        .await
+        .context("no response in time")??;
     let status = response.status().as_u16();
-    let body = tokio::time::timeout(TIMEOUT, response.into_body().collect()).await.context("no body in time")??;
-    Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
+    let body = tokio::time::timeout(TIMEOUT, response.into_body().collect())
+        .await
+        .context("no body in time")??;
+    Ok((
+        status,
+        String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+    ))
 }

@@ -31,7 +31,11 @@ pub struct Arguments {
 }
 
 /// Runs the chosen cases; the error names those that failed.
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line program"
+)]
 pub async fn run(arguments: Arguments) -> Result<()> {
     let cases = match (arguments.all, arguments.cases.is_empty()) {
         (true, _) => Case::ALL.to_vec(),
@@ -45,9 +49,15 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         let begun = Instant::now();
         println!("== {case:?}");
         match Box::pin(case.run(&mut runner)).await {
-            Ok(()) => println!("== {case:?}: passed in {:.0} s", begun.elapsed().as_secs_f64()),
+            Ok(()) => println!(
+                "== {case:?}: passed in {:.0} s",
+                begun.elapsed().as_secs_f64()
+            ),
             Err(error) => {
-                println!("== {case:?}: FAILED after {:.0} s: {error:#}", begun.elapsed().as_secs_f64());
+                println!(
+                    "== {case:?}: FAILED after {:.0} s: {error:#}",
+                    begun.elapsed().as_secs_f64()
+                );
                 if let Err(error) = runner.dump_state(&format!("failed-{case:?}")).await {
                     eprintln!("could not dump the state of the cluster: {error:#}");
                 }
@@ -57,6 +67,10 @@ pub async fn run(arguments: Arguments) -> Result<()> {
             }
         }
     }
-    ensure!(failed.is_empty(), "failed: {failed:?}; see {}", folder.display());
+    ensure!(
+        failed.is_empty(),
+        "failed: {failed:?}; see {}",
+        folder.display()
+    );
     Ok(())
 }

@@ -74,7 +74,10 @@ struct Hostile {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_env_filter("warn,kube_client=off").with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter("warn,kube_client=off")
+        .with_writer(std::io::stderr)
+        .init();
     let outcome = match Arguments::parse() {
         Arguments::Faults(arguments) => run_faults(arguments).await,
         Arguments::Hostile(arguments) => run_attacks(arguments).await,
@@ -91,11 +94,27 @@ async fn main() -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line program"
+)]
 async fn run_faults(arguments: Faults) -> Result<()> {
-    let plan = Plan { connect: arguments.connect, logic: arguments.logic, ..Plan::default() };
-    let size = Size { connections: arguments.connections, rooms: arguments.rooms, rate: arguments.rate };
-    let faults = match (arguments.all, arguments.faults.is_empty(), arguments.only.is_empty()) {
+    let plan = Plan {
+        connect: arguments.connect,
+        logic: arguments.logic,
+        ..Plan::default()
+    };
+    let size = Size {
+        connections: arguments.connections,
+        rooms: arguments.rooms,
+        rate: arguments.rate,
+    };
+    let faults = match (
+        arguments.all,
+        arguments.faults.is_empty(),
+        arguments.only.is_empty(),
+    ) {
         (true, ..) => Fault::ALL.to_vec(),
         (_, true, true) => Fault::ESSENTIAL.to_vec(),
         _ => [arguments.faults, arguments.only].concat(),
@@ -104,16 +123,27 @@ async fn run_faults(arguments: Faults) -> Result<()> {
     let mut last: Option<Scenario> = None;
     for fault in faults {
         eprintln!("{fault:?} …");
-        let mut scenario = match last.take().filter(|last| last.environment() == fault.environment()) {
+        let mut scenario = match last
+            .take()
+            .filter(|last| last.environment() == fault.environment())
+        {
             Some(scenario) => scenario,
-            None => Scenario::start(fault.environment(), plan.clone(), &size, arguments.full).await?,
+            None => {
+                Scenario::start(fault.environment(), plan.clone(), &size, arguments.full).await?
+            }
         };
         let report = scenario.run(fault).await?;
         last = Some(scenario);
         if arguments.json {
             println!("{}", serde_json::to_string(&report)?);
         }
-        for example in report.run.verdict.examples.iter().chain(&report.findings.examples) {
+        for example in report
+            .run
+            .verdict
+            .examples
+            .iter()
+            .chain(&report.findings.examples)
+        {
             eprintln!("  {example}");
         }
         reports.push(report);
@@ -122,14 +152,26 @@ async fn run_faults(arguments: Faults) -> Result<()> {
         println!("{}", faults::table(&reports));
     }
     let dirty = reports.iter().filter(|report| !report.is_clean()).count();
-    ensure!(dirty == 0, "{dirty} of {} runs are not clean", reports.len());
+    ensure!(
+        dirty == 0,
+        "{dirty} of {} runs are not clean",
+        reports.len()
+    );
     Ok(())
 }
 
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line program"
+)]
 async fn run_attacks(arguments: Hostile) -> Result<()> {
     let mut reports = Vec::new();
-    for attack in if arguments.attacks.is_empty() { Attack::ALL.to_vec() } else { arguments.attacks } {
+    for attack in if arguments.attacks.is_empty() {
+        Attack::ALL.to_vec()
+    } else {
+        arguments.attacks
+    } {
         eprintln!("{attack:?} …");
         let report = hostile::run(attack, &arguments.options).await?;
         if arguments.json {
@@ -140,8 +182,15 @@ async fn run_attacks(arguments: Hostile) -> Result<()> {
     if !arguments.json {
         println!("{}", hostile::table(&reports));
     }
-    let harmed = reports.iter().filter(|report| !report.harm.is_empty()).count();
-    ensure!(harmed == 0, "{harmed} of {} attacks did harm", reports.len());
+    let harmed = reports
+        .iter()
+        .filter(|report| !report.harm.is_empty())
+        .count();
+    ensure!(
+        harmed == 0,
+        "{harmed} of {} attacks did harm",
+        reports.len()
+    );
     Ok(())
 }
 

@@ -27,7 +27,11 @@ impl Process {
             .stderr(file)
             .spawn()
             .with_context(|| format!("start {name}: {command:?}"))?;
-        Ok(Self { name: name.to_owned(), child, log })
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            log,
+        })
     }
 
     /// The name its log file has, for messages.
@@ -43,7 +47,10 @@ impl Process {
     /// Sends it a signal, e.g. `libc::SIGTERM`.
     pub fn signal(&self, signal: i32) -> Result<()> {
         let pid = i32::try_from(self.pid())?;
-        let status = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status()?;
+        let status = Command::new("kill")
+            .arg(format!("-{signal}"))
+            .arg(pid.to_string())
+            .status()?;
         ensure!(status.success(), "kill -{signal} {} ({pid})", self.name);
         Ok(())
     }
@@ -91,18 +98,35 @@ impl Drop for Process {
 }
 
 /// Runs a program to its end with this standard input: its standard output, or an error with all its output.
-pub(crate) async fn output(program: &str, arguments: &[&str], input: &str, timeout: Duration) -> Result<String> {
+pub(crate) async fn output(
+    program: &str,
+    arguments: &[&str],
+    input: &str,
+    timeout: Duration,
+) -> Result<String> {
     let what = || format!("{program} {}", arguments.join(" "));
     let mut command = tokio::process::Command::new(program);
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     let mut child = command.spawn().with_context(what)?;
     let mut stdin = child.stdin.take().context("no standard input")?;
     stdin.write_all(input.as_bytes()).await?;
     drop(stdin);
-    let output = tokio::time::timeout(timeout, child.wait_with_output()).await.with_context(what)??;
+    let output = tokio::time::timeout(timeout, child.wait_with_output())
+        .await
+        .with_context(what)??;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
-        bail!("{}: {}\n{stdout}{}", what(), output.status, String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "{}: {}\n{stdout}{}",
+            what(),
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Ok(stdout)
 }

@@ -69,24 +69,43 @@ struct Received {
 
 /// Runs it once.
 pub async fn run(options: &Options) -> Result<Report> {
-    let plan = Plan { connect: options.connects, logic: 1, wait_replicas: 0, ..Plan::default() };
+    let plan = Plan {
+        connect: options.connects,
+        logic: 1,
+        wait_replicas: 0,
+        ..Plan::default()
+    };
     let cluster = Cluster::start(plan).await?;
     let room = create_group(&cluster, options.members).await?;
     let received = Arc::new(Received::default());
     let go = watch::Sender::new(0);
     let members = futures::stream::iter(0..options.members).map(|number| {
         let address = cluster.connects[number % cluster.connects.len()].ws.clone();
-        member(address, number, room.clone(), Arc::clone(&received), go.subscribe())
+        member(
+            address,
+            number,
+            room.clone(),
+            Arc::clone(&received),
+            go.subscribe(),
+        )
     });
     let _members: Vec<_> = members.buffer_unordered(CONCURRENCY).try_collect().await?;
 
     let message = json!({"body": "read this", "client_id": "1"}).to_string();
     let path = format!("/v1/rooms/{room}/messages");
     let admin = token(&name(0), "admin", &[])?;
-    let (status, answer) =
-        http::call(Method::POST, &cluster.logics[0].http, &path, Some(&admin), message.into()).await?;
+    let (status, answer) = http::call(
+        Method::POST,
+        &cluster.logics[0].http,
+        &path,
+        Some(&admin),
+        message.into(),
+    )
+    .await?;
     ensure!(status == 200 || status == 201, "{status} {answer}");
-    let seq = serde_json::from_str::<Value>(&answer)?["seq"].as_u64().context("no seq")?;
+    let seq = serde_json::from_str::<Value>(&answer)?["seq"]
+        .as_u64()
+        .context("no seq")?;
     wait_quiet(&received, Duration::from_secs(options.at_most)).await;
 
     let frames = received.frames.load(Ordering::Relaxed);
@@ -118,12 +137,21 @@ async fn create_group(cluster: &Cluster, members: usize) -> Result<String> {
     // Who creates a group becomes a member.
     let admin = token(&name(0), "admin", &[])?;
     let named: Vec<String> = (0..members).map(name).collect();
-    let first = json!({"id": "large", "kind": "group", "members": &named[..members.min(MAX_NAMED)]}).to_string();
-    let (status, answer) = http::call(Method::POST, http, "/v1/rooms", Some(&admin), first.into()).await?;
+    let first =
+        json!({"id": "large", "kind": "group", "members": &named[..members.min(MAX_NAMED)]})
+            .to_string();
+    let (status, answer) =
+        http::call(Method::POST, http, "/v1/rooms", Some(&admin), first.into()).await?;
     ensure!(status == 201, "{status} {answer}");
     let adding = futures::stream::iter(named.into_iter().skip(MAX_NAMED)).map(|user| {
         let body = json!({ "user": user }).to_string();
-        http::call(Method::POST, http, "/v1/rooms/large/members", Some(&admin), body.into())
+        http::call(
+            Method::POST,
+            http,
+            "/v1/rooms/large/members",
+            Some(&admin),
+            body.into(),
+        )
     });
     let answers: Vec<(u16, String)> = adding.buffer_unordered(CONCURRENCY).try_collect().await?;
     let refused = answers.iter().find(|(status, _)| *status >= 300);
@@ -145,7 +173,9 @@ async fn member(
 ) -> Result<tokio::task::AbortHandle> {
     let opening = JsonClient::open(&address, &token(&name(number), "", &[])?).await;
     let mut client = opening.with_context(|| name(number))?;
-    let subscribed = client.request(json!({"op": "subscribe", "rooms": [{"room": room}]})).await?;
+    let subscribed = client
+        .request(json!({"op": "subscribe", "rooms": [{"room": room}]}))
+        .await?;
     ensure!(subscribed["op"] == "subscribed", "{subscribed}");
     let task = tokio::spawn(async move {
         let mut answer = None;
@@ -192,11 +222,30 @@ async fn wait_quiet(received: &Received, at_most: Duration) -> (Duration, bool) 
 }
 
 async fn usage(cluster: &Cluster) -> Result<BTreeMap<String, Usage>> {
-    let redis = cluster.redis.master_pid().await.context("no redis master")?;
+    let redis = cluster
+        .redis
+        .master_pid()
+        .await
+        .context("no redis master")?;
     let (received, sent) = cluster.redis.network().await?;
-    let mut usage = BTreeMap::from([("redis".to_owned(), Usage { cpu_seconds: cpu_seconds(redis)?, received, sent })]);
-    let connects = cluster.connects.iter().map(|connect| ("connect", connect.process.pid()));
-    for (name, pid) in connects.chain(cluster.logics.iter().map(|logic| ("logic", logic.process.pid()))) {
+    let mut usage = BTreeMap::from([(
+        "redis".to_owned(),
+        Usage {
+            cpu_seconds: cpu_seconds(redis)?,
+            received,
+            sent,
+        },
+    )]);
+    let connects = cluster
+        .connects
+        .iter()
+        .map(|connect| ("connect", connect.process.pid()));
+    for (name, pid) in connects.chain(
+        cluster
+            .logics
+            .iter()
+            .map(|logic| ("logic", logic.process.pid())),
+    ) {
         usage.entry(name.to_owned()).or_default().cpu_seconds += cpu_seconds(pid)?;
     }
     Ok(usage)
@@ -207,8 +256,14 @@ fn cpu_seconds(pid: u32) -> Result<f64> {
     let mut nanoseconds = 0;
     for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
         // A thread may have ended meanwhile.
-        let Ok(text) = std::fs::read_to_string(thread?.path().join("schedstat")) else { continue };
-        nanoseconds += text.split(' ').next().and_then(|first| first.parse::<u64>().ok()).unwrap_or_default();
+        let Ok(text) = std::fs::read_to_string(thread?.path().join("schedstat")) else {
+            continue;
+        };
+        nanoseconds += text
+            .split(' ')
+            .next()
+            .and_then(|first| first.parse::<u64>().ok())
+            .unwrap_or_default();
     }
     Ok(nanoseconds as f64 / 1e9)
 }
@@ -229,7 +284,12 @@ impl Report {
             let _ = write!(text, "{name}: {:.2} CPU-s", usage.cpu_seconds);
             if usage.received + usage.sent > 0 {
                 let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-                let _ = write!(text, ", {:.1} MiB in, {:.1} MiB out", mib(usage.received), mib(usage.sent));
+                let _ = write!(
+                    text,
+                    ", {:.1} MiB in, {:.1} MiB out",
+                    mib(usage.received),
+                    mib(usage.sent)
+                );
             }
             text.push('\n');
         }

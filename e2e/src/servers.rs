@@ -45,12 +45,19 @@ pub async fn ready(process: &Process, admin: &str) -> Result<()> {
         let (status, _) = crate::http::get(admin, "/readyz").await.ok()?;
         (status == 200).then_some(())
     });
-    ready.await.with_context(|| format!("{}:\n{}", process.name(), process.tail(30)))
+    ready
+        .await
+        .with_context(|| format!("{}:\n{}", process.name(), process.tail(30)))
 }
 
 /// The path of a program of this build: beside the running one, or one folder up, where cargo puts binaries next to tests.
 pub fn program(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
-    let found = own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file());
+    let found = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file());
     found.with_context(|| format!("{name} is not built: cargo build --workspace --bins"))
 }

@@ -27,6 +27,11 @@ impl Spread {
     pub(crate) fn of(mut times: Vec<Duration>) -> Self {
         times.sort_unstable();
         let at = |share| percentile(&times, share).map_or(0, |time| time.as_millis() as u64);
-        Self { count: times.len(), p50: at(0.5), p99: at(0.99), max: at(1.0) }
+        Self {
+            count: times.len(),
+            p50: at(0.5),
+            p99: at(0.99),
+            max: at(1.0),
+        }
     }
 }

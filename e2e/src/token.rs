@@ -31,7 +31,17 @@ impl Signer {
     /// A token for `user`, valid for a day, for the open rooms that `rooms` matches.
     pub fn token(&self, user: &str, scope: &str, rooms: &[&str]) -> Result<String> {
         let iat = unix_now().as_secs();
-        Ok(encode(&Header::default(), &Claims { sub: user, iat, exp: iat + 86_400, scope, rooms }, &self.0)?)
+        Ok(encode(
+            &Header::default(),
+            &Claims {
+                sub: user,
+                iat,
+                exp: iat + 86_400,
+                scope,
+                rooms,
+            },
+            &self.0,
+        )?)
     }
 }
 

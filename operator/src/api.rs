@@ -3,7 +3,10 @@
 //! The schema is the only place where defaults and rules stand: the API server applies them to what is written, and
 //! `validate` to what is read.
 
-#![allow(unreachable_pub, reason = "`KubeSchema` repeats every type where nobody can name it")]
+#![allow(
+    unreachable_pub,
+    reason = "`KubeSchema` repeats every type where nobody can name it"
+)]
 
 mod condition;
 mod options;
@@ -18,15 +21,17 @@ mod tests;
 
 pub use condition::{Condition, ConditionStatus, ConditionType, Reason};
 pub use options::{
-    Auth, ConfigMapKeys, History, ImageSource, Images, Monitoring, NetworkPolicies, PodMonitorOptions, PullPolicy,
-    SecretKey,
+    Auth, ConfigMapKeys, History, ImageSource, Images, Monitoring, NetworkPolicies,
+    PodMonitorOptions, PullPolicy, SecretKey,
 };
 pub use pod::Pod;
 pub use schema::crd;
-pub use status::{ConnectStatus, Drain, Endpoints, EtcdStatus, ImClusterStatus, RedisStatus, TierStatus};
+pub use status::{
+    ConnectStatus, Drain, Endpoints, EtcdStatus, ImClusterStatus, RedisStatus, TierStatus,
+};
 pub use tiers::{
-    Connect, Durability, Etcd, EtcdMode, ExternalEtcd, ExternalRedis, Logic, NodePorts, Redis, RedisMode, Rollout,
-    Sentinel, Service, ServiceType, Storage, TrafficPolicy,
+    Connect, Durability, Etcd, EtcdMode, ExternalEtcd, ExternalRedis, Logic, NodePorts, Redis,
+    RedisMode, Rollout, Sentinel, Service, ServiceType, Storage, TrafficPolicy,
 };
 pub(crate) use verdict::Verdict;
 
@@ -55,7 +60,14 @@ pub enum Tier {
 
 impl Tier {
     /// Every tier, in order.
-    pub const ALL: [Self; 6] = [Self::Cluster, Self::Redis, Self::Sentinel, Self::Etcd, Self::Logic, Self::Connect];
+    pub const ALL: [Self; 6] = [
+        Self::Cluster,
+        Self::Redis,
+        Self::Sentinel,
+        Self::Etcd,
+        Self::Logic,
+        Self::Connect,
+    ];
 
     /// The name in labels and in the names of objects: `redis`.
     pub fn name(self) -> &'static str {
@@ -154,7 +166,10 @@ impl Tier {
 pub struct ImClusterSpec {
     /// The version of connect and logic to run: the tag of their images. Changing it upgrades redis, etcd, logic and
     /// connect one after the other, without dropping clients.
-    #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$"))]
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = "^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")
+    )]
     pub version: String,
     /// Where container images come from.
     #[serde(default)]
@@ -192,6 +207,10 @@ pub struct ImClusterSpec {
 impl ImCluster {
     /// Whether a person has asked for something by an annotation, with `true`.
     pub(crate) fn is_asked_for(&self, annotation: &str) -> bool {
-        self.metadata.annotations.iter().flatten().any(|(name, value)| name == annotation && value == "true")
+        self.metadata
+            .annotations
+            .iter()
+            .flatten()
+            .any(|(name, value)| name == annotation && value == "true")
     }
 }

@@ -23,7 +23,8 @@ pub(crate) use container::TLS_FOLDER;
 pub(crate) use etcd::JOIN;
 pub(crate) use labels::{ACCEPT, ACCEPT_YES, VERSION};
 pub(crate) use names::{
-    MAX_ETCD_MEMBERS, REDIS_PORT, REDIS_REPLICAS, SENTINEL_PORT, SENTINEL_REPLICAS, etcd_members, object_name, pod_host,
+    MAX_ETCD_MEMBERS, REDIS_PORT, REDIS_REPLICAS, SENTINEL_PORT, SENTINEL_REPLICAS, etcd_members,
+    object_name, pod_host,
 };
 pub(crate) use overrides::Ignored;
 pub(crate) use quantity::bytes;
@@ -85,7 +86,10 @@ impl Inputs {
     /// With everything as the spec asks for it: a first start, or no upgrade under way. `operator_image` is the operator's own.
     pub(crate) fn wanted(valid: &Valid, operator_namespace: &str, operator_image: &str) -> Self {
         let images = &valid.spec().images;
-        let init = images.init.as_ref().map(|source| image(images, source, Some(&valid.spec().version)));
+        let init = images
+            .init
+            .as_ref()
+            .map(|source| image(images, source, Some(&valid.spec().version)));
         Self {
             operator_namespace: operator_namespace.to_owned(),
             cluster_domain: "cluster.local".to_owned(),
@@ -117,7 +121,13 @@ pub(crate) fn wanted(valid: &Valid) -> Runs {
         image: image(images, source, version),
         version: match version {
             Some(version) => version.to_owned(),
-            None => labels::value(source.tag.as_deref().or(source.digest.as_deref()).unwrap_or_default()),
+            None => labels::value(
+                source
+                    .tag
+                    .as_deref()
+                    .or(source.digest.as_deref())
+                    .unwrap_or_default(),
+            ),
         },
     };
     Runs {
@@ -146,7 +156,12 @@ fn image(images: &Images, source: &ImageSource, version: Option<&str>) -> String
 
 /// Makes every object of an ImCluster. All of them are always there: what is not in the list is not wanted any more.
 pub(crate) fn build(valid: &Valid, inputs: &Inputs) -> Built {
-    let mut building = Building { valid, inputs, list: Vec::new(), ignored: Vec::new() };
+    let mut building = Building {
+        valid,
+        inputs,
+        list: Vec::new(),
+        ignored: Vec::new(),
+    };
     network::policies(&mut building);
     if valid.spec().redis.mode != RedisMode::External {
         redis::objects(&mut building);
@@ -159,7 +174,10 @@ pub(crate) fn build(valid: &Valid, inputs: &Inputs) -> Built {
     }
     logic::objects(&mut building);
     connect::objects(&mut building);
-    Built { objects: Objects::prepared(building.list), ignored: building.ignored }
+    Built {
+        objects: Objects::prepared(building.list),
+        ignored: building.ignored,
+    }
 }
 
 /// The objects so far.

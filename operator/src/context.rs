@@ -31,7 +31,9 @@ pub(crate) struct Context {
 
 impl std::fmt::Debug for Context {
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        to.debug_struct("Context").field("settings", &self.settings).finish_non_exhaustive()
+        to.debug_struct("Context")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
@@ -51,6 +53,10 @@ impl Context {
 
     /// A pod of redis or Sentinel by its full name: resolvers that find no such name ask no server outside of the cluster.
     pub(crate) fn pod_host(&self, key: &Key, tier: Tier, ordinal: i32) -> String {
-        format!("{}.{}", build::pod_host(&key.name, &key.namespace, tier, ordinal), self.settings.cluster_domain)
+        format!(
+            "{}.{}",
+            build::pod_host(&key.name, &key.namespace, tier, ordinal),
+            self.settings.cluster_domain
+        )
     }
 }

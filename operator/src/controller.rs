@@ -85,19 +85,30 @@ impl Controller {
         self.supervisors.end();
         let all = u32::try_from(self.context.settings.visits).unwrap_or(u32::MAX);
         // The Lease must be given back within what is left.
-        if timeout(remaining.mul_f64(0.7), self.permits.acquire_many(all)).await.is_err() {
+        if timeout(remaining.mul_f64(0.7), self.permits.acquire_many(all))
+            .await
+            .is_err()
+        {
             tracing::warn!("shutting down before all reconciliations finished");
         }
     }
 
     fn memory(&self, key: &Key) -> Memory {
-        self.memories.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned().unwrap_or_default()
+        self.memories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+            .cloned()
+            .unwrap_or_default()
     }
 
     fn remember(&self, key: &Key, memory: Memory) {
         let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
         memories.insert(key.clone(), memory);
-        let failing = memories.values().filter(|memory| memory.failures > 0).count();
+        let failing = memories
+            .values()
+            .filter(|memory| memory.failures > 0)
+            .count();
         BACKING_OFF.set(i64::try_from(failing).unwrap_or(i64::MAX));
     }
 
@@ -118,15 +129,24 @@ impl Controller {
 
     /// Whether this is not what was last found of an ImCluster that cannot be read.
     fn is_new_unreadable(&self, key: &Key, generation: Option<i64>, error: &str) -> bool {
-        let mut unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unreadable = self
+            .unreadable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let found = (generation, error.to_owned());
         unreadable.insert(key.clone(), found.clone()) != Some(found)
     }
 
     /// Forgets an ImCluster that is no more.
     fn forget(&self, key: &Key) {
-        self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
-        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.memories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(key);
+        self.unreadable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(key);
         self.supervisors.forget(key);
         self.turns.forget(key);
         metrics::conditions(key, &[]);

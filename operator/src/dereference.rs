@@ -32,7 +32,14 @@ pub(crate) async fn dereference(client: &Client, cluster: &ImCluster) -> Result<
     let namespace = cluster.namespace().unwrap_or_default();
     let spec = &cluster.spec;
     if let Some(secret) = &spec.auth.hs256_secret {
-        let value = secret_key(client, &namespace, "spec.auth.hs256Secret", &secret.name, &secret.key).await?;
+        let value = secret_key(
+            client,
+            &namespace,
+            "spec.auth.hs256Secret",
+            &secret.name,
+            &secret.key,
+        )
+        .await?;
         // A line end at the end does not count.
         let length = value.trim_ascii_end().len();
         if length < MIN_SECRET {
@@ -45,7 +52,14 @@ pub(crate) async fn dereference(client: &Client, cluster: &ImCluster) -> Result<
     }
     if let Some(external) = &spec.redis.external {
         let secret = &external.url_secret;
-        secret_key(client, &namespace, "spec.redis.external.urlSecret", &secret.name, &secret.key).await?;
+        secret_key(
+            client,
+            &namespace,
+            "spec.redis.external.urlSecret",
+            &secret.name,
+            &secret.key,
+        )
+        .await?;
     }
     if let Some(keys) = &spec.auth.public_keys {
         config_map_keys(client, &namespace, &keys.config_map, &keys.keys).await?;
@@ -53,30 +67,62 @@ pub(crate) async fn dereference(client: &Client, cluster: &ImCluster) -> Result<
     Ok(())
 }
 
-async fn secret_key(client: &Client, namespace: &str, field: &str, name: &str, key: &str) -> Result<Vec<u8>, Error> {
+async fn secret_key(
+    client: &Client,
+    namespace: &str,
+    field: &str,
+    name: &str,
+    key: &str,
+) -> Result<Vec<u8>, Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let found = api.get_opt(name).await.map_err(|source| Error::Api { what: format!("the Secret {name}"), source })?;
+    let found = api.get_opt(name).await.map_err(|source| Error::Api {
+        what: format!("the Secret {name}"),
+        source,
+    })?;
     let Some(secret) = found else {
-        return Err(Error::Missing(format!("{field} names the Secret {name}, which does not exist: create it")));
+        return Err(Error::Missing(format!(
+            "{field} names the Secret {name}, which does not exist: create it"
+        )));
     };
-    let value = secret.data.and_then(|mut data| data.remove(key)).map(|value| value.0);
+    let value = secret
+        .data
+        .and_then(|mut data| data.remove(key))
+        .map(|value| value.0);
     value.filter(|value| !value.is_empty()).ok_or_else(|| {
-        Error::Missing(format!("{field} names the key {key} of the Secret {name}, which lacks it: add it"))
+        Error::Missing(format!(
+            "{field} names the key {key} of the Secret {name}, which lacks it: add it"
+        ))
     })
 }
 
-async fn config_map_keys(client: &Client, namespace: &str, name: &str, keys: &[String]) -> Result<(), Error> {
+async fn config_map_keys(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    keys: &[String],
+) -> Result<(), Error> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    let found =
-        api.get_opt(name).await.map_err(|source| Error::Api { what: format!("the ConfigMap {name}"), source })?;
+    let found = api.get_opt(name).await.map_err(|source| Error::Api {
+        what: format!("the ConfigMap {name}"),
+        source,
+    })?;
     let field = "spec.auth.publicKeys";
     let Some(map) = found else {
-        return Err(Error::Missing(format!("{field} names the ConfigMap {name}, which does not exist: create it")));
+        return Err(Error::Missing(format!(
+            "{field} names the ConfigMap {name}, which does not exist: create it"
+        )));
     };
     let data = map.data.unwrap_or_default();
-    let lacking: Vec<&str> = keys.iter().map(String::as_str).filter(|key| !data.contains_key(*key)).collect();
+    let lacking: Vec<&str> = keys
+        .iter()
+        .map(String::as_str)
+        .filter(|key| !data.contains_key(*key))
+        .collect();
     if lacking.is_empty() {
         return Ok(());
     }
-    Err(Error::Missing(format!("{field} names keys that the ConfigMap {name} lacks: {}: add them", lacking.join(", "))))
+    Err(Error::Missing(format!(
+        "{field} names keys that the ConfigMap {name} lacks: {}: add them",
+        lacking.join(", ")
+    )))
 }

@@ -26,8 +26,13 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     let command = arguments.next();
     let rest: Vec<OsString> = arguments.collect();
-    match (command.as_ref().and_then(|command| command.to_str()), rest.as_slice()) {
-        (Some("run"), _) => im_runtime::run_with(PROGRAM, DRAIN, rest, Settings::read, im_operator::run::run),
+    match (
+        command.as_ref().and_then(|command| command.to_str()),
+        rest.as_slice(),
+    ) {
+        (Some("run"), _) => {
+            im_runtime::run_with(PROGRAM, DRAIN, rest, Settings::read, im_operator::run::run)
+        }
         (Some("crd"), []) => print_crd(),
         (Some("seed"), rest) => match seed_arguments(rest) {
             Some((file, text)) => seed(Path::new(file), text),
@@ -37,7 +42,9 @@ fn main() -> ExitCode {
             Some(join) => wait_to_join(&join),
             None => usage(),
         },
-        (Some("version" | "--version" | "-V"), []) => print(&format!("{} {}\n", PROGRAM.name, version::line())),
+        (Some("version" | "--version" | "-V"), []) => {
+            print(&format!("{} {}\n", PROGRAM.name, version::line()))
+        }
         (Some("help" | "--help" | "-h"), []) => print(&format!("{USAGE}\n")),
         _ => usage(),
     }
@@ -62,7 +69,11 @@ fn seed(file: &Path, text: &str) -> ExitCode {
         Ok(true) => format!("{} is written\n", file.display()),
         Ok(false) => format!("{} exists and is left as it is\n", file.display()),
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "im-operator seed: {} can't be written: {error}", file.display());
+            let _ = writeln!(
+                std::io::stderr(),
+                "im-operator seed: {} can't be written: {error}",
+                file.display()
+            );
             return ExitCode::FAILURE;
         }
     };
@@ -70,7 +81,12 @@ fn seed(file: &Path, text: &str) -> ExitCode {
 }
 
 fn join_arguments(rest: &[OsString]) -> Option<Join> {
-    let mut join = Join { data: PathBuf::new(), peer: String::new(), members: Vec::new(), tls: None };
+    let mut join = Join {
+        data: PathBuf::new(),
+        peer: String::new(),
+        members: Vec::new(),
+        tls: None,
+    };
     for pair in rest.chunks(2) {
         let [flag, value] = pair else { return None };
         match flag.to_str()? {
@@ -81,7 +97,8 @@ fn join_arguments(rest: &[OsString]) -> Option<Join> {
             _ => return None,
         }
     }
-    (!join.data.as_os_str().is_empty() && !join.peer.is_empty() && !join.members.is_empty()).then_some(join)
+    (!join.data.as_os_str().is_empty() && !join.peer.is_empty() && !join.members.is_empty())
+        .then_some(join)
 }
 
 fn wait_to_join(join: &Join) -> ExitCode {
@@ -95,7 +112,9 @@ fn wait_to_join(join: &Join) -> ExitCode {
             _ = end.recv() => Ok(None),
         }
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     match runtime.and_then(|runtime| runtime.block_on(wait)) {
         Ok(Some(May::Data)) => print("the volume has its data: etcd may start\n"),
         Ok(Some(May::TakenIn)) => print("the members have taken it in: etcd may start\n"),

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
 };
 use x509_parser::pem::Pem;
 
@@ -44,7 +44,9 @@ pub(crate) struct Pair {
 
 impl std::fmt::Debug for Pair {
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        to.debug_struct("Pair").field("certificate", &self.certificate).finish_non_exhaustive()
+        to.debug_struct("Pair")
+            .field("certificate", &self.certificate)
+            .finish_non_exhaustive()
     }
 }
 
@@ -59,27 +61,44 @@ pub(crate) fn authority(name: &str, now: Timestamp) -> Result<Pair, Error> {
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     date(&mut params, now, AUTHORITY_LIFE);
-    Ok(Pair { certificate: params.self_signed(&key)?.pem(), key: key.serialize_pem() })
+    Ok(Pair {
+        certificate: params.self_signed(&key)?.pem(),
+        key: key.serialize_pem(),
+    })
 }
 
 /// A new certificate for both ends of a connection, valid for these names and addresses.
 ///
 /// # Errors
 /// The authority cannot be read, or a name is no name.
-pub(crate) fn leaf(authority: &Pair, name: &str, names: &[String], now: Timestamp) -> Result<Pair, Error> {
-    let unreadable = |error: rcgen::Error| Error::Unreadable { what: "the authority", why: error.to_string() };
+pub(crate) fn leaf(
+    authority: &Pair,
+    name: &str,
+    names: &[String],
+    now: Timestamp,
+) -> Result<Pair, Error> {
+    let unreadable = |error: rcgen::Error| Error::Unreadable {
+        what: "the authority",
+        why: error.to_string(),
+    };
     let signer = KeyPair::from_pem(&authority.key).map_err(unreadable)?;
     let issuer = Issuer::from_ca_cert_pem(&authority.certificate, signer).map_err(unreadable)?;
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::new(names)?;
     params.distinguished_name.push(DnType::CommonName, name);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
     params.use_authority_key_identifier_extension = true;
     // Never longer than who vouches for it.
     let life = LEAF_LIFE.min(validity(&authority.certificate)?.left(now));
     date(&mut params, now, life);
-    Ok(Pair { certificate: params.signed_by(&key, &issuer)?.pem(), key: key.serialize_pem() })
+    Ok(Pair {
+        certificate: params.signed_by(&key, &issuer)?.pem(),
+        key: key.serialize_pem(),
+    })
 }
 
 fn date(params: &mut CertificateParams, now: Timestamp, life: Duration) {
@@ -106,7 +125,8 @@ impl Validity {
 
     /// Whether a third of it or less is left.
     pub(crate) fn is_due(&self, now: Timestamp) -> bool {
-        let whole = Duration::try_from(self.until.duration_since(self.from)).unwrap_or(Duration::ZERO);
+        let whole =
+            Duration::try_from(self.until.duration_since(self.from)).unwrap_or(Duration::ZERO);
         self.left(now) <= whole / 3
     }
 }
@@ -119,23 +139,38 @@ pub(crate) fn validity(certificate: &str) -> Result<Validity, Error> {
     with_certificate(certificate, |certificate| {
         let at = |time: x509_parser::time::ASN1Time| Timestamp::from_second(time.timestamp()).ok();
         let period = certificate.validity();
-        Some(Validity { from: at(period.not_before)?, until: at(period.not_after)? })
+        Some(Validity {
+            from: at(period.not_before)?,
+            until: at(period.not_after)?,
+        })
     })
 }
 
 /// Whether a certificate was signed by this authority, is for these names, and belongs to its key.
 pub(crate) fn matches(leaf: &Pair, authority: &str, names: &[String]) -> bool {
     let has = |certificate: &x509_parser::certificate::X509Certificate<'_>| {
-        let told = certificate.subject_alternative_name().ok()??.value.general_names.clone();
+        let told = certificate
+            .subject_alternative_name()
+            .ok()??
+            .value
+            .general_names
+            .clone();
         let told: Vec<String> = told.iter().filter_map(as_text).collect();
         let key = KeyPair::from_pem(&leaf.key).ok()?;
-        let same_key = certificate.public_key().subject_public_key.data.as_ref() == key.public_key_raw();
+        let same_key =
+            certificate.public_key().subject_public_key.data.as_ref() == key.public_key_raw();
         Some(same_key && names.iter().all(|name| told.contains(name)))
     };
     let signed = |ours: &x509_parser::certificate::X509Certificate<'_>| {
-        with_certificate(authority, |authority| ours.verify_signature(Some(authority.public_key())).ok()).ok()
+        with_certificate(authority, |authority| {
+            ours.verify_signature(Some(authority.public_key())).ok()
+        })
+        .ok()
     };
-    with_certificate(&leaf.certificate, |ours| Some(has(ours)? && signed(ours).is_some())).unwrap_or(false)
+    with_certificate(&leaf.certificate, |ours| {
+        Some(has(ours)? && signed(ours).is_some())
+    })
+    .unwrap_or(false)
 }
 
 /// Whether an authority's certificate and key belong together.
@@ -143,13 +178,25 @@ pub(crate) fn matches(leaf: &Pair, authority: &str, names: &[String]) -> bool {
 /// # Errors
 /// They do not, or one of them is unreadable.
 pub(crate) fn check_authority(authority: &Pair) -> Result<(), Error> {
-    let key = KeyPair::from_pem(&authority.key)
-        .map_err(|error| Error::Unreadable { what: "ca.key", why: error.to_string() })?;
+    let key = KeyPair::from_pem(&authority.key).map_err(|error| Error::Unreadable {
+        what: "ca.key",
+        why: error.to_string(),
+    })?;
     let same = with_certificate(&authority.certificate, |certificate| {
-        Some(certificate.public_key().subject_public_key.data.as_ref() == key.public_key_raw() && certificate.is_ca())
+        Some(
+            certificate.public_key().subject_public_key.data.as_ref() == key.public_key_raw()
+                && certificate.is_ca(),
+        )
     })?;
     let why = "it is no authority's certificate, or not the one of ca.key".to_owned();
-    if same { Ok(()) } else { Err(Error::Unreadable { what: "ca.crt", why }) }
+    if same {
+        Ok(())
+    } else {
+        Err(Error::Unreadable {
+            what: "ca.crt",
+            why,
+        })
+    }
 }
 
 fn as_text(name: &x509_parser::extensions::GeneralName<'_>) -> Option<String> {
@@ -158,7 +205,9 @@ fn as_text(name: &x509_parser::extensions::GeneralName<'_>) -> Option<String> {
         GeneralName::DNSName(name) => Some((*name).to_owned()),
         GeneralName::IPAddress(bytes) => match <[u8; 4]>::try_from(*bytes) {
             Ok(four) => Some(std::net::Ipv4Addr::from(four).to_string()),
-            Err(_) => Some(std::net::Ipv6Addr::from(<[u8; 16]>::try_from(*bytes).ok()?).to_string()),
+            Err(_) => {
+                Some(std::net::Ipv6Addr::from(<[u8; 16]>::try_from(*bytes).ok()?).to_string())
+            }
         },
         _ => None,
     }
@@ -168,11 +217,16 @@ fn with_certificate<T>(
     pem: &str,
     look: impl FnOnce(&x509_parser::certificate::X509Certificate<'_>) -> Option<T>,
 ) -> Result<T, Error> {
-    let unreadable = |why: String| Error::Unreadable { what: "a certificate", why };
+    let unreadable = |why: String| Error::Unreadable {
+        what: "a certificate",
+        why,
+    };
     let first = Pem::iter_from_buffer(pem.as_bytes()).next();
     let block = first.ok_or_else(|| unreadable("there is no PEM block".to_owned()))?;
     let block = block.map_err(|error| unreadable(error.to_string()))?;
-    let certificate = block.parse_x509().map_err(|error| unreadable(error.to_string()))?;
+    let certificate = block
+        .parse_x509()
+        .map_err(|error| unreadable(error.to_string()))?;
     look(&certificate).ok_or_else(|| unreadable("it lacks what is needed".to_owned()))
 }
 
@@ -181,7 +235,14 @@ mod tests {
     use super::*;
 
     fn names() -> Vec<String> {
-        ["demo-redis", "*.demo-redis.chat.svc", "localhost", "127.0.0.1"].map(str::to_owned).to_vec()
+        [
+            "demo-redis",
+            "*.demo-redis.chat.svc",
+            "localhost",
+            "127.0.0.1",
+        ]
+        .map(str::to_owned)
+        .to_vec()
     }
 
     #[test]
@@ -199,7 +260,13 @@ mod tests {
         assert!(!matches(&pair, &other.certificate, &names()));
         let key = leaf(&ours, "redis", &names(), now).unwrap().key;
         assert!(!matches(&Pair { key, ..pair }, &ours.certificate, &names()));
-        assert!(check_authority(&Pair { key: other.key, ..ours }).is_err());
+        assert!(
+            check_authority(&Pair {
+                key: other.key,
+                ..ours
+            })
+            .is_err()
+        );
     }
 
     #[test]
@@ -220,7 +287,10 @@ mod tests {
         let ours = authority("demo", now).unwrap();
         let late = now + (AUTHORITY_LIFE - Duration::from_secs(10 * DAY));
         let pair = leaf(&ours, "redis", &names(), late).unwrap();
-        let (leaf, authority) = (validity(&pair.certificate).unwrap(), validity(&ours.certificate).unwrap());
+        let (leaf, authority) = (
+            validity(&pair.certificate).unwrap(),
+            validity(&ours.certificate).unwrap(),
+        );
         assert!(leaf.until <= authority.until);
     }
 
@@ -235,17 +305,25 @@ mod tests {
         let shake = |client_of: &Pair| {
             let parts = |of: &Pair| {
                 let pair = leaf(of, "x", &names(), now).unwrap();
-                let certificate = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap();
-                (vec![certificate], PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap())
+                let certificate =
+                    CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap();
+                (
+                    vec![certificate],
+                    PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap(),
+                )
             };
             let mut roots = rustls::RootCertStore::empty();
-            roots.add(CertificateDer::from_pem_slice(ours.certificate.as_bytes()).unwrap()).unwrap();
+            roots
+                .add(CertificateDer::from_pem_slice(ours.certificate.as_bytes()).unwrap())
+                .unwrap();
             let provider = Arc::new(rustls::crypto::ring::default_provider());
             let roots = Arc::new(roots);
-            let verifier =
-                rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
-                    .build()
-                    .unwrap();
+            let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
+                Arc::clone(&roots),
+                Arc::clone(&provider),
+            )
+            .build()
+            .unwrap();
             let (chain, key) = parts(&ours);
             let server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
                 .with_safe_default_protocol_versions()

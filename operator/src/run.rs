@@ -24,9 +24,18 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// # Errors
 /// The API server's address is not known, or the Lease was lost: the process is to end at once.
 pub async fn run(settings: Settings, process: Process) -> Result<()> {
-    let Process { node, admin, shutdown, tasks } = process;
+    let Process {
+        node,
+        admin,
+        shutdown,
+        tasks,
+    } = process;
     metrics::register();
-    let gate = if settings.leader_election { Gate::shut() } else { Gate::open() };
+    let gate = if settings.leader_election {
+        Gate::shut()
+    } else {
+        Gate::open()
+    };
     let config = timeout(CONNECT_TIMEOUT, Config::infer())
         .await
         .context("timed out reading the Kubernetes client configuration")?;
@@ -39,8 +48,13 @@ pub async fn run(settings: Settings, process: Process) -> Result<()> {
     }
     reachable.set();
 
-    let mut candidate =
-        settings.leader_election.then(|| Candidate::new(client.clone(), settings.election(node.clone()), gate.clone()));
+    let mut candidate = settings.leader_election.then(|| {
+        Candidate::new(
+            client.clone(),
+            settings.election(node.clone()),
+            gate.clone(),
+        )
+    });
     if let Some(candidate) = &mut candidate {
         tokio::select! {
             () = candidate.acquire() => {}
@@ -49,7 +63,9 @@ pub async fn run(settings: Settings, process: Process) -> Result<()> {
     } else {
         metrics::LEADER.set(1);
     }
-    let controller = Arc::new(Controller::new(Arc::new(Context::new(client, gate, settings, &node))));
+    let controller = Arc::new(Controller::new(Arc::new(Context::new(
+        client, gate, settings, &node,
+    ))));
     for (name, work) in controller::work(&controller) {
         tasks.spawn(name, async move {
             work.await;
@@ -80,7 +96,9 @@ async fn lead(candidate: &mut Option<Candidate>, shutdown: &Shutdown) -> Result<
 
 /// A client whose calls are counted, bounded and gated.
 fn connect(config: Config, gate: &Gate) -> Result<Client, kube::Error> {
-    Ok(ClientBuilder::try_from(config)?.with_layer(&Calls { gate: gate.clone() }).build())
+    Ok(ClientBuilder::try_from(config)?
+        .with_layer(&Calls { gate: gate.clone() })
+        .build())
 }
 
 /// Returns the API server's version once it answers.

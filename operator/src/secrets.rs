@@ -54,7 +54,9 @@ pub(crate) enum Error {
         source: kube::Error,
     },
     /// It exists, but without what is needed.
-    #[error("the Secret {name} lacks the key {key}: add it, or delete the Secret so that a new one is made")]
+    #[error(
+        "the Secret {name} lacks the key {key}: add it, or delete the Secret so that a new one is made"
+    )]
     Lacking {
         /// Which.
         name: String,
@@ -123,12 +125,24 @@ pub(crate) fn generates_auth(cluster: &ImCluster) -> bool {
 fn plains(cluster: &ImCluster) -> Vec<Plain> {
     let (name, spec) = (cluster.name_any(), &cluster.spec);
     let retained = spec.redis.storage.retain;
-    let mut wanted = vec![Plain { name: format!("{name}-peer"), key: PEER, retained: false }];
+    let mut wanted = vec![Plain {
+        name: format!("{name}-peer"),
+        key: PEER,
+        retained: false,
+    }];
     if generates_auth(cluster) {
-        wanted.push(Plain { name: format!("{name}-auth"), key: HS256, retained });
+        wanted.push(Plain {
+            name: format!("{name}-auth"),
+            key: HS256,
+            retained,
+        });
     }
     if spec.redis.mode != RedisMode::External {
-        wanted.push(Plain { name: format!("{name}-redis"), key: PASSWORD, retained });
+        wanted.push(Plain {
+            name: format!("{name}-redis"),
+            key: PASSWORD,
+            retained,
+        });
     }
     wanted
 }
@@ -160,17 +174,28 @@ pub(crate) async fn ensure(
     now: Timestamp,
 ) -> Result<Credentials, Error> {
     let key = Key::of(cluster);
-    let secrets = Secrets { api: Api::namespaced(client.clone(), &key.namespace), cache, cluster };
+    let secrets = Secrets {
+        api: Api::namespaced(client.clone(), &key.namespace),
+        cache,
+        cluster,
+    };
     let mut redis_password = None;
     for wanted in plains(cluster) {
         let data = || {
             let value = random();
             if wanted.key == PASSWORD {
-                return Ok(build::redis_secret(&key.name, &key.namespace, cluster.spec.redis.mode, &value));
+                return Ok(build::redis_secret(
+                    &key.name,
+                    &key.namespace,
+                    cluster.spec.redis.mode,
+                    &value,
+                ));
             }
             Ok(data([(wanted.key, value)]))
         };
-        let secret = secrets.get_or_create(&wanted.name, wanted.retained, data).await?;
+        let secret = secrets
+            .get_or_create(&wanted.name, wanted.retained, data)
+            .await?;
         let value = text(&secret, wanted.key)?;
         if wanted.key == PASSWORD {
             secrets.complete(secret, &value).await?;
@@ -184,22 +209,36 @@ pub(crate) async fn ensure(
     };
     // Two of the same name could not be told apart by all.
     let make = || pki::authority(&format!("ImCluster {key} {}", now.as_second()), now);
-    let leaf = Key::new(&key.namespace, format!("{}-{}-tls", key.name, Tier::Logic.name()));
-    let shown = cache.get(&leaf).and_then(|secret| text(&secret, CA_CERT).ok());
+    let leaf = Key::new(
+        &key.namespace,
+        format!("{}-{}-tls", key.name, Tier::Logic.name()),
+    );
+    let shown = cache
+        .get(&leaf)
+        .and_then(|secret| text(&secret, CA_CERT).ok());
     let made = || Ok(Authorities::first(make().map_err(useless(&ca_name))?, shown, now).written());
-    let mut secret = secrets.get_or_create_with(&ca_name, cluster.spec.redis.storage.retain, made).await?;
+    let mut secret = secrets
+        .get_or_create_with(&ca_name, cluster.spec.redis.storage.retain, made)
+        .await?;
     let mut authorities = Authorities::read(&secret)?;
     let until = |authorities: &Authorities| {
-        pki::validity(&authorities.signer().certificate).map(|validity| validity.until).map_err(useless(&ca_name))
+        pki::validity(&authorities.signer().certificate)
+            .map(|validity| validity.until)
+            .map_err(useless(&ca_name))
     };
     let left = Duration::try_from(until(&authorities)?.duration_since(now)).unwrap_or_default();
     let wanted = left < EARLY || cluster.is_asked_for(ROTATE);
     let phase = authorities.change().map(|(phase, _)| phase);
-    if let Some(next) = authorities.step(wanted, |since| done(phase, since), make, now).map_err(useless(&ca_name))? {
+    if let Some(next) = authorities
+        .step(wanted, |since| done(phase, since), make, now)
+        .map_err(useless(&ca_name))?
+    {
         tracing::info!(cluster = %key, from = ?phase, to = ?next.change(), "internal authority rotation advanced");
         let (data, annotations) = next.written();
         secret.data = Some(data);
-        secret.annotations_mut().retain(|name, _| !name.starts_with("imcluster.io/"));
+        secret
+            .annotations_mut()
+            .retain(|name, _| !name.starts_with("imcluster.io/"));
         secret.annotations_mut().extend(annotations);
         secrets.write(secret).await?;
         authorities = next;
@@ -213,8 +252,13 @@ pub(crate) async fn ensure(
         let name = format!("{}-{tier}-tls", key.name);
         let names = dns_names(&key, tier, domain);
         let make = || {
-            let pair = pki::leaf(authorities.signer(), &format!("im-{tier}"), &names, now).map_err(useless(&name))?;
-            Ok(data([(TLS_CERT, pair.certificate), (TLS_KEY, pair.key), (CA_CERT, believed.clone())]))
+            let pair = pki::leaf(authorities.signer(), &format!("im-{tier}"), &names, now)
+                .map_err(useless(&name))?;
+            Ok(data([
+                (TLS_CERT, pair.certificate),
+                (TLS_KEY, pair.key),
+                (CA_CERT, believed.clone()),
+            ]))
         };
         let mut secret = secrets.get_or_create(&name, false, make).await?;
         let (mut pair, mut validity) = fresh(&secret, &authorities, &names, now);
@@ -222,16 +266,22 @@ pub(crate) async fn ensure(
             secret = secrets.replace(secret, make()?).await?;
             (pair, validity) = fresh(&secret, &authorities, &names, now);
         } else if text(&secret, CA_CERT).ok().as_ref() != Some(&believed) {
-            secrets.replace(secret, data([(CA_CERT, believed.clone())])).await?;
+            secrets
+                .replace(secret, data([(CA_CERT, believed.clone())]))
+                .await?;
         }
         if let Some(validity) = validity {
-            let third = Duration::try_from(validity.until.duration_since(validity.from)).unwrap_or_default() / 3;
+            let third = Duration::try_from(validity.until.duration_since(validity.from))
+                .unwrap_or_default()
+                / 3;
             renewal = renewal.min(validity.until - third);
         }
         pairs.insert(tier, pair);
     }
-    let own =
-        pairs.remove("operator").ok_or(Error::Lacking { name: format!("{}-operator-tls", key.name), key: TLS_CERT })?;
+    let own = pairs.remove("operator").ok_or(Error::Lacking {
+        name: format!("{}-operator-tls", key.name),
+        key: TLS_CERT,
+    })?;
     let mut certificate = |tier: Tier| pairs.remove(tier.name()).map(|pair| pair.certificate);
     Ok(Credentials {
         authority: believed,
@@ -253,21 +303,34 @@ fn fresh(
     now: Timestamp,
 ) -> (Pair, Option<pki::Validity>) {
     let part = |key| text(secret, key).unwrap_or_default();
-    let pair = Pair { certificate: part(TLS_CERT), key: part(TLS_KEY) };
+    let pair = Pair {
+        certificate: part(TLS_CERT),
+        key: part(TLS_KEY),
+    };
     let fits = authorities.has_signed(&pair, names);
-    let validity = pki::validity(&pair.certificate).ok().filter(|validity| fits && !validity.is_due(now));
+    let validity = pki::validity(&pair.certificate)
+        .ok()
+        .filter(|validity| fits && !validity.is_due(now));
     (pair, validity)
 }
 
 fn text(secret: &Secret, key: &'static str) -> Result<String, Error> {
     let value = secret.data.as_ref().and_then(|data| data.get(key));
-    let value = value.and_then(|value| String::from_utf8(value.0.clone()).ok()).filter(|value| !value.is_empty());
-    value.ok_or_else(|| Error::Lacking { name: secret.name_any(), key })
+    let value = value
+        .and_then(|value| String::from_utf8(value.0.clone()).ok())
+        .filter(|value| !value.is_empty());
+    value.ok_or_else(|| Error::Lacking {
+        name: secret.name_any(),
+        key,
+    })
 }
 
 /// 32 random bytes, as 64 characters that need no quoting anywhere.
 fn random() -> String {
-    rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect()
+    rand::random::<[u8; 32]>()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 struct Secrets<'c> {
@@ -283,7 +346,8 @@ impl Secrets<'_> {
         retained: bool,
         make: impl FnOnce() -> Result<Data, Error>,
     ) -> Result<Secret, Error> {
-        self.get_or_create_with(name, retained, || Ok((bytes(make()?), BTreeMap::new()))).await
+        self.get_or_create_with(name, retained, || Ok((bytes(make()?), BTreeMap::new())))
+            .await
     }
 
     /// The same, of one with annotations.
@@ -297,16 +361,35 @@ impl Secrets<'_> {
         if let Some(known) = self.cache.get(&key) {
             return self.belonging(known.as_ref().clone(), retained).await;
         }
-        let failed = |what| move |source| Error::Api { name: key.name, what, source };
+        let failed = |what| {
+            move |source| Error::Api {
+                name: key.name,
+                what,
+                source,
+            }
+        };
         // Not labelled, or not seen yet: only the API server knows.
-        if let Some(found) = self.api.get_opt(name).await.map_err(failed.clone()("read"))? {
+        if let Some(found) = self
+            .api
+            .get_opt(name)
+            .await
+            .map_err(failed.clone()("read"))?
+        {
             return self.belonging(found, retained).await;
         }
         let (data, annotations) = make()?;
         let mut metadata = self.metadata(name, retained);
         metadata.annotations = (!annotations.is_empty()).then_some(annotations);
-        let secret = Secret { metadata, data: Some(data), ..Secret::default() };
-        let created = self.api.create(&PostParams::default(), &secret).await.map_err(failed("created"))?;
+        let secret = Secret {
+            metadata,
+            data: Some(data),
+            ..Secret::default()
+        };
+        let created = self
+            .api
+            .create(&PostParams::default(), &secret)
+            .await
+            .map_err(failed("created"))?;
         tracing::info!(cluster = %Key::of(self.cluster), secret = name, "created Secret");
         self.cache.put(created.clone());
         Ok(created)
@@ -316,11 +399,20 @@ impl Secrets<'_> {
     async fn complete(&self, secret: Secret, password: &str) -> Result<(), Error> {
         let key = Key::of(self.cluster);
         let mode = self.cluster.spec.redis.mode;
-        let mut wanted = bytes(build::redis_secret(&key.name, &key.namespace, mode, password));
+        let mut wanted = bytes(build::redis_secret(
+            &key.name,
+            &key.namespace,
+            mode,
+            password,
+        ));
         let there = secret.data.clone().unwrap_or_default();
         wanted.retain(|key, value| there.get(key) != Some(value));
         if !wanted.is_empty() {
-            self.replace(secret, build::redis_secret(&key.name, &key.namespace, mode, password)).await?;
+            self.replace(
+                secret,
+                build::redis_secret(&key.name, &key.namespace, mode, password),
+            )
+            .await?;
         }
         Ok(())
     }
@@ -329,7 +421,9 @@ impl Secrets<'_> {
     async fn belonging(&self, mut secret: Secret, retained: bool) -> Result<Secret, Error> {
         let made = secret.labels().get(CLUSTER) == Some(&self.cluster.name_any());
         let owner = self.cluster.controller_owner_ref(&());
-        let Some(owner) = owner.filter(|_| made) else { return Ok(secret) };
+        let Some(owner) = owner.filter(|_| made) else {
+            return Ok(secret);
+        };
         let owners = secret.metadata.owner_references.get_or_insert_default();
         let before = owners.len();
         if retained {
@@ -351,8 +445,15 @@ impl Secrets<'_> {
 
     async fn write(&self, secret: Secret) -> Result<Secret, Error> {
         let name = secret.name_any();
-        let replaced = self.api.replace(&name, &PostParams::default(), &secret).await;
-        let replaced = replaced.map_err(|source| Error::Api { name: name.clone(), what: "replaced", source })?;
+        let replaced = self
+            .api
+            .replace(&name, &PostParams::default(), &secret)
+            .await;
+        let replaced = replaced.map_err(|source| Error::Api {
+            name: name.clone(),
+            what: "replaced",
+            source,
+        })?;
         tracing::info!(cluster = %Key::of(self.cluster), secret = name, "updated Secret");
         self.cache.put(replaced.clone());
         Ok(replaced)
@@ -366,7 +467,9 @@ impl Secrets<'_> {
             ("app.kubernetes.io/part-of", "imcluster".to_owned()),
             (CLUSTER, cluster.name_any()),
         ];
-        let owner = (!retained).then(|| cluster.controller_owner_ref(&())).flatten();
+        let owner = (!retained)
+            .then(|| cluster.controller_owner_ref(&()))
+            .flatten();
         ObjectMeta {
             name: Some(name.to_owned()),
             namespace: cluster.namespace(),
@@ -385,5 +488,7 @@ fn data<const N: usize>(pairs: [(&str, String); N]) -> Data {
 }
 
 fn bytes(data: Data) -> BTreeMap<String, ByteString> {
-    data.into_iter().map(|(key, value)| (key, ByteString(value.into_bytes()))).collect()
+    data.into_iter()
+        .map(|(key, value)| (key, ByteString(value.into_bytes())))
+        .collect()
 }

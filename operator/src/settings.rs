@@ -7,8 +7,10 @@ use im_runtime::settings::{Program, Reader};
 use crate::validate::Pods;
 
 /// The process.
-pub const PROGRAM: Program =
-    Program { name: "im-operator", about: "Runs ImClusters on Kubernetes: builds, upgrades and heals them." };
+pub const PROGRAM: Program = Program {
+    name: "im-operator",
+    about: "Runs ImClusters on Kubernetes: builds, upgrades and heals them.",
+};
 
 /// How long the end of the process may take: long enough to finish a visit and give the Lease back.
 pub const DRAIN: Duration = Duration::from_secs(20);
@@ -141,22 +143,37 @@ impl Settings {
 
 /// The domain behind `svc.` in the names that a resolver tries.
 fn searched(configuration: &str) -> Option<&str> {
-    let lists = configuration.lines().filter_map(|line| line.trim().strip_prefix("search"));
-    let found = lists.flat_map(str::split_whitespace).find_map(|name| name.strip_prefix("svc."))?;
+    let lists = configuration
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("search"));
+    let found = lists
+        .flat_map(str::split_whitespace)
+        .find_map(|name| name.strip_prefix("svc."))?;
     let found = found.trim_end_matches('.');
     domain(found).is_ok().then_some(found)
 }
 
 fn domain(text: &str) -> Result<String, String> {
     let good = text.len() <= 190 && text.split('.').all(|label| namespace(label).is_ok());
-    if good { Ok(text.to_owned()) } else { Err("names of a-z, 0-9 and - with dots between them".to_owned()) }
+    if good {
+        Ok(text.to_owned())
+    } else {
+        Err("names of a-z, 0-9 and - with dots between them".to_owned())
+    }
 }
 
 fn namespace(text: &str) -> Result<String, String> {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let outer = |c: Option<char>| c.is_some_and(|c| inner(c) && c != '-');
-    let good = text.len() <= 63 && text.chars().all(inner) && outer(text.chars().next()) && outer(text.chars().last());
-    if good { Ok(text.to_owned()) } else { Err("a name of a-z, 0-9 and -, of 63 characters at most".to_owned()) }
+    let good = text.len() <= 63
+        && text.chars().all(inner)
+        && outer(text.chars().next())
+        && outer(text.chars().last());
+    if good {
+        Ok(text.to_owned())
+    } else {
+        Err("a name of a-z, 0-9 and -, of 63 characters at most".to_owned())
+    }
 }
 
 #[cfg(test)]
@@ -177,8 +194,7 @@ mod tests {
 
     #[test]
     fn the_domain_is_what_the_resolver_searches() {
-        let kubernetes =
-            "nameserver 10.96.0.10\nsearch chat.svc.shop.example svc.shop.example shop.example\noptions ndots:5\n";
+        let kubernetes = "nameserver 10.96.0.10\nsearch chat.svc.shop.example svc.shop.example shop.example\noptions ndots:5\n";
         assert_eq!(searched(kubernetes), Some("shop.example"));
         assert_eq!(searched("search chat.svc.a.b svc.a.b. a.b"), Some("a.b"));
         assert_eq!(searched("nameserver 1.1.1.1\nsearch example.org\n"), None);
@@ -189,23 +205,36 @@ mod tests {
     #[test]
     fn nothing_needs_to_be_said_and_names_are_checked() {
         let settings = |environment: &[(&str, &str)]| {
-            let environment = environment.iter().map(|(name, value)| (name.into(), value.into()));
+            let environment = environment
+                .iter()
+                .map(|(name, value)| (name.into(), value.into()));
             load(PROGRAM, Settings::read, [], environment)
         };
         assert!(settings(&[]).unwrap().watch_namespaces.is_empty());
-        assert_eq!(settings(&[("IM_WATCH_NAMESPACES", "a, b-2")]).unwrap().watch_namespaces, ["a", "b-2"]);
-        let Err(Stop::Mistakes(mistakes)) =
-            settings(&[("IM_WATCH_NAMESPACES", "No_Name"), ("IM_LEASE_DURATION", "1s")])
-        else {
+        assert_eq!(
+            settings(&[("IM_WATCH_NAMESPACES", "a, b-2")])
+                .unwrap()
+                .watch_namespaces,
+            ["a", "b-2"]
+        );
+        let Err(Stop::Mistakes(mistakes)) = settings(&[
+            ("IM_WATCH_NAMESPACES", "No_Name"),
+            ("IM_LEASE_DURATION", "1s"),
+        ]) else {
             panic!("no mistakes")
         };
-        let fields: Vec<&str> = mistakes.iter().map(|mistake| mistake.field.as_str()).collect();
+        let fields: Vec<&str> = mistakes
+            .iter()
+            .map(|mistake| mistake.field.as_str())
+            .collect();
         assert_eq!(fields, ["watch_namespaces", "lease_duration"]);
     }
 
     #[test]
     fn a_leader_gives_up_before_another_takes_over() {
-        let election = load(PROGRAM, Settings::read, [], []).unwrap().election("a".to_owned());
+        let election = load(PROGRAM, Settings::read, [], [])
+            .unwrap()
+            .election("a".to_owned());
         assert!(election.renew_deadline + election.retry < election.duration);
     }
 }

@@ -24,7 +24,10 @@ pub(crate) struct Problem {
 
 impl Problem {
     fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { field: field.into(), message: message.into() }
+        Self {
+            field: field.into(),
+            message: message.into(),
+        }
     }
 }
 
@@ -84,15 +87,22 @@ pub(crate) enum Pods {
 /// All that is wrong with it, sorted by field.
 pub(crate) fn validate(cluster: &ImCluster, may: Pods) -> Result<Valid, Vec<Problem>> {
     let mut problems = BTreeSet::new();
-    for (field, value) in
-        [("metadata.name", cluster.name_any()), ("metadata.namespace", cluster.namespace().unwrap_or_default())]
-    {
+    for (field, value) in [
+        ("metadata.name", cluster.name_any()),
+        (
+            "metadata.namespace",
+            cluster.namespace().unwrap_or_default(),
+        ),
+    ] {
         if value.is_empty() {
             problems.insert(Problem::new(field, "is missing"));
         }
     }
     if cluster.uid().unwrap_or_default().is_empty() {
-        problems.insert(Problem::new("metadata.uid", "is missing: only what the API server has stored can be built"));
+        problems.insert(Problem::new(
+            "metadata.uid",
+            "is missing: only what the API server has stored can be built",
+        ));
     }
     match serde_json::to_value(cluster) {
         Ok(value) => problems.extend(schema::problems(&value)),
@@ -104,7 +114,11 @@ pub(crate) fn validate(cluster: &ImCluster, may: Pods) -> Result<Valid, Vec<Prob
     for (field, pod) in pods(spec) {
         problems.extend(environment(field, pod));
         if let Some(value) = &pod.pod_overrides {
-            problems.extend(overrides::problems(&format!("{field}.podOverrides"), value, may));
+            problems.extend(overrides::problems(
+                &format!("{field}.podOverrides"),
+                value,
+                may,
+            ));
         }
     }
     for (index, range) in spec.connect.service.source_ranges.iter().enumerate() {
@@ -181,13 +195,22 @@ fn environment(field: &str, pod: &Pod) -> Vec<Problem> {
             ));
         }
         if name.is_empty() {
-            problems.push(Problem::new(&at, "the name is empty: write for example IM_LOG"));
+            problems.push(Problem::new(
+                &at,
+                "the name is empty: write for example IM_LOG",
+            ));
         }
         if !seen.insert(name) {
-            problems.push(Problem::new(&at, format!("{name} stands here twice: leave one out")));
+            problems.push(Problem::new(
+                &at,
+                format!("{name} stands here twice: leave one out"),
+            ));
         }
         if variable.value.is_some() && variable.value_from.is_some() {
-            problems.push(Problem::new(&at, format!("{name} has both value and valueFrom: leave one out")));
+            problems.push(Problem::new(
+                &at,
+                format!("{name} has both value and valueFrom: leave one out"),
+            ));
         }
     }
     problems
@@ -197,7 +220,12 @@ fn environment(field: &str, pod: &Pod) -> Vec<Problem> {
 fn shown(value: &Value) -> String {
     let mut text = value.to_string();
     if text.len() > 60 {
-        text.truncate((0..=60).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0));
+        text.truncate(
+            (0..=60)
+                .rev()
+                .find(|&at| text.is_char_boundary(at))
+                .unwrap_or(0),
+        );
         text.push('…');
     }
     text

@@ -114,7 +114,11 @@ pub struct Book {
 impl Book {
     /// What was written down, as after a restart.
     pub fn restored(version: u64, bans: impl IntoIterator<Item = Ban>) -> Self {
-        let mut book = Self { version, floor: version, ..Self::default() };
+        let mut book = Self {
+            version,
+            floor: version,
+            ..Self::default()
+        };
         bans.into_iter().for_each(|ban| book.put(ban));
         book
     }
@@ -146,12 +150,16 @@ impl Book {
 
     /// Those made after a version, in order.
     pub fn after(&self, version: u64) -> impl Iterator<Item = &Ban> {
-        self.order.range(version.saturating_add(1)..).filter_map(|(_, id)| self.bans.get(id))
+        self.order
+            .range(version.saturating_add(1)..)
+            .filter_map(|(_, id)| self.bans.get(id))
     }
 
     /// Notes a ban, in the place of one about the same. One that is about nothing is passed over.
     pub fn put(&mut self, ban: Ban) {
-        let Some((kind, id)) = subject(&ban) else { return };
+        let Some((kind, id)) = subject(&ban) else {
+            return;
+        };
         self.take(&id);
         self.version = self.version.max(ban.version);
         self.counts[kind as usize] += 1;
@@ -178,7 +186,9 @@ impl Book {
     }
 
     fn take(&mut self, id: &str) -> bool {
-        let Some(ban) = self.bans.remove(id) else { return false };
+        let Some(ban) = self.bans.remove(id) else {
+            return false;
+        };
         self.order.remove(&ban.version);
         if let Some((kind, _)) = subject(&ban) {
             self.counts[kind as usize] -= 1;
@@ -199,12 +209,22 @@ impl Book {
             return None;
         }
         let net: IpNet = ban.address.parse().ok()?;
-        Some((if net.addr().is_ipv4() { &mut self.v4 } else { &mut self.v6 }, net.prefix_len()))
+        Some((
+            if net.addr().is_ipv4() {
+                &mut self.v4
+            } else {
+                &mut self.v6
+            },
+            net.prefix_len(),
+        ))
     }
 
     /// From where on changes are to be asked for.
     pub fn known(&self) -> AskBans {
-        AskBans { since: self.version, began: self.floor }
+        AskBans {
+            since: self.version,
+            began: self.floor,
+        }
     }
 
     /// What has changed after a version, [`PAGE`] changes at most.
@@ -213,10 +233,19 @@ impl Book {
         let knows = since.max(began);
         let reset = knows > 0 && knows < self.floor || since > self.version;
         let since = if reset { 0 } else { since };
-        let mut changes = BanChanges { version: self.version, upto: self.version, reset, ..BanChanges::default() };
+        let mut changes = BanChanges {
+            version: self.version,
+            upto: self.version,
+            reset,
+            ..BanChanges::default()
+        };
         let mut made = self.order.range(since.saturating_add(1)..).peekable();
         // Whoever knows nothing need not hear of what is no more.
-        let first = if since == 0 { u64::MAX } else { since.saturating_add(1) };
+        let first = if since == 0 {
+            u64::MAX
+        } else {
+            since.saturating_add(1)
+        };
         let mut lifted = self.lifted.range(first..).peekable();
         for _ in 0..PAGE {
             let next_made = made.peek().map(|(version, _)| **version);
@@ -228,11 +257,18 @@ impl Book {
                 }
                 (Some(version), other) if other.is_none_or(|other| version < other) => {
                     changes.upto = version;
-                    changes.bans.extend(made.next().and_then(|(_, id)| self.bans.get(id)).cloned());
+                    changes
+                        .bans
+                        .extend(made.next().and_then(|(_, id)| self.bans.get(id)).cloned());
                 }
                 (_, Some(version)) => {
                     changes.upto = version;
-                    changes.lifted.extend(lifted.next().map(|(_, id)| LiftedBan { id: id.clone(), version }));
+                    changes
+                        .lifted
+                        .extend(lifted.next().map(|(_, id)| LiftedBan {
+                            id: id.clone(),
+                            version,
+                        }));
                 }
                 (Some(_), None) => return changes,
             }
@@ -245,9 +281,18 @@ impl Book {
 
     /// Takes what another process or the store has said. Whether there is more to ask for.
     pub fn apply(&mut self, changes: BanChanges) -> bool {
-        let BanChanges { version, upto, reset, bans, lifted } = changes;
+        let BanChanges {
+            version,
+            upto,
+            reset,
+            bans,
+            lifted,
+        } = changes;
         if reset {
-            *self = Self { floor: version, ..Self::default() };
+            *self = Self {
+                floor: version,
+                ..Self::default()
+            };
         }
         if self.version == 0 {
             self.floor = self.floor.max(version);
@@ -290,7 +335,11 @@ impl Book {
             }
         }
         let address = who.address?;
-        let lengths = if address.is_ipv4() { &self.v4 } else { &self.v6 };
+        let lengths = if address.is_ipv4() {
+            &self.v4
+        } else {
+            &self.v6
+        };
         lengths.keys().find_map(|length| {
             let net = IpNet::new(address, *length).ok()?;
             find(Kind::Address, &net.trunc(), "")
@@ -316,7 +365,9 @@ impl Bans {
     /// From where on changes are to be asked for.
     pub fn known(&self) -> AskBans {
         let coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
-        coming.as_ref().map_or_else(|| self.read().known(), Book::known)
+        coming
+            .as_ref()
+            .map_or_else(|| self.read().known(), Book::known)
     }
 
     /// Takes the answer to a question for what came after [`Self::known`].
@@ -328,7 +379,13 @@ impl Bans {
         let Some(mut book) = coming.take() else {
             let before = self.read().version();
             let more = self.change(|book| book.apply(changes));
-            return if more { Applied::More } else { Applied::All { changed: self.read().version() != before } };
+            return if more {
+                Applied::More
+            } else {
+                Applied::All {
+                    changed: self.read().version() != before,
+                }
+            };
         };
         if book.apply(changes) {
             *coming = Some(book);
@@ -356,7 +413,9 @@ impl Bans {
         if !self.any() {
             return None;
         }
-        self.read().refuses(who, now_ms()).map(|(kind, ban)| (kind, ban.clone()))
+        self.read()
+            .refuses(who, now_ms())
+            .map(|(kind, ban)| (kind, ban.clone()))
     }
 }
 
@@ -378,13 +437,28 @@ mod tests {
 
     fn ban(version: u64, user: &str, device: &str, address: &str) -> Ban {
         let text = str::to_owned;
-        let ban = Ban { version, user: text(user), device: text(device), address: text(address), ..Ban::default() };
-        Ban { id: subject(&ban).expect("about something").1, ..ban }
+        let ban = Ban {
+            version,
+            user: text(user),
+            device: text(device),
+            address: text(address),
+            ..Ban::default()
+        };
+        Ban {
+            id: subject(&ban).expect("about something").1,
+            ..ban
+        }
     }
 
     fn revoked(version: u64, user: &str, issued_before_ms: u64) -> Ban {
-        let ban = Ban { issued_before_ms, ..ban(version, user, "", "") };
-        Ban { id: subject(&ban).expect("about something").1, ..ban }
+        let ban = Ban {
+            issued_before_ms,
+            ..ban(version, user, "", "")
+        };
+        Ban {
+            id: subject(&ban).expect("about something").1,
+            ..ban
+        }
     }
 
     fn book(bans: impl IntoIterator<Item = Ban>) -> Book {
@@ -395,7 +469,13 @@ mod tests {
 
     fn who<'a>(user: &'a str, device: &'a str, address: &str) -> Who<'a> {
         let address = (!address.is_empty()).then(|| address.parse().expect("an address"));
-        Who { user, device, device_unproven: true, issued_ms: 1_000, address }
+        Who {
+            user,
+            device,
+            device_unproven: true,
+            issued_ms: 1_000,
+            address,
+        }
     }
 
     fn kind(book: &Book, who: &Who<'_>) -> Option<Kind> {
@@ -414,7 +494,10 @@ mod tests {
             revoked(7, "cat", 1_001),
             revoked(8, "dan", 1_000),
         ]);
-        let signed = Who { device_unproven: false, ..who("eve", "stolen", "") };
+        let signed = Who {
+            device_unproven: false,
+            ..who("eve", "stolen", "")
+        };
         for (who, expected) in [
             (who("ann", "any", ""), Some(Kind::User)),
             (who("anna", "any", ""), None),
@@ -430,9 +513,21 @@ mod tests {
             (who("", "", "198.51.100.7"), Some(Kind::Address)),
             (who("", "", "198.51.100.8"), None),
             (who("cat", "", ""), Some(Kind::Tokens)),
-            (Who { issued_ms: 1_001, ..who("cat", "", "") }, None),
+            (
+                Who {
+                    issued_ms: 1_001,
+                    ..who("cat", "", "")
+                },
+                None,
+            ),
             (who("dan", "", ""), None),
-            (Who { issued_ms: 0, ..who("dan", "", "") }, Some(Kind::Tokens)),
+            (
+                Who {
+                    issued_ms: 0,
+                    ..who("dan", "", "")
+                },
+                Some(Kind::Tokens),
+            ),
         ] {
             assert_eq!(kind(&book, &who), expected, "{who:?}");
         }
@@ -440,18 +535,37 @@ mod tests {
 
     #[test]
     fn a_ban_ends_by_itself() {
-        let book = book([Ban { until_ms: 500, ..ban(1, "ann", "", "") }]);
+        let book = book([Ban {
+            until_ms: 500,
+            ..ban(1, "ann", "", "")
+        }]);
         assert!(book.refuses(&who("ann", "", ""), 499).is_some());
         assert!(book.refuses(&who("ann", "", ""), 500).is_none());
     }
 
     #[test]
     fn a_second_ban_about_the_same_takes_the_firsts_place() {
-        let mut book =
-            book([ban(1, "", "", "10.1.2.3/8"), Ban { reason: "again".into(), ..ban(2, "", "", "10.9.9.9/8") }]);
-        assert_eq!((book.len(), book.get("address:10.0.0.0/8").map(|ban| ban.reason.as_str())), (1, Some("again")));
+        let mut book = book([
+            ban(1, "", "", "10.1.2.3/8"),
+            Ban {
+                reason: "again".into(),
+                ..ban(2, "", "", "10.9.9.9/8")
+            },
+        ]);
+        assert_eq!(
+            (
+                book.len(),
+                book.get("address:10.0.0.0/8")
+                    .map(|ban| ban.reason.as_str())
+            ),
+            (1, Some("again"))
+        );
         assert!(book.lift("address:10.0.0.0/8", 3) && !book.lift("address:10.0.0.0/8", 4));
-        assert!(kind(&book, &who("", "", "10.0.0.1")).is_none() && book.v4.is_empty() && book.is_empty());
+        assert!(
+            kind(&book, &who("", "", "10.0.0.1")).is_none()
+                && book.v4.is_empty()
+                && book.is_empty()
+        );
     }
 
     /// Brings a copy up to date; how many answers it took.
@@ -465,7 +579,10 @@ mod tests {
     }
 
     fn same(one: &Book, other: &Book) -> bool {
-        one.version == other.version && one.bans == other.bans && one.v4 == other.v4 && one.counts == other.counts
+        one.version == other.version
+            && one.bans == other.bans
+            && one.v4 == other.v4
+            && one.counts == other.counts
     }
 
     #[test]
@@ -486,17 +603,27 @@ mod tests {
                 }
             }
             book.put(ban(version + 1, "", "", &format!("10.{round}.0.0/16")));
-            assert_eq!(follow(&mut close, &book), 1, "few changes fit into one answer");
+            assert_eq!(
+                follow(&mut close, &book),
+                1,
+                "few changes fit into one answer"
+            );
             assert!(same(&close, &book));
             if round % 13 == 0 {
                 follow(&mut far, &book);
-                assert!(same(&far, &book), "also by the whole list, where too much was lifted meanwhile");
+                assert!(
+                    same(&far, &book),
+                    "also by the whole list, where too much was lifted meanwhile"
+                );
             }
             follow(&mut of_far, &far);
             assert!(same(&of_far, &far), "a copy of a copy");
         }
         // More than one answer, from nothing.
-        book = Book::restored(5_000, (0..2_500).map(|number| ban(number + 1, &format!("u{number}"), "", "")));
+        book = Book::restored(
+            5_000,
+            (0..2_500).map(|number| ban(number + 1, &format!("u{number}"), "", "")),
+        );
         let mut new = Book::default();
         assert_eq!(follow(&mut new, &book), 3);
         assert!(same(&new, &book));

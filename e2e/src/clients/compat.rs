@@ -43,7 +43,11 @@ impl CompatClient {
     /// Over TCP, as goim's clients do.
     pub async fn tcp(address: &str) -> Result<Self> {
         let stream = TcpStream::connect(address).await?;
-        Ok(Self { transport: Transport::Tcp(stream, BytesMut::new()), last_seq: 0, skipped: VecDeque::new() })
+        Ok(Self {
+            transport: Transport::Tcp(stream, BytesMut::new()),
+            last_seq: 0,
+            skipped: VecDeque::new(),
+        })
     }
 
     /// Over WebSocket: `path` is `/sub` for goim, `/ws` for golang-im.
@@ -78,12 +82,17 @@ impl CompatClient {
         if let Some(frame) = self.skipped.pop_front() {
             return Ok(frame);
         }
-        tokio::time::timeout(TIMEOUT, self.receive()).await.context("no frame in time")?
+        tokio::time::timeout(TIMEOUT, self.receive())
+            .await
+            .context("no frame in time")?
     }
 
     /// The next frame with this operation; others are kept for later.
     pub async fn next_of(&mut self, operation: i32) -> Result<Frame> {
-        let index = self.skipped.iter().position(|frame| frame.operation == operation);
+        let index = self
+            .skipped
+            .iter()
+            .position(|frame| frame.operation == operation);
         if let Some(frame) = index.and_then(|index| self.skipped.remove(index)) {
             return Ok(frame);
         }
@@ -96,7 +105,9 @@ impl CompatClient {
                 self.skipped.push_back(frame);
             }
         };
-        tokio::time::timeout(TIMEOUT, search).await.with_context(|| format!("no operation {operation} in time"))?
+        tokio::time::timeout(TIMEOUT, search)
+            .await
+            .with_context(|| format!("no operation {operation} in time"))?
     }
 
     /// Sends a frame and waits for the response, which has this operation and the same number.
@@ -128,11 +139,16 @@ impl CompatClient {
     async fn read(&mut self) -> Result<()> {
         match &mut self.transport {
             Transport::Tcp(stream, buffer) => {
-                ensure!(stream.read_buf(buffer).await? > 0, "the server closed the connection");
+                ensure!(
+                    stream.read_buf(buffer).await? > 0,
+                    "the server closed the connection"
+                );
             }
             Transport::WebSocket(stream, buffer) => match stream.next().await {
                 Some(Ok(Message::Binary(bytes))) => buffer.extend_from_slice(&bytes),
-                Some(Ok(Message::Close(reason))) => bail!("the server closed the connection: {reason:?}"),
+                Some(Ok(Message::Close(reason))) => {
+                    bail!("the server closed the connection: {reason:?}")
+                }
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error.into()),
                 None => bail!("the server closed the connection"),
@@ -148,7 +164,10 @@ fn split_frame(buffer: &mut BytesMut) -> Result<Option<Frame>> {
     }
     let mut header = &buffer[..HEADER];
     let length = usize::try_from(header.get_i32())?;
-    ensure!(header.get_i16() as usize == HEADER, "unexpected header length");
+    ensure!(
+        header.get_i16() as usize == HEADER,
+        "unexpected header length"
+    );
     let _version = header.get_i16();
     let operation = header.get_i32();
     let seq = header.get_i32();
@@ -157,7 +176,11 @@ fn split_frame(buffer: &mut BytesMut) -> Result<Option<Frame>> {
         return Ok(None);
     }
     let body = buffer.split_to(length).freeze().slice(HEADER..);
-    Ok(Some(Frame { operation, seq, body }))
+    Ok(Some(Frame {
+        operation,
+        seq,
+        body,
+    }))
 }
 
 /// A frame's body as JSON.

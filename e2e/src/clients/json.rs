@@ -21,9 +21,16 @@ impl JsonClient {
     /// Connects and authenticates.
     pub async fn open(address: &str, token: &str) -> Result<Self> {
         let opening = tokio_tungstenite::connect_async(format!("ws://{address}/ws"));
-        let (stream, _) = tokio::time::timeout(TIMEOUT, opening).await.context("could not connect in time")??;
-        let mut client = Self { stream, last_req: 0 };
-        let response = client.request(serde_json::json!({"op": "auth", "token": token, "device": "json"})).await?;
+        let (stream, _) = tokio::time::timeout(TIMEOUT, opening)
+            .await
+            .context("could not connect in time")??;
+        let mut client = Self {
+            stream,
+            last_req: 0,
+        };
+        let response = client
+            .request(serde_json::json!({"op": "auth", "token": token, "device": "json"}))
+            .await?;
         anyhow::ensure!(response["op"] == "auth_ok", "{response}");
         Ok(client)
     }
@@ -48,12 +55,17 @@ impl JsonClient {
                 }
             }
         };
-        tokio::time::timeout(TIMEOUT, search).await.with_context(|| format!("no response in time to {text}"))?
+        tokio::time::timeout(TIMEOUT, search)
+            .await
+            .with_context(|| format!("no response in time to {text}"))?
     }
 
     /// Sends a message to a room; the response is `ack` or `error`.
     pub async fn send(&mut self, room: &str, client_id: &str) -> Result<Value> {
-        self.request(serde_json::json!({"op": "send", "room": room, "client_id": client_id, "body": "x"})).await
+        self.request(
+            serde_json::json!({"op": "send", "room": room, "client_id": client_id, "body": "x"}),
+        )
+        .await
     }
 
     /// Waits for the message with this seq; frames before it are dropped.
@@ -78,7 +90,12 @@ impl JsonClient {
     /// The next frame as text, without a timeout. Cancel-safe.
     pub(crate) async fn frame(&mut self) -> Result<Utf8Bytes> {
         loop {
-            match self.stream.next().await.context("the connection was closed")?? {
+            match self
+                .stream
+                .next()
+                .await
+                .context("the connection was closed")??
+            {
                 Message::Text(text) => return Ok(text),
                 Message::Close(reason) => bail!("closed: {reason:?}"),
                 _ => {}

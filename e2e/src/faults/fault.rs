@@ -87,9 +87,11 @@ impl Fault {
     pub fn environment(self) -> Environment {
         match self {
             Self::Restore => Environment::Standalone,
-            Self::RedisFreeze | Self::HandOver | Self::BusCut | Self::CommandsCut | Self::RedisWipe => {
-                Environment::Cluster(MasterDiscovery::OneAddress)
-            }
+            Self::RedisFreeze
+            | Self::HandOver
+            | Self::BusCut
+            | Self::CommandsCut
+            | Self::RedisWipe => Environment::Cluster(MasterDiscovery::OneAddress),
             _ => Environment::Cluster(MasterDiscovery::Sentinels),
         }
     }

@@ -39,12 +39,16 @@ pub(super) async fn inject(
     full: bool,
 ) -> Result<TakenBack> {
     match servers {
-        Servers::Cluster(cluster) if fault == Fault::RedisWipe => wipe_redis(cluster, messages, membership).await,
+        Servers::Cluster(cluster) if fault == Fault::RedisWipe => {
+            wipe_redis(cluster, messages, membership).await
+        }
         Servers::Cluster(cluster) => {
             inject_into_cluster(cluster, messages, fault, full).await?;
             Ok(TakenBack::default())
         }
-        Servers::Standalone(standalone) if fault == Fault::Restore => restore(standalone, messages, membership).await,
+        Servers::Standalone(standalone) if fault == Fault::Restore => {
+            restore(standalone, messages, membership).await
+        }
         Servers::Standalone(_) => bail!("{fault:?} cannot be injected into standalone"),
     }
 }
@@ -75,7 +79,11 @@ async fn inject_into_cluster(
             let mut victim = cluster.logics.remove(0);
             victim.process.signal(libc::SIGTERM)?;
             let status = victim.process.wait(DRAIN_TIMEOUT).await?;
-            ensure!(status.success(), "logic exited with {status}:\n{}", victim.process.tail(20));
+            ensure!(
+                status.success(),
+                "logic exited with {status}:\n{}",
+                victim.process.tail(20)
+            );
             cluster.add_logic()?;
             cluster.ready().await
         }
@@ -87,8 +95,16 @@ async fn inject_into_cluster(
         }
         Fault::LogicGone => {
             let count = cluster.logics.len();
-            cluster.logics.drain(..).try_for_each(|mut logic| logic.process.kill())?;
-            tokio::time::sleep(if full { WITHOUT_LOGIC_FULL } else { WITHOUT_LOGIC }).await;
+            cluster
+                .logics
+                .drain(..)
+                .try_for_each(|mut logic| logic.process.kill())?;
+            tokio::time::sleep(if full {
+                WITHOUT_LOGIC_FULL
+            } else {
+                WITHOUT_LOGIC
+            })
+            .await;
             for _ in 0..count {
                 cluster.add_logic()?;
             }
@@ -106,7 +122,12 @@ async fn inject_into_cluster(
         }
         Fault::HandOver => {
             cluster.redis.switch_over().await?;
-            all_receive(messages, "all clients receive messages after the failover", FOLLOW_TIMEOUT).await
+            all_receive(
+                messages,
+                "all clients receive messages after the failover",
+                FOLLOW_TIMEOUT,
+            )
+            .await
         }
         Fault::BusCut => cut(cluster, Traffic::Subscriptions).await,
         Fault::CommandsCut => cut(cluster, Traffic::Commands).await,
@@ -139,7 +160,10 @@ async fn wipe_redis(
     let folder = cluster.folder().to_owned();
     let _paused = membership.pause().await;
     cluster.redis.wipe(&folder).await?;
-    let taken_back = TakenBack { sends: 0..messages.ended_sends(), whole_logs: true };
+    let taken_back = TakenBack {
+        sends: 0..messages.ended_sends(),
+        whole_logs: true,
+    };
     membership.reset().await?;
     Ok(taken_back)
 }
@@ -157,11 +181,19 @@ async fn restore(
     let from = messages.ended_sends();
     standalone.restart().await?;
     drop(paused);
-    all_receive(messages, "all clients receive what will be taken back", DRAIN_TIMEOUT).await?;
+    all_receive(
+        messages,
+        "all clients receive what will be taken back",
+        DRAIN_TIMEOUT,
+    )
+    .await?;
     let paused = membership.pause().await;
     standalone.stop().await?;
     standalone.restore()?;
-    let taken_back = TakenBack { sends: from..messages.ended_sends(), whole_logs: false };
+    let taken_back = TakenBack {
+        sends: from..messages.ended_sends(),
+        whole_logs: false,
+    };
     membership.restore_model();
     standalone.restart().await?;
     drop(paused);
@@ -174,7 +206,11 @@ async fn drain_connect(cluster: &mut Cluster) -> Result<()> {
     let mut victim = cluster.connects.remove(0);
     victim.process.signal(libc::SIGTERM)?;
     let status = victim.process.wait(DRAIN_TIMEOUT).await?;
-    ensure!(status.success(), "connect exited with {status}:\n{}", victim.process.tail(20));
+    ensure!(
+        status.success(),
+        "connect exited with {status}:\n{}",
+        victim.process.tail(20)
+    );
     replace_connect(cluster, &victim).await
 }
 
@@ -193,9 +229,11 @@ async fn fail_over_cut_off(cluster: &mut Cluster, messages: &MessageWorkload) ->
     cluster.redis.cut_replicas_off().await?;
     let heads = messages.heads();
     // What the replicas never confirm is not published; it reaches clients when heads are compared.
-    let received = until("clients receive unconfirmed messages", Duration::from_secs(12), async || {
-        (messages.ahead_of(&heads) >= messages.clients() / 10).then_some(())
-    });
+    let received = until(
+        "clients receive unconfirmed messages",
+        Duration::from_secs(12),
+        async || (messages.ahead_of(&heads) >= messages.clients() / 10).then_some(()),
+    );
     received.await?;
     cluster.redis.fail_over().await?;
     mend_redis(cluster).await
@@ -204,5 +242,8 @@ async fn fail_over_cut_off(cluster: &mut Cluster, messages: &MessageWorkload) ->
 /// Waits until every client has received a message that was sent after this call.
 async fn all_receive(messages: &MessageWorkload, what: &str, timeout: Duration) -> Result<()> {
     let heads = messages.heads();
-    until(what, timeout, async || (messages.ahead_of(&heads) == messages.clients()).then_some(())).await
+    until(what, timeout, async || {
+        (messages.ahead_of(&heads) == messages.clients()).then_some(())
+    })
+    .await
 }

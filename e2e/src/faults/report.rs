@@ -40,7 +40,10 @@ pub fn table(reports: &[Report]) -> String {
         let verdict = &run.verdict;
         let fault = serde_json::to_value(report.fault).unwrap_or_default();
         let away = &run.away_ms;
-        let away = format!("{} / {} / {} / {}", away.count, away.p50, away.p99, away.max);
+        let away = format!(
+            "{} / {} / {} / {}",
+            away.count, away.p50, away.p99, away.max
+        );
         let lost = verdict.lost + verdict.acknowledged_lost;
         let _ = writeln!(
             text,

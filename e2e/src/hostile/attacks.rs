@@ -88,7 +88,12 @@ impl Attack {
     }
 
     /// Runs for about `span`: how the server reacted.
-    pub(super) async fn run(self, target: &Target, prepared: Prepared, span: Duration) -> Result<String> {
+    pub(super) async fn run(
+        self,
+        target: &Target,
+        prepared: Prepared,
+        span: Duration,
+    ) -> Result<String> {
         match self {
             Self::LongAccepts => connections::long_accepts(target, span).await,
             Self::ResumeStorm => rooms::resume_storm(target, &prepared.rooms, span).await,

@@ -32,7 +32,13 @@ impl MemoryWatch {
         let mut first = BTreeMap::new();
         for (name, pid) in &pids {
             let before = resident(*pid)?;
-            first.insert(*name, Memory { before, peak: before });
+            first.insert(
+                *name,
+                Memory {
+                    before,
+                    peak: before,
+                },
+            );
         }
         let memory = Arc::new(Mutex::new(first));
         let task = tokio::spawn({
@@ -43,12 +49,17 @@ impl MemoryWatch {
                     for (name, pid) in &pids {
                         // Whoever started a process finds out that it died.
                         let Ok(now) = resident(*pid) else { continue };
-                        lock(&memory).entry(name).and_modify(|memory| memory.peak = memory.peak.max(now));
+                        lock(&memory)
+                            .entry(name)
+                            .and_modify(|memory| memory.peak = memory.peak.max(now));
                     }
                 }
             }
         });
-        Ok(Self { memory, _task: AbortOnDropHandle::new(task) })
+        Ok(Self {
+            memory,
+            _task: AbortOnDropHandle::new(task),
+        })
     }
 
     /// By name of the process.
@@ -59,7 +70,10 @@ impl MemoryWatch {
 
 fn resident(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .context("no VmRSS")?;
     let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kib << 10)
 }

@@ -71,12 +71,19 @@ impl Pairs {
             let receiver = join(tcp, &format!("receiver-{number}"), &room, &counters)?;
             let sender = join(tcp, &format!("sender-{number}"), &room, &counters)?;
             for client in [&receiver, &sender] {
-                tokio::time::timeout(CONNECT_TIMEOUT, client.connected()).await.context("a pair cannot connect")??;
+                tokio::time::timeout(CONNECT_TIMEOUT, client.connected())
+                    .await
+                    .context("a pair cannot connect")??;
             }
             clients.push((room, sender, receiver));
         }
         tokio::spawn(send(clients, rate, Arc::clone(&counters), stop.clone()));
-        tokio::spawn(use_api(http.to_owned(), token("backend", "", &["pair-*"])?, Arc::clone(&counters), stop.clone()));
+        tokio::spawn(use_api(
+            http.to_owned(),
+            token("backend", "", &["pair-*"])?,
+            Arc::clone(&counters),
+            stop.clone(),
+        ));
         Ok(Self { counters, stop })
     }
 
@@ -110,9 +117,17 @@ fn join(tcp: &str, user: &str, room: &RoomId, counters: &Arc<Counters>) -> Resul
         .addresses([format!("tcp://{tcp}")])
         .token(token(user, "", &["pair-*"])?)
         .device("one")
-        .subscribe([Position { room: room.clone(), epoch: 0, seq: None }])
+        .subscribe([Position {
+            room: room.clone(),
+            epoch: 0,
+            seq: None,
+        }])
         .build()?;
-    tokio::spawn(record(events, user.starts_with("receiver"), Arc::clone(counters)));
+    tokio::spawn(record(
+        events,
+        user.starts_with("receiver"),
+        Arc::clone(counters),
+    ));
     Ok(client)
 }
 
@@ -121,7 +136,10 @@ async fn record(mut events: Events, is_receiver: bool, counters: Arc<Counters>) 
         match event {
             Event::Message(message) if is_receiver => {
                 let due = match &message.body {
-                    Body::Text(text) => std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(0),
+                    Body::Text(text) => std::str::from_utf8(text)
+                        .ok()
+                        .and_then(|text| text.parse().ok())
+                        .unwrap_or(0),
                     _ => 0,
                 };
                 lock(&counters.latencies_us).push(now_us().saturating_sub(due));
@@ -134,7 +152,12 @@ async fn record(mut events: Events, is_receiver: bool, counters: Arc<Counters>) 
     }
 }
 
-async fn send(pairs: Vec<(RoomId, Client, Client)>, rate: u32, counters: Arc<Counters>, stop: CancellationToken) {
+async fn send(
+    pairs: Vec<(RoomId, Client, Client)>,
+    rate: u32,
+    counters: Arc<Counters>,
+    stop: CancellationToken,
+) {
     let mut due = interval(Duration::from_secs(1) / rate.max(1));
     due.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let began = Instant::now();
@@ -146,7 +169,8 @@ async fn send(pairs: Vec<(RoomId, Client, Client)>, rate: u32, counters: Arc<Cou
             () = stop.cancelled() => return,
             tick = due.tick() => tick,
         };
-        let body = (began_us + tick.saturating_duration_since(began).as_micros() as u64).to_string();
+        let body =
+            (began_us + tick.saturating_duration_since(began).as_micros() as u64).to_string();
         let client = sender.clone();
         let counters = Arc::clone(&counters);
         let message = Outgoing::text(room.clone(), body).deadline(SEND_DEADLINE);
@@ -168,8 +192,13 @@ async fn use_api(http: String, token: String, counters: Arc<Counters>, stop: Can
             _ = due.tick() => {}
         }
         let path = "/v1/rooms/pair-0/messages?limit=1";
-        let response = crate::http::call(Method::GET, &http, path, Some(&token), bytes::Bytes::new()).await;
-        let counter = if matches!(response, Ok((200, _))) { &counters.api_ok } else { &counters.api_failed };
+        let response =
+            crate::http::call(Method::GET, &http, path, Some(&token), bytes::Bytes::new()).await;
+        let counter = if matches!(response, Ok((200, _))) {
+            &counters.api_ok
+        } else {
+            &counters.api_failed
+        };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -38,14 +38,24 @@ impl RawSocket {
         let to: SocketAddr = to.parse()?;
         let socket = TcpSocket::new_v4()?;
         socket.bind((from, 0).into())?;
-        let stream = timeout(TIMEOUT, socket.connect(to)).await.context("no connection in time")?;
+        let stream = timeout(TIMEOUT, socket.connect(to))
+            .await
+            .context("no connection in time")?;
         let stream = stream.inspect_err(|_| count(&traffic.closed, 1))?;
         count(&traffic.sockets, 1);
-        Ok(Self { stream, traffic: Arc::clone(traffic), buffer: BytesMut::new() })
+        Ok(Self {
+            stream,
+            traffic: Arc::clone(traffic),
+            buffer: BytesMut::new(),
+        })
     }
 
     /// The same, upgraded to a WebSocket.
-    pub(super) async fn websocket(from: Ipv4Addr, to: &str, traffic: &Arc<Traffic>) -> Result<Self> {
+    pub(super) async fn websocket(
+        from: Ipv4Addr,
+        to: &str,
+        traffic: &Arc<Traffic>,
+    ) -> Result<Self> {
         let mut socket = Self::connect(from, to, traffic).await?;
         let request = format!(
             "GET /ws HTTP/1.1\r\nHost: {to}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -53,27 +63,44 @@ impl RawSocket {
         );
         socket.write(request.as_bytes()).await?;
         let end = loop {
-            if let Some(end) = socket.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
+            if let Some(end) = socket
+                .buffer
+                .windows(4)
+                .position(|four| four == b"\r\n\r\n")
+            {
                 break end + 4;
             }
             socket.fill().await?;
         };
         let head = socket.buffer.split_to(end);
-        ensure!(head.starts_with(b"HTTP/1.1 101"), "no upgrade: {}", String::from_utf8_lossy(&head));
+        ensure!(
+            head.starts_with(b"HTTP/1.1 101"),
+            "no upgrade: {}",
+            String::from_utf8_lossy(&head)
+        );
         Ok(socket)
     }
 
     /// The same, authenticated with a token.
-    pub(super) async fn authenticated(from: Ipv4Addr, to: &str, token: &str, traffic: &Arc<Traffic>) -> Result<Self> {
+    pub(super) async fn authenticated(
+        from: Ipv4Addr,
+        to: &str,
+        token: &str,
+        traffic: &Arc<Traffic>,
+    ) -> Result<Self> {
         let mut socket = Self::websocket(from, to, traffic).await?;
-        socket.send_json(&json!({"op": "auth", "req": 1, "token": token})).await?;
+        socket
+            .send_json(&json!({"op": "auth", "req": 1, "token": token}))
+            .await?;
         socket.receive("auth_ok").await?;
         Ok(socket)
     }
 
     /// Writes all of `bytes`; fails if the server does not read them within 20 s or has closed.
     pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let written = timeout(TIMEOUT, self.stream.write_all(bytes)).await.context("the server does not read")?;
+        let written = timeout(TIMEOUT, self.stream.write_all(bytes))
+            .await
+            .context("the server does not read")?;
         written.inspect_err(|_| count(&self.traffic.closed, 1))?;
         count(&self.traffic.bytes, bytes.len() as u64);
         Ok(())
@@ -93,7 +120,9 @@ impl RawSocket {
     pub(super) async fn receive(&mut self, op: &str) -> Result<Value> {
         let search = async {
             loop {
-                let Some(text) = self.next_text().await? else { bail!("the server closed the connection") };
+                let Some(text) = self.next_text().await? else {
+                    bail!("the server closed the connection")
+                };
                 let answer: Value = serde_json::from_slice(&text)?;
                 match answer["op"].as_str() {
                     Some(found) if found == op => return Ok(answer),
@@ -102,7 +131,9 @@ impl RawSocket {
                 }
             }
         };
-        timeout(TIMEOUT, search).await.with_context(|| format!("no {op} in time"))?
+        timeout(TIMEOUT, search)
+            .await
+            .with_context(|| format!("no {op} in time"))?
     }
 
     /// The next text frame of the server; `None`: it has closed.
@@ -120,7 +151,9 @@ impl RawSocket {
     }
 
     fn take_frame(&mut self) -> Result<Option<(u8, BytesMut)>> {
-        let Some((kind, at, length)) = websocket::header(&self.buffer) else { return Ok(None) };
+        let Some((kind, at, length)) = websocket::header(&self.buffer) else {
+            return Ok(None);
+        };
         ensure!(length <= MAX_FRAME, "a frame of {length} bytes");
         if self.buffer.len() < at + length {
             return Ok(None);
@@ -130,7 +163,9 @@ impl RawSocket {
     }
 
     async fn fill(&mut self) -> Result<()> {
-        let read = timeout(TIMEOUT, self.stream.read_buf(&mut self.buffer)).await.context("nothing to read in time")?;
+        let read = timeout(TIMEOUT, self.stream.read_buf(&mut self.buffer))
+            .await
+            .context("nothing to read in time")?;
         if read.inspect_err(|_| count(&self.traffic.closed, 1))? == 0 {
             count(&self.traffic.closed, 1);
             bail!("the server closed the connection");

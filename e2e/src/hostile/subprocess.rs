@@ -51,7 +51,12 @@ pub(super) async fn run_attack(
         rooms: prepared.rooms,
         span,
     };
-    let failed = |ended: String| Outcome { ended, bytes: 0, sockets: 0, closed: 0 };
+    let failed = |ended: String| Outcome {
+        ended,
+        bytes: 0,
+        sockets: 0,
+        closed: 0,
+    };
     match tokio::time::timeout(timeout, run(&input)).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(error)) => failed(format!("failed: {error:#}")),
@@ -84,10 +89,19 @@ async fn run(input: &Input) -> Result<Outcome> {
 pub async fn attacker() -> Result<()> {
     let mut input = Vec::new();
     tokio::io::stdin().read_to_end(&mut input).await?;
-    let Input { attack, tcp, ws, http, rooms, span } = serde_json::from_slice(&input)?;
+    let Input {
+        attack,
+        tcp,
+        ws,
+        http,
+        rooms,
+        span,
+    } = serde_json::from_slice(&input)?;
     let target = Target::new(tcp, ws, http);
-    let ended =
-        attack.run(&target, Prepared { rooms }, span).await.unwrap_or_else(|error| format!("failed: {error:#}"));
+    let ended = attack
+        .run(&target, Prepared { rooms }, span)
+        .await
+        .unwrap_or_else(|error| format!("failed: {error:#}"));
     let traffic = &target.traffic;
     let outcome = Outcome {
         ended,

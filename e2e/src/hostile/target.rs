@@ -40,7 +40,12 @@ pub(super) struct Prepared {
 
 impl Target {
     pub(super) fn new(tcp: String, ws: String, http: String) -> Self {
-        Self { tcp, ws, http, traffic: Arc::default() }
+        Self {
+            tcp,
+            ws,
+            http,
+            traffic: Arc::default(),
+        }
     }
 
     pub(super) async fn connect(&self, to: &str) -> Result<RawSocket> {
@@ -61,7 +66,11 @@ impl Target {
 /// Waits for `end`: whether the server has closed the socket by then.
 pub(super) async fn hold(mut socket: RawSocket, end: Instant) -> &'static str {
     tokio::time::sleep_until(end).await;
-    if socket.is_closed() { CUT_OFF } else { STILL_HELD }
+    if socket.is_closed() {
+        CUT_OFF
+    } else {
+        STILL_HELD
+    }
 }
 
 /// Runs `number` attackers at the same time. The result says how many ended with each outcome.
@@ -78,21 +87,29 @@ where
         let outcome = outcome.map_or_else(|error| shorten(&error), str::to_owned);
         *counts.entry(outcome).or_default() += 1;
     }
-    let counts: Vec<_> = counts.into_iter().map(|(outcome, count)| format!("{count} × {outcome}")).collect();
+    let counts: Vec<_> = counts
+        .into_iter()
+        .map(|(outcome, count)| format!("{count} × {outcome}"))
+        .collect();
     counts.join(", ")
 }
 
 /// An error in a word or two, so that equal ones can be counted.
 fn shorten(error: &anyhow::Error) -> String {
     let text = format!("{error:#}");
-    let code = text.split("\"code\":\"").nth(1).and_then(|rest| rest.split('"').next());
+    let code = text
+        .split("\"code\":\"")
+        .nth(1)
+        .and_then(|rest| rest.split('"').next());
     let code = code.map(str::to_owned).or_else(|| {
         let number = text.split("\"code\":").nth(1)?.split([',', '}']).next()?;
         Some(format!("close {number}"))
     });
-    code.unwrap_or_else(
-        || {
-            if text.contains("reset") || text.contains("Broken pipe") { CUT_OFF.to_owned() } else { text }
-        },
-    )
+    code.unwrap_or_else(|| {
+        if text.contains("reset") || text.contains("Broken pipe") {
+            CUT_OFF.to_owned()
+        } else {
+            text
+        }
+    })
 }

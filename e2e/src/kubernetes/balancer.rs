@@ -45,14 +45,28 @@ struct Shared {
 impl Balancer {
     /// Starts in front of a Service and waits until a node is healthy.
     pub(crate) async fn start(kube: &Kube, namespace: &str, service: &str) -> Result<Self> {
-        let found = Api::<Service>::namespaced(kube.client.clone(), namespace).get(service).await?;
-        let check = found.spec.as_ref().and_then(|spec| spec.health_check_node_port).filter(|port| *port > 0);
-        let check = check.with_context(|| format!("Service {service} has no healthCheckNodePort"))?;
+        let found = Api::<Service>::namespaced(kube.client.clone(), namespace)
+            .get(service)
+            .await?;
+        let check = found
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.health_check_node_port)
+            .filter(|port| *port > 0);
+        let check =
+            check.with_context(|| format!("Service {service} has no healthCheckNodePort"))?;
         let tcp = node_port(&found, "tcp")?;
         let ws = node_port(&found, "ws")?;
         let workers = kube.workers().await?;
-        let nodes = workers.into_iter().map(|address| (address, watch::Sender::new(false))).collect();
-        let shared = Arc::new(Shared { nodes, next: AtomicUsize::new(0), cut: AtomicU64::new(0) });
+        let nodes = workers
+            .into_iter()
+            .map(|address| (address, watch::Sender::new(false)))
+            .collect();
+        let shared = Arc::new(Shared {
+            nodes,
+            next: AtomicUsize::new(0),
+            cut: AtomicU64::new(0),
+        });
         let mut tasks = JoinSet::new();
         for node in 0..shared.nodes.len() {
             tasks.spawn(check_health(Arc::clone(&shared), node, check));
@@ -61,16 +75,27 @@ impl Balancer {
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             let address = listener.local_addr()?.to_string();
             let shared = Arc::clone(&shared);
-            tasks.spawn(accept_each(listener, move |client| forward(client, Arc::clone(&shared), to)));
+            tasks.spawn(accept_each(listener, move |client| {
+                forward(client, Arc::clone(&shared), to)
+            }));
             Ok(address)
         };
         let tcp = listen(tcp).await?;
         let ws = listen(ws).await?;
-        let balancer = Self { tcp, ws, shared, _tasks: tasks };
-        until_ok("a node is healthy for the load balancer", READY_TIMEOUT, async || {
-            ensure!(!balancer.shared.healthy().is_empty(), "no node is healthy");
-            Ok(())
-        })
+        let balancer = Self {
+            tcp,
+            ws,
+            shared,
+            _tasks: tasks,
+        };
+        until_ok(
+            "a node is healthy for the load balancer",
+            READY_TIMEOUT,
+            async || {
+                ensure!(!balancer.shared.healthy().is_empty(), "no node is healthy");
+                Ok(())
+            },
+        )
         .await?;
         Ok(balancer)
     }
@@ -88,7 +113,9 @@ impl Balancer {
 
 impl Shared {
     fn healthy(&self) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|node| *self.nodes[*node].1.borrow()).collect()
+        (0..self.nodes.len())
+            .filter(|node| *self.nodes[*node].1.borrow())
+            .collect()
     }
 
     /// The next healthy node in turn.
@@ -105,8 +132,16 @@ async fn check_health(shared: Arc<Shared>, node: usize, port: i32) {
     let mut ticks = tokio::time::interval(INTERVAL);
     loop {
         ticks.tick().await;
-        let response = tokio::time::timeout(INTERVAL, http::get(&format!("{address}:{port}"), "/healthz")).await;
-        failures = if matches!(response, Ok(Ok((200, _)))) { 0 } else { failures + 1 };
+        let response = tokio::time::timeout(
+            INTERVAL,
+            http::get(&format!("{address}:{port}"), "/healthz"),
+        )
+        .await;
+        failures = if matches!(response, Ok(Ok((200, _)))) {
+            0
+        } else {
+            failures + 1
+        };
         let now = failures == 0 || *healthy.borrow() && failures < UNHEALTHY_THRESHOLD;
         healthy.send_if_modified(|before| std::mem::replace(before, now) != now);
     }
@@ -116,7 +151,11 @@ async fn check_health(shared: Arc<Shared>, node: usize, port: i32) {
 async fn forward(mut client: TcpStream, shared: Arc<Shared>, port: i32) {
     let Some(node) = shared.choose() else { return };
     let (address, healthy) = &shared.nodes[node];
-    let server = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(format!("{address}:{port}"))).await;
+    let server = tokio::time::timeout(
+        CONNECT_TIMEOUT,
+        TcpStream::connect(format!("{address}:{port}")),
+    )
+    .await;
     let Ok(Ok(mut server)) = server else { return };
     let mut healthy = healthy.subscribe();
     tokio::select! {

@@ -28,7 +28,15 @@ impl Participant<'_> {
         let (client, _events) = self.connect().await?;
         let mut ids = Vec::new();
         for number in 0..count {
-            ids.push(client.send(Outgoing::text(self.room.clone(), format!("message {number}"))).await?.id);
+            ids.push(
+                client
+                    .send(Outgoing::text(
+                        self.room.clone(),
+                        format!("message {number}"),
+                    ))
+                    .await?
+                    .id,
+            );
         }
         client.close().await;
         Ok(ids)
@@ -37,20 +45,38 @@ impl Participant<'_> {
     /// The ids of the newest messages, oldest first.
     pub(crate) async fn history(&self) -> Result<Vec<String>> {
         let (client, _events) = self.connect().await?;
-        let page = client.history(self.room.clone(), im_client::Part::Latest, 100).await?;
+        let page = client
+            .history(self.room.clone(), im_client::Part::Latest, 100)
+            .await?;
         client.close().await;
-        Ok(page.messages.into_iter().map(|message| message.id).collect())
+        Ok(page
+            .messages
+            .into_iter()
+            .map(|message| message.id)
+            .collect())
     }
 
     async fn connect(&self) -> Result<(Client, Events)> {
         let (namespace, name) = self.cluster;
-        let tcp = self.kube.node_addresses(namespace, &format!("{name}-connect"), "tcp").await?;
-        let addresses: Vec<String> = tcp.iter().map(|address| format!("tcp://{address}")).collect();
+        let tcp = self
+            .kube
+            .node_addresses(namespace, &format!("{name}-connect"), "tcp")
+            .await?;
+        let addresses: Vec<String> = tcp
+            .iter()
+            .map(|address| format!("tcp://{address}"))
+            .collect();
         let builder = Client::builder().addresses(addresses).device("one");
         let token = self.signer.token("keeper", "", &[self.room.as_str()])?;
-        let position = Position { room: self.room.clone(), epoch: 0, seq: None };
+        let position = Position {
+            room: self.room.clone(),
+            epoch: 0,
+            seq: None,
+        };
         let (client, events) = builder.token(token).subscribe([position]).build()?;
-        tokio::time::timeout(CONNECT_TIMEOUT, client.connected()).await.context("cannot connect")??;
+        tokio::time::timeout(CONNECT_TIMEOUT, client.connected())
+            .await
+            .context("cannot connect")??;
         Ok((client, events))
     }
 }
@@ -60,22 +86,38 @@ impl Participant<'_> {
 pub(crate) async fn chat(signer: &Signer, tcp: &str, ws: &str) -> Result<()> {
     let room = RoomId::new("lobby")?;
     let join = |user: &str, address: &str| -> Result<_> {
-        let position = Position { room: room.clone(), epoch: 0, seq: None };
+        let position = Position {
+            room: room.clone(),
+            epoch: 0,
+            seq: None,
+        };
         let token = signer.token(user, "", &["lobby"])?;
-        Ok(Client::builder().address(address).token(token).device("one").subscribe([position]).build()?)
+        Ok(Client::builder()
+            .address(address)
+            .token(token)
+            .device("one")
+            .subscribe([position])
+            .build()?)
     };
     let (ada, mut ada_events) = join("ada", tcp)?;
     let (grace, mut grace_events) = join("grace", ws)?;
     for client in [&ada, &grace] {
-        tokio::time::timeout(CONNECT_TIMEOUT, client.connected()).await.context("cannot connect")??;
+        tokio::time::timeout(CONNECT_TIMEOUT, client.connected())
+            .await
+            .context("cannot connect")??;
     }
-    let messages = [(&ada, "hello from TCP", &mut grace_events), (&grace, "hello from WebSocket", &mut ada_events)];
+    let messages = [
+        (&ada, "hello from TCP", &mut grace_events),
+        (&grace, "hello from WebSocket", &mut ada_events),
+    ];
     for (sender, text, events) in messages {
         sender.send(Outgoing::text(room.clone(), text)).await?;
         let received = async {
             loop {
                 match events.next().await.context("the client ended")? {
-                    Event::Message(message) if message.body.bytes() == text.as_bytes() => return anyhow::Ok(()),
+                    Event::Message(message) if message.body.bytes() == text.as_bytes() => {
+                        return anyhow::Ok(());
+                    }
                     _ => {}
                 }
             }

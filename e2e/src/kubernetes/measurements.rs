@@ -37,14 +37,28 @@ impl Measurements {
     /// Of everything since `from` (seconds since 1970).
     pub(crate) fn since(from: f64, pods: &[PodRecord], send_times: &[SendTime]) -> Self {
         let is_since = |time: Option<f64>| time.is_some_and(|time| time >= from);
-        let ended: Vec<PodRecord> = pods.iter().filter(|pod| is_since(pod.deleted)).cloned().collect();
-        let came = pods.iter().filter(|pod| is_since(pod.ready)).cloned().collect();
-        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let ended: Vec<PodRecord> = pods
+            .iter()
+            .filter(|pod| is_since(pod.deleted))
+            .cloned()
+            .collect();
+        let came = pods
+            .iter()
+            .filter(|pod| is_since(pod.ready))
+            .cloned()
+            .collect();
+        let seconds = |time: SystemTime| {
+            time.duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs_f64()
+        };
         let mut in_flight = Vec::new();
         for pod in &ended {
             if let Some(from) = pod.drain_began {
                 let to = from + DRAIN_START;
-                let sends = send_times.iter().filter(|(begun, done)| seconds(*begun) <= to && seconds(*done) >= from);
+                let sends = send_times
+                    .iter()
+                    .filter(|(begun, done)| seconds(*begun) <= to && seconds(*done) >= from);
                 in_flight.push((pod.name.clone(), sends.count()));
             }
         }
@@ -56,27 +70,55 @@ impl Measurements {
                 .filter(|pod| pod.gone.is_none_or(|at| at > time + WHOLE_SECONDS))
                 .count()
         };
-        let most_terminating = connects.iter().filter_map(|pod| Some(terminating(pod.deleted?))).max().unwrap_or(0);
+        let most_terminating = connects
+            .iter()
+            .filter_map(|pod| Some(terminating(pod.deleted?)))
+            .max()
+            .unwrap_or(0);
         let restarts = pods.iter().map(|pod| pod.restarts_since(from)).sum();
         let mut outcomes: Vec<f64> = send_times.iter().map(|(_, done)| seconds(*done)).collect();
         outcomes.sort_by(f64::total_cmp);
-        let silence = outcomes.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
-        Self { from, ended, came, in_flight, restarts, most_terminating, silence }
+        let silence = outcomes
+            .windows(2)
+            .map(|pair| pair[1] - pair[0])
+            .fold(0.0, f64::max);
+        Self {
+            from,
+            ended,
+            came,
+            in_flight,
+            restarts,
+            most_terminating,
+            silence,
+        }
     }
 
     /// What is wrong with a rollout of `pods` pods of `tier` from one version to another; empty if nothing is.
-    pub(crate) fn rollout_problems(&self, tier: &str, from: &str, to: &str, pods: usize) -> Vec<String> {
+    pub(crate) fn rollout_problems(
+        &self,
+        tier: &str,
+        from: &str,
+        to: &str,
+        pods: usize,
+    ) -> Vec<String> {
         let mut problems = Vec::new();
         let old: Vec<&PodRecord> = self.ended.iter().filter(|pod| pod.tier == tier).collect();
         let new: Vec<&PodRecord> = self.came.iter().filter(|pod| pod.tier == tier).collect();
         if old.len() != pods || new.len() < pods {
-            problems.push(format!("{} pods of {tier} ended and {} came, not {pods} each", old.len(), new.len()));
+            problems.push(format!(
+                "{} pods of {tier} ended and {} came, not {pods} each",
+                old.len(),
+                new.len()
+            ));
         }
         for pod in &old {
             problems.extend(self.old_pod_problems(pod, from));
         }
         for pod in new.iter().filter(|pod| pod.version.as_deref() != Some(to)) {
-            problems.push(format!("{} has version {:?}, not {to}", pod.name, pod.version));
+            problems.push(format!(
+                "{} has version {:?}, not {to}",
+                pod.name, pod.version
+            ));
         }
         for (name, _) in self.in_flight.iter().filter(|(_, sends)| *sends == 0) {
             problems.push(format!("no send was in flight when {name} began to drain"));
@@ -88,7 +130,10 @@ impl Measurements {
         let mut problems = Vec::new();
         let name = &pod.name;
         if pod.version.as_deref() != Some(version) {
-            problems.push(format!("{name} had version {:?}, not {version}", pod.version));
+            problems.push(format!(
+                "{name} had version {:?}, not {version}",
+                pod.version
+            ));
         }
         match &pod.end {
             Some(end) if end.code == 0 && end.reason == "Completed" => {
@@ -103,7 +148,10 @@ impl Measurements {
                 problems.push(format!("{name} had no connections when it was deleted"));
             }
             if pod.forced != Some(0) {
-                problems.push(format!("{name} closed {:?} connections by force", pod.forced));
+                problems.push(format!(
+                    "{name} closed {:?} connections by force",
+                    pod.forced
+                ));
             }
         }
         let restarts = pod.restarts_since(self.from);
@@ -121,16 +169,36 @@ impl fmt::Display for Measurements {
             let deleted = pod.deleted.unwrap_or_default();
             let end = pod.end.as_ref().map_or_else(
                 || "termination not seen".to_owned(),
-                |end| format!("{} (exit {}) after {:.1} s", end.reason, end.code, end.at - deleted),
+                |end| {
+                    format!(
+                        "{} (exit {}) after {:.1} s",
+                        end.reason,
+                        end.code,
+                        end.at - deleted
+                    )
+                },
             );
             let allowed = pod.deadline.unwrap_or_default() - deleted;
             let connections = pod.connections_at_deletion();
-            let connections = connections.map_or_else(String::new, |count| format!(", had {count} connections"));
-            let forced = pod.forced.map_or_else(String::new, |forced| format!(", closed {forced} by force"));
-            writeln!(out, "  - {} {version} on {}{connections}{forced}: {end} of {allowed:.0} s", pod.name, pod.node)?;
+            let connections =
+                connections.map_or_else(String::new, |count| format!(", had {count} connections"));
+            let forced = pod
+                .forced
+                .map_or_else(String::new, |forced| format!(", closed {forced} by force"));
+            writeln!(
+                out,
+                "  - {} {version} on {}{connections}{forced}: {end} of {allowed:.0} s",
+                pod.name, pod.node
+            )?;
         }
         for pod in &self.came {
-            writeln!(out, "  + {} {} on {}", pod.name, pod.version.as_deref().unwrap_or("?"), pod.node)?;
+            writeln!(
+                out,
+                "  + {} {} on {}",
+                pod.name,
+                pod.version.as_deref().unwrap_or("?"),
+                pod.node
+            )?;
         }
         for (name, sends) in &self.in_flight {
             writeln!(out, "  {sends} sends in flight when {name} began to drain")?;

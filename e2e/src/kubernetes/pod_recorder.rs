@@ -86,7 +86,9 @@ impl PodRecord {
 
     /// Whether its container exited by itself before its deadline.
     pub(crate) fn exited_in_time(&self) -> bool {
-        let in_time = |end: &Termination| end.code == 0 && self.deadline.is_some_and(|deadline| end.at < deadline);
+        let in_time = |end: &Termination| {
+            end.code == 0 && self.deadline.is_some_and(|deadline| end.at < deadline)
+        };
         self.end.as_ref().is_some_and(in_time)
     }
 
@@ -121,8 +123,16 @@ impl PodRecorder {
     /// Starts to record, and to write every container's log to `folder`.
     pub(crate) fn start(kube: &Kube, namespace: &str, folder: &Path) -> Self {
         let records = Records::default();
-        let watch = watch_pods(kube.clone(), namespace.to_owned(), Arc::clone(&records), folder.to_owned());
-        Self { records, _task: AbortOnDropHandle::new(tokio::spawn(watch)) }
+        let watch = watch_pods(
+            kube.clone(),
+            namespace.to_owned(),
+            Arc::clone(&records),
+            folder.to_owned(),
+        );
+        Self {
+            records,
+            _task: AbortOnDropHandle::new(tokio::spawn(watch)),
+        }
     }
 
     /// All records so far, by tier and name.
@@ -134,14 +144,17 @@ impl PodRecorder {
 
     /// The pods of a tier that exist and are not terminating.
     pub(crate) fn running(&self, tier: &str) -> Vec<PodRecord> {
-        let is_running = |record: &PodRecord| record.tier == tier && record.deleted.is_none() && record.gone.is_none();
+        let is_running = |record: &PodRecord| {
+            record.tier == tier && record.deleted.is_none() && record.gone.is_none()
+        };
         self.records().into_iter().filter(is_running).collect()
     }
 
     /// The pods of a tier that are terminating now.
     pub(crate) fn terminating(&self, tier: &str) -> Vec<PodRecord> {
-        let is_terminating =
-            |record: &PodRecord| record.tier == tier && record.deleted.is_some() && record.gone.is_none();
+        let is_terminating = |record: &PodRecord| {
+            record.tier == tier && record.deleted.is_some() && record.gone.is_none()
+        };
         self.records().into_iter().filter(is_terminating).collect()
     }
 }
@@ -200,14 +213,22 @@ fn update(records: &Records, pod: &Pod) -> NextTasks {
     if record.uid.is_empty() {
         record.uid = pod.uid().unwrap_or_default();
         record.name = pod.name_any();
-        record.tier = labels.get("app.kubernetes.io/component").cloned().unwrap_or_default();
+        record.tier = labels
+            .get("app.kubernetes.io/component")
+            .cloned()
+            .unwrap_or_default();
         let container = pod.spec.as_ref().and_then(|spec| spec.containers.first());
-        record.image = container.and_then(|container| container.image.clone()).unwrap_or_default();
+        record.image = container
+            .and_then(|container| container.image.clone())
+            .unwrap_or_default();
     }
     if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) {
         record.node = node;
     }
-    let container = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref()?.first());
+    let container = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.container_statuses.as_ref()?.first());
     if let Some(container) = container {
         next.log = update_container(record, container);
     }
@@ -236,7 +257,11 @@ fn update_container(record: &mut PodRecord, container: &ContainerStatus) -> bool
     if let Some(end) = state.and_then(|state| state.terminated.as_ref()) {
         let reason = end.reason.clone().unwrap_or_default();
         let at = end.finished_at.as_ref().map_or_else(now, seconds);
-        record.end = Some(Termination { code: end.exit_code, reason, at });
+        record.end = Some(Termination {
+            code: end.exit_code,
+            reason,
+            at,
+        });
     }
     let is_running = state.is_some_and(|state| state.running.is_some());
     let is_new = is_running && record.logs_followed <= container.restart_count;
@@ -259,9 +284,15 @@ struct Follower {
 impl Follower {
     async fn read_version(self) {
         for _ in 0..5 {
-            match self.kube.get(&self.namespace, &self.name, ADMIN_PORT, "/metrics").await {
+            match self
+                .kube
+                .get(&self.namespace, &self.name, ADMIN_PORT, "/metrics")
+                .await
+            {
                 Ok((200, text)) => {
-                    if let (Some(version), Some(record)) = (version(&text), lock(&self.records).get_mut(&self.uid)) {
+                    if let (Some(version), Some(record)) =
+                        (version(&text), lock(&self.records).get_mut(&self.uid))
+                    {
                         record.version = Some(version);
                     }
                     return;
@@ -276,12 +307,21 @@ impl Follower {
     async fn follow_drain(self) {
         loop {
             let at = now();
-            let response = self.kube.get(&self.namespace, &self.name, ADMIN_PORT, "/drain").await;
-            let page = response.ok().and_then(|(_, body)| serde_json::from_str::<DrainPage>(&body).ok());
+            let response = self
+                .kube
+                .get(&self.namespace, &self.name, ADMIN_PORT, "/drain")
+                .await;
+            let page = response
+                .ok()
+                .and_then(|(_, body)| serde_json::from_str::<DrainPage>(&body).ok());
             match (page, lock(&self.records).get_mut(&self.uid)) {
                 (Some(page), Some(record)) => {
                     record.drain_began = page.since_ms.map(|since| since as f64 / 1000.0);
-                    record.drain.push(DrainStatus { at, phase: page.phase, connections: page.connections });
+                    record.drain.push(DrainStatus {
+                        at,
+                        phase: page.phase,
+                        connections: page.connections,
+                    });
                 }
                 (_, Some(record)) if record.gone.is_some() || record.end.is_some() => return,
                 (_, None) => return,
@@ -292,12 +332,32 @@ impl Follower {
     }
 
     async fn write_log(self, path: PathBuf) {
-        let follow = LogParams { follow: true, timestamps: true, ..LogParams::default() };
-        let Ok(stream) = self.kube.pods(&self.namespace).log_stream(&self.name, &follow).await else { return };
-        let Ok(mut file) = tokio::fs::OpenOptions::new().create(true).append(true).open(&path).await else { return };
+        let follow = LogParams {
+            follow: true,
+            timestamps: true,
+            ..LogParams::default()
+        };
+        let Ok(stream) = self
+            .kube
+            .pods(&self.namespace)
+            .log_stream(&self.name, &follow)
+            .await
+        else {
+            return;
+        };
+        let Ok(mut file) = tokio::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .await
+        else {
+            return;
+        };
         let mut lines = stream.lines();
         while let Some(Ok(mut line)) = lines.next().await {
-            let drained = line.split_once(' ').and_then(|(_, json)| serde_json::from_str::<DrainedLine>(json).ok());
+            let drained = line
+                .split_once(' ')
+                .and_then(|(_, json)| serde_json::from_str::<DrainedLine>(json).ok());
             if let Some(DrainedLine { forced }) = drained
                 && let Some(record) = lock(&self.records).get_mut(&self.uid)
             {
@@ -314,7 +374,9 @@ impl Follower {
 
 /// The label `version` of `im_runtime_build_info`.
 fn version(metrics: &str) -> Option<String> {
-    let line = metrics.lines().find(|line| line.starts_with("im_runtime_build_info{"))?;
+    let line = metrics
+        .lines()
+        .find(|line| line.starts_with("im_runtime_build_info{"))?;
     let (_, rest) = line.split_once("version=\"")?;
     Some(rest.split_once('"')?.0.to_owned())
 }

@@ -24,13 +24,21 @@ pub(crate) struct EventReport {
 
 impl EventReport {
     pub(crate) fn require_clean(&self) -> Result<()> {
-        ensure!(self.run.is_clean(), "the run of {} is not clean; clients gave up: {:?}", self.event, self.run.ended);
+        ensure!(
+            self.run.is_clean(),
+            "the run of {} is not clean; clients gave up: {:?}",
+            self.event,
+            self.run.ended
+        );
         Ok(())
     }
 
     pub(crate) fn require_no_silence(&self) -> Result<()> {
         let silence = self.measurements.silence;
-        ensure!(silence < MAX_SILENCE, "no acknowledgement for {silence:.1} s, the limit is {MAX_SILENCE} s");
+        ensure!(
+            silence < MAX_SILENCE,
+            "no acknowledgement for {silence:.1} s, the limit is {MAX_SILENCE} s"
+        );
         Ok(())
     }
 
@@ -51,11 +59,19 @@ impl fmt::Display for EventReport {
         let run = &self.run;
         let verdict = &run.verdict;
         let away = &run.away_ms;
-        writeln!(out, "{} took {:.1} s; the workload ran for {:.1} s", self.event, self.took, run.seconds)?;
+        writeln!(
+            out,
+            "{} took {:.1} s; the workload ran for {:.1} s",
+            self.event, self.took, run.seconds
+        )?;
         writeln!(
             out,
             "  sends {}, acknowledged {}, unknown {}, retried {}, dedupe hits {}",
-            verdict.sent, verdict.acknowledged, verdict.unknown, run.retries, verdict.retried_duplicates
+            verdict.sent,
+            verdict.acknowledged,
+            verdict.unknown,
+            run.retries,
+            verdict.retried_duplicates
         )?;
         writeln!(
             out,
@@ -78,11 +94,21 @@ impl fmt::Display for EventReport {
             verdict.log_gaps,
             verdict.truncated
         )?;
-        writeln!(out, "  repeats on the wire {}, gaps on the wire {}", run.repeats_dropped, run.gaps_seen)?;
+        writeln!(
+            out,
+            "  repeats on the wire {}, gaps on the wire {}",
+            run.repeats_dropped, run.gaps_seen
+        )?;
         writeln!(
             out,
             "  outages {}, p50 {} ms, p99 {} ms, max {} ms; moves {}, at most {} by one client; failed attempts to connect {}",
-            away.count, away.p50, away.p99, away.max, run.moves, run.most_moves, run.failed_attempts
+            away.count,
+            away.p50,
+            away.p99,
+            away.max,
+            run.moves,
+            run.most_moves,
+            run.failed_attempts
         )?;
         write!(out, "{}", self.measurements)?;
         for example in &verdict.examples {

@@ -69,7 +69,11 @@ pub(crate) struct Runner {
 impl Runner {
     pub(crate) async fn start(options: Options) -> Result<Self> {
         std::fs::create_dir_all(&options.folder)?;
-        Ok(Self { kube: Kube::connect().await?, options, scenario: None })
+        Ok(Self {
+            kube: Kube::connect().await?,
+            options,
+            scenario: None,
+        })
     }
 
     /// The HA cluster with a workload on it: set up once, used by all cases that are about it.
@@ -84,9 +88,26 @@ impl Runner {
     /// A new workload on the HA cluster; the last one is disconnected first.
     pub(crate) async fn start_scenario(&mut self, access: Access) -> Result<&Scenario> {
         self.scenario = None;
-        let Options { connections, rooms, rate, .. } = self.options;
-        let size = Size { connections, rooms, rate };
-        let scenario = Scenario::start(self.kube.clone(), HA.0, HA.1, &size, &self.options.folder, access).await?;
+        let Options {
+            connections,
+            rooms,
+            rate,
+            ..
+        } = self.options;
+        let size = Size {
+            connections,
+            rooms,
+            rate,
+        };
+        let scenario = Scenario::start(
+            self.kube.clone(),
+            HA.0,
+            HA.1,
+            &size,
+            &self.options.folder,
+            access,
+        )
+        .await?;
         Ok(self.scenario.insert(scenario))
     }
 
@@ -110,7 +131,12 @@ impl Runner {
 
     /// The version that a tier of the HA cluster has, and the one to roll out next.
     pub(crate) async fn versions(&mut self, tier: &str) -> Result<(String, String)> {
-        let current = self.scenario().await?.ready_pod(tier)?.version.context("the version is unknown")?;
+        let current = self
+            .scenario()
+            .await?
+            .ready_pod(tier)?
+            .version
+            .context("the version is unknown")?;
         let Options { version, next, .. } = &self.options;
         let to = if current == *next { version } else { next };
         Ok((current, to.clone()))
@@ -129,11 +155,29 @@ impl Runner {
         let tag = format!("image.tag={}", self.options.version);
         // Long enough for kubelets and processes on a slow machine.
         let pause = "env.IM_AUTHORITY_PAUSE=150s";
-        let release = ["upgrade", "--install", OPERATOR, utf8(&chart)?, "--namespace", SYSTEM];
-        let flags = ["--create-namespace", "--take-ownership", "--wait", "--timeout", "180s"];
+        let release = [
+            "upgrade",
+            "--install",
+            OPERATOR,
+            utf8(&chart)?,
+            "--namespace",
+            SYSTEM,
+        ];
+        let flags = [
+            "--create-namespace",
+            "--take-ownership",
+            "--wait",
+            "--timeout",
+            "180s",
+        ];
         let values = ["--set", &tag, "--set", pause];
-        self.kube.helm(&[&release[..], &flags[..], &values[..], more].concat()).await?;
-        println!("  helm install: the operator is ready after {:.1} s", begun.elapsed().as_secs_f64());
+        self.kube
+            .helm(&[&release[..], &flags[..], &values[..], more].concat())
+            .await?;
+        println!(
+            "  helm install: the operator is ready after {:.1} s",
+            begun.elapsed().as_secs_f64()
+        );
         Ok(())
     }
 
@@ -149,8 +193,14 @@ impl Runner {
         self.create_namespace(MINIMAL.0).await?;
         let begun = Instant::now();
         self.minimal_in(MINIMAL.0).await?;
-        println!("  the minimal sample is Ready after {:.1} s", begun.elapsed().as_secs_f64());
-        print!("{}", self.kube.kubectl(&["get", "imc", "-n", MINIMAL.0]).await?);
+        println!(
+            "  the minimal sample is Ready after {:.1} s",
+            begun.elapsed().as_secs_f64()
+        );
+        print!(
+            "{}",
+            self.kube.kubectl(&["get", "imc", "-n", MINIMAL.0]).await?
+        );
         Ok(())
     }
 
@@ -179,25 +229,41 @@ impl Runner {
             "service": node_port_service(),
             "rollout": {"maxDraining": 1},
         });
-        let spec = json!({"version": self.options.version, "connect": connect, "images": self.images()});
-        let mut sample = self.sample("ha.yaml", namespace, &json!({"metadata": {"name": name}, "spec": spec})).await?;
+        let spec =
+            json!({"version": self.options.version, "connect": connect, "images": self.images()});
+        let mut sample = self
+            .sample(
+                "ha.yaml",
+                namespace,
+                &json!({"metadata": {"name": name}, "spec": spec}),
+            )
+            .await?;
         merge(&mut sample, &json!({"spec": self.options.spec}));
         let begun = Instant::now();
         self.kube.apply(&sample.to_string()).await?;
         settled(&self.kube, namespace, name).await?;
-        println!("  the HA sample is Ready after {:.1} s", begun.elapsed().as_secs_f64());
+        println!(
+            "  the HA sample is Ready after {:.1} s",
+            begun.elapsed().as_secs_f64()
+        );
         Ok(())
     }
 
     /// The images to use in place of those of a sample.
     fn images(&self) -> Value {
-        self.options.redis_tag.as_ref().map_or(Value::Null, |tag| json!({"redis": {"repository": "redis", "tag": tag}}))
+        self.options.redis_tag.as_ref().map_or(
+            Value::Null,
+            |tag| json!({"redis": {"repository": "redis", "tag": tag}}),
+        )
     }
 
     /// A sample as JSON, in another namespace and with a merge patch.
     async fn sample(&self, file: &str, namespace: &str, patch: &Value) -> Result<Value> {
         let path = self.options.tree.join("manifests/samples").join(file);
-        let mut sample = self.kube.json(&["create", "--dry-run=client", "-f", utf8(&path)?]).await?;
+        let mut sample = self
+            .kube
+            .json(&["create", "--dry-run=client", "-f", utf8(&path)?])
+            .await?;
         merge(&mut sample, &json!({"metadata": {"namespace": namespace}}));
         merge(&mut sample, patch);
         Ok(sample)
@@ -212,7 +278,16 @@ impl Runner {
 
     /// Deletes a namespace and waits until it is gone.
     pub(crate) async fn remove_namespace(&self, name: &str) -> Result<()> {
-        self.kube.kubectl(&["delete", "namespace", name, "--ignore-not-found", "--timeout=180s"]).await.map(|_| ())
+        self.kube
+            .kubectl(&[
+                "delete",
+                "namespace",
+                name,
+                "--ignore-not-found",
+                "--timeout=180s",
+            ])
+            .await
+            .map(|_| ())
     }
 
     /// Writes objects, events and the operator's log to a folder, to debug a failure.
@@ -222,15 +297,48 @@ impl Runner {
         let managed = "app.kubernetes.io/managed-by=im-operator";
         let operator = "app.kubernetes.io/name=im-operator";
         let dumps: [(&str, &[&str]); 6] = [
-            ("imclusters.yaml", &["get", "imclusters", "-A", "-o", "yaml"]),
+            (
+                "imclusters.yaml",
+                &["get", "imclusters", "-A", "-o", "yaml"],
+            ),
             ("describe.txt", &["describe", "imclusters", "-A"]),
-            ("objects.txt", &["get", "all,pvc,pdb,endpointslices,netpol", "-A", "-o", "wide"]),
-            ("pods.yaml", &["get", "pods", "-A", "-l", managed, "-o", "yaml"]),
-            ("events.txt", &["get", "events", "-A", "--sort-by=.lastTimestamp"]),
-            ("operator.log", &["logs", "-n", SYSTEM, "-l", operator, "--tail=-1", "--prefix"]),
+            (
+                "objects.txt",
+                &[
+                    "get",
+                    "all,pvc,pdb,endpointslices,netpol",
+                    "-A",
+                    "-o",
+                    "wide",
+                ],
+            ),
+            (
+                "pods.yaml",
+                &["get", "pods", "-A", "-l", managed, "-o", "yaml"],
+            ),
+            (
+                "events.txt",
+                &["get", "events", "-A", "--sort-by=.lastTimestamp"],
+            ),
+            (
+                "operator.log",
+                &[
+                    "logs",
+                    "-n",
+                    SYSTEM,
+                    "-l",
+                    operator,
+                    "--tail=-1",
+                    "--prefix",
+                ],
+            ),
         ];
         for (file, arguments) in dumps {
-            let text = self.kube.kubectl(arguments).await.unwrap_or_else(|error| format!("{error:#}"));
+            let text = self
+                .kube
+                .kubectl(arguments)
+                .await
+                .unwrap_or_else(|error| format!("{error:#}"));
             std::fs::write(folder.join(file), text)?;
         }
         Ok(())
@@ -240,9 +348,16 @@ impl Runner {
 /// Kills all pods of the operator.
 pub(crate) async fn kill_operator(kube: &Kube) -> Result<()> {
     let system = kube.pods(SYSTEM);
-    let operators = kube.kubectl(&["get", "pods", "-n", SYSTEM, "-o", "name"]).await?;
-    for operator in operators.lines().filter_map(|line| line.strip_prefix("pod/")) {
-        system.delete(operator, &DeleteParams::default().grace_period(0)).await?;
+    let operators = kube
+        .kubectl(&["get", "pods", "-n", SYSTEM, "-o", "name"])
+        .await?;
+    for operator in operators
+        .lines()
+        .filter_map(|line| line.strip_prefix("pod/"))
+    {
+        system
+            .delete(operator, &DeleteParams::default().grace_period(0))
+            .await?;
     }
     Ok(())
 }

@@ -33,7 +33,13 @@ pub(crate) enum Access {
 
 impl Access {
     /// The addresses of a port of the Service.
-    async fn addresses(&self, kube: &Kube, namespace: &str, service: &str, port: &str) -> Result<Vec<String>> {
+    async fn addresses(
+        &self,
+        kube: &Kube,
+        namespace: &str,
+        service: &str,
+        port: &str,
+    ) -> Result<Vec<String>> {
         match self {
             Self::NodePorts => kube.node_addresses(namespace, service, port).await,
             Self::Balancer(balancer) => Ok(vec![balancer.address(port).to_owned()]),
@@ -70,9 +76,15 @@ impl Scenario {
         let signer = signer(&kube, namespace, name).await?;
         let service = format!("{name}-connect");
         let tcp = access.addresses(&kube, namespace, &service, "tcp").await?;
-        let tcp: Vec<String> = tcp.iter().map(|address| format!("tcp://{address}")).collect();
+        let tcp: Vec<String> = tcp
+            .iter()
+            .map(|address| format!("tcp://{address}"))
+            .collect();
         let ws = access.addresses(&kube, namespace, &service, "ws").await?;
-        let ws: Vec<String> = ws.iter().map(|address| format!("ws://{address}/ws")).collect();
+        let ws: Vec<String> = ws
+            .iter()
+            .map(|address| format!("ws://{address}/ws"))
+            .collect();
         let workload = MessageWorkload::connect(size, &[&tcp, &ws], &signer).await?;
         Ok(Self {
             kube,
@@ -90,7 +102,11 @@ impl Scenario {
     /// Runs the workload while `event` happens, waits until every client has received everything, checks, and prints the
     /// report. Fails unless the run is clean.
     #[expect(clippy::print_stdout, reason = "a command line program")]
-    pub(crate) async fn run(&self, what: &str, event: impl Future<Output = Result<()>>) -> Result<EventReport> {
+    pub(crate) async fn run(
+        &self,
+        what: &str,
+        event: impl Future<Output = Result<()>>,
+    ) -> Result<EventReport> {
         let mut run = Box::pin(CheckedRun::start(&self.workload)).await?;
         self.workload.take_send_times();
         let from = unix_now().as_secs_f64();
@@ -105,16 +121,23 @@ impl Scenario {
         });
         let outcome = Box::pin(outcome).await.with_context(|| what.to_owned());
         let checked = Box::pin(self.check(run)).await;
-        let measurements = Measurements::since(from, &self.pods.records(), &self.workload.take_send_times());
+        let measurements =
+            Measurements::since(from, &self.pods.records(), &self.workload.take_send_times());
         let (took, run) = match (outcome, checked) {
             (Ok(took), Ok(run)) => (took, run),
             (Err(error), checked) => {
-                let clients = checked.map_or_else(|error| format!("{error:#}"), |run| format!("{run:#?}"));
+                let clients =
+                    checked.map_or_else(|error| format!("{error:#}"), |run| format!("{run:#?}"));
                 return Err(error.context(format!("clients saw: {clients}\n{measurements}")));
             }
             (Ok(_), Err(error)) => return Err(error.context(format!("{what}\n{measurements}"))),
         };
-        let report = EventReport { event: what.to_owned(), run, measurements, took };
+        let report = EventReport {
+            event: what.to_owned(),
+            run,
+            measurements,
+            took,
+        };
         let mut line = serde_json::to_string(&report)?;
         line.push('\n');
         append(&self.folder.join("played.jsonl"), &line)?;
@@ -125,8 +148,12 @@ impl Scenario {
 
     async fn check(&self, run: CheckedRun<'_>) -> Result<RunReport> {
         let logic = self.ready_pod("logic")?;
-        let forward = self.kube.forward(&self.namespace, &logic.name, HTTP_PORT).await?;
-        run.check(&forward.address, &self.signer, &TakenBack::default()).await
+        let forward = self
+            .kube
+            .forward(&self.namespace, &logic.name, HTTP_PORT)
+            .await?;
+        run.check(&forward.address, &self.signer, &TakenBack::default())
+            .await
     }
 
     /// Number of clients.
@@ -150,49 +177,83 @@ impl Scenario {
         let probe = async || {
             for tier in tiers {
                 let terminating = self.pods.terminating(tier).len();
-                ensure!(terminating == 0, "{terminating} pods of {tier} are terminating");
+                ensure!(
+                    terminating == 0,
+                    "{terminating} pods of {tier} are terminating"
+                );
                 let pods = self.pods.running(tier);
                 ensure!(!pods.is_empty(), "no pod of {tier}");
                 for pod in pods {
                     let reported = pod.version.as_deref().unwrap_or("unknown");
-                    ensure!(reported == version, "{} has version {reported}, not {version}", pod.name);
+                    ensure!(
+                        reported == version,
+                        "{} has version {reported}, not {version}",
+                        pod.name
+                    );
                 }
             }
             Ok(())
         };
-        until_ok(&format!("all pods of {tiers:?} have version {version}"), SETTLE_TIMEOUT, probe).await.map(|_| ())
+        until_ok(
+            &format!("all pods of {tiers:?} have version {version}"),
+            SETTLE_TIMEOUT,
+            probe,
+        )
+        .await
+        .map(|_| ())
     }
 
     /// Waits until none of the pods with these UIDs exists.
     pub(crate) async fn all_gone(&self, uids: &[String]) -> Result<()> {
         let probe = async || {
-            let left: Vec<String> = self.remaining(uids).into_iter().map(|pod| pod.name).collect();
+            let left: Vec<String> = self
+                .remaining(uids)
+                .into_iter()
+                .map(|pod| pod.name)
+                .collect();
             ensure!(left.is_empty(), "{left:?} still exist");
             Ok(())
         };
-        until_ok("the old pods are gone", SETTLE_TIMEOUT, probe).await.map(|_| ())
+        until_ok("the old pods are gone", SETTLE_TIMEOUT, probe)
+            .await
+            .map(|_| ())
     }
 
     /// The pods with these UIDs that still exist.
     pub(crate) fn remaining(&self, uids: &[String]) -> Vec<PodRecord> {
-        self.pods.records().into_iter().filter(|pod| uids.contains(&pod.uid) && pod.gone.is_none()).collect()
+        self.pods
+            .records()
+            .into_iter()
+            .filter(|pod| uids.contains(&pod.uid) && pod.gone.is_none())
+            .collect()
     }
 
     /// The UIDs of the tier's running pods.
     pub(crate) fn uids(&self, tier: &str) -> Vec<String> {
-        self.pods.running(tier).into_iter().map(|pod| pod.uid).collect()
+        self.pods
+            .running(tier)
+            .into_iter()
+            .map(|pod| pod.uid)
+            .collect()
     }
 
     /// A running pod of the tier that has been ready.
     pub(crate) fn ready_pod(&self, tier: &str) -> Result<PodRecord> {
-        let pod = self.pods.running(tier).into_iter().find(|pod| pod.ready.is_some());
+        let pod = self
+            .pods
+            .running(tier)
+            .into_iter()
+            .find(|pod| pod.ready.is_some());
         pod.with_context(|| format!("no ready pod of {tier}"))
     }
 }
 
 /// Signs with the secret that the operator generated.
 pub(crate) async fn signer(kube: &Kube, namespace: &str, name: &str) -> Result<Signer> {
-    Ok(Signer::new(kube.secret(namespace, &format!("{name}-auth"), "hs256-secret").await?))
+    Ok(Signer::new(
+        kube.secret(namespace, &format!("{name}-auth"), "hs256-secret")
+            .await?,
+    ))
 }
 
 /// Waits until the operator has observed the current spec, reports Ready and no longer Progressing: how long that took.
@@ -201,26 +262,49 @@ pub(crate) async fn settled(kube: &Kube, namespace: &str, name: &str) -> Result<
         let found = kube.imcluster(namespace, name).await?;
         let generation = &found["metadata"]["generation"];
         let status = &found["status"];
-        ensure!(status["observedGeneration"] == *generation, "generation {generation} is not observed yet");
+        ensure!(
+            status["observedGeneration"] == *generation,
+            "generation {generation} is not observed yet"
+        );
         for (kind, wanted) in [("Ready", "True"), ("Progressing", "False")] {
             let condition = condition(status, kind)?;
             let actual = &condition["status"];
-            ensure!(condition["observedGeneration"] == *generation, "{kind} is of an older generation");
-            ensure!(actual == wanted, "{kind} is {actual}: {} {}", condition["reason"], condition["message"]);
+            ensure!(
+                condition["observedGeneration"] == *generation,
+                "{kind} is of an older generation"
+            );
+            ensure!(
+                actual == wanted,
+                "{kind} is {actual}: {} {}",
+                condition["reason"],
+                condition["message"]
+            );
         }
         Ok(())
     };
-    until_ok(&format!("{namespace}/{name} is what its spec says"), SETTLE_TIMEOUT, probe).await
+    until_ok(
+        &format!("{namespace}/{name} is what its spec says"),
+        SETTLE_TIMEOUT,
+        probe,
+    )
+    .await
 }
 
 /// The condition of this type.
 pub(crate) fn condition<'a>(status: &'a Value, kind: &str) -> Result<&'a Value> {
-    let all = status["conditions"].as_array().map_or(&[][..], Vec::as_slice);
-    all.iter().find(|condition| condition["type"] == kind).with_context(|| format!("no condition {kind}"))
+    let all = status["conditions"]
+        .as_array()
+        .map_or(&[][..], Vec::as_slice);
+    all.iter()
+        .find(|condition| condition["type"] == kind)
+        .with_context(|| format!("no condition {kind}"))
 }
 
 fn append(file: &Path, line: &str) -> Result<()> {
     use std::io::Write as _;
-    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(file)?;
+    let mut file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(file)?;
     Ok(file.write_all(line.as_bytes())?)
 }

@@ -71,7 +71,11 @@ impl CorruptingProxy {
                 }
             }
         });
-        Ok(Self { address, shared, _task: AbortOnDropHandle::new(tokio::spawn(accept)) })
+        Ok(Self {
+            address,
+            shared,
+            _task: AbortOnDropHandle::new(tokio::spawn(accept)),
+        })
     }
 
     /// Does this to the next message, whichever client it is for.
@@ -89,15 +93,23 @@ async fn forward(client: TcpStream, server: &str, shared: &Shared) -> std::io::R
     let server = TcpStream::connect(server).await?;
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
-    let up = async { tokio::io::copy(&mut from_client, &mut to_server).await.map(|_| ()) };
+    let up = async {
+        tokio::io::copy(&mut from_client, &mut to_server)
+            .await
+            .map(|_| ())
+    };
     let down = async {
         let mut buffer = BytesMut::new();
         let mut held = None;
         let mut resumes = false;
         while from_server.read_buf(&mut buffer).await? > 0 {
-            while let Some(frame) = frame::decode(&mut buffer, MAX_FRAME).map_err(std::io::Error::other)? {
+            while let Some(frame) =
+                frame::decode(&mut buffer, MAX_FRAME).map_err(std::io::Error::other)?
+            {
                 resumes |= frame.operation == SUBSCRIBED;
-                let Some(out) = shared.replace(frame, resumes, &mut held) else { return Ok(()) };
+                let Some(out) = shared.replace(frame, resumes, &mut held) else {
+                    return Ok(());
+                };
                 to_client.write_all(&out).await?;
             }
         }

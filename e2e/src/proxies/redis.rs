@@ -49,12 +49,20 @@ impl RedisProxy {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
         let (cut, _) = watch::channel(None);
-        let shared = Arc::new(Shared { upstream: AtomicU16::new(upstream), cut, opened: Default::default() });
+        let shared = Arc::new(Shared {
+            upstream: AtomicU16::new(upstream),
+            cut,
+            opened: Default::default(),
+        });
         let accept = accept_each(listener, {
             let shared = Arc::clone(&shared);
             move |client| forward(client, Arc::clone(&shared))
         });
-        Ok(Self { port, shared, _task: AbortOnDropHandle::new(tokio::spawn(accept)) })
+        Ok(Self {
+            port,
+            shared,
+            _task: AbortOnDropHandle::new(tokio::spawn(accept)),
+        })
     }
 
     /// The port it listens on.
@@ -73,7 +81,11 @@ impl RedisProxy {
     /// There never was such a connection: nothing would be cut.
     pub(crate) fn cut(&self, traffic: Traffic) -> Result<()> {
         let opened = self.shared.opened[traffic as usize].load(Ordering::Relaxed);
-        ensure!(opened > 0, "no connection for {traffic:?} was opened, of {:?}", self.shared.opened);
+        ensure!(
+            opened > 0,
+            "no connection for {traffic:?} was opened, of {:?}",
+            self.shared.opened
+        );
         self.shared.cut.send_replace(Some(traffic));
         Ok(())
     }
@@ -87,16 +99,26 @@ impl RedisProxy {
 /// Copies until one side ends or the connection is cut and mended. An error ends the connection, which is all a client sees.
 async fn forward(mut client: TcpStream, shared: Arc<Shared>) {
     let mut first = vec![0; FIRST_READ];
-    let Ok(length) = client.read(&mut first).await else { return };
+    let Ok(length) = client.read(&mut first).await else {
+        return;
+    };
     let first = &first[..length];
-    let subscribes = first.windows(HELLO_3.len()).any(|bytes| bytes.eq_ignore_ascii_case(HELLO_3));
-    let traffic = if subscribes { Traffic::Subscriptions } else { Traffic::Commands };
+    let subscribes = first
+        .windows(HELLO_3.len())
+        .any(|bytes| bytes.eq_ignore_ascii_case(HELLO_3));
+    let traffic = if subscribes {
+        Traffic::Subscriptions
+    } else {
+        Traffic::Commands
+    };
     let mut cut = shared.cut.subscribe();
     if *cut.borrow_and_update() == Some(traffic) {
         return;
     }
     let upstream = shared.upstream.load(Ordering::Acquire);
-    let Ok(mut server) = TcpStream::connect(("127.0.0.1", upstream)).await else { return };
+    let Ok(mut server) = TcpStream::connect(("127.0.0.1", upstream)).await else {
+        return;
+    };
     if server.write_all(first).await.is_err() {
         return;
     }

@@ -87,7 +87,10 @@ impl Cluster {
     /// Starts everything and waits until it is ready.
     pub async fn start(plan: Plan) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("im-e2e-").tempdir()?;
-        let (redis, etcd) = tokio::try_join!(RedisSet::start(folder.path(), plan.redis), Etcd::start(folder.path()))?;
+        let (redis, etcd) = tokio::try_join!(
+            RedisSet::start(folder.path(), plan.redis),
+            Etcd::start(folder.path())
+        )?;
         let mut cluster = Self {
             plan,
             connects: Vec::new(),
@@ -134,9 +137,19 @@ impl Cluster {
         let admin = free_address()?;
         let mut command = self.command("im-connect", &name, &grpc, &admin)?;
         command.env("IM_TCP_LISTEN", tcp).env("IM_WS_LISTEN", ws);
-        command.envs(self.plan.connect_env.iter().map(|(key, value)| (key, value)));
+        command.envs(
+            self.plan
+                .connect_env
+                .iter()
+                .map(|(key, value)| (key, value)),
+        );
         let process = Process::start(&name, command, self.folder.path())?;
-        self.connects.push(Connect { tcp: tcp.to_owned(), ws: ws.to_owned(), admin, process });
+        self.connects.push(Connect {
+            tcp: tcp.to_owned(),
+            ws: ws.to_owned(),
+            admin,
+            process,
+        });
         Ok(())
     }
 
@@ -147,12 +160,21 @@ impl Cluster {
         let grpc = free_address()?;
         let admin = free_address()?;
         let mut command = self.command("im-logic", &name, &grpc, &admin)?;
-        command.env("IM_HTTP_LISTEN", &http).env("IM_AUTH_HS256_SECRET", SECRET);
-        command.env("IM_REDIS_WAIT_REPLICAS", self.plan.wait_replicas.to_string());
+        command
+            .env("IM_HTTP_LISTEN", &http)
+            .env("IM_AUTH_HS256_SECRET", SECRET);
+        command.env(
+            "IM_REDIS_WAIT_REPLICAS",
+            self.plan.wait_replicas.to_string(),
+        );
         command.envs(self.plan.logic_env.iter().map(|(key, value)| (key, value)));
         let process = Process::start(&name, command, self.folder.path())?;
         self.apis.add(&http);
-        self.logics.push(Logic { http, admin, process });
+        self.logics.push(Logic {
+            http,
+            admin,
+            process,
+        });
         Ok(())
     }
 

@@ -28,7 +28,12 @@ impl Etcd {
         let peer = unused_port()?;
         let data = folder.join("etcd");
         let process = start_etcd(folder, client, peer, &data)?;
-        let etcd = Self { client, peer, data, process };
+        let etcd = Self {
+            client,
+            peer,
+            data,
+            process,
+        };
         etcd.healthy().await?;
         Ok(etcd)
     }
@@ -64,8 +69,18 @@ fn start_etcd(folder: &Path, client: u16, peer: u16, data: &Path) -> Result<Proc
     let peer = format!("http://127.0.0.1:{peer}");
     let mut command = Command::new("etcd");
     command.args(["--name", "one", "--data-dir", &data.to_string_lossy()]);
-    command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
-    command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+    command.args([
+        "--listen-client-urls",
+        &client,
+        "--advertise-client-urls",
+        &client,
+    ]);
+    command.args([
+        "--listen-peer-urls",
+        &peer,
+        "--initial-advertise-peer-urls",
+        &peer,
+    ]);
     command.args([
         "--initial-cluster",
         &format!("one={peer}"),

@@ -73,7 +73,10 @@ impl RedisSet {
             servers.push(start_server(folder, number, unused_port()?, master)?);
         }
         for server in &servers {
-            until("redis answers", TIMEOUT, async || server.query::<String>(&redis::cmd("PING")).await.ok()).await?;
+            until("redis answers", TIMEOUT, async || {
+                server.query::<String>(&redis::cmd("PING")).await.ok()
+            })
+            .await?;
         }
         let mut sentinels = Vec::new();
         let mut proxy = None;
@@ -85,19 +88,32 @@ impl RedisSet {
                 }
             }
         }
-        let set = Self { servers, sentinels, proxy };
+        let set = Self {
+            servers,
+            sentinels,
+            proxy,
+        };
         set.in_sync().await?;
         Ok(set)
     }
 
     async fn in_sync(&self) -> Result<()> {
-        until("replicas in sync and Sentinels complete", TIMEOUT, async || self.is_complete().await.then_some(())).await
+        until(
+            "replicas in sync and Sentinels complete",
+            TIMEOUT,
+            async || self.is_complete().await.then_some(()),
+        )
+        .await
     }
 
     /// `kill -9` of every server and every Sentinel.
     pub fn kill(&mut self) -> Result<()> {
         let sentinels = self.sentinels.iter_mut().map(|(_, sentinel)| sentinel);
-        self.servers.iter_mut().map(|server| &mut server.process).chain(sentinels).try_for_each(Process::kill)
+        self.servers
+            .iter_mut()
+            .map(|server| &mut server.process)
+            .chain(sentinels)
+            .try_for_each(Process::kill)
     }
 
     /// Restarts all killed servers on their data, in their original roles, and waits until they are in sync.
@@ -112,12 +128,18 @@ impl RedisSet {
     }
 
     async fn is_complete(&self) -> bool {
-        let Some(master) = self.master_port().await else { return false };
-        let info: String = query(master, redis::cmd("INFO").arg("replication")).await.unwrap_or_default();
+        let Some(master) = self.master_port().await else {
+            return false;
+        };
+        let info: String = query(master, redis::cmd("INFO").arg("replication"))
+            .await
+            .unwrap_or_default();
         let in_sync = info.matches("state=online").count() == self.servers.len() - 1;
         let mut complete = true;
         for (port, _) in &self.sentinels {
-            let info: String = query(*port, redis::cmd("INFO").arg("sentinel")).await.unwrap_or_default();
+            let info: String = query(*port, redis::cmd("INFO").arg("sentinel"))
+                .await
+                .unwrap_or_default();
             complete &= info.contains("slaves=2,sentinels=3");
         }
         in_sync && complete
@@ -128,13 +150,19 @@ impl RedisSet {
         if let Some(proxy) = &self.proxy {
             return format!("redis://127.0.0.1:{}", proxy.port());
         }
-        let hosts: Vec<String> = self.sentinels.iter().map(|(port, _)| format!("127.0.0.1:{port}")).collect();
+        let hosts: Vec<String> = self
+            .sentinels
+            .iter()
+            .map(|(port, _)| format!("127.0.0.1:{port}"))
+            .collect();
         format!("redis+sentinel://{}/{SERVICE}", hosts.join(","))
     }
 
     /// The proxy in front of the master.
     pub(crate) fn proxy(&self) -> Result<&RedisProxy> {
-        self.proxy.as_ref().context("this redis is found by Sentinels, there is no proxy")
+        self.proxy
+            .as_ref()
+            .context("this redis is found by Sentinels, there is no proxy")
     }
 
     /// The port of the master: the first that a Sentinel names, or the only one.
@@ -160,15 +188,24 @@ impl RedisSet {
     /// The process id of the master.
     pub(crate) async fn master_pid(&self) -> Option<u32> {
         let port = self.master_port().await?;
-        self.servers.iter().find(|server| server.port == port).map(|server| server.process.pid())
+        self.servers
+            .iter()
+            .find(|server| server.port == port)
+            .map(|server| server.process.pid())
     }
 
     /// Bytes that the master has received and sent, replication included.
     pub(crate) async fn network(&self) -> Result<(u64, u64)> {
         let master = self.master_port().await.context("no master")?;
         let info: redis::InfoDict = query(master, redis::cmd("INFO").arg("stats")).await?;
-        let bytes = |field: &str| info.get::<u64>(field).with_context(|| format!("INFO has no {field}"));
-        Ok((bytes("total_net_input_bytes")?, bytes("total_net_output_bytes")?))
+        let bytes = |field: &str| {
+            info.get::<u64>(field)
+                .with_context(|| format!("INFO has no {field}"))
+        };
+        Ok((
+            bytes("total_net_input_bytes")?,
+            bytes("total_net_output_bytes")?,
+        ))
     }
 
     /// Changes a setting of the master while it runs.
@@ -191,16 +228,35 @@ impl RedisSet {
             server.process.signal(libc::SIGCONT)?;
         }
         for server in &self.servers {
-            until("redis answers", TIMEOUT, async || server.query::<String>(&redis::cmd("PING")).await.ok()).await?;
+            until("redis answers", TIMEOUT, async || {
+                server.query::<String>(&redis::cmd("PING")).await.ok()
+            })
+            .await?;
         }
-        self.sentinels.iter().try_for_each(|(_, sentinel)| sentinel.signal(libc::SIGCONT))
+        self.sentinels
+            .iter()
+            .try_for_each(|(_, sentinel)| sentinel.signal(libc::SIGCONT))
     }
 
     /// Cuts off the replicas: no further write reaches them.
     pub async fn cut_replicas_off(&self) -> Result<()> {
         let master = self.master_port().await.context("no master")?;
-        query::<()>(master, redis::cmd("ACL").arg("SETUSER").arg(REPLICATION_USER).arg("off")).await?;
-        let killed: u32 = query(master, redis::cmd("CLIENT").arg("KILL").arg("USER").arg(REPLICATION_USER)).await?;
+        query::<()>(
+            master,
+            redis::cmd("ACL")
+                .arg("SETUSER")
+                .arg(REPLICATION_USER)
+                .arg("off"),
+        )
+        .await?;
+        let killed: u32 = query(
+            master,
+            redis::cmd("CLIENT")
+                .arg("KILL")
+                .arg("USER")
+                .arg(REPLICATION_USER),
+        )
+        .await?;
         ensure!(killed >= 2, "{killed} replicas were connected");
         Ok(())
     }
@@ -208,7 +264,11 @@ impl RedisSet {
     /// Kills the master and waits until the Sentinels name another that accepts writes. Returns its port.
     pub async fn fail_over(&mut self) -> Result<u16> {
         let old = self.master_port().await.context("no master")?;
-        let index = self.servers.iter().position(|server| server.port == old).context("an unknown master")?;
+        let index = self
+            .servers
+            .iter()
+            .position(|server| server.port == old)
+            .context("an unknown master")?;
         self.servers.remove(index).process.kill()?;
         until("another master", TIMEOUT, async || {
             let port = self.master_port().await.filter(|port| *port != old)?;
@@ -223,12 +283,19 @@ impl RedisSet {
     pub(crate) async fn switch_over(&mut self) -> Result<()> {
         let old = self.master_port().await.context("no master")?;
         query::<()>(old, redis::cmd("FAILOVER").arg("TIMEOUT").arg(10_000)).await?;
-        let new =
-            until("a replica is promoted", TIMEOUT, async || self.master_port().await.filter(|port| *port != old));
+        let new = until("a replica is promoted", TIMEOUT, async || {
+            self.master_port().await.filter(|port| *port != old)
+        });
         let new = new.await?;
         self.proxy()?.switch(new);
-        for server in self.servers.iter().filter(|server| ![old, new].contains(&server.port)) {
-            server.query::<()>(redis::cmd("REPLICAOF").arg("127.0.0.1").arg(new)).await?;
+        for server in self
+            .servers
+            .iter()
+            .filter(|server| ![old, new].contains(&server.port))
+        {
+            server
+                .query::<()>(redis::cmd("REPLICAOF").arg("127.0.0.1").arg(new))
+                .await?;
         }
         self.in_sync().await
     }
@@ -236,7 +303,11 @@ impl RedisSet {
     /// `kill -9` of the master, which restarts at the same port without data; its replicas lose theirs by following it.
     pub(crate) async fn wipe(&mut self, folder: &Path) -> Result<()> {
         let port = self.master_port().await.context("no master")?;
-        let server = self.servers.iter_mut().find(|server| server.port == port).context("an unknown master")?;
+        let server = self
+            .servers
+            .iter_mut()
+            .find(|server| server.port == port)
+            .context("an unknown master")?;
         server.process.kill()?;
         std::fs::remove_dir_all(data(folder, server.number))?;
         *server = start_server(folder, server.number, port, None)?;
@@ -246,10 +317,17 @@ impl RedisSet {
     /// Starts a new, empty replica in place of a server that was killed.
     pub async fn replace_lost(&mut self, folder: &Path) -> Result<()> {
         let master = self.master_port().await.context("no master")?;
-        let number = self.servers.iter().map(|server| usize::from(server.port)).sum();
-        self.servers.push(start_server(folder, number, unused_port()?, Some(master))?);
+        let number = self
+            .servers
+            .iter()
+            .map(|server| usize::from(server.port))
+            .sum();
+        self.servers
+            .push(start_server(folder, number, unused_port()?, Some(master))?);
         until("the new replica in sync", TIMEOUT, async || {
-            let info: String = query(master, redis::cmd("INFO").arg("replication")).await.ok()?;
+            let info: String = query(master, redis::cmd("INFO").arg("replication"))
+                .await
+                .ok()?;
             (info.matches("state=online").count() == self.servers.len() - 1).then_some(())
         })
         .await
@@ -261,12 +339,26 @@ fn data(folder: &Path, number: usize) -> PathBuf {
     folder.join(format!("redis-{number}"))
 }
 
-fn start_server(folder: &Path, number: usize, port: u16, master: Option<u16>) -> Result<RedisServer> {
+fn start_server(
+    folder: &Path,
+    number: usize,
+    port: u16,
+    master: Option<u16>,
+) -> Result<RedisServer> {
     let name = format!("redis-{number}");
     let data = data(folder, number);
     std::fs::create_dir_all(&data)?;
     let mut command = Command::new("redis-server");
-    command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--appendonly", "yes", "--save", ""]);
+    command.args([
+        "--bind",
+        "127.0.0.1",
+        "--port",
+        &port.to_string(),
+        "--appendonly",
+        "yes",
+        "--save",
+        "",
+    ]);
     command.args([
         "--dir",
         &data.to_string_lossy(),
@@ -276,11 +368,24 @@ fn start_server(folder: &Path, number: usize, port: u16, master: Option<u16>) ->
         "swapdb",
     ]);
     command.args(["--masteruser", REPLICATION_USER, "--masterauth", "copy"]);
-    command.args(["--user", REPLICATION_USER, "on", ">copy", "~*", "&*", "+@all"]);
+    command.args([
+        "--user",
+        REPLICATION_USER,
+        "on",
+        ">copy",
+        "~*",
+        "&*",
+        "+@all",
+    ]);
     if let Some(master) = master {
         command.args(["--replicaof", "127.0.0.1", &master.to_string()]);
     }
-    Ok(RedisServer { port, number, master, process: Process::start(&name, command, folder)? })
+    Ok(RedisServer {
+        port,
+        number,
+        master,
+        process: Process::start(&name, command, folder)?,
+    })
 }
 
 fn configure_sentinel(folder: &Path, number: usize, master: u16) -> Result<(u16, Process)> {

@@ -40,7 +40,17 @@ impl Standalone {
         let process = Process::start("standalone", command, folder.path())?;
         let apis = ApiAddresses::default();
         apis.add(&http);
-        let standalone = Self { tcp, ws, apis, http, admin, page, env, process, folder };
+        let standalone = Self {
+            tcp,
+            ws,
+            apis,
+            http,
+            admin,
+            page,
+            env,
+            process,
+            folder,
+        };
         ready(&standalone.process, &standalone.admin).await?;
         Ok(standalone)
     }
@@ -49,7 +59,11 @@ impl Standalone {
     pub(crate) async fn stop(&mut self) -> Result<()> {
         self.process.signal(libc::SIGTERM)?;
         let status = self.process.wait(STOP_TIMEOUT).await?;
-        ensure!(status.success(), "standalone ended with {status}:\n{}", self.process.tail(20));
+        ensure!(
+            status.success(),
+            "standalone ended with {status}:\n{}",
+            self.process.tail(20)
+        );
         Ok(())
     }
 
@@ -85,7 +99,11 @@ fn data(folder: &Path) -> PathBuf {
     folder.join("data")
 }
 
-fn command(folder: &Path, [tcp, ws, http, admin, page]: [&String; 5], env: &[(&str, String)]) -> Result<Command> {
+fn command(
+    folder: &Path,
+    [tcp, ws, http, admin, page]: [&String; 5],
+    env: &[(&str, String)],
+) -> Result<Command> {
     let mut command = Command::new(program("im-standalone")?);
     command
         .env("IM_TCP_LISTEN", tcp)
@@ -105,7 +123,11 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
-        ensure!(entry.file_type()?.is_file(), "{} is not a file", entry.path().display());
+        ensure!(
+            entry.file_type()?.is_file(),
+            "{} is not a file",
+            entry.path().display()
+        );
         std::fs::copy(entry.path(), to.join(entry.file_name()))?;
     }
     Ok(())

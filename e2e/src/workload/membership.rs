@@ -127,8 +127,13 @@ impl MembershipWorkload {
         let users: Vec<UserId> = (0..users).map(id).collect::<Result<_, _>>()?;
         let admin = signer.token("registrar", "admin", &["*"])?;
         let workload = Self {
-            users: users.into_iter().map(|id| User::connect(id, addresses, signer)).collect::<Result<_>>()?,
-            groups: (0..groups).map(|number| RoomId::new(format!("p{run:08x}-g{number}"))).collect::<Result<_, _>>()?,
+            users: users
+                .into_iter()
+                .map(|id| User::connect(id, addresses, signer))
+                .collect::<Result<_>>()?,
+            groups: (0..groups)
+                .map(|number| RoomId::new(format!("p{run:08x}-g{number}")))
+                .collect::<Result<_, _>>()?,
             model: Mutex::default(),
             backup: Mutex::default(),
             next_pair: AtomicUsize::new(0),
@@ -169,7 +174,9 @@ impl MembershipWorkload {
             let members = json!([{"user": self.users[0].id.as_str(), "role": "owner"}]);
             let body = json!({"kind": "group", "id": group.as_str(), "members": members});
             self.request(Method::POST, "/v1/rooms", &body).await?;
-            lock(&self.model).groups.insert(group.clone(), BTreeSet::from([0]));
+            lock(&self.model)
+                .groups
+                .insert(group.clone(), BTreeSet::from([0]));
         }
         Ok(())
     }
@@ -195,7 +202,10 @@ impl MembershipWorkload {
             }
             Ok(())
         });
-        join_all(workers).await.into_iter().collect::<Result<()>>()?;
+        join_all(workers)
+            .await
+            .into_iter()
+            .collect::<Result<()>>()?;
         self.reconnect_kicked()
     }
 
@@ -203,8 +213,11 @@ impl MembershipWorkload {
         let (change, group, index) = {
             let mut random = rand::rng();
             let index = random.random_range(1..self.users.len());
-            let group = groups.get(random.random_range(0..groups.len().max(1))).copied();
-            let is_member = group.is_some_and(|group| lock(&self.model).groups[group].contains(&index));
+            let group = groups
+                .get(random.random_range(0..groups.len().max(1)))
+                .copied();
+            let is_member =
+                group.is_some_and(|group| lock(&self.model).groups[group].contains(&index));
             let change = match random.random_range(0..10) {
                 0 => Change::Kick,
                 1 => Change::Ban,
@@ -221,11 +234,15 @@ impl MembershipWorkload {
         match (change, group) {
             (Change::StartDirect, _) => self.start_direct().await,
             (Change::Ban, _) => self.ban(user).await,
-            (Change::Kick, _) => self.request(Method::POST, "/v1/kick", &json!({"user": id})).await.map(drop),
+            (Change::Kick, _) => self
+                .request(Method::POST, "/v1/kick", &json!({"user": id}))
+                .await
+                .map(drop),
             (_, None) => Ok(()),
             (Change::Join, Some(group)) => {
                 let path = format!("/v1/rooms/{group}/members");
-                self.request(Method::POST, &path, &json!({"user": id})).await?;
+                self.request(Method::POST, &path, &json!({"user": id}))
+                    .await?;
                 self.changed(group, |members| members.insert(index));
                 Ok(())
             }
@@ -254,10 +271,13 @@ impl MembershipWorkload {
         user.is_banned.store(true, Ordering::SeqCst);
         let ban = json!({"user": user.id.as_str(), "reason": "a test"});
         let made = self.request(Method::POST, "/v1/bans", &ban).await?;
-        let id = made["id"].as_str().with_context(|| format!("no id in {made}"))?;
+        let id = made["id"]
+            .as_str()
+            .with_context(|| format!("no id in {made}"))?;
         let closed = async || user.ended().as_ref().is_some_and(is_ban).then_some(());
         until("the banned user is disconnected", BAN_TIMEOUT, closed).await?;
-        self.request(Method::DELETE, &format!("/v1/bans/{id}"), &json!({})).await?;
+        self.request(Method::DELETE, &format!("/v1/bans/{id}"), &json!({}))
+            .await?;
         user.is_banned.store(false, Ordering::SeqCst);
         self.changes.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -271,11 +291,16 @@ impl MembershipWorkload {
     /// Sends the first message between two users without a direct room; does nothing once every pair has one.
     async fn start_direct(&self) -> Result<()> {
         let number = self.next_pair.fetch_add(1, Ordering::Relaxed);
-        let mut pairs = (0..self.users.len()).flat_map(|one| (0..one).map(move |other| (one, other)));
-        let Some((one, other)) = pairs.nth(number) else { return Ok(()) };
+        let mut pairs =
+            (0..self.users.len()).flat_map(|one| (0..one).map(move |other| (one, other)));
+        let Some((one, other)) = pairs.nth(number) else {
+            return Ok(());
+        };
         let room = RoomId::direct(&self.users[one].id, &self.users[other].id)?;
         let client = self.users[one].client();
-        let sent = client.send(Outgoing::text(room.clone(), "hello").deadline(api::TIMEOUT)).await;
+        let sent = client
+            .send(Outgoing::text(room.clone(), "hello").deadline(api::TIMEOUT))
+            .await;
         let mut model = lock(&self.model);
         match sent {
             Ok(_) => _ = model.direct.insert(room, (one, other)),
@@ -296,7 +321,10 @@ impl MembershipWorkload {
             match end {
                 end if is_ban(&end) && user.is_banned.load(Ordering::SeqCst) => continue,
                 end if is_ban(&end) => {}
-                End::ByServer { code: CloseCode::Kicked, .. } => {}
+                End::ByServer {
+                    code: CloseCode::Kicked,
+                    ..
+                } => {}
                 end => bail!("{} gave up: {end}", user.id),
             }
             user.reconnect(&self.addresses, &self.signer)?;
@@ -343,11 +371,17 @@ impl MembershipWorkload {
             let path = format!("/v1/presence?users={}", users.join(","));
             let answer = self.request(Method::GET, &path, &json!({})).await?;
             let answered = answer["users"].as_array().context("no list of users")?;
-            ensure!(answered.len() == users.len(), "presence of {} users, not {}", answered.len(), users.len());
+            ensure!(
+                answered.len() == users.len(),
+                "presence of {} users, not {}",
+                answered.len(),
+                users.len()
+            );
             for user in answered {
                 let connections = user["connections"].as_array().map_or(0, Vec::len);
                 if user["online"] != true || connections != 1 {
-                    findings.add_presence(format!("one connection is open, but presence says {user}"));
+                    findings
+                        .add_presence(format!("one connection is open, but presence says {user}"));
                 }
             }
         }
@@ -358,13 +392,17 @@ impl MembershipWorkload {
     fn expected_rooms(&self, model: &Model) -> Vec<BTreeSet<RoomId>> {
         let mut expected = vec![BTreeSet::new(); self.users.len()];
         for (group, members) in &model.groups {
-            members.iter().for_each(|member| _ = expected[*member].insert(group.clone()));
+            members
+                .iter()
+                .for_each(|member| _ = expected[*member].insert(group.clone()));
         }
         for (room, (one, other)) in &model.direct {
             expected[*one].insert(room.clone());
             expected[*other].insert(room.clone());
         }
-        expected.iter_mut().for_each(|rooms| rooms.retain(|room| !model.unsure.contains(room)));
+        expected
+            .iter_mut()
+            .for_each(|rooms| rooms.retain(|room| !model.unsure.contains(room)));
         expected
     }
 
@@ -375,7 +413,10 @@ impl MembershipWorkload {
         let deadline = Instant::now() + ROOMS_TIMEOUT;
         for (user, expected) in self.users.iter().zip(&all) {
             let subscribed = || -> BTreeSet<RoomId> {
-                user.positions().into_keys().filter(|room| !model.unsure.contains(room)).collect()
+                user.positions()
+                    .into_keys()
+                    .filter(|room| !model.unsure.contains(room))
+                    .collect()
             };
             while !expected.is_subset(&subscribed()) && Instant::now() < deadline {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -383,33 +424,51 @@ impl MembershipWorkload {
             let subscribed = subscribed();
             for room in expected.difference(&subscribed) {
                 let events = user.last_events(room);
-                findings.add_room(format!("{} is in {room}, its client is not subscribed: {events}", user.id));
+                findings.add_room(format!(
+                    "{} is in {room}, its client is not subscribed: {events}",
+                    user.id
+                ));
             }
             // A client may be subscribed to a direct room before its first message, and after that was taken back.
-            for room in subscribed.difference(expected).filter(|room| !room.is_direct()) {
+            for room in subscribed
+                .difference(expected)
+                .filter(|room| !room.is_direct())
+            {
                 let events = user.last_events(room);
-                findings.add_room(format!("{} is not in {room}, its client is subscribed: {events}", user.id));
+                findings.add_room(format!(
+                    "{} is not in {room}, its client is subscribed: {events}",
+                    user.id
+                ));
             }
         }
         all
     }
 
     /// A message to each room must reach all its members.
-    async fn check_delivery(&self, expected: &[BTreeSet<RoomId>], findings: &mut Findings) -> Result<()> {
+    async fn check_delivery(
+        &self,
+        expected: &[BTreeSet<RoomId>],
+        findings: &mut Findings,
+    ) -> Result<()> {
         let mut heads: HashMap<&RoomId, Seq> = HashMap::new();
         for room in expected.iter().flatten() {
             if heads.contains_key(room) {
                 continue;
             }
             let path = format!("/v1/rooms/{room}/messages");
-            let sent = self.request(Method::POST, &path, &json!({"body": "is everybody here?"})).await?;
+            let sent = self
+                .request(Method::POST, &path, &json!({"body": "is everybody here?"}))
+                .await?;
             heads.insert(room, sent["seq"].as_u64().context("no seq")?);
         }
         let deadline = Instant::now() + DELIVERY_TIMEOUT;
         for (user, rooms) in self.users.iter().zip(expected) {
             let missing = || {
                 let positions = user.positions();
-                rooms.iter().find(|room| positions.get(*room).is_none_or(|seq| *seq < heads[*room])).cloned()
+                rooms
+                    .iter()
+                    .find(|room| positions.get(*room).is_none_or(|seq| *seq < heads[*room]))
+                    .cloned()
             };
             while missing().is_some() && Instant::now() < deadline {
                 tokio::time::sleep(Duration::from_millis(50)).await;

@@ -70,18 +70,30 @@ impl MessageWorkload {
     /// Rooms and users are new for each workload, so that earlier data in the cluster does not matter.
     pub async fn connect(size: &Size, transports: &[&[String]], signer: &Signer) -> Result<Self> {
         let run: u32 = rand::rng().random();
-        let rooms: Vec<RoomId> =
-            (0..size.rooms).map(|number| RoomId::new(format!("audit-{run:08x}-{number}"))).collect::<Result<_, _>>()?;
+        let rooms: Vec<RoomId> = (0..size.rooms)
+            .map(|number| RoomId::new(format!("audit-{run:08x}-{number}")))
+            .collect::<Result<_, _>>()?;
         let mut members = Vec::with_capacity(size.connections);
         for number in 0..size.connections {
             let addresses = transports[number / rooms.len() % transports.len()];
-            members.push(join(format!("u{run:08x}-{number}"), rooms[number % rooms.len()].clone(), addresses, signer)?);
+            members.push(join(
+                format!("u{run:08x}-{number}"),
+                rooms[number % rooms.len()].clone(),
+                addresses,
+                signer,
+            )?);
             if members.len() % CONNECT_CONCURRENCY == 0 {
                 all_connected(&members[members.len() - CONNECT_CONCURRENCY..]).await?;
             }
         }
         all_connected(&members).await?;
-        Ok(Self { members, rooms, sends: Arc::default(), send_times: Arc::default(), next_send: AtomicU64::new(0) })
+        Ok(Self {
+            members,
+            rooms,
+            sends: Arc::default(),
+            send_times: Arc::default(),
+            next_send: AtomicU64::new(0),
+        })
     }
 
     /// Number of clients.
@@ -120,7 +132,11 @@ impl MessageWorkload {
         let mut heads = HashMap::new();
         for sent in in_flight.join_all().await {
             let Outcome::Acknowledged { seq, .. } = sent.outcome else {
-                bail!("the barrier of {} was not stored: {:?}", sent.room, sent.outcome)
+                bail!(
+                    "the barrier of {} was not stored: {:?}",
+                    sent.room,
+                    sent.outcome
+                )
             };
             heads.insert(sent.room, seq);
         }
@@ -143,7 +159,10 @@ impl MessageWorkload {
     }
 
     pub(crate) fn users(&self) -> Vec<String> {
-        self.members.iter().map(|member| member.user.clone()).collect()
+        self.members
+            .iter()
+            .map(|member| member.user.clone())
+            .collect()
     }
 
     /// How many sends have ended since the last [`Self::take_history`].
@@ -163,7 +182,14 @@ impl MessageWorkload {
 
     /// How many members have received more than `heads`.
     pub(crate) fn ahead_of(&self, heads: &HashMap<RoomId, Seq>) -> usize {
-        self.members.iter().filter(|member| heads.get(&member.room).is_some_and(|head| member.seq() > *head)).count()
+        self.members
+            .iter()
+            .filter(|member| {
+                heads
+                    .get(&member.room)
+                    .is_some_and(|head| member.seq() > *head)
+            })
+            .count()
     }
 
     /// What was sent and received since the last call, each history beginning at `from`.
@@ -185,13 +211,20 @@ impl MessageWorkload {
 
     /// The statistics of each client, always in the same order.
     pub(crate) fn stats(&self) -> Vec<Stats> {
-        self.members.iter().map(|member| member.client.stats()).collect()
+        self.members
+            .iter()
+            .map(|member| member.client.stats())
+            .collect()
     }
 
     /// Clients that gave up, with their reasons: there should be none.
     pub(crate) fn ended(&self) -> Vec<String> {
-        let reason =
-            |member: &Member| lock(&member.received).ended.as_ref().map(|why| format!("{}: {why}", member.user));
+        let reason = |member: &Member| {
+            lock(&member.received)
+                .ended
+                .as_ref()
+                .map(|why| format!("{}: {why}", member.user))
+        };
         self.members.iter().filter_map(reason).collect()
     }
 
@@ -205,19 +238,31 @@ impl MessageWorkload {
         async move {
             let begun = SystemTime::now();
             let client_id = format!("{from}-{number}");
-            let message = Outgoing::text(room.clone(), format!("message {number} of the audit, in {room}, {:060}", 0))
-                .client_id(client_id.clone())
-                .deadline(SEND_DEADLINE);
+            let message = Outgoing::text(
+                room.clone(),
+                format!("message {number} of the audit, in {room}, {:060}", 0),
+            )
+            .client_id(client_id.clone())
+            .deadline(SEND_DEADLINE);
             let outcome = match client.send(message).await {
-                Ok(sent) => Outcome::Acknowledged { seq: sent.seq, id: sent.id, duplicate: sent.duplicate },
+                Ok(sent) => Outcome::Acknowledged {
+                    seq: sent.seq,
+                    id: sent.id,
+                    duplicate: sent.duplicate,
+                },
                 Err(SendError::Refused(error)) => Outcome::Refused { reason: error.text },
-                Err(error @ (SendError::NotStored { .. } | SendError::Ended)) => {
-                    Outcome::Refused { reason: error.to_string() }
-                }
+                Err(error @ (SendError::NotStored { .. } | SendError::Ended)) => Outcome::Refused {
+                    reason: error.to_string(),
+                },
                 Err(_) => Outcome::Unknown,
             };
             lock(&send_times).push((begun, SystemTime::now()));
-            let sent = Sent { room, from, client_id, outcome };
+            let sent = Sent {
+                room,
+                from,
+                client_id,
+                outcome,
+            };
             lock(&sends).push(sent.clone());
             sent
         }
@@ -231,7 +276,11 @@ impl Member {
 }
 
 fn join(user: String, room: RoomId, addresses: &[String], signer: &Signer) -> Result<Member> {
-    let positions = [Position { room: room.clone(), epoch: 0, seq: Some(0) }];
+    let positions = [Position {
+        room: room.clone(),
+        epoch: 0,
+        seq: Some(0),
+    }];
     let (client, events) = Client::builder()
         .addresses(addresses)
         .token(signer.token(&user, "", &["audit-*"])?)
@@ -240,7 +289,12 @@ fn join(user: String, room: RoomId, addresses: &[String], signer: &Signer) -> Re
         .build()?;
     let received = Arc::new(Mutex::new(Received::default()));
     tokio::spawn(record(events, Arc::clone(&received)));
-    Ok(Member { user, room, client, received })
+    Ok(Member {
+        user,
+        room,
+        client,
+        received,
+    })
 }
 
 async fn record(mut events: Events, received: Arc<Mutex<Received>>) {
@@ -249,13 +303,18 @@ async fn record(mut events: Events, received: Arc<Mutex<Received>>) {
         match event {
             Event::Message(message) => {
                 received.seq = message.seq;
-                received.deliveries.push(Delivery::Message { seq: message.seq, id: message.id });
+                received.deliveries.push(Delivery::Message {
+                    seq: message.seq,
+                    id: message.id,
+                });
             }
             Event::Reset { seq, .. } => {
                 received.seq = received.seq.min(seq);
                 received.deliveries.push(Delivery::Reset { seq });
             }
-            Event::Truncated { from, to, .. } => received.deliveries.push(Delivery::Truncated { from, to }),
+            Event::Truncated { from, to, .. } => {
+                received.deliveries.push(Delivery::Truncated { from, to })
+            }
             Event::Ended(end) => received.ended = Some(end.to_string()),
             _ => {}
         }
@@ -265,7 +324,13 @@ async fn record(mut events: Events, received: Arc<Mutex<Received>>) {
 async fn all_connected(members: &[Member]) -> Result<()> {
     for member in members {
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, member.client.connected());
-        connected.await.with_context(|| format!("{} cannot connect: {:?}", member.user, member.client.state()))??;
+        connected.await.with_context(|| {
+            format!(
+                "{} cannot connect: {:?}",
+                member.user,
+                member.client.state()
+            )
+        })??;
     }
     Ok(())
 }

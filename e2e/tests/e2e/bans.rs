@@ -15,7 +15,10 @@ use serde_json::{Value, json};
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 async fn connected(address: &str, token: String, device: &str) -> Result<(Client, Events)> {
-    let client = Client::builder().address(format!("tcp://{address}")).token(token).device(device);
+    let client = Client::builder()
+        .address(format!("tcp://{address}"))
+        .token(token)
+        .device(device);
     let (client, events) = client.build()?;
     client.connected().await?;
     Ok((client, events))
@@ -31,21 +34,45 @@ async fn ended(mut events: Events) -> Result<Instant> {
         }
         None
     };
-    tokio::time::timeout(TIMEOUT, end).await.context("the client did not end")?.context("no Ended event")
+    tokio::time::timeout(TIMEOUT, end)
+        .await
+        .context("the client did not end")?
+        .context("no Ended event")
 }
 
-async fn request(http: &str, method: Method, path: &str, token: &str, body: Value) -> Result<(u16, Value)> {
-    let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
+async fn request(
+    http: &str,
+    method: Method,
+    path: &str,
+    token: &str,
+    body: Value,
+) -> Result<(u16, Value)> {
+    let body = if body.is_null() {
+        Bytes::new()
+    } else {
+        Bytes::from(body.to_string())
+    };
     let (status, text) = http::call(method, http, path, Some(token), body).await?;
-    Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    Ok((
+        status,
+        serde_json::from_str(&text).unwrap_or(Value::String(text)),
+    ))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ban_is_in_force_on_every_node_of_a_cluster_within_a_second() -> Result<()> {
     let mut cluster = Cluster::start(Plan::default()).await?;
     let admin = token("root", "admin", &[])?;
-    let logics: Vec<String> = cluster.logics.iter().map(|logic| logic.http.clone()).collect();
-    let connects: Vec<String> = cluster.connects.iter().map(|connect| connect.tcp.clone()).collect();
+    let logics: Vec<String> = cluster
+        .logics
+        .iter()
+        .map(|logic| logic.http.clone())
+        .collect();
+    let connects: Vec<String> = cluster
+        .connects
+        .iter()
+        .map(|connect| connect.tcp.clone())
+        .collect();
     let (_other, mut other_user) = connected(&connects[0], token("eve", "", &[])?, "d").await?;
     for (user, path, body) in [
         ("ann", "/v1/bans", json!({"user": "ann"})),
@@ -73,7 +100,9 @@ async fn a_ban_is_in_force_on_every_node_of_a_cluster_within_a_second() -> Resul
     let new = cluster.logics.last().context("just added")?.http.clone();
     for http in [&logics[1], &new] {
         let refused = until("the API answers", TIMEOUT, async || {
-            request(http, Method::GET, "/v1/me", &ann, Value::Null).await.ok()
+            request(http, Method::GET, "/v1/me", &ann, Value::Null)
+                .await
+                .ok()
         });
         assert_eq!(refused.await?.0, 403, "{http}");
     }
@@ -89,11 +118,18 @@ async fn a_ban_is_in_force_on_every_node_of_a_cluster_within_a_second() -> Resul
         }
         false
     };
-    assert!(tokio::time::timeout(Duration::from_secs(1), gone).await?, "the range is disconnected");
+    assert!(
+        tokio::time::timeout(Duration::from_secs(1), gone).await?,
+        "the range is disconnected"
+    );
     let dan = token("dan", "", &[])?;
     until("the range is over", TIMEOUT, async || {
         let client = connected(&connects[1], dan.clone(), "d");
-        tokio::time::timeout(Duration::from_secs(1), client).await.ok()?.ok().map(drop)
+        tokio::time::timeout(Duration::from_secs(1), client)
+            .await
+            .ok()?
+            .ok()
+            .map(drop)
     })
     .await
 }

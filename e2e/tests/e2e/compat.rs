@@ -14,9 +14,16 @@ use serde_json::json;
 const ROOM: &str = "live://1000";
 
 fn native(user: &str, address: &str, encoding: Encoding) -> Result<(Client, Events)> {
-    let position = Position { room: RoomId::new(ROOM)?, epoch: 0, seq: None };
-    let builder =
-        Client::builder().address(address).encoding(encoding).token(token(user, "", &["live://*"])?).device("d");
+    let position = Position {
+        room: RoomId::new(ROOM)?,
+        epoch: 0,
+        seq: None,
+    };
+    let builder = Client::builder()
+        .address(address)
+        .encoding(encoding)
+        .token(token(user, "", &["live://*"])?)
+        .device("d");
     Ok(builder.subscribe([position]).build()?)
 }
 
@@ -25,13 +32,18 @@ async fn message(events: &mut Events) -> Result<(String, String)> {
         loop {
             match events.next().await.context("the client ended")? {
                 Event::Message(message) => {
-                    return Ok((message.from, String::from_utf8_lossy(message.body.bytes()).into_owned()));
+                    return Ok((
+                        message.from,
+                        String::from_utf8_lossy(message.body.bytes()).into_owned(),
+                    ));
                 }
                 _ => continue,
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(15), search).await.context("no message in time")?
+    tokio::time::timeout(Duration::from_secs(15), search)
+        .await
+        .context("no message in time")?
 }
 
 #[tokio::test]
@@ -54,14 +66,25 @@ async fn native_goim_and_golang_im_clients_on_two_nodes_chat_in_one_room() -> Re
     let mut golang_im = CompatClient::websocket(&two.ws, "/ws").await?;
     let auth = json!({"user_id": "456", "device_id": "phone", "nickname": "Wu", "room_id": ROOM, "platform": "web",
         "token": token("456", "", &["live://*"])?});
-    assert_eq!(&golang_im.request(7, auth.to_string().as_bytes(), 8).await?.body[..], b"ok");
+    assert_eq!(
+        &golang_im
+            .request(7, auth.to_string().as_bytes(), 8)
+            .await?
+            .body[..],
+        b"ok"
+    );
     golang_im.request(14, ROOM.as_bytes(), 15).await?;
 
-    alice.send(Outgoing::text(RoomId::new(ROOM)?, "from native TCP")).await?;
-    bob.send(Outgoing::text(RoomId::new(ROOM)?, "from native WebSocket")).await?;
+    alice
+        .send(Outgoing::text(RoomId::new(ROOM)?, "from native TCP"))
+        .await?;
+    bob.send(Outgoing::text(RoomId::new(ROOM)?, "from native WebSocket"))
+        .await?;
     goim.request(4, b"from goim", 4).await?;
     let request = json!({"type": "text", "msg": "from golang-im", "room_id": ROOM});
-    golang_im.request(4, request.to_string().as_bytes(), 4).await?;
+    golang_im
+        .request(4, request.to_string().as_bytes(), 4)
+        .await?;
 
     let expected = [
         ("alice", "from native TCP"),
@@ -76,14 +99,22 @@ async fn native_goim_and_golang_im_clients_on_two_nodes_chat_in_one_room() -> Re
             assert!(body.contains(text), "{body} should hold {text}");
         }
         let to_goim = goim.next_of(5).await?;
-        assert!(String::from_utf8_lossy(&to_goim.body).contains(text), "{to_goim:?}");
+        assert!(
+            String::from_utf8_lossy(&to_goim.body).contains(text),
+            "{to_goim:?}"
+        );
         let to_golang_im = json(&golang_im.next_of(5).await?)?;
         assert_eq!(to_golang_im["msg"], text);
         assert_eq!(to_golang_im["room_id"], ROOM);
     }
 
     let synced = golang_im.request(18, b"", 19).await?;
-    let texts: Vec<_> = json(&synced)?.as_array().context("an array")?.iter().map(|m| m["msg"].clone()).collect();
+    let texts: Vec<_> = json(&synced)?
+        .as_array()
+        .context("an array")?
+        .iter()
+        .map(|m| m["msg"].clone())
+        .collect();
     assert_eq!(texts, expected.map(|(_, text)| text));
     Ok(())
 }

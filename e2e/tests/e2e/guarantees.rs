@@ -19,9 +19,18 @@ fn tests(folder: &Path, into: &mut BTreeSet<String>) -> Result<()> {
             let text = std::fs::read_to_string(&path)?;
             let lines: Vec<&str> = text.lines().collect();
             for (number, line) in lines.iter().enumerate() {
-                let Some(name) = line.split("fn ").nth(1).and_then(|rest| rest.split('(').next()) else { continue };
+                let Some(name) = line
+                    .split("fn ")
+                    .nth(1)
+                    .and_then(|rest| rest.split('(').next())
+                else {
+                    continue;
+                };
                 let marks = lines[number.saturating_sub(3)..number].iter();
-                if marks.map(|mark| mark.trim()).any(|mark| mark.starts_with("#[t")) {
+                if marks
+                    .map(|mark| mark.trim())
+                    .any(|mark| mark.starts_with("#[t"))
+                {
                     into.insert(name.to_owned());
                 }
             }
@@ -37,14 +46,27 @@ fn every_promise_and_every_failure_names_tests_that_exist() -> Result<()> {
         tests(&root().join(folder), &mut known)?;
     }
     let document = std::fs::read_to_string(root().join("docs/guarantees.md"))?;
-    let tables =
-        document.split("\n\n").filter(|part| part.lines().next().is_some_and(|head| head.ends_with("| test |")));
+    let tables = document.split("\n\n").filter(|part| {
+        part.lines()
+            .next()
+            .is_some_and(|head| head.ends_with("| test |"))
+    });
     let mut rows = 0;
     for row in tables.flat_map(|table| table.lines().skip(2)) {
-        let named = row.trim_end_matches(" |").rsplit("| ").next().context("a last column")?;
-        let names: Vec<&str> = named.split(", ").map(|name| name.trim_matches('`')).collect();
+        let named = row
+            .trim_end_matches(" |")
+            .rsplit("| ")
+            .next()
+            .context("a last column")?;
+        let names: Vec<&str> = named
+            .split(", ")
+            .map(|name| name.trim_matches('`'))
+            .collect();
         for name in names {
-            ensure!(known.contains(name), "no test is called {name:?}, in: {row}");
+            ensure!(
+                known.contains(name),
+                "no test is called {name:?}, in: {row}"
+            );
         }
         rows += 1;
     }

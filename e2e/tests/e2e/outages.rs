@@ -28,7 +28,11 @@ async fn refused(client: &mut JsonClient, client_id: &str) -> Result<String> {
     let answer = client.send(ROOM, client_id).await?;
     assert_eq!(answer["op"], "error", "{answer}");
     assert_eq!(answer["retryable"], true, "{answer}");
-    assert!(begun.elapsed() < REFUSE_TIMEOUT, "answered after {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < REFUSE_TIMEOUT,
+        "answered after {:?}",
+        begun.elapsed()
+    );
     answer["code"].as_str().map(str::to_owned).context("a code")
 }
 
@@ -61,9 +65,10 @@ async fn a_redis_without_memory_or_replicas_refuses_and_recovers() -> Result<()>
     let cluster = Cluster::start(Plan::default()).await?;
     let mut client = connect(&cluster).await?;
     let mut seq = stored(&mut client, "before").await?;
-    for (key, broken, sound, code) in
-        [("maxmemory", "1", "0", "store_full"), ("min-replicas-to-write", "3", "0", "store_full")]
-    {
+    for (key, broken, sound, code) in [
+        ("maxmemory", "1", "0", "store_full"),
+        ("min-replicas-to-write", "3", "0", "store_full"),
+    ] {
         cluster.redis.configure_master(key, broken).await?;
         assert_eq!(refused(&mut client, key).await?, code, "{key}");
         cluster.redis.configure_master(key, sound).await?;
@@ -74,7 +79,8 @@ async fn a_redis_without_memory_or_replicas_refuses_and_recovers() -> Result<()>
 }
 
 #[tokio::test]
-async fn without_logic_sends_fail_fast_clients_stay_and_all_is_well_when_it_is_back() -> Result<()> {
+async fn without_logic_sends_fail_fast_clients_stay_and_all_is_well_when_it_is_back() -> Result<()>
+{
     let mut cluster = Cluster::start(Plan::default()).await?;
     let mut client = connect(&cluster).await?;
     stored(&mut client, "before").await?;
@@ -90,7 +96,8 @@ async fn without_logic_sends_fail_fast_clients_stay_and_all_is_well_when_it_is_b
 }
 
 #[tokio::test]
-async fn without_etcd_everything_known_goes_on_and_newcomers_are_found_when_it_is_back() -> Result<()> {
+async fn without_etcd_everything_known_goes_on_and_newcomers_are_found_when_it_is_back()
+-> Result<()> {
     let mut cluster = Cluster::start(Plan::default()).await?;
     let mut client = connect(&cluster).await?;
     stored(&mut client, "before").await?;
@@ -109,22 +116,35 @@ async fn without_etcd_everything_known_goes_on_and_newcomers_are_found_when_it_i
 
 #[tokio::test]
 async fn a_cluster_started_before_redis_and_etcd_serves_once_they_are_there() -> Result<()> {
-    let mut cluster = Cluster::start(Plan { connect: 0, logic: 0, ..Plan::default() }).await?;
+    let mut cluster = Cluster::start(Plan {
+        connect: 0,
+        logic: 0,
+        ..Plan::default()
+    })
+    .await?;
     cluster.redis.kill()?;
     cluster.etcd.kill()?;
     cluster.add_logic()?;
     cluster.add_connect()?;
     let folder = cluster.folder().to_owned();
     let logic = cluster.logics[0].admin.clone();
-    until("logic runs without etcd and redis", RECOVERY_TIMEOUT, async || {
-        im_e2e::http::get(&logic, "/healthz").await.ok()
-    })
+    until(
+        "logic runs without etcd and redis",
+        RECOVERY_TIMEOUT,
+        async || im_e2e::http::get(&logic, "/healthz").await.ok(),
+    )
     .await?;
     cluster.etcd.restart(&folder).await?;
     cluster.ready().await?;
     let early = JsonClient::open(&cluster.connects[0].ws, &token("alice", "", &[ROOM])?).await;
-    let error = early.err().context("a client was accepted without the store")?.to_string();
-    assert!(error.contains(r#""code":"unavailable""#) && error.contains(r#""retryable":true"#), "{error}");
+    let error = early
+        .err()
+        .context("a client was accepted without the store")?
+        .to_string();
+    assert!(
+        error.contains(r#""code":"unavailable""#) && error.contains(r#""retryable":true"#),
+        "{error}"
+    );
     cluster.redis.restart(&folder).await?;
     assert_eq!(stored(&mut connect(&cluster).await?, "first").await?, 1);
     Ok(())

@@ -10,7 +10,10 @@ async fn a_failover_with_replicas_cut_off_takes_the_tail_back() -> Result<()> {
     let query = async |port: u16, words: &[&str]| -> Result<Option<String>> {
         let client = redis::Client::open(format!("redis://127.0.0.1:{port}/"))?;
         let mut connection = client.get_multiplexed_async_connection().await?;
-        Ok(redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await?)
+        Ok(redis::cmd(words[0])
+            .arg(&words[1..])
+            .query_async(&mut connection)
+            .await?)
     };
     let old = redis.master_port().await.expect("a master");
     query(old, &["SET", "kept", "1"]).await?;

@@ -14,7 +14,9 @@ use im_operator::api::RedisMode;
 use im_operator::redis_secret;
 use im_runtime::tls::{Files, ServerName, Tls};
 use im_runtime::unused_port;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const TIMEOUT: Duration = Duration::from_secs(40);
@@ -33,7 +35,10 @@ impl Certificates {
         params.distinguished_name = named("the authority");
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
         std::fs::write(folder.join("ca.crt"), authority.pem())?;
-        Ok(Self { authority, folder: folder.to_owned() })
+        Ok(Self {
+            authority,
+            folder: folder.to_owned(),
+        })
     }
 
     /// Certificate, key and authority of a process.
@@ -86,19 +91,29 @@ impl Secured {
             "tls-cert-file {certificate}\ntls-key-file {key}\ntls-ca-cert-file {authority}\ntls-auth-clients yes\ntls-replication yes\n"
         );
         let common = format!("bind 127.0.0.1\nport 0\ndir {}\n{tls}", folder.display());
-        let redis_conf = format!("{common}tls-port {redis}\nappendonly yes\n{}", secret["redis.conf"]);
+        let redis_conf = format!(
+            "{common}tls-port {redis}\nappendonly yes\n{}",
+            secret["redis.conf"]
+        );
         let sentinel_conf = format!(
             "{common}tls-port {sentinel}\nsentinel monitor im 127.0.0.1 {redis} 1\nsentinel auth-pass im {REDIS_PASSWORD}\n{}",
             secret["sentinel.conf"]
         );
         for (program, text, users) in [
             ("redis-server", redis_conf, &secret["redis-users.acl"]),
-            ("redis-sentinel", sentinel_conf, &secret["sentinel-users.acl"]),
+            (
+                "redis-sentinel",
+                sentinel_conf,
+                &secret["sentinel-users.acl"],
+            ),
         ] {
             let file = folder.join(format!("{program}.conf"));
             let own = folder.join(format!("{program}.acl"));
             std::fs::write(&own, users)?;
-            std::fs::write(&file, text.replace("/etc/imcluster/redis/users.acl", &own.to_string_lossy()))?;
+            std::fs::write(
+                &file,
+                text.replace("/etc/imcluster/redis/users.acl", &own.to_string_lossy()),
+            )?;
             let mut command = Command::new(program);
             command.arg(file);
             processes.push(Process::start(program, command, folder)?);
@@ -108,7 +123,13 @@ impl Secured {
         let url = format!("https://127.0.0.1:{etcd}");
         let peers = format!("http://{}", free_address()?);
         let mut command = Command::new("etcd");
-        command.args(["--name", "one", "--initial-cluster", &format!("one={peers}"), "--client-cert-auth"]);
+        command.args([
+            "--name",
+            "one",
+            "--initial-cluster",
+            &format!("one={peers}"),
+            "--client-cert-auth",
+        ]);
         command.args([
             "--data-dir",
             &folder.join("etcd").to_string_lossy(),
@@ -117,8 +138,20 @@ impl Secured {
             "--advertise-client-urls",
             &url,
         ]);
-        command.args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers]);
-        command.args(["--cert-file", &certificate, "--key-file", &key, "--trusted-ca-file", &authority]);
+        command.args([
+            "--listen-peer-urls",
+            &peers,
+            "--initial-advertise-peer-urls",
+            &peers,
+        ]);
+        command.args([
+            "--cert-file",
+            &certificate,
+            "--key-file",
+            &key,
+            "--trusted-ca-file",
+            &authority,
+        ]);
         processes.push(Process::start("etcd", command, folder)?);
 
         let mut secured = Self {
@@ -137,19 +170,36 @@ impl Secured {
             let tcp = free_address()?;
             let ws = free_address()?;
             let mut command = Command::new(program(tier)?);
-            command.env("IM_TLS_CERT_FILE", certificate).env("IM_TLS_KEY_FILE", key).env("IM_TLS_CA_FILE", authority);
-            let redis_url = if tier == "im-connect" { &secret["connect-url"] } else { &secret["url"] };
-            command.env("IM_REDIS_URL", with_sentinel(redis_url, sentinel)).env("IM_ETCD_ENDPOINTS", &url);
-            command.env("IM_GRPC_LISTEN", &grpc).env("IM_ADVERTISE", &grpc).env("IM_ADMIN_LISTEN", &admin);
+            command
+                .env("IM_TLS_CERT_FILE", certificate)
+                .env("IM_TLS_KEY_FILE", key)
+                .env("IM_TLS_CA_FILE", authority);
+            let redis_url = if tier == "im-connect" {
+                &secret["connect-url"]
+            } else {
+                &secret["url"]
+            };
+            command
+                .env("IM_REDIS_URL", with_sentinel(redis_url, sentinel))
+                .env("IM_ETCD_ENDPOINTS", &url);
+            command
+                .env("IM_GRPC_LISTEN", &grpc)
+                .env("IM_ADVERTISE", &grpc)
+                .env("IM_ADMIN_LISTEN", &admin);
             if tier == "im-logic" {
-                command.env("IM_HTTP_LISTEN", http).env("IM_AUTH_HS256_SECRET", SECRET);
+                command
+                    .env("IM_HTTP_LISTEN", http)
+                    .env("IM_AUTH_HS256_SECRET", SECRET);
                 secured.grpc = grpc;
             } else {
                 command.env("IM_TCP_LISTEN", tcp).env("IM_WS_LISTEN", &ws);
                 secured.connects.push(ws);
             }
-            let process =
-                Process::start(&format!("{tier}-{}", secured.connects.len()), command, secured.folder.path())?;
+            let process = Process::start(
+                &format!("{tier}-{}", secured.connects.len()),
+                command,
+                secured.folder.path(),
+            )?;
             ready(&process, &admin).await?;
             secured.processes.push(process);
         }
@@ -187,9 +237,20 @@ impl Secured {
             password,
             "--tls",
         ]);
-        cli.arg("--cert").arg(file("im-connect.crt")).arg("--key").arg(file("im-connect.key"));
-        let output = cli.arg("--cacert").arg(file("ca.crt")).args(command).output()?;
-        Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned())
+        cli.arg("--cert")
+            .arg(file("im-connect.crt"))
+            .arg("--key")
+            .arg(file("im-connect.key"));
+        let output = cli
+            .arg("--cacert")
+            .arg(file("ca.crt"))
+            .args(command)
+            .output()?;
+        Ok(
+            String::from_utf8_lossy(&[output.stdout, output.stderr].concat())
+                .trim()
+                .to_owned(),
+        )
     }
 
     /// Whether logic accepts calls with the certificate of this tier.
@@ -200,18 +261,29 @@ impl Secured {
             key: file(format!("{tier}.key")),
             authority: file("ca.crt".to_owned()),
         };
-        let Ok(tls) = Tls::load(files) else { return false };
-        let Ok(name) = ServerName::try_from("im-logic") else { return false };
-        let Ok(mut stream) = tls.connect(&self.grpc, name).await else { return false };
+        let Ok(tls) = Tls::load(files) else {
+            return false;
+        };
+        let Ok(name) = ServerName::try_from("im-logic") else {
+            return false;
+        };
+        let Ok(mut stream) = tls.connect(&self.grpc, name).await else {
+            return false;
+        };
         // The HTTP/2 preface and empty settings, which the server answers with its own.
-        let sent = stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+        let sent = stream
+            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+            .await;
         let received = tokio::time::timeout(TIMEOUT, stream.read_exact(&mut [0; 9])).await;
         sent.is_ok() && matches!(received, Ok(Ok(_)))
     }
 
     /// The end of every process's output.
     fn tails(&self) -> String {
-        self.processes.iter().map(|process| format!("{}:\n{}\n", process.name(), process.tail(12))).collect()
+        self.processes
+            .iter()
+            .map(|process| format!("{}:\n{}\n", process.name(), process.tail(12)))
+            .collect()
     }
 }
 
@@ -221,9 +293,13 @@ async fn clients_chat_while_every_internal_link_shows_certificates() -> Result<(
     let mut clients = Vec::new();
     for (user, address) in ["alice", "bob"].iter().zip(&cluster.connects) {
         let token = token(user, "", &["lobby"])?;
-        let open = until("a connection is accepted", TIMEOUT, async || JsonClient::open(address, &token).await.ok());
+        let open = until("a connection is accepted", TIMEOUT, async || {
+            JsonClient::open(address, &token).await.ok()
+        });
         let mut client = open.await.with_context(|| cluster.tails())?;
-        let subscribed = client.request(serde_json::json!({"op": "subscribe", "rooms": [{"room": "lobby"}]})).await?;
+        let subscribed = client
+            .request(serde_json::json!({"op": "subscribe", "rooms": [{"room": "lobby"}]}))
+            .await?;
         ensure!(subscribed["op"] == "subscribed", "{subscribed}");
         clients.push(client);
     }
@@ -239,14 +315,25 @@ async fn clients_chat_while_every_internal_link_shows_certificates() -> Result<(
     plain.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;
     let mut answer = Vec::new();
     let _ = tokio::time::timeout(TIMEOUT, plain.read_to_end(&mut answer)).await?;
-    ensure!(answer.first().is_none_or(|first| *first == 21), "{answer:?}");
+    ensure!(
+        answer.first().is_none_or(|first| *first == 21),
+        "{answer:?}"
+    );
 
     // A certificate of the cluster is not enough.
-    ensure!(cluster.logic_accepts("im-connect").await, "{}", cluster.tails());
+    ensure!(
+        cluster.logic_accepts("im-connect").await,
+        "{}",
+        cluster.tails()
+    );
     for tier in ["redis", "etcd", "im-logic"] {
         ensure!(!cluster.logic_accepts(tier).await, "{tier} may call logic");
     }
-    ensure!(cluster.redis_as_connect(&["ROLE"])?.starts_with("master"), "{}", cluster.redis_as_connect(&["ROLE"])?);
+    ensure!(
+        cluster.redis_as_connect(&["ROLE"])?.starts_with("master"),
+        "{}",
+        cluster.redis_as_connect(&["ROLE"])?
+    );
     for beyond in [
         &["GET", "im:{grants}:key"][..],
         &["HGETALL", "im:r:{lobby}:meta"],

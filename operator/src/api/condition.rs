@@ -205,6 +205,10 @@ impl JsonSchema for Reason {
 impl<'de> Deserialize<'de> for Reason {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        Ok(Self::ALL.iter().copied().find(|reason| reason.name() == name).unwrap_or(Self::Unrecognized))
+        Ok(Self::ALL
+            .iter()
+            .copied()
+            .find(|reason| reason.name() == name)
+            .unwrap_or(Self::Unrecognized))
     }
 }

@@ -16,7 +16,10 @@ use super::schema;
 pub struct Images {
     /// What every image's name is preceded by: `registry.example.com/mirror`. Left out: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 200), regex(pattern = "^[a-z0-9]([a-z0-9._:/-]*[a-z0-9])?$"))]
+    #[schemars(
+        length(min = 1, max = 200),
+        regex(pattern = "^[a-z0-9]([a-z0-9._:/-]*[a-z0-9])?$")
+    )]
     pub registry: Option<String>,
     /// When images are pulled.
     #[serde(default)]
@@ -73,11 +76,17 @@ impl PullPolicy {
 #[serde(rename_all = "camelCase")]
 pub struct ImageSource {
     /// Its name without registry and tag: `imcluster/connect`.
-    #[schemars(length(min = 1, max = 200), regex(pattern = "^[a-z0-9]([a-z0-9._:/-]*[a-z0-9])?$"))]
+    #[schemars(
+        length(min = 1, max = 200),
+        regex(pattern = "^[a-z0-9]([a-z0-9._:/-]*[a-z0-9])?$")
+    )]
     pub repository: String,
     /// Its tag. May be left out for connect and logic: `spec.version`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9_][A-Za-z0-9_.-]*$"))]
+    #[schemars(
+        length(min = 1, max = 128),
+        regex(pattern = "^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
+    )]
     pub tag: Option<String>,
     /// Its digest, `sha256:…`, which then decides instead of the tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -219,13 +228,27 @@ fn interval_seconds() -> i32 {
 }
 
 fn metrics_from() -> Vec<NetworkPolicyPeer> {
-    let labels = [("kubernetes.io/metadata.name".to_owned(), "monitoring".to_owned())].into();
-    let namespaces = LabelSelector { match_labels: Some(labels), ..Default::default() };
-    vec![NetworkPolicyPeer { namespace_selector: Some(namespaces), ..Default::default() }]
+    let labels = [(
+        "kubernetes.io/metadata.name".to_owned(),
+        "monitoring".to_owned(),
+    )]
+    .into();
+    let namespaces = LabelSelector {
+        match_labels: Some(labels),
+        ..Default::default()
+    };
+    vec![NetworkPolicyPeer {
+        namespace_selector: Some(namespaces),
+        ..Default::default()
+    }]
 }
 
 fn image(repository: &str, tag: Option<&str>) -> ImageSource {
-    ImageSource { repository: repository.to_owned(), tag: tag.map(str::to_owned), digest: None }
+    ImageSource {
+        repository: repository.to_owned(),
+        tag: tag.map(str::to_owned),
+        digest: None,
+    }
 }
 
 fn connect_image() -> ImageSource {
@@ -261,18 +284,29 @@ impl Default for Images {
 
 impl Default for History {
     fn default() -> Self {
-        Self { max_entries: max_entries(), max_age_days: max_age_days() }
+        Self {
+            max_entries: max_entries(),
+            max_age_days: max_age_days(),
+        }
     }
 }
 
 impl Default for PodMonitorOptions {
     fn default() -> Self {
-        Self { enabled: true, interval_seconds: interval_seconds(), labels: BTreeMap::new() }
+        Self {
+            enabled: true,
+            interval_seconds: interval_seconds(),
+            labels: BTreeMap::new(),
+        }
     }
 }
 
 impl Default for NetworkPolicies {
     fn default() -> Self {
-        Self { enabled: true, api_from: Vec::new(), metrics_from: metrics_from() }
+        Self {
+            enabled: true,
+            api_from: Vec::new(),
+            metrics_from: metrics_from(),
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! The parts of the schema that types alone don't say: bounds of lists and strings, and Kubernetes' own types without
 //! their long descriptions, so that the definition stays small.
 
-use k8s_openapi::api::core::v1::{Affinity, EnvVar, ResourceRequirements, Toleration, TopologySpreadConstraint};
+use k8s_openapi::api::core::v1::{
+    Affinity, EnvVar, ResourceRequirements, Toleration, TopologySpreadConstraint,
+};
 use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
@@ -19,10 +21,17 @@ const CHARACTERS: u64 = 1024;
 /// The definition of [`ImCluster`], as it is installed.
 pub fn crd() -> CustomResourceDefinition {
     let mut crd = ImCluster::crd();
-    let labels = [("app.kubernetes.io/part-of".to_owned(), "imcluster".to_owned())];
+    let labels = [(
+        "app.kubernetes.io/part-of".to_owned(),
+        "imcluster".to_owned(),
+    )];
     crd.metadata.labels = Some(labels.into());
     for version in &mut crd.spec.versions {
-        if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
+        if let Some(schema) = version
+            .schema
+            .as_mut()
+            .and_then(|schema| schema.open_api_v3_schema.as_mut())
+        {
             unwrap_lines(schema);
         }
     }
@@ -32,10 +41,17 @@ pub fn crd() -> CustomResourceDefinition {
 /// Descriptions break lines where the source does; `kubectl explain` breaks them again.
 fn unwrap_lines(schema: &mut JSONSchemaProps) {
     if let Some(description) = &mut schema.description {
-        let paragraphs: Vec<String> = description.split("\n\n").map(|lines| lines.replace('\n', " ")).collect();
+        let paragraphs: Vec<String> = description
+            .split("\n\n")
+            .map(|lines| lines.replace('\n', " "))
+            .collect();
         *description = paragraphs.join("\n\n");
     }
-    schema.properties.iter_mut().flatten().for_each(|(_, inner)| unwrap_lines(inner));
+    schema
+        .properties
+        .iter_mut()
+        .flatten()
+        .for_each(|(_, inner)| unwrap_lines(inner));
     if let Some(JSONSchemaPropsOrArray::Schema(inner)) = &mut schema.items {
         unwrap_lines(inner);
     }
@@ -58,7 +74,10 @@ fn text_map(longest: u64) -> Schema {
 }
 
 pub(super) fn names(_: &mut SchemaGenerator) -> Schema {
-    texts(16, json!({ "type": "string", "minLength": 1, "maxLength": 253 }))
+    texts(
+        16,
+        json!({ "type": "string", "minLength": 1, "maxLength": 253 }),
+    )
 }
 
 pub(super) fn keys(_: &mut SchemaGenerator) -> Schema {
@@ -69,7 +88,10 @@ pub(super) fn keys(_: &mut SchemaGenerator) -> Schema {
 }
 
 pub(super) fn cidrs(_: &mut SchemaGenerator) -> Schema {
-    texts(64, json!({ "type": "string", "minLength": 3, "maxLength": 49, "pattern": "^[0-9a-fA-F.:]+/[0-9]{1,3}$" }))
+    texts(
+        64,
+        json!({ "type": "string", "minLength": 3, "maxLength": 49, "pattern": "^[0-9a-fA-F.:]+/[0-9]{1,3}$" }),
+    )
 }
 
 pub(super) fn endpoints(_: &mut SchemaGenerator) -> Schema {
@@ -154,13 +176,17 @@ fn bound(schema: &mut Map<String, Value>) {
     }
     match schema.get("type").and_then(Value::as_str) {
         Some("string") => {
-            schema.entry("maxLength").or_insert_with(|| json!(CHARACTERS));
+            schema
+                .entry("maxLength")
+                .or_insert_with(|| json!(CHARACTERS));
         }
         Some("array") => {
             schema.entry("maxItems").or_insert_with(|| json!(ENTRIES));
         }
         Some("object") if schema.contains_key("additionalProperties") => {
-            schema.entry("maxProperties").or_insert_with(|| json!(ENTRIES));
+            schema
+                .entry("maxProperties")
+                .or_insert_with(|| json!(ENTRIES));
         }
         _ => {}
     }
@@ -170,6 +196,9 @@ fn bound(schema: &mut Map<String, Value>) {
         }
     }
     if let Some(Value::Object(properties)) = schema.get_mut("properties") {
-        properties.values_mut().filter_map(Value::as_object_mut).for_each(bound);
+        properties
+            .values_mut()
+            .filter_map(Value::as_object_mut)
+            .for_each(bound);
     }
 }

@@ -331,11 +331,19 @@ fn redis_prefix() -> String {
 }
 
 fn redis_storage() -> Storage {
-    Storage { size: Quantity("8Gi".to_owned()), class_name: None, retain: true }
+    Storage {
+        size: Quantity("8Gi".to_owned()),
+        class_name: None,
+        retain: true,
+    }
 }
 
 fn etcd_storage() -> Storage {
-    Storage { size: Quantity("1Gi".to_owned()), class_name: None, retain: true }
+    Storage {
+        size: Quantity("1Gi".to_owned()),
+        class_name: None,
+        retain: true,
+    }
 }
 
 impl Default for Connect {
@@ -352,7 +360,9 @@ impl Default for Connect {
 
 impl Default for Rollout {
     fn default() -> Self {
-        Self { max_draining: max_draining() }
+        Self {
+            max_draining: max_draining(),
+        }
     }
 }
 
@@ -371,7 +381,10 @@ impl Default for Service {
 
 impl Default for Logic {
     fn default() -> Self {
-        Self { replicas: one(), pod: Pod::default() }
+        Self {
+            replicas: one(),
+            pod: Pod::default(),
+        }
     }
 }
 
@@ -403,6 +416,7 @@ impl Default for Etcd {
 impl Service {
     /// Whether it hides clients' addresses, so that limits by address can't hold.
     pub(crate) fn hides_addresses(&self) -> bool {
-        self.kind != ServiceType::ClusterIP && self.external_traffic_policy == Some(TrafficPolicy::Cluster)
+        self.kind != ServiceType::ClusterIP
+            && self.external_traffic_policy == Some(TrafficPolicy::Cluster)
     }
 }

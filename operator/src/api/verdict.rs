@@ -16,17 +16,29 @@ pub(crate) struct Verdict {
 impl Verdict {
     /// The condition is `True`.
     pub(crate) fn yes(reason: Reason, message: impl Into<String>) -> Self {
-        Self { status: ConditionStatus::True, reason, message: message.into() }
+        Self {
+            status: ConditionStatus::True,
+            reason,
+            message: message.into(),
+        }
     }
 
     /// The condition is `False`.
     pub(crate) fn no(reason: Reason, message: impl Into<String>) -> Self {
-        Self { status: ConditionStatus::False, reason, message: message.into() }
+        Self {
+            status: ConditionStatus::False,
+            reason,
+            message: message.into(),
+        }
     }
 
     /// The condition is `Unknown`.
     pub(crate) fn unknown(reason: Reason, message: impl Into<String>) -> Self {
-        Self { status: ConditionStatus::Unknown, reason, message: message.into() }
+        Self {
+            status: ConditionStatus::Unknown,
+            reason,
+            message: message.into(),
+        }
     }
 
     /// Whether the condition is `True`.

@@ -1,6 +1,8 @@
 //! Connect: a Deployment whose pods hand their clients over before they end, and the Service that clients connect to.
 
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
+use k8s_openapi::api::apps::v1::{
+    Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
+};
 use k8s_openapi::api::core::v1::{EnvVar, Service, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -22,7 +24,10 @@ const NO_LIMIT: &str = "10000000";
 pub(crate) fn max_draining(rollout: &Rollout, replicas: i32) -> i32 {
     let number = match &rollout.max_draining {
         IntOrString::Int(number) => *number,
-        IntOrString::String(share) => match share.strip_suffix('%').and_then(|share| share.parse::<i32>().ok()) {
+        IntOrString::String(share) => match share
+            .strip_suffix('%')
+            .and_then(|share| share.parse::<i32>().ok())
+        {
             Some(percent) => replicas.saturating_mul(percent) / 100,
             None => 1,
         },
@@ -39,9 +44,15 @@ pub(super) fn objects(building: &mut Building<'_>) {
 
     let run = &inputs.runs.connect;
     let mut container = services::process(building, Tier::Connect, run, names::CONNECT_GRPC_PORT);
-    container.env.get_or_insert_default().extend(environment(building));
+    container
+        .env
+        .get_or_insert_default()
+        .extend(environment(building));
     let clients = [port("tcp", names::TCP_PORT), port("ws", names::WS_PORT)];
-    container.ports.get_or_insert_default().splice(0..0, clients);
+    container
+        .ports
+        .get_or_insert_default()
+        .splice(0..0, clients);
     container.lifecycle = Some(services::sleep_first(SLEEP));
     let volumes = services::volumes(building, Tier::Connect);
     let template = template(
@@ -70,7 +81,10 @@ pub(super) fn objects(building: &mut Building<'_>) {
             strategy: Some(DeploymentStrategy {
                 type_: Some("RollingUpdate".to_owned()),
                 rolling_update: Some(RollingUpdateDeployment {
-                    max_surge: Some(IntOrString::Int(max_draining(&connect.rollout, connect.replicas))),
+                    max_surge: Some(IntOrString::Int(max_draining(
+                        &connect.rollout,
+                        connect.replicas,
+                    ))),
                     max_unavailable: Some(IntOrString::Int(0)),
                 }),
             }),
@@ -84,7 +98,10 @@ pub(super) fn objects(building: &mut Building<'_>) {
 
 fn environment(building: &Building<'_>) -> Vec<EnvVar> {
     let valid = building.valid;
-    let mut all = vec![variable("IM_DRAIN_DEADLINE", format!("{}s", valid.spec().connect.drain_seconds))];
+    let mut all = vec![variable(
+        "IM_DRAIN_DEADLINE",
+        format!("{}s", valid.spec().connect.drain_seconds),
+    )];
     if valid.hides_addresses() {
         let given = &valid.spec().connect.pod.extra_env;
         let limits = [
@@ -93,7 +110,9 @@ fn environment(building: &Building<'_>) -> Vec<EnvVar> {
             "IM_ACCEPTS_PER_SECOND_PER_IP",
             "IM_AUTH_FAILURES_PER_IP",
         ];
-        let open = limits.into_iter().filter(|name| given.iter().all(|variable| variable.name != *name));
+        let open = limits
+            .into_iter()
+            .filter(|name| given.iter().all(|variable| variable.name != *name));
         all.extend(open.map(|name| variable(name, NO_LIMIT)));
     }
     all
@@ -115,9 +134,12 @@ fn service(building: &Building<'_>) -> Service {
     ws.node_port = node_ports.and_then(|ports| ports.ws);
     let policy = match given.kind {
         ServiceType::ClusterIP => None,
-        ServiceType::NodePort | ServiceType::LoadBalancer => {
-            Some(given.external_traffic_policy.unwrap_or(TrafficPolicy::Local).name())
-        }
+        ServiceType::NodePort | ServiceType::LoadBalancer => Some(
+            given
+                .external_traffic_policy
+                .unwrap_or(TrafficPolicy::Local)
+                .name(),
+        ),
     };
     Service {
         metadata,

@@ -1,9 +1,9 @@
 //! Containers and volumes: what is the same in every tier's.
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, ExecAction, HTTPGetAction,
-    KeyToPath, Lifecycle, LifecycleHandler, ObjectFieldSelector, Probe, SeccompProfile, SecretKeySelector,
-    SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource,
+    ExecAction, HTTPGetAction, KeyToPath, Lifecycle, LifecycleHandler, ObjectFieldSelector, Probe,
+    SeccompProfile, SecretKeySelector, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -29,7 +29,11 @@ pub(super) fn secret(volume: &str, secret: &str, items: &[(&str, &str)], folder:
         optional: None,
     };
     Mounted {
-        volume: Volume { name: volume.to_owned(), secret: Some(source), ..Default::default() },
+        volume: Volume {
+            name: volume.to_owned(),
+            secret: Some(source),
+            ..Default::default()
+        },
         mount: mount(volume, folder, true),
     }
 }
@@ -43,19 +47,31 @@ pub(super) fn config_map(volume: &str, config_map: &str, keys: &[String], folder
         optional: None,
     };
     Mounted {
-        volume: Volume { name: volume.to_owned(), config_map: Some(source), ..Default::default() },
+        volume: Volume {
+            name: volume.to_owned(),
+            config_map: Some(source),
+            ..Default::default()
+        },
         mount: mount(volume, folder, true),
     }
 }
 
 /// The tier's certificate and the authority's.
 pub(super) fn tls(cluster: &str, tier: Tier) -> Mounted {
-    let items = [("tls.crt", "tls.crt"), ("tls.key", "tls.key"), ("ca.crt", "ca.crt")];
+    let items = [
+        ("tls.crt", "tls.crt"),
+        ("tls.key", "tls.key"),
+        ("ca.crt", "ca.crt"),
+    ];
     secret("tls", &names::tls_name(cluster, tier), &items, TLS_FOLDER)
 }
 
 fn path(key: &str, file: &str) -> KeyToPath {
-    KeyToPath { key: key.to_owned(), path: file.to_owned(), mode: None }
+    KeyToPath {
+        key: key.to_owned(),
+        path: file.to_owned(),
+        mode: None,
+    }
 }
 
 pub(super) fn mount(volume: &str, folder: &str, read_only: bool) -> VolumeMount {
@@ -77,31 +93,62 @@ pub(super) fn port(name: &str, number: i32) -> ContainerPort {
 }
 
 pub(super) fn variable(name: &str, value: impl Into<String>) -> EnvVar {
-    EnvVar { name: name.to_owned(), value: Some(value.into()), value_from: None }
+    EnvVar {
+        name: name.to_owned(),
+        value: Some(value.into()),
+        value_from: None,
+    }
 }
 
 /// A variable with a key of a Secret.
 pub(super) fn from_secret(name: &str, secret: &str, key: &str) -> EnvVar {
-    let key = SecretKeySelector { name: secret.to_owned(), key: key.to_owned(), optional: None };
-    let source = EnvVarSource { secret_key_ref: Some(key), ..Default::default() };
-    EnvVar { name: name.to_owned(), value: None, value_from: Some(source) }
+    let key = SecretKeySelector {
+        name: secret.to_owned(),
+        key: key.to_owned(),
+        optional: None,
+    };
+    let source = EnvVarSource {
+        secret_key_ref: Some(key),
+        ..Default::default()
+    };
+    EnvVar {
+        name: name.to_owned(),
+        value: None,
+        value_from: Some(source),
+    }
 }
 
 /// A variable with a fact of the pod, such as `metadata.name`.
 pub(super) fn field(name: &str, path: &str) -> EnvVar {
-    let field = ObjectFieldSelector { api_version: Some("v1".to_owned()), field_path: path.to_owned() };
-    let source = EnvVarSource { field_ref: Some(field), ..Default::default() };
-    EnvVar { name: name.to_owned(), value: None, value_from: Some(source) }
+    let field = ObjectFieldSelector {
+        api_version: Some("v1".to_owned()),
+        field_path: path.to_owned(),
+    };
+    let source = EnvVarSource {
+        field_ref: Some(field),
+        ..Default::default()
+    };
+    EnvVar {
+        name: name.to_owned(),
+        value: None,
+        value_from: Some(source),
+    }
 }
 
 /// No privilege, nothing written outside of volumes: what the restricted Pod Security Standard asks for, and more.
 pub(super) fn security() -> SecurityContext {
     SecurityContext {
         allow_privilege_escalation: Some(false),
-        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+        capabilities: Some(Capabilities {
+            drop: Some(vec!["ALL".to_owned()]),
+            add: None,
+        }),
         read_only_root_filesystem: Some(true),
         run_as_non_root: Some(true),
-        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+        seccomp_profile: Some(SeccompProfile {
+            type_: "RuntimeDefault".to_owned(),
+            localhost_profile: None,
+        }),
         ..Default::default()
     }
 }
@@ -114,27 +161,45 @@ pub(super) fn http_probe(path: &str, port: &str, period: i32, failures: i32) -> 
         scheme: Some("HTTP".to_owned()),
         ..Default::default()
     };
-    Probe { http_get: Some(get), ..probe(period, failures) }
+    Probe {
+        http_get: Some(get),
+        ..probe(period, failures)
+    }
 }
 
 /// Asks a redis or a Sentinel on this port for any answer: one that is loading, or wants a password first, lives.
 pub(super) fn redis_probe(port: i32, period: i32, failures: i32) -> Probe {
-    Probe { exec: Some(redis_cli(port, &["ping"])), ..probe(period, failures) }
+    Probe {
+        exec: Some(redis_cli(port, &["ping"])),
+        ..probe(period, failures)
+    }
 }
 
 /// Says something to the redis or Sentinel on this port of the same pod.
 pub(super) fn redis_cli(port: i32, words: &[&str]) -> ExecAction {
     let port = port.to_string();
-    let [cert, key, authority] = ["tls.crt", "tls.key", "ca.crt"].map(|file| format!("{TLS_FOLDER}/{file}"));
+    let [cert, key, authority] =
+        ["tls.crt", "tls.key", "ca.crt"].map(|file| format!("{TLS_FOLDER}/{file}"));
     let address = ["redis-cli", "-h", "127.0.0.1", "-p", &port];
-    let tls = ["--tls", "--cert", &cert, "--key", &key, "--cacert", &authority];
-    let words = address.iter().chain(&tls).chain(words).map(|&word| word.to_owned());
-    ExecAction { command: Some(words.collect()) }
+    let tls = [
+        "--tls", "--cert", &cert, "--key", &key, "--cacert", &authority,
+    ];
+    let words = address
+        .iter()
+        .chain(&tls)
+        .chain(words)
+        .map(|&word| word.to_owned());
+    ExecAction {
+        command: Some(words.collect()),
+    }
 }
 
 /// Does this in a container before it is told to end.
 pub(super) fn before_end(handler: LifecycleHandler) -> Lifecycle {
-    Lifecycle { pre_stop: Some(handler), ..Default::default() }
+    Lifecycle {
+        pre_stop: Some(handler),
+        ..Default::default()
+    }
 }
 
 fn probe(period: i32, failures: i32) -> Probe {
@@ -159,7 +224,12 @@ pub(super) fn container(building: &Building<'_>, tier: Tier, image: &str) -> Con
 }
 
 /// A container that runs `im-operator` before a pod's own begins.
-pub(super) fn init(building: &Building<'_>, name: &str, args: Vec<String>, mounts: Vec<VolumeMount>) -> Container {
+pub(super) fn init(
+    building: &Building<'_>,
+    name: &str,
+    args: Vec<String>,
+    mounts: Vec<VolumeMount>,
+) -> Container {
     let mut init = container(building, Tier::Cluster, &building.inputs.init_image);
     init.name = name.to_owned();
     init.command = Some(vec!["im-operator".to_owned()]);
@@ -170,6 +240,8 @@ pub(super) fn init(building: &Building<'_>, name: &str, args: Vec<String>, mount
 
 /// Writes the file that a redis or Sentinel starts with for the first time; see [`crate::init::seed`].
 pub(super) fn seed(building: &Building<'_>, file: &str, text: &str) -> Container {
-    let args = ["seed", "--file", file, "--text", text].map(str::to_owned).to_vec();
+    let args = ["seed", "--file", file, "--text", text]
+        .map(str::to_owned)
+        .to_vec();
     init(building, "seed", args, vec![mount("data", "/data", false)])
 }

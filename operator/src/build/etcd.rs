@@ -20,7 +20,10 @@ pub(super) fn objects(building: &mut Building<'_>) {
     let (valid, inputs) = (building.valid, building.inputs);
     let etcd = &valid.spec().etcd;
     common(building, Tier::Etcd, Unhealthy::IfHealthyBudget);
-    let ports = vec![service_port("client", names::ETCD_CLIENT_PORT), service_port("peer", names::ETCD_PEER_PORT)];
+    let ports = vec![
+        service_port("client", names::ETCD_CLIENT_PORT),
+        service_port("peer", names::ETCD_PEER_PORT),
+    ];
     headless(building, Tier::Etcd, ports);
 
     let said = building.ignored.len();
@@ -33,7 +36,13 @@ pub(super) fn objects(building: &mut Building<'_>) {
     }
     // That a cluster exists by now is no reason to restart its members.
     let counts = Some(timeless);
-    let stateful = Stateful { tier: Tier::Etcd, replicas: etcd.replicas, storage: &etcd.storage, template, counts };
+    let stateful = Stateful {
+        tier: Tier::Etcd,
+        replicas: etcd.replicas,
+        storage: &etcd.storage,
+        template,
+        counts,
+    };
     stateful_set(building, stateful);
     monitor::pods(building, Tier::Etcd, "metrics");
 }
@@ -55,7 +64,11 @@ fn pods(building: &mut Building<'_>, existing: bool) -> PodTemplateSpec {
     container.readiness_probe = Some(http_probe("/readyz", "metrics", 5, 3));
     container.liveness_probe = Some(http_probe("/livez", "metrics", 10, 6));
     let tls = tls(valid.name(), Tier::Etcd);
-    let init = if existing { vec![join(building, &tls)] } else { Vec::new() };
+    let init = if existing {
+        vec![join(building, &tls)]
+    } else {
+        Vec::new()
+    };
     template(
         building,
         Parts {
@@ -75,7 +88,10 @@ fn pods(building: &mut Building<'_>, existing: bool) -> PodTemplateSpec {
 /// Waits with an empty volume; see [`crate::init::join`].
 fn join(building: &Building<'_>, tls: &Mounted) -> Container {
     let valid = building.valid;
-    let host = format!("$(POD_NAME).{}", names::service_host(valid.name(), valid.namespace(), Tier::Etcd));
+    let host = format!(
+        "$(POD_NAME).{}",
+        names::service_host(valid.name(), valid.namespace(), Tier::Etcd)
+    );
     let args = [
         "join",
         "--data",
@@ -96,11 +112,17 @@ fn join(building: &Building<'_>, tls: &Mounted) -> Container {
 fn arguments(building: &Building<'_>, existing: bool) -> Vec<String> {
     let valid = building.valid;
     let (cluster, namespace) = (valid.name(), valid.namespace());
-    let host = format!("$(POD_NAME).{}", names::service_host(cluster, namespace, Tier::Etcd));
+    let host = format!(
+        "$(POD_NAME).{}",
+        names::service_host(cluster, namespace, Tier::Etcd)
+    );
     let (client, peer) = (names::ETCD_CLIENT_PORT, names::ETCD_PEER_PORT);
     let member = |ordinal| {
         let name = format!("{}-{ordinal}", names::object_name(cluster, Tier::Etcd));
-        format!("{name}=https://{}:{peer}", names::pod_host(cluster, namespace, Tier::Etcd, ordinal))
+        format!(
+            "{name}=https://{}:{peer}",
+            names::pod_host(cluster, namespace, Tier::Etcd, ordinal)
+        )
     };
     let members: Vec<String> = (0..valid.spec().etcd.replicas).map(member).collect();
     let state = if existing { "existing" } else { "new" };
@@ -115,7 +137,10 @@ fn arguments(building: &Building<'_>, existing: bool) -> Vec<String> {
         format!("--initial-cluster={}", members.join(",")),
         format!("--initial-cluster-state={state}"),
         format!("--initial-cluster-token={}", valid.uid()),
-        format!("--listen-metrics-urls=http://0.0.0.0:{}", names::ETCD_METRICS_PORT),
+        format!(
+            "--listen-metrics-urls=http://0.0.0.0:{}",
+            names::ETCD_METRICS_PORT
+        ),
         format!("--cert-file={folder}/tls.crt"),
         format!("--key-file={folder}/tls.key"),
         format!("--trusted-ca-file={folder}/ca.crt"),
@@ -129,7 +154,10 @@ fn arguments(building: &Building<'_>, existing: bool) -> Vec<String> {
         "--peer-skip-client-san-verification=true".to_owned(),
         "--auto-compaction-mode=periodic".to_owned(),
         "--auto-compaction-retention=1h".to_owned(),
-        format!("--quota-backend-bytes={}", quota(&valid.spec().etcd.storage.size, building.inputs.etcd_volume)),
+        format!(
+            "--quota-backend-bytes={}",
+            quota(&valid.spec().etcd.storage.size, building.inputs.etcd_volume)
+        ),
     ]
 }
 
@@ -137,5 +165,9 @@ fn arguments(building: &Building<'_>, existing: bool) -> Vec<String> {
 /// is written anew within seconds. Beyond it writes are refused, which is better than a full volume. `there`: how large the
 /// smallest volume is, which may have to grow yet to the size that is asked for.
 fn quota(size: &Quantity, there: Option<u64>) -> u64 {
-    quantity::bytes(size).into_iter().chain(there).min().map_or(QUOTA, |bytes| (bytes / 4 * 3).min(QUOTA))
+    quantity::bytes(size)
+        .into_iter()
+        .chain(there)
+        .min()
+        .map_or(QUOTA, |bytes| (bytes / 4 * 3).min(QUOTA))
 }

@@ -34,11 +34,19 @@ pub(crate) fn selector(cluster: &str, tier: Tier) -> BTreeMap<String, String> {
 }
 
 pub(super) fn label_selector(valid: &Valid, tier: Tier) -> LabelSelector {
-    LabelSelector { match_labels: Some(selector(valid.name(), tier)), ..Default::default() }
+    LabelSelector {
+        match_labels: Some(selector(valid.name(), tier)),
+        ..Default::default()
+    }
 }
 
 pub(super) fn all(valid: &Valid, tier: Tier) -> BTreeMap<String, String> {
-    let own = [(NAME, "imcluster"), (INSTANCE, valid.name()), (PART_OF, "imcluster"), (MANAGED_BY, OPERATOR)];
+    let own = [
+        (NAME, "imcluster"),
+        (INSTANCE, valid.name()),
+        (PART_OF, "imcluster"),
+        (MANAGED_BY, OPERATOR),
+    ];
     let mut labels = texts(own);
     labels.extend(selector(valid.name(), tier));
     labels
@@ -73,11 +81,22 @@ fn owner(valid: &Valid) -> OwnerReference {
 
 /// A text as a label may hold it.
 pub(super) fn value(text: &str) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '-' };
+    let plain = |c: char| {
+        if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') {
+            c
+        } else {
+            '-'
+        }
+    };
     let short: String = text.chars().map(plain).take(63).collect();
-    short.trim_matches(|c: char| !c.is_ascii_alphanumeric()).to_owned()
+    short
+        .trim_matches(|c: char| !c.is_ascii_alphanumeric())
+        .to_owned()
 }
 
 pub(super) fn texts<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
-    pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    pairs
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
 }

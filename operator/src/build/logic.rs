@@ -1,6 +1,8 @@
 //! Logic: a Deployment, and a Service for the HTTP API.
 
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
+use k8s_openapi::api::apps::v1::{
+    Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
+};
 use k8s_openapi::api::core::v1::{EnvVar, Service, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -35,8 +37,14 @@ pub(super) fn objects(building: &mut Building<'_>) {
 
     let run = &inputs.runs.logic;
     let mut container = services::process(building, Tier::Logic, run, names::LOGIC_GRPC_PORT);
-    container.env.get_or_insert_default().extend(environment(building));
-    container.ports.get_or_insert_default().insert(0, port("http", names::HTTP_PORT));
+    container
+        .env
+        .get_or_insert_default()
+        .extend(environment(building));
+    container
+        .ports
+        .get_or_insert_default()
+        .insert(0, port("http", names::HTTP_PORT));
     let mut volumes = services::volumes(building, Tier::Logic);
     volumes.extend(credentials(building));
     let template = template(
@@ -82,21 +90,41 @@ fn environment(building: &Building<'_>) -> Vec<EnvVar> {
     let mut all = vec![
         variable("IM_DRAIN_DEADLINE", format!("{DRAIN}s")),
         variable("IM_DRAIN_AT_LEAST", format!("{AT_LEAST}s")),
-        variable("IM_HISTORY_MAX_ENTRIES", spec.history.max_entries.to_string()),
+        variable(
+            "IM_HISTORY_MAX_ENTRIES",
+            spec.history.max_entries.to_string(),
+        ),
         variable("IM_HISTORY_MAX_AGE", age(spec.history.max_age_days)),
-        variable("IM_REDIS_WAIT_REPLICAS", redis::confirming_replicas(&spec.redis).to_string()),
+        variable(
+            "IM_REDIS_WAIT_REPLICAS",
+            redis::confirming_replicas(&spec.redis).to_string(),
+        ),
     ];
     let auth = &spec.auth;
     if auth.hs256_secret.is_some() || auth.is_generated() {
-        all.push(variable("IM_AUTH_HS256_SECRET_FILE", format!("{AUTH_FOLDER}/hs256-secret")));
+        all.push(variable(
+            "IM_AUTH_HS256_SECRET_FILE",
+            format!("{AUTH_FOLDER}/hs256-secret"),
+        ));
     }
     if let Some(keys) = &auth.public_keys {
-        let files: Vec<String> = keys.keys.iter().map(|key| format!("{KEYS_FOLDER}/{key}")).collect();
+        let files: Vec<String> = keys
+            .keys
+            .iter()
+            .map(|key| format!("{KEYS_FOLDER}/{key}"))
+            .collect();
         all.push(variable("IM_AUTH_PUBLIC_KEY_FILE", files.join(",")));
     }
-    let texts =
-        [("IM_AUTH_JWKS_URL", &auth.jwks_url), ("IM_AUTH_ISSUER", &auth.issuer), ("IM_AUTH_AUDIENCE", &auth.audience)];
-    all.extend(texts.into_iter().filter_map(|(name, value)| Some(variable(name, value.as_deref()?))));
+    let texts = [
+        ("IM_AUTH_JWKS_URL", &auth.jwks_url),
+        ("IM_AUTH_ISSUER", &auth.issuer),
+        ("IM_AUTH_AUDIENCE", &auth.audience),
+    ];
+    all.extend(
+        texts
+            .into_iter()
+            .filter_map(|(name, value)| Some(variable(name, value.as_deref()?))),
+    );
     all
 }
 
@@ -112,13 +140,28 @@ fn credentials(building: &Building<'_>) -> Vec<Mounted> {
     let auth = &valid.spec().auth;
     let mut all = Vec::new();
     if let Some(given) = &auth.hs256_secret {
-        all.push(container::secret("auth", &given.name, &[(&given.key, "hs256-secret")], AUTH_FOLDER));
+        all.push(container::secret(
+            "auth",
+            &given.name,
+            &[(&given.key, "hs256-secret")],
+            AUTH_FOLDER,
+        ));
     } else if auth.is_generated() {
         let own = names::secret_name(valid.name(), "auth");
-        all.push(container::secret("auth", &own, &[("hs256-secret", "hs256-secret")], AUTH_FOLDER));
+        all.push(container::secret(
+            "auth",
+            &own,
+            &[("hs256-secret", "hs256-secret")],
+            AUTH_FOLDER,
+        ));
     }
     if let Some(keys) = &auth.public_keys {
-        all.push(container::config_map("keys", &keys.config_map, &keys.keys, KEYS_FOLDER));
+        all.push(container::config_map(
+            "keys",
+            &keys.config_map,
+            &keys.keys,
+            KEYS_FOLDER,
+        ));
     }
     all
 }

@@ -33,5 +33,7 @@ pub(super) fn pods(building: &mut Building<'_>, tier: Tier, port: &str) {
             "podMetricsEndpoints": [{ "port": port, "path": "/metrics", "interval": format!("{}s", wanted.interval_seconds) }],
         },
     });
-    building.list.push(Object::dynamic(tier, pod_monitor_resource(), body));
+    building
+        .list
+        .push(Object::dynamic(tier, pod_monitor_resource(), body));
 }

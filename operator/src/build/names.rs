@@ -50,7 +50,11 @@ pub(crate) fn service_host(cluster: &str, namespace: &str, tier: Tier) -> String
 
 /// A pod of a tier's StatefulSet: `demo-redis-0.demo-redis.chat.svc`.
 pub(crate) fn pod_host(cluster: &str, namespace: &str, tier: Tier, ordinal: i32) -> String {
-    format!("{}-{ordinal}.{}", object_name(cluster, tier), service_host(cluster, namespace, tier))
+    format!(
+        "{}-{ordinal}.{}",
+        object_name(cluster, tier),
+        service_host(cluster, namespace, tier)
+    )
 }
 
 /// Where clients find etcd.
@@ -59,7 +63,10 @@ pub(crate) fn etcd_endpoints(valid: &Valid) -> Vec<String> {
     match (etcd.mode, &etcd.external) {
         (EtcdMode::External, Some(external)) => external.endpoints.clone(),
         _ => {
-            let members = etcd_members(&Key::of(valid.cluster()), usize::try_from(etcd.replicas).unwrap_or_default());
+            let members = etcd_members(
+                &Key::of(valid.cluster()),
+                usize::try_from(etcd.replicas).unwrap_or_default(),
+            );
             members.into_iter().map(|member| member.client).collect()
         }
     }
@@ -83,5 +90,7 @@ pub(crate) fn etcd_members(cluster: &Key, count: usize) -> Vec<EtcdMember> {
             peer: format!("https://{host}:{ETCD_PEER_PORT}"),
         }
     };
-    (0..i32::try_from(count).unwrap_or(i32::MAX)).map(member).collect()
+    (0..i32::try_from(count).unwrap_or(i32::MAX))
+        .map(member)
+        .collect()
 }

@@ -1,7 +1,8 @@
 //! Network policies: every tier takes connections from those who need it, and from nobody else.
 
 use k8s_openapi::api::networking::v1::{
-    NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
+    NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
+    NetworkPolicySpec,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -44,9 +45,17 @@ pub(super) fn policies(building: &mut Building<'_>) {
     if spec.redis.mode != RedisMode::External {
         let mut clients = vec![connect.clone(), logic.clone(), operator.clone()];
         if spec.redis.mode == RedisMode::Sentinel {
-            let watchers = vec![connect.clone(), logic.clone(), sentinel.clone(), operator.clone()];
+            let watchers = vec![
+                connect.clone(),
+                logic.clone(),
+                sentinel.clone(),
+                operator.clone(),
+            ];
             clients.extend([redis, sentinel]);
-            all.push((Tier::Sentinel, vec![rule(&[names::SENTINEL_PORT], watchers)]));
+            all.push((
+                Tier::Sentinel,
+                vec![rule(&[names::SENTINEL_PORT], watchers)],
+            ));
         }
         all.push((Tier::Redis, vec![rule(&[names::REDIS_PORT], clients)]));
     }
@@ -55,7 +64,10 @@ pub(super) fn policies(building: &mut Building<'_>) {
             Tier::Etcd,
             vec![
                 // A member with an empty volume asks the others whether they await it.
-                rule(&[names::ETCD_CLIENT_PORT], vec![connect, logic, operator, etcd.clone()]),
+                rule(
+                    &[names::ETCD_CLIENT_PORT],
+                    vec![connect, logic, operator, etcd.clone()],
+                ),
                 rule(&[names::ETCD_PEER_PORT], vec![etcd]),
                 rule(&[names::ETCD_METRICS_PORT], metrics),
             ],
@@ -82,15 +94,24 @@ fn rule(ports: &[i32], from: Vec<NetworkPolicyPeer>) -> NetworkPolicyIngressRule
         protocol: Some("TCP".to_owned()),
         end_port: None,
     };
-    NetworkPolicyIngressRule { ports: Some(ports.iter().map(port).collect()), from: (!from.is_empty()).then_some(from) }
+    NetworkPolicyIngressRule {
+        ports: Some(ports.iter().map(port).collect()),
+        from: (!from.is_empty()).then_some(from),
+    }
 }
 
 fn pods_of(building: &Building<'_>, tier: Tier) -> NetworkPolicyPeer {
-    NetworkPolicyPeer { pod_selector: Some(labels::label_selector(building.valid, tier)), ..Default::default() }
+    NetworkPolicyPeer {
+        pod_selector: Some(labels::label_selector(building.valid, tier)),
+        ..Default::default()
+    }
 }
 
 fn operator(building: &Building<'_>) -> NetworkPolicyPeer {
-    let select = |pairs| LabelSelector { match_labels: Some(pairs), ..Default::default() };
+    let select = |pairs| LabelSelector {
+        match_labels: Some(pairs),
+        ..Default::default()
+    };
     let namespace = building.inputs.operator_namespace.as_str();
     NetworkPolicyPeer {
         namespace_selector: Some(select(texts([("kubernetes.io/metadata.name", namespace)]))),

@@ -14,8 +14,15 @@ pub(crate) struct Ignored {
 const KEYS: &[&str] = &["mountPath", "containerPort", "name"];
 
 /// Adds what `user` says to `own`, and notes what can't be added.
-pub(super) fn merge(field: &str, user: &Value, own: PodTemplateSpec, ignored: &mut Vec<Ignored>) -> PodTemplateSpec {
-    let Ok(mut merged) = serde_json::to_value(&own) else { return own };
+pub(super) fn merge(
+    field: &str,
+    user: &Value,
+    own: PodTemplateSpec,
+    ignored: &mut Vec<Ignored>,
+) -> PodTemplateSpec {
+    let Ok(mut merged) = serde_json::to_value(&own) else {
+        return own;
+    };
     let mut conflicts = Vec::new();
     join(field, user, &mut merged, &mut conflicts);
     match serde_json::from_value(merged) {
@@ -25,7 +32,9 @@ pub(super) fn merge(field: &str, user: &Value, own: PodTemplateSpec, ignored: &m
         }
         // `validate` refuses what Kubernetes' types don't take, so this is for what slips through it.
         Err(_) => {
-            ignored.push(Ignored { field: field.to_owned() });
+            ignored.push(Ignored {
+                field: field.to_owned(),
+            });
             own
         }
     }
@@ -35,15 +44,24 @@ fn join(field: &str, user: &Value, own: &mut Value, ignored: &mut Vec<Ignored>) 
     match (user, own) {
         (Value::Null, _) => {}
         (Value::Object(user), Value::Object(own)) => objects(field, user, own, ignored),
-        (Value::Array(user), Value::Array(own)) if user.iter().chain(own.iter()).all(Value::is_object) => {
+        (Value::Array(user), Value::Array(own))
+            if user.iter().chain(own.iter()).all(Value::is_object) =>
+        {
             lists(field, user, own, ignored);
         }
         (user, own) if user == own => {}
-        _ => ignored.push(Ignored { field: field.to_owned() }),
+        _ => ignored.push(Ignored {
+            field: field.to_owned(),
+        }),
     }
 }
 
-fn objects(field: &str, user: &Map<String, Value>, own: &mut Map<String, Value>, ignored: &mut Vec<Ignored>) {
+fn objects(
+    field: &str,
+    user: &Map<String, Value>,
+    own: &mut Map<String, Value>,
+    ignored: &mut Vec<Ignored>,
+) {
     for (key, value) in user {
         match own.get_mut(key) {
             Some(own) => join(&format!("{field}.{key}"), value, own, ignored),
@@ -56,10 +74,13 @@ fn objects(field: &str, user: &Map<String, Value>, own: &mut Map<String, Value>,
 
 fn lists(field: &str, user: &[Value], own: &mut Vec<Value>, ignored: &mut Vec<Ignored>) {
     for (index, entry) in user.iter().enumerate() {
-        let same = KEYS.iter().find(|&&key| entry.get(key).is_some()).and_then(|&key| {
-            let name = entry.get(key);
-            own.iter().position(|other| other.get(key) == name)
-        });
+        let same = KEYS
+            .iter()
+            .find(|&&key| entry.get(key).is_some())
+            .and_then(|&key| {
+                let name = entry.get(key);
+                own.iter().position(|other| other.get(key) == name)
+            });
         match same {
             Some(at) => join(&format!("{field}[{index}]"), entry, &mut own[at], ignored),
             None => own.push(entry.clone()),
@@ -119,10 +140,18 @@ mod tests {
             "containers": [{ "name": "c", "volumeMounts": [{ "name": "tls", "mountPath": "/etc/tls" }] }],
         } });
         let (template, ignored) = merged(user, own);
-        let mounts = template["spec"]["containers"][0]["volumeMounts"].as_array().expect("mounts");
+        let mounts = template["spec"]["containers"][0]["volumeMounts"]
+            .as_array()
+            .expect("mounts");
         assert_eq!(mounts.len(), 2);
         assert_eq!(mounts[0]["name"], "tls");
-        assert_eq!(template["spec"]["tolerations"].as_array().map(Vec::len), Some(2));
-        assert_eq!(ignored, ["podOverrides.spec.containers[0].volumeMounts[1].name"]);
+        assert_eq!(
+            template["spec"]["tolerations"].as_array().map(Vec::len),
+            Some(2)
+        );
+        assert_eq!(
+            ignored,
+            ["podOverrides.spec.containers[0].volumeMounts[1].name"]
+        );
     }
 }

@@ -36,10 +36,29 @@ pub(super) struct Parts<'a> {
 }
 
 pub(super) fn template(building: &mut Building<'_>, parts: Parts<'_>) -> PodTemplateSpec {
-    let Parts { tier, pod, field, run, mut container, init, volumes, labels: more, grace } = parts;
-    let (volumes, mounts): (Vec<_>, Vec<_>) = volumes.into_iter().map(|one| (one.volume, one.mount)).unzip();
-    container.volume_mounts.get_or_insert_default().extend(mounts);
-    container.env.get_or_insert_default().extend(pod.extra_env.iter().cloned());
+    let Parts {
+        tier,
+        pod,
+        field,
+        run,
+        mut container,
+        init,
+        volumes,
+        labels: more,
+        grace,
+    } = parts;
+    let (volumes, mounts): (Vec<_>, Vec<_>) = volumes
+        .into_iter()
+        .map(|one| (one.volume, one.mount))
+        .unzip();
+    container
+        .volume_mounts
+        .get_or_insert_default()
+        .extend(mounts);
+    container
+        .env
+        .get_or_insert_default()
+        .extend(pod.extra_env.iter().cloned());
     container.resources = pod.resources.clone();
     let spec = PodSpec {
         affinity: pod.affinity.clone(),
@@ -63,10 +82,22 @@ pub(super) fn template(building: &mut Building<'_>, parts: Parts<'_>) -> PodTemp
     all.extend(labels::all(building.valid, tier));
     all.extend(labels::texts([(labels::VERSION, run.version.as_str())]));
     all.extend(more);
-    let metadata = ObjectMeta { labels: Some(all), annotations: annotations_of(pod), ..Default::default() };
-    let template = PodTemplateSpec { metadata: Some(metadata), spec: Some(spec) };
+    let metadata = ObjectMeta {
+        labels: Some(all),
+        annotations: annotations_of(pod),
+        ..Default::default()
+    };
+    let template = PodTemplateSpec {
+        metadata: Some(metadata),
+        spec: Some(spec),
+    };
     match &pod.pod_overrides {
-        Some(user) => overrides::merge(&format!("{field}.podOverrides"), user, template, &mut building.ignored),
+        Some(user) => overrides::merge(
+            &format!("{field}.podOverrides"),
+            user,
+            template,
+            &mut building.ignored,
+        ),
         None => template,
     }
 }
@@ -76,14 +107,27 @@ fn labels_of(pod: &Pod) -> BTreeMap<String, String> {
 }
 
 fn annotations_of(pod: &Pod) -> Option<BTreeMap<String, String>> {
-    let own = |key: &str| key.split('/').next().is_some_and(|domain| domain == crate::api::GROUP);
+    let own = |key: &str| {
+        key.split('/')
+            .next()
+            .is_some_and(|domain| domain == crate::api::GROUP)
+    };
     let given = pod.annotations.iter().filter(|(key, _)| !own(key));
-    some_map(given.map(|(key, value)| (key.clone(), value.clone())).collect())
+    some_map(
+        given
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect(),
+    )
 }
 
 fn pull_secrets(building: &Building<'_>) -> Option<Vec<LocalObjectReference>> {
     let names = &building.valid.spec().images.pull_secrets;
-    some(names.iter().map(|name| LocalObjectReference { name: name.clone() }).collect())
+    some(
+        names
+            .iter()
+            .map(|name| LocalObjectReference { name: name.clone() })
+            .collect(),
+    )
 }
 
 fn security() -> PodSecurityContext {
@@ -93,7 +137,10 @@ fn security() -> PodSecurityContext {
         run_as_group: Some(UID),
         run_as_non_root: Some(true),
         run_as_user: Some(UID),
-        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+        seccomp_profile: Some(SeccompProfile {
+            type_: "RuntimeDefault".to_owned(),
+            localhost_profile: None,
+        }),
         ..Default::default()
     }
 }
@@ -109,7 +156,10 @@ fn spread(building: &Building<'_>, tier: Tier, pod: &Pod) -> Vec<TopologySpreadC
         label_selector: Some(labels::label_selector(building.valid, tier)),
         ..Default::default()
     };
-    vec![over("kubernetes.io/hostname"), over("topology.kubernetes.io/zone")]
+    vec![
+        over("kubernetes.io/hostname"),
+        over("topology.kubernetes.io/zone"),
+    ]
 }
 
 pub(super) fn some<T>(list: Vec<T>) -> Option<Vec<T>> {

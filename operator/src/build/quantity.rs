@@ -5,7 +5,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 /// Bytes of a quantity such as `512Mi`, `1.5Gi` or `1e9`; none of one that is not understood or not positive.
 pub(crate) fn bytes(quantity: &Quantity) -> Option<u64> {
     let text = quantity.0.trim();
-    let end = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| c.is_ascii_alphabetic())
+        .unwrap_or(text.len());
     let (number, suffix) = text.split_at(end);
     let factor = match suffix {
         "" => 1.0,
@@ -19,7 +21,10 @@ pub(crate) fn bytes(quantity: &Quantity) -> Option<u64> {
         "Ti" => 1024.0_f64.powi(4),
         _ => return text.parse::<f64>().ok().and_then(whole),
     };
-    number.parse::<f64>().ok().and_then(|number| whole(number * factor))
+    number
+        .parse::<f64>()
+        .ok()
+        .and_then(|number| whole(number * factor))
 }
 
 fn whole(number: f64) -> Option<u64> {

@@ -41,7 +41,11 @@ pub(super) fn objects(building: &mut Building<'_>) {
     let pod = limited(&redis.pod);
     let with_sentinel = redis.mode == RedisMode::Sentinel;
     common(building, Tier::Redis, Unhealthy::Always);
-    headless(building, Tier::Redis, vec![service_port("redis", names::REDIS_PORT)]);
+    headless(
+        building,
+        Tier::Redis,
+        vec![service_port("redis", names::REDIS_PORT)],
+    );
 
     let mut container = container(building, Tier::Redis, &inputs.runs.redis.image);
     container.command = Some(vec!["redis-server".to_owned()]);
@@ -52,12 +56,19 @@ pub(super) fn objects(building: &mut Building<'_>) {
     container.readiness_probe = Some(redis_probe(names::REDIS_PORT, 5, 3));
     container.liveness_probe = Some(redis_probe(names::REDIS_PORT, 10, 6));
     let init = match with_sentinel {
-        true => vec![container::seed(building, "/data/redis.conf", "replicaof nobody.invalid 6379")],
+        true => vec![container::seed(
+            building,
+            "/data/redis.conf",
+            "replicaof nobody.invalid 6379",
+        )],
         false => Vec::new(),
     };
     let secret = names::secret_name(valid.name(), "redis");
     if with_sentinel {
-        container.env.get_or_insert_default().push(container::from_secret("REDISCLI_AUTH", &secret, "password"));
+        container
+            .env
+            .get_or_insert_default()
+            .push(container::from_secret("REDISCLI_AUTH", &secret, "password"));
         container.lifecycle = Some(container::before_end(LifecycleHandler {
             exec: Some(redis_cli(names::REDIS_PORT, &HAND_OVER)),
             ..Default::default()
@@ -77,7 +88,10 @@ pub(super) fn objects(building: &mut Building<'_>) {
                 container::secret(
                     "secret",
                     &secret,
-                    &[("redis.conf", "redis.conf"), ("redis-users.acl", access::USERS_FILE)],
+                    &[
+                        ("redis.conf", "redis.conf"),
+                        ("redis-users.acl", access::USERS_FILE),
+                    ],
                     SECRET_FOLDER,
                 ),
             ],
@@ -85,8 +99,18 @@ pub(super) fn objects(building: &mut Building<'_>) {
             grace: GRACE,
         },
     );
-    let replicas = if with_sentinel { names::REDIS_REPLICAS } else { 1 };
-    let stateful = Stateful { tier: Tier::Redis, replicas, storage: &redis.storage, template, counts: None };
+    let replicas = if with_sentinel {
+        names::REDIS_REPLICAS
+    } else {
+        1
+    };
+    let stateful = Stateful {
+        tier: Tier::Redis,
+        replicas,
+        storage: &redis.storage,
+        template,
+        counts: None,
+    };
     stateful_set(building, stateful);
 }
 
@@ -100,7 +124,11 @@ fn arguments(building: &Building<'_>, redis: &Redis, pod: &Pod) -> Vec<String> {
     say(&["--dir", "/data"]);
     say(&["--port", "0", "--tls-port", &names::REDIS_PORT.to_string()]);
     tls_arguments(&mut say);
-    let fsync = if redis.durability == Durability::Strict { "always" } else { "everysec" };
+    let fsync = if redis.durability == Durability::Strict {
+        "always"
+    } else {
+        "everysec"
+    };
     say(&["--save", "", "--appendonly", "yes", "--appendfsync", fsync]);
     say(&["--maxmemory-policy", "noeviction"]);
     if let Some(data) = memory(pod) {
@@ -112,7 +140,10 @@ fn arguments(building: &Building<'_>, redis: &Redis, pod: &Pod) -> Vec<String> {
         say(&["--repl-backlog-size", "64mb"]);
         // Two replicas: there is nobody to wait for with a copy.
         say(&["--repl-diskless-sync-delay", "0"]);
-        say(&["--min-replicas-to-write", &confirming_replicas(redis).to_string()]);
+        say(&[
+            "--min-replicas-to-write",
+            &confirming_replicas(redis).to_string(),
+        ]);
     }
     arguments
 }
@@ -125,7 +156,9 @@ fn limited(pod: &Pod) -> Pod {
     if !limits.contains_key("memory") {
         limits.insert("memory".to_owned(), Quantity(MEMORY_LIMIT.to_owned()));
         let requests = resources.requests.get_or_insert_default();
-        requests.entry("memory".to_owned()).or_insert_with(|| Quantity(MEMORY_REQUEST.to_owned()));
+        requests
+            .entry("memory".to_owned())
+            .or_insert_with(|| Quantity(MEMORY_REQUEST.to_owned()));
     }
     pod
 }

@@ -18,7 +18,11 @@ pub(super) fn objects(building: &mut Building<'_>) {
     let (valid, inputs) = (building.valid, building.inputs);
     let redis = &valid.spec().redis;
     common(building, Tier::Sentinel, Unhealthy::IfHealthyBudget);
-    headless(building, Tier::Sentinel, vec![service_port("sentinel", names::SENTINEL_PORT)]);
+    headless(
+        building,
+        Tier::Sentinel,
+        vec![service_port("sentinel", names::SENTINEL_PORT)],
+    );
 
     let mut container = container(building, Tier::Sentinel, &inputs.runs.redis.image);
     container.command = Some(vec!["redis-server".to_owned()]);
@@ -44,7 +48,10 @@ pub(super) fn objects(building: &mut Building<'_>) {
                 container::secret(
                     "secret",
                     &secret,
-                    &[("sentinel.conf", "sentinel.conf"), ("sentinel-users.acl", access::USERS_FILE)],
+                    &[
+                        ("sentinel.conf", "sentinel.conf"),
+                        ("sentinel-users.acl", access::USERS_FILE),
+                    ],
                     SECRET_FOLDER,
                 ),
             ],

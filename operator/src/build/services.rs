@@ -3,7 +3,9 @@
 use k8s_openapi::api::core::v1::{Container, EnvVar, Lifecycle, LifecycleHandler, SleepAction};
 
 use super::access::SECRET_FOLDER;
-use super::container::{Mounted, TLS_FOLDER, before_end, container, field, http_probe, port, secret, tls, variable};
+use super::container::{
+    Mounted, TLS_FOLDER, before_end, container, field, http_probe, port, secret, tls, variable,
+};
 use super::{Building, Run, names};
 use crate::api::{RedisMode, Tier};
 
@@ -27,7 +29,10 @@ fn environment(building: &Building<'_>, grpc: i32) -> Vec<EnvVar> {
         variable("IM_ADVERTISE", format!("$(POD_IP):{grpc}")),
         variable("IM_REDIS_URL_FILE", format!("{SECRET_FOLDER}/url")),
         variable("IM_ETCD_ENDPOINTS", names::etcd_endpoints(valid).join(",")),
-        variable("IM_ETCD_PREFIX", format!("/imcluster/{}/{}", valid.namespace(), valid.name())),
+        variable(
+            "IM_ETCD_PREFIX",
+            format!("/imcluster/{}/{}", valid.namespace(), valid.name()),
+        ),
         variable("IM_PEER_SECRET_FILE", format!("{PEER_FOLDER}/secret")),
         variable("IM_TLS_CERT_FILE", format!("{TLS_FOLDER}/tls.crt")),
         variable("IM_TLS_KEY_FILE", format!("{TLS_FOLDER}/tls.key")),
@@ -50,18 +55,28 @@ pub(super) fn volumes(building: &Building<'_>, tier: Tier) -> Vec<Mounted> {
     let redis = &valid.spec().redis;
     let own = names::secret_name(cluster, "redis");
     let (url_secret, url_key) = match (redis.mode, &redis.external) {
-        (RedisMode::External, Some(external)) => (&external.url_secret.name, external.url_secret.key.as_str()),
+        (RedisMode::External, Some(external)) => {
+            (&external.url_secret.name, external.url_secret.key.as_str())
+        }
         _ if tier == Tier::Connect => (&own, "connect-url"),
         _ => (&own, "url"),
     };
     vec![
         tls(cluster, tier),
-        secret("peer", &names::secret_name(cluster, "peer"), &[("secret", "secret")], PEER_FOLDER),
+        secret(
+            "peer",
+            &names::secret_name(cluster, "peer"),
+            &[("secret", "secret")],
+            PEER_FOLDER,
+        ),
         secret("redis", url_secret, &[(url_key, "url")], SECRET_FOLDER),
     ]
 }
 
 /// Keeps the process unaware of its end for so long, while Services stop sending it new clients.
 pub(super) fn sleep_first(seconds: i64) -> Lifecycle {
-    before_end(LifecycleHandler { sleep: Some(SleepAction { seconds }), ..Default::default() })
+    before_end(LifecycleHandler {
+        sleep: Some(SleepAction { seconds }),
+        ..Default::default()
+    })
 }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::{
-    StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
+    StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec,
+    StatefulSetUpdateStrategy,
 };
 use k8s_openapi::api::core::v1::{
-    PersistentVolumeClaim, PersistentVolumeClaimSpec, PodTemplateSpec, Service, ServiceAccount, ServicePort,
-    ServiceSpec, VolumeResourceRequirements,
+    PersistentVolumeClaim, PersistentVolumeClaimSpec, PodTemplateSpec, Service, ServiceAccount,
+    ServicePort, ServiceSpec, VolumeResourceRequirements,
 };
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -91,12 +92,21 @@ pub(crate) const FINGERPRINT: &str = "imcluster.io/template";
 
 /// Writes on a template what its pods run with: `counts`, which is the template itself but for what makes no difference.
 fn fingerprint(template: &mut PodTemplateSpec, mut counts: PodTemplateSpec) {
-    let init = counts.spec.iter_mut().flat_map(|spec| spec.init_containers.iter_mut().flatten());
+    let init = counts
+        .spec
+        .iter_mut()
+        .flat_map(|spec| spec.init_containers.iter_mut().flatten());
     init.for_each(|container| container.image = None);
     let text = serde_json::to_vec(&counts).unwrap_or_default();
-    let sum: String = Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let sum: String = Sha256::digest(text)
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let annotations = &mut template.metadata.get_or_insert_default().annotations;
-    annotations.get_or_insert_default().insert(FINGERPRINT.to_owned(), sum);
+    annotations
+        .get_or_insert_default()
+        .insert(FINGERPRINT.to_owned(), sum);
 }
 
 /// A tier's StatefulSet. Its pods are replaced when the operator deletes them: the order matters.
@@ -110,7 +120,13 @@ pub(super) struct Stateful<'a> {
 }
 
 pub(super) fn stateful_set(building: &mut Building<'_>, stateful: Stateful<'_>) {
-    let Stateful { tier, replicas, storage, mut template, counts } = stateful;
+    let Stateful {
+        tier,
+        replicas,
+        storage,
+        mut template,
+        counts,
+    } = stateful;
     let counts = counts.unwrap_or_else(|| template.clone());
     fingerprint(&mut template, counts);
     let valid = building.valid;
@@ -118,10 +134,12 @@ pub(super) fn stateful_set(building: &mut Building<'_>, stateful: Stateful<'_>) 
     let set = StatefulSet {
         metadata: labels::tier_meta(valid, tier),
         spec: Some(StatefulSetSpec {
-            persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
-                when_deleted: Some(deleted.to_owned()),
-                when_scaled: Some("Retain".to_owned()),
-            }),
+            persistent_volume_claim_retention_policy: Some(
+                StatefulSetPersistentVolumeClaimRetentionPolicy {
+                    when_deleted: Some(deleted.to_owned()),
+                    when_scaled: Some("Retain".to_owned()),
+                },
+            ),
             pod_management_policy: Some("Parallel".to_owned()),
             replicas: Some(replicas),
             revision_history_limit: Some(3),
@@ -143,10 +161,17 @@ pub(super) fn stateful_set(building: &mut Building<'_>, stateful: Stateful<'_>) 
 fn claim(labels: BTreeMap<String, String>, storage: &Storage) -> PersistentVolumeClaim {
     let requests = [("storage".to_owned(), storage.size.clone())];
     PersistentVolumeClaim {
-        metadata: ObjectMeta { name: Some("data".to_owned()), labels: Some(labels), ..Default::default() },
+        metadata: ObjectMeta {
+            name: Some("data".to_owned()),
+            labels: Some(labels),
+            ..Default::default()
+        },
         spec: Some(PersistentVolumeClaimSpec {
             access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
-            resources: Some(VolumeResourceRequirements { requests: Some(requests.into()), limits: None }),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some(requests.into()),
+                limits: None,
+            }),
             storage_class_name: storage.class_name.clone(),
             ..Default::default()
         }),

@@ -18,7 +18,10 @@ const MANAGER: &str = "im-operator-claim";
 /// # Errors
 /// Another operator manages it, or the API server.
 pub(crate) async fn claim(context: &Context, cluster: &ImCluster) -> Result<(), Failure> {
-    let ours = format!("{}/{}", context.settings.namespace, context.settings.lease_name);
+    let ours = format!(
+        "{}/{}",
+        context.settings.namespace, context.settings.lease_name
+    );
     match cluster.annotations().get(OPERATOR) {
         Some(operator) if *operator == ours => return Ok(()),
         Some(other) => return Err(Failure::OwnedByAnother(other.clone())),
@@ -27,7 +30,10 @@ pub(crate) async fn claim(context: &Context, cluster: &ImCluster) -> Result<(), 
     if cluster.spec.paused {
         return Ok(());
     }
-    let api: Api<ImCluster> = Api::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
+    let api: Api<ImCluster> = Api::namespaced(
+        context.client.clone(),
+        &cluster.namespace().unwrap_or_default(),
+    );
     // With the version seen: if two try at once, one of them fails and looks again.
     let patch = json!({
         "apiVersion": "imcluster.io/v1alpha1",
@@ -39,8 +45,15 @@ pub(crate) async fn claim(context: &Context, cluster: &ImCluster) -> Result<(), 
             "annotations": {OPERATOR: ours},
         },
     });
-    let claimed = api.patch(&cluster.name_any(), &PatchParams::apply(MANAGER), &Patch::Apply(&patch)).await;
-    let mut claimed = claimed.map_err(|error| Failure::api("the ImCluster cannot be claimed", error))?;
+    let claimed = api
+        .patch(
+            &cluster.name_any(),
+            &PatchParams::apply(MANAGER),
+            &Patch::Apply(&patch),
+        )
+        .await;
+    let mut claimed =
+        claimed.map_err(|error| Failure::api("the ImCluster cannot be claimed", error))?;
     claimed.metadata.managed_fields = None;
     context.stores.clusters.put(claimed);
     Ok(())

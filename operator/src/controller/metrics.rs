@@ -13,20 +13,41 @@ type Told = Vec<(&'static str, &'static str)>;
 
 /// Tells of an ImCluster's conditions; none: it is no more.
 pub(crate) fn conditions(key: &Key, conditions: &[Condition]) {
-    let now: Told = conditions.iter().map(|condition| (condition.kind.name(), condition.reason.name())).collect();
+    let now: Told = conditions
+        .iter()
+        .map(|condition| (condition.kind.name(), condition.reason.name()))
+        .collect();
     for condition in conditions {
         let value = match condition.status {
             ConditionStatus::True => 1,
             ConditionStatus::False => 0,
             ConditionStatus::Unknown => -1,
         };
-        let labels = [key.namespace.as_str(), key.name.as_str(), condition.kind.name(), condition.reason.name()];
+        let labels = [
+            key.namespace.as_str(),
+            key.name.as_str(),
+            condition.kind.name(),
+            condition.reason.name(),
+        ];
         metrics::CONDITION.with_label_values(&labels).set(value);
     }
     let mut told = CONDITIONS.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = if now.is_empty() { told.remove(key) } else { told.insert(key.clone(), now.clone()) };
-    for (kind, reason) in before.into_iter().flatten().filter(|before| !now.contains(before)) {
-        let _ = metrics::CONDITION.remove_label_values(&[key.namespace.as_str(), key.name.as_str(), kind, reason]);
+    let before = if now.is_empty() {
+        told.remove(key)
+    } else {
+        told.insert(key.clone(), now.clone())
+    };
+    for (kind, reason) in before
+        .into_iter()
+        .flatten()
+        .filter(|before| !now.contains(before))
+    {
+        let _ = metrics::CONDITION.remove_label_values(&[
+            key.namespace.as_str(),
+            key.name.as_str(),
+            kind,
+            reason,
+        ]);
     }
 }
 
@@ -60,9 +81,14 @@ mod tests {
     }
 
     fn told(key: &Key) -> Vec<String> {
-        let text = prometheus::TextEncoder::new().encode_to_string(&prometheus::gather()).expect("text");
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&prometheus::gather())
+            .expect("text");
         let name = format!("namespace=\"{}\"", key.namespace);
-        text.lines().filter(|line| line.contains(&name)).map(str::to_owned).collect()
+        text.lines()
+            .filter(|line| line.contains(&name))
+            .map(str::to_owned)
+            .collect()
     }
 
     #[test]
@@ -70,10 +96,19 @@ mod tests {
         let key = Key::new("figures", "demo");
         for reason in Reason::ALL {
             conditions(&key, &[condition(ConditionStatus::True, *reason)]);
-            let labels = format!("name=\"demo\",namespace=\"figures\",reason=\"{}\",type=\"Degraded\"", reason.name());
-            assert_eq!(told(&key), [format!("im_operator_cluster_condition{{{labels}}} 1")]);
+            let labels = format!(
+                "name=\"demo\",namespace=\"figures\",reason=\"{}\",type=\"Degraded\"",
+                reason.name()
+            );
+            assert_eq!(
+                told(&key),
+                [format!("im_operator_cluster_condition{{{labels}}} 1")]
+            );
         }
-        conditions(&key, &[condition(ConditionStatus::Unknown, Reason::Unreachable)]);
+        conditions(
+            &key,
+            &[condition(ConditionStatus::Unknown, Reason::Unreachable)],
+        );
         assert!(told(&key)[0].ends_with(" -1"));
         conditions(&key, &[]);
         assert_eq!(told(&key), Vec::<String>::new());

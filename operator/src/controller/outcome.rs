@@ -82,15 +82,32 @@ impl Failure {
         match error {
             kube::Error::Api(status) => {
                 let causes = status.details.iter().flat_map(|details| &details.causes);
-                let ending = causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+                let ending = causes
+                    .into_iter()
+                    .any(|cause| cause.reason == "NamespaceTerminating")
                     || status.message.contains("because it is being terminated");
-                Self::Api { what, code: Some(status.code), message: status.message.clone(), ending }
+                Self::Api {
+                    what,
+                    code: Some(status.code),
+                    message: status.message.clone(),
+                    ending,
+                }
             }
             kube::Error::Service(error) => match error.downcast_ref::<calls::Error>() {
                 Some(error @ calls::Error::NotLeading) => Self::NotLeading(*error),
-                _ => Self::Api { what, code: None, message: error.to_string(), ending: false },
+                _ => Self::Api {
+                    what,
+                    code: None,
+                    message: error.to_string(),
+                    ending: false,
+                },
             },
-            error => Self::Api { what, code: None, message: error.to_string(), ending: false },
+            error => Self::Api {
+                what,
+                code: None,
+                message: error.to_string(),
+                ending: false,
+            },
         }
     }
 
@@ -100,10 +117,16 @@ impl Failure {
             Self::Invalid(_) => Reason::InvalidSpec,
             Self::OwnedByAnother(_) => Reason::OwnedByAnother,
             Self::Person { reason, .. } => *reason,
-            Self::Api { code: Some(403), message, .. } if is_quota(message) => Reason::QuotaExceeded,
-            Self::Api { code: Some(409 | 410 | 429 | 500..) | None, .. } | Self::NotLeading(_) => {
-                Reason::ApiUnavailable
+            Self::Api {
+                code: Some(403),
+                message,
+                ..
+            } if is_quota(message) => Reason::QuotaExceeded,
+            Self::Api {
+                code: Some(409 | 410 | 429 | 500..) | None,
+                ..
             }
+            | Self::NotLeading(_) => Reason::ApiUnavailable,
             Self::Api { .. } => Reason::ApplyFailed,
         }
     }
@@ -116,7 +139,9 @@ impl Failure {
     /// What follows for the next reconciliation.
     pub(crate) fn outcome(&self, revisit: Duration) -> Outcome {
         match self {
-            Self::Invalid(_) | Self::OwnedByAnother(_) | Self::NotLeading(_) => Outcome::Waiting(revisit),
+            Self::Invalid(_) | Self::OwnedByAnother(_) | Self::NotLeading(_) => {
+                Outcome::Waiting(revisit)
+            }
             Self::Person { .. } => Outcome::Waiting(RETRY),
             Self::Api { ending: true, .. } => Outcome::Waiting(revisit),
             Self::Api { .. } => Outcome::Failed,
@@ -127,8 +152,13 @@ impl Failure {
 impl From<dereference::Error> for Failure {
     fn from(error: dereference::Error) -> Self {
         match error {
-            dereference::Error::Missing(message) => Self::Person { reason: Reason::ReferenceMissing, message },
-            dereference::Error::Api { what, source } => Self::api(format!("{what} cannot be read"), source),
+            dereference::Error::Missing(message) => Self::Person {
+                reason: Reason::ReferenceMissing,
+                message,
+            },
+            dereference::Error::Api { what, source } => {
+                Self::api(format!("{what} cannot be read"), source)
+            }
         }
     }
 }
@@ -139,7 +169,10 @@ impl From<secrets::Error> for Failure {
             secrets::Error::Api { name, what, source } => {
                 Self::api(format!("the Secret {name} cannot be {what}"), source)
             }
-            useless => Self::Person { reason: Reason::ReferenceMissing, message: useless.to_string() },
+            useless => Self::Person {
+                reason: Reason::ReferenceMissing,
+                message: useless.to_string(),
+            },
         }
     }
 }
@@ -147,10 +180,16 @@ impl From<secrets::Error> for Failure {
 impl From<apply::Error> for Failure {
     fn from(error: apply::Error) -> Self {
         match error {
-            apply::Error::Api { kind, name, what, source } => {
-                Self::api(format!("{kind} {name} cannot be {what}"), *source)
-            }
-            taken => Self::Person { reason: Reason::OwnedByAnother, message: taken.to_string() },
+            apply::Error::Api {
+                kind,
+                name,
+                what,
+                source,
+            } => Self::api(format!("{kind} {name} cannot be {what}"), *source),
+            taken => Self::Person {
+                reason: Reason::OwnedByAnother,
+                message: taken.to_string(),
+            },
         }
     }
 }
@@ -169,20 +208,53 @@ mod tests {
 
     fn answered(code: u16, message: &str) -> Failure {
         let status = Status::failure(message, "Because").with_code(code);
-        Failure::api("Deployment demo-connect cannot be applied", kube::Error::Api(Box::new(status)))
+        Failure::api(
+            "Deployment demo-connect cannot be applied",
+            kube::Error::Api(Box::new(status)),
+        )
     }
 
     #[test]
     fn answers_of_the_api_server_tell_what_follows() {
         let revisit = Duration::from_secs(600);
         for (code, message, reason, outcome) in [
-            (409, "the object has been modified", Reason::ApiUnavailable, Outcome::Failed),
+            (
+                409,
+                "the object has been modified",
+                Reason::ApiUnavailable,
+                Outcome::Failed,
+            ),
             (410, "too old", Reason::ApiUnavailable, Outcome::Failed),
-            (429, "too many requests", Reason::ApiUnavailable, Outcome::Failed),
-            (500, "internal error", Reason::ApiUnavailable, Outcome::Failed),
-            (422, "spec.x: Invalid value", Reason::ApplyFailed, Outcome::Failed),
-            (403, "exceeded quota: small", Reason::QuotaExceeded, Outcome::Failed),
-            (403, "cannot create resource", Reason::ApplyFailed, Outcome::Failed),
+            (
+                429,
+                "too many requests",
+                Reason::ApiUnavailable,
+                Outcome::Failed,
+            ),
+            (
+                500,
+                "internal error",
+                Reason::ApiUnavailable,
+                Outcome::Failed,
+            ),
+            (
+                422,
+                "spec.x: Invalid value",
+                Reason::ApplyFailed,
+                Outcome::Failed,
+            ),
+            (
+                403,
+                "exceeded quota: small",
+                Reason::QuotaExceeded,
+                Outcome::Failed,
+            ),
+            (
+                403,
+                "cannot create resource",
+                Reason::ApplyFailed,
+                Outcome::Failed,
+            ),
             (
                 403,
                 "unable to create new content in namespace chat because it is being terminated",
@@ -191,7 +263,11 @@ mod tests {
             ),
         ] {
             let failure = answered(code, message);
-            assert_eq!((failure.reason(), failure.outcome(revisit)), (reason, outcome), "{code} {message}");
+            assert_eq!(
+                (failure.reason(), failure.outcome(revisit)),
+                (reason, outcome),
+                "{code} {message}"
+            );
             assert!(failure.to_string().contains(message));
         }
     }

@@ -46,7 +46,10 @@ pub(crate) struct Plan {
 impl Plan {
     /// What `build` is given, with volumes as they are.
     pub(crate) fn inputs(&self, volumes: &Growth) -> Inputs {
-        Inputs { etcd_volume: volumes.etcd_least, ..self.inputs.clone() }
+        Inputs {
+            etcd_volume: volumes.etcd_least,
+            ..self.inputs.clone()
+        }
     }
 }
 
@@ -61,8 +64,14 @@ pub(crate) fn plan(
     let key = Key::of(valid.cluster());
     let (runs, upgrading) = runs(context, &valid, stores.as_ref(), now);
     let rollout = connect::decide::decide(&connect::observe::observe(context, &valid));
-    let mut inputs = Inputs::wanted(&valid, &context.settings.namespace, &context.settings.operator_image);
-    inputs.cluster_domain.clone_from(&context.settings.cluster_domain);
+    let mut inputs = Inputs::wanted(
+        &valid,
+        &context.settings.namespace,
+        &context.settings.operator_image,
+    );
+    inputs
+        .cluster_domain
+        .clone_from(&context.settings.cluster_domain);
     inputs.pod_monitors = context.stores.has_pod_monitors();
     inputs.runs = runs;
     inputs.connect_replicas = rollout.replicas;
@@ -92,15 +101,28 @@ pub(crate) fn plan(
 /// taken the field, applied as it is, as one that nobody applies any more becomes 1; then, not applied at all.
 fn logic_replicas(context: &Context, valid: &Valid) -> Option<i32> {
     let wanted = Some(valid.spec().logic.replicas);
-    let name = Key::new(valid.namespace(), build::object_name(valid.name(), Tier::Logic));
+    let name = Key::new(
+        valid.namespace(),
+        build::object_name(valid.name(), Tier::Logic),
+    );
     if !context.stores.is_autoscaled(&name) {
         return wanted;
     }
-    let Some(live) = context.stores.get(&ApiResource::erase::<Deployment>(&()), &name) else { return wanted };
+    let Some(live) = context
+        .stores
+        .get(&ApiResource::erase::<Deployment>(&()), &name)
+    else {
+        return wanted;
+    };
     let ours = drift::owned_fields(&live, Tier::Logic.manager());
     let ours = ours.is_some_and(|fields| fields.pointer("/f:spec/f:replicas").is_some());
-    let there = live.data.pointer("/spec/replicas").and_then(serde_json::Value::as_i64);
-    ours.then_some(there).flatten().and_then(|count| i32::try_from(count).ok())
+    let there = live
+        .data
+        .pointer("/spec/replicas")
+        .and_then(serde_json::Value::as_i64);
+    ours.then_some(there)
+        .flatten()
+        .and_then(|count| i32::try_from(count).ok())
 }
 
 /// Whether etcd's cluster is known to exist: by its volumes, by the last report, or by what its template says. Without the
@@ -108,22 +130,36 @@ fn logic_replicas(context: &Context, valid: &Valid) -> Option<i32> {
 fn etcd_existing(context: &Context, cluster: &ImCluster) -> bool {
     let key = &Key::of(cluster);
     let count = usize::try_from(cluster.spec.etcd.replicas).unwrap_or_default();
-    let reported =
-        cluster.status.as_ref().and_then(|status| status.etcd.as_ref()).is_some_and(|etcd| etcd.bootstrapped);
-    if stateful::replicas(context, key, Tier::Etcd, count).iter().any(|replica| replica.bootstrapped)
+    let reported = cluster
+        .status
+        .as_ref()
+        .and_then(|status| status.etcd.as_ref())
+        .is_some_and(|etcd| etcd.bootstrapped);
+    if stateful::replicas(context, key, Tier::Etcd, count)
+        .iter()
+        .any(|replica| replica.bootstrapped)
         || reported && !cluster.is_asked_for(etcd::decide::ANEW)
     {
         return true;
     }
     let name = Key::new(&key.namespace, build::object_name(&key.name, Tier::Etcd));
     let set = context.stores.typed::<StatefulSet>(&name);
-    let containers = set.and_then(|set| Some(set.spec?.template.spec?.containers)).unwrap_or_default();
-    let mut words = containers.iter().flat_map(|container| container.command.iter().chain(&container.args).flatten());
+    let containers = set
+        .and_then(|set| Some(set.spec?.template.spec?.containers))
+        .unwrap_or_default();
+    let mut words = containers
+        .iter()
+        .flat_map(|container| container.command.iter().chain(&container.args).flatten());
     words.any(|word| word.contains("initial-cluster-state=existing"))
 }
 
 /// What every tier is to run now, and which is being upgraded.
-fn runs(context: &Context, valid: &Valid, stores: Option<&StoreStatus>, now: Timestamp) -> (Runs, Option<Tier>) {
+fn runs(
+    context: &Context,
+    valid: &Valid,
+    stores: Option<&StoreStatus>,
+    now: Timestamp,
+) -> (Runs, Option<Tier>) {
     let wanted = build::wanted(valid);
     let spec = valid.spec();
     let key = Key::of(valid.cluster());
@@ -135,12 +171,23 @@ fn runs(context: &Context, valid: &Valid, stores: Option<&StoreStatus>, now: Tim
     let mut add = |tier: Tier, wanted: &Run, serves: bool| {
         let seen = workload::tier(&context.stores, &key, tier, now);
         let complete = seen.is_complete() && seen.ending == 0 && serves;
-        states.insert(tier, TierState { runs: running(context, &key, tier), wanted: wanted.clone(), complete });
+        states.insert(
+            tier,
+            TierState {
+                runs: running(context, &key, tier),
+                wanted: wanted.clone(),
+                complete,
+            },
+        );
     };
     if spec.redis.mode != RedisMode::External {
         let sentinels = workload::tier(&context.stores, &key, Tier::Sentinel, now);
         let whole = spec.redis.mode != RedisMode::Sentinel || sentinels.is_complete();
-        add(Tier::Redis, &wanted.redis, whole && serves(|stores| &stores.redis));
+        add(
+            Tier::Redis,
+            &wanted.redis,
+            whole && serves(|stores| &stores.redis),
+        );
     }
     if spec.etcd.mode == EtcdMode::Managed {
         add(Tier::Etcd, &wanted.etcd, serves(|stores| &stores.etcd));
@@ -148,10 +195,16 @@ fn runs(context: &Context, valid: &Valid, stores: Option<&StoreStatus>, now: Tim
     add(Tier::Logic, &wanted.logic, true);
     add(Tier::Connect, &wanted.connect, true);
     let (mut now, mut turn) = upgrade::stage(&states);
-    let known = valid.cluster().status.as_ref().and_then(|status| status.version.as_ref());
+    let known = valid
+        .cluster()
+        .status
+        .as_ref()
+        .and_then(|status| status.version.as_ref());
     if turn.is_none() && known.is_some_and(|known| *known != spec.version) {
         // The last tiers are on their way.
-        turn = upgrade::ORDER.into_iter().find(|tier| states.get(tier).is_some_and(|state| !state.complete));
+        turn = upgrade::ORDER
+            .into_iter()
+            .find(|tier| states.get(tier).is_some_and(|state| !state.complete));
     }
     let mut take = |tier, wanted: Run| now.remove(&tier).unwrap_or(wanted);
     let runs = Runs {
@@ -166,12 +219,23 @@ fn runs(context: &Context, valid: &Valid, stores: Option<&StoreStatus>, now: Tim
 /// What a tier's template runs.
 fn running(context: &Context, key: &Key, tier: Tier) -> Option<Run> {
     let name = Key::new(&key.namespace, build::object_name(&key.name, tier));
-    let deployment = context.stores.typed::<Deployment>(&name).and_then(|deployment| Some(deployment.spec?.template));
-    let set = || context.stores.typed::<StatefulSet>(&name).and_then(|set| Some(set.spec?.template));
+    let deployment = context
+        .stores
+        .typed::<Deployment>(&name)
+        .and_then(|deployment| Some(deployment.spec?.template));
+    let set = || {
+        context
+            .stores
+            .typed::<StatefulSet>(&name)
+            .and_then(|set| Some(set.spec?.template))
+    };
     let template: PodTemplateSpec = deployment.or_else(set)?;
     let version = template.metadata?.labels?.remove(build::VERSION)?;
     let containers = template.spec?.containers;
-    let image = containers.into_iter().find(|container| container.name == tier.name())?.image?;
+    let image = containers
+        .into_iter()
+        .find(|container| container.name == tier.name())?
+        .image?;
     Some(Run { image, version })
 }
 
@@ -192,7 +256,8 @@ pub(crate) fn is_everywhere(
             && (0..count).all(|ordinal| !stateful::is_older(context, &key, tier, ordinal, since))
     };
     let spec = &cluster.spec;
-    let sentinels = spec.redis.mode != RedisMode::Sentinel || begun(Tier::Sentinel, build::SENTINEL_REPLICAS);
+    let sentinels =
+        spec.redis.mode != RedisMode::Sentinel || begun(Tier::Sentinel, build::SENTINEL_REPLICAS);
     let etcd = spec.etcd.mode != EtcdMode::Managed
         || phase != Some(Rotation::Introducing)
         || begun(Tier::Etcd, spec.etcd.replicas);
@@ -201,7 +266,8 @@ pub(crate) fn is_everywhere(
 }
 
 fn expiry(credentials: &Credentials, now: Timestamp) -> Option<Verdict> {
-    let left = Duration::try_from(credentials.authority_until.duration_since(now)).unwrap_or_default();
+    let left =
+        Duration::try_from(credentials.authority_until.duration_since(now)).unwrap_or_default();
     (left < secrets::WARNING).then(|| {
         let days = left.as_secs() / 86_400;
         let message = format!(

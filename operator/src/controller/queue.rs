@@ -37,8 +37,13 @@ impl Queue {
             let changed = self.changed.notified();
             let wait = {
                 let mut state = self.state();
-                let free = state.due.iter().filter(|(key, _)| !state.running.contains(*key));
-                let first = free.min_by_key(|(_, at)| **at).map(|(key, at)| (key.clone(), *at));
+                let free = state
+                    .due
+                    .iter()
+                    .filter(|(key, _)| !state.running.contains(*key));
+                let first = free
+                    .min_by_key(|(_, at)| **at)
+                    .map(|(key, at)| (key.clone(), *at));
                 match first {
                     Some((key, at)) if at <= Instant::now() => {
                         state.due.remove(&key);

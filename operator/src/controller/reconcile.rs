@@ -30,7 +30,9 @@ const READING: Duration = Duration::from_secs(15);
 /// One reconciliation.
 pub(crate) async fn reconcile(controller: &Controller, key: &Key) -> Outcome {
     let context = &controller.context;
-    let Some(cluster) = context.stores.clusters.get(key) else { return Outcome::Gone };
+    let Some(cluster) = context.stores.clusters.get(key) else {
+        return Outcome::Gone;
+    };
     if cluster.metadata.deletion_timestamp.is_some() {
         return Outcome::Waiting(context.settings.revisit);
     }
@@ -46,7 +48,9 @@ pub(crate) async fn reconcile(controller: &Controller, key: &Key) -> Outcome {
     let mut progress = Progress::new(&unread);
     match plan(controller, &cluster, now).await {
         Ok(plan) => progress.plan = plan,
-        Err(failure) => return report::report(controller, &cluster, &progress, Err(failure), now).await,
+        Err(failure) => {
+            return report::report(controller, &cluster, &progress, Err(failure), now).await;
+        }
     }
     let Some(plan) = &progress.plan else {
         return report::report(controller, &cluster, &progress, Ok(None), now).await;
@@ -60,13 +64,21 @@ pub(crate) async fn reconcile(controller: &Controller, key: &Key) -> Outcome {
     }
     let inputs = plan.inputs(&progress.volumes);
     let built = build::build(&plan.valid, &inputs);
-    progress.conflicts = built.ignored.into_iter().map(|ignored| ignored.field).collect();
+    progress.conflicts = built
+        .ignored
+        .into_iter()
+        .map(|ignored| ignored.field)
+        .collect();
     let changes = change(controller, &cluster, plan, built.objects).await;
     report::report(controller, &cluster, &progress, changes.map(Some), now).await
 }
 
 /// Decides what the cluster is to be now; `None`: it is paused.
-async fn plan(controller: &Controller, cluster: &ImCluster, now: Timestamp) -> Result<Option<Plan>, Failure> {
+async fn plan(
+    controller: &Controller,
+    cluster: &ImCluster,
+    now: Timestamp,
+) -> Result<Option<Plan>, Failure> {
     let context = &controller.context;
     let key = Key::of(cluster);
     claim::claim(context, cluster).await?;
@@ -95,7 +107,15 @@ async fn credentials(
 ) -> Result<secrets::Credentials, Failure> {
     let reached = |phase, since| plan::is_everywhere(context, cluster, phase, since, now);
     let domain = &context.settings.cluster_domain;
-    let credentials = secrets::ensure(&context.client, &context.stores.secrets, cluster, domain, reached, now).await?;
+    let credentials = secrets::ensure(
+        &context.client,
+        &context.stores.secrets,
+        cluster,
+        domain,
+        reached,
+        now,
+    )
+    .await?;
     if credentials.change.is_some() && cluster.is_asked_for(ROTATE) {
         let removed = stateful::remove_annotation(context, &Key::of(cluster), ROTATE).await;
         removed.map_err(|error| Failure::api("the annotation cannot be removed", error))?;
@@ -111,17 +131,37 @@ async fn change(
     objects: Objects<Prepared>,
 ) -> Result<Changes, Failure> {
     let context = &controller.context;
-    let Context { client, stores, settings, .. } = context.as_ref();
+    let Context {
+        client,
+        stores,
+        settings,
+        ..
+    } = context.as_ref();
     let key = Key::of(cluster);
-    let owner = Owner { cluster: key.clone(), uid: plan.valid.uid().to_owned() };
-    if let Turn::After(after) = controller.turns.ask(cluster, &stores.clusters.all(), &settings.operator_image) {
+    let owner = Owner {
+        cluster: key.clone(),
+        uid: plan.valid.uid().to_owned(),
+    };
+    if let Turn::After(after) =
+        controller
+            .turns
+            .ask(cluster, &stores.clusters.all(), &settings.operator_image)
+    {
         // What pods run with waits, all else is put right.
-        let others: Vec<&Object> = objects.list().iter().filter(|object| !object.has_pods()).collect();
+        let others: Vec<&Object> = objects
+            .list()
+            .iter()
+            .filter(|object| !object.has_pods())
+            .collect();
         let writes = apply::apply_some(client, stores, &owner, others).await?;
         return Ok(Changes::AllButPods { writes, after });
     }
     let objects = apply::apply(client, stores, &owner, objects).await?;
     controller.note_picked_otherwise(&key, &plan.rollout.picked_otherwise);
     let pods = connect::act::act(context, &key, &plan.rollout).await?;
-    Ok(Changes::All { objects, pods, rollout: plan.rollout.progressing.clone() })
+    Ok(Changes::All {
+        objects,
+        pods,
+        rollout: plan.rollout.progressing.clone(),
+    })
 }

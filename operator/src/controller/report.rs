@@ -15,7 +15,8 @@ use super::plan::Plan;
 use super::status::{self, Findings, Held};
 use super::{Controller, metrics};
 use crate::api::{
-    ConditionStatus, ConditionType, Drain, EtcdMode, ImCluster, ImClusterStatus, Reason, RedisMode, Tier, Verdict,
+    ConditionStatus, ConditionType, Drain, EtcdMode, ImCluster, ImClusterStatus, Reason, RedisMode,
+    Tier, Verdict,
 };
 use crate::build;
 use crate::context::Context;
@@ -104,7 +105,10 @@ pub(crate) async fn report(
             controller.supervisors.forget(&key);
             metrics::conditions(&key, &[]);
             metrics::foreign(&key, true);
-            context.events.warning(cluster, reason, &failure.to_string()).await;
+            context
+                .events
+                .warning(cluster, reason, &failure.to_string())
+                .await;
             return Outcome::Waiting(revisit);
         }
         if failure.is_end() {
@@ -113,7 +117,9 @@ pub(crate) async fn report(
     }
     let found = findings(controller, cluster, progress, &changes, now);
     let drains = i64::try_from(found.draining.len()).unwrap_or(i64::MAX);
-    DRAINS.with_label_values(&[key.namespace.as_str(), key.name.as_str()]).set(drains);
+    DRAINS
+        .with_label_values(&[key.namespace.as_str(), key.name.as_str()])
+        .set(drains);
     let status = status::compose(cluster, &found, now);
     metrics::conditions(&key, &status.conditions);
     let written = write(controller, cluster, &status).await;
@@ -121,7 +127,10 @@ pub(crate) async fn report(
         Ok(changes) => changes,
         Err(failure) => return failure.outcome(revisit),
     };
-    for waiting in controller.turns.reported(&key, &status, &context.settings.operator_image) {
+    for waiting in controller
+        .turns
+        .reported(&key, &status, &context.settings.operator_image)
+    {
         context.queue.wake(waiting);
     }
     let held = match written {
@@ -145,7 +154,11 @@ pub(crate) async fn report(
         again = again.min(left + Duration::from_secs(1));
     }
     let wrote = progress.volumes.wrote || changes.is_some_and(|changes| changes.wrote());
-    if wrote || held == Held::Written { Outcome::Changed(again) } else { Outcome::Settled(again) }
+    if wrote || held == Held::Written {
+        Outcome::Changed(again)
+    } else {
+        Outcome::Settled(again)
+    }
 }
 
 /// Everything that the status is composed of.
@@ -174,12 +187,16 @@ fn findings<'a>(
     let (connections, draining) = connections(context, &key);
     let plan = progress.plan.as_ref();
     // Also where it did not come so far: they are looked after all the same.
-    let stores = plan.and_then(|plan| plan.stores.clone()).or_else(|| controller.supervisors.last(&key));
+    let stores = plan
+        .and_then(|plan| plan.stores.clone())
+        .or_else(|| controller.supervisors.last(&key));
     let asked = stores.is_some();
     let stores = stores.unwrap_or_default();
     let verdict = |failure: &Failure| Verdict::yes(failure.reason(), failure.to_string());
     let (applied, rollout, after) = match changes {
-        Ok(Some(Changes::All { objects, rollout, .. })) => (Some(objects), rollout.clone(), None),
+        Ok(Some(Changes::All {
+            objects, rollout, ..
+        })) => (Some(objects), rollout.clone(), None),
         Ok(Some(Changes::AllButPods { after, .. })) => (None, None, Some(after.clone())),
         Ok(None) | Err(_) => (None, None, None),
     };
@@ -213,7 +230,12 @@ fn findings<'a>(
 
 /// Clients connected, and the pods that move theirs away.
 fn connections(context: &Context, key: &Key) -> (Option<u64>, Vec<Drain>) {
-    let pods = context.stores.pods.of_cluster(key).into_iter().filter(|pod| is_of(pod, Tier::Connect));
+    let pods = context
+        .stores
+        .pods
+        .of_cluster(key)
+        .into_iter()
+        .filter(|pod| is_of(pod, Tier::Connect));
     let (mut sum, mut draining, mut silent) = (None, Vec::new(), false);
     for pod in pods {
         let reading = pod.uid().and_then(|uid| context.readings.get(&uid));
@@ -222,7 +244,11 @@ fn connections(context: &Context, key: &Key) -> (Option<u64>, Vec<Drain>) {
             None => silent = true,
         }
         let ends = is_ending(&pod);
-        if !ends && reading.as_ref().is_none_or(|reading| reading.phase != Phase::Draining) {
+        if !ends
+            && reading
+                .as_ref()
+                .is_none_or(|reading| reading.phase != Phase::Draining)
+        {
             continue;
         }
         let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
@@ -235,9 +261,13 @@ fn connections(context: &Context, key: &Key) -> (Option<u64>, Vec<Drain>) {
             pod: pod.name_any(),
             initial: reading.and_then(|reading| reading.initial).map(count),
             current: reading.map(|reading| count(reading.connections)),
-            rate: reading.and_then(|reading| reading.rate).map(|rate| rate.round() as i64),
+            rate: reading
+                .and_then(|reading| reading.rate)
+                .map(|rate| rate.round() as i64),
             since: reading.and_then(|reading| reading.since_ms).and_then(time),
-            deadline: reading.and_then(|reading| reading.deadline_ms).and_then(time),
+            deadline: reading
+                .and_then(|reading| reading.deadline_ms)
+                .and_then(time),
         });
     }
     // Nobody to ask has no clients; nobody who answers is not known.
@@ -247,17 +277,29 @@ fn connections(context: &Context, key: &Key) -> (Option<u64>, Vec<Drain>) {
 fn external(context: &Context, key: &Key) -> Vec<String> {
     let name = Key::new(&key.namespace, build::object_name(&key.name, Tier::Connect));
     let service = context.stores.typed::<Service>(&name);
-    let ingress = service.and_then(|service| service.status?.load_balancer?.ingress).unwrap_or_default();
-    ingress.into_iter().filter_map(|ingress| ingress.hostname.or(ingress.ip)).collect()
+    let ingress = service
+        .and_then(|service| service.status?.load_balancer?.ingress)
+        .unwrap_or_default();
+    ingress
+        .into_iter()
+        .filter_map(|ingress| ingress.hostname.or(ingress.ip))
+        .collect()
 }
 
 /// Writes the status where that is due, and tells what has changed in it.
-async fn write(controller: &Controller, cluster: &ImCluster, status: &ImClusterStatus) -> Result<Held, kube::Error> {
+async fn write(
+    controller: &Controller,
+    cluster: &ImCluster,
+    status: &ImClusterStatus,
+) -> Result<Held, kube::Error> {
     let context = &controller.context;
     let key = Key::of(cluster);
     let mut memory = controller.memory(&key);
     // The claim of a moment ago is newer than what this began with; the status it carries is the same.
-    let held = memory.writer.write(&context.client, &context.stores.clusters, cluster, status).await?;
+    let held = memory
+        .writer
+        .write(&context.client, &context.stores.clusters, cluster, status)
+        .await?;
     controller.remember(&key, memory);
     if held == Held::Written {
         emit(context, cluster, status).await;
@@ -270,8 +312,12 @@ async fn emit(context: &Context, cluster: &ImCluster, status: &ImClusterStatus) 
     let before = cluster.status.clone().unwrap_or_default();
     for condition in &status.conditions {
         use ConditionType as Of;
-        let old = before.conditions.iter().find(|old| old.kind == condition.kind);
-        let same = old.is_some_and(|old| old.status == condition.status && old.reason == condition.reason);
+        let old = before
+            .conditions
+            .iter()
+            .find(|old| old.kind == condition.kind);
+        let same =
+            old.is_some_and(|old| old.status == condition.status && old.reason == condition.reason);
         if same {
             continue;
         }
@@ -279,16 +325,24 @@ async fn emit(context: &Context, cluster: &ImCluster, status: &ImClusterStatus) 
         let note = format!("{}: {}", condition.kind.name(), condition.message);
         let reason = condition.reason.name();
         match (condition.kind, condition.status) {
-            (Of::Degraded | Of::OverrideIgnored | Of::ClientAddressUnknown, ConditionStatus::True) => {
+            (
+                Of::Degraded | Of::OverrideIgnored | Of::ClientAddressUnknown,
+                ConditionStatus::True,
+            ) => {
                 context.events.warning(cluster, reason, &note).await;
             }
             (Of::Degraded, _) if was == Some(ConditionStatus::True) => {
                 context.events.normal(cluster, reason, &note).await;
             }
-            (Of::Progressing | Of::Paused, _) if was.is_some() || condition.status == ConditionStatus::True => {
+            (Of::Progressing | Of::Paused, _)
+                if was.is_some() || condition.status == ConditionStatus::True =>
+            {
                 context.events.normal(cluster, reason, &note).await;
             }
-            (Of::Ready | Of::RedisReady | Of::EtcdReady | Of::LogicReady | Of::ConnectReady, ConditionStatus::True) => {
+            (
+                Of::Ready | Of::RedisReady | Of::EtcdReady | Of::LogicReady | Of::ConnectReady,
+                ConditionStatus::True,
+            ) => {
                 context.events.normal(cluster, reason, &note).await;
             }
             (Of::Ready | Of::Available, _) if was == Some(ConditionStatus::True) => {
@@ -302,14 +356,25 @@ async fn emit(context: &Context, cluster: &ImCluster, status: &ImClusterStatus) 
 /// What cannot be read, for people.
 fn unread_message(unread: &[UnreadKind]) -> String {
     let each = unread.iter().map(|unread| {
-        let why = if unread.why.is_empty() { "no answer yet" } else { &unread.why };
+        let why = if unread.why.is_empty() {
+            "no answer yet"
+        } else {
+            &unread.why
+        };
         format!("{}: {why}", unread.kind)
     });
-    format!("the operator cannot watch in this namespace, see its rights: {}", each.collect::<Vec<_>>().join("; "))
+    format!(
+        "the operator cannot watch in this namespace, see its rights: {}",
+        each.collect::<Vec<_>>().join("; ")
+    )
 }
 
 /// Without these kinds nothing is known and nothing can be decided: that is all there is to say. Other ImClusters go on.
-pub(crate) async fn blind(controller: &Controller, cluster: &ImCluster, unread: &[UnreadKind]) -> Outcome {
+pub(crate) async fn blind(
+    controller: &Controller,
+    cluster: &ImCluster,
+    unread: &[UnreadKind],
+) -> Outcome {
     let key = Key::of(cluster);
     let message = unread_message(unread);
     let reason = Reason::WatchFailing.name();
@@ -325,11 +390,18 @@ pub(crate) async fn blind(controller: &Controller, cluster: &ImCluster, unread: 
 }
 
 /// Reports an ImCluster that cannot be read, as one that a newer operator's definition allows may be.
-pub(crate) async fn unreadable(controller: &Controller, key: &Key, generation: Option<i64>, error: &str) {
+pub(crate) async fn unreadable(
+    controller: &Controller,
+    key: &Key,
+    generation: Option<i64>,
+    error: &str,
+) {
     if !controller.is_new_unreadable(key, generation, error) {
         return;
     }
-    FAILURES.with_label_values(&[Reason::InvalidSpec.name()]).inc();
+    FAILURES
+        .with_label_values(&[Reason::InvalidSpec.name()])
+        .inc();
     let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
     let condition = |kind: ConditionType, status: &str| {
         json!({"type": kind.name(), "status": status, "reason": Reason::InvalidSpec.name(), "observedGeneration": generation,
@@ -338,8 +410,12 @@ pub(crate) async fn unreadable(controller: &Controller, key: &Key, generation: O
     let patch = json!({"status": {"observedGeneration": generation,
         "conditions": [condition(ConditionType::Ready, "False"), condition(ConditionType::Degraded, "True")]}});
     let kind = ApiResource::erase::<ImCluster>(&());
-    let api: Api<DynamicObject> = Api::namespaced_with(controller.context.client.clone(), &key.namespace, &kind);
-    if let Err(error) = api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(controller.context.client.clone(), &key.namespace, &kind);
+    if let Err(error) = api
+        .patch_status(&key.name, &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+    {
         tracing::warn!(cluster = %key, %error, "cannot write the status");
     }
 }

@@ -5,8 +5,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use crate::api::{
-    Condition, ConditionStatus, ConditionType, ConnectStatus, Drain, Endpoints, EtcdStatus, ImCluster, ImClusterStatus,
-    Reason, RedisStatus, Tier, TierStatus, Verdict,
+    Condition, ConditionStatus, ConditionType, ConnectStatus, Drain, Endpoints, EtcdStatus,
+    ImCluster, ImClusterStatus, Reason, RedisStatus, Tier, TierStatus, Verdict,
 };
 use crate::kubernetes::key::Key;
 use crate::kubernetes::object::{Applied, Objects};
@@ -76,13 +76,25 @@ pub(crate) struct Findings<'a> {
 }
 
 /// What is to be reported now, given what was reported before.
-pub(crate) fn compose(cluster: &ImCluster, found: &Findings<'_>, now: Timestamp) -> ImClusterStatus {
+pub(crate) fn compose(
+    cluster: &ImCluster,
+    found: &Findings<'_>,
+    now: Timestamp,
+) -> ImClusterStatus {
     let before = cluster.status.clone().unwrap_or_default();
     let generation = cluster.metadata.generation;
-    let applied_generation = if found.applied.is_some() { generation } else { before.applied_generation };
+    let applied_generation = if found.applied.is_some() {
+        generation
+    } else {
+        before.applied_generation
+    };
     let verdicts = conditions(cluster, found, &before, applied_generation);
-    let settled = verdicts.iter().any(|(kind, verdict)| *kind == ConditionType::Ready && verdict.holds());
-    let conditions = verdicts.into_iter().map(|(kind, verdict)| dated(&before, kind, verdict, generation, now));
+    let settled = verdicts
+        .iter()
+        .any(|(kind, verdict)| *kind == ConditionType::Ready && verdict.holds());
+    let conditions = verdicts
+        .into_iter()
+        .map(|(kind, verdict)| dated(&before, kind, verdict, generation, now));
     let name = cluster.name_any();
     let connect = &found.connect;
     ImClusterStatus {
@@ -106,7 +118,9 @@ pub(crate) fn compose(cluster: &ImCluster, found: &Findings<'_>, now: Timestamp)
             ready: connect.ready,
             version: connect.version(),
             selector: Some(selector(&name, Tier::Connect)),
-            connections: found.connections.map(|count| i64::try_from(count).unwrap_or(i64::MAX)),
+            connections: found
+                .connections
+                .map(|count| i64::try_from(count).unwrap_or(i64::MAX)),
             draining: found.draining.clone(),
         }),
         logic: Some(TierStatus {
@@ -125,23 +139,42 @@ pub(crate) fn compose(cluster: &ImCluster, found: &Findings<'_>, now: Timestamp)
             } else {
                 before.redis.as_ref().and_then(|redis| redis.master.clone())
             },
-            bootstrapped: found.redis_bootstrapped || before.redis.as_ref().is_some_and(|redis| redis.bootstrapped),
-            volume_size: found.volumes.redis.clone().or_else(|| before.redis.as_ref()?.volume_size.clone()),
+            bootstrapped: found.redis_bootstrapped
+                || before
+                    .redis
+                    .as_ref()
+                    .is_some_and(|redis| redis.bootstrapped),
+            volume_size: found
+                .volumes
+                .redis
+                .clone()
+                .or_else(|| before.redis.as_ref()?.volume_size.clone()),
         }),
         etcd: found.etcd.as_ref().map(|etcd| EtcdStatus {
             replicas: etcd.replicas,
             ready: etcd.ready,
             version: etcd.version(),
-            bootstrapped: found.etcd_bootstrapped || before.etcd.as_ref().is_some_and(|etcd| etcd.bootstrapped),
-            volume_size: found.volumes.etcd.clone().or_else(|| before.etcd.as_ref()?.volume_size.clone()),
+            bootstrapped: found.etcd_bootstrapped
+                || before.etcd.as_ref().is_some_and(|etcd| etcd.bootstrapped),
+            volume_size: found
+                .volumes
+                .etcd
+                .clone()
+                .or_else(|| before.etcd.as_ref()?.volume_size.clone()),
         }),
     }
 }
 
 /// Whether all is as asked for and nothing is being changed.
 pub(crate) fn is_whole(report: &ImClusterStatus) -> bool {
-    let is = |kind, wanted| report.conditions.iter().any(|one| one.kind == kind && one.status == wanted);
-    is(ConditionType::Ready, ConditionStatus::True) && is(ConditionType::Progressing, ConditionStatus::False)
+    let is = |kind, wanted| {
+        report
+            .conditions
+            .iter()
+            .any(|one| one.kind == kind && one.status == wanted)
+    };
+    is(ConditionType::Ready, ConditionStatus::True)
+        && is(ConditionType::Progressing, ConditionStatus::False)
 }
 
 /// What can be said where nothing can be seen: all that was said before is uncertain, and why.
@@ -151,20 +184,32 @@ pub(crate) fn blind(cluster: &ImCluster, message: &str, now: Timestamp) -> ImClu
     let condition = |kind: &ConditionType| {
         let verdict = match kind {
             ConditionType::Degraded => Verdict::yes(Reason::WatchFailing, message),
-            ConditionType::Paused | ConditionType::OverrideIgnored | ConditionType::ClientAddressUnknown => {
-                return before.conditions.iter().find(|old| old.kind == *kind).cloned();
+            ConditionType::Paused
+            | ConditionType::OverrideIgnored
+            | ConditionType::ClientAddressUnknown => {
+                return before
+                    .conditions
+                    .iter()
+                    .find(|old| old.kind == *kind)
+                    .cloned();
             }
             _ => Verdict::unknown(Reason::WatchFailing, message),
         };
         Some(dated(&before, *kind, verdict, generation, now))
     };
     let conditions = ConditionType::ALL.iter().filter_map(condition).collect();
-    ImClusterStatus { conditions, ..before.clone() }
+    ImClusterStatus {
+        conditions,
+        ..before.clone()
+    }
 }
 
 /// The label selector of a tier's pods.
 pub(crate) fn selector(name: &str, tier: Tier) -> String {
-    format!("imcluster.io/cluster={name},app.kubernetes.io/component={}", tier.name())
+    format!(
+        "imcluster.io/cluster={name},app.kubernetes.io/component={}",
+        tier.name()
+    )
 }
 
 fn endpoints(cluster: &ImCluster, found: &Findings<'_>) -> Endpoints {
@@ -190,8 +235,13 @@ fn dated(
     generation: Option<i64>,
     now: Timestamp,
 ) -> Condition {
-    let old = before.conditions.iter().find(|condition| condition.kind == kind);
-    let since = old.filter(|old| old.status == verdict.status).map(|old| old.last_transition_time.clone());
+    let old = before
+        .conditions
+        .iter()
+        .find(|condition| condition.kind == kind);
+    let since = old
+        .filter(|old| old.status == verdict.status)
+        .map(|old| old.last_transition_time.clone());
     Condition {
         kind,
         status: verdict.status,
@@ -214,24 +264,43 @@ fn conditions(
     applied: Option<i64>,
 ) -> Vec<(ConditionType, Verdict)> {
     let was_ready = before.version.is_some();
-    let redis = of_store(found.redis.as_ref(), found.sentinel.as_ref(), found.redis_says.as_ref(), "redis");
+    let redis = of_store(
+        found.redis.as_ref(),
+        found.sentinel.as_ref(),
+        found.redis_says.as_ref(),
+        "redis",
+    );
     let etcd = of_store(found.etcd.as_ref(), None, found.etcd_says.as_ref(), "etcd");
     let logic = of_tier(&found.logic, "logic");
     let connect = of_tier(&found.connect, "connect");
-    let tiers = [("redis", &redis), ("etcd", &etcd), ("logic", &logic), ("connect", &connect)];
+    let tiers = [
+        ("redis", &redis),
+        ("etcd", &etcd),
+        ("logic", &logic),
+        ("connect", &connect),
+    ];
     let ready = ready(cluster, found, &tiers, applied);
     let available = available(found, &redis, &etcd);
     let progressing = progressing(cluster, found, &ready, was_ready);
     let degraded = degraded(found, &tiers);
     let paused = if cluster.spec.paused {
-        Verdict::yes(Reason::Paused, "spec.paused is true: nothing is changed until it is false")
+        Verdict::yes(
+            Reason::Paused,
+            "spec.paused is true: nothing is changed until it is false",
+        )
     } else {
         Verdict::no(Reason::NotPaused, "spec.paused is false")
     };
     let overrides = if found.conflicts.is_empty() {
-        Verdict::no(Reason::NoConflict, "no field of podOverrides contradicts the operator")
+        Verdict::no(
+            Reason::NoConflict,
+            "no field of podOverrides contradicts the operator",
+        )
     } else {
-        Verdict::yes(Reason::Conflict, format!("without effect: {}", found.conflicts.join(", ")))
+        Verdict::yes(
+            Reason::Conflict,
+            format!("without effect: {}", found.conflicts.join(", ")),
+        )
     };
     let addresses = if cluster.spec.connect.service.hides_addresses() {
         let message = "externalTrafficPolicy: Cluster hides clients' addresses: limits and bans by address are off";
@@ -260,22 +329,34 @@ fn of_tier(seen: &Workload, name: &str) -> Verdict {
         return Verdict::no(Reason::NoReplicas, format!("{name} is scaled to zero"));
     }
     if seen.ready >= seen.wanted {
-        return Verdict::yes(Reason::AsExpected, format!("{} of {} pods are ready", seen.ready, seen.wanted));
+        return Verdict::yes(
+            Reason::AsExpected,
+            format!("{} of {} pods are ready", seen.ready, seen.wanted),
+        );
     }
     let count = format!("{} of {} pods of {name} are ready", seen.ready, seen.wanted);
     match &seen.trouble {
         Some((reason, why)) => Verdict::no(*reason, format!("{count}: {why}")),
-        None if seen.replicas < seen.wanted => {
-            Verdict::no(Reason::PodsNotReady, format!("{count}, {} exist", seen.replicas))
-        }
+        None if seen.replicas < seen.wanted => Verdict::no(
+            Reason::PodsNotReady,
+            format!("{count}, {} exist", seen.replicas),
+        ),
         None => Verdict::no(Reason::Starting, count),
     }
 }
 
 /// Of redis or etcd: it serves by its own word, whatever its pods' readiness; without a word, by its pods.
-fn of_store(seen: Option<&Workload>, with: Option<&Workload>, says: Option<&Verdict>, name: &str) -> Verdict {
+fn of_store(
+    seen: Option<&Workload>,
+    with: Option<&Workload>,
+    says: Option<&Verdict>,
+    name: &str,
+) -> Verdict {
     let Some(seen) = seen else {
-        return Verdict::yes(Reason::External, format!("{name} is external: the operator does not run it"));
+        return Verdict::yes(
+            Reason::External,
+            format!("{name} is external: the operator does not run it"),
+        );
     };
     let pods = of_tier(seen, name);
     let pods = match with.map(|with| of_tier(with, "sentinel")) {
@@ -292,33 +373,59 @@ fn of_store(seen: Option<&Workload>, with: Option<&Workload>, says: Option<&Verd
 
 /// What it says itself, where it serves: that a pod is missing shows in `Ready`.
 fn serving(says: Option<&Verdict>, with_pods: Verdict) -> Verdict {
-    says.filter(|says| says.holds()).cloned().unwrap_or(with_pods)
+    says.filter(|says| says.holds())
+        .cloned()
+        .unwrap_or(with_pods)
 }
 
-fn ready(cluster: &ImCluster, found: &Findings<'_>, tiers: &[(&str, &Verdict); 4], applied: Option<i64>) -> Verdict {
+fn ready(
+    cluster: &ImCluster,
+    found: &Findings<'_>,
+    tiers: &[(&str, &Verdict); 4],
+    applied: Option<i64>,
+) -> Verdict {
     if applied != cluster.metadata.generation {
         // What serves is not what is asked for.
         return match &found.failure {
             Some(failure) => Verdict::no(failure.reason, failure.message.clone()),
-            None if cluster.spec.paused => Verdict::no(Reason::Paused, "spec.paused is true: this spec is not applied"),
+            None if cluster.spec.paused => Verdict::no(
+                Reason::Paused,
+                "spec.paused is true: this spec is not applied",
+            ),
             None => Verdict::no(Reason::SettingUp, "this spec is not applied yet"),
         };
     }
-    let missing: Vec<_> = tiers.iter().filter(|(_, verdict)| !verdict.holds()).collect();
+    let missing: Vec<_> = tiers
+        .iter()
+        .filter(|(_, verdict)| !verdict.holds())
+        .collect();
     if missing.is_empty() {
-        return Verdict::yes(Reason::AsExpected, "redis, etcd, logic and connect run as specified");
+        return Verdict::yes(
+            Reason::AsExpected,
+            "redis, etcd, logic and connect run as specified",
+        );
     }
-    let each = missing.iter().map(|(name, verdict)| format!("{name}: {}", verdict.message));
+    let each = missing
+        .iter()
+        .map(|(name, verdict)| format!("{name}: {}", verdict.message));
     let message = each.collect::<Vec<_>>().join("; ");
-    if missing.iter().all(|(_, verdict)| verdict.status == ConditionStatus::Unknown) {
+    if missing
+        .iter()
+        .all(|(_, verdict)| verdict.status == ConditionStatus::Unknown)
+    {
         return Verdict::unknown(Reason::Unreachable, message);
     }
     Verdict::no(Reason::TiersNotReady, message)
 }
 
 fn available(found: &Findings<'_>, redis: &Verdict, etcd: &Verdict) -> Verdict {
-    let lacking = |seen: &Workload, name: &str| (seen.ready == 0).then(|| format!("no pod of {name} is ready"));
-    let pods = [lacking(&found.connect, "connect"), lacking(&found.logic, "logic")];
+    let lacking = |seen: &Workload, name: &str| {
+        (seen.ready == 0).then(|| format!("no pod of {name} is ready"))
+    };
+    let pods = [
+        lacking(&found.connect, "connect"),
+        lacking(&found.logic, "logic"),
+    ];
     let mut missing: Vec<String> = pods.into_iter().flatten().collect();
     // Redis with too few pods may serve all the same.
     let serves = |seen: Option<&Workload>, says: Option<&Verdict>, verdict: &Verdict| {
@@ -330,9 +437,11 @@ fn available(found: &Findings<'_>, redis: &Verdict, etcd: &Verdict) -> Verdict {
     if !serves(found.redis.as_ref(), found.redis_says.as_ref(), redis) {
         missing.push(format!("redis: {}", redis.message));
     }
-    if missing.is_empty() && !etcd.holds() && found.etcd.as_ref().is_some_and(|seen| seen.ready == 0) {
-        let message =
-            "clients are served, but new pods of connect and logic cannot find each other while etcd is unavailable";
+    if missing.is_empty()
+        && !etcd.holds()
+        && found.etcd.as_ref().is_some_and(|seen| seen.ready == 0)
+    {
+        let message = "clients are served, but new pods of connect and logic cannot find each other while etcd is unavailable";
         return Verdict::yes(Reason::NoQuorum, message);
     }
     if missing.is_empty() {
@@ -341,9 +450,18 @@ fn available(found: &Findings<'_>, redis: &Verdict, etcd: &Verdict) -> Verdict {
     Verdict::no(Reason::TiersNotReady, missing.join("; "))
 }
 
-fn progressing(cluster: &ImCluster, found: &Findings<'_>, ready: &Verdict, was_ready: bool) -> Verdict {
+fn progressing(
+    cluster: &ImCluster,
+    found: &Findings<'_>,
+    ready: &Verdict,
+    was_ready: bool,
+) -> Verdict {
     if let Some(tier) = found.upgrading.filter(|_| was_ready) {
-        let message = format!("{} is being upgraded for version {}", tier.name(), cluster.spec.version);
+        let message = format!(
+            "{} is being upgraded for version {}",
+            tier.name(),
+            cluster.spec.version
+        );
         return Verdict::yes(Reason::Upgrading, message);
     }
     if !was_ready && !ready.holds() {
@@ -358,7 +476,11 @@ fn progressing(cluster: &ImCluster, found: &Findings<'_>, ready: &Verdict, was_r
         };
         return Verdict::yes(Reason::RotatingAuthority, message);
     }
-    if let Some(rollout) = found.rollout.as_ref().filter(|rollout| rollout.status != ConditionStatus::False) {
+    if let Some(rollout) = found
+        .rollout
+        .as_ref()
+        .filter(|rollout| rollout.status != ConditionStatus::False)
+    {
         return rollout.clone();
     }
     let tiers = [
@@ -368,7 +490,9 @@ fn progressing(cluster: &ImCluster, found: &Findings<'_>, ready: &Verdict, was_r
         ("logic", Some(&found.logic)),
         ("connect", Some(&found.connect)),
     ];
-    let tiers = tiers.into_iter().filter_map(|(name, seen)| Some((name, seen?)));
+    let tiers = tiers
+        .into_iter()
+        .filter_map(|(name, seen)| Some((name, seen?)));
     let mut moving = Vec::new();
     let mut reason = None;
     for (name, seen) in tiers {
@@ -377,7 +501,10 @@ fn progressing(cluster: &ImCluster, found: &Findings<'_>, ready: &Verdict, was_r
             moving.push(format!("{name} has pods of an older template"));
         } else if seen.replicas != seen.wanted {
             reason = reason.or(Some(Reason::Scaling));
-            moving.push(format!("{name} has {} pods of {}", seen.replicas, seen.wanted));
+            moving.push(format!(
+                "{name} has {} pods of {}",
+                seen.replicas, seen.wanted
+            ));
         } else if seen.ending > 0 {
             reason = reason.or(Some(Reason::Draining));
             moving.push(format!("{} pods of {name} are terminating", seen.ending));
@@ -392,7 +519,9 @@ fn progressing(cluster: &ImCluster, found: &Findings<'_>, ready: &Verdict, was_r
         None => match &found.after {
             Some(other) => Verdict::no(
                 Reason::Waiting,
-                format!("changes by this version of the operator wait until {other} is ready and settled"),
+                format!(
+                    "changes by this version of the operator wait until {other} is ready and settled"
+                ),
             ),
             None => Verdict::no(Reason::Settled, "no change in progress"),
         },
@@ -421,16 +550,24 @@ fn degraded(found: &Findings<'_>, tiers: &[(&str, &Verdict); 4]) -> Verdict {
                 | Of::DataLost
         )
     };
-    if let Some((_, verdict)) = tiers
-        .iter()
-        .find(|(_, verdict)| serious(verdict.reason) && (!verdict.holds() || verdict.reason == Reason::NeedsDecision))
-    {
+    if let Some((_, verdict)) = tiers.iter().find(|(_, verdict)| {
+        serious(verdict.reason) && (!verdict.holds() || verdict.reason == Reason::NeedsDecision)
+    }) {
         return Verdict::yes(verdict.reason, verdict.message.clone());
     }
     // A pod too many that cannot start keeps a rollout from going on, though all that is asked for is ready.
-    let all =
-        [found.redis.as_ref(), found.sentinel.as_ref(), found.etcd.as_ref(), Some(&found.logic), Some(&found.connect)];
-    if let Some((reason, why)) = all.into_iter().flatten().find_map(|seen| seen.trouble.clone()) {
+    let all = [
+        found.redis.as_ref(),
+        found.sentinel.as_ref(),
+        found.etcd.as_ref(),
+        Some(&found.logic),
+        Some(&found.connect),
+    ];
+    if let Some((reason, why)) = all
+        .into_iter()
+        .flatten()
+        .find_map(|seen| seen.trouble.clone())
+    {
         return Verdict::yes(reason, why);
     }
     if !found.volumes.stuck.is_empty() {
@@ -455,10 +592,13 @@ pub(crate) fn counts_moved(one: &ImClusterStatus, two: &ImClusterStatus) -> bool
         counts.extend(connect.draining.iter().map(|drain| drain.current));
         counts
     };
-    all(one).into_iter().zip(all(two)).any(|(one, two)| match (one, two) {
-        (Some(one), Some(two)) => moved(one.max(0).unsigned_abs(), two.max(0).unsigned_abs()),
-        (one, two) => one != two,
-    })
+    all(one)
+        .into_iter()
+        .zip(all(two))
+        .any(|(one, two)| match (one, two) {
+            (Some(one), Some(two)) => moved(one.max(0).unsigned_abs(), two.max(0).unsigned_abs()),
+            (one, two) => one != two,
+        })
 }
 
 fn counted_out(status: &ImClusterStatus) -> ImClusterStatus {

@@ -41,7 +41,11 @@ impl Turns {
     pub(crate) fn ask(&self, cluster: &ImCluster, all: &[Arc<ImCluster>], image: &str) -> Turn {
         let key = Key::of(cluster);
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let turn = if waits(cluster, image) { state.claim(&key, all, image) } else { Turn::Now };
+        let turn = if waits(cluster, image) {
+            state.claim(&key, all, image)
+        } else {
+            Turn::Now
+        };
         let changed = match turn {
             Turn::Now => state.waiting.remove(&key),
             Turn::After(_) => state.waiting.insert(key),
@@ -55,13 +59,25 @@ impl Turns {
     /// The report of an ImCluster was written: which ones are due because of that.
     pub(crate) fn reported(&self, key: &Key, report: &ImClusterStatus, image: &str) -> Vec<Key> {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_over = state.holder.as_ref().is_some_and(|(holder, _)| holder == key) && is_done(report, image);
-        if is_over { state.waiting.iter().cloned().collect() } else { Vec::new() }
+        let is_over = state
+            .holder
+            .as_ref()
+            .is_some_and(|(holder, _)| holder == key)
+            && is_done(report, image);
+        if is_over {
+            state.waiting.iter().cloned().collect()
+        } else {
+            Vec::new()
+        }
     }
 
     /// An ImCluster is no more.
     pub(crate) fn forget(&self, key: &Key) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).waiting.remove(key);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .waiting
+            .remove(key);
     }
 }
 
@@ -69,13 +85,15 @@ impl State {
     fn claim(&mut self, key: &Key, all: &[Arc<ImCluster>], image: &str) -> Turn {
         let unfinished = |cluster: &ImCluster| {
             let status = cluster.status.as_ref();
-            let began = status.is_some_and(|status| status.operator_image.as_deref() == Some(image));
+            let began =
+                status.is_some_and(|status| status.operator_image.as_deref() == Some(image));
             !cluster.spec.paused && began && !status.is_some_and(|status| is_done(status, image))
         };
         let find = |key: &Key| all.iter().find(|cluster| Key::of(cluster.as_ref()) == *key);
         if let Some((holder, since)) = &self.holder {
             // Until its first report it has begun, too.
-            let waits = find(holder).is_some_and(|cluster| unfinished(cluster) || waits(cluster, image));
+            let waits =
+                find(holder).is_some_and(|cluster| unfinished(cluster) || waits(cluster, image));
             if holder != key && waits && since.elapsed() < MAX_WAIT {
                 return Turn::After(holder.clone());
             }
@@ -96,7 +114,9 @@ impl State {
 fn waits(cluster: &ImCluster, image: &str) -> bool {
     let generation = cluster.metadata.generation;
     cluster.status.as_ref().is_some_and(|status| {
-        status.operator_image.as_deref() != Some(image) && status.applied_generation == generation && is_whole(status)
+        status.operator_image.as_deref() != Some(image)
+            && status.applied_generation == generation
+            && is_whole(status)
     })
 }
 
@@ -136,17 +156,32 @@ mod tests {
         let turns = Turns::default();
         let all = ["a", "b", "c"].map(|name| cluster(name, OLD, true));
         assert_eq!(turns.ask(&all[1], &all, NEW), Turn::Now);
-        assert_eq!(turns.ask(&all[0], &all, NEW), after("b"), "asked again before the first report");
+        assert_eq!(
+            turns.ask(&all[0], &all, NEW),
+            after("b"),
+            "asked again before the first report"
+        );
         assert_eq!(turns.ask(&all[1], &all, NEW), Turn::Now);
         let moving = [all[0].clone(), cluster("b", NEW, false), all[2].clone()];
         assert_eq!(turns.ask(&moving[0], &moving, NEW), after("b"));
         assert_eq!(turns.ask(&moving[1], &moving, NEW), Turn::Now);
         let done = [all[0].clone(), cluster("b", NEW, true), all[2].clone()];
         let report = done[1].status.clone().unwrap();
-        assert_eq!(turns.reported(&Key::new("chat", "b"), &report, NEW), [Key::new("chat", "a")]);
-        assert_eq!(turns.ask(&done[2], &done, NEW), Turn::Now, "whoever asks first");
+        assert_eq!(
+            turns.reported(&Key::new("chat", "b"), &report, NEW),
+            [Key::new("chat", "a")]
+        );
+        assert_eq!(
+            turns.ask(&done[2], &done, NEW),
+            Turn::Now,
+            "whoever asks first"
+        );
         assert_eq!(turns.ask(&done[0], &done, NEW), after("c"));
-        assert_eq!(turns.ask(&done[1], &done, NEW), Turn::Now, "it has had its turn");
+        assert_eq!(
+            turns.ask(&done[1], &done, NEW),
+            Turn::Now,
+            "it has had its turn"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -154,7 +189,10 @@ mod tests {
         let turns = Turns::default();
         let broken = cluster("broken", OLD, false);
         let edited = Arc::new(ImCluster {
-            metadata: kube::core::ObjectMeta { generation: Some(4), ..cluster("edited", OLD, true).metadata.clone() },
+            metadata: kube::core::ObjectMeta {
+                generation: Some(4),
+                ..cluster("edited", OLD, true).metadata.clone()
+            },
             ..cluster("edited", OLD, true).as_ref().clone()
         });
         let all = [cluster("a", OLD, true), broken, edited];

@@ -31,12 +31,17 @@ pub(crate) fn work(controller: &Arc<Controller>) -> Vec<(&'static str, BoxFuture
     let shared = Arc::clone(controller);
     let unreadable: stores::Unreadable = Arc::new(move |key, generation, error| {
         let controller = Arc::clone(&shared);
-        tokio::spawn(async move { report::unreadable(&controller, &key, generation, &error).await });
+        tokio::spawn(
+            async move { report::unreadable(&controller, &key, generation, &error).await },
+        );
     });
     let queue = Arc::clone(&context.queue);
     let wake: stores::Wake = Arc::new(move |key| queue.wake(key));
     let mut work = context.stores.watches(&context.client, &wake, &unreadable);
-    work.push(("reconciliation", reconcile_all(Arc::clone(controller)).boxed()));
+    work.push((
+        "reconciliation",
+        reconcile_all(Arc::clone(controller)).boxed(),
+    ));
     work.push(("drain readings", read_drains(Arc::clone(context)).boxed()));
     work.push(("discovery", discover(Arc::clone(context)).boxed()));
     work
@@ -46,7 +51,9 @@ pub(crate) fn work(controller: &Arc<Controller>) -> Vec<(&'static str, BoxFuture
 async fn reconcile_all(controller: Arc<Controller>) {
     loop {
         let key = controller.context.queue.next().await;
-        let Ok(permit) = Arc::clone(&controller.permits).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&controller.permits).acquire_owned().await else {
+            return;
+        };
         if controller.is_ending() {
             return std::future::pending().await;
         }
@@ -54,7 +61,10 @@ async fn reconcile_all(controller: Arc<Controller>) {
         tokio::spawn(async move {
             let next = tokio::spawn(reconcile_one(Arc::clone(&controller), key.clone())).await;
             // One that panicked met a defect: another one soon would meet it again.
-            controller.context.queue.done(key, next.unwrap_or(Some(MAX_BACKOFF)));
+            controller
+                .context
+                .queue
+                .done(key, next.unwrap_or(Some(MAX_BACKOFF)));
             drop(permit);
         });
     }
@@ -64,10 +74,18 @@ async fn reconcile_all(controller: Arc<Controller>) {
 async fn reconcile_one(controller: Arc<Controller>, key: Key) -> Option<Duration> {
     let begun = Instant::now();
     let outcome = Box::pin(reconcile::reconcile(&controller, &key)).await;
-    metrics::RECONCILES.with_label_values(&[outcome.name()]).inc();
-    metrics::RECONCILE_SECONDS.with_label_values(&[outcome.name()]).observe(begun.elapsed().as_secs_f64());
+    metrics::RECONCILES
+        .with_label_values(&[outcome.name()])
+        .inc();
+    metrics::RECONCILE_SECONDS
+        .with_label_values(&[outcome.name()])
+        .observe(begun.elapsed().as_secs_f64());
     let mut memory = controller.memory(&key);
-    let failures = if matches!(outcome, Outcome::Failed) { memory.failures.saturating_add(1) } else { 0 };
+    let failures = if matches!(outcome, Outcome::Failed) {
+        memory.failures.saturating_add(1)
+    } else {
+        0
+    };
     if failures != memory.failures {
         memory.failures = failures;
         controller.remember(&key, memory);
@@ -89,7 +107,13 @@ async fn read_drains(context: Arc<Context>) {
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        let pods: Vec<_> = context.stores.pods.all().into_iter().filter(|pod| is_of(pod, Tier::Connect)).collect();
+        let pods: Vec<_> = context
+            .stores
+            .pods
+            .all()
+            .into_iter()
+            .filter(|pod| is_of(pod, Tier::Connect))
+            .collect();
         for changed in client.read_all(&pods, &context.readings).await {
             context.queue.wake(changed);
         }
@@ -102,9 +126,14 @@ async fn discover(context: Arc<Context>) {
         match stores::pod_monitors_exist(&context.client).await {
             Ok(there) => {
                 if context.stores.found_pod_monitors(there) {
-                    tracing::info!(available = there, "availability of the PodMonitor API changed");
+                    tracing::info!(
+                        available = there,
+                        "availability of the PodMonitor API changed"
+                    );
                     let clusters = context.stores.clusters.all();
-                    clusters.iter().for_each(|cluster| context.queue.wake(Key::of(cluster.as_ref())));
+                    clusters
+                        .iter()
+                        .for_each(|cluster| context.queue.wake(Key::of(cluster.as_ref())));
                 }
             }
             Err(error) => tracing::warn!(%error, "API discovery failed"),

@@ -80,12 +80,19 @@ async fn expected(who: &Join) -> std::io::Result<Option<String>> {
     };
     // Read each time: certificates are renewed.
     let (authority, certificate, key) = (read("ca.crt")?, read("tls.crt")?, read("tls.key")?);
-    let tls = Tls { authority: &authority, certificate: &certificate, key: &key };
+    let tls = Tls {
+        authority: &authority,
+        certificate: &certificate,
+        key: &key,
+    };
     let mut against = "no other member answers".to_owned();
     for endpoint in &who.members {
         let listed = call(endpoint, tls, async |client| client.member_list().await).await;
         let Ok(list) = listed else { continue };
-        let own = list.members().iter().find(|member| member.peer_urls().contains(&who.peer));
+        let own = list
+            .members()
+            .iter()
+            .find(|member| member.peer_urls().contains(&who.peer));
         against = match own {
             Some(member) if member.name().is_empty() => return Ok(None),
             Some(_) => format!("{endpoint} still counts the member whose data are lost"),

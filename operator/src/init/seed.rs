@@ -17,7 +17,11 @@ const USER: &str = "user ";
 pub fn seed(path: &Path, text: &str) -> std::io::Result<bool> {
     let text = match std::fs::read_to_string(path) {
         Ok(there) if !there.lines().any(|line| line.starts_with(USER)) => return Ok(false),
-        Ok(there) => there.lines().filter(|line| !line.starts_with(USER)).collect::<Vec<_>>().join("\n"),
+        Ok(there) => there
+            .lines()
+            .filter(|line| !line.starts_with(USER))
+            .collect::<Vec<_>>()
+            .join("\n"),
         Err(error) if error.kind() == ErrorKind::NotFound => text.to_owned(),
         Err(error) => return Err(error),
     };
@@ -26,7 +30,10 @@ pub fn seed(path: &Path, text: &str) -> std::io::Result<bool> {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).open(&draft)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&draft)?;
     if !text.is_empty() {
         writeln!(file, "{text}")?;
     }
@@ -45,7 +52,10 @@ mod tests {
         let path = folder.path().join("redis.conf");
         assert!(seed(&path, "replicaof nobody.invalid 6379").expect("first"));
         assert!(!seed(&path, "other").expect("second"));
-        assert_eq!(std::fs::read_to_string(&path).expect("read"), "replicaof nobody.invalid 6379\n");
+        assert_eq!(
+            std::fs::read_to_string(&path).expect("read"),
+            "replicaof nobody.invalid 6379\n"
+        );
     }
 
     #[test]
@@ -62,7 +72,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("redis.conf");
         let kept = "replicaof 10.0.0.1 6379\n# user of old\nmasterauth hush\n";
-        std::fs::write(&path, format!("user default on #aa ~* &* +@all\n{kept}user other off\n")).expect("as it was");
+        std::fs::write(
+            &path,
+            format!("user default on #aa ~* &* +@all\n{kept}user other off\n"),
+        )
+        .expect("as it was");
         assert!(seed(&path, "other").expect("written"));
         assert_eq!(std::fs::read_to_string(&path).expect("read"), kept);
         assert!(!seed(&path, "other").expect("left"));

@@ -29,7 +29,9 @@ pub(crate) enum Error {
         source: Box<kube::Error>,
     },
     /// The name is taken.
-    #[error("{kind} {name} exists and belongs to {owner}: rename or remove it, or give the ImCluster another name")]
+    #[error(
+        "{kind} {name} exists and belongs to {owner}: rename or remove it, or give the ImCluster another name"
+    )]
     Taken {
         /// What kind of object.
         kind: String,
@@ -84,7 +86,12 @@ pub(crate) async fn apply_some<'o>(
     Ok(applied)
 }
 
-async fn apply_one(client: &Client, stores: &Stores, owner: &Owner, object: &Object) -> Result<bool, Error> {
+async fn apply_one(
+    client: &Client,
+    stores: &Stores,
+    owner: &Owner,
+    object: &Object,
+) -> Result<bool, Error> {
     let resource = &object.resource;
     let mut body = object.body.clone();
     let name = object.name().to_owned();
@@ -92,10 +99,16 @@ async fn apply_one(client: &Client, stores: &Stores, owner: &Owner, object: &Obj
     body["metadata"]["annotations"][drift::HASH] = Value::String(hash);
     let failed = |what| {
         let (kind, name) = (resource.kind.clone(), name.clone());
-        move |source: kube::Error| Error::Api { kind, name, what, source: Box::new(source) }
+        move |source: kube::Error| Error::Api {
+            kind,
+            name,
+            what,
+            source: Box::new(source),
+        }
     };
 
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &owner.cluster.namespace, resource);
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(client.clone(), &owner.cluster.namespace, resource);
     let live = match stores.get(resource, &Key::new(&owner.cluster.namespace, &name)) {
         Some(live) => Some(live.as_ref().clone()),
         // Objects without our label are not watched.
@@ -103,7 +116,11 @@ async fn apply_one(client: &Client, stores: &Stores, owner: &Owner, object: &Obj
     };
     if let Some(live) = &live {
         if let Some(foreign_owner) = foreign_owner(live, owner) {
-            return Err(Error::Taken { kind: resource.kind.clone(), name, owner: foreign_owner });
+            return Err(Error::Taken {
+                kind: resource.kind.clone(),
+                name,
+                owner: foreign_owner,
+            });
         }
         if drift::is_unchanged(live, &body, object.manager) {
             return Ok(false);
@@ -116,8 +133,14 @@ async fn apply_one(client: &Client, stores: &Stores, owner: &Owner, object: &Obj
         && is_about_the_whole(status)
         && is_immutable(live, &body)
     {
-        let exactly = Preconditions { uid: live.uid(), resource_version: None };
-        let orphaning = DeleteParams { preconditions: Some(exactly), ..DeleteParams::orphan() };
+        let exactly = Preconditions {
+            uid: live.uid(),
+            resource_version: None,
+        };
+        let orphaning = DeleteParams {
+            preconditions: Some(exactly),
+            ..DeleteParams::orphan()
+        };
         match api.delete(&name, &orphaning).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 404 => {}
@@ -149,18 +172,31 @@ fn is_immutable(live: &DynamicObject, body: &Value) -> bool {
         wanted.is_some_and(|wanted| live.is_none_or(|live| !drift::says(live, wanted)))
     };
     body.get("kind").and_then(Value::as_str) == Some("StatefulSet")
-        && ["/spec/volumeClaimTemplates", "/spec/serviceName", "/spec/podManagementPolicy", "/spec/selector"]
-            .into_iter()
-            .any(differs)
+        && [
+            "/spec/volumeClaimTemplates",
+            "/spec/serviceName",
+            "/spec/podManagementPolicy",
+            "/spec/selector",
+        ]
+        .into_iter()
+        .any(differs)
 }
 
 /// To whom an object belongs, if not to this ImCluster.
 fn foreign_owner(live: &DynamicObject, owner: &Owner) -> Option<String> {
-    let controller = live.owner_references().iter().find(|reference| reference.controller == Some(true));
+    let controller = live
+        .owner_references()
+        .iter()
+        .find(|reference| reference.controller == Some(true));
     if let Some(controller) = controller {
         // One of the same name that was deleted: its objects are about to go.
         let ours = controller.uid == owner.uid;
-        return (!ours).then(|| format!("{} {} (uid {})", controller.kind, controller.name, controller.uid));
+        return (!ours).then(|| {
+            format!(
+                "{} {} (uid {})",
+                controller.kind, controller.name, controller.uid
+            )
+        });
     }
     match live.labels().get(CLUSTER) {
         Some(cluster) if *cluster == owner.cluster.name => None,
@@ -171,9 +207,16 @@ fn foreign_owner(live: &DynamicObject, owner: &Owner) -> Option<String> {
 
 /// Removes what was applied for this ImCluster before and is not among `objects`: only what carries its label and its UID as
 /// controller.
-async fn prune(client: &Client, stores: &Stores, owner: &Owner, objects: &[Object]) -> Result<usize, Error> {
-    let wanted: HashSet<(&str, &str)> =
-        objects.iter().map(|object| (object.resource.kind.as_str(), object.name())).collect();
+async fn prune(
+    client: &Client,
+    stores: &Stores,
+    owner: &Owner,
+    objects: &[Object],
+) -> Result<usize, Error> {
+    let wanted: HashSet<(&str, &str)> = objects
+        .iter()
+        .map(|object| (object.resource.kind.as_str(), object.name()))
+        .collect();
     let mut removed = 0;
     for (resource, live) in stores.of_cluster(&owner.cluster) {
         let name = live.name_any();
@@ -198,10 +241,21 @@ async fn prune(client: &Client, stores: &Stores, owner: &Owner, objects: &[Objec
 }
 
 /// Removes exactly this state of an object.
-async fn remove(client: &Client, resource: &ApiResource, namespace: &str, live: &DynamicObject) -> Result<(), Error> {
+async fn remove(
+    client: &Client,
+    resource: &ApiResource,
+    namespace: &str,
+    live: &DynamicObject,
+) -> Result<(), Error> {
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, resource);
-    let exactly = Preconditions { uid: live.uid(), resource_version: None };
-    let params = DeleteParams { preconditions: Some(exactly), ..DeleteParams::background() };
+    let exactly = Preconditions {
+        uid: live.uid(),
+        resource_version: None,
+    };
+    let params = DeleteParams {
+        preconditions: Some(exactly),
+        ..DeleteParams::background()
+    };
     match api.delete(&live.name_any(), &params).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),

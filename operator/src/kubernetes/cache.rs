@@ -35,8 +35,15 @@ pub(crate) struct Cache<T> {
 impl<T> Cache<T> {
     /// Empty, to be filled by a watch of each of these namespaces (`None`: of all). `kind` is the plural, for logs and metrics.
     pub(crate) fn new(kind: &'static str, namespaces: &[Option<String>]) -> Self {
-        let unread = namespaces.iter().map(|namespace| (namespace.clone(), String::new())).collect();
-        Self { kind, objects: RwLock::default(), unread: watch::Sender::new(unread) }
+        let unread = namespaces
+            .iter()
+            .map(|namespace| (namespace.clone(), String::new()))
+            .collect();
+        Self {
+            kind,
+            objects: RwLock::default(),
+            unread: watch::Sender::new(unread),
+        }
     }
 
     /// The plural of what it holds.
@@ -51,13 +58,16 @@ impl<T> Cache<T> {
     /// It has not.
     pub(crate) fn complete_in(&self, namespace: &str) -> Result<(), String> {
         let unread = self.unread.borrow();
-        let found = unread.iter().find(|(of, _)| of.as_deref().is_none_or(|of| of == namespace));
+        let found = unread
+            .iter()
+            .find(|(of, _)| of.as_deref().is_none_or(|of| of == namespace));
         found.map_or(Ok(()), |(_, why)| Err(why.clone()))
     }
 
     /// Notes what became of a namespace's first list.
     fn listed(&self, namespace: Option<&str>, outcome: Result<(), String>) {
-        let unlisted = metrics::WATCH_UNREAD.with_label_values(&[self.kind, namespace.unwrap_or_default()]);
+        let unlisted =
+            metrics::WATCH_UNREAD.with_label_values(&[self.kind, namespace.unwrap_or_default()]);
         unlisted.set(i64::from(outcome.is_err()));
         let namespace = namespace.map(str::to_owned);
         self.unread.send_modify(|unread| match outcome {
@@ -68,12 +78,21 @@ impl<T> Cache<T> {
 
     /// One object.
     pub(crate) fn get(&self, key: &Key) -> Option<Arc<T>> {
-        self.objects.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        self.objects
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+            .cloned()
     }
 
     /// Every object.
     pub(crate) fn all(&self) -> Vec<Arc<T>> {
-        self.objects.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.objects
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
     }
 
     fn change<R>(&self, change: impl FnOnce(&mut BTreeMap<Key, Arc<T>>) -> R) -> R {
@@ -93,7 +112,9 @@ impl<T: Resource> Cache<T> {
     pub(crate) fn put(&self, object: T) {
         let key = Key::of(&object);
         self.change(|objects| {
-            let newer = objects.get(&key).is_some_and(|known| is_newer(known.as_ref(), &object));
+            let newer = objects
+                .get(&key)
+                .is_some_and(|known| is_newer(known.as_ref(), &object));
             if !newer {
                 objects.insert(key, Arc::new(object));
             }
@@ -136,8 +157,13 @@ pub(crate) async fn follow<T>(
 ) where
     T: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    let config = watcher::Config { label_selector: selector.map(str::to_owned), ..watcher::Config::default() };
-    let mut events = watch_objects(api, config.timeout(TURN)).default_backoff().boxed();
+    let config = watcher::Config {
+        label_selector: selector.map(str::to_owned),
+        ..watcher::Config::default()
+    };
+    let mut events = watch_objects(api, config.timeout(TURN))
+        .default_backoff()
+        .boxed();
     let mut listed = HashSet::new();
     let mut complete = false;
     cache.listed(namespace, Err(String::new()));
@@ -163,11 +189,17 @@ pub(crate) async fn follow<T>(
             Event::InitDone => {
                 let here = |key: &Key| namespace.is_none_or(|namespace| key.namespace == namespace);
                 let gone = cache.change(|objects| {
-                    let gone: Vec<Key> =
-                        objects.keys().filter(|key| here(key) && !listed.contains(*key)).cloned().collect();
-                    gone.into_iter().filter_map(|key| objects.remove(&key)).collect::<Vec<_>>()
+                    let gone: Vec<Key> = objects
+                        .keys()
+                        .filter(|key| here(key) && !listed.contains(*key))
+                        .cloned()
+                        .collect();
+                    gone.into_iter()
+                        .filter_map(|key| objects.remove(&key))
+                        .collect::<Vec<_>>()
                 });
-                gone.iter().for_each(|object| notify(Change::Changed(Some(object), None)));
+                gone.iter()
+                    .for_each(|object| notify(Change::Changed(Some(object), None)));
                 listed.clear();
                 if !std::mem::replace(&mut complete, true) {
                     cache.listed(namespace, Ok(()));
@@ -197,7 +229,9 @@ fn store<T: Resource>(
             let before = cache.get(&key);
             cache.put(object);
             let after = cache.get(&key);
-            let version = |object: &Option<Arc<T>>| object.as_ref().and_then(|object| object.resource_version());
+            let version = |object: &Option<Arc<T>>| {
+                object.as_ref().and_then(|object| object.resource_version())
+            };
             if version(&before).is_none() || version(&before) != version(&after) {
                 notify(Change::Changed(before.as_deref(), after.as_deref()));
             }
@@ -243,8 +277,11 @@ mod tests {
         let cache = Cache::new("configmaps", &[]);
         cache.put(object("a", "1", "demo"));
         cache.put(object("b", "2", "other"));
-        let names: Vec<_> =
-            cache.of_cluster(&Key::new("chat", "demo")).iter().map(|object| object.name_any()).collect();
+        let names: Vec<_> = cache
+            .of_cluster(&Key::new("chat", "demo"))
+            .iter()
+            .map(|object| object.name_any())
+            .collect();
         assert_eq!(names, ["a"]);
         assert!(cache.of_cluster(&Key::new("elsewhere", "demo")).is_empty());
     }

@@ -88,7 +88,10 @@ impl<S> Layer<S> for Calls {
     type Service = CallsService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        CallsService { inner, gate: self.gate.clone() }
+        CallsService {
+            inner,
+            gate: self.gate.clone(),
+        }
     }
 }
 
@@ -121,7 +124,9 @@ where
             if kind != "leases" && !self.gate.is_open() {
                 return Box::pin(std::future::ready(Err(Error::NotLeading.into())));
             }
-            metrics::WRITES.with_label_values(&[verb, kind.as_str()]).inc();
+            metrics::WRITES
+                .with_label_values(&[verb, kind.as_str()])
+                .inc();
         }
         let answer = self.inner.call(request);
         Box::pin(async move {
@@ -132,8 +137,12 @@ where
                 Ok(Err(error)) => ("error".to_owned(), Err(error.into())),
                 Err(_) => ("timeout".to_owned(), Err(Error::Timeout.into())),
             };
-            metrics::REQUESTS.with_label_values(&[verb, kind.as_str(), outcome.as_str()]).inc();
-            answer.map(|answer| answer.map(|body| note_activity(body, (verb == "watch").then_some(kind))))
+            metrics::REQUESTS
+                .with_label_values(&[verb, kind.as_str(), outcome.as_str()])
+                .inc();
+            answer.map(|answer| {
+                answer.map(|body| note_activity(body, (verb == "watch").then_some(kind)))
+            })
         })
     }
 }
@@ -145,7 +154,9 @@ where
     B::Error: Into<BoxError>,
 {
     let body = body.map_err(Into::into);
-    let Some(kind) = watched else { return body.boxed_unsync() };
+    let Some(kind) = watched else {
+        return body.boxed_unsync();
+    };
     let seen = metrics::WATCH_SEEN.with_label_values(&[kind.as_str()]);
     seen.set(jiff::Timestamp::now().as_second());
     let body = body.map_frame(move |frame| {
@@ -162,14 +173,26 @@ pub(crate) fn is_write(verb: &str) -> bool {
 
 /// The verb in Kubernetes' words; "apply" is a server-side apply.
 pub(crate) fn verb<B>(request: &Request<B>) -> &'static str {
-    let content = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let content = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
     match *request.method() {
-        Method::GET if request.uri().query().is_some_and(|query| query.contains("watch=true")) => "watch",
+        Method::GET
+            if request
+                .uri()
+                .query()
+                .is_some_and(|query| query.contains("watch=true")) =>
+        {
+            "watch"
+        }
         Method::GET | Method::HEAD => "get",
         Method::POST => "create",
         Method::PUT => "update",
         Method::DELETE => "delete",
-        _ if content.is_some_and(|content| content.starts_with("application/apply-patch")) => "apply",
+        _ if content.is_some_and(|content| content.starts_with("application/apply-patch")) => {
+            "apply"
+        }
         _ => "patch",
     }
 }
@@ -203,8 +226,14 @@ mod tests {
             ("/api/v1/namespaces/demo/pods", "pods"),
             ("/api/v1/namespaces/demo", "namespaces"),
             ("/apis/apps/v1/deployments", "deployments"),
-            ("/apis/apps/v1/namespaces/demo/deployments/demo-connect", "deployments"),
-            ("/apis/imcluster.io/v1alpha1/namespaces/demo/imclusters/demo/status", "imclusters/status"),
+            (
+                "/apis/apps/v1/namespaces/demo/deployments/demo-connect",
+                "deployments",
+            ),
+            (
+                "/apis/imcluster.io/v1alpha1/namespaces/demo/imclusters/demo/status",
+                "imclusters/status",
+            ),
             ("/apis/monitoring.coreos.com/v1", "discovery"),
             ("/version", "other"),
         ] {
@@ -215,12 +244,34 @@ mod tests {
     #[test]
     fn requests_tell_verbs() {
         let request = |method: &str, uri: &str, content: &str| {
-            Request::builder().method(method).uri(uri).header(header::CONTENT_TYPE, content).body(()).unwrap()
+            Request::builder()
+                .method(method)
+                .uri(uri)
+                .header(header::CONTENT_TYPE, content)
+                .body(())
+                .unwrap()
         };
         assert_eq!(verb(&request("GET", "/api/v1/pods?limit=5", "")), "get");
-        assert_eq!(verb(&request("GET", "/api/v1/pods?limit=5&watch=true", "")), "watch");
-        assert_eq!(verb(&request("PATCH", "/api/v1/pods/a", "application/apply-patch+yaml")), "apply");
-        assert_eq!(verb(&request("PATCH", "/api/v1/pods/a", "application/merge-patch+json")), "patch");
+        assert_eq!(
+            verb(&request("GET", "/api/v1/pods?limit=5&watch=true", "")),
+            "watch"
+        );
+        assert_eq!(
+            verb(&request(
+                "PATCH",
+                "/api/v1/pods/a",
+                "application/apply-patch+yaml"
+            )),
+            "apply"
+        );
+        assert_eq!(
+            verb(&request(
+                "PATCH",
+                "/api/v1/pods/a",
+                "application/merge-patch+json"
+            )),
+            "patch"
+        );
         assert!(is_write("delete") && is_write("apply") && !is_write("watch"));
     }
 
@@ -241,11 +292,29 @@ mod tests {
         });
         let mut calls = Calls { gate: Gate::shut() }.layer(api);
         let mut answer = async |method: &str, uri: &str| {
-            let request = Request::builder().method(method).uri(uri).body(Body::empty()).unwrap();
-            calls.call(request).await.map(|_| ()).map_err(|error| error.downcast_ref::<Error>().copied())
+            let request = Request::builder()
+                .method(method)
+                .uri(uri)
+                .body(Body::empty())
+                .unwrap();
+            calls
+                .call(request)
+                .await
+                .map(|_| ())
+                .map_err(|error| error.downcast_ref::<Error>().copied())
         };
         assert_eq!(answer("GET", "/api/v1/namespaces/a/pods").await, Ok(()));
-        assert_eq!(answer("PUT", "/apis/coordination.k8s.io/v1/namespaces/a/leases/im-operator").await, Ok(()));
-        assert_eq!(answer("DELETE", "/api/v1/namespaces/a/pods/b").await, Err(Some(Error::NotLeading)));
+        assert_eq!(
+            answer(
+                "PUT",
+                "/apis/coordination.k8s.io/v1/namespaces/a/leases/im-operator"
+            )
+            .await,
+            Ok(())
+        );
+        assert_eq!(
+            answer("DELETE", "/api/v1/namespaces/a/pods/b").await,
+            Err(Some(Error::NotLeading))
+        );
     }
 }

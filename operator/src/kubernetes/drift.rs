@@ -13,7 +13,12 @@ pub(crate) const HASH: &str = "imcluster.io/applied";
 pub(crate) fn hash(body: &Value) -> String {
     let mut digest = Sha256::new();
     feed(&mut digest, body);
-    digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    digest
+        .finalize()
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn feed(digest: &mut Sha256, value: &Value) {
@@ -55,7 +60,9 @@ pub(crate) fn owned_fields<'o>(object: &'o DynamicObject, manager: &str) -> Opti
 
 /// Whether `live` carries the hash of `body`, and `manager` owns everything that `body` says.
 pub(crate) fn is_unchanged(live: &DynamicObject, body: &Value, manager: &str) -> bool {
-    body.pointer("/metadata/annotations").and_then(|annotations| annotations.get(HASH)).and_then(Value::as_str)
+    body.pointer("/metadata/annotations")
+        .and_then(|annotations| annotations.get(HASH))
+        .and_then(Value::as_str)
         == live.annotations().get(HASH).map(String::as_str)
         && owned_fields(live, manager).is_some_and(|owned| covers_object(owned, body))
 }
@@ -65,34 +72,49 @@ const IDENTITY: [&str; 3] = ["apiVersion", "kind", "status"];
 const METADATA_IDENTITY: [&str; 4] = ["name", "namespace", "uid", "creationTimestamp"];
 
 fn covers_object(owned: &Value, body: &Value) -> bool {
-    let Value::Object(body) = body else { return false };
-    body.iter().filter(|(key, _)| !IDENTITY.contains(&key.as_str())).all(|(key, value)| match (key.as_str(), value) {
-        ("metadata", Value::Object(metadata)) => {
-            let told: Map<String, Value> = metadata
-                .iter()
-                .filter(|(key, _)| !METADATA_IDENTITY.contains(&key.as_str()))
-                .map(|(key, value)| (key.clone(), value.clone()))
-                .collect();
-            owned.get("f:metadata").is_some_and(|owned| covers(owned, &Value::Object(told)))
-        }
-        (key, value) => covers_field(owned, key, value),
-    })
+    let Value::Object(body) = body else {
+        return false;
+    };
+    body.iter()
+        .filter(|(key, _)| !IDENTITY.contains(&key.as_str()))
+        .all(|(key, value)| match (key.as_str(), value) {
+            ("metadata", Value::Object(metadata)) => {
+                let told: Map<String, Value> = metadata
+                    .iter()
+                    .filter(|(key, _)| !METADATA_IDENTITY.contains(&key.as_str()))
+                    .map(|(key, value)| (key.clone(), value.clone()))
+                    .collect();
+                owned
+                    .get("f:metadata")
+                    .is_some_and(|owned| covers(owned, &Value::Object(told)))
+            }
+            (key, value) => covers_field(owned, key, value),
+        })
 }
 
 fn covers_field(owned: &Value, key: &str, value: &Value) -> bool {
-    value.is_null() || owned.get(format!("f:{key}")).is_some_and(|owned| covers(owned, value))
+    value.is_null()
+        || owned
+            .get(format!("f:{key}"))
+            .is_some_and(|owned| covers(owned, value))
 }
 
 fn covers(owned: &Value, value: &Value) -> bool {
-    let Value::Object(fields) = owned else { return false };
+    let Value::Object(fields) = owned else {
+        return false;
+    };
     if fields.is_empty() {
         return true;
     }
     match value {
-        Value::Object(map) => map.iter().all(|(key, value)| covers_field(owned, key, value)),
-        Value::Array(items) => {
-            items.iter().all(|item| fields.iter().any(|(name, owned)| covers_item(name, owned, item)))
-        }
+        Value::Object(map) => map
+            .iter()
+            .all(|(key, value)| covers_field(owned, key, value)),
+        Value::Array(items) => items.iter().all(|item| {
+            fields
+                .iter()
+                .any(|(name, owned)| covers_item(name, owned, item))
+        }),
         _ => false,
     }
 }
@@ -103,9 +125,14 @@ fn covers_item(name: &str, owned: &Value, item: &Value) -> bool {
     match name.split_once(':') {
         Some(("v", text)) => parsed(text).as_ref() == Some(item),
         Some(("k", text)) => {
-            let Some(Value::Object(keys)) = parsed(text) else { return false };
+            let Some(Value::Object(keys)) = parsed(text) else {
+                return false;
+            };
             // A key that the item leaves out has its default.
-            let mut named = keys.iter().filter_map(|(key, wanted)| item.get(key).map(|got| got == wanted)).peekable();
+            let mut named = keys
+                .iter()
+                .filter_map(|(key, wanted)| item.get(key).map(|got| got == wanted))
+                .peekable();
             named.peek().is_some() && named.all(|same| same) && covers(owned, item)
         }
         _ => false,
@@ -116,11 +143,15 @@ fn covers_item(name: &str, owned: &Value, item: &Value) -> bool {
 pub(crate) fn says(live: &Value, wanted: &Value) -> bool {
     match (live, wanted) {
         (_, Value::Null) => true,
-        (Value::Object(live), Value::Object(wanted)) => {
-            wanted.iter().all(|(key, wanted)| wanted.is_null() || live.get(key).is_some_and(|live| says(live, wanted)))
-        }
+        (Value::Object(live), Value::Object(wanted)) => wanted.iter().all(|(key, wanted)| {
+            wanted.is_null() || live.get(key).is_some_and(|live| says(live, wanted))
+        }),
         (Value::Array(live), Value::Array(wanted)) => {
-            live.len() == wanted.len() && live.iter().zip(wanted).all(|(live, wanted)| says(live, wanted))
+            live.len() == wanted.len()
+                && live
+                    .iter()
+                    .zip(wanted)
+                    .all(|(live, wanted)| says(live, wanted))
         }
         (live, wanted) => live == wanted,
     }
@@ -189,7 +220,11 @@ mod tests {
     fn what_was_applied_and_left_alone_is_settled() {
         let body = desired();
         assert!(is_unchanged(&live(&body, &fields()), &body, MANAGER));
-        assert!(!is_unchanged(&live(&body, &fields()), &body, "another-manager"));
+        assert!(!is_unchanged(
+            &live(&body, &fields()),
+            &body,
+            "another-manager"
+        ));
     }
 
     #[test]
@@ -205,11 +240,17 @@ mod tests {
         ] {
             let mut fields = fields();
             let (parent, name) = taken.rsplit_once('/').unwrap();
-            let parent = fields.pointer_mut(parent).and_then(Value::as_object_mut).unwrap();
+            let parent = fields
+                .pointer_mut(parent)
+                .and_then(Value::as_object_mut)
+                .unwrap();
             parent.remove(&name.replace("~1", "/")).expect(taken);
             // An empty map would mean "all of it": the API server leaves a marker or takes the map away.
             parent.insert(".".to_owned(), json!({}));
-            assert!(!is_unchanged(&live(&body, &fields), &body, MANAGER), "{taken}");
+            assert!(
+                !is_unchanged(&live(&body, &fields), &body, MANAGER),
+                "{taken}"
+            );
         }
     }
 
@@ -217,7 +258,10 @@ mod tests {
     fn a_changed_intention_is_seen() {
         let before = live(&desired(), &fields());
         let mut body = desired();
-        body["metadata"].as_object_mut().unwrap().remove("annotations");
+        body["metadata"]
+            .as_object_mut()
+            .unwrap()
+            .remove("annotations");
         body["spec"].as_object_mut().unwrap().remove("replicas");
         let hash = hash(&body);
         body["metadata"]["annotations"] = json!({HASH: hash});
@@ -226,8 +270,7 @@ mod tests {
 
     #[test]
     fn defaults_that_were_added_make_no_difference_and_values_do() {
-        let live =
-            json!([{"metadata": {"name": "data"}, "spec": {"volumeMode": "Filesystem", "size": "1Gi"}, "status": {}}]);
+        let live = json!([{"metadata": {"name": "data"}, "spec": {"volumeMode": "Filesystem", "size": "1Gi"}, "status": {}}]);
         let wanted = |size: &str| json!([{"metadata": {"name": "data", "labels": null}, "spec": {"size": size}}]);
         assert!(says(&live, &wanted("1Gi")));
         assert!(!says(&live, &wanted("2Gi")) && !says(&live, &json!([])));
@@ -239,8 +282,17 @@ mod tests {
         let one: Value = serde_json::from_str(r#"{"a":1,"b":["x","y"]}"#).unwrap();
         let two: Value = serde_json::from_str(r#"{"b":["x","y"],"a":1}"#).unwrap();
         assert_eq!(hash(&one), hash(&two));
-        for other in [r#"{"a":1,"b":["y","x"]}"#, r#"{"a":"1","b":["x","y"]}"#, r#"{"a":1,"b":["xy"]}"#, r#"{"a":1}"#] {
-            assert_ne!(hash(&one), hash(&serde_json::from_str(other).unwrap()), "{other}");
+        for other in [
+            r#"{"a":1,"b":["y","x"]}"#,
+            r#"{"a":"1","b":["x","y"]}"#,
+            r#"{"a":1,"b":["xy"]}"#,
+            r#"{"a":1}"#,
+        ] {
+            assert_ne!(
+                hash(&one),
+                hash(&serde_json::from_str(other).unwrap()),
+                "{other}"
+            );
         }
     }
 }

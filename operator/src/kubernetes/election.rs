@@ -61,7 +61,12 @@ impl Candidate {
     /// A replica that does not lead yet. Its `gate` lets writes pass only while it leads.
     pub(crate) fn new(client: Client, options: Options, gate: Gate) -> Self {
         gate.close();
-        Self { leases: Api::namespaced(client, &options.namespace), options, gate, observed: None }
+        Self {
+            leases: Api::namespaced(client, &options.namespace),
+            options,
+            gate,
+            observed: None,
+        }
     }
 
     /// Returns once this replica leads.
@@ -72,7 +77,9 @@ impl Candidate {
             match timeout(self.options.renew_deadline, self.attempt()).await {
                 Ok(Ok(true)) => break self.gate.allow_until(asked + self.options.duration),
                 Ok(Ok(false)) => {}
-                Ok(Err(error)) => tracing::warn!(%error, lease = %self.name(), "cannot acquire the lease, retrying"),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, lease = %self.name(), "cannot acquire the lease, retrying")
+                }
                 Err(_) => {
                     tracing::warn!(lease = %self.name(), "timed out waiting for the API server to answer about the lease")
                 }
@@ -95,14 +102,23 @@ impl Candidate {
         };
         self.gate.close();
         metrics::LEADER.set(0);
-        Lost { lease: self.name(), why }
+        Lost {
+            lease: self.name(),
+            why,
+        }
     }
 
     /// Gives the Lease back, so that another need not wait for it to end. Without effect where this replica does not lead.
     pub(crate) async fn release(&mut self) {
         self.gate.close();
         metrics::LEADER.set(0);
-        let Some(observed) = self.observed.clone().filter(|observed| self.is_mine(&observed.lease)) else { return };
+        let Some(observed) = self
+            .observed
+            .clone()
+            .filter(|observed| self.is_mine(&observed.lease))
+        else {
+            return;
+        };
         let mut lease = observed.lease;
         let now = MicroTime(Timestamp::now());
         let transitions = lease.spec.as_ref().and_then(|spec| spec.lease_transitions);
@@ -116,8 +132,12 @@ impl Candidate {
         });
         match timeout(self.options.retry, self.replace(lease)).await {
             Ok(Ok(())) => tracing::info!(lease = %self.name(), "released the lease"),
-            Ok(Err(error)) => tracing::warn!(%error, lease = %self.name(), "cannot release the lease, it will expire"),
-            Err(_) => tracing::warn!(lease = %self.name(), "timed out releasing the lease, it will expire"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, lease = %self.name(), "cannot release the lease, it will expire")
+            }
+            Err(_) => {
+                tracing::warn!(lease = %self.name(), "timed out releasing the lease, it will expire")
+            }
         }
     }
 
@@ -131,7 +151,9 @@ impl Candidate {
                     return Ok(());
                 }
                 Ok(Ok(false)) => return Err(self.holder().unwrap_or_default()),
-                Ok(Err(error)) => tracing::warn!(%error, lease = %self.name(), "lease renewal failed, retrying"),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, lease = %self.name(), "lease renewal failed, retrying")
+                }
                 Err(_) => {
                     tracing::warn!(lease = %self.name(), "timed out waiting for the API server to answer about the lease")
                 }
@@ -147,20 +169,33 @@ impl Candidate {
             && self.is_valid(&observed)
         {
             // What was seen last is most likely still so: one call instead of two.
-            if self.replace(self.claimed(Some(&observed.lease))).await.is_ok() {
+            if self
+                .replace(self.claimed(Some(&observed.lease)))
+                .await
+                .is_ok()
+            {
                 return Ok(true);
             }
         }
         let Some(found) = self.leases.get_opt(&self.options.name).await? else {
-            let created = self.leases.create(&PostParams::default(), &self.claimed(None)).await;
+            let created = self
+                .leases
+                .create(&PostParams::default(), &self.claimed(None))
+                .await;
             return self.settle(created);
         };
         let observed = self.see(found);
-        if !self.is_mine(&observed.lease) && holder(&observed.lease).is_some() && self.is_valid(&observed) {
+        if !self.is_mine(&observed.lease)
+            && holder(&observed.lease).is_some()
+            && self.is_valid(&observed)
+        {
             return Ok(false);
         }
         let claimed = self.claimed(Some(&observed.lease));
-        let written = self.leases.replace(&self.options.name, &PostParams::default(), &claimed).await;
+        let written = self
+            .leases
+            .replace(&self.options.name, &PostParams::default(), &claimed)
+            .await;
         self.settle(written)
     }
 
@@ -172,16 +207,26 @@ impl Candidate {
                 Ok(true)
             }
             Err(kube::Error::Api(status)) if status.code == 409 => {
-                let mine = self.observed.as_ref().is_some_and(|observed| self.is_mine(&observed.lease));
+                let mine = self
+                    .observed
+                    .as_ref()
+                    .is_some_and(|observed| self.is_mine(&observed.lease));
                 // A leader that lost a race does not know by whom: the next attempt reads it.
-                if mine { Err(kube::Error::Api(status)) } else { Ok(false) }
+                if mine {
+                    Err(kube::Error::Api(status))
+                } else {
+                    Ok(false)
+                }
             }
             Err(error) => Err(error),
         }
     }
 
     async fn replace(&mut self, lease: Lease) -> Result<(), kube::Error> {
-        let written = self.leases.replace(&self.options.name, &PostParams::default(), &lease).await?;
+        let written = self
+            .leases
+            .replace(&self.options.name, &PostParams::default(), &lease)
+            .await?;
         self.see(written);
         Ok(())
     }
@@ -191,7 +236,10 @@ impl Candidate {
         let at = match &self.observed {
             Some(observed) if observed.lease.spec == lease.spec => observed.at,
             before => {
-                let (old, new) = (before.as_ref().and_then(|b| holder(&b.lease)), holder(&lease));
+                let (old, new) = (
+                    before.as_ref().and_then(|b| holder(&b.lease)),
+                    holder(&lease),
+                );
                 if old != new {
                     tracing::info!(lease = %self.name(), holder = new.unwrap_or("nobody"), "leader changed");
                 }
@@ -206,7 +254,9 @@ impl Candidate {
     /// The Lease as this replica would have it.
     fn claimed(&self, before: Option<&Lease>) -> Lease {
         let now = MicroTime(Timestamp::now());
-        let old = before.and_then(|lease| lease.spec.clone()).unwrap_or_default();
+        let old = before
+            .and_then(|lease| lease.spec.clone())
+            .unwrap_or_default();
         let mine = before.is_some_and(|lease| self.is_mine(lease));
         let transitions = old.lease_transitions.unwrap_or(0) + i32::from(before.is_some() && !mine);
         let metadata = before.map_or_else(
@@ -219,13 +269,22 @@ impl Candidate {
         );
         let spec = LeaseSpec {
             holder_identity: Some(self.options.identity.clone()),
-            lease_duration_seconds: Some(i32::try_from(self.options.duration.as_secs()).unwrap_or(i32::MAX)),
-            acquire_time: if mine { old.acquire_time } else { Some(now.clone()) },
+            lease_duration_seconds: Some(
+                i32::try_from(self.options.duration.as_secs()).unwrap_or(i32::MAX),
+            ),
+            acquire_time: if mine {
+                old.acquire_time
+            } else {
+                Some(now.clone())
+            },
             renew_time: Some(now),
             lease_transitions: Some(transitions),
             ..LeaseSpec::default()
         };
-        Lease { metadata, spec: Some(spec) }
+        Lease {
+            metadata,
+            spec: Some(spec),
+        }
     }
 
     fn is_mine(&self, lease: &Lease) -> bool {
@@ -233,13 +292,22 @@ impl Candidate {
     }
 
     fn is_valid(&self, observed: &Observed) -> bool {
-        let seconds = observed.lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
-        let duration = seconds.and_then(|s| u64::try_from(s).ok()).map_or(self.options.duration, Duration::from_secs);
+        let seconds = observed
+            .lease
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.lease_duration_seconds);
+        let duration = seconds
+            .and_then(|s| u64::try_from(s).ok())
+            .map_or(self.options.duration, Duration::from_secs);
         observed.at.elapsed() < duration
     }
 
     fn holder(&self) -> Option<String> {
-        self.observed.as_ref().and_then(|observed| holder(&observed.lease)).map(str::to_owned)
+        self.observed
+            .as_ref()
+            .and_then(|observed| holder(&observed.lease))
+            .map(str::to_owned)
     }
 
     fn name(&self) -> String {
@@ -247,10 +315,17 @@ impl Candidate {
     }
 
     fn pause(&self) -> Duration {
-        self.options.retry.mul_f64(1.0 + rand::random_range(0.0..1.2))
+        self.options
+            .retry
+            .mul_f64(1.0 + rand::random_range(0.0..1.2))
     }
 }
 
 fn holder(lease: &Lease) -> Option<&str> {
-    lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
+    lease
+        .spec
+        .as_ref()?
+        .holder_identity
+        .as_deref()
+        .filter(|holder| !holder.is_empty())
 }

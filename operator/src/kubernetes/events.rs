@@ -36,8 +36,14 @@ impl std::fmt::Debug for Events {
 impl Events {
     /// In the name of this replica.
     pub(crate) fn new(client: Client, instance: &str) -> Self {
-        let reporter = Reporter { controller: "im-operator".to_owned(), instance: Some(instance.to_owned()) };
-        Self { recorder: Recorder::new(client, reporter), emitted: Mutex::default() }
+        let reporter = Reporter {
+            controller: "im-operator".to_owned(),
+            instance: Some(instance.to_owned()),
+        };
+        Self {
+            recorder: Recorder::new(client, reporter),
+            emitted: Mutex::default(),
+        }
     }
 
     /// Emits a Normal event.
@@ -62,12 +68,21 @@ impl Events {
             action: "Reconcile".to_owned(),
             secondary: None,
         };
-        match timeout(TIMEOUT, self.recorder.publish(&event, &about.object_ref(&()))).await {
+        match timeout(
+            TIMEOUT,
+            self.recorder.publish(&event, &about.object_ref(&())),
+        )
+        .await
+        {
             Ok(Ok(())) => metrics::EVENTS.with_label_values(&[reason]).inc(),
             // Where a namespace ends, no Event can be created any more.
             Ok(Err(kube::Error::Api(status))) if status.message.contains("being terminated") => {}
-            Ok(Err(error)) => tracing::warn!(%error, cluster = %Key::of(about), reason, "cannot publish an Event"),
-            Err(_) => tracing::warn!(cluster = %Key::of(about), reason, "timed out publishing an Event"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, cluster = %Key::of(about), reason, "cannot publish an Event")
+            }
+            Err(_) => {
+                tracing::warn!(cluster = %Key::of(about), reason, "timed out publishing an Event")
+            }
         }
     }
 
@@ -79,7 +94,10 @@ impl Events {
             return false;
         }
         if emitted.len() >= MAX_REMEMBERED {
-            let oldest = emitted.iter().min_by_key(|(_, at)| **at).map(|(what, _)| what.clone());
+            let oldest = emitted
+                .iter()
+                .min_by_key(|(_, at)| **at)
+                .map(|(what, _)| what.clone());
             oldest.and_then(|oldest| emitted.remove(&oldest));
         }
         emitted.insert((about, reason.to_owned(), note.to_owned()), now);

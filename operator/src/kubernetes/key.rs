@@ -19,7 +19,10 @@ pub(crate) struct Key {
 impl Key {
     /// Of these two.
     pub(crate) fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 
     /// Of an object.
@@ -29,7 +32,10 @@ impl Key {
 
     /// Of the ImCluster that an object says it belongs to.
     pub(crate) fn of_cluster(object: &impl Resource) -> Option<Self> {
-        Some(Self::new(object.namespace()?, object.labels().get(CLUSTER)?))
+        Some(Self::new(
+            object.namespace()?,
+            object.labels().get(CLUSTER)?,
+        ))
     }
 }
 

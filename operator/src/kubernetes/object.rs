@@ -37,7 +37,12 @@ impl Object {
     pub(crate) fn dynamic(tier: Tier, resource: ApiResource, mut body: Value) -> Self {
         body["apiVersion"] = Value::String(resource.api_version.clone());
         body["kind"] = Value::String(resource.kind.clone());
-        Self { tier, manager: tier.manager(), resource, body }
+        Self {
+            tier,
+            manager: tier.manager(),
+            resource,
+            body,
+        }
     }
 
     /// Whether it makes pods: what changes in it may replace them.
@@ -47,7 +52,10 @@ impl Object {
 
     /// Its name.
     pub(crate) fn name(&self) -> &str {
-        self.body.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default()
+        self.body
+            .pointer("/metadata/name")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
     }
 }
 
@@ -77,12 +85,18 @@ impl<S> Objects<S> {
 
 impl Objects<Prepared> {
     pub(crate) fn prepared(list: Vec<Object>) -> Self {
-        Self { list, state: Prepared }
+        Self {
+            list,
+            state: Prepared,
+        }
     }
 
     /// Only for who has applied all of them.
     pub(super) fn applied(self, writes: usize) -> Objects<Applied> {
-        Objects { list: self.list, state: Applied { writes } }
+        Objects {
+            list: self.list,
+            state: Applied { writes },
+        }
     }
 }
 
@@ -96,6 +110,9 @@ impl Objects<Applied> {
 #[cfg(test)]
 impl Objects<Applied> {
     pub(crate) fn nothing_applied() -> Self {
-        Self { list: Vec::new(), state: Applied { writes: 0 } }
+        Self {
+            list: Vec::new(),
+            state: Applied { writes: 0 },
+        }
     }
 }

@@ -21,13 +21,20 @@ const JOIN_LOOKS: i64 = 20;
 
 /// Whether a pod is of this tier.
 pub(crate) fn is_of(pod: &Pod, tier: Tier) -> bool {
-    pod.labels().get(COMPONENT).is_some_and(|component| component == tier.name())
+    pod.labels()
+        .get(COMPONENT)
+        .is_some_and(|component| component == tier.name())
 }
 
 /// A pod's condition "Ready".
 pub(crate) fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.filter(|condition| condition.type_ == "Ready").any(|condition| condition.status == "True")
+    let conditions = pod
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
+    conditions
+        .filter(|condition| condition.type_ == "Ready")
+        .any(|condition| condition.status == "True")
 }
 
 /// Whether a pod is being deleted.
@@ -37,7 +44,10 @@ pub(crate) fn is_ending(pod: &Pod) -> bool {
 
 /// Evicted or ended for good: it waits to be cleared away. One that is being deleted is not over before it is gone.
 pub(crate) fn is_over(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
     !is_ending(pod) && matches!(phase, Some("Failed" | "Succeeded"))
 }
 
@@ -49,8 +59,13 @@ pub(crate) fn revision(pod: &Pod) -> Option<&str> {
 /// Whether a pod runs with other than what the newest template says: it is of an older one, and they differ by more than
 /// what [`build::FINGERPRINT`] leaves out.
 pub(crate) fn is_outdated(set: &StatefulSet, newest: Option<&str>, pod: &Pod) -> bool {
-    let fingerprint = |annotations: Option<&BTreeMap<String, String>>| annotations?.get(build::FINGERPRINT).cloned();
-    let template = set.spec.as_ref().and_then(|spec| spec.template.metadata.as_ref());
+    let fingerprint = |annotations: Option<&BTreeMap<String, String>>| {
+        annotations?.get(build::FINGERPRINT).cloned()
+    };
+    let template = set
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.template.metadata.as_ref());
     let wanted = fingerprint(template.and_then(|template| template.annotations.as_ref()));
     let same = wanted.is_some() && fingerprint(pod.metadata.annotations.as_ref()) == wanted;
     revision(pod) != newest && !same
@@ -58,21 +73,36 @@ pub(crate) fn is_outdated(set: &StatefulSet, newest: Option<&str>, pod: &Pod) ->
 
 /// Why a container waits, in the kubelet's word.
 pub(crate) fn waiting_reason(container: &ContainerStatus) -> Option<&str> {
-    container.state.as_ref()?.waiting.as_ref()?.reason.as_deref()
+    container
+        .state
+        .as_ref()?
+        .waiting
+        .as_ref()?
+        .reason
+        .as_deref()
 }
 
 /// Whether a container of a pod is restarted with growing pauses.
 pub(crate) fn is_crashing(pod: &Pod) -> bool {
-    let mut statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let mut statuses = pod
+        .status
+        .iter()
+        .flat_map(|status| status.container_statuses.iter().flatten());
     statuses.any(|status| waiting_reason(status) == Some(CRASH_LOOP))
 }
 
 /// The init container runs in a pod whose volume has its data as well, and ends as soon as it has looked. A member is
 /// removed because of this, so what was seen a moment ago does not count.
 pub(crate) fn is_joining(pod: &Pod, now: Timestamp) -> bool {
-    let mut statuses = pod.status.iter().flat_map(|status| status.init_container_statuses.iter().flatten());
+    let mut statuses = pod
+        .status
+        .iter()
+        .flat_map(|status| status.init_container_statuses.iter().flatten());
     let running = |status: &ContainerStatus| {
-        let running = status.state.as_ref().and_then(|state| state.running.as_ref());
+        let running = status
+            .state
+            .as_ref()
+            .and_then(|state| state.running.as_ref());
         let since = running.and_then(|running| running.started_at.as_ref());
         since.is_some_and(|since| now.as_second() - since.0.as_second() >= JOIN_LOOKS)
     };
@@ -99,7 +129,13 @@ mod tests {
         assert!(!is_joining(&running("2026-01-01T00:00:59Z"), now));
         assert!(!is_joining(&running("2026-01-01T00:00:41Z"), now));
         assert!(is_joining(&running("2026-01-01T00:00:40Z"), now));
-        assert!(!is_joining(&pod(json!({"terminated": {"exitCode": 0}})), now));
-        assert!(!is_joining(&pod(json!({"waiting": {"reason": "PodInitializing"}})), now));
+        assert!(!is_joining(
+            &pod(json!({"terminated": {"exitCode": 0}})),
+            now
+        ));
+        assert!(!is_joining(
+            &pod(json!({"waiting": {"reason": "PodInitializing"}})),
+            now
+        ));
     }
 }

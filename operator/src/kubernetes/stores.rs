@@ -26,7 +26,10 @@ fn applied() -> Vec<(ApiResource, &'static str)> {
         (ApiResource::erase::<ServiceAccount>(&()), "serviceaccounts"),
         (ApiResource::erase::<Service>(&()), "services"),
         (ApiResource::erase::<NetworkPolicy>(&()), "networkpolicies"),
-        (ApiResource::erase::<PodDisruptionBudget>(&()), "poddisruptionbudgets"),
+        (
+            ApiResource::erase::<PodDisruptionBudget>(&()),
+            "poddisruptionbudgets",
+        ),
         (ApiResource::erase::<StatefulSet>(&()), "statefulsets"),
         (ApiResource::erase::<Deployment>(&()), "deployments"),
     ]
@@ -84,7 +87,10 @@ pub(crate) type Unreadable = Arc<dyn Fn(Key, Option<i64>, String) + Send + Sync>
 pub(crate) async fn pod_monitors_exist(client: &Client) -> Result<bool, kube::Error> {
     let kind = pod_monitors();
     match client.list_api_group_resources(&kind.api_version).await {
-        Ok(list) => Ok(list.resources.iter().any(|resource| resource.name == kind.plural)),
+        Ok(list) => Ok(list
+            .resources
+            .iter()
+            .any(|resource| resource.name == kind.plural)),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
         Err(error) => Err(error),
     }
@@ -93,12 +99,17 @@ pub(crate) async fn pod_monitors_exist(client: &Client) -> Result<bool, kube::Er
 impl Stores {
     /// Empty, for these namespaces (none: all).
     pub(crate) fn new(namespaces: &[String]) -> Self {
-        let namespaces: Vec<Option<String>> =
-            if namespaces.is_empty() { vec![None] } else { namespaces.iter().cloned().map(Some).collect() };
+        let namespaces: Vec<Option<String>> = if namespaces.is_empty() {
+            vec![None]
+        } else {
+            namespaces.iter().cloned().map(Some).collect()
+        };
         let mut kinds = applied();
         kinds.push((pod_monitors(), POD_MONITORS));
-        let objects =
-            kinds.into_iter().map(|(kind, plural)| (kind, Arc::new(Cache::new(plural, &namespaces)))).collect();
+        let objects = kinds
+            .into_iter()
+            .map(|(kind, plural)| (kind, Arc::new(Cache::new(plural, &namespaces))))
+            .collect();
         Self {
             clusters: Arc::new(Cache::new("imclusters", &namespaces)),
             pods: Arc::new(Cache::new("pods", &namespaces)),
@@ -124,29 +135,48 @@ impl Stores {
 
     /// What has not been read yet in a namespace. PodMonitors are not waited for: nothing depends on them.
     pub(crate) fn unread(&self, namespace: &str) -> Vec<UnreadKind> {
-        let objects = self.objects.iter().filter(|(_, cache)| cache.kind() != POD_MONITORS);
+        let objects = self
+            .objects
+            .iter()
+            .filter(|(_, cache)| cache.kind() != POD_MONITORS);
         let mut unread: Vec<UnreadKind> = objects
             .filter_map(|(_, cache)| {
                 let kind = cache.kind();
                 let decides = matches!(kind, "statefulsets" | "deployments");
-                cache.complete_in(namespace).err().map(|why| UnreadKind { kind, why, decides })
+                cache
+                    .complete_in(namespace)
+                    .err()
+                    .map(|why| UnreadKind { kind, why, decides })
             })
             .collect();
         let mut add = |kind: &'static str, complete: Result<(), String>| {
-            unread.extend(complete.err().map(|why| UnreadKind { kind, why, decides: true }));
+            unread.extend(complete.err().map(|why| UnreadKind {
+                kind,
+                why,
+                decides: true,
+            }));
         };
         add(self.pods.kind(), self.pods.complete_in(namespace));
         add(self.claims.kind(), self.claims.complete_in(namespace));
         add(self.secrets.kind(), self.secrets.complete_in(namespace));
-        add(self.replica_sets.kind(), self.replica_sets.complete_in(namespace));
+        add(
+            self.replica_sets.kind(),
+            self.replica_sets.complete_in(namespace),
+        );
         // Unseen, one would be worked against.
-        add(self.autoscalers.kind(), self.autoscalers.complete_in(namespace));
+        add(
+            self.autoscalers.kind(),
+            self.autoscalers.complete_in(namespace),
+        );
         unread
     }
 
     /// Whether an autoscaler says how many pods a Deployment has.
     pub(crate) fn is_autoscaled(&self, deployment: &Key) -> bool {
-        self.autoscalers.all().iter().any(|scaler| scaled(scaler).as_ref() == Some(deployment))
+        self.autoscalers
+            .all()
+            .iter()
+            .any(|scaler| scaled(scaler).as_ref() == Some(deployment))
     }
 
     /// An object as last seen or written.
@@ -179,9 +209,17 @@ impl Stores {
 
     /// What was applied for an ImCluster, of every kind that has been read.
     pub(crate) fn of_cluster(&self, cluster: &Key) -> Vec<(ApiResource, Arc<DynamicObject>)> {
-        let read = self.objects.iter().filter(|(_, cache)| cache.complete_in(&cluster.namespace).is_ok());
-        read.flat_map(|(kind, cache)| cache.of_cluster(cluster).into_iter().map(|object| (kind.clone(), object)))
-            .collect()
+        let read = self
+            .objects
+            .iter()
+            .filter(|(_, cache)| cache.complete_in(&cluster.namespace).is_ok());
+        read.flat_map(|(kind, cache)| {
+            cache
+                .of_cluster(cluster)
+                .into_iter()
+                .map(|object| (kind.clone(), object))
+        })
+        .collect()
     }
 
     fn cache(&self, kind: &ApiResource) -> Option<&Arc<Cache<DynamicObject>>> {
@@ -249,7 +287,8 @@ impl Stores {
                     Some(namespace) => Api::namespaced_with(client.clone(), namespace, kind),
                     None => Api::all_with(client.clone(), kind),
                 };
-                let (kind, work) = watch_one(api, namespace, cache, &self.clusters, wake, drift::trim);
+                let (kind, work) =
+                    watch_one(api, namespace, cache, &self.clusters, wake, drift::trim);
                 let mut there = self.pod_monitors.subscribe();
                 let when_there = async move {
                     if kind == POD_MONITORS && there.wait_for(|there| *there).await.is_err() {
@@ -281,19 +320,32 @@ impl Stores {
                 scaler.status = None;
             };
             let notify = |seen: Change<'_, HorizontalPodAutoscaler>| {
-                let Change::Changed(before, now) = seen else { return };
+                let Change::Changed(before, now) = seen else {
+                    return;
+                };
                 let (before, now) = (before.and_then(scaled), now.and_then(scaled));
                 // Its status changes all the time.
                 if before != now {
                     let names = [before, now];
                     wake_all(&clusters, &wake, |key| {
-                        let logic = Key::new(&key.namespace, build::object_name(&key.name, Tier::Logic));
+                        let logic =
+                            Key::new(&key.namespace, build::object_name(&key.name, Tier::Logic));
                         names.iter().flatten().any(|name| *name == logic)
                     });
                 }
             };
-            let on_listed = || wake_all(&clusters, &wake, |key| is_within(key, namespace.as_deref()));
-            follow(api, None, namespace.as_deref(), cache, trim, notify, on_listed).await;
+            let on_listed =
+                || wake_all(&clusters, &wake, |key| is_within(key, namespace.as_deref()));
+            follow(
+                api,
+                None,
+                namespace.as_deref(),
+                cache,
+                trim,
+                notify,
+                on_listed,
+            )
+            .await;
         };
         (kind, work.boxed())
     }
@@ -313,7 +365,8 @@ impl Stores {
         let work = async move {
             let trim = |cluster: &mut ImCluster| cluster.metadata.managed_fields = None;
             let notify = |seen: Change<'_, ImCluster>| match seen {
-                Change::Changed(before, Some(now)) if before.is_some_and(|before| only_status(before, now)) => {}
+                Change::Changed(before, Some(now))
+                    if before.is_some_and(|before| only_status(before, now)) => {}
                 Change::Changed(before, now) => {
                     if let Some(cluster) = now.or(before) {
                         wake(Key::of(cluster));
@@ -321,7 +374,10 @@ impl Stores {
                 }
                 Change::Invalid(invalid) => {
                     let name = |text: &Option<String>| text.clone().unwrap_or_default();
-                    let key = Key::new(name(&invalid.metadata.namespace), name(&invalid.metadata.name));
+                    let key = Key::new(
+                        name(&invalid.metadata.namespace),
+                        name(&invalid.metadata.name),
+                    );
                     unreadable(key, invalid.metadata.generation, invalid.error.clone());
                 }
             };
@@ -333,7 +389,12 @@ impl Stores {
 
 /// Wakes the ImClusters that are meant.
 fn wake_all(clusters: &Cache<ImCluster>, wake: &Wake, which: impl Fn(&Key) -> bool) {
-    clusters.all().iter().map(|cluster| Key::of(cluster.as_ref())).filter(which).for_each(|key| wake(key));
+    clusters
+        .all()
+        .iter()
+        .map(|cluster| Key::of(cluster.as_ref()))
+        .filter(which)
+        .for_each(|key| wake(key));
 }
 
 /// Whether an ImCluster is where a watch looks; `None`: everywhere.
@@ -395,7 +456,16 @@ where
         };
         // Whoever has waited for it goes on.
         let on_listed = || wake_all(&clusters, &wake, |key| is_within(key, namespace.as_deref()));
-        follow(api, Some(CLUSTER), namespace.as_deref(), cache, trim, notify, on_listed).await;
+        follow(
+            api,
+            Some(CLUSTER),
+            namespace.as_deref(),
+            cache,
+            trim,
+            notify,
+            on_listed,
+        )
+        .await;
     };
     (kind, work.boxed())
 }

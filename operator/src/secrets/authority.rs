@@ -51,10 +51,23 @@ impl Authorities {
     /// The first one. `believed` is what certificates say that are there already: the Secret was deleted.
     pub(super) fn first(pair: Pair, believed: Option<String>, now: Timestamp) -> Self {
         match believed {
-            None => Self { current: pair, next: None, previous: None, since: None },
+            None => Self {
+                current: pair,
+                next: None,
+                previous: None,
+                since: None,
+            },
             Some(certificate) => {
-                let current = Pair { certificate, key: String::new() };
-                Self { current, next: Some(pair), previous: None, since: Some(now) }
+                let current = Pair {
+                    certificate,
+                    key: String::new(),
+                };
+                Self {
+                    current,
+                    next: Some(pair),
+                    previous: None,
+                    since: Some(now),
+                }
             }
         }
     }
@@ -66,16 +79,39 @@ impl Authorities {
     pub(super) fn read(secret: &Secret) -> Result<Self, Error> {
         let text = |key: &str| {
             let value = secret.data.as_ref().and_then(|data| data.get(key));
-            value.and_then(|value| String::from_utf8(value.0.clone()).ok()).filter(|value| !value.is_empty())
+            value
+                .and_then(|value| String::from_utf8(value.0.clone()).ok())
+                .filter(|value| !value.is_empty())
         };
-        let lacking = |key| Error::Lacking { name: secret.name_any(), key };
-        let useless = |source| Error::Useless { name: secret.name_any(), source };
-        let next = text(NEXT_CERT).zip(text(NEXT_KEY)).map(|(certificate, key)| Pair { certificate, key });
+        let lacking = |key| Error::Lacking {
+            name: secret.name_any(),
+            key,
+        };
+        let useless = |source| Error::Useless {
+            name: secret.name_any(),
+            source,
+        };
+        let next = text(NEXT_CERT)
+            .zip(text(NEXT_KEY))
+            .map(|(certificate, key)| Pair { certificate, key });
         let certificate = text(CA_CERT).ok_or(lacking(CA_CERT))?;
-        let key = text(CA_KEY).or(next.as_ref().map(|_| String::new())).ok_or(lacking(CA_KEY))?;
-        let since = secret.annotations().get(SINCE).and_then(|since| since.parse().ok());
-        let read = Self { current: Pair { certificate, key }, next, previous: text(PREVIOUS_CERT), since };
-        for pair in std::iter::once(&read.current).chain(&read.next).filter(|pair| !pair.key.is_empty()) {
+        let key = text(CA_KEY)
+            .or(next.as_ref().map(|_| String::new()))
+            .ok_or(lacking(CA_KEY))?;
+        let since = secret
+            .annotations()
+            .get(SINCE)
+            .and_then(|since| since.parse().ok());
+        let read = Self {
+            current: Pair { certificate, key },
+            next,
+            previous: text(PREVIOUS_CERT),
+            since,
+        };
+        for pair in std::iter::once(&read.current)
+            .chain(&read.next)
+            .filter(|pair| !pair.key.is_empty())
+        {
             pki::check_authority(pair).map_err(useless)?;
         }
         Ok(read)
@@ -91,27 +127,48 @@ impl Authorities {
             (NEXT_KEY, next.map(|next| &next.key)),
             (PREVIOUS_CERT, previous),
         ];
-        let there = parts.into_iter().filter_map(|(key, value)| Some((key, value.filter(|value| !value.is_empty())?)));
-        let data = there.map(|(key, value)| (key.to_owned(), ByteString(value.clone().into_bytes()))).collect();
-        (data, self.since.map(|since| (SINCE.to_owned(), since.to_string())).into_iter().collect())
+        let there = parts
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value.filter(|value| !value.is_empty())?)));
+        let data = there
+            .map(|(key, value)| (key.to_owned(), ByteString(value.clone().into_bytes())))
+            .collect();
+        (
+            data,
+            self.since
+                .map(|since| (SINCE.to_owned(), since.to_string()))
+                .into_iter()
+                .collect(),
+        )
     }
 
     /// Who signs now.
     pub(crate) fn signer(&self) -> &Pair {
-        self.next.as_ref().filter(|_| self.current.key.is_empty()).unwrap_or(&self.current)
+        self.next
+            .as_ref()
+            .filter(|_| self.current.key.is_empty())
+            .unwrap_or(&self.current)
     }
 
     /// The certificates of all who are believed, as PEM.
     pub(crate) fn believed(&self) -> String {
-        let all =
-            [Some(&self.current.certificate), self.next.as_ref().map(|next| &next.certificate), self.previous.as_ref()];
-        all.into_iter().flatten().map(|pem| format!("{}\n", pem.trim_end())).collect()
+        let all = [
+            Some(&self.current.certificate),
+            self.next.as_ref().map(|next| &next.certificate),
+            self.previous.as_ref(),
+        ];
+        all.into_iter()
+            .flatten()
+            .map(|pem| format!("{}\n", pem.trim_end()))
+            .collect()
     }
 
     /// Whether one who may be shown has signed this.
     pub(super) fn has_signed(&self, pair: &Pair, names: &[String]) -> bool {
         let next = self.next.as_ref().map(|next| &next.certificate);
-        std::iter::once(&self.current.certificate).chain(next).any(|one| pki::matches(pair, one, names))
+        std::iter::once(&self.current.certificate)
+            .chain(next)
+            .any(|one| pki::matches(pair, one, names))
     }
 
     /// How far a change is, and since when.
@@ -136,18 +193,36 @@ impl Authorities {
     ) -> Result<Option<Self>, pki::Error> {
         let (current, previous) = (self.current.clone(), self.previous.clone());
         let next = match self.change() {
-            None if wanted => Self { current, next: Some(make()?), previous, since: Some(now) },
+            None if wanted => Self {
+                current,
+                next: Some(make()?),
+                previous,
+                since: Some(now),
+            },
             None => return Ok(None),
-            Some((_, since)) if since == Timestamp::MAX => Self { since: Some(now), ..self.clone() },
+            Some((_, since)) if since == Timestamp::MAX => Self {
+                since: Some(now),
+                ..self.clone()
+            },
             Some((_, since)) if !done(since) => return Ok(None),
             Some((Rotation::Introducing, _)) => match self.next.clone() {
                 Some(next) => {
                     let previous = Some(self.current.certificate.clone());
-                    Self { current: next, next: None, previous, since: Some(now) }
+                    Self {
+                        current: next,
+                        next: None,
+                        previous,
+                        since: Some(now),
+                    }
                 }
                 None => return Ok(None),
             },
-            Some((Rotation::Retiring, _)) => Self { current, next: None, previous: None, since: None },
+            Some((Rotation::Retiring, _)) => Self {
+                current,
+                next: None,
+                previous: None,
+                since: None,
+            },
         };
         Ok(Some(next))
     }
@@ -163,7 +238,10 @@ mod tests {
 
     fn stored(authorities: &Authorities) -> Authorities {
         let (data, annotations) = authorities.written();
-        let mut secret = Secret { data: Some(data), ..Secret::default() };
+        let mut secret = Secret {
+            data: Some(data),
+            ..Secret::default()
+        };
         secret.metadata.annotations = Some(annotations);
         Authorities::read(&secret).unwrap()
     }
@@ -173,40 +251,74 @@ mod tests {
         let (now, names) = (Timestamp::now(), ["redis".to_owned()]);
         let (old, new) = (pair(now), pair(now));
         let by = |authority: &Pair| pki::leaf(authority, "redis", &names, now).unwrap();
-        let has = |one: &Authorities, pair: &Pair| one.believed().contains(pair.certificate.trim_end());
+        let has =
+            |one: &Authorities, pair: &Pair| one.believed().contains(pair.certificate.trim_end());
         let mut one = Authorities::first(old.clone(), None, now);
-        let step = |one: &Authorities, wanted, done| one.step(wanted, |_| done, || Ok(new.clone()), now).unwrap();
+        let step = |one: &Authorities, wanted, done| {
+            one.step(wanted, |_| done, || Ok(new.clone()), now).unwrap()
+        };
         assert_eq!((step(&one, false, true), one.change()), (None, None));
 
         one = stored(&step(&one, true, false).unwrap());
-        assert_eq!(one.change().map(|(phase, _)| phase), Some(Rotation::Introducing));
+        assert_eq!(
+            one.change().map(|(phase, _)| phase),
+            Some(Rotation::Introducing)
+        );
         assert!(has(&one, &old) && has(&one, &new) && one.signer() == &old);
         assert!(one.has_signed(&by(&old), &names) && one.has_signed(&by(&new), &names));
         assert_eq!(step(&one, true, false), None, "not before all believe it");
 
         one = stored(&step(&one, true, true).unwrap());
-        assert_eq!(one.change().map(|(phase, _)| phase), Some(Rotation::Retiring));
+        assert_eq!(
+            one.change().map(|(phase, _)| phase),
+            Some(Rotation::Retiring)
+        );
         assert!(has(&one, &old) && has(&one, &new) && one.signer() == &new);
-        assert!(!one.has_signed(&by(&old), &names), "what the old one has signed is replaced");
-        assert_eq!(step(&one, true, false), None, "not before all show what the new one has signed");
+        assert!(
+            !one.has_signed(&by(&old), &names),
+            "what the old one has signed is replaced"
+        );
+        assert_eq!(
+            step(&one, true, false),
+            None,
+            "not before all show what the new one has signed"
+        );
 
         one = stored(&step(&one, false, true).unwrap());
         assert!(!has(&one, &old) && has(&one, &new));
-        assert_eq!((one.change(), one), (None, Authorities::first(new.clone(), None, now)));
+        assert_eq!(
+            (one.change(), one),
+            (None, Authorities::first(new.clone(), None, now))
+        );
     }
 
     #[test]
     fn a_secret_that_was_deleted_is_made_good_without_a_break() {
         let now = Timestamp::now();
         let (lost, new) = (pair(now), pair(now));
-        let mut one = stored(&Authorities::first(new.clone(), Some(lost.certificate.clone()), now));
-        assert_eq!(one.change().map(|(phase, _)| phase), Some(Rotation::Introducing));
+        let mut one = stored(&Authorities::first(
+            new.clone(),
+            Some(lost.certificate.clone()),
+            now,
+        ));
+        assert_eq!(
+            one.change().map(|(phase, _)| phase),
+            Some(Rotation::Introducing)
+        );
         assert_eq!(one.signer(), &new, "nobody else can");
         let names = ["redis".to_owned()];
         let shown = pki::leaf(&lost, "redis", &names, now).unwrap();
-        assert!(one.has_signed(&shown, &names), "what is shown stays until the new one is believed");
-        one = one.step(false, |_| true, || panic!("there is one"), now).unwrap().unwrap();
-        assert!(!one.has_signed(&shown, &names) && one.believed().contains(lost.certificate.trim_end()));
+        assert!(
+            one.has_signed(&shown, &names),
+            "what is shown stays until the new one is believed"
+        );
+        one = one
+            .step(false, |_| true, || panic!("there is one"), now)
+            .unwrap()
+            .unwrap();
+        assert!(
+            !one.has_signed(&shown, &names) && one.believed().contains(lost.certificate.trim_end())
+        );
     }
 
     #[test]
@@ -214,7 +326,21 @@ mod tests {
         let now = Timestamp::now();
         let one = Authorities::first(pair(now), Some(pair(now).certificate), now);
         let one = Authorities { since: None, ..one };
-        let next = one.step(false, |_| panic!("that is not known"), || panic!("there is one"), now).unwrap().unwrap();
-        assert_eq!(next, Authorities { since: Some(now), ..one });
+        let next = one
+            .step(
+                false,
+                |_| panic!("that is not known"),
+                || panic!("there is one"),
+                now,
+            )
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            next,
+            Authorities {
+                since: Some(now),
+                ..one
+            }
+        );
     }
 }

@@ -27,7 +27,12 @@ const fn port(number: i32) -> u16 {
 
 /// Sees to the servers that show another certificate than they should. Until a pod's volume has the new files, which takes
 /// the kubelet a minute or two, it shows the old one; it is seen to again the next time.
-pub(crate) async fn renew_all(context: &Context, key: &Key, credentials: &Credentials, seen: &Observed) {
+pub(crate) async fn renew_all(
+    context: &Context,
+    key: &Key,
+    credentials: &Credentials,
+    seen: &Observed,
+) {
     if let Some(wanted) = &credentials.redis_certificate {
         for server in seen.servers.iter().filter(|server| server.answer.is_some()) {
             // Whom it believes does not show.
@@ -36,9 +41,18 @@ pub(crate) async fn renew_all(context: &Context, key: &Key, credentials: &Creden
             {
                 continue;
             }
-            match renew(&server.host, build::REDIS_PORT, credentials, build::TLS_FOLDER).await {
+            match renew(
+                &server.host,
+                build::REDIS_PORT,
+                credentials,
+                build::TLS_FOLDER,
+            )
+            .await
+            {
                 Ok(()) => {
-                    metrics::CERTIFICATES.with_label_values(&[Tier::Redis.name()]).inc();
+                    metrics::CERTIFICATES
+                        .with_label_values(&[Tier::Redis.name()])
+                        .inc();
                     tracing::info!(cluster = %key, host = server.host, "redis reloaded its certificate");
                 }
                 Err(error) => {
@@ -47,7 +61,9 @@ pub(crate) async fn renew_all(context: &Context, key: &Key, credentials: &Creden
             }
         }
     }
-    let Some(wanted) = &credentials.sentinel_certificate else { return };
+    let Some(wanted) = &credentials.sentinel_certificate else {
+        return;
+    };
     if !seen.sentinels.iter().all(Sentinel::knows_one) {
         return;
     }
@@ -59,7 +75,9 @@ pub(crate) async fn renew_all(context: &Context, key: &Key, credentials: &Creden
         }
         match stateful::restart(context, key, Tier::Sentinel, number).await {
             Ok(()) => {
-                metrics::CERTIFICATES.with_label_values(&[Tier::Sentinel.name()]).inc();
+                metrics::CERTIFICATES
+                    .with_label_values(&[Tier::Sentinel.name()])
+                    .inc();
                 tracing::info!(cluster = %key, host, "restarting Sentinel to load its renewed certificate");
             }
             Err(error) => tracing::warn!(cluster = %key, host, %error, "cannot restart Sentinel"),
@@ -115,7 +133,9 @@ pub(crate) async fn presented(
     let name = ServerName::try_from(host.to_owned())?;
     let shake = async {
         let socket = TcpStream::connect((host, port)).await?;
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await?;
+        let stream = TlsConnector::from(Arc::new(config))
+            .connect(name, socket)
+            .await?;
         let (_, session) = stream.get_ref();
         let chain = session.peer_certificates().unwrap_or_default();
         Ok(chain.first().map(|leaf| leaf.clone().into_owned()))
@@ -124,8 +144,15 @@ pub(crate) async fn presented(
 }
 
 /// Whether the server shows the certificate that it should. One that is not to be reached is not known to show another.
-pub(crate) async fn is_current(host: &str, port: u16, wanted: &str, credentials: &Credentials) -> bool {
-    let Ok(wanted) = CertificateDer::from_pem_slice(wanted.as_bytes()) else { return true };
+pub(crate) async fn is_current(
+    host: &str,
+    port: u16,
+    wanted: &str,
+    credentials: &Credentials,
+) -> bool {
+    let Ok(wanted) = CertificateDer::from_pem_slice(wanted.as_bytes()) else {
+        return true;
+    };
     match presented(host, port, credentials).await {
         Ok(found) => found.is_none_or(|found| found == wanted),
         Err(error) => {

@@ -33,7 +33,9 @@ fn pod(key: &Key, tier: Tier, ordinal: usize) -> String {
 }
 
 fn set(metric: &IntGaugeVec, key: &Key, pod: &str, value: i64) {
-    metric.with_label_values(&[key.namespace.as_str(), key.name.as_str(), pod]).set(value);
+    metric
+        .with_label_values(&[key.namespace.as_str(), key.name.as_str(), pod])
+        .set(value);
 }
 
 fn wide(value: u64) -> i64 {
@@ -47,10 +49,15 @@ pub(crate) fn redis(key: &Key, seen: &redis::decide::Observed) {
         let set_one = |metric: &IntGaugeVec, value: i64| set(metric, key, &pod, value);
         set_one(&metrics::REDIS_UP, server.answer.is_some().into());
         // What is not known is not told: it would look like a fact.
-        let Some(answer) = &server.answer else { continue };
+        let Some(answer) = &server.answer else {
+            continue;
+        };
         let stats = answer.stats;
         set_one(&metrics::REDIS_MASTER, answer.master.into());
-        set_one(&metrics::REDIS_REPLICAS, i64::try_from(answer.replicas).unwrap_or(i64::MAX));
+        set_one(
+            &metrics::REDIS_REPLICAS,
+            i64::try_from(answer.replicas).unwrap_or(i64::MAX),
+        );
         set_one(&metrics::REDIS_OFFSET, wide(answer.offset));
         set_one(&metrics::REDIS_KEYS, wide(answer.keys));
         set_one(&metrics::REDIS_MEMORY, stats.used_memory);
@@ -61,7 +68,12 @@ pub(crate) fn redis(key: &Key, seen: &redis::decide::Observed) {
         set_one(&metrics::REDIS_STORED, stats.stored.into());
     }
     for (ordinal, sentinel) in seen.sentinels.iter().enumerate() {
-        set(&metrics::SENTINEL_UP, key, &pod(key, Tier::Sentinel, ordinal), sentinel.knows_one().into());
+        set(
+            &metrics::SENTINEL_UP,
+            key,
+            &pod(key, Tier::Sentinel, ordinal),
+            sentinel.knows_one().into(),
+        );
     }
 }
 
@@ -70,7 +82,9 @@ pub(crate) fn etcd(key: &Key, seen: &etcd::decide::Observed) {
     for (ordinal, member) in seen.replicas.iter().enumerate() {
         let pod = pod(key, Tier::Etcd, ordinal);
         set(&metrics::ETCD_VOTES, key, &pod, member.votes().into());
-        let Some(answer) = member.answer else { continue };
+        let Some(answer) = member.answer else {
+            continue;
+        };
         set(&metrics::ETCD_SIZE, key, &pod, wide(answer.size));
         set(&metrics::ETCD_IN_USE, key, &pod, wide(answer.in_use));
         set(&metrics::ETCD_FULL, key, &pod, answer.full.into());
@@ -88,7 +102,11 @@ pub(crate) fn forget(key: &Key) {
             let pod = pod(key, tier, ordinal);
             for metric in all() {
                 // One that was never told of is not there to be removed.
-                let _ = metric.remove_label_values(&[key.namespace.as_str(), key.name.as_str(), pod.as_str()]);
+                let _ = metric.remove_label_values(&[
+                    key.namespace.as_str(),
+                    key.name.as_str(),
+                    pod.as_str(),
+                ]);
             }
         }
     }
@@ -99,9 +117,14 @@ mod tests {
     use super::*;
 
     fn told(key: &Key) -> Vec<String> {
-        let text = prometheus::TextEncoder::new().encode_to_string(&prometheus::gather()).expect("text");
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&prometheus::gather())
+            .expect("text");
         let name = format!("namespace=\"{}\"", key.namespace);
-        text.lines().filter(|line| line.contains(&name)).map(str::to_owned).collect()
+        text.lines()
+            .filter(|line| line.contains(&name))
+            .map(str::to_owned)
+            .collect()
     }
 
     #[test]

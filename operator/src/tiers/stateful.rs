@@ -51,19 +51,38 @@ pub(crate) fn claims(key: &Key, tier: Tier) -> String {
 /// The first `count` pods of a tier.
 pub(crate) fn replicas(context: &Context, key: &Key, tier: Tier, count: usize) -> Vec<Replica> {
     let now = Timestamp::now();
-    let set = context.stores.typed::<StatefulSet>(&Key::new(&key.namespace, build::object_name(&key.name, tier)));
+    let set = context.stores.typed::<StatefulSet>(&Key::new(
+        &key.namespace,
+        build::object_name(&key.name, tier),
+    ));
     let set = set.filter(|set| {
-        let seen = set.status.as_ref().and_then(|status| status.observed_generation);
+        let seen = set
+            .status
+            .as_ref()
+            .and_then(|status| status.observed_generation);
         seen >= set.metadata.generation
     });
-    let newest = set.as_ref().and_then(|set| set.status.as_ref()?.update_revision.as_deref());
+    let newest = set
+        .as_ref()
+        .and_then(|set| set.status.as_ref()?.update_revision.as_deref());
     let replica = |number| {
-        let pod = context.stores.pods.get(&Key::new(&key.namespace, name(key, tier, number)));
-        let claim = context.stores.claims.get(&Key::new(&key.namespace, claim(key, tier, number)));
-        let outdated = |pod: &Pod| set.as_ref().is_some_and(|set| newest.is_some() && is_outdated(set, newest, pod));
+        let pod = context
+            .stores
+            .pods
+            .get(&Key::new(&key.namespace, name(key, tier, number)));
+        let claim = context
+            .stores
+            .claims
+            .get(&Key::new(&key.namespace, claim(key, tier, number)));
+        let outdated = |pod: &Pod| {
+            set.as_ref()
+                .is_some_and(|set| newest.is_some() && is_outdated(set, newest, pod))
+        };
         let stale = |pod: &Pod| newest.is_some_and(|newest| revision(pod) != Some(newest));
         Replica {
-            ready: pod.as_ref().is_some_and(|pod| is_ready(pod) && !is_ending(pod)),
+            ready: pod
+                .as_ref()
+                .is_some_and(|pod| is_ready(pod) && !is_ending(pod)),
             ending: pod.as_ref().is_some_and(|pod| is_ending(pod)),
             outdated: pod.as_ref().is_some_and(|pod| outdated(pod)),
             stale: pod.as_ref().is_some_and(|pod| stale(pod)),
@@ -76,9 +95,19 @@ pub(crate) fn replicas(context: &Context, key: &Key, tier: Tier, count: usize) -
 }
 
 /// Whether a pod is there and began before this.
-pub(crate) fn is_older(context: &Context, key: &Key, tier: Tier, ordinal: usize, than: Timestamp) -> bool {
-    let pod = context.stores.pods.get(&Key::new(&key.namespace, name(key, tier, ordinal)));
-    pod.and_then(|pod| pod.creation_timestamp()).is_some_and(|created| created.0 < than)
+pub(crate) fn is_older(
+    context: &Context,
+    key: &Key,
+    tier: Tier,
+    ordinal: usize,
+    than: Timestamp,
+) -> bool {
+    let pod = context
+        .stores
+        .pods
+        .get(&Key::new(&key.namespace, name(key, tier, ordinal)));
+    pod.and_then(|pod| pod.creation_timestamp())
+        .is_some_and(|created| created.0 < than)
 }
 
 /// Writes on a pod's claim that its volume may hold data.
@@ -93,7 +122,13 @@ pub(crate) async fn mark_bootstrapped(
 ) -> Result<(), kube::Error> {
     let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &key.namespace);
     let patch = json!({"metadata": {"annotations": {BOOTSTRAPPED: "true"}}});
-    let claim = api.patch(&claim(key, tier, ordinal), &PatchParams::default(), &Patch::Merge(patch)).await?;
+    let claim = api
+        .patch(
+            &claim(key, tier, ordinal),
+            &PatchParams::default(),
+            &Patch::Merge(patch),
+        )
+        .await?;
     context.stores.claims.put(claim);
     Ok(())
 }
@@ -102,21 +137,40 @@ pub(crate) async fn mark_bootstrapped(
 ///
 /// # Errors
 /// The API server.
-pub(crate) async fn remove_annotation(context: &Context, key: &Key, annotation: &str) -> Result<(), kube::Error> {
+pub(crate) async fn remove_annotation(
+    context: &Context,
+    key: &Key,
+    annotation: &str,
+) -> Result<(), kube::Error> {
     let api: Api<ImCluster> = Api::namespaced(context.client.clone(), &key.namespace);
     let patch = json!({"metadata": {"annotations": {annotation: null}}});
-    api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+    api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))
+        .await
+        .map(drop)
 }
 
 /// Ends a pod, so that its StatefulSet makes a new one.
 ///
 /// # Errors
 /// The API server. A pod that is gone already is none.
-pub(crate) async fn restart(context: &Context, key: &Key, tier: Tier, ordinal: usize) -> Result<(), kube::Error> {
+pub(crate) async fn restart(
+    context: &Context,
+    key: &Key,
+    tier: Tier,
+    ordinal: usize,
+) -> Result<(), kube::Error> {
     let name = name(key, tier, ordinal);
-    let Some(pod) = context.stores.pods.get(&Key::new(&key.namespace, &name)) else { return Ok(()) };
-    let preconditions = Preconditions { uid: pod.uid(), resource_version: None };
-    let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    let Some(pod) = context.stores.pods.get(&Key::new(&key.namespace, &name)) else {
+        return Ok(());
+    };
+    let preconditions = Preconditions {
+        uid: pod.uid(),
+        resource_version: None,
+    };
+    let params = DeleteParams {
+        preconditions: Some(preconditions),
+        ..DeleteParams::default()
+    };
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &key.namespace);
     match api.delete(&name, &params).await {
         Ok(_) => Ok(()),

@@ -63,7 +63,10 @@ struct Supervisor {
 
 impl Supervisors {
     pub(crate) fn new(permits: Arc<Semaphore>) -> Self {
-        Self { running: Mutex::default(), permits }
+        Self {
+            running: Mutex::default(),
+            permits,
+        }
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<Key, Supervisor>> {
@@ -71,9 +74,17 @@ impl Supervisors {
     }
 
     /// What was found last; begins a task where there is none. `None`: nothing yet.
-    pub(crate) fn status(&self, context: &Arc<Context>, key: &Key, credentials: &Credentials) -> Option<StoreStatus> {
+    pub(crate) fn status(
+        &self,
+        context: &Arc<Context>,
+        key: &Key,
+        credentials: &Credentials,
+    ) -> Option<StoreStatus> {
         let mut running = self.running();
-        if let Some(supervisor) = running.get(key).filter(|supervisor| !supervisor.task.is_finished()) {
+        if let Some(supervisor) = running
+            .get(key)
+            .filter(|supervisor| !supervisor.task.is_finished())
+        {
             supervisor.credentials.send_if_modified(|now| {
                 let new = now != credentials;
                 now.clone_from(credentials);
@@ -91,10 +102,21 @@ impl Supervisors {
             credentials: inputs,
             hurry: Arc::clone(&hurry),
             status: results,
-            memory: Memory { certificates: Instant::now(), failover: None },
+            memory: Memory {
+                certificates: Instant::now(),
+                failover: None,
+            },
         };
         let task = tokio::spawn(work.run()).abort_handle();
-        running.insert(key.clone(), Supervisor { task, hurry, credentials, status });
+        running.insert(
+            key.clone(),
+            Supervisor {
+                task,
+                hurry,
+                credentials,
+                status,
+            },
+        );
         None
     }
 
@@ -147,7 +169,9 @@ impl Memory {
         if !matches!(action, redis::decide::Action::Failover(_)) {
             return;
         }
-        let failures = self.failover.map_or(1, |(failures, _)| failures.saturating_add(1));
+        let failures = self
+            .failover
+            .map_or(1, |(failures, _)| failures.saturating_add(1));
         let pause = backoff(failures, FAILOVER_BACKOFF, MAX_FAILOVER_BACKOFF);
         self.failover = (!done).then(|| (failures, Instant::now() + pause));
     }
@@ -167,8 +191,12 @@ struct Work {
 impl Work {
     async fn run(mut self) {
         loop {
-            let Some(context) = self.context.upgrade() else { return };
-            let Some(cluster) = context.stores.clusters.get(&self.key) else { return };
+            let Some(context) = self.context.upgrade() else {
+                return;
+            };
+            let Some(cluster) = context.stores.clusters.get(&self.key) else {
+                return;
+            };
             let credentials = self.credentials.borrow().clone();
             let (status, pause) = Box::pin(self.round(&context, &cluster, &credentials)).await;
             let new = self.status.send_if_modified(|before| {
@@ -181,7 +209,11 @@ impl Work {
             }
             drop(context);
             sleep(MIN_PAUSE).await;
-            let _ = timeout(pause.mul_f64(rand::random_range(0.9..1.1)), self.hurry.notified()).await;
+            let _ = timeout(
+                pause.mul_f64(rand::random_range(0.9..1.1)),
+                self.hurry.notified(),
+            )
+            .await;
         }
     }
 
@@ -226,19 +258,27 @@ impl Work {
             if !context.gate.is_open() {
                 break;
             }
-            let done = redis::act::act(context, &self.permits, key, credentials, &seen, action).await;
+            let done =
+                redis::act::act(context, &self.permits, key, credentials, &seen, action).await;
             self.memory.tried(action, done.is_ok());
             if let Err(error) = done {
                 tracing::warn!(cluster = %key, ?action, %error, "redis action failed, will retry");
                 if let redis::decide::Action::Failover(_) = action {
                     HAND_OVERS_FAILED.inc();
-                    context.events.warning(cluster, "HandOverFailed", &error.to_string()).await;
+                    context
+                        .events
+                        .warning(cluster, "HandOverFailed", &error.to_string())
+                        .await;
                 }
                 break;
             }
         }
-        let master = decision.master.and_then(|ordinal| seen.servers.get(ordinal));
-        status.master = master.and_then(|server| server.host.split('.').next()).map(str::to_owned);
+        let master = decision
+            .master
+            .and_then(|ordinal| seen.servers.get(ordinal));
+        status.master = master
+            .and_then(|server| server.host.split('.').next())
+            .map(str::to_owned);
         status.redis_bootstrapped = seen.servers.iter().any(|server| server.bootstrapped);
         let quiet = !acted && decision.verdict.holds() && !is_left_alone(cluster);
         if quiet && self.memory.certificates.elapsed() >= CERTIFICATES {
@@ -261,14 +301,25 @@ impl Work {
         let seen = etcd::observe::observe(context, key, cluster, credentials).await;
         metrics::etcd(key, &seen);
         let decision = etcd::decide::decide(&seen);
-        let serving = seen.replicas.iter().position(|replica| replica.answer.is_some_and(|answer| !answer.learner));
+        let serving = seen
+            .replicas
+            .iter()
+            .position(|replica| replica.answer.is_some_and(|answer| !answer.learner));
         let mut acted = false;
         for action in decision.actions.iter().filter(|_| !is_left_alone(cluster)) {
             acted = true;
             if !context.gate.is_open() {
                 break;
             }
-            if let Err(error) = etcd::act::act(context, key, credentials, serving.unwrap_or_default(), *action).await {
+            if let Err(error) = etcd::act::act(
+                context,
+                key,
+                credentials,
+                serving.unwrap_or_default(),
+                *action,
+            )
+            .await
+            {
                 tracing::warn!(cluster = %key, ?action, %error, "etcd action failed, will retry");
                 break;
             }
@@ -276,10 +327,9 @@ impl Work {
         status.etcd_bootstrapped = decision.existing;
         status.etcd = Some(decision.verdict);
         acted
-            || seen
-                .replicas
-                .iter()
-                .any(|replica| replica.outdated || replica.answer.is_none_or(|answer| answer.learner))
+            || seen.replicas.iter().any(|replica| {
+                replica.outdated || replica.answer.is_none_or(|answer| answer.learner)
+            })
     }
 }
 

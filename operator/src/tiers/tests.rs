@@ -31,7 +31,9 @@ fn start(program: &str, arguments: &[String], folder: &Path) -> Running {
         .stderr(log)
         .stdin(Stdio::null())
         .spawn()
-        .unwrap_or_else(|error| panic!("{program} does not start ({error}): apt-get install redis-server etcd-server"));
+        .unwrap_or_else(|error| {
+            panic!("{program} does not start ({error}): apt-get install redis-server etcd-server")
+        });
     Running(child)
 }
 
@@ -48,7 +50,10 @@ fn redis_words(port: u16, tls: &Path, data: &Path) -> Vec<String> {
         ("--requirepass", "secret".to_owned()),
         ("--dir", data.display().to_string()),
     ];
-    arguments.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
+    arguments
+        .into_iter()
+        .flat_map(|(flag, value)| [flag.to_owned(), value])
+        .collect()
 }
 
 /// An authority, and what it signs for everybody on this machine.
@@ -70,7 +75,11 @@ impl Authority {
 
     /// Where pods have it.
     fn write(&self, folder: &Path, leaf: &Pair) {
-        for (file, text) in [("ca.crt", &self.0.certificate), ("tls.crt", &leaf.certificate), ("tls.key", &leaf.key)] {
+        for (file, text) in [
+            ("ca.crt", &self.0.certificate),
+            ("tls.crt", &leaf.certificate),
+            ("tls.key", &leaf.key),
+        ] {
             std::fs::write(folder.join(file), text).expect("written");
         }
     }

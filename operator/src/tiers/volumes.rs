@@ -64,7 +64,11 @@ pub(crate) async fn grow(context: &Context, valid: &Valid) -> Result<Growth, kub
                     Ok(larger) => {
                         tracing::info!(cluster = %key, claim = claim.name_any(), size = storage.size.0, "requested a larger volume");
                         growth.wrote = true;
-                        growth.growing.push(format!("{}: asked for {}", claim.name_any(), storage.size.0));
+                        growth.growing.push(format!(
+                            "{}: asked for {}",
+                            claim.name_any(),
+                            storage.size.0
+                        ));
                         context.stores.claims.put(larger.clone());
                         claim = larger;
                     }
@@ -88,7 +92,10 @@ async fn enlarge(
 ) -> Result<Result<PersistentVolumeClaim, String>, kube::Error> {
     let name = claim.name_any();
     let patch = json!({"spec": {"resources": {"requests": {"storage": size}}}});
-    match api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
+    match api
+        .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
+        .await
+    {
         Ok(larger) => Ok(Ok(larger)),
         Err(kube::Error::Api(status)) if matches!(status.code, 403 | 422) => Ok(Err(format!(
             "{name} can't grow to the {} of spec.{}.storage.size: {}: set allowVolumeExpansion in its StorageClass if its driver can, or the size back to what it was",
@@ -102,9 +109,17 @@ async fn enlarge(
 
 impl Growth {
     fn note(&mut self, tier: Tier, claim: &PersistentVolumeClaim) {
-        let largest = if tier == Tier::Redis { &mut self.redis } else { &mut self.etcd };
+        let largest = if tier == Tier::Redis {
+            &mut self.redis
+        } else {
+            &mut self.etcd
+        };
         let asks = request(claim).cloned();
-        *largest = largest.take().into_iter().chain(asks).max_by_key(|size| bytes(size).unwrap_or(0));
+        *largest = largest
+            .take()
+            .into_iter()
+            .chain(asks)
+            .max_by_key(|size| bytes(size).unwrap_or(0));
         if tier == Tier::Etcd {
             self.etcd_least = self.etcd_least.into_iter().chain(capacity(claim)).min();
         }
@@ -113,7 +128,8 @@ impl Growth {
 
 /// The tiers that have volumes of ours.
 fn stored(spec: &ImClusterSpec) -> impl Iterator<Item = (Tier, &Storage)> {
-    let redis = (spec.redis.mode != RedisMode::External).then_some((Tier::Redis, &spec.redis.storage));
+    let redis =
+        (spec.redis.mode != RedisMode::External).then_some((Tier::Redis, &spec.redis.storage));
     let etcd = (spec.etcd.mode == EtcdMode::Managed).then_some((Tier::Etcd, &spec.etcd.storage));
     redis.into_iter().chain(etcd)
 }
@@ -121,16 +137,26 @@ fn stored(spec: &ImClusterSpec) -> impl Iterator<Item = (Tier, &Storage)> {
 /// The claims of a tier's StatefulSet, in order; also those that no pod has at the moment.
 fn claims(context: &Context, key: &Key, tier: Tier) -> Vec<PersistentVolumeClaim> {
     let prefix = stateful::claims(key, tier);
-    let number = |claim: &PersistentVolumeClaim| claim.name_any().strip_prefix(&prefix)?.parse::<u32>().ok();
+    let number =
+        |claim: &PersistentVolumeClaim| claim.name_any().strip_prefix(&prefix)?.parse::<u32>().ok();
     let all = context.stores.claims.of_cluster(key).into_iter();
     let here = all.filter(|claim| claim.metadata.deletion_timestamp.is_none());
-    let mut numbered: Vec<_> = here.filter_map(|claim| Some((number(&claim)?, claim.as_ref().clone()))).collect();
+    let mut numbered: Vec<_> = here
+        .filter_map(|claim| Some((number(&claim)?, claim.as_ref().clone())))
+        .collect();
     numbered.sort_by_key(|(number, _)| *number);
     numbered.into_iter().map(|(_, claim)| claim).collect()
 }
 
 fn request(claim: &PersistentVolumeClaim) -> Option<&Quantity> {
-    claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")
+    claim
+        .spec
+        .as_ref()?
+        .resources
+        .as_ref()?
+        .requests
+        .as_ref()?
+        .get("storage")
 }
 
 /// How large the volume is, in bytes; `None`: there is none.
@@ -141,7 +167,9 @@ fn capacity(claim: &PersistentVolumeClaim) -> Option<u64> {
 fn step(claim: &PersistentVolumeClaim, size: &Quantity) -> Step {
     let asks = request(claim).and_then(bytes);
     // Only a volume that is there can grow: one that comes later is as large as its claim then asks for.
-    let (Some(wanted), Some(asks), Some(has)) = (bytes(size), asks, capacity(claim)) else { return Step::None };
+    let (Some(wanted), Some(asks), Some(has)) = (bytes(size), asks, capacity(claim)) else {
+        return Step::None;
+    };
     if asks < wanted {
         return Step::Ask;
     }
@@ -149,15 +177,28 @@ fn step(claim: &PersistentVolumeClaim, size: &Quantity) -> Step {
         return Step::None;
     }
     let name = claim.name_any();
-    let conditions = claim.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let mut held: Vec<_> = conditions.filter(|condition| condition.status == "True").collect();
+    let conditions = claim
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
+    let mut held: Vec<_> = conditions
+        .filter(|condition| condition.status == "True")
+        .collect();
     held.sort_by_key(|condition| !ERRORS.contains(&condition.type_.as_str()));
     let why = held.first().map(|condition| {
         let message = condition.message.as_deref().unwrap_or_default();
-        format!(": {} {message}", condition.type_).trim_end().to_owned()
+        format!(": {} {message}", condition.type_)
+            .trim_end()
+            .to_owned()
     });
-    let text = format!("{name} has {has} bytes of {asks}{}", why.unwrap_or_default());
-    if held.first().is_some_and(|condition| ERRORS.contains(&condition.type_.as_str())) {
+    let text = format!(
+        "{name} has {has} bytes of {asks}{}",
+        why.unwrap_or_default()
+    );
+    if held
+        .first()
+        .is_some_and(|condition| ERRORS.contains(&condition.type_.as_str()))
+    {
         return Step::Stuck(text);
     }
     Step::Wait(text)
@@ -208,6 +249,9 @@ mod tests {
             Step::Wait(format!("{size}: FileSystemResizePending on the node"))
         );
         let errors = [("Resizing", ""), ("ControllerResizeError", "no room")];
-        assert_eq!(waits(&errors), Step::Stuck(format!("{size}: ControllerResizeError no room")));
+        assert_eq!(
+            waits(&errors),
+            Step::Stuck(format!("{size}: ControllerResizeError no room"))
+        );
     }
 }

@@ -27,34 +27,59 @@ const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
 
 /// What of a part of a pod template would reach beyond the pod.
 pub(super) fn problems(field: &str, template: &PodTemplateSpec) -> Vec<Problem> {
-    let mut found = Found { problems: Vec::new() };
-    let annotations = template.metadata.iter().flat_map(|metadata| metadata.annotations.iter().flatten());
+    let mut found = Found {
+        problems: Vec::new(),
+    };
+    let annotations = template
+        .metadata
+        .iter()
+        .flat_map(|metadata| metadata.annotations.iter().flatten());
     for (name, profile) in annotations {
-        found.note(name.starts_with(APP_ARMOR) && profile == "unconfined", || {
-            format!("{field}.metadata.annotations.{name}")
-        });
+        found.note(
+            name.starts_with(APP_ARMOR) && profile == "unconfined",
+            || format!("{field}.metadata.annotations.{name}"),
+        );
     }
-    let Some(spec) = &template.spec else { return found.problems };
+    let Some(spec) = &template.spec else {
+        return found.problems;
+    };
     let at = |name: &str| format!("{field}.spec.{name}");
-    for (name, set) in [("hostNetwork", spec.host_network), ("hostPID", spec.host_pid), ("hostIPC", spec.host_ipc)] {
+    for (name, set) in [
+        ("hostNetwork", spec.host_network),
+        ("hostPID", spec.host_pid),
+        ("hostIPC", spec.host_ipc),
+    ] {
         found.note(set == Some(true), || at(name));
     }
     if let Some(context) = &spec.security_context {
         found.pod(&at("securityContext"), context);
     }
     for (index, volume) in spec.volumes.iter().flatten().enumerate() {
-        let Ok(Value::Object(parts)) = serde_json::to_value(volume) else { continue };
-        for part in parts.keys().filter(|part| !VOLUMES.contains(&part.as_str())) {
+        let Ok(Value::Object(parts)) = serde_json::to_value(volume) else {
+            continue;
+        };
+        for part in parts
+            .keys()
+            .filter(|part| !VOLUMES.contains(&part.as_str()))
+        {
             found.note(true, || format!("{}[{index}].{part}", at("volumes")));
         }
     }
-    let all = [("containers", Some(&spec.containers)), ("initContainers", spec.init_containers.as_ref())];
+    let all = [
+        ("containers", Some(&spec.containers)),
+        ("initContainers", spec.init_containers.as_ref()),
+    ];
     for (list, containers) in all {
         for (index, container) in containers.into_iter().flatten().enumerate() {
             found.container(&format!("{}[{index}]", at(list)), container);
         }
     }
-    found.note(spec.ephemeral_containers.as_ref().is_some_and(|list| !list.is_empty()), || at("ephemeralContainers"));
+    found.note(
+        spec.ephemeral_containers
+            .as_ref()
+            .is_some_and(|list| !list.is_empty()),
+        || at("ephemeralContainers"),
+    );
     found.problems
 }
 
@@ -70,18 +95,46 @@ impl Found {
     }
 
     fn pod(&mut self, at: &str, context: &PodSecurityContext) {
-        self.note(context.run_as_non_root == Some(false), || format!("{at}.runAsNonRoot"));
+        self.note(context.run_as_non_root == Some(false), || {
+            format!("{at}.runAsNonRoot")
+        });
         self.note(context.run_as_user == Some(0), || format!("{at}.runAsUser"));
-        self.note(context.sysctls.as_ref().is_some_and(|list| !list.is_empty()), || format!("{at}.sysctls"));
-        self.note(context.se_linux_options.is_some(), || format!("{at}.seLinuxOptions"));
-        self.note(context.windows_options.is_some(), || format!("{at}.windowsOptions"));
-        self.profile(at, "seccompProfile", context.seccomp_profile.as_ref().map(|profile| profile.type_.as_str()));
-        self.profile(at, "appArmorProfile", context.app_armor_profile.as_ref().map(|profile| profile.type_.as_str()));
+        self.note(
+            context
+                .sysctls
+                .as_ref()
+                .is_some_and(|list| !list.is_empty()),
+            || format!("{at}.sysctls"),
+        );
+        self.note(context.se_linux_options.is_some(), || {
+            format!("{at}.seLinuxOptions")
+        });
+        self.note(context.windows_options.is_some(), || {
+            format!("{at}.windowsOptions")
+        });
+        self.profile(
+            at,
+            "seccompProfile",
+            context
+                .seccomp_profile
+                .as_ref()
+                .map(|profile| profile.type_.as_str()),
+        );
+        self.profile(
+            at,
+            "appArmorProfile",
+            context
+                .app_armor_profile
+                .as_ref()
+                .map(|profile| profile.type_.as_str()),
+        );
     }
 
     fn container(&mut self, at: &str, container: &Container) {
         for (index, port) in container.ports.iter().flatten().enumerate() {
-            self.note(port.host_port.is_some_and(|port| port != 0), || format!("{at}.ports[{index}].hostPort"));
+            self.note(port.host_port.is_some_and(|port| port != 0), || {
+                format!("{at}.ports[{index}].hostPort")
+            });
         }
         if let Some(context) = &container.security_context {
             self.context(&format!("{at}.securityContext"), context);
@@ -89,17 +142,53 @@ impl Found {
     }
 
     fn context(&mut self, at: &str, context: &SecurityContext) {
-        self.note(context.privileged == Some(true), || format!("{at}.privileged"));
-        self.note(context.allow_privilege_escalation == Some(true), || format!("{at}.allowPrivilegeEscalation"));
-        self.note(context.run_as_non_root == Some(false), || format!("{at}.runAsNonRoot"));
+        self.note(context.privileged == Some(true), || {
+            format!("{at}.privileged")
+        });
+        self.note(context.allow_privilege_escalation == Some(true), || {
+            format!("{at}.allowPrivilegeEscalation")
+        });
+        self.note(context.run_as_non_root == Some(false), || {
+            format!("{at}.runAsNonRoot")
+        });
         self.note(context.run_as_user == Some(0), || format!("{at}.runAsUser"));
-        self.note(context.se_linux_options.is_some(), || format!("{at}.seLinuxOptions"));
-        self.note(context.windows_options.is_some(), || format!("{at}.windowsOptions"));
-        let added = context.capabilities.iter().flat_map(|capabilities| capabilities.add.iter().flatten());
-        self.note(added.into_iter().any(|capability| capability != HARMLESS), || format!("{at}.capabilities.add"));
-        self.note(context.proc_mount.as_deref().is_some_and(|mount| mount != "Default"), || format!("{at}.procMount"));
-        self.profile(at, "seccompProfile", context.seccomp_profile.as_ref().map(|profile| profile.type_.as_str()));
-        self.profile(at, "appArmorProfile", context.app_armor_profile.as_ref().map(|profile| profile.type_.as_str()));
+        self.note(context.se_linux_options.is_some(), || {
+            format!("{at}.seLinuxOptions")
+        });
+        self.note(context.windows_options.is_some(), || {
+            format!("{at}.windowsOptions")
+        });
+        let added = context
+            .capabilities
+            .iter()
+            .flat_map(|capabilities| capabilities.add.iter().flatten());
+        self.note(
+            added.into_iter().any(|capability| capability != HARMLESS),
+            || format!("{at}.capabilities.add"),
+        );
+        self.note(
+            context
+                .proc_mount
+                .as_deref()
+                .is_some_and(|mount| mount != "Default"),
+            || format!("{at}.procMount"),
+        );
+        self.profile(
+            at,
+            "seccompProfile",
+            context
+                .seccomp_profile
+                .as_ref()
+                .map(|profile| profile.type_.as_str()),
+        );
+        self.profile(
+            at,
+            "appArmorProfile",
+            context
+                .app_armor_profile
+                .as_ref()
+                .map(|profile| profile.type_.as_str()),
+        );
     }
 
     fn profile(&mut self, at: &str, field: &str, profile: Option<&str>) {

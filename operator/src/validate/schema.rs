@@ -10,7 +10,12 @@ use super::{Problem, shown};
 use crate::api;
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
-    let schema = api::crd().spec.versions.into_iter().next().and_then(|version| version.schema);
+    let schema = api::crd()
+        .spec
+        .versions
+        .into_iter()
+        .next()
+        .and_then(|version| version.schema);
     let schema = schema.and_then(|schema| schema.open_api_v3_schema);
     serde_json::to_value(schema.expect("the definition has a schema")).expect("a schema is JSON")
 });
@@ -33,7 +38,11 @@ pub(super) fn problems(resource: &Value) -> Vec<Problem> {
         && let Err(errors) = Validator::new().validate_compiled(&RULES, &without_status, None)
     {
         problems.extend(errors.into_vec().into_iter().map(|error| {
-            let field = if error.field_path.is_empty() { "metadata".to_owned() } else { error.field_path };
+            let field = if error.field_path.is_empty() {
+                "metadata".to_owned()
+            } else {
+                error.field_path
+            };
             Problem::new(field, error.message)
         }));
     }
@@ -73,9 +82,18 @@ fn bounds(field: &str, schema: &Value, value: &Value, problems: &mut Vec<Problem
             if let Some(pattern) = pattern.filter(|pattern| !matches(pattern, text)) {
                 refuse(format!("{} does not match {pattern}", shown(value)));
             }
-            if let Some(choices) = schema.get("enum").and_then(Value::as_array).filter(|all| !all.contains(value)) {
-                let choices: Vec<String> = choices.iter().map(|choice| choice.to_string()).collect();
-                refuse(format!("{} is not one of {}", shown(value), choices.join(", ")));
+            if let Some(choices) = schema
+                .get("enum")
+                .and_then(Value::as_array)
+                .filter(|all| !all.contains(value))
+            {
+                let choices: Vec<String> =
+                    choices.iter().map(|choice| choice.to_string()).collect();
+                refuse(format!(
+                    "{} is not one of {}",
+                    shown(value),
+                    choices.join(", ")
+                ));
             }
         }
         Value::Array(entries) => {
@@ -94,12 +112,15 @@ fn bounds(field: &str, schema: &Value, value: &Value, problems: &mut Vec<Problem
         }
         Value::Object(entries) => {
             expect("object", schema, value, &mut refuse);
-            if let Some(most) = number("maxProperties").filter(|&most| entries.len() as f64 > most) {
+            if let Some(most) = number("maxProperties").filter(|&most| entries.len() as f64 > most)
+            {
                 refuse(format!("has more than {most} entries"));
             }
             for (key, entry) in entries {
-                let inner =
-                    schema.get("properties").and_then(|all| all.get(key)).or(schema.get("additionalProperties"));
+                let inner = schema
+                    .get("properties")
+                    .and_then(|all| all.get(key))
+                    .or(schema.get("additionalProperties"));
                 if let Some(inner) = inner {
                     bounds(&format!("{field}.{key}"), inner, entry, problems);
                 }
@@ -109,7 +130,11 @@ fn bounds(field: &str, schema: &Value, value: &Value, problems: &mut Vec<Problem
 }
 
 fn expect(kind: &str, schema: &Value, value: &Value, refuse: &mut impl FnMut(String)) {
-    if let Some(wanted) = schema.get("type").and_then(Value::as_str).filter(|&wanted| wanted != kind) {
+    if let Some(wanted) = schema
+        .get("type")
+        .and_then(Value::as_str)
+        .filter(|&wanted| wanted != kind)
+    {
         refuse(format!("{} is no {wanted}", shown(value)));
     }
 }

@@ -54,7 +54,11 @@ pub(crate) struct Client {
 /// Opens a socket without waiting for it. On loopback every worker has an address of its own, another one in every run:
 /// ports are few, and those of connections that have just ended are taken for a minute.
 pub(crate) fn connect(target: SocketAddr) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(target),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     if target.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) {
@@ -65,7 +69,11 @@ pub(crate) fn connect(target: SocketAddr) -> io::Result<TcpStream> {
         socket.bind(&SocketAddr::from((own, 0)).into())?;
     }
     match socket.connect(&target.into()) {
-        Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => Err(error),
+        Err(error)
+            if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) =>
+        {
+            Err(error)
+        }
         _ => Ok(TcpStream::from_std(socket.into())),
     }
 }
@@ -114,8 +122,14 @@ impl Client {
     ///
     /// # Errors
     /// The server does not upgrade.
-    pub(crate) fn upgraded(&mut self, bytes: &[u8], token: &str) -> Result<Option<usize>, &'static str> {
-        let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else { return Ok(None) };
+    pub(crate) fn upgraded(
+        &mut self,
+        bytes: &[u8],
+        token: &str,
+    ) -> Result<Option<usize>, &'static str> {
+        let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else {
+            return Ok(None);
+        };
         if !bytes.starts_with(b"HTTP/1.1 101") {
             return Err("the server does not upgrade to WebSocket");
         }
@@ -131,7 +145,8 @@ impl Client {
 
     pub(crate) fn send(&mut self, client_id: String, body: String, due: u64) {
         let req = self.number();
-        self.wire.send(req, &self.room, client_id, body, &mut self.out);
+        self.wire
+            .send(req, &self.room, client_id, body, &mut self.out);
         self.waiting.push_back((req, due));
         self.flush();
     }
@@ -189,7 +204,11 @@ impl Client {
                 _ => break,
             }
         }
-        if written == self.out.len() { self.out = Vec::new() } else { drop(self.out.drain(..written)) }
+        if written == self.out.len() {
+            self.out = Vec::new()
+        } else {
+            drop(self.out.drain(..written))
+        }
     }
 
     /// Reads into `buffer`; `None`: nothing more for now.

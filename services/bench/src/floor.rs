@@ -54,7 +54,8 @@ pub(crate) fn run(joins: bool) -> Result<(), Failure> {
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
     socket.listen(4096)?;
     let mut listener = TcpListener::from_std(socket.into());
-    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+    poll.registry()
+        .register(&mut listener, LISTENER, Interest::READABLE)?;
     let address = listener.local_addr()?;
     writeln!(io::stdout(), "{address}")?;
     std::thread::spawn(|| {
@@ -65,7 +66,15 @@ pub(crate) fn run(joins: bool) -> Result<(), Failure> {
     let links = Vec::new();
     let rooms = HashMap::new();
     let touched = Vec::new();
-    Ok(Floor { poll, listener, links, rooms, touched, joins }.serve()?)
+    Ok(Floor {
+        poll,
+        listener,
+        links,
+        rooms,
+        touched,
+        joins,
+    }
+    .serve()?)
 }
 
 impl Floor {
@@ -100,8 +109,17 @@ impl Floor {
                 Ok((mut socket, _)) => {
                     socket.set_nodelay(true)?;
                     let token = Token(self.links.len());
-                    self.poll.registry().register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
-                    self.links.push(Link { socket, rest: BytesMut::new(), backlog: Vec::new(), open: true });
+                    self.poll.registry().register(
+                        &mut socket,
+                        token,
+                        Interest::READABLE | Interest::WRITABLE,
+                    )?;
+                    self.links.push(Link {
+                        socket,
+                        rest: BytesMut::new(),
+                        backlog: Vec::new(),
+                        open: true,
+                    });
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(_) => {}
@@ -114,7 +132,8 @@ impl Floor {
             match self.links[number].socket.read(buffer) {
                 Ok(length) if length > 0 => {
                     self.links[number].rest.extend_from_slice(&buffer[..length]);
-                    while let Ok(Some(frame)) = frame::decode(&mut self.links[number].rest, 1 << 20) {
+                    while let Ok(Some(frame)) = frame::decode(&mut self.links[number].rest, 1 << 20)
+                    {
                         if let Ok(request) = binary::decode_request(&frame) {
                             self.take(number, request);
                         }
@@ -134,41 +153,94 @@ impl Floor {
         let req = request.req;
         match request.op {
             ClientOp::Auth { resume, .. } => {
-                let Ok(user) = UserId::new("floor") else { return };
+                let Ok(user) = UserId::new("floor") else {
+                    return;
+                };
                 let device = Default::default();
                 let conn = Default::default();
                 let node = Default::default();
-                let let_in = ServerOp::AuthOk { user, device, conn, node, heartbeat_ms: 0, time_ms: 0, expires_ms: 0 };
+                let let_in = ServerOp::AuthOk {
+                    user,
+                    device,
+                    conn,
+                    node,
+                    heartbeat_ms: 0,
+                    time_ms: 0,
+                    expires_ms: 0,
+                };
                 self.links[number].say(req, let_in);
                 for position in resume {
-                    self.rooms.entry(position.room.clone()).or_default().members.push(number);
+                    self.rooms
+                        .entry(position.room.clone())
+                        .or_default()
+                        .members
+                        .push(number);
                     let kind = Default::default();
                     let epoch = Default::default();
                     let head = Default::default();
                     let read = Default::default();
                     let joined = Default::default();
-                    let room = SubscribedRoom::Ok { room: position.room, kind, epoch, head, read, joined };
+                    let room = SubscribedRoom::Ok {
+                        room: position.room,
+                        kind,
+                        epoch,
+                        head,
+                        read,
+                        joined,
+                    };
                     self.links[number].say(req, ServerOp::Subscribed { rooms: vec![room] });
                 }
             }
-            ClientOp::Send { room, client_id, kind, body } => {
-                let Some(entry) = self.rooms.get_mut(&room) else { return };
+            ClientOp::Send {
+                room,
+                client_id,
+                kind,
+                body,
+            } => {
+                let Some(entry) = self.rooms.get_mut(&room) else {
+                    return;
+                };
                 entry.seq += 1;
                 let seq = entry.seq;
                 let id = String::from("floor");
                 let from = String::from("floor");
-                let message =
-                    Message { room: room.clone(), epoch: 1, seq, id, from, client_id, kind, body, time_ms: 1 };
+                let message = Message {
+                    room: room.clone(),
+                    epoch: 1,
+                    seq,
+                    id,
+                    from,
+                    client_id,
+                    kind,
+                    body,
+                    time_ms: 1,
+                };
                 let mut bytes = BytesMut::new();
-                binary::encode_response(&Response { req: 0, op: ServerOp::Message(message) }, &mut bytes);
+                binary::encode_response(
+                    &Response {
+                        req: 0,
+                        op: ServerOp::Message(message),
+                    },
+                    &mut bytes,
+                );
                 if entry.fresh.is_empty() {
                     self.touched.push(room.clone());
                 }
                 entry.fresh.push(bytes);
                 let client_id = String::new();
                 let id = String::new();
-                self.links[number]
-                    .say(req, ServerOp::Ack { room, client_id, id, epoch: 1, seq, time_ms: 1, duplicate: false });
+                self.links[number].say(
+                    req,
+                    ServerOp::Ack {
+                        room,
+                        client_id,
+                        id,
+                        epoch: 1,
+                        seq,
+                        time_ms: 1,
+                        duplicate: false,
+                    },
+                );
             }
             ClientOp::Ping => self.links[number].say(req, ServerOp::Pong { time_ms: 1 }),
             _ => {}
@@ -177,7 +249,9 @@ impl Floor {
 
     fn deliver(&mut self) {
         for room in std::mem::take(&mut self.touched) {
-            let Some(room) = self.rooms.get_mut(&room) else { continue };
+            let Some(room) = self.rooms.get_mut(&room) else {
+                continue;
+            };
             let mut fresh = std::mem::take(&mut room.fresh);
             if self.joins {
                 let joined: Vec<u8> = fresh.concat();
@@ -209,7 +283,9 @@ impl Link {
         match self.socket.write(bytes) {
             Ok(written) if written == bytes.len() => {}
             Ok(written) => self.backlog.extend_from_slice(&bytes[written..]),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => self.backlog.extend_from_slice(bytes),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.backlog.extend_from_slice(bytes)
+            }
             Err(_) => self.open = false,
         }
     }

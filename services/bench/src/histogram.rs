@@ -44,7 +44,10 @@ pub(crate) struct Recorder {
 
 impl Default for Recorder {
     fn default() -> Self {
-        Self { counts: vec![0; place(u64::from(u32::MAX)) as usize + 1], most: 0 }
+        Self {
+            counts: vec![0; place(u64::from(u32::MAX)) as usize + 1],
+            most: 0,
+        }
     }
 }
 
@@ -56,9 +59,16 @@ impl Recorder {
     }
 
     pub(crate) fn histogram(&self) -> Histogram {
-        let counts: BTreeMap<u32, u64> =
-            (0..).zip(&self.counts).filter(|(_, count)| **count > 0).map(|(place, count)| (place, *count)).collect();
-        Histogram { total: counts.values().sum(), counts, most: self.most }
+        let counts: BTreeMap<u32, u64> = (0..)
+            .zip(&self.counts)
+            .filter(|(_, count)| **count > 0)
+            .map(|(place, count)| (place, *count))
+            .collect();
+        Histogram {
+            total: counts.values().sum(),
+            counts,
+            most: self.most,
+        }
     }
 }
 
@@ -90,7 +100,10 @@ impl Histogram {
         let mut points = Vec::with_capacity(self.counts.len());
         for (place, count) in &self.counts {
             seen += count;
-            points.push((upper_end(*place) as f64 / 1e3, seen as f64 / self.total as f64));
+            points.push((
+                upper_end(*place) as f64 / 1e3,
+                seen as f64 / self.total as f64,
+            ));
         }
         points
     }
@@ -109,7 +122,10 @@ mod tests {
         let histogram = recorder.histogram();
         for (share, us) in [(0.5, 50_000.0), (0.99, 99_000.0), (0.999, 99_900.0)] {
             let told = histogram.quantile_ms(share) * 1e3;
-            assert!((told - us).abs() / us < 0.017, "{share}: {told} instead of {us}");
+            assert!(
+                (told - us).abs() / us < 0.017,
+                "{share}: {told} instead of {us}"
+            );
         }
         assert_eq!(histogram.quantile_ms(1.0), 100.0);
         assert_eq!(Histogram::default().quantile_ms(0.5), 0.0);

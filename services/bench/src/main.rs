@@ -31,7 +31,12 @@ use plan::BenchArgs;
 
 /// Measures servers: throughput, latency, losses, CPU time and memory; against the least that this machine can do.
 #[derive(Debug, Parser)]
-#[command(name = "im-bench", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+#[command(
+    name = "im-bench",
+    version,
+    args_conflicts_with_subcommands = true,
+    max_term_width = 100
+)]
 struct Bench {
     #[command(flatten)]
     args: BenchArgs,
@@ -61,12 +66,21 @@ fn main() -> ExitCode {
         Some(Role::Floor { joins }) => floor::run(joins),
         None => run_all(&bench.args),
     };
-    done.map_or_else(|failure| failure.report("im-bench", bench.args.json), |()| ExitCode::SUCCESS)
+    done.map_or_else(
+        |failure| failure.report("im-bench", bench.args.json),
+        |()| ExitCode::SUCCESS,
+    )
 }
 
 fn run_all(args: &BenchArgs) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(Box::pin(run::run(args, |name| std::env::var(name).ok(), &mut Output::stdout())))
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(Box::pin(run::run(
+        args,
+        |name| std::env::var(name).ok(),
+        &mut Output::stdout(),
+    )))
 }
 
 #[cfg(test)]
@@ -81,7 +95,10 @@ mod tests {
         let line = "im-bench --start standalone --floor --rate 20,100 --rounds 3";
         let bench = Bench::try_parse_from(line.split(' ')).unwrap();
         assert!(bench.role.is_none() && bench.args.floor && bench.args.rate == [20.0, 100.0]);
-        assert!(matches!(Bench::try_parse_from(["im-bench", "worker"]).unwrap().role, Some(Role::Worker)));
+        assert!(matches!(
+            Bench::try_parse_from(["im-bench", "worker"]).unwrap().role,
+            Some(Role::Worker)
+        ));
         let floor = Bench::try_parse_from(["im-bench", "floor", "--joins"]).unwrap();
         assert!(matches!(floor.role, Some(Role::Floor { joins: true })));
         assert!(Bench::try_parse_from(["im-bench", "--floor-joins"]).is_err());

@@ -67,7 +67,12 @@ impl Measured {
     /// The same stretch as the room beside saw it.
     pub(crate) fn of_beside(&self) -> Option<Self> {
         let (rate, figures) = self.beside.clone()?;
-        Some(Self { rate, figures, beside: Some((self.rate, self.figures.clone())), ..self.clone() })
+        Some(Self {
+            rate,
+            figures,
+            beside: Some((self.rate, self.figures.clone())),
+            ..self.clone()
+        })
     }
 }
 
@@ -109,30 +114,45 @@ pub(crate) fn authority(url: &str) -> Result<SocketAddr, Failure> {
     let wrong = || Failure::usage(format!("{url:?} is not http://host:port"));
     let rest = url.strip_prefix("http://").ok_or_else(wrong)?;
     let host = rest.split('/').next().unwrap_or_default();
-    host.to_socket_addrs().ok().and_then(|mut all| all.find(SocketAddr::is_ipv4)).ok_or_else(wrong)
+    host.to_socket_addrs()
+        .ok()
+        .and_then(|mut all| all.find(SocketAddr::is_ipv4))
+        .ok_or_else(wrong)
 }
 
 /// Starts the floor and reads where it listens.
 pub(crate) async fn start_floor(joins: bool) -> Result<(Child, SocketAddr), Failure> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("floor").args(joins.then_some("--joins"));
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
     let silent = || Failure::new(Exit::Failed, "the floor does not say where it listens");
     let mut lines = BufReader::new(child.stdout.take().ok_or_else(silent)?).lines();
-    let line = timeout(Duration::from_secs(5), lines.next_line()).await.map_err(|_| silent())??;
-    let address = line.and_then(|line| line.trim().parse().ok()).ok_or_else(silent)?;
+    let line = timeout(Duration::from_secs(5), lines.next_line())
+        .await
+        .map_err(|_| silent())??;
+    let address = line
+        .and_then(|line| line.trim().parse().ok())
+        .ok_or_else(silent)?;
     Ok((child, address))
 }
 
 fn parts(args: &BenchArgs, aim: &Aim, round: u16) -> Result<Vec<Part>, Failure> {
     let workers = usize::from(args.workers);
     let run = format!("{:x}-{round}", clock::now());
-    let rooms: Vec<String> = (0..args.rooms).map(|number| format!("bench://{run}-{number}")).collect();
+    let rooms: Vec<String> = (0..args.rooms)
+        .map(|number| format!("bench://{run}-{number}"))
+        .collect();
     let mut parts = Vec::new();
     for number in 0..workers {
         let clients = plan::clients(rooms.len(), args.members as usize, number, workers);
         let names = clients.map(|who| format!("b{run}-{}-{}", who.room, who.member));
-        let tokens = names.map(|name| token(aim, &name, false)).collect::<Result<Vec<_>, _>>()?;
+        let tokens = names
+            .map(|name| token(aim, &name, false))
+            .collect::<Result<Vec<_>, _>>()?;
         enough_descriptors(tokens.len())?;
         let api = match aim.api {
             Some(address) => Some(Api {
@@ -168,10 +188,14 @@ fn enough_descriptors(wanted: usize) -> Result<(), Failure> {
 }
 
 fn token(aim: &Aim, user: &str, admin: bool) -> Result<String, Failure> {
-    let Some(signer) = &aim.signer else { return Ok(String::new()) };
+    let Some(signer) = &aim.signer else {
+        return Ok(String::new());
+    };
     let mut claims = Claims::new(user, TOKENS_LIVE).admin(admin);
     claims.rooms = vec!["*".to_owned()];
-    signer.sign(&claims).map_err(|error| Failure::new(Exit::Failed, error))
+    signer
+        .sign(&claims)
+        .map_err(|error| Failure::new(Exit::Failed, error))
 }
 
 async fn look(servers: &[Server]) -> Result<Vec<Sample>, Failure> {
@@ -183,24 +207,47 @@ async fn look(servers: &[Server]) -> Result<Vec<Sample>, Failure> {
 }
 
 /// The clients of a room beside, all of them in.
-async fn neighbours(args: &BenchArgs, aim: &Aim, beside: Neighbour, round: u16) -> Result<Workers, Failure> {
-    let args = BenchArgs { rooms: 1, members: beside.members, ..args.clone() };
+async fn neighbours(
+    args: &BenchArgs,
+    aim: &Aim,
+    beside: Neighbour,
+    round: u16,
+) -> Result<Workers, Failure> {
+    let args = BenchArgs {
+        rooms: 1,
+        members: beside.members,
+        ..args.clone()
+    };
     let parts = parts(&args, aim, round)?;
     let mut workers = Workers::start(parts.len())?;
     let connected = workers.connect(parts).await?;
     if connected.clients < beside.members as usize {
-        return Err(nobody(&format!("{} of {} clients beside", connected.clients, beside.members), connected.failed));
+        return Err(nobody(
+            &format!("{} of {} clients beside", connected.clients, beside.members),
+            connected.failed,
+        ));
     }
     Ok(workers)
 }
 
 fn nobody(who: &str, failed: BTreeMap<String, u64>) -> Failure {
-    let why: Vec<String> = failed.into_iter().map(|(why, count)| format!("{count}: {why}")).collect();
-    Failure::new(Exit::Unreachable, format!("{who} got in ({})", why.join("; ")))
+    let why: Vec<String> = failed
+        .into_iter()
+        .map(|(why, count)| format!("{count}: {why}"))
+        .collect();
+    Failure::new(
+        Exit::Unreachable,
+        format!("{who} got in ({})", why.join("; ")),
+    )
 }
 
 /// Does it all once, next to another room where one is given.
-pub(crate) async fn pass(args: &BenchArgs, aim: &Aim, beside: Option<Neighbour>, round: u16) -> Result<Pass, Failure> {
+pub(crate) async fn pass(
+    args: &BenchArgs,
+    aim: &Aim,
+    beside: Option<Neighbour>,
+    round: u16,
+) -> Result<Pass, Failure> {
     let parts = parts(args, aim, round)?;
     let mut workers = Workers::start(parts.len())?;
     let before = look(&aim.servers).await?;
@@ -239,22 +286,39 @@ pub(crate) async fn pass(args: &BenchArgs, aim: &Aim, beside: Option<Neighbour>,
         None => None,
         Some((rooms, seconds)) => {
             let user_bytes = grown(aim, &after, &look(&aim.servers).await?, rooms as f64);
-            Some(Visited { rooms, seconds, user_bytes })
+            Some(Visited {
+                rooms,
+                seconds,
+                user_bytes,
+            })
         }
     };
     workers.leave().await?;
-    let name = if beside.is_some() { format!("{} beside", aim.name) } else { aim.name.clone() };
+    let name = if beside.is_some() {
+        format!("{} beside", aim.name)
+    } else {
+        aim.name.clone()
+    };
     if let Some((_, other)) = other {
         other.leave().await?;
     }
-    Ok(Pass { name, round, entry, visited, phases })
+    Ok(Pass {
+        name,
+        round,
+        entry,
+        visited,
+        phases,
+    })
 }
 
 /// By how many bytes each process has grown for each of so many.
 fn grown(aim: &Aim, before: &[Sample], after: &[Sample], of: f64) -> BTreeMap<String, f64> {
     let both = aim.servers.iter().zip(before.iter().zip(after));
     let each = |(server, (before, after)): (&Server, (&Sample, &Sample))| {
-        (server.name.clone(), (after.resident_bytes - before.resident_bytes) / of)
+        (
+            server.name.clone(),
+            (after.resident_bytes - before.resident_bytes) / of,
+        )
     };
     both.map(each).collect()
 }
@@ -276,10 +340,19 @@ async fn phase(
         Phase { number: (number % stamp::PHASES) as u8, rate, begin, from, to, senders: plan::senders(rate, args.rooms, args.members) };
     workers.begin(phase).await?;
     if let Some((Neighbour { members, rate }, other)) = beside {
-        other.begin(Phase { rate: *rate, senders: plan::senders(*rate, 1, *members), ..phase }).await?;
+        other
+            .begin(Phase {
+                rate: *rate,
+                senders: plan::senders(*rate, 1, *members),
+                ..phase
+            })
+            .await?;
     }
     let clients_cpu = |workers: &Workers, beside: &Option<(Neighbour, Workers)>| {
-        workers.cpu_seconds() + beside.as_ref().map_or(0.0, |(_, other)| other.cpu_seconds())
+        workers.cpu_seconds()
+            + beside
+                .as_ref()
+                .map_or(0.0, |(_, other)| other.cpu_seconds())
     };
 
     sleep_until(from).await;
@@ -308,8 +381,10 @@ async fn phase(
         grew: growth(before, after),
     });
     let deliveries = |samples: &[Sample]| -> Option<f64> {
-        let counts: Vec<f64> =
-            samples.iter().filter_map(|sample| sample.figures.get("im_connect_deliveries_total").copied()).collect();
+        let counts: Vec<f64> = samples
+            .iter()
+            .filter_map(|sample| sample.figures.get("im_connect_deliveries_total").copied())
+            .collect();
         (!counts.is_empty()).then(|| counts.iter().sum())
     };
     Ok(Measured {
@@ -321,16 +396,22 @@ async fn phase(
         beside,
         steal,
         idle,
-        server_deliveries: deliveries(&at_last).zip(deliveries(&at_first)).map(|(last, first)| last - first),
+        server_deliveries: deliveries(&at_last)
+            .zip(deliveries(&at_first))
+            .map(|(last, first)| last - first),
     })
 }
 
 fn growth(before: &Sample, after: &Sample) -> BTreeMap<String, f64> {
-    let grown = after
-        .figures
-        .iter()
-        .map(|(name, value)| (name.clone(), value - before.figures.get(name).copied().unwrap_or(0.0)));
-    grown.filter(|(name, by)| name.ends_with("_total") && *by > 0.0).collect()
+    let grown = after.figures.iter().map(|(name, value)| {
+        (
+            name.clone(),
+            value - before.figures.get(name).copied().unwrap_or(0.0),
+        )
+    });
+    grown
+        .filter(|(name, by)| name.ends_with("_total") && *by > 0.0)
+        .collect()
 }
 
 async fn sleep_until(at: u64) {

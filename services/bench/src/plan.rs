@@ -15,7 +15,13 @@ use crate::stamp;
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BenchArgs {
     /// Where clients connect: tcp://host:3101 or ws://host:3102/ws; several share the clients.
-    #[arg(long, short, env = "IM_ADDRESS", value_delimiter = ',', conflicts_with = "start")]
+    #[arg(
+        long,
+        short,
+        env = "IM_ADDRESS",
+        value_delimiter = ',',
+        conflicts_with = "start"
+    )]
     pub(crate) address: Vec<String>,
     /// The HTTP API, for --from api.
     #[arg(long, env = "IM_HTTP", value_name = "URL", conflicts_with = "start")]
@@ -134,7 +140,9 @@ pub(crate) enum From {
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not NAME=VALUE"))?;
+    let (name, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("{text:?} is not NAME=VALUE"))?;
     Ok((name.to_owned(), value.to_owned()))
 }
 
@@ -151,7 +159,11 @@ fn neighbour(text: &str) -> Result<Neighbour, String> {
 
 fn named_pid(text: &str) -> Result<(String, u32), String> {
     let (name, pid) = pair(text)?;
-    Ok((name, pid.parse().map_err(|_| format!("{pid:?} is not a process id"))?))
+    Ok((
+        name,
+        pid.parse()
+            .map_err(|_| format!("{pid:?} is not a process id"))?,
+    ))
 }
 
 impl BenchArgs {
@@ -159,19 +171,33 @@ impl BenchArgs {
     pub(crate) fn check(&self) -> Result<(), Failure> {
         let wrong = |text: &str| Err(Failure::usage(text));
         if self.start.is_none() && self.address.is_empty() {
-            return wrong("nothing to measure: give --start standalone, --start cluster, or --address");
+            return wrong(
+                "nothing to measure: give --start standalone, --start cluster, or --address",
+            );
         }
         if self.size < stamp::LENGTH {
-            return Err(Failure::usage(format!("--size {}: {} at least, for the stamp", self.size, stamp::LENGTH)));
+            return Err(Failure::usage(format!(
+                "--size {}: {} at least, for the stamp",
+                self.size,
+                stamp::LENGTH
+            )));
         }
-        if self.rate.iter().any(|rate| !rate.is_finite() || *rate < 0.0) {
+        if self
+            .rate
+            .iter()
+            .any(|rate| !rate.is_finite() || *rate < 0.0)
+        {
             return wrong("--rate: a number of messages per second, 0 or more");
         }
-        if self.dialect == Dialect::Json && !(self.websocket || self.address.iter().all(|a| a.starts_with("ws://"))) {
+        if self.dialect == Dialect::Json
+            && !(self.websocket || self.address.iter().all(|a| a.starts_with("ws://")))
+        {
             return wrong("--dialect json needs WebSocket: give --websocket, or ws:// addresses");
         }
         if self.visit > 0 && self.dialect == Dialect::Goim {
-            return wrong("--visit: over goim a client has one room; give --dialect native or json");
+            return wrong(
+                "--visit: over goim a client has one room; give --dialect native or json",
+            );
         }
         if self.beside.is_some() && self.from == From::Api {
             return wrong("--beside: its clients send themselves; give --from clients");
@@ -194,7 +220,11 @@ pub(crate) struct Target {
 impl Target {
     /// From `tcp://host:port` or `ws://host:port/path`.
     pub(crate) fn new(url: &str) -> Result<Self, Failure> {
-        let wrong = |why: &str| Failure::usage(format!("{url:?} is not tcp://host:port or ws://host:port/path: {why}"));
+        let wrong = |why: &str| {
+            Failure::usage(format!(
+                "{url:?} is not tcp://host:port or ws://host:port/path: {why}"
+            ))
+        };
         let (scheme, rest) = url.split_once("://").ok_or_else(|| wrong("no scheme"))?;
         let (authority, path) = rest.split_once('/').unwrap_or((rest, "ws"));
         let path = match scheme {
@@ -203,9 +233,17 @@ impl Target {
             _ => return Err(wrong("tcp or ws only; TLS is not spoken here")),
         };
         let default = if scheme == "tcp" { 3101 } else { 3102 };
-        let authority = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:{default}") };
-        let mut addresses = authority.to_socket_addrs().map_err(|error| wrong(&error.to_string()))?;
-        let address = addresses.find(SocketAddr::is_ipv4).ok_or_else(|| wrong("no IPv4 address"))?;
+        let authority = if authority.contains(':') {
+            authority.to_owned()
+        } else {
+            format!("{authority}:{default}")
+        };
+        let mut addresses = authority
+            .to_socket_addrs()
+            .map_err(|error| wrong(&error.to_string()))?;
+        let address = addresses
+            .find(SocketAddr::is_ipv4)
+            .ok_or_else(|| wrong("no IPv4 address"))?;
         Ok(Self { address, path })
     }
 }
@@ -246,7 +284,12 @@ pub(crate) struct Who {
 }
 
 /// A room's members are spread over all workers.
-pub(crate) fn clients(rooms: usize, members: usize, number: usize, workers: usize) -> impl Iterator<Item = Who> {
+pub(crate) fn clients(
+    rooms: usize,
+    members: usize,
+    number: usize,
+    workers: usize,
+) -> impl Iterator<Item = Who> {
     let own = (0..members).filter(move |member| member % workers == number);
     own.flat_map(move |member| (0..rooms).map(move |room| Who { room, member }))
 }
@@ -279,7 +322,9 @@ const PER_SENDER: f64 = 50.0;
 /// How many of a room's members take turns at sending, so that none is over its rate.
 pub(crate) fn senders(rate: f64, rooms: u32, members: u32) -> usize {
     let wanted = (rate / f64::from(rooms) / PER_SENDER).ceil().max(1.0);
-    (wanted as usize).min(members as usize).min(usize::from(u16::MAX))
+    (wanted as usize)
+        .min(members as usize)
+        .min(usize::from(u16::MAX))
 }
 
 /// One message that is to be sent.
@@ -312,7 +357,13 @@ impl Phase {
         let senders = self.senders as u64;
         let sender = (turn % senders) as usize;
         let number = (turn / senders) as u32 + 1;
-        Some(Due { message, at, room, sender, number })
+        Some(Due {
+            message,
+            at,
+            room,
+            sender,
+            number,
+        })
     }
 
     /// Which member of the room that sender is: rooms differ, so that the workers share the sending.
@@ -340,7 +391,14 @@ mod tests {
 
     #[test]
     fn senders_take_turns_and_count_without_a_gap() {
-        let phase = Phase { number: 0, rate: 1000.0, begin: 5, from: 5, to: 1_000_000_005, senders: 4 };
+        let phase = Phase {
+            number: 0,
+            rate: 1000.0,
+            begin: 5,
+            from: 5,
+            to: 1_000_000_005,
+            senders: 4,
+        };
         let mut last: HashMap<(usize, usize), u32> = HashMap::new();
         let all: Vec<Due> = (0..).map_while(|k| phase.due(k, 3)).collect();
         for due in &all {
@@ -362,7 +420,13 @@ mod tests {
 
     #[test]
     fn a_neighbour_has_members_and_a_rate() {
-        assert_eq!(neighbour("5000@8"), Ok(Neighbour { members: 5_000, rate: 8.0 }));
+        assert_eq!(
+            neighbour("5000@8"),
+            Ok(Neighbour {
+                members: 5_000,
+                rate: 8.0
+            })
+        );
         for wrong in ["5000", "0@8", "5000@0", "5000@inf", "@", "a@b"] {
             assert!(neighbour(wrong).is_err(), "{wrong}");
         }
@@ -371,7 +435,10 @@ mod tests {
     #[test]
     fn addresses_are_understood() {
         let target = Target::new("ws://127.0.0.1:9/sub").unwrap();
-        assert_eq!((target.address.port(), target.path.as_deref()), (9, Some("/sub")));
+        assert_eq!(
+            (target.address.port(), target.path.as_deref()),
+            (9, Some("/sub"))
+        );
         assert_eq!(Target::new("tcp://127.0.0.1").unwrap().address.port(), 3101);
         assert!(Target::new("wss://localhost").is_err());
     }

@@ -51,14 +51,24 @@ impl Server {
     pub(crate) async fn look(&self) -> Result<Sample, Failure> {
         let mut sample = Sample::default();
         if let Some(admin) = &self.admin {
-            let answer = http::get(&format!("{}/metrics", admin.trim_end_matches('/')), None, TIMEOUT).await?;
+            let answer = http::get(
+                &format!("{}/metrics", admin.trim_end_matches('/')),
+                None,
+                TIMEOUT,
+            )
+            .await?;
             sample.figures = metrics::sums(&answer.text());
             let figure = |name: &str| sample.figures.get(name).copied().unwrap_or(0.0);
             sample.cpu_seconds = figure("process_cpu_seconds_total");
             sample.resident_bytes = figure("process_resident_memory_bytes");
         }
         if let Some(pid) = self.pid {
-            let gone = || Failure::usage(format!("{}: there is no process {pid} on this machine", self.name));
+            let gone = || {
+                Failure::usage(format!(
+                    "{}: there is no process {pid} on this machine",
+                    self.name
+                ))
+            };
             sample.cpu_seconds = cpu_seconds(pid).ok_or_else(gone)?;
             sample.resident_bytes = resident_bytes(pid).ok_or_else(gone)?;
         }
@@ -89,8 +99,13 @@ impl Machine {
             .take(8)
             .collect();
         let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let slab =
-            info.lines().find_map(|line| line.strip_prefix("Slab:")?.split_whitespace().next()?.parse::<f64>().ok());
+        let slab = info.lines().find_map(|line| {
+            line.strip_prefix("Slab:")?
+                .split_whitespace()
+                .next()?
+                .parse::<f64>()
+                .ok()
+        });
         let sockets = std::fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
         let tcp = sockets.lines().find(|line| line.starts_with("TCP:"));
         let pages = tcp.and_then(|line| line.split_whitespace().last()?.parse::<f64>().ok());
@@ -105,7 +120,10 @@ impl Machine {
     /// Per cent of the machine's time since `before` that the host gave to others, and that nobody used.
     pub(crate) fn steal_and_idle(&self, before: &Self) -> (f64, f64) {
         let all = (self.ticks - before.ticks).max(1.0);
-        ((self.steal - before.steal) / all * 100.0, (self.idle - before.idle) / all * 100.0)
+        (
+            (self.steal - before.steal) / all * 100.0,
+            (self.idle - before.idle) / all * 100.0,
+        )
     }
 }
 
@@ -119,7 +137,9 @@ mod tests {
         let before = cpu_seconds(pid).unwrap();
         let mut sum = 0_u64;
         while cpu_seconds(pid).unwrap() <= before {
-            sum = (0..1_000_000).fold(sum, |sum: u64, n| std::hint::black_box(sum.wrapping_mul(31) + n));
+            sum = (0..1_000_000).fold(sum, |sum: u64, n| {
+                std::hint::black_box(sum.wrapping_mul(31) + n)
+            });
         }
         assert!(resident_bytes(pid).unwrap() > 100_000.0);
         assert_eq!(cpu_seconds(u32::MAX), None);

@@ -32,14 +32,26 @@ pub(crate) struct Answer {
 
 impl Publisher {
     pub(crate) fn new(socket: TcpStream) -> Self {
-        Self { socket, under_way: None, out: Vec::new(), rest: Vec::new() }
+        Self {
+            socket,
+            under_way: None,
+            out: Vec::new(),
+            rest: Vec::new(),
+        }
     }
 
     pub(crate) fn is_free(&self) -> bool {
         self.under_way.is_none()
     }
 
-    pub(crate) fn send(&mut self, api: &Api, room: &str, client_id: &str, body: &str, one: UnderWay) {
+    pub(crate) fn send(
+        &mut self,
+        api: &Api,
+        room: &str,
+        client_id: &str,
+        body: &str,
+        one: UnderWay,
+    ) {
         let content = serde_json::json!({"client_id": client_id, "body": body}).to_string();
         let request = format!(
             "POST /v1/rooms/{}/messages HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\
@@ -78,7 +90,9 @@ impl Publisher {
                 Err(error) => return Err(error),
             }
         }
-        let Some(answer) = answer(&self.rest) else { return Ok(None) };
+        let Some(answer) = answer(&self.rest) else {
+            return Ok(None);
+        };
         drop(self.rest.drain(..answer.length));
         Ok(self.under_way.take().map(|one| (one, answer.status)))
     }
@@ -91,7 +105,8 @@ fn answer(bytes: &[u8]) -> Option<Answer> {
     let status = text.get(9..12)?.parse().ok()?;
     let length = text.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+        name.eq_ignore_ascii_case("content-length")
+            .then(|| value.trim().parse::<usize>().ok())?
     });
     let length = head + length.unwrap_or(0);
     (bytes.len() >= length).then_some(Answer { status, length })
@@ -104,7 +119,13 @@ mod tests {
     #[test]
     fn an_answer_is_whole_with_its_body() {
         let text = b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}HTTP/1.1 200 OK";
-        assert_eq!(answer(text), Some(Answer { status: 201, length: 45 - 2 + 2 }));
+        assert_eq!(
+            answer(text),
+            Some(Answer {
+                status: 201,
+                length: 45 - 2 + 2
+            })
+        );
         assert_eq!(answer(&text[..43]), None);
         assert_eq!(answer(b"HTTP/1.1 2"), None);
     }

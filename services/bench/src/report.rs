@@ -34,7 +34,11 @@ impl Spread {
         let mut values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
         values.sort_by(f64::total_cmp);
         let at = |place: usize| values.get(place).copied().unwrap_or(0.0);
-        Self { middle: at(values.len() / 2), least: at(0), most: at(values.len().saturating_sub(1)) }
+        Self {
+            middle: at(values.len() / 2),
+            least: at(0),
+            most: at(values.len().saturating_sub(1)),
+        }
     }
 }
 
@@ -79,22 +83,35 @@ fn server_cpu(measured: &Measured) -> f64 {
 }
 
 fn per_cpu_second(measured: &Measured) -> f64 {
-    let beside = measured.beside.as_ref().map_or(0, |(_, figures)| figures.received_within);
+    let beside = measured
+        .beside
+        .as_ref()
+        .map_or(0, |(_, figures)| figures.received_within);
     (measured.figures.received_within + beside) as f64 / server_cpu(measured).max(1e-6)
 }
 
 fn writes(measured: &Measured) -> Option<f64> {
-    let counts: Vec<f64> =
-        measured.servers.iter().filter_map(|used| used.grew.get("im_connect_writes_total").copied()).collect();
+    let counts: Vec<f64> = measured
+        .servers
+        .iter()
+        .filter_map(|used| used.grew.get("im_connect_writes_total").copied())
+        .collect();
     (!counts.is_empty()).then(|| counts.iter().sum())
 }
 
 fn consistent(measured: &Measured, size: usize) -> bool {
     let figures = &measured.figures;
     let bodies = figures.body_bytes == figures.received * size as u64;
-    let received = figures.received + measured.beside.as_ref().map_or(0, |(_, figures)| figures.received);
+    let received = figures.received
+        + measured
+            .beside
+            .as_ref()
+            .map_or(0, |(_, figures)| figures.received);
     // Whoever was thrown out had deliveries written that it never read.
-    let counted = figures.closed.is_empty() && measured.server_deliveries.is_some_and(|count| count as u64 != received);
+    let counted = figures.closed.is_empty()
+        && measured
+            .server_deliveries
+            .is_some_and(|count| count as u64 != received);
     bodies && !counted
 }
 
@@ -104,7 +121,13 @@ impl Row {
         let sum = |of: &dyn Fn(&Measured) -> u64| measured.iter().map(|one| of(one)).sum();
         let counts_writes = measured.iter().all(|one| writes(one).is_some());
         let of_writes = |of: &dyn Fn(&Measured, f64) -> f64| {
-            counts_writes.then(|| Spread::of(measured.iter().map(|one| of(one, writes(one).unwrap_or(0.0)))))
+            counts_writes.then(|| {
+                Spread::of(
+                    measured
+                        .iter()
+                        .map(|one| of(one, writes(one).unwrap_or(0.0))),
+                )
+            })
         };
         Self {
             name: name.to_owned(),
@@ -119,7 +142,9 @@ impl Row {
             per_cpu_second: spread(&per_cpu_second),
             per_write: of_writes(&|one, writes| one.figures.received_within as f64 / writes),
             writes_per_second: of_writes(&|one, writes| writes / one.seconds),
-            wire_bytes_per_second: spread(&|one| one.figures.wire_bytes_within as f64 / one.seconds),
+            wire_bytes_per_second: spread(&|one| {
+                one.figures.wire_bytes_within as f64 / one.seconds
+            }),
             server_cpu: spread(&|one| server_cpu(one) / one.seconds),
             client_cpu: spread(&|one| one.client_cpu_seconds / one.seconds),
             own_delay_p99_ms: spread(&|one| one.figures.own_delay.quantile_ms(0.99)),
@@ -132,7 +157,9 @@ impl Row {
             refused: sum(&|one| one.figures.refused.values().sum()),
             closed: sum(&|one| one.figures.closed.values().sum()),
             unanswered: sum(&|one| {
-                one.figures.sent.saturating_sub(one.figures.acked + one.figures.refused.values().sum::<u64>())
+                one.figures
+                    .sent
+                    .saturating_sub(one.figures.acked + one.figures.refused.values().sum::<u64>())
             }),
             consistent: measured.iter().all(|one| consistent(one, size)),
             share_of_floor: None,
@@ -153,7 +180,8 @@ impl Report {
             let floor = rows.len();
             for name in &names {
                 let of_name = passes.iter().filter(|pass| pass.name == *name);
-                let measured: Vec<&Measured> = of_name.filter_map(|pass| pass.phases.get(place)).collect();
+                let measured: Vec<&Measured> =
+                    of_name.filter_map(|pass| pass.phases.get(place)).collect();
                 let mut row = Row::new(name, &measured, args.members, args.size);
                 if name != "floor"
                     && let Some(floor) = rows.get(floor).filter(|row| row.name == "floor")
@@ -162,18 +190,36 @@ impl Report {
                     row.share_of_floor = share.is_finite().then_some(share);
                 }
                 rows.push(row);
-                let beside: Option<Vec<Measured>> = measured.iter().map(|one| one.of_beside()).collect();
+                let beside: Option<Vec<Measured>> =
+                    measured.iter().map(|one| one.of_beside()).collect();
                 if let (Some(beside), Some(room)) = (beside, args.beside) {
                     let beside: Vec<&Measured> = beside.iter().collect();
-                    rows.push(Row::new("the room beside", &beside, room.members, args.size));
+                    rows.push(Row::new(
+                        "the room beside",
+                        &beside,
+                        room.members,
+                        args.size,
+                    ));
                 }
             }
         }
-        let command = std::env::args().skip(1).map(quoted).collect::<Vec<_>>().join(" ");
+        let command = std::env::args()
+            .skip(1)
+            .map(quoted)
+            .collect::<Vec<_>>()
+            .join(" ");
         let rooms = args.rooms;
         let members = args.members;
         let size = args.size;
-        Self { command: format!("imctl bench {command}"), machine: machine(), rooms, members, size, rows, passes }
+        Self {
+            command: format!("imctl bench {command}"),
+            machine: machine(),
+            rooms,
+            members,
+            size,
+            rows,
+            passes,
+        }
     }
 
     pub(crate) fn rows(&self) -> &[Row] {
@@ -182,8 +228,14 @@ impl Report {
 
     /// The server process whose memory grew most per connection, in bytes.
     pub(crate) fn largest_growth(&self) -> Option<(&str, f64)> {
-        let grown = self.passes.iter().filter(|pass| pass.name != "floor").flat_map(|pass| &pass.entry.user_bytes);
-        grown.map(|(name, bytes)| (name.as_str(), *bytes)).max_by(|one, other| one.1.total_cmp(&other.1))
+        let grown = self
+            .passes
+            .iter()
+            .filter(|pass| pass.name != "floor")
+            .flat_map(|pass| &pass.entry.user_bytes);
+        grown
+            .map(|(name, bytes)| (name.as_str(), *bytes))
+            .max_by(|one, other| one.1.total_cmp(&other.1))
     }
 
     /// What must not be: losses, repeats, wrong order, refused sends, clients thrown out or not let in, bytes that do not
@@ -191,7 +243,19 @@ impl Report {
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         for row in &self.rows {
-            let Row { name, rate, lost, repeated, reordered, gaps, strays, closed, refused, unanswered, .. } = row;
+            let Row {
+                name,
+                rate,
+                lost,
+                repeated,
+                reordered,
+                gaps,
+                strays,
+                closed,
+                refused,
+                unanswered,
+                ..
+            } = row;
             if lost + repeated + reordered + gaps + strays > 0 {
                 faults.push(format!(
                     "{name} at {rate} messages/s: {lost} deliveries lost, {repeated} repeated, {reordered} reordered, {gaps} jumps in seq, {strays} in a wrong room"
@@ -203,12 +267,17 @@ impl Report {
                 ));
             }
             if !row.consistent {
-                faults.push(format!("{name} at {rate} messages/s: the counts of bytes or deliveries do not agree"));
+                faults.push(format!(
+                    "{name} at {rate} messages/s: the counts of bytes or deliveries do not agree"
+                ));
             }
         }
         for pass in &self.passes {
             for (why, count) in &pass.entry.failed {
-                faults.push(format!("{}: {count} clients did not get in: {why}", pass.name));
+                faults.push(format!(
+                    "{}: {count} clients did not get in: {why}",
+                    pass.name
+                ));
             }
         }
         faults
@@ -218,13 +287,19 @@ impl Report {
 /// Secrets do not belong in reports.
 fn quoted(word: String) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@".contains(c);
-    if word.chars().all(plain) && !word.is_empty() { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    if word.chars().all(plain) && !word.is_empty() {
+        word
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
 }
 
 fn machine() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model =
-        info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':')).map_or("", |(_, m)| m.trim());
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
+        .map_or("", |(_, m)| m.trim());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!("{cores} cores, {model}, Linux {}", kernel.trim())

@@ -45,16 +45,32 @@ pub(crate) async fn run(
     if args.json {
         output.json(&report)?
     } else {
-        report.lines().iter().try_for_each(|line| output.line(line))?
+        report
+            .lines()
+            .iter()
+            .try_for_each(|line| output.line(line))?
     }
     judge(args, &report)
 }
 
 fn of_stack(args: &BenchArgs, stack: &Stack) -> Result<Aim, Failure> {
     Ok(Aim {
-        name: if args.start == Some(Start::Cluster) { "cluster" } else { "standalone" }.to_owned(),
-        targets: stack.addresses.iter().map(|url| Target::new(url)).collect::<Result<_, _>>()?,
-        api: if args.from == From::Api { Some(measure::authority(&stack.http)?) } else { None },
+        name: if args.start == Some(Start::Cluster) {
+            "cluster"
+        } else {
+            "standalone"
+        }
+        .to_owned(),
+        targets: stack
+            .addresses
+            .iter()
+            .map(|url| Target::new(url))
+            .collect::<Result<_, _>>()?,
+        api: if args.from == From::Api {
+            Some(measure::authority(&stack.http)?)
+        } else {
+            None
+        },
         servers: stack.servers.clone(),
         signer: Some(Signer::from_secret(stack::SECRET)),
         dialect: args.dialect,
@@ -67,18 +83,30 @@ fn of_others(args: &BenchArgs, env: impl Fn(&str) -> Option<String>) -> Result<A
     })?;
     let mut servers: Vec<Server> = Vec::new();
     for (name, pid) in &args.pid {
-        servers.push(Server { name: name.clone(), pid: Some(*pid), admin: None });
+        servers.push(Server {
+            name: name.clone(),
+            pid: Some(*pid),
+            admin: None,
+        });
     }
     for (name, url) in &args.admin {
         match servers.iter_mut().find(|server| server.name == *name) {
             Some(server) => server.admin = Some(url.clone()),
-            None => servers.push(Server { name: name.clone(), pid: None, admin: Some(url.clone()) }),
+            None => servers.push(Server {
+                name: name.clone(),
+                pid: None,
+                admin: Some(url.clone()),
+            }),
         }
     }
     let api = args.http.as_deref().filter(|_| args.from == From::Api);
     Ok(Aim {
         name: "servers".to_owned(),
-        targets: args.address.iter().map(|url| Target::new(url)).collect::<Result<_, _>>()?,
+        targets: args
+            .address
+            .iter()
+            .map(|url| Target::new(url))
+            .collect::<Result<_, _>>()?,
         api: api.map(measure::authority).transpose()?,
         servers,
         signer: Some(signer),
@@ -88,10 +116,17 @@ fn of_others(args: &BenchArgs, env: impl Fn(&str) -> Option<String>) -> Result<A
 
 async fn floor_pass(args: &BenchArgs, round: u16) -> Result<Pass, Failure> {
     let (child, address) = measure::start_floor(args.floor_joins).await?;
-    let server = Server { name: "floor".to_owned(), pid: child.id(), admin: None };
+    let server = Server {
+        name: "floor".to_owned(),
+        pid: child.id(),
+        admin: None,
+    };
     let aim = Aim {
         name: "floor".to_owned(),
-        targets: vec![Target { address, path: None }],
+        targets: vec![Target {
+            address,
+            path: None,
+        }],
         api: None,
         servers: vec![server],
         signer: None,
@@ -110,12 +145,15 @@ fn judge(args: &BenchArgs, report: &Report) -> Result<(), Failure> {
     if let Some(most) = args.at_most
         && let Some((name, bytes)) = report.largest_growth().filter(|(_, bytes)| *bytes > most)
     {
-        let text = format!("{name} grew by {bytes:.0} bytes per connection, {most:.0} at most are wanted");
+        let text =
+            format!("{name} grew by {bytes:.0} bytes per connection, {most:.0} at most are wanted");
         return Err(Failure::new(Exit::Failed, text));
     }
     if let Some(least) = args.at_least {
         for row in report.rows() {
-            let Some(share) = row.share_of_floor else { continue };
+            let Some(share) = row.share_of_floor else {
+                continue;
+            };
             if share < least {
                 let text = format!(
                     "at {} messages/s the servers deliver {share:.2} of the floor per CPU-second, {least:.2} is wanted",

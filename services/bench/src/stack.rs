@@ -31,8 +31,9 @@ pub(crate) struct Stack {
 
 /// An address that nobody listens on.
 fn free() -> Result<String, Failure> {
-    let port = im_runtime::unused_port()
-        .map_err(|error| Failure::new(Exit::Failed, format!("no free port on 127.0.0.1: {error}")))?;
+    let port = im_runtime::unused_port().map_err(|error| {
+        Failure::new(Exit::Failed, format!("no free port on 127.0.0.1: {error}"))
+    })?;
     Ok(format!("127.0.0.1:{port}"))
 }
 
@@ -47,13 +48,21 @@ fn beside(name: &str) -> Result<PathBuf, Failure> {
 
 /// Nothing but the machine is to limit a run: all clients come from one address and send as fast as they are told to.
 fn unlimited(command: &mut Command) {
-    for limit in ["IM_REQUESTS_PER_SECOND", "IM_USER_REQUESTS_PER_SECOND", "IM_IP_REQUESTS_PER_SECOND"] {
+    for limit in [
+        "IM_REQUESTS_PER_SECOND",
+        "IM_USER_REQUESTS_PER_SECOND",
+        "IM_IP_REQUESTS_PER_SECOND",
+    ] {
         command.env(limit, "1000000");
     }
     for bytes in ["IM_BYTES_PER_SECOND", "IM_USER_BYTES_PER_SECOND"] {
         command.env(bytes, "1GiB");
     }
-    for limit in ["IM_MAX_CONNECTIONS_PER_IP", "IM_MAX_CONNECTIONS_PER_USER", "IM_MAX_UNIDENTIFIED"] {
+    for limit in [
+        "IM_MAX_CONNECTIONS_PER_IP",
+        "IM_MAX_CONNECTIONS_PER_USER",
+        "IM_MAX_UNIDENTIFIED",
+    ] {
         command.env(limit, "1000000");
     }
     for rate in ["IM_ACCEPTS_PER_SECOND", "IM_ACCEPTS_PER_SECOND_PER_IP"] {
@@ -81,15 +90,28 @@ impl Stack {
         Ok(stack)
     }
 
-    fn run(&mut self, name: &str, mut command: Command, admin: Option<&str>) -> Result<(), Failure> {
+    fn run(
+        &mut self,
+        name: &str,
+        mut command: Command,
+        admin: Option<&str>,
+    ) -> Result<(), Failure> {
         let log = std::fs::File::create(self.log(name))?;
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true);
         let child = command.spawn().map_err(|error| {
             let failure = Failure::new(Exit::Failed, format!("cannot start {name}: {error}"));
             failure.hint("is it installed, and on the PATH?")
         })?;
         let admin = admin.map(|admin| format!("http://{admin}"));
-        self.servers.push(Server { name: name.to_owned(), pid: child.id(), admin });
+        self.servers.push(Server {
+            name: name.to_owned(),
+            pid: child.id(),
+            admin,
+        });
         self.children.push(child);
         Ok(())
     }
@@ -108,7 +130,11 @@ impl Stack {
         let tcp = free()?;
         let ws = free()?;
         command.env("IM_TCP_LISTEN", &tcp).env("IM_WS_LISTEN", &ws);
-        self.addresses.push(if args.websocket { format!("ws://{ws}/ws") } else { format!("tcp://{tcp}") });
+        self.addresses.push(if args.websocket {
+            format!("ws://{ws}/ws")
+        } else {
+            format!("tcp://{tcp}")
+        });
         unlimited(command);
         Ok(())
     }
@@ -117,8 +143,13 @@ impl Stack {
         let admin = free()?;
         let mut command = clean(&beside("im-standalone")?);
         self.listens(args, &mut command)?;
-        command.env("IM_HTTP_LISTEN", http).env("IM_PAGE_LISTEN", free()?).env("IM_ADMIN_LISTEN", &admin);
-        command.env("IM_DATA_DIR", self.data("data")?).env("IM_AUTH_HS256_SECRET", SECRET);
+        command
+            .env("IM_HTTP_LISTEN", http)
+            .env("IM_PAGE_LISTEN", free()?)
+            .env("IM_ADMIN_LISTEN", &admin);
+        command
+            .env("IM_DATA_DIR", self.data("data")?)
+            .env("IM_AUTH_HS256_SECRET", SECRET);
         command.envs(settings(args, "standalone"));
         self.run("standalone", command, Some(&admin))
     }
@@ -127,17 +158,43 @@ impl Stack {
         let redis = free()?;
         let port = redis.rsplit(':').next().unwrap_or_default();
         let mut command = Command::new("redis-server");
-        command.args(["--bind", "127.0.0.1", "--port", port, "--appendonly", "yes", "--save", "", "--dir"]);
+        command.args([
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            port,
+            "--appendonly",
+            "yes",
+            "--save",
+            "",
+            "--dir",
+        ]);
         command.arg(self.data("redis")?);
         self.run("redis", command, None)?;
 
         let client = format!("http://{}", free()?);
         let peer = format!("http://{}", free()?);
         let mut command = Command::new("etcd");
-        command.args(["--name", "one", "--initial-cluster", &format!("one={peer}"), "--data-dir"]);
+        command.args([
+            "--name",
+            "one",
+            "--initial-cluster",
+            &format!("one={peer}"),
+            "--data-dir",
+        ]);
         command.arg(self.data("etcd")?);
-        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
-        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        command.args([
+            "--listen-client-urls",
+            &client,
+            "--advertise-client-urls",
+            &client,
+        ]);
+        command.args([
+            "--listen-peer-urls",
+            &peer,
+            "--initial-advertise-peer-urls",
+            &peer,
+        ]);
         self.run("etcd", command, None)?;
         for address in [redis.as_str(), client.trim_start_matches("http://")] {
             self.listening(address).await?;
@@ -145,11 +202,18 @@ impl Stack {
 
         let redis = format!("redis://{redis}/");
         let mut logic = self.member("im-logic", "logic", &redis, &client)?;
-        logic.0.env("IM_HTTP_LISTEN", http).env("IM_AUTH_HS256_SECRET", SECRET);
+        logic
+            .0
+            .env("IM_HTTP_LISTEN", http)
+            .env("IM_AUTH_HS256_SECRET", SECRET);
         logic.0.envs(settings(args, "logic"));
         self.run("logic", logic.0, Some(&logic.1))?;
         for number in 1..=args.connects {
-            let name = if args.connects == 1 { "connect".to_owned() } else { format!("connect-{number}") };
+            let name = if args.connects == 1 {
+                "connect".to_owned()
+            } else {
+                format!("connect-{number}")
+            };
             let (mut command, admin) = self.member("im-connect", &name, &redis, &client)?;
             self.listens(args, &mut command)?;
             command.envs(settings(args, "connect"));
@@ -158,12 +222,24 @@ impl Stack {
         Ok(())
     }
 
-    fn member(&self, program: &str, name: &str, redis: &str, etcd: &str) -> Result<(Command, String), Failure> {
+    fn member(
+        &self,
+        program: &str,
+        name: &str,
+        redis: &str,
+        etcd: &str,
+    ) -> Result<(Command, String), Failure> {
         let grpc = free()?;
         let admin = free()?;
         let mut command = clean(&beside(program)?);
-        command.env("IM_NODE", name).env("IM_GRPC_LISTEN", &grpc).env("IM_ADVERTISE", &grpc);
-        command.env("IM_ADMIN_LISTEN", &admin).env("IM_REDIS_URL", redis).env("IM_ETCD_ENDPOINTS", etcd);
+        command
+            .env("IM_NODE", name)
+            .env("IM_GRPC_LISTEN", &grpc)
+            .env("IM_ADVERTISE", &grpc);
+        command
+            .env("IM_ADMIN_LISTEN", &admin)
+            .env("IM_REDIS_URL", redis)
+            .env("IM_ETCD_ENDPOINTS", etcd);
         Ok((command, admin))
     }
 
@@ -171,7 +247,10 @@ impl Stack {
         let until = Instant::now() + TIMEOUT;
         while tokio::net::TcpStream::connect(address).await.is_err() {
             if Instant::now() > until {
-                return Err(Failure::new(Exit::Failed, format!("nothing listens on {address} after {TIMEOUT:?}")));
+                return Err(Failure::new(
+                    Exit::Failed,
+                    format!("nothing listens on {address} after {TIMEOUT:?}"),
+                ));
             }
             sleep(Duration::from_millis(50)).await;
         }
@@ -184,7 +263,10 @@ impl Stack {
             let Some(admin) = &server.admin else { continue };
             let url = format!("{admin}/readyz");
             loop {
-                if http::get(&url, None, Duration::from_secs(1)).await.is_ok_and(|answer| answer.status.is_success()) {
+                if http::get(&url, None, Duration::from_secs(1))
+                    .await
+                    .is_ok_and(|answer| answer.status.is_success())
+                {
                     break;
                 }
                 if Instant::now() > until || child.try_wait()?.is_some() {
@@ -192,7 +274,10 @@ impl Stack {
                     let text = std::fs::read_to_string(log).unwrap_or_default();
                     let end: Vec<&str> = text.lines().rev().take(5).collect();
                     let end = end.into_iter().rev().collect::<Vec<_>>().join("\n");
-                    return Err(Failure::new(Exit::Failed, format!("{} does not get ready:\n{end}", server.name)));
+                    return Err(Failure::new(
+                        Exit::Failed,
+                        format!("{} does not get ready:\n{end}", server.name),
+                    ));
                 }
                 sleep(Duration::from_millis(50)).await;
             }
@@ -225,7 +310,11 @@ fn clean(program: &Path) -> Command {
 fn settings<'a>(args: &'a BenchArgs, program: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
     args.set.iter().filter_map(move |(name, value)| {
         let (whose, name) = name.split_once(':').unwrap_or(("", name));
-        let ours = if program == "logic" { whose == "logic" } else { whose != "logic" };
+        let ours = if program == "logic" {
+            whose == "logic"
+        } else {
+            whose != "logic"
+        };
         ours.then_some((name, value.as_str()))
     })
 }

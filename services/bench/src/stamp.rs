@@ -42,24 +42,40 @@ impl Stamp {
         let mut body = String::with_capacity(size);
         body.push(char::from(MARK));
         body.push(digit(self.phase.into()));
-        body.extend((0..DIGITS).rev().map(|place| digit(self.message >> (6 * place))));
+        body.extend(
+            (0..DIGITS)
+                .rev()
+                .map(|place| digit(self.message >> (6 * place))),
+        );
         body.extend(std::iter::repeat_n('.', size.saturating_sub(body.len())));
         body
     }
 
     /// Reads the stamp that `body` begins with.
     pub(crate) fn read(body: &[u8]) -> Option<Self> {
-        let [MARK, phase, number @ ..] = body.first_chunk::<LENGTH>()? else { return None };
+        let [MARK, phase, number @ ..] = body.first_chunk::<LENGTH>()? else {
+            return None;
+        };
         let value = |digit: &u8| Some(VALUES[usize::from(*digit)]).filter(|value| *value != NONE);
-        let message = number.iter().try_fold(0, |sum, digit| Some(sum << 6 | u64::from(value(digit)?)))?;
-        Some(Self { phase: value(phase)?, message })
+        let message = number
+            .iter()
+            .try_fold(0, |sum, digit| Some(sum << 6 | u64::from(value(digit)?)))?;
+        Some(Self {
+            phase: value(phase)?,
+            message,
+        })
     }
 
     /// Looks for a stamp anywhere: where a body is somewhere inside a text. With it, the length of the body that it begins.
     pub(crate) fn find(text: &[u8]) -> Option<(Self, usize)> {
         memchr::memchr_iter(MARK, text).find_map(|at| {
             let body = &text[at..];
-            let padding = || body[LENGTH..].iter().take_while(|byte| **byte == b'.').count();
+            let padding = || {
+                body[LENGTH..]
+                    .iter()
+                    .take_while(|byte| **byte == b'.')
+                    .count()
+            };
             Self::read(body).map(|stamp| (stamp, LENGTH + padding()))
         })
     }
@@ -76,13 +92,19 @@ mod tests {
             let body = stamp.body(100);
             assert_eq!(body.len(), 100);
             assert_eq!(Stamp::read(body.as_bytes()), Some(stamp));
-            assert_eq!(Stamp::find(format!("{{\"from\":\"~\",\"body\":\"{body}\"}}").as_bytes()), Some((stamp, 100)));
+            assert_eq!(
+                Stamp::find(format!("{{\"from\":\"~\",\"body\":\"{body}\"}}").as_bytes()),
+                Some((stamp, 100))
+            );
         }
     }
 
     #[test]
     fn the_shortest_body_is_a_stamp_of_ten_bytes() {
-        let stamp = Stamp { phase: 3, message: 70_000 };
+        let stamp = Stamp {
+            phase: 3,
+            message: 70_000,
+        };
         let body = stamp.body(LENGTH);
         assert_eq!((body.len(), LENGTH), (10, 10));
         assert_eq!(Stamp::find(body.as_bytes()), Some((stamp, LENGTH)));

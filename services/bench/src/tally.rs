@@ -33,7 +33,11 @@ impl Track {
     pub(crate) fn take(&mut self, number: u32) -> Fit {
         if number > self.most {
             let step = number - self.most;
-            self.had = if step >= WINDOW { 1 } else { self.had << step | 1 };
+            self.had = if step >= WINDOW {
+                1
+            } else {
+                self.had << step | 1
+            };
             self.most = number;
             return Fit::Ahead;
         }
@@ -88,7 +92,17 @@ pub(crate) struct Figures {
 
 impl Figures {
     pub(crate) fn add(&mut self, other: &Self) {
-        let Self { sent, acked, acked_within, received, received_within, repeated, reordered, gaps, .. } = other;
+        let Self {
+            sent,
+            acked,
+            acked_within,
+            received,
+            received_within,
+            repeated,
+            reordered,
+            gaps,
+            ..
+        } = other;
         self.sent += sent;
         self.acked += acked;
         self.acked_within += acked_within;
@@ -100,15 +114,20 @@ impl Figures {
         self.strays += other.strays;
         self.body_bytes += other.body_bytes;
         self.wire_bytes_within += other.wire_bytes_within;
-        for (of, by) in [(&mut self.refused, &other.refused), (&mut self.closed, &other.closed)] {
-            by.iter().for_each(|(why, count)| *of.entry(why.clone()).or_default() += count);
+        for (of, by) in [
+            (&mut self.refused, &other.refused),
+            (&mut self.closed, &other.closed),
+        ] {
+            by.iter()
+                .for_each(|(why, count)| *of.entry(why.clone()).or_default() += count);
         }
         add_each(&mut self.acked_of_room, &other.acked_of_room);
         add_each(&mut self.received_of_room, &other.received_of_room);
         self.latency.add(&other.latency);
         self.acks.add(&other.acks);
         self.own_delay.add(&other.own_delay);
-        self.seconds.resize_with(self.seconds.len().max(other.seconds.len()), Second::default);
+        self.seconds
+            .resize_with(self.seconds.len().max(other.seconds.len()), Second::default);
         for (sum, one) in self.seconds.iter_mut().zip(&other.seconds) {
             sum.deliveries += one.deliveries;
             sum.worst_ms = sum.worst_ms.max(one.worst_ms);
@@ -118,13 +137,17 @@ impl Figures {
     /// Deliveries that should have been and were not: of what was acknowledged, to each of the room's clients.
     pub(crate) fn lost(&self, members: u64) -> u64 {
         let rooms = self.acked_of_room.iter().zip(&self.received_of_room);
-        rooms.map(|(acked, received)| (acked * members).saturating_sub(*received)).sum()
+        rooms
+            .map(|(acked, received)| (acked * members).saturating_sub(*received))
+            .sum()
     }
 }
 
 fn add_each(sums: &mut Vec<u64>, others: &[u64]) {
     sums.resize(sums.len().max(others.len()), 0);
-    sums.iter_mut().zip(others).for_each(|(sum, other)| *sum += other);
+    sums.iter_mut()
+        .zip(others)
+        .for_each(|(sum, other)| *sum += other);
 }
 
 /// Counts while a phase runs.
@@ -149,7 +172,13 @@ impl Tally {
         let latency = Recorder::default();
         let acks = Recorder::default();
         let own_delay = Recorder::default();
-        Self { phase, figures, latency, acks, own_delay }
+        Self {
+            phase,
+            figures,
+            latency,
+            acks,
+            own_delay,
+        }
     }
 
     fn measures(&self, at: u64) -> bool {
@@ -188,7 +217,9 @@ impl Tally {
 
     /// A message arrived at a client of its room.
     pub(crate) fn received(&mut self, due: Due, body: usize, track: &mut Track, now: u64) {
-        let Due { at, room, number, .. } = due;
+        let Due {
+            at, room, number, ..
+        } = due;
         let figures = &mut self.figures;
         figures.received += 1;
         figures.body_bytes += body as u64;
@@ -204,7 +235,9 @@ impl Tally {
         if (self.phase.from..self.phase.to).contains(&at) {
             self.latency.record(late);
         }
-        if let Some(second) = now.checked_sub(self.phase.from).map(|since| (since / 1_000_000_000) as usize)
+        if let Some(second) = now
+            .checked_sub(self.phase.from)
+            .map(|since| (since / 1_000_000_000) as usize)
             && now < self.phase.to
             && let Some(second) = figures.seconds.get_mut(second)
         {
@@ -231,17 +264,38 @@ mod tests {
     #[test]
     fn lost_late_and_repeated_are_told_apart() {
         let mut track = Track::default();
-        let fits: Vec<Fit> = [1, 2, 4, 3, 3, 4, 5, 100, 99, 5].into_iter().map(|number| track.take(number)).collect();
+        let fits: Vec<Fit> = [1, 2, 4, 3, 3, 4, 5, 100, 99, 5]
+            .into_iter()
+            .map(|number| track.take(number))
+            .collect();
         use Fit::{Ahead, Late, Repeated};
-        assert_eq!(fits, [Ahead, Ahead, Ahead, Late, Repeated, Repeated, Ahead, Ahead, Late, Repeated]);
+        assert_eq!(
+            fits,
+            [
+                Ahead, Ahead, Ahead, Late, Repeated, Repeated, Ahead, Ahead, Late, Repeated
+            ]
+        );
     }
 
     #[test]
     fn what_was_acknowledged_and_did_not_arrive_is_lost() {
-        let phase = Phase { number: 1, rate: 1.0, begin: 0, from: 0, to: 3_000_000_000, senders: 1 };
+        let phase = Phase {
+            number: 1,
+            rate: 1.0,
+            begin: 0,
+            from: 0,
+            to: 3_000_000_000,
+            senders: 1,
+        };
         let mut tally = Tally::new(phase, 2);
         let mut tracks = [Track::default(); 3];
-        let due = |number| Due { message: 0, at: 0, room: 0, sender: 0, number };
+        let due = |number| Due {
+            message: 0,
+            at: 0,
+            room: 0,
+            sender: 0,
+            number,
+        };
         for number in 1..=2 {
             tally.acked(0, 0, 1);
             tally.received(due(number), 100, &mut tracks[0], 5);
@@ -250,8 +304,19 @@ mod tests {
         tally.received(due(1), 100, &mut tracks[2], 5);
         tally.received(due(1), 100, &mut tracks[2], 5);
         let figures = tally.finish();
-        assert_eq!((figures.lost(3), figures.repeated, figures.received, figures.body_bytes), (1, 1, 6, 600));
-        assert_eq!((figures.seconds[0].deliveries, figures.seconds[2].deliveries), (4, 2));
+        assert_eq!(
+            (
+                figures.lost(3),
+                figures.repeated,
+                figures.received,
+                figures.body_bytes
+            ),
+            (1, 1, 6, 600)
+        );
+        assert_eq!(
+            (figures.seconds[0].deliveries, figures.seconds[2].deliveries),
+            (4, 2)
+        );
         assert_eq!(figures.seconds[2].worst_ms, 2_000.0);
     }
 }

@@ -19,7 +19,11 @@ pub(crate) enum Said {
     /// No longer in those that were left.
     Left,
     /// A message: its stamp, its place in the log where the dialect tells, the length of its body.
-    Message { stamp: Option<Stamp>, seq: u64, body: usize },
+    Message {
+        stamp: Option<Stamp>,
+        seq: u64,
+        body: usize,
+    },
     /// The send with this number is stored.
     Ack(u32),
     /// The request with this number was refused.
@@ -49,7 +53,11 @@ impl Wire {
         let op = ClientOp::Auth {
             token: token.to_owned(),
             device: None,
-            resume: vec![Position { room: room.clone(), epoch: 0, seq: None }],
+            resume: vec![Position {
+                room: room.clone(),
+                epoch: 0,
+                seq: None,
+            }],
             all: false,
             agent: Some("imctl bench".to_owned()),
         };
@@ -58,23 +66,57 @@ impl Wire {
 
     /// Hears further rooms from now on. Not over goim, where a client has one.
     pub(crate) fn hear(self, req: u32, rooms: &[RoomId], out: &mut Vec<u8>) {
-        let rooms = rooms.iter().map(|room| Position { room: room.clone(), epoch: 0, seq: None }).collect();
-        self.request(&Request { req, op: ClientOp::Subscribe { rooms, all: false } }, out);
+        let rooms = rooms
+            .iter()
+            .map(|room| Position {
+                room: room.clone(),
+                epoch: 0,
+                seq: None,
+            })
+            .collect();
+        self.request(
+            &Request {
+                req,
+                op: ClientOp::Subscribe { rooms, all: false },
+            },
+            out,
+        );
     }
 
     /// Hears them no longer.
     pub(crate) fn leave(self, req: u32, rooms: Vec<RoomId>, out: &mut Vec<u8>) {
-        self.request(&Request { req, op: ClientOp::Unsubscribe { rooms } }, out);
+        self.request(
+            &Request {
+                req,
+                op: ClientOp::Unsubscribe { rooms },
+            },
+            out,
+        );
     }
 
     /// A message to the client's room.
-    pub(crate) fn send(self, req: u32, room: &RoomId, client_id: String, body: String, out: &mut Vec<u8>) {
+    pub(crate) fn send(
+        self,
+        req: u32,
+        room: &RoomId,
+        client_id: String,
+        body: String,
+        out: &mut Vec<u8>,
+    ) {
         if self.dialect == Dialect::Goim {
             return self.tlv(goim::SEND, req, body.as_bytes(), out);
         }
         let body = Body::Text(Bytes::from(body));
         self.request(
-            &Request { req, op: ClientOp::Send { room: room.clone(), client_id, kind: "text".into(), body } },
+            &Request {
+                req,
+                op: ClientOp::Send {
+                    room: room.clone(),
+                    client_id,
+                    kind: "text".into(),
+                    body,
+                },
+            },
             out,
         );
     }
@@ -83,7 +125,13 @@ impl Wire {
     pub(crate) fn ping(self, req: u32, out: &mut Vec<u8>) {
         match self.dialect {
             Dialect::Goim => self.tlv(goim::HEARTBEAT, req, &[], out),
-            Dialect::Native | Dialect::Json => self.request(&Request { req, op: ClientOp::Ping }, out),
+            Dialect::Native | Dialect::Json => self.request(
+                &Request {
+                    req,
+                    op: ClientOp::Ping,
+                },
+                out,
+            ),
         }
     }
 
@@ -103,14 +151,22 @@ impl Wire {
     }
 
     fn put(self, frame: &[u8], out: &mut Vec<u8>) {
-        if self.websocket { put_websocket(2, frame, out) } else { out.extend_from_slice(frame) }
+        if self.websocket {
+            put_websocket(2, frame, out)
+        } else {
+            out.extend_from_slice(frame)
+        }
     }
 
     /// Takes whole frames from the front of `bytes` and hands on what they say. Returns how many bytes were taken.
     ///
     /// # Errors
     /// What came is not of the protocol.
-    pub(crate) fn read(self, bytes: &[u8], mut each: impl FnMut(Said)) -> Result<usize, &'static str> {
+    pub(crate) fn read(
+        self,
+        bytes: &[u8],
+        mut each: impl FnMut(Said),
+    ) -> Result<usize, &'static str> {
         let mut taken = 0;
         while let Some(used) = self.frame(&bytes[taken..], &mut each)? {
             taken += used;
@@ -118,14 +174,24 @@ impl Wire {
         Ok(taken)
     }
 
-    fn frame(self, bytes: &[u8], each: &mut impl FnMut(Said)) -> Result<Option<usize>, &'static str> {
+    fn frame(
+        self,
+        bytes: &[u8],
+        each: &mut impl FnMut(Said),
+    ) -> Result<Option<usize>, &'static str> {
         if !self.websocket {
-            let Some(length) = tlv_length(bytes)? else { return Ok(None) };
+            let Some(length) = tlv_length(bytes)? else {
+                return Ok(None);
+            };
             self.tlv_says(&bytes[..length], each);
             return Ok(Some(length));
         }
-        let Some((operation, header, length)) = websocket::header(bytes) else { return Ok(None) };
-        let Some(payload) = bytes.get(header..header + length) else { return Ok(None) };
+        let Some((operation, header, length)) = websocket::header(bytes) else {
+            return Ok(None);
+        };
+        let Some(payload) = bytes.get(header..header + length) else {
+            return Ok(None);
+        };
         match operation {
             1 => each(json_says(payload)),
             2 => self.tlv_says(payload, each),
@@ -137,7 +203,9 @@ impl Wire {
     }
 
     fn tlv_says(self, bytes: &[u8], each: &mut impl FnMut(Said)) {
-        let Some((header, body)) = bytes.split_at_checked(frame::HEADER) else { return };
+        let Some((header, body)) = bytes.split_at_checked(frame::HEADER) else {
+            return;
+        };
         let operation = i32::from_be_bytes([header[8], header[9], header[10], header[11]]);
         let seq = u32::from_be_bytes([header[12], header[13], header[14], header[15]]);
         if self.dialect == Dialect::Goim {
@@ -155,11 +223,17 @@ impl Wire {
 }
 
 fn message(seq: u64, body: &[u8]) -> Said {
-    Said::Message { stamp: Stamp::read(body), seq, body: body.len() }
+    Said::Message {
+        stamp: Stamp::read(body),
+        seq,
+        body: body.len(),
+    }
 }
 
 fn tlv_length(bytes: &[u8]) -> Result<Option<usize>, &'static str> {
-    let Some(length) = bytes.first_chunk::<4>() else { return Ok(None) };
+    let Some(length) = bytes.first_chunk::<4>() else {
+        return Ok(None);
+    };
     let length = u32::from_be_bytes(*length) as usize;
     if !(frame::HEADER..=32 << 20).contains(&length) {
         return Err("a frame whose length cannot be");
@@ -213,12 +287,22 @@ fn rest(req: u32, op: ServerOp) -> Said {
 fn json_says(text: &[u8]) -> Said {
     if text.starts_with(br#"{"op":"message""#) {
         let seq = memchr::memmem::find(text, br#""seq":"#).map_or(0, |at| {
-            let digits = text[at + 6..].iter().take_while(|byte| byte.is_ascii_digit());
+            let digits = text[at + 6..]
+                .iter()
+                .take_while(|byte| byte.is_ascii_digit());
             digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
         });
         return match Stamp::find(text) {
-            Some((stamp, body)) => Said::Message { stamp: Some(stamp), seq, body },
-            None => Said::Message { stamp: None, seq, body: 0 },
+            Some((stamp, body)) => Said::Message {
+                stamp: Some(stamp),
+                seq,
+                body,
+            },
+            None => Said::Message {
+                stamp: None,
+                seq,
+                body: 0,
+            },
         };
     }
     json::decode_response(text).map_or(Said::Other, |said| rest(said.req, said.op))
@@ -283,7 +367,10 @@ mod tests {
             body: Body::Text(Bytes::from(body.to_owned())),
             time_ms: 1,
         };
-        Response { req: 0, op: ServerOp::Message(message) }
+        Response {
+            req: 0,
+            op: ServerOp::Message(message),
+        }
     }
 
     fn all(wire: Wire, bytes: &[u8]) -> Vec<Said> {
@@ -294,31 +381,68 @@ mod tests {
 
     #[test]
     fn messages_are_read_where_they_lie_in_every_dialect() {
-        let stamp = Stamp { phase: 1, message: 2 };
+        let stamp = Stamp {
+            phase: 1,
+            message: 2,
+        };
         let body = stamp.body(100);
-        let wanted = |seq| Said::Message { stamp: Some(stamp), seq, body: 100 };
+        let wanted = |seq| Said::Message {
+            stamp: Some(stamp),
+            seq,
+            body: 100,
+        };
 
         let mut binary = BytesMut::new();
         binary::encode_response(&logged(&body), &mut binary);
         binary::encode_response(&logged(&body), &mut binary);
-        assert_eq!(all(Wire { dialect: Dialect::Native, websocket: false }, &binary), [wanted(300), wanted(300)]);
+        assert_eq!(
+            all(
+                Wire {
+                    dialect: Dialect::Native,
+                    websocket: false
+                },
+                &binary
+            ),
+            [wanted(300), wanted(300)]
+        );
 
         let text = json::encode_response(&logged(&body));
         let mut framed = BytesMut::new();
         im_wire::websocket::put_header(&mut framed, im_wire::websocket::Kind::Text, text.len());
         framed.put(text);
-        assert_eq!(all(Wire { dialect: Dialect::Json, websocket: true }, &framed), [wanted(300)]);
+        assert_eq!(
+            all(
+                Wire {
+                    dialect: Dialect::Json,
+                    websocket: true
+                },
+                &framed
+            ),
+            [wanted(300)]
+        );
 
         let mut goims = BytesMut::new();
         frame::encode(&mut goims, 1, goim::MESSAGE, 0, body.as_bytes());
-        assert_eq!(all(Wire { dialect: Dialect::Goim, websocket: false }, &goims), [wanted(0)]);
+        assert_eq!(
+            all(
+                Wire {
+                    dialect: Dialect::Goim,
+                    websocket: false
+                },
+                &goims
+            ),
+            [wanted(0)]
+        );
     }
 
     #[test]
     fn half_a_frame_waits_for_the_rest() {
         let mut bytes = BytesMut::new();
         binary::encode_response(&logged("hello"), &mut bytes);
-        let wire = Wire { dialect: Dialect::Native, websocket: false };
+        let wire = Wire {
+            dialect: Dialect::Native,
+            websocket: false,
+        };
         for end in 0..bytes.len() {
             assert_eq!(wire.read(&bytes[..end], |_| panic!("nothing whole")), Ok(0));
         }
@@ -328,7 +452,11 @@ mod tests {
     fn what_is_sent_over_websocket_is_one_masked_message() {
         let room = RoomId::new("r").unwrap();
         let mut out = Vec::new();
-        Wire { dialect: Dialect::Native, websocket: true }.send(9, &room, "c".into(), "x".repeat(200), &mut out);
+        Wire {
+            dialect: Dialect::Native,
+            websocket: true,
+        }
+        .send(9, &room, "c".into(), "x".repeat(200), &mut out);
         assert_eq!((out[0], out[1]), (0x82, 0x80 | 126));
         let length = usize::from(u16::from_be_bytes([out[2], out[3]]));
         let frame = frame::decode_exact(Bytes::copy_from_slice(&out[8..]), 1 << 16).unwrap();

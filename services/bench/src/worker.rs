@@ -15,7 +15,8 @@ use im_client::RoomId;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
 };
 use serde::{Deserialize, Serialize};
 
@@ -53,9 +54,17 @@ pub(crate) enum Order {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Note {
     /// So many are in their rooms after so many seconds; why others are not.
-    Connected { clients: usize, seconds: f64, failed: BTreeMap<String, u64> },
+    Connected {
+        clients: usize,
+        seconds: f64,
+        failed: BTreeMap<String, u64>,
+    },
     /// So many rooms were heard and left after so many seconds; why others were not.
-    Visited { rooms: u64, seconds: f64, refused: BTreeMap<String, u64> },
+    Visited {
+        rooms: u64,
+        seconds: f64,
+        refused: BTreeMap<String, u64>,
+    },
     /// A phase is over.
     Ran(Box<Figures>),
 }
@@ -139,10 +148,18 @@ fn tell(note: &Note) -> Result<(), Failure> {
 
 impl Worker {
     fn new(poll: Poll, part: Part) -> Result<Self, Failure> {
-        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)
-            .map_err(io::Error::from)?;
-        poll.registry().register(&mut SourceFd(&timer.as_raw_fd()), TIMER, Interest::READABLE)?;
-        let rooms = part.rooms.iter().map(RoomId::new).collect::<Result<Vec<_>, _>>();
+        let timer = timerfd_create(
+            TimerfdClockId::Monotonic,
+            TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
+        )
+        .map_err(io::Error::from)?;
+        poll.registry()
+            .register(&mut SourceFd(&timer.as_raw_fd()), TIMER, Interest::READABLE)?;
+        let rooms = part
+            .rooms
+            .iter()
+            .map(RoomId::new)
+            .collect::<Result<Vec<_>, _>>();
         let rooms = rooms.map_err(|error| Failure::usage(error.to_string()))?;
         Ok(Self {
             poll,
@@ -166,9 +183,22 @@ impl Worker {
 
     /// Wakes the loop at `at`.
     fn wake_at(&self, at: u64) -> io::Result<()> {
-        let it_value = Timespec { tv_sec: (at / SECOND) as i64, tv_nsec: (at % SECOND) as _ };
-        let it_interval = Timespec { tv_sec: 0, tv_nsec: 0 };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &Itimerspec { it_interval, it_value })?;
+        let it_value = Timespec {
+            tv_sec: (at / SECOND) as i64,
+            tv_nsec: (at % SECOND) as _,
+        };
+        let it_interval = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        timerfd_settime(
+            &self.timer,
+            TimerfdTimerFlags::ABSTIME,
+            &Itimerspec {
+                it_interval,
+                it_value,
+            },
+        )?;
         Ok(())
     }
 
@@ -191,7 +221,11 @@ impl Worker {
             for place in 0..api.connections {
                 let mut socket = client::connect(api.address)?;
                 let token = Token(wanted.len() + place);
-                self.poll.registry().register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
+                self.poll.registry().register(
+                    &mut socket,
+                    token,
+                    Interest::READABLE | Interest::WRITABLE,
+                )?;
                 self.publishers.push(Publisher::new(socket));
             }
         }
@@ -215,16 +249,29 @@ impl Worker {
             }
         }
         let seconds = (clock::now() - begin) as f64 / 1e9;
-        Ok(Note::Connected { clients: self.inside, seconds, failed: self.failed.clone() })
+        Ok(Note::Connected {
+            clients: self.inside,
+            seconds,
+            failed: self.failed.clone(),
+        })
     }
 
     fn open(&mut self, who: Who) -> io::Result<()> {
-        let target = &self.part.targets[(who.member / self.part.workers + who.room) % self.part.targets.len()];
-        let wire = Wire { dialect: self.part.dialect, websocket: target.path.is_some() };
+        let target = &self.part.targets
+            [(who.member / self.part.workers + who.room) % self.part.targets.len()];
+        let wire = Wire {
+            dialect: self.part.dialect,
+            websocket: target.path.is_some(),
+        };
         let mut socket = client::connect(target.address)?;
         let token = Token(self.clients.len());
-        self.poll.registry().register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
-        self.clients.push(Client::new(who, self.rooms[who.room].clone(), socket, wire));
+        self.poll.registry().register(
+            &mut socket,
+            token,
+            Interest::READABLE | Interest::WRITABLE,
+        )?;
+        self.clients
+            .push(Client::new(who, self.rooms[who.room].clone(), socket, wire));
         self.entering += 1;
         Ok(())
     }
@@ -260,15 +307,22 @@ impl Worker {
         }
         let parts = HEARTBEAT / SECOND;
         for turn in *looked / SECOND..now / SECOND {
-            let own = self.clients.iter_mut().skip((turn % parts) as usize).step_by(parts as usize);
-            own.filter(|client| client.state == State::In).for_each(Client::ping);
+            let own = self
+                .clients
+                .iter_mut()
+                .skip((turn % parts) as usize)
+                .step_by(parts as usize);
+            own.filter(|client| client.state == State::In)
+                .for_each(Client::ping);
         }
         *looked = now;
     }
 
     /// Sends at the phase's rate and reads until everything has come.
     fn run(&mut self, phase: Phase) -> io::Result<Figures> {
-        self.clients.iter_mut().for_each(|client| client.begin_phase(phase.senders));
+        self.clients
+            .iter_mut()
+            .for_each(|client| client.begin_phase(phase.senders));
         self.queue.clear();
         self.tally = Some(Tally::new(phase, self.rooms.len()));
         self.next = self.following(phase, 0);
@@ -285,7 +339,8 @@ impl Worker {
             }
             self.signs_of_life(&mut looked);
             let quiet = now > self.last_heard.max(phase.to) + QUIET;
-            if now > phase.to + TIMEOUT || (self.next.is_none() && quiet && self.unanswered() == 0) {
+            if now > phase.to + TIMEOUT || (self.next.is_none() && quiet && self.unanswered() == 0)
+            {
                 break;
             }
         }
@@ -293,13 +348,22 @@ impl Worker {
     }
 
     fn unanswered(&self) -> usize {
-        let busy = self.publishers.iter().filter(|publisher| !publisher.is_free()).count();
+        let busy = self
+            .publishers
+            .iter()
+            .filter(|publisher| !publisher.is_free())
+            .count();
         busy + self.queue.len() + self.clients.iter().map(Client::unanswered).sum::<usize>()
     }
 
     /// The first message from `from` on that this worker sends.
     fn following(&self, phase: Phase, from: u64) -> Option<Due> {
-        let Part { members, workers, number, .. } = self.part;
+        let Part {
+            members,
+            workers,
+            number,
+            ..
+        } = self.part;
         for message in from.. {
             let due = phase.due(message, self.rooms.len())?;
             let sends = if self.part.api.is_some() {
@@ -323,7 +387,13 @@ impl Worker {
         let place = member / self.part.workers * self.rooms.len() + due.room;
         let (client_id, body) = self.message(due, phase.number);
         let client = &mut self.clients[place];
-        debug_assert_eq!(client.who, Who { room: due.room, member });
+        debug_assert_eq!(
+            client.who,
+            Who {
+                room: due.room,
+                member
+            }
+        );
         if let Some(tally) = &mut self.tally {
             if client.state == State::In {
                 tally.sent(due.at, clock::now());
@@ -336,20 +406,36 @@ impl Worker {
 
     fn message(&self, due: Due, phase: u8) -> (String, String) {
         let message = due.message;
-        (format!("{}-{phase}-{message}", self.run), Stamp { phase, message }.body(self.part.size))
+        (
+            format!("{}-{phase}-{message}", self.run),
+            Stamp { phase, message }.body(self.part.size),
+        )
     }
 
     /// Gives what is due to the free connections to the API.
     fn publish(&mut self) {
-        let Some(api) = self.part.api.clone() else { return };
+        let Some(api) = self.part.api.clone() else {
+            return;
+        };
         for place in 0..self.publishers.len() {
             if !self.publishers[place].is_free() {
                 continue;
             }
-            let Some((due, phase)) = self.queue.pop_front() else { return };
+            let Some((due, phase)) = self.queue.pop_front() else {
+                return;
+            };
             let (client_id, body) = self.message(due, phase);
             let room = self.rooms[due.room].as_str();
-            self.publishers[place].send(&api, room, &client_id, &body, UnderWay { room: due.room, due: due.at });
+            self.publishers[place].send(
+                &api,
+                room,
+                &client_id,
+                &body,
+                UnderWay {
+                    room: due.room,
+                    due: due.at,
+                },
+            );
             if let Some(tally) = &mut self.tally {
                 tally.sent(due.at, clock::now());
             }

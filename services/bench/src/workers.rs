@@ -41,14 +41,24 @@ impl Workers {
     pub(crate) fn start(workers: usize) -> Result<Self, Failure> {
         let processes = (0..workers).map(|_| {
             let mut command = Command::new(std::env::current_exe()?);
-            command.arg("worker").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+            command
+                .arg("worker")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .kill_on_drop(true);
             let mut child = command.spawn()?;
             let (Some(orders), Some(out)) = (child.stdin.take(), child.stdout.take()) else {
                 return Err(Failure::new(Exit::Failed, "a worker without its pipes"));
             };
-            Ok(Process { child, orders, notes: BufReader::new(out).lines() })
+            Ok(Process {
+                child,
+                orders,
+                notes: BufReader::new(out).lines(),
+            })
         });
-        Ok(Self { processes: processes.collect::<Result<_, _>>()? })
+        Ok(Self {
+            processes: processes.collect::<Result<_, _>>()?,
+        })
     }
 
     /// Everybody gets in; returns when all are in or have failed.
@@ -61,12 +71,22 @@ impl Workers {
         }
         let mut all = Connected::default();
         for process in &mut self.processes {
-            let Note::Connected { clients, seconds, failed } = process.note(limit).await? else {
-                return Err(Failure::new(Exit::Failed, "a worker answered something else"));
+            let Note::Connected {
+                clients,
+                seconds,
+                failed,
+            } = process.note(limit).await?
+            else {
+                return Err(Failure::new(
+                    Exit::Failed,
+                    "a worker answered something else",
+                ));
             };
             all.clients += clients;
             all.seconds = all.seconds.max(seconds);
-            failed.into_iter().for_each(|(why, count)| *all.failed.entry(why).or_default() += count);
+            failed
+                .into_iter()
+                .for_each(|(why, count)| *all.failed.entry(why).or_default() += count);
         }
         Ok(all)
     }
@@ -81,16 +101,32 @@ impl Workers {
         let mut reasons = Vec::new();
         for process in &mut self.processes {
             let limit = TIMEOUT + Duration::from_millis(wanted);
-            let Note::Visited { rooms, seconds, refused } = process.note(limit).await? else {
-                return Err(Failure::new(Exit::Failed, "a worker answered something else"));
+            let Note::Visited {
+                rooms,
+                seconds,
+                refused,
+            } = process.note(limit).await?
+            else {
+                return Err(Failure::new(
+                    Exit::Failed,
+                    "a worker answered something else",
+                ));
             };
             all = (all.0 + rooms, all.1.max(seconds));
-            reasons.extend(refused.into_iter().map(|(why, count)| format!("{count} requests: {why}")));
+            reasons.extend(
+                refused
+                    .into_iter()
+                    .map(|(why, count)| format!("{count} requests: {why}")),
+            );
         }
         if all.0 == wanted {
             return Ok(all);
         }
-        let text = format!("{} of {wanted} rooms were heard and left ({})", all.0, reasons.join("; "));
+        let text = format!(
+            "{} of {wanted} rooms were heard and left ({})",
+            all.0,
+            reasons.join("; ")
+        );
         Err(Failure::new(Exit::Failed, text))
     }
 
@@ -106,8 +142,14 @@ impl Workers {
     pub(crate) async fn end(&mut self, phase: Phase) -> Result<Figures, Failure> {
         let mut all = Figures::default();
         for process in &mut self.processes {
-            let Note::Ran(figures) = process.note(TIMEOUT + Duration::from_nanos(phase.to - phase.begin)).await? else {
-                return Err(Failure::new(Exit::Failed, "a worker answered something else"));
+            let Note::Ran(figures) = process
+                .note(TIMEOUT + Duration::from_nanos(phase.to - phase.begin))
+                .await?
+            else {
+                return Err(Failure::new(
+                    Exit::Failed,
+                    "a worker answered something else",
+                ));
             };
             all.add(&figures);
         }
@@ -116,7 +158,10 @@ impl Workers {
 
     /// CPU seconds that all workers have used.
     pub(crate) fn cpu_seconds(&self) -> f64 {
-        self.processes.iter().filter_map(|process| probe::cpu_seconds(process.child.id()?)).sum()
+        self.processes
+            .iter()
+            .filter_map(|process| probe::cpu_seconds(process.child.id()?))
+            .sum()
     }
 
     /// Ends all workers; their connections close.
@@ -139,8 +184,12 @@ impl Process {
 
     async fn note(&mut self, limit: Duration) -> Result<Note, Failure> {
         let line = timeout(limit, self.notes.next_line()).await;
-        let line = line.map_err(|_| Failure::new(Exit::Failed, format!("a worker says nothing for {limit:?}")))??;
-        let line = line.ok_or_else(|| Failure::new(Exit::Failed, "a worker has ended; what it says is above"))?;
+        let line = line.map_err(|_| {
+            Failure::new(Exit::Failed, format!("a worker says nothing for {limit:?}"))
+        })??;
+        let line = line.ok_or_else(|| {
+            Failure::new(Exit::Failed, "a worker has ended; what it says is above")
+        })?;
         Ok(serde_json::from_str(&line).map_err(std::io::Error::from)?)
     }
 }

@@ -23,10 +23,17 @@ pub fn duration(text: &str) -> Result<Duration, String> {
             _ => return Err(wrong()),
         };
         let count = u32::try_from(number).map_err(|_| wrong())?;
-        total = unit.checked_mul(count).and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
+        total = unit
+            .checked_mul(count)
+            .and_then(|part| total.checked_add(part))
+            .ok_or_else(wrong)?;
         rest = &after[length..];
     }
-    if total.is_zero() { Err(wrong()) } else { Ok(total) }
+    if total.is_zero() {
+        Err(wrong())
+    } else {
+        Ok(total)
+    }
 }
 
 #[cfg(test)]
@@ -39,7 +46,16 @@ mod tests {
         assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
         assert_eq!(duration("7d"), Ok(Duration::from_secs(604_800)));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        for wrong in ["", "1", "h", "0s", "-1s", "1y", "99999999999999999999s", "1h x"] {
+        for wrong in [
+            "",
+            "1",
+            "h",
+            "0s",
+            "-1s",
+            "1y",
+            "99999999999999999999s",
+            "1h x",
+        ] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
     }

@@ -34,7 +34,11 @@ pub struct Failure {
 impl Failure {
     /// Without a hint.
     pub fn new(exit: Exit, text: impl Into<String>) -> Self {
-        Self { exit, text: text.into(), hint: None }
+        Self {
+            exit,
+            text: text.into(),
+            hint: None,
+        }
     }
 
     /// The command line is wrong.
@@ -51,7 +55,10 @@ impl Failure {
 
     /// The server said no.
     pub fn refused(error: &Error) -> Self {
-        let failure = Self::new(Exit::Refused, format!("the server says {}: {}", error.code, error.text));
+        let failure = Self::new(
+            Exit::Refused,
+            format!("the server says {}: {}", error.code, error.text),
+        );
         match advice(error.code) {
             Some(advice) => failure.hint(advice),
             None => failure,
@@ -65,7 +72,11 @@ impl Failure {
             let error = serde_json::json!({"text": self.text, "hint": self.hint, "exit": exit});
             serde_json::json!({ "error": error }).to_string()
         } else {
-            let hint = self.hint.as_ref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+            let hint = self
+                .hint
+                .as_ref()
+                .map(|hint| format!("\nhint: {hint}"))
+                .unwrap_or_default();
             format!("{program}: {}{hint}", self.text)
         };
         // Where standard error is closed there is nobody to tell.
@@ -79,14 +90,22 @@ fn advice(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::Unauthenticated => {
             "the token must be signed with the server's secret or key: see `imctl token --help`"
         }
-        ErrorCode::TokenExpired => "make a new one with `imctl token`, or give --secret-file and --user",
+        ErrorCode::TokenExpired => {
+            "make a new one with `imctl token`, or give --secret-file and --user"
+        }
         ErrorCode::Forbidden => {
             "this needs somebody else's token, or one with more rights: see --admin and --rooms of `imctl token`"
         }
-        ErrorCode::NoSuchRoom => "create the room first, or get a token whose --rooms pattern covers it",
-        ErrorCode::Banned => "an administrator has banned you, your device or your address: `imctl bans` lists whom",
+        ErrorCode::NoSuchRoom => {
+            "create the room first, or get a token whose --rooms pattern covers it"
+        }
+        ErrorCode::Banned => {
+            "an administrator has banned you, your device or your address: `imctl bans` lists whom"
+        }
         ErrorCode::NotAMember => "ask a member to add you",
-        ErrorCode::RateLimited | ErrorCode::Unavailable | ErrorCode::NotReplicated => "try again in a moment",
+        ErrorCode::RateLimited | ErrorCode::Unavailable | ErrorCode::NotReplicated => {
+            "try again in a moment"
+        }
         _ => return None,
     })
 }

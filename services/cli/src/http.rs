@@ -36,13 +36,29 @@ pub async fn call(
         let failure = Failure::usage(format!("{url:?} is not an address that can be asked"));
         return Err(failure.hint("write http://host:port; TLS is not spoken here"));
     }
-    let mut request = Request::builder().method(method).uri(url).header(ACCEPT, "application/json");
+    let mut request = Request::builder()
+        .method(method)
+        .uri(url)
+        .header(ACCEPT, "application/json");
     if let Some(token) = token {
         request = request.header(AUTHORIZATION, format!("Bearer {token}"));
     }
-    let request = request.body(body.into()).map_err(|error| Failure::usage(format!("{url}: {error}")))?;
-    im_http::send(request, Limits { timeout: within, max_body: MAX_BODY }).await.map_err(|error| {
-        let failure = Failure::new(Exit::Unreachable, format!("cannot ask {url}: {}", root(&error)));
+    let request = request
+        .body(body.into())
+        .map_err(|error| Failure::usage(format!("{url}: {error}")))?;
+    im_http::send(
+        request,
+        Limits {
+            timeout: within,
+            max_body: MAX_BODY,
+        },
+    )
+    .await
+    .map_err(|error| {
+        let failure = Failure::new(
+            Exit::Unreachable,
+            format!("cannot ask {url}: {}", root(&error)),
+        );
         failure.hint("is the server running there? --http or IM_HTTP name another")
     })
 }

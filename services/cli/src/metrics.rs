@@ -5,10 +5,17 @@ use std::collections::BTreeMap;
 /// The project's own gauges and counters from Prometheus text, summed over their labels; buckets are left out.
 pub fn sums(text: &str) -> BTreeMap<String, f64> {
     let mut figures = BTreeMap::new();
-    for line in text.lines().filter(|line| line.starts_with("im_") || line.starts_with("process_")) {
-        let Some((series, value)) = line.rsplit_once(' ') else { continue };
+    for line in text
+        .lines()
+        .filter(|line| line.starts_with("im_") || line.starts_with("process_"))
+    {
+        let Some((series, value)) = line.rsplit_once(' ') else {
+            continue;
+        };
         let name = series.split('{').next().unwrap_or(series).trim();
-        let Ok(value) = value.parse::<f64>() else { continue };
+        let Ok(value) = value.parse::<f64>() else {
+            continue;
+        };
         if !name.ends_with("_bucket") {
             *figures.entry(name.to_owned()).or_insert(0.0) += value;
         }

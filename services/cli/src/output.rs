@@ -14,7 +14,9 @@ pub struct Output {
 impl Output {
     /// This process's.
     pub fn stdout() -> Self {
-        Self { out: Box::new(io::stdout()) }
+        Self {
+            out: Box::new(io::stdout()),
+        }
     }
 
     /// One line.

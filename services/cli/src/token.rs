@@ -76,7 +76,10 @@ pub struct Claims {
 impl Claims {
     /// For a user, from now on.
     pub fn new(user: &str, ttl: Duration) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
         let sub = user.to_owned();
         Self {
             sub,
@@ -110,7 +113,10 @@ impl Signer {
     ///
     /// # Errors
     /// A file cannot be read, or holds no such key.
-    pub fn new(args: &KeyArgs, env: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, Failure> {
+    pub fn new(
+        args: &KeyArgs,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<Self>, Failure> {
         if let Some(path) = &args.key_file {
             return Self::from_pem(path, args.alg).map(Some);
         }
@@ -119,17 +125,24 @@ impl Signer {
             (None, Some(path)) => Some(read_secret(path)?),
             (None, None) => env(SECRET_VARIABLE),
         };
-        Ok(secret.filter(|secret| !secret.is_empty()).map(|secret| Self::from_secret(&secret)))
+        Ok(secret
+            .filter(|secret| !secret.is_empty())
+            .map(|secret| Self::from_secret(&secret)))
     }
 
     /// HS256.
     pub fn from_secret(secret: &str) -> Self {
-        Self { algorithm: Algorithm::HS256, key: EncodingKey::from_secret(secret.as_bytes()) }
+        Self {
+            algorithm: Algorithm::HS256,
+            key: EncodingKey::from_secret(secret.as_bytes()),
+        }
     }
 
     fn from_pem(path: &Path, alg: Option<Alg>) -> Result<Self, Failure> {
         let Some(alg) = alg else {
-            return Err(Failure::usage("--key-file needs --alg: ES256, EdDSA or RS256"));
+            return Err(Failure::usage(
+                "--key-file needs --alg: ES256, EdDSA or RS256",
+            ));
         };
         let pem = std::fs::read(path).map_err(|error| unreadable(path, &error))?;
         let (algorithm, key) = match alg {
@@ -138,8 +151,12 @@ impl Signer {
             Alg::Rs256 => (Algorithm::RS256, EncodingKey::from_rsa_pem(&pem)),
         };
         let wrong = |error| {
-            let text = format!("{} is not a private key for {algorithm:?}: {error}", path.display());
-            Failure::usage(text).hint("a PKCS#8 key in PEM is wanted, as `openssl genpkey` writes it")
+            let text = format!(
+                "{} is not a private key for {algorithm:?}: {error}",
+                path.display()
+            );
+            Failure::usage(text)
+                .hint("a PKCS#8 key in PEM is wanted, as `openssl genpkey` writes it")
         };
         key.map(|key| Self { algorithm, key }).map_err(wrong)
     }
@@ -149,7 +166,8 @@ impl Signer {
     /// # Errors
     /// The key does not serve.
     pub fn sign(&self, claims: &Claims) -> Result<String, String> {
-        encode(&Header::new(self.algorithm), claims, &self.key).map_err(|error| format!("cannot sign: {error}"))
+        encode(&Header::new(self.algorithm), claims, &self.key)
+            .map_err(|error| format!("cannot sign: {error}"))
     }
 }
 
@@ -190,23 +208,33 @@ mod tests {
     }
 
     fn secret(secret: &str) -> KeyArgs {
-        KeyArgs { secret: Some(secret.to_owned()), ..KeyArgs::default() }
+        KeyArgs {
+            secret: Some(secret.to_owned()),
+            ..KeyArgs::default()
+        }
     }
 
     #[test]
     fn a_token_says_what_was_asked_and_is_signed() {
-        let signer = Signer::new(&secret("0123456789abcdef0123456789abcdef"), none).unwrap().unwrap();
+        let signer = Signer::new(&secret("0123456789abcdef0123456789abcdef"), none)
+            .unwrap()
+            .unwrap();
         let mut claims = Claims::new("ann", Duration::from_secs(60)).admin(true);
         claims.dev = Some("phone".to_owned());
         claims.rooms = vec!["live://*".to_owned()];
         let token = signer.sign(&claims).unwrap();
         let key = DecodingKey::from_secret(b"0123456789abcdef0123456789abcdef");
-        let read = decode::<Value>(&token, &key, &Validation::new(Algorithm::HS256)).unwrap().claims;
+        let read = decode::<Value>(&token, &key, &Validation::new(Algorithm::HS256))
+            .unwrap()
+            .claims;
         assert_eq!(read["sub"], "ann");
         assert_eq!(read["dev"], "phone");
         assert_eq!(read["scope"], "admin");
         assert_eq!(read["rooms"], serde_json::json!(["live://*"]));
-        assert_eq!(read["exp"].as_u64().unwrap() - read["iat"].as_u64().unwrap(), 60);
+        assert_eq!(
+            read["exp"].as_u64().unwrap() - read["iat"].as_u64().unwrap(),
+            60
+        );
         assert_eq!(peek(&token, "sub").as_deref(), Some("ann"));
         assert_eq!(peek(&token, "iss"), None);
         assert_eq!(peek("nonsense", "sub"), None);

@@ -59,9 +59,16 @@ impl Address {
         if hint.contains("://") {
             return hint.parse();
         }
-        let bad = |problem| BadAddress { address: hint.to_owned(), problem };
+        let bad = |problem| BadAddress {
+            address: hint.to_owned(),
+            problem,
+        };
         let (host, port) = host_and_port(hint, like.port).map_err(bad)?;
-        Ok(Self { transport: like.transport.clone(), host, port })
+        Ok(Self {
+            transport: like.transport.clone(),
+            host,
+            port,
+        })
     }
 }
 
@@ -78,14 +85,22 @@ impl FromStr for Address {
     type Err = BadAddress;
 
     fn from_str(address: &str) -> Result<Self, BadAddress> {
-        let bad = |problem| BadAddress { address: address.to_owned(), problem };
+        let bad = |problem| BadAddress {
+            address: address.to_owned(),
+            problem,
+        };
         let (scheme, rest) = address
             .split_once("://")
             .ok_or_else(|| bad("has no scheme: write tcp://host:port or ws://host:port/ws"))?;
         match scheme {
             "tcp" => {
-                let (host, port) = host_and_port(rest.trim_end_matches('/'), DEFAULT_TCP_PORT).map_err(bad)?;
-                Ok(Self { transport: Transport::Tcp, host, port })
+                let (host, port) =
+                    host_and_port(rest.trim_end_matches('/'), DEFAULT_TCP_PORT).map_err(bad)?;
+                Ok(Self {
+                    transport: Transport::Tcp,
+                    host,
+                    port,
+                })
             }
             "ws" => {
                 let slash = rest.find(['/', '?']).unwrap_or(rest.len());
@@ -96,12 +111,18 @@ impl FromStr for Address {
                     query if query.starts_with('?') => format!("{DEFAULT_WS_PATH}{query}"),
                     path => path.to_owned(),
                 };
-                Ok(Self { transport: Transport::WebSocket(path), host, port })
+                Ok(Self {
+                    transport: Transport::WebSocket(path),
+                    host,
+                    port,
+                })
             }
-            "wss" | "tls" | "tcps" => {
-                Err(bad("asks for TLS, which this client does not speak: use a proxy or tcp:// and ws://"))
-            }
-            _ => Err(bad("has an unknown scheme: write tcp://host:port or ws://host:port/ws")),
+            "wss" | "tls" | "tcps" => Err(bad(
+                "asks for TLS, which this client does not speak: use a proxy or tcp:// and ws://",
+            )),
+            _ => Err(bad(
+                "has an unknown scheme: write tcp://host:port or ws://host:port/ws",
+            )),
         }
     }
 }
@@ -119,7 +140,9 @@ fn host_and_port(authority: &str, default_port: u16) -> Result<(String, u16), &'
                     .ok_or("has text after ]: write [::1]:3101")?,
             )
         }
-        None if authority.matches(':').count() > 1 => return Err("has a bare IPv6 address: write [::1]:3101"),
+        None if authority.matches(':').count() > 1 => {
+            return Err("has a bare IPv6 address: write [::1]:3101");
+        }
         None => match authority.split_once(':') {
             Some((host, port)) => (host, Some(port)),
             None => (authority, None),
@@ -128,14 +151,19 @@ fn host_and_port(authority: &str, default_port: u16) -> Result<(String, u16), &'
     if host.is_empty() {
         return Err("names no host: write tcp://host:port or ws://host:port/ws");
     }
-    if host.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '/' | '@' | '?' | '#')) {
+    if host
+        .chars()
+        .any(|c| c.is_whitespace() || c.is_control() || matches!(c, '/' | '@' | '?' | '#'))
+    {
         return Err("has a host with characters that no host has");
     }
     let port = match port {
         None => default_port,
-        Some(port) => {
-            port.parse().ok().filter(|port| *port != 0).ok_or("has a port that is not a number from 1 to 65535")?
-        }
+        Some(port) => port
+            .parse()
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or("has a port that is not a number from 1 to 65535")?,
     };
     Ok((host.to_owned(), port))
 }
@@ -152,12 +180,19 @@ impl AddressPool {
     /// `random` is uniform in `0.0..1.0`. `known` is never empty: the builder sees to it.
     pub(crate) fn new(known: Vec<Address>, random: f64) -> Self {
         let next = (known.len() as f64 * random) as usize;
-        Self { known, next, hinted: VecDeque::new() }
+        Self {
+            known,
+            next,
+            hinted: VecDeque::new(),
+        }
     }
 
     /// Addresses of a move hint, tried before the known ones; unreadable ones are left out.
     pub(crate) fn hint(&mut self, hints: &[String], like: &Address) {
-        self.hinted = hints.iter().filter_map(|hint| Address::from_hint(hint, like).ok()).collect();
+        self.hinted = hints
+            .iter()
+            .filter_map(|hint| Address::from_hint(hint, like).ok())
+            .collect();
     }
 
     /// Forgets the hints: they were about one moment.
@@ -189,14 +224,19 @@ mod tests {
     use super::*;
 
     fn parse(address: &str) -> String {
-        address.parse::<Address>().map_or_else(|bad| bad.to_string(), |address| address.to_string())
+        address
+            .parse::<Address>()
+            .map_or_else(|bad| bad.to_string(), |address| address.to_string())
     }
 
     #[test]
     fn addresses_are_completed_with_the_default_ports_and_path() {
         assert_eq!(parse("tcp://chat.example"), "tcp://chat.example:3101");
         assert_eq!(parse("ws://chat.example"), "ws://chat.example:3102/ws");
-        assert_eq!(parse("ws://chat.example:80/sub"), "ws://chat.example:80/sub");
+        assert_eq!(
+            parse("ws://chat.example:80/sub"),
+            "ws://chat.example:80/sub"
+        );
         assert_eq!(parse("ws://h?a=b"), "ws://h:3102/ws?a=b");
         assert_eq!(parse("tcp://[::1]:9"), "tcp://[::1]:9");
         assert_eq!(parse("ws://[::1]"), "ws://[::1]:3102/ws");
@@ -217,25 +257,40 @@ mod tests {
             "tcp://[::1]x",
         ] {
             let error = bad.parse::<Address>().unwrap_err();
-            assert!(error.to_string().starts_with(&format!("address {bad:?} ")), "{error}");
+            assert!(
+                error.to_string().starts_with(&format!("address {bad:?} ")),
+                "{error}"
+            );
         }
     }
 
     #[test]
     fn a_hint_without_scheme_keeps_the_transport() {
         let like: Address = "ws://a:1/sub".parse().unwrap();
-        assert_eq!(Address::from_hint("b:2", &like).unwrap().to_string(), "ws://b:2/sub");
-        assert_eq!(Address::from_hint("tcp://c", &like).unwrap().to_string(), "tcp://c:3101");
+        assert_eq!(
+            Address::from_hint("b:2", &like).unwrap().to_string(),
+            "ws://b:2/sub"
+        );
+        assert_eq!(
+            Address::from_hint("tcp://c", &like).unwrap().to_string(),
+            "tcp://c:3101"
+        );
         assert!(Address::from_hint("::", &like).is_err());
     }
 
     #[test]
     fn every_known_address_is_tried_in_turn_and_hints_come_first() {
-        let known: Vec<Address> = ["tcp://a:1", "tcp://b:1", "tcp://c:1"].map(|a| a.parse().unwrap()).into();
+        let known: Vec<Address> = ["tcp://a:1", "tcp://b:1", "tcp://c:1"]
+            .map(|a| a.parse().unwrap())
+            .into();
         let mut pool = AddressPool::new(known.clone(), 0.4);
         let turn: Vec<_> = (0..4).map(|_| pool.next(None).host).collect();
         assert_eq!(turn, ["b", "c", "a", "b"]);
-        assert_eq!(pool.next(Some(&known[2])).host, "a", "the address to avoid is passed over");
+        assert_eq!(
+            pool.next(Some(&known[2])).host,
+            "a",
+            "the address to avoid is passed over"
+        );
         pool.hint(&["h:7".to_owned(), "not a host:1".to_owned()], &known[0]);
         assert_eq!(pool.next(None).to_string(), "tcp://h:7");
         assert_eq!(pool.next(None).host, "b");

@@ -97,7 +97,10 @@ pub(crate) struct SendReply {
 }
 
 impl SendReply {
-    pub(crate) fn new(reply: oneshot::Sender<Result<Sent, SendError>>, permit: OwnedSemaphorePermit) -> Self {
+    pub(crate) fn new(
+        reply: oneshot::Sender<Result<Sent, SendError>>,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
         Self { reply, permit }
     }
 

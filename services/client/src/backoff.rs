@@ -15,7 +15,9 @@ pub struct Backoff {
 impl Backoff {
     /// The wait before attempt `attempt` (0: the first that follows a failure); `random` is uniform in `0.0..1.0`.
     pub(crate) fn delay(self, attempt: u32, random: f64) -> Duration {
-        let doubled = self.base.saturating_mul(1_u32.checked_shl(attempt.min(31)).unwrap_or(u32::MAX));
+        let doubled = self
+            .base
+            .saturating_mul(1_u32.checked_shl(attempt.min(31)).unwrap_or(u32::MAX));
         doubled.min(self.max).mul_f64(random.clamp(0.0, 1.0))
     }
 }
@@ -24,11 +26,16 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    const BACKOFF: Backoff = Backoff { base: Duration::from_millis(100), max: Duration::from_secs(5) };
+    const BACKOFF: Backoff = Backoff {
+        base: Duration::from_millis(100),
+        max: Duration::from_secs(5),
+    };
 
     #[test]
     fn the_upper_end_doubles_until_the_maximum() {
-        let ends: Vec<_> = (0..8).map(|attempt| BACKOFF.delay(attempt, 1.0).as_millis()).collect();
+        let ends: Vec<_> = (0..8)
+            .map(|attempt| BACKOFF.delay(attempt, 1.0).as_millis())
+            .collect();
         assert_eq!(ends, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
     }
 

@@ -52,8 +52,15 @@ pub struct Builder {
 
 impl std::fmt::Debug for Builder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let shown = (&self.addresses, &self.device, self.follow_all, self.encoding);
-        f.debug_tuple("Builder").field(&shown).finish_non_exhaustive()
+        let shown = (
+            &self.addresses,
+            &self.device,
+            self.follow_all,
+            self.encoding,
+        );
+        f.debug_tuple("Builder")
+            .field(&shown)
+            .finish_non_exhaustive()
     }
 }
 
@@ -155,17 +162,34 @@ impl Builder {
             options: Arc::clone(&options),
             addresses,
             device: self.device,
-            agent: self.agent.or_else(|| Some(format!("im-client/{}", env!("CARGO_PKG_VERSION")))),
+            agent: self
+                .agent
+                .or_else(|| Some(format!("im-client/{}", env!("CARGO_PKG_VERSION")))),
             positions: self.positions,
             follow_all: self.follow_all,
             renewable: tokens.renewable(),
             counters: Arc::clone(&counters),
             seed: rand::random(),
         });
-        let driver = Driver::new(core, Arc::clone(&options), tokens, self.encoding, inbox, events, state);
+        let driver = Driver::new(
+            core,
+            Arc::clone(&options),
+            tokens,
+            self.encoding,
+            inbox,
+            events,
+            state,
+        );
         runtime.spawn(driver.run());
         let permits = Arc::new(Semaphore::new(options.max_pending.max(1)));
-        let client = Client::new(commands, permits, options, counters, Arc::clone(&heard), watched);
+        let client = Client::new(
+            commands,
+            permits,
+            options,
+            counters,
+            Arc::clone(&heard),
+            watched,
+        );
         Ok((client, Events::new(queue, heard)))
     }
 }

@@ -32,7 +32,13 @@ pub struct Outgoing {
 impl Outgoing {
     /// A message of any type and body.
     pub fn new(room: RoomId, kind: impl Into<String>, body: Body) -> Self {
-        Self { room, client_id: None, kind: kind.into(), body, deadline: None }
+        Self {
+            room,
+            client_id: None,
+            kind: kind.into(),
+            body,
+            deadline: None,
+        }
     }
 
     /// A message of type `text`.
@@ -63,7 +69,9 @@ impl Future for Ticket {
     type Output = Result<Sent, SendError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(context).map(|answer| answer.unwrap_or(Err(SendError::Ended)))
+        Pin::new(&mut self.0)
+            .poll(context)
+            .map(|answer| answer.unwrap_or(Err(SendError::Ended)))
     }
 }
 
@@ -123,7 +131,14 @@ impl Client {
         heard: Arc<Heard>,
         state: watch::Receiver<State>,
     ) -> Self {
-        Self { commands, permits, options, counters, heard, state }
+        Self {
+            commands,
+            permits,
+            options,
+            counters,
+            heard,
+            state,
+        }
     }
 
     /// Sends a message and waits until it is stored. Retried under one client id until its deadline, over reconnects.
@@ -145,14 +160,30 @@ impl Client {
     pub async fn enqueue(&self, message: Outgoing) -> Result<Ticket, SendError> {
         let deadline = Instant::now() + message.deadline.unwrap_or(self.options.send_deadline);
         let (reply, answer) = oneshot::channel();
-        let client_id = message.client_id.unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
-        let send = PendingSend { room: message.room, client_id, kind: message.kind, body: message.body };
+        let client_id = message
+            .client_id
+            .unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
+        let send = PendingSend {
+            room: message.room,
+            client_id,
+            kind: message.kind,
+            body: message.body,
+        };
         let handed_over = tokio::time::timeout_at(deadline, async {
             let permit = self.permit().await.ok_or(SendError::Ended)?;
-            let command = Command::Send { send, deadline, reply: SendReply::new(reply, permit) };
-            self.commands.send(Box::new(command)).await.map_err(|_| SendError::Ended)
+            let command = Command::Send {
+                send,
+                deadline,
+                reply: SendReply::new(reply, permit),
+            };
+            self.commands
+                .send(Box::new(command))
+                .await
+                .map_err(|_| SendError::Ended)
         });
-        handed_over.await.unwrap_or(Err(SendError::NotStored { last: None }))?;
+        handed_over
+            .await
+            .unwrap_or(Err(SendError::NotStored { last: None }))?;
         Ok(Ticket(answer))
     }
 
@@ -160,8 +191,20 @@ impl Client {
     ///
     /// # Errors
     /// [`RequestError::NotConnected`] where there is no connection; it is not tried again.
-    pub async fn signal(&self, room: RoomId, kind: impl Into<String>, body: Body) -> Result<(), RequestError> {
-        match self.request(ClientOp::Signal { room, kind: kind.into(), body }).await? {
+    pub async fn signal(
+        &self,
+        room: RoomId,
+        kind: impl Into<String>,
+        body: Body,
+    ) -> Result<(), RequestError> {
+        match self
+            .request(ClientOp::Signal {
+                room,
+                kind: kind.into(),
+                body,
+            })
+            .await?
+        {
             ServerOp::Done => Ok(()),
             _ => Err(RequestError::Unexpected),
         }
@@ -171,14 +214,38 @@ impl Client {
     ///
     /// # Errors
     /// [`RequestError`].
-    pub async fn history(&self, room: RoomId, part: Part, limit: u32) -> Result<Page, RequestError> {
+    pub async fn history(
+        &self,
+        room: RoomId,
+        part: Part,
+        limit: u32,
+    ) -> Result<Page, RequestError> {
         let (after, before) = match part {
             Part::Latest => (None, None),
             Part::After(seq) => (Some(seq), None),
             Part::Before(seq) => (None, Some(seq)),
         };
-        match self.request(ClientOp::History { room, after, before, limit }).await? {
-            ServerOp::History { epoch, head, truncated, messages, .. } => Ok(Page { epoch, head, truncated, messages }),
+        match self
+            .request(ClientOp::History {
+                room,
+                after,
+                before,
+                limit,
+            })
+            .await?
+        {
+            ServerOp::History {
+                epoch,
+                head,
+                truncated,
+                messages,
+                ..
+            } => Ok(Page {
+                epoch,
+                head,
+                truncated,
+                messages,
+            }),
             _ => Err(RequestError::Unexpected),
         }
     }
@@ -189,7 +256,9 @@ impl Client {
     /// [`RequestError`].
     pub async fn read(&self, room: RoomId, seq: Seq) -> Result<ReadState, RequestError> {
         match self.request(ClientOp::Read { room, seq }).await? {
-            ServerOp::ReadState { read, head, unread, .. } => Ok(ReadState { read, head, unread }),
+            ServerOp::ReadState {
+                read, head, unread, ..
+            } => Ok(ReadState { read, head, unread }),
             _ => Err(RequestError::Unexpected),
         }
     }
@@ -200,7 +269,10 @@ impl Client {
     ///
     /// # Errors
     /// [`RequestError::TimedOut`] where the answer is late: the client goes on asking.
-    pub async fn subscribe(&self, positions: Vec<Position>) -> Result<Vec<SubscribedRoom>, RequestError> {
+    pub async fn subscribe(
+        &self,
+        positions: Vec<Position>,
+    ) -> Result<Vec<SubscribedRoom>, RequestError> {
         self.subscribe_rooms(positions, false).await
     }
 
@@ -212,10 +284,24 @@ impl Client {
         self.subscribe_rooms(Vec::new(), true).await
     }
 
-    async fn subscribe_rooms(&self, positions: Vec<Position>, all: bool) -> Result<Vec<SubscribedRoom>, RequestError> {
+    async fn subscribe_rooms(
+        &self,
+        positions: Vec<Position>,
+        all: bool,
+    ) -> Result<Vec<SubscribedRoom>, RequestError> {
         let (reply, answer) = oneshot::channel();
         let deadline = Instant::now() + self.options.request_timeout;
-        self.command(Command::Subscribe { positions, all, deadline, reply }, deadline, answer).await
+        self.command(
+            Command::Subscribe {
+                positions,
+                all,
+                deadline,
+                reply,
+            },
+            deadline,
+            answer,
+        )
+        .await
     }
 
     /// No longer hears rooms.
@@ -225,19 +311,37 @@ impl Client {
     pub async fn unsubscribe(&self, rooms: Vec<RoomId>) -> Result<(), RequestError> {
         let (reply, answer) = oneshot::channel();
         let deadline = Instant::now() + self.options.request_timeout;
-        self.command(Command::Unsubscribe { rooms, reply }, deadline, answer).await
+        self.command(Command::Unsubscribe { rooms, reply }, deadline, answer)
+            .await
     }
 
     async fn request(&self, op: ClientOp) -> Result<ServerOp, RequestError> {
         let (reply, answer) = oneshot::channel();
         let deadline = Instant::now() + self.options.request_timeout;
-        self.command(Command::Request { op, deadline, reply }, deadline, answer).await
+        self.command(
+            Command::Request {
+                op,
+                deadline,
+                reply,
+            },
+            deadline,
+            answer,
+        )
+        .await
     }
 
-    async fn command<T>(&self, command: Command, deadline: Instant, answer: Answer<T>) -> Result<T, RequestError> {
+    async fn command<T>(
+        &self,
+        command: Command,
+        deadline: Instant,
+        answer: Answer<T>,
+    ) -> Result<T, RequestError> {
         let answered = tokio::time::timeout_at(deadline, async {
             let _permit = self.permit().await.ok_or(RequestError::Ended)?;
-            self.commands.send(Box::new(command)).await.map_err(|_| RequestError::Ended)?;
+            self.commands
+                .send(Box::new(command))
+                .await
+                .map_err(|_| RequestError::Ended)?;
             answer.await.unwrap_or(Err(RequestError::Ended))
         });
         answered.await.unwrap_or(Err(RequestError::TimedOut))
@@ -270,7 +374,9 @@ impl Client {
     /// [`End`] where it has ended instead. There is no timeout: put one around it, and see [`Self::state`] for the reason.
     pub async fn connected(&self) -> Result<(), End> {
         let mut state = self.state.clone();
-        let settled = state.wait_for(|state| !matches!(state, State::Connecting { .. })).await;
+        let settled = state
+            .wait_for(|state| !matches!(state, State::Connecting { .. }))
+            .await;
         match settled.as_deref() {
             Ok(State::Ended(end)) => Err(end.clone()),
             Ok(_) => Ok(()),
@@ -281,7 +387,12 @@ impl Client {
     /// Ends the client and waits until it has. Sends under way end with [`SendError`].
     pub async fn close(&self) {
         let (reply, closed) = oneshot::channel();
-        if self.commands.send(Box::new(Command::Close { reply })).await.is_ok() {
+        if self
+            .commands
+            .send(Box::new(Command::Close { reply }))
+            .await
+            .is_ok()
+        {
             let _ = closed.await;
         }
     }

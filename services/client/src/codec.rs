@@ -38,7 +38,10 @@ pub(crate) fn encode_json(request: &Request) -> Bytes {
 }
 
 /// Takes the next response from the front of a TCP stream's bytes; `None` while it is not all there.
-pub(crate) fn decode_stream(buffer: &mut BytesMut, max: usize) -> Result<Option<Response>, BadFrame> {
+pub(crate) fn decode_stream(
+    buffer: &mut BytesMut,
+    max: usize,
+) -> Result<Option<Response>, BadFrame> {
     while let Some(frame) = frame::decode(buffer, max)? {
         if let Some(response) = understand(&frame)? {
             return Ok(Some(response));
@@ -58,7 +61,11 @@ pub(crate) fn decode_json(text: &[u8]) -> Result<Option<Response>, BadFrame> {
         Ok(response) => Ok(Some(response)),
         Err(rejected) if rejected.fatal => Err(BadFrame::Text(rejected.error.text)),
         Err(rejected) => {
-            tracing::warn!(req = rejected.req, reason = rejected.error.text, "skipped an unsupported frame");
+            tracing::warn!(
+                req = rejected.req,
+                reason = rejected.error.text,
+                "skipped an unsupported frame"
+            );
             Ok(None)
         }
     }
@@ -69,7 +76,12 @@ fn understand(frame: &Frame) -> Result<Option<Response>, BadFrame> {
         Ok(response) => Ok(Some(response)),
         Err(Refusal::Broken { operation }) => Err(BadFrame::Body(operation)),
         Err(Refusal::Rejected { req, error }) => {
-            tracing::warn!(req, operation = frame.operation, reason = error.text, "skipped an unsupported frame");
+            tracing::warn!(
+                req,
+                operation = frame.operation,
+                reason = error.text,
+                "skipped an unsupported frame"
+            );
             Ok(None)
         }
     }

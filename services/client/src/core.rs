@@ -50,11 +50,29 @@ pub(crate) struct Setup {
 /// What the application asks.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Send { send: PendingSend, deadline: Instant, reply: SendReply },
-    Request { op: ClientOp, deadline: Instant, reply: RequestReply },
-    Subscribe { positions: Vec<Position>, all: bool, deadline: Instant, reply: SubscribeReply },
-    Unsubscribe { rooms: Vec<RoomId>, reply: UnsubscribeReply },
-    Close { reply: oneshot::Sender<()> },
+    Send {
+        send: PendingSend,
+        deadline: Instant,
+        reply: SendReply,
+    },
+    Request {
+        op: ClientOp,
+        deadline: Instant,
+        reply: RequestReply,
+    },
+    Subscribe {
+        positions: Vec<Position>,
+        all: bool,
+        deadline: Instant,
+        reply: SubscribeReply,
+    },
+    Unsubscribe {
+        rooms: Vec<RoomId>,
+        reply: UnsubscribeReply,
+    },
+    Close {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 type RequestReply = oneshot::Sender<Result<ServerOp, RequestError>>;
@@ -103,7 +121,13 @@ struct Asked {
 
 impl Asked {
     fn new(positions: &[Position], all: bool) -> Self {
-        Self { positions: positions.iter().map(|position| (position.room.clone(), position.clone())).collect(), all }
+        Self {
+            positions: positions
+                .iter()
+                .map(|position| (position.room.clone(), position.clone()))
+                .collect(),
+            all,
+        }
     }
 }
 
@@ -119,7 +143,11 @@ struct CloseNotice {
 #[derive(Debug)]
 enum Phase {
     Dialling,
-    Authenticating { req: u32, deadline: Instant, refused: Option<Error> },
+    Authenticating {
+        req: u32,
+        deadline: Instant,
+        refused: Option<Error>,
+    },
     Up(Up),
 }
 
@@ -158,7 +186,14 @@ impl Connection {
     fn new(address: Address) -> Self {
         let subscribing = HashMap::new();
         let given_up = Vec::new();
-        Self { address, phase: Phase::Dialling, subscribing, all_asked: false, given_up, close_notice: None }
+        Self {
+            address,
+            phase: Phase::Dialling,
+            subscribing,
+            all_asked: false,
+            given_up,
+            close_notice: None,
+        }
     }
 
     fn up(&mut self) -> Option<&mut Up> {
@@ -311,12 +346,18 @@ impl Core {
 
     /// When [`Self::tick`] is to be called.
     pub(crate) fn timer(&self) -> Option<Instant> {
-        let mut first =
-            [self.retry_at, self.ask_again_at, self.requests.timer(), self.outbox.timer(), self.move_timer()]
-                .into_iter()
-                .flatten()
-                .min();
-        let mut sooner = |at: Instant| first = Some(first.map_or(at, |known: Instant| known.min(at)));
+        let mut first = [
+            self.retry_at,
+            self.ask_again_at,
+            self.requests.timer(),
+            self.outbox.timer(),
+            self.move_timer(),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
+        let mut sooner =
+            |at: Instant| first = Some(first.map_or(at, |known: Instant| known.min(at)));
         for connection in self.slots.iter().flatten() {
             match &connection.phase {
                 Phase::Dialling => {}
@@ -327,7 +368,9 @@ impl Core {
                 }
             }
         }
-        self.waiters.iter().for_each(|waiter| sooner(waiter.deadline));
+        self.waiters
+            .iter()
+            .for_each(|waiter| sooner(waiter.deadline));
         first
     }
 
@@ -340,18 +383,25 @@ impl Core {
             self.retry_at = None;
             self.dial(Slot::A, None);
         }
-        Slot::BOTH.into_iter().for_each(|slot| self.tick_slot(slot, now));
+        Slot::BOTH
+            .into_iter()
+            .for_each(|slot| self.tick_slot(slot, now));
         self.tick_move(now);
         self.tick_subscriptions(now);
         for (reply, outcome) in self.outbox.tick(now, self.random.random()) {
             answer_unanswered(reply, outcome);
         }
-        self.requests.tick(now).into_iter().for_each(|reply| drop(reply.send(Err(RequestError::TimedOut))));
+        self.requests
+            .tick(now)
+            .into_iter()
+            .for_each(|reply| drop(reply.send(Err(RequestError::TimedOut))));
         self.pump(now);
     }
 
     fn tick_slot(&mut self, slot: Slot, now: Instant) {
-        let Some(connection) = &mut self.slots[slot.index()] else { return };
+        let Some(connection) = &mut self.slots[slot.index()] else {
+            return;
+        };
         match &mut connection.phase {
             Phase::Dialling => {}
             Phase::Authenticating { deadline, .. } if *deadline <= now => {
@@ -361,14 +411,19 @@ impl Core {
             Phase::Up(up) => {
                 if up.refresh_at.is_some_and(|at| at <= now) {
                     // Asked again after this, unless the answer sets another time.
-                    up.refresh_at = Some(now + self.options.token_timeout + self.options.request_timeout);
+                    up.refresh_at =
+                        Some(now + self.options.token_timeout + self.options.request_timeout);
                     self.actions.push_back(Action::FetchToken { slot });
                 }
                 if up.next_ping > now {
                     return;
                 }
                 if now.duration_since(up.heard_at) >= up.ping_every * 2 {
-                    return self.give_up(slot, "the connection is dead: nothing was heard for two pings", now);
+                    return self.give_up(
+                        slot,
+                        "the connection is dead: nothing was heard for two pings",
+                        now,
+                    );
                 }
                 up.next_ping = now + up.ping_every;
                 self.write(slot, ClientOp::Ping);
@@ -379,7 +434,14 @@ impl Core {
     /// Ends a connection from this side and goes on as if it had been lost.
     fn give_up(&mut self, slot: Slot, reason: &str, now: Instant) {
         self.actions.push_back(Action::Hangup { slot });
-        self.lost(slot, Loss { code: None, reason: reason.to_owned() }, now);
+        self.lost(
+            slot,
+            Loss {
+                code: None,
+                reason: reason.to_owned(),
+            },
+            now,
+        );
     }
 
     fn up(&mut self, slot: Slot) -> Option<&mut Up> {
@@ -387,7 +449,9 @@ impl Core {
     }
 
     fn is_up(&self, slot: Slot) -> bool {
-        self.slots[slot.index()].as_ref().is_some_and(Connection::is_up)
+        self.slots[slot.index()]
+            .as_ref()
+            .is_some_and(Connection::is_up)
     }
 
     /// Whether a slot's connection is the only one that delivers.
@@ -402,7 +466,10 @@ impl Core {
 
     fn write(&mut self, slot: Slot, op: ClientOp) -> u32 {
         let req = self.req();
-        self.actions.push_back(Action::Write { slot, request: Request { req, op } });
+        self.actions.push_back(Action::Write {
+            slot,
+            request: Request { req, op },
+        });
         req
     }
 
@@ -412,7 +479,9 @@ impl Core {
 
     /// Writes what may be written.
     fn pump(&mut self, now: Instant) {
-        let Some(slot) = self.active.filter(|slot| self.is_up(*slot)) else { return };
+        let Some(slot) = self.active.filter(|slot| self.is_up(*slot)) else {
+            return;
+        };
         if self.congested || matches!(self.moving, Some(Move::Switching { .. })) {
             return;
         }
@@ -426,17 +495,27 @@ impl Core {
                 *next_req = next_req.checked_add(1).unwrap_or(1);
                 *next_req
             };
-            let Some((req, op)) = self.outbox.next(now, number) else { break };
-            self.actions.push_back(Action::Write { slot, request: Request { req, op } });
+            let Some((req, op)) = self.outbox.next(now, number) else {
+                break;
+            };
+            self.actions.push_back(Action::Write {
+                slot,
+                request: Request { req, op },
+            });
         }
-        self.counters.retries.store(self.outbox.retries(), Ordering::Relaxed);
+        self.counters
+            .retries
+            .store(self.outbox.retries(), Ordering::Relaxed);
     }
 
     fn send_refused(&mut self, req: u32, error: Error, now: Instant) {
         match self.outbox.refused(req, error, now, self.random.random()) {
             Refusal::Final((reply, _), error) => reply.answer(Err(SendError::Refused(error))),
             Refusal::Unsure((reply, client_id), error) => {
-                reply.answer(Err(SendError::Unknown { client_id, last: Some(error) }));
+                reply.answer(Err(SendError::Unknown {
+                    client_id,
+                    last: Some(error),
+                }));
             }
             Refusal::Retried => {}
             Refusal::NotASend => tracing::debug!(req, "error answers no request"),
@@ -445,12 +524,19 @@ impl Core {
 
     /// The connection in charge is gone: what must not be asked twice has failed, and rooms that were being given up are.
     fn forget_requests(&mut self) {
-        self.requests.disconnected().into_iter().for_each(|reply| drop(reply.send(Err(RequestError::NotConnected))));
-        self.leaving.drain().for_each(|(_, reply)| drop(reply.send(Ok(()))));
+        self.requests
+            .disconnected()
+            .into_iter()
+            .for_each(|reply| drop(reply.send(Err(RequestError::NotConnected))));
+        self.leaving
+            .drain()
+            .for_each(|(_, reply)| drop(reply.send(Ok(()))));
     }
 
     fn acked(&mut self, req: u32, sent: Sent) {
-        let Some((reply, _)) = self.outbox.acked(req, &sent.room, &sent.client_id) else { return };
+        let Some((reply, _)) = self.outbox.acked(req, &sent.room, &sent.client_id) else {
+            return;
+        };
         count(&self.counters.acked);
         if sent.duplicate {
             count(&self.counters.duplicate_acks);
@@ -471,12 +557,21 @@ impl Core {
         for ((reply, client_id), outcome) in self.outbox.end() {
             match outcome {
                 Unanswered::NotStored(_) => reply.answer(Err(SendError::Ended)),
-                Unanswered::Unknown(last) => reply.answer(Err(SendError::Unknown { client_id, last })),
+                Unanswered::Unknown(last) => {
+                    reply.answer(Err(SendError::Unknown { client_id, last }))
+                }
             }
         }
-        self.leaving.drain().for_each(|(_, reply)| drop(reply.send(Ok(()))));
-        self.requests.end().into_iter().for_each(|reply| drop(reply.send(Err(RequestError::Ended))));
-        self.waiters.drain(..).for_each(|waiter| drop(waiter.reply.send(Err(RequestError::Ended))));
+        self.leaving
+            .drain()
+            .for_each(|(_, reply)| drop(reply.send(Ok(()))));
+        self.requests
+            .end()
+            .into_iter()
+            .for_each(|reply| drop(reply.send(Err(RequestError::Ended))));
+        self.waiters
+            .drain(..)
+            .for_each(|waiter| drop(waiter.reply.send(Err(RequestError::Ended))));
         self.events.push_back(Event::Ended(end.clone()));
         self.state = State::Ended(end.clone());
         self.ended = Some(end);

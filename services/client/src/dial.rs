@@ -42,23 +42,40 @@ pub(crate) async fn dial(
     options: Arc<Options>,
 ) -> Result<(Link, String), DialError> {
     let token = fetch_token(tokens, options.token_timeout).await?;
-    let link = timeout(options.connect_timeout, connect(&address, encoding, &options)).await;
+    let link = timeout(
+        options.connect_timeout,
+        connect(&address, encoding, &options),
+    )
+    .await;
     let link = link.map_err(|_| DialError::ConnectTimeout(options.connect_timeout))??;
     Ok((link, token))
 }
 
 /// Asks for a token.
-pub(crate) async fn fetch_token(tokens: Arc<dyn TokenSource>, within: Duration) -> Result<String, DialError> {
+pub(crate) async fn fetch_token(
+    tokens: Arc<dyn TokenSource>,
+    within: Duration,
+) -> Result<String, DialError> {
     let token = timeout(within, tokens.token()).await;
-    token.map_err(|_| DialError::TokenTimeout(within))?.map_err(DialError::Token)
+    token
+        .map_err(|_| DialError::TokenTimeout(within))?
+        .map_err(DialError::Token)
 }
 
-async fn connect(address: &Address, encoding: Encoding, options: &Options) -> Result<Link, DialError> {
+async fn connect(
+    address: &Address,
+    encoding: Encoding,
+    options: &Options,
+) -> Result<Link, DialError> {
     let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
     // Without it a small frame may wait for the acknowledgement of the one before.
     stream.set_nodelay(true)?;
     match &address.transport {
-        Transport::Tcp => Ok(Link::Tcp(Tcp::new(stream, options.read_buffer, options.max_frame))),
+        Transport::Tcp => Ok(Link::Tcp(Tcp::new(
+            stream,
+            options.read_buffer,
+            options.max_frame,
+        ))),
         Transport::WebSocket(path) => {
             let url = format!("ws://{}{path}", address.authority());
             let request = url.into_client_request().map_err(upgrade_failed)?;
@@ -67,8 +84,14 @@ async fn connect(address: &Address, encoding: Encoding, options: &Options) -> Re
                 .write_buffer_size(options.read_buffer)
                 .max_message_size(Some(options.max_frame))
                 .max_frame_size(Some(options.max_frame));
-            let (stream, _) = client_async_with_config(request, stream, Some(config)).await.map_err(upgrade_failed)?;
-            Ok(Link::WebSocket(Box::new(WebSocket::new(stream, encoding, options.max_frame))))
+            let (stream, _) = client_async_with_config(request, stream, Some(config))
+                .await
+                .map_err(upgrade_failed)?;
+            Ok(Link::WebSocket(Box::new(WebSocket::new(
+                stream,
+                encoding,
+                options.max_frame,
+            ))))
         }
     }
 }

@@ -65,7 +65,19 @@ impl Driver {
         let dialling = [None, None];
         let fetching = None;
         let hanging_up = JoinSet::new();
-        Self { core, options, tokens, encoding, commands, events, state, links, dialling, fetching, hanging_up }
+        Self {
+            core,
+            options,
+            tokens,
+            encoding,
+            commands,
+            events,
+            state,
+            links,
+            dialling,
+            fetching,
+            hanging_up,
+        }
     }
 
     pub(crate) fn run(self) -> BoxFuture<'static, ()> {
@@ -92,7 +104,12 @@ impl Driver {
         while let Some(action) = self.core.action() {
             match action {
                 Action::Dial { slot, address } => {
-                    let dialling = dial(address, Arc::clone(&self.tokens), self.encoding, Arc::clone(&self.options));
+                    let dialling = dial(
+                        address,
+                        Arc::clone(&self.tokens),
+                        self.encoding,
+                        Arc::clone(&self.options),
+                    );
                     self.dialling[slot.index()] = Some(Box::pin(dialling));
                 }
                 Action::Write { slot, request } => {
@@ -107,13 +124,20 @@ impl Driver {
                     }
                 }
                 Action::FetchToken { slot } => {
-                    let fetching = fetch_token(Arc::clone(&self.tokens), self.options.token_timeout);
+                    let fetching =
+                        fetch_token(Arc::clone(&self.tokens), self.options.token_timeout);
                     self.fetching = Some((slot, Box::pin(fetching)));
                 }
             }
         }
         while self.hanging_up.try_join_next().is_some() {}
-        let most = self.links.iter().flatten().map(Link::backlog).max().unwrap_or(0);
+        let most = self
+            .links
+            .iter()
+            .flatten()
+            .map(Link::backlog)
+            .max()
+            .unwrap_or(0);
         let congested = most > self.options.write_buffer;
         if congested || most <= self.options.write_buffer / 2 {
             self.core.set_congested(congested, Instant::now());
@@ -155,7 +179,14 @@ impl Driver {
             sleep.as_mut().reset(at);
         }
         let full = self.core.has_events();
-        let Self { commands, events, links, dialling, fetching, .. } = self;
+        let Self {
+            commands,
+            events,
+            links,
+            dialling,
+            fetching,
+            ..
+        } = self;
         tokio::select! {
             biased;
             _ = events.reserve(), if full => Step::Room,
@@ -174,7 +205,9 @@ impl Driver {
             Step::Command(Some(command)) => self.core.command(*command, now),
             Step::Command(None) => self.core.end(End::Closed),
             Step::Incoming(slot, Ok(frames)) => {
-                frames.into_iter().for_each(|frame| self.core.frame(slot, frame, now));
+                frames
+                    .into_iter()
+                    .for_each(|frame| self.core.frame(slot, frame, now));
             }
             Step::Incoming(slot, Err(loss)) => {
                 self.links[slot.index()] = None;
@@ -185,13 +218,25 @@ impl Driver {
                 self.core.dialled(slot, token, now);
             }
             Step::Dialled(slot, Err(error)) => {
-                self.core.lost(slot, Loss { code: None, reason: error.to_string() }, now);
+                self.core.lost(
+                    slot,
+                    Loss {
+                        code: None,
+                        reason: error.to_string(),
+                    },
+                    now,
+                );
             }
-            Step::Token(slot, token) => self.core.token(slot, token.map_err(|error| error.to_string()), now),
+            Step::Token(slot, token) => {
+                self.core
+                    .token(slot, token.map_err(|error| error.to_string()), now)
+            }
             Step::Time => {
                 // What cannot be heard because the application does not read says nothing about the connection.
                 if self.core.has_events() {
-                    Slot::BOTH.into_iter().for_each(|slot| self.core.heard(slot, now));
+                    Slot::BOTH
+                        .into_iter()
+                        .for_each(|slot| self.core.heard(slot, now));
                 }
                 self.core.tick(now);
             }
@@ -219,7 +264,10 @@ impl Driver {
     }
 }
 
-fn poll_dialling(dialling: &mut [Option<Dialling>; 2], context: &mut Context<'_>) -> Poll<(Slot, Dialled)> {
+fn poll_dialling(
+    dialling: &mut [Option<Dialling>; 2],
+    context: &mut Context<'_>,
+) -> Poll<(Slot, Dialled)> {
     for slot in Slot::BOTH {
         if let Some(attempt) = &mut dialling[slot.index()]
             && let Poll::Ready(dialled) = attempt.as_mut().poll(context)
@@ -231,7 +279,10 @@ fn poll_dialling(dialling: &mut [Option<Dialling>; 2], context: &mut Context<'_>
     Poll::Pending
 }
 
-fn poll_fetching(fetching: &mut Option<(Slot, Fetching)>, context: &mut Context<'_>) -> Poll<(Slot, Fetched)> {
+fn poll_fetching(
+    fetching: &mut Option<(Slot, Fetching)>,
+    context: &mut Context<'_>,
+) -> Poll<(Slot, Fetched)> {
     if let Some((slot, attempt)) = fetching
         && let Poll::Ready(token) = attempt.as_mut().poll(context)
     {
@@ -242,7 +293,11 @@ fn poll_fetching(fetching: &mut Option<(Slot, Fetching)>, context: &mut Context<
     Poll::Pending
 }
 
-fn poll_links(links: &mut [Option<Link>; 2], read: bool, context: &mut Context<'_>) -> Poll<(Slot, Incoming)> {
+fn poll_links(
+    links: &mut [Option<Link>; 2],
+    read: bool,
+    context: &mut Context<'_>,
+) -> Poll<(Slot, Incoming)> {
     for slot in Slot::BOTH {
         if let Some(link) = &mut links[slot.index()]
             && let Poll::Ready(incoming) = link.poll(read, context)

@@ -179,29 +179,41 @@ pub(crate) struct Heard(Mutex<HashMap<RoomId, (Epoch, Seq)>>);
 
 impl Heard {
     pub(crate) fn new(positions: &[Position]) -> Self {
-        let known =
-            positions.iter().filter_map(|position| Some((position.room.clone(), (position.epoch, position.seq?))));
+        let known = positions
+            .iter()
+            .filter_map(|position| Some((position.room.clone(), (position.epoch, position.seq?))));
         Self(Mutex::new(known.collect()))
     }
 
     pub(crate) fn positions(&self) -> Vec<Position> {
         let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let positions =
-            heard.iter().map(|(room, (epoch, seq))| Position { room: room.clone(), epoch: *epoch, seq: Some(*seq) });
+        let positions = heard.iter().map(|(room, (epoch, seq))| Position {
+            room: room.clone(),
+            epoch: *epoch,
+            seq: Some(*seq),
+        });
         positions.collect()
     }
 
     fn note(&self, event: &Event) {
         match event {
-            Event::Message(message) => self.set(&message.room, |epoch| epoch.max(message.epoch), message.seq),
-            Event::Subscribed { room, epoch, after, .. } => {
+            Event::Message(message) => {
+                self.set(&message.room, |epoch| epoch.max(message.epoch), message.seq)
+            }
+            Event::Subscribed {
+                room, epoch, after, ..
+            } => {
                 let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
                 heard.entry(room.clone()).or_insert((*epoch, *after));
             }
             Event::Reset { room, epoch, seq } => self.set(room, |_| *epoch, *seq),
             Event::Truncated { room, to, .. } => self.set(room, |epoch| epoch, *to),
             Event::Refused { room, error } if !error.retryable => self.forget(room),
-            Event::RoomChanged { room, subscribed: false, reason } if !is_joining(reason) => self.forget(room),
+            Event::RoomChanged {
+                room,
+                subscribed: false,
+                reason,
+            } if !is_joining(reason) => self.forget(room),
             Event::Unsubscribed { room } => self.forget(room),
             _ => {}
         }
@@ -218,7 +230,10 @@ impl Heard {
     }
 
     fn forget(&self, room: &RoomId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(room);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(room);
     }
 }
 

@@ -44,7 +44,11 @@ impl Link {
     }
 
     /// Writes what can be written and, where `read`, takes what has arrived: one frame or more, or why there will be none.
-    pub(crate) fn poll(&mut self, read: bool, context: &mut Context<'_>) -> Poll<Result<Vec<Response>, Loss>> {
+    pub(crate) fn poll(
+        &mut self,
+        read: bool,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Vec<Response>, Loss>> {
         if let Err(loss) = self.poll_write(context) {
             return Poll::Ready(Err(loss));
         }
@@ -60,7 +64,11 @@ impl Link {
                 Poll::Ready(Err(_)) | Poll::Pending => break,
             }
         }
-        if frames.is_empty() { Poll::Pending } else { Poll::Ready(Ok(frames)) }
+        if frames.is_empty() {
+            Poll::Pending
+        } else {
+            Poll::Ready(Ok(frames))
+        }
     }
 
     fn poll_write(&mut self, context: &mut Context<'_>) -> Result<(), Loss> {
@@ -91,9 +99,15 @@ impl Link {
 }
 
 fn broken(error: &dyn std::error::Error) -> Loss {
-    Loss { code: None, reason: format!("the connection broke: {error}") }
+    Loss {
+        code: None,
+        reason: format!("the connection broke: {error}"),
+    }
 }
 
 fn bad_frame(error: &dyn std::error::Error) -> Loss {
-    Loss { code: None, reason: format!("the server sent a frame that cannot be read: {error}") }
+    Loss {
+        code: None,
+        reason: format!("the server sent a frame that cannot be read: {error}"),
+    }
 }

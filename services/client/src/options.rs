@@ -54,8 +54,14 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(5),
             token_timeout: Duration::from_secs(10),
             auth_timeout: Duration::from_secs(10),
-            reconnect: Backoff { base: Duration::from_millis(200), max: Duration::from_secs(15) },
-            resend: Backoff { base: Duration::from_millis(100), max: Duration::from_secs(5) },
+            reconnect: Backoff {
+                base: Duration::from_millis(200),
+                max: Duration::from_secs(15),
+            },
+            resend: Backoff {
+                base: Duration::from_millis(100),
+                max: Duration::from_secs(5),
+            },
             attempt_timeout: Duration::from_secs(10),
             send_deadline: Duration::from_secs(30),
             request_timeout: Duration::from_secs(10),

@@ -65,8 +65,20 @@ struct Entry<R> {
 
 impl<R> Entry<R> {
     fn end(self) -> (R, Unanswered) {
-        let Self { reply, uncertain, last_error, .. } = self;
-        (reply, if uncertain { Unanswered::Unknown(last_error) } else { Unanswered::NotStored(last_error) })
+        let Self {
+            reply,
+            uncertain,
+            last_error,
+            ..
+        } = self;
+        (
+            reply,
+            if uncertain {
+                Unanswered::Unknown(last_error)
+            } else {
+                Unanswered::NotStored(last_error)
+            },
+        )
     }
 }
 
@@ -112,7 +124,14 @@ impl<R> Outbox<R> {
     }
 
     pub(crate) fn push(&mut self, send: PendingSend, deadline: Instant, reply: R) {
-        let entry = Entry { send, deadline, reply, attempts: 0, uncertain: false, last_error: None };
+        let entry = Entry {
+            send,
+            deadline,
+            reply,
+            attempts: 0,
+            uncertain: false,
+            last_error: None,
+        };
         self.waiting.insert(self.next_order, entry);
         self.next_order += 1;
         self.check_by(deadline);
@@ -128,7 +147,11 @@ impl<R> Outbox<R> {
     }
 
     /// The next send to write, under the request number that `req` gives; `None`: nothing may be written now.
-    pub(crate) fn next(&mut self, now: Instant, req: impl FnOnce() -> u32) -> Option<(u32, ClientOp)> {
+    pub(crate) fn next(
+        &mut self,
+        now: Instant,
+        req: impl FnOnce() -> u32,
+    ) -> Option<(u32, ClientOp)> {
         if self.flights.len() >= self.limits.in_flight {
             return None;
         }
@@ -136,13 +159,33 @@ impl<R> Outbox<R> {
         let mut entry = self.waiting.remove(&order)?;
         self.retries += u64::from(entry.attempts > 0);
         entry.attempts = entry.attempts.saturating_add(1);
-        let PendingSend { room, client_id, kind, body } = entry.send.clone();
+        let PendingSend {
+            room,
+            client_id,
+            kind,
+            body,
+        } = entry.send.clone();
         *self.per_room.entry(room.clone()).or_default() += 1;
         let lost_at = now + self.limits.attempt_timeout;
         self.check_by(lost_at);
         let req = req();
-        self.flights.insert(req, Flight { order, entry, lost_at });
-        Some((req, ClientOp::Send { room, client_id, kind, body }))
+        self.flights.insert(
+            req,
+            Flight {
+                order,
+                entry,
+                lost_at,
+            },
+        );
+        Some((
+            req,
+            ClientOp::Send {
+                room,
+                client_id,
+                kind,
+                body,
+            },
+        ))
     }
 
     /// Rooms whose wait is over and in which nothing is in flight any more may be written to again.
@@ -153,11 +196,29 @@ impl<R> Outbox<R> {
 
     fn first_writable(&mut self, now: Instant) -> Option<u64> {
         self.release(now);
-        let Self { waiting, held, careful, per_room, limits, .. } = self;
-        let limit = |room: &RoomId| if careful.contains(room) { 1 } else { limits.in_flight_per_room };
-        let full = |room: &RoomId| per_room.get(room).is_some_and(|count| *count >= limit(room));
-        let mut writable =
-            waiting.iter().filter(|(_, entry)| !held.contains_key(&entry.send.room) && !full(&entry.send.room));
+        let Self {
+            waiting,
+            held,
+            careful,
+            per_room,
+            limits,
+            ..
+        } = self;
+        let limit = |room: &RoomId| {
+            if careful.contains(room) {
+                1
+            } else {
+                limits.in_flight_per_room
+            }
+        };
+        let full = |room: &RoomId| {
+            per_room
+                .get(room)
+                .is_some_and(|count| *count >= limit(room))
+        };
+        let mut writable = waiting
+            .iter()
+            .filter(|(_, entry)| !held.contains_key(&entry.send.room) && !full(&entry.send.room));
         writable.next().map(|(order, _)| *order)
     }
 
@@ -167,21 +228,46 @@ impl<R> Outbox<R> {
         if let Some(flight) = self.land(req) {
             return Some(flight.entry.reply);
         }
-        let late =
-            |entry: &Entry<R>| entry.attempts > 0 && entry.send.client_id == client_id && entry.send.room == *room;
-        if let Some(order) = self.waiting.iter().find(|(_, entry)| late(entry)).map(|(order, _)| *order) {
+        let late = |entry: &Entry<R>| {
+            entry.attempts > 0 && entry.send.client_id == client_id && entry.send.room == *room
+        };
+        if let Some(order) = self
+            .waiting
+            .iter()
+            .find(|(_, entry)| late(entry))
+            .map(|(order, _)| *order)
+        {
             return self.waiting.remove(&order).map(|entry| entry.reply);
         }
-        let req = *self.flights.iter().find(|(_, flight)| late(&flight.entry) && flight.entry.attempts > 1)?.0;
+        let req = *self
+            .flights
+            .iter()
+            .find(|(_, flight)| late(&flight.entry) && flight.entry.attempts > 1)?
+            .0;
         self.land(req).map(|flight| flight.entry.reply)
     }
 
     /// An error answer; `random` is uniform in `0.0..1.0`.
-    pub(crate) fn refused(&mut self, req: u32, error: Error, now: Instant, random: f64) -> Refusal<R> {
-        let Some(Flight { order, mut entry, .. }) = self.land(req) else { return Refusal::NotASend };
+    pub(crate) fn refused(
+        &mut self,
+        req: u32,
+        error: Error,
+        now: Instant,
+        random: f64,
+    ) -> Refusal<R> {
+        let Some(Flight {
+            order, mut entry, ..
+        }) = self.land(req)
+        else {
+            return Refusal::NotASend;
+        };
         if !error.retryable {
             // What an answer says is true of its own attempt only: an earlier one may be stored, whatever ended since.
-            let ended = if entry.uncertain { Refusal::Unsure } else { Refusal::Final };
+            let ended = if entry.uncertain {
+                Refusal::Unsure
+            } else {
+                Refusal::Final
+            };
             return ended(entry.reply, error);
         }
         entry.uncertain |= may_be_stored(error.code);
@@ -191,7 +277,11 @@ impl<R> Outbox<R> {
     }
 
     fn hold(&mut self, order: u64, entry: Entry<R>, now: Instant, random: f64) {
-        let until = now + self.limits.backoff.delay(entry.attempts.saturating_sub(1), random);
+        let until = now
+            + self
+                .limits
+                .backoff
+                .delay(entry.attempts.saturating_sub(1), random);
         let hold = self.held.entry(entry.send.room.clone()).or_insert(until);
         *hold = (*hold).max(until);
         self.careful.insert(entry.send.room.clone());
@@ -205,7 +295,9 @@ impl<R> Outbox<R> {
             if *count == 0 {
                 let room = &flight.entry.send.room;
                 self.per_room.remove(room);
-                if self.careful.contains(room) && !self.waiting.values().any(|entry| entry.send.room == *room) {
+                if self.careful.contains(room)
+                    && !self.waiting.values().any(|entry| entry.send.room == *room)
+                {
                     self.careful.remove(room);
                 }
             }
@@ -237,29 +329,54 @@ impl<R> Outbox<R> {
             .map(|(req, _)| *req)
             .collect();
         for req in lost {
-            let Some(Flight { order, mut entry, .. }) = self.land(req) else { continue };
+            let Some(Flight {
+                order, mut entry, ..
+            }) = self.land(req)
+            else {
+                continue;
+            };
             entry.uncertain = true;
             self.hold(order, entry, now, random);
         }
-        let over: Vec<u64> =
-            self.waiting.iter().filter(|(_, entry)| entry.deadline <= now).map(|(order, _)| *order).collect();
-        ended.extend(over.iter().filter_map(|order| self.waiting.remove(order)).map(Entry::end));
+        let over: Vec<u64> = self
+            .waiting
+            .iter()
+            .filter(|(_, entry)| entry.deadline <= now)
+            .map(|(order, _)| *order)
+            .collect();
+        ended.extend(
+            over.iter()
+                .filter_map(|order| self.waiting.remove(order))
+                .map(Entry::end),
+        );
         let deadlines = self.waiting.values().map(|entry| entry.deadline);
-        self.check_at =
-            deadlines.chain(self.flights.values().map(|flight| flight.lost_at.min(flight.entry.deadline))).min();
+        self.check_at = deadlines
+            .chain(
+                self.flights
+                    .values()
+                    .map(|flight| flight.lost_at.min(flight.entry.deadline)),
+            )
+            .min();
         ended
     }
 
     /// When [`Self::tick`] or [`Self::next`] may have something to do.
     pub(crate) fn timer(&self) -> Option<Instant> {
-        let released = self.held.iter().filter(|(room, _)| !self.per_room.contains_key(*room)).map(|(_, until)| *until);
+        let released = self
+            .held
+            .iter()
+            .filter(|(room, _)| !self.per_room.contains_key(*room))
+            .map(|(_, until)| *until);
         released.chain(self.check_at).min()
     }
 
     /// Everything ends now.
     pub(crate) fn end(&mut self) -> Vec<(R, Unanswered)> {
         self.disconnected();
-        std::mem::take(&mut self.waiting).into_values().map(Entry::end).collect()
+        std::mem::take(&mut self.waiting)
+            .into_values()
+            .map(Entry::end)
+            .collect()
     }
 
     fn check_by(&mut self, at: Instant) {
@@ -269,7 +386,10 @@ impl<R> Outbox<R> {
 
 /// Whether a send that was answered with this error may be in the log all the same.
 fn may_be_stored(code: ErrorCode) -> bool {
-    matches!(code, ErrorCode::Unavailable | ErrorCode::NotReplicated | ErrorCode::Internal)
+    matches!(
+        code,
+        ErrorCode::Unavailable | ErrorCode::NotReplicated | ErrorCode::Internal
+    )
 }
 
 #[cfg(test)]

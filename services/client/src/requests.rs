@@ -30,13 +30,24 @@ pub(crate) struct Requests<R> {
 
 impl<R> Requests<R> {
     pub(crate) fn new() -> Self {
-        Self { in_flight: BTreeMap::new(), waiting: Vec::new(), first_deadline: None }
+        Self {
+            in_flight: BTreeMap::new(),
+            waiting: Vec::new(),
+            first_deadline: None,
+        }
     }
 
     /// Keeps a request until there is a connection to write it to.
     pub(crate) fn wait(&mut self, op: ClientOp, deadline: Instant, reply: R) {
-        self.first_deadline = Some(self.first_deadline.map_or(deadline, |first| first.min(deadline)));
-        self.waiting.push(Pending { op, reply, deadline });
+        self.first_deadline = Some(
+            self.first_deadline
+                .map_or(deadline, |first| first.min(deadline)),
+        );
+        self.waiting.push(Pending {
+            op,
+            reply,
+            deadline,
+        });
     }
 
     /// Takes what is waiting, to be written under new numbers.
@@ -59,8 +70,9 @@ impl<R> Requests<R> {
 
     /// The connection is gone: repeatable requests wait for the next one, the others are returned.
     pub(crate) fn disconnected(&mut self) -> Vec<R> {
-        let (again, lost): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.in_flight).into_values().partition(Pending::repeatable);
+        let (again, lost): (Vec<_>, Vec<_>) = std::mem::take(&mut self.in_flight)
+            .into_values()
+            .partition(Pending::repeatable);
         let later = std::mem::replace(&mut self.waiting, again);
         self.waiting.extend(later);
         lost.into_iter().map(|pending| pending.reply).collect()
@@ -71,15 +83,28 @@ impl<R> Requests<R> {
         if self.first_deadline.is_none_or(|first| first > now) {
             return Vec::new();
         }
-        let over: Vec<u32> =
-            self.in_flight.iter().filter(|(_, pending)| pending.deadline <= now).map(|(req, _)| *req).collect();
-        let mut ended: Vec<R> =
-            over.iter().filter_map(|req| self.in_flight.remove(req)).map(|pending| pending.reply).collect();
-        let (over, waiting): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.waiting).into_iter().partition(|pending| pending.deadline <= now);
+        let over: Vec<u32> = self
+            .in_flight
+            .iter()
+            .filter(|(_, pending)| pending.deadline <= now)
+            .map(|(req, _)| *req)
+            .collect();
+        let mut ended: Vec<R> = over
+            .iter()
+            .filter_map(|req| self.in_flight.remove(req))
+            .map(|pending| pending.reply)
+            .collect();
+        let (over, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|pending| pending.deadline <= now);
         self.waiting = waiting;
         ended.extend(over.into_iter().map(|pending| pending.reply));
-        self.first_deadline = self.in_flight.values().chain(&self.waiting).map(|pending| pending.deadline).min();
+        self.first_deadline = self
+            .in_flight
+            .values()
+            .chain(&self.waiting)
+            .map(|pending| pending.deadline)
+            .min();
         ended
     }
 
@@ -91,7 +116,10 @@ impl<R> Requests<R> {
     /// Everything ends now.
     pub(crate) fn end(&mut self) -> Vec<R> {
         let in_flight = std::mem::take(&mut self.in_flight).into_values();
-        in_flight.chain(std::mem::take(&mut self.waiting)).map(|pending| pending.reply).collect()
+        in_flight
+            .chain(std::mem::take(&mut self.waiting))
+            .map(|pending| pending.reply)
+            .collect()
     }
 }
 
@@ -103,7 +131,11 @@ mod tests {
 
     fn signal() -> ClientOp {
         let room = im_wire::ids::RoomId::new("r").unwrap();
-        ClientOp::Signal { room, kind: "typing".to_owned(), body: im_wire::native::Body::Text(bytes::Bytes::new()) }
+        ClientOp::Signal {
+            room,
+            kind: "typing".to_owned(),
+            body: im_wire::native::Body::Text(bytes::Bytes::new()),
+        }
     }
 
     fn write(requests: &mut Requests<&'static str>, mut req: u32) {
@@ -123,7 +155,11 @@ mod tests {
         write(&mut requests, 1);
         requests.wait(ClientOp::Ping, later, "third");
         assert_eq!(requests.disconnected(), ["signal"]);
-        let again: Vec<_> = requests.take_waiting().into_iter().map(|pending| pending.reply).collect();
+        let again: Vec<_> = requests
+            .take_waiting()
+            .into_iter()
+            .map(|pending| pending.reply)
+            .collect();
         assert_eq!(again, ["first", "second", "third"]);
     }
 

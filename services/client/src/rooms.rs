@@ -88,7 +88,16 @@ impl Room {
         let reached = [None; 2];
         let repair = [Repair::None; 2];
         let taken_back = [0; 2];
-        Self { seq, epoch, asked, seen, content, reached, repair, taken_back }
+        Self {
+            seq,
+            epoch,
+            asked,
+            seen,
+            content,
+            reached,
+            repair,
+            taken_back,
+        }
     }
 
     /// Whether an epoch that a slot is in or was in lies in a past that the room has left.
@@ -169,8 +178,13 @@ pub(crate) struct Rooms {
 
 impl Rooms {
     pub(crate) fn new(positions: Vec<Position>, all: bool) -> Self {
-        let mut rooms = Self { all, ..Self::default() };
-        positions.into_iter().for_each(|position| rooms.want(position));
+        let mut rooms = Self {
+            all,
+            ..Self::default()
+        };
+        positions
+            .into_iter()
+            .for_each(|position| rooms.want(position));
         rooms
     }
 
@@ -182,7 +196,10 @@ impl Rooms {
     pub(crate) fn want(&mut self, position: Position) {
         self.unwanted.remove(&position.room);
         self.left.remove(&position.room);
-        let room = self.rooms.entry(position.room).or_insert_with(|| Room::new(position.seq, position.epoch));
+        let room = self
+            .rooms
+            .entry(position.room)
+            .or_insert_with(|| Room::new(position.seq, position.epoch));
         room.asked = [false; 2];
     }
 
@@ -249,11 +266,18 @@ impl Rooms {
 
     /// The positions to ask for on a slot: of rooms that were not asked for on it yet. They count as asked from now on.
     pub(crate) fn ask(&mut self, slot: Slot) -> Vec<Position> {
-        let not_asked = self.rooms.iter_mut().filter(|(_, room)| !room.asked[slot.index()]);
+        let not_asked = self
+            .rooms
+            .iter_mut()
+            .filter(|(_, room)| !room.asked[slot.index()]);
         not_asked
             .map(|(id, room)| {
                 room.asked[slot.index()] = true;
-                Position { room: id.clone(), epoch: room.epoch, seq: room.seq }
+                Position {
+                    room: id.clone(),
+                    epoch: room.epoch,
+                    seq: room.seq,
+                }
             })
             .collect()
     }
@@ -271,7 +295,11 @@ impl Rooms {
     pub(crate) fn ask_again(&mut self, slot: Slot, id: &RoomId) -> Option<Position> {
         let room = self.rooms.get_mut(id)?;
         room.asked[slot.index()] = true;
-        Some(Position { room: id.clone(), epoch: room.epoch, seq: room.seq })
+        Some(Position {
+            room: id.clone(),
+            epoch: room.epoch,
+            seq: room.seq,
+        })
     }
 
     /// Where a room stands: its epoch and the last seq handed over.
@@ -289,11 +317,20 @@ impl Rooms {
         slot: Slot,
         late: bool,
         id: &RoomId,
-        Standing { epoch, head, joined }: Standing,
+        Standing {
+            epoch,
+            head,
+            joined,
+        }: Standing,
         asked: Option<&Position>,
     ) -> Heard {
         if self.unwanted.contains(id) || !(self.all || self.rooms.contains_key(id)) {
-            return Heard { after: head, new: false, fetch: false, unwanted: true };
+            return Heard {
+                after: head,
+                new: false,
+                fetch: false,
+                unwanted: true,
+            };
         }
         self.left.remove(id);
         self.settle(id);
@@ -306,7 +343,10 @@ impl Rooms {
         room.asked[slot.index()] = true;
         room.seen[slot.index()] = room.seen[slot.index()].max(epoch);
         if asked.is_some() || room.reached[slot.index()].is_none() {
-            room.content[slot.index()] = asked.map(|asked| asked.epoch).filter(|epoch| *epoch != 0).unwrap_or(epoch);
+            room.content[slot.index()] = asked
+                .map(|asked| asked.epoch)
+                .filter(|epoch| *epoch != 0)
+                .unwrap_or(epoch);
             room.reached[slot.index()] = asked.and_then(|asked| asked.seq).or(Some(head));
         }
         if asked.is_some() {
@@ -320,19 +360,30 @@ impl Rooms {
             room.epoch = epoch;
         }
         let after = room.seq.unwrap_or(head);
-        Heard { after, new, fetch: new && after < head, unwanted: false }
+        Heard {
+            after,
+            new,
+            fetch: new && after < head,
+            unwanted: false,
+        }
     }
 
     /// A message arrived on a slot; `alone`: the other slot has no connection. The place moves with what is delivered.
     pub(crate) fn message(&mut self, slot: Slot, alone: bool, message: &Message) -> Verdict {
         if !self.rooms.contains_key(&message.room) {
-            if !self.all || self.unwanted.contains(&message.room) || self.left.contains(&message.room) {
+            if !self.all
+                || self.unwanted.contains(&message.room)
+                || self.left.contains(&message.room)
+            {
                 return Verdict::NotHeard;
             }
             self.settle(&message.room);
-            self.rooms.insert(message.room.clone(), Room::new(None, message.epoch));
+            self.rooms
+                .insert(message.room.clone(), Room::new(None, message.epoch));
         }
-        let Some(room) = self.rooms.get_mut(&message.room) else { return Verdict::NotHeard };
+        let Some(room) = self.rooms.get_mut(&message.room) else {
+            return Verdict::NotHeard;
+        };
         if room.repairing(slot) {
             return Verdict::Repairing;
         }
@@ -340,7 +391,9 @@ impl Rooms {
         room.seen[slot.index()] = seen;
         // It lives in a past that the other has left. Left alone with it, ask where the log stands now.
         let past = room.is_past(slot, seen);
-        if (past && alone) || room.reached[slot.index()].is_some_and(|reached| message.seq > reached + 1) {
+        if (past && alone)
+            || room.reached[slot.index()].is_some_and(|reached| message.seq > reached + 1)
+        {
             return room.gap(slot);
         }
         room.reach(slot, message.seq);
@@ -363,8 +416,17 @@ impl Rooms {
     }
 
     /// The server says that the log ends at `seq` now. True: the application had more and must be told.
-    pub(crate) fn reset(&mut self, slot: Slot, alone: bool, id: &RoomId, epoch: Epoch, seq: Seq) -> bool {
-        let Some(room) = self.rooms.get_mut(id) else { return false };
+    pub(crate) fn reset(
+        &mut self,
+        slot: Slot,
+        alone: bool,
+        id: &RoomId,
+        epoch: Epoch,
+        seq: Seq,
+    ) -> bool {
+        let Some(room) = self.rooms.get_mut(id) else {
+            return false;
+        };
         if room.repairing(slot) {
             // What was asked for again comes with its own resets.
             return false;
@@ -398,7 +460,14 @@ impl Rooms {
     }
 
     /// The server says that `from..=to` is gone. What of it the application had not yet is returned.
-    pub(crate) fn truncated(&mut self, slot: Slot, alone: bool, id: &RoomId, from: Seq, to: Seq) -> Option<(Seq, Seq)> {
+    pub(crate) fn truncated(
+        &mut self,
+        slot: Slot,
+        alone: bool,
+        id: &RoomId,
+        from: Seq,
+        to: Seq,
+    ) -> Option<(Seq, Seq)> {
         let room = self.rooms.get_mut(id)?;
         if room.repairing(slot) || (!alone && room.is_past(slot, room.seen[slot.index()])) {
             return None;

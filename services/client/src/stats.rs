@@ -93,7 +93,13 @@ impl Counters {
             duplicate_acks: read(&self.duplicate_acks),
             retries: read(&self.retries),
             signals_dropped: read(&self.signals_dropped),
-            outages: self.outages.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect(),
+            outages: self
+                .outages
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .iter()
+                .copied()
+                .collect(),
         }
     }
 }

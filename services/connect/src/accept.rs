@@ -27,7 +27,10 @@ const BACKLOG: i32 = 4096;
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Binds `shards` listeners to one address; port 0: the first picks, the others follow.
-pub(crate) fn bind(address: SocketAddr, shards: usize) -> io::Result<(SocketAddr, Vec<std::net::TcpListener>)> {
+pub(crate) fn bind(
+    address: SocketAddr,
+    shards: usize,
+) -> io::Result<(SocketAddr, Vec<std::net::TcpListener>)> {
     let first = listen(address)?;
     let bound = first.local_addr()?;
     let mut listeners = vec![first];
@@ -38,7 +41,11 @@ pub(crate) fn bind(address: SocketAddr, shards: usize) -> io::Result<(SocketAddr
 }
 
 fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
@@ -66,7 +73,9 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: TcpListener, tcp: bool) {
                     continue;
                 }
                 while bucket.take(rate, Instant::now().into_std()).is_err() {
-                    metrics::REFUSED.with_label_values(&["accept_rate_delayed"]).inc();
+                    metrics::REFUSED
+                        .with_label_values(&["accept_rate_delayed"])
+                        .inc();
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 enter(&shard, stream, address, tcp);
@@ -83,7 +92,17 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: TcpListener, tcp: bool) {
 
 fn enter(shard: &Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool) {
     let own = (!is_relay(shard, address, tcp)).then_some(address);
-    if shard.bans.refuses(&Who { address: own, ..Who::default() }, unix_ms).is_some() {
+    if shard
+        .bans
+        .refuses(
+            &Who {
+                address: own,
+                ..Who::default()
+            },
+            unix_ms,
+        )
+        .is_some()
+    {
         metrics::REFUSED.with_label_values(&["banned"]).inc();
         return;
     }
@@ -111,7 +130,13 @@ fn serve(shard: &Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool, permi
     if let Err(error) = tune(&stream) {
         tracing::debug!(%error, "cannot set socket options");
     }
-    tokio::task::spawn_local(session::serve(Rc::clone(shard), stream, address, tcp, permit));
+    tokio::task::spawn_local(session::serve(
+        Rc::clone(shard),
+        stream,
+        address,
+        tcp,
+        permit,
+    ));
 }
 
 fn tune(stream: &TcpStream) -> io::Result<()> {
@@ -119,6 +144,8 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     socket.set_tcp_keepalive(
-        &TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)),
+        &TcpKeepalive::new()
+            .with_time(Duration::from_secs(60))
+            .with_interval(Duration::from_secs(15)),
     )
 }

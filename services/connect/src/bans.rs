@@ -28,7 +28,12 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 const BEHIND: u32 = 20;
 
 /// Keeps the copy as logic has it, and tells the shards of every change.
-pub(crate) async fn follow(bans: Arc<Bans>, logic: Arc<dyn Logic>, router: Arc<Router>, end: CancellationToken) {
+pub(crate) async fn follow(
+    bans: Arc<Bans>,
+    logic: Arc<dyn Logic>,
+    router: Arc<Router>,
+    end: CancellationToken,
+) {
     let mut pause = EVERY;
     let mut behind = 0;
     let mut heard = Instant::now();
@@ -47,7 +52,10 @@ pub(crate) async fn follow(bans: Arc<Bans>, logic: Arc<dyn Logic>, router: Arc<R
                 EVERY
             }
             Err(fault) => {
-                tracing::debug!(code = fault.code, "cannot refresh the list of bans, keeping the last one");
+                tracing::debug!(
+                    code = fault.code,
+                    "cannot refresh the list of bans, keeping the last one"
+                );
                 (pause * 2).min(MAX_PAUSE)
             }
         };

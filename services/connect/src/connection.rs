@@ -49,13 +49,19 @@ impl Client {
     /// Logic has said whose the connection is, for the first and only time.
     pub(crate) fn new(connection: &Rc<Connection>, identity: Authenticated) -> Self {
         let identity = connection.authenticated.get_or_init(|| Rc::new(identity));
-        Self { connection: Rc::clone(connection), identity: Rc::clone(identity) }
+        Self {
+            connection: Rc::clone(connection),
+            identity: Rc::clone(identity),
+        }
     }
 
     /// `None`: not authenticated yet.
     pub(crate) fn of(connection: &Rc<Connection>) -> Option<Self> {
         let identity = connection.authenticated.get()?;
-        Some(Self { connection: Rc::clone(connection), identity: Rc::clone(identity) })
+        Some(Self {
+            connection: Rc::clone(connection),
+            identity: Rc::clone(identity),
+        })
     }
 
     pub(crate) fn user(&self) -> &UserId {
@@ -138,7 +144,11 @@ impl Connection {
         (bound, budget): (usize, Rc<Budget>),
     ) -> Self {
         let now = Instant::now();
-        let encoding = if entrance == Entrance::Tcp { Encoding::NativeTcp } else { Encoding::NativeText };
+        let encoding = if entrance == Entrance::Tcp {
+            Encoding::NativeTcp
+        } else {
+            Encoding::NativeText
+        };
         Self {
             key,
             id,
@@ -205,7 +215,10 @@ impl Connection {
 
     fn too_slow(&self) {
         metrics::SLOW_READERS.inc();
-        self.end(CloseCode::SlowReader, "the outbox is full: read faster, and resume");
+        self.end(
+            CloseCode::SlowReader,
+            "the outbox is full: read faster, and resume",
+        );
     }
 
     /// Ends a connection whose outbox takes room that others need; gives the room back at once.
@@ -317,7 +330,11 @@ impl Connection {
     /// many as it has room for, and one in any case.
     pub(crate) fn pages(&self, bytes: usize) -> usize {
         let waiting = self.outbox.borrow().len();
-        if waiting < self.bound / 4 { ((self.bound - waiting) / bytes.max(1)).max(1) } else { 0 }
+        if waiting < self.bound / 4 {
+            ((self.bound - waiting) / bytes.max(1)).max(1)
+        } else {
+            0
+        }
     }
 
     /// What the outbox has room for besides a quarter that is left to what is said meanwhile.
@@ -336,7 +353,11 @@ impl Connection {
     }
 
     pub(crate) fn end_after(&self, code: CloseCode, text: impl Into<String>, after_ms: u32) {
-        self.ending.borrow_mut().get_or_insert_with(|| Ending { code, text: text.into(), after_ms });
+        self.ending.borrow_mut().get_or_insert_with(|| Ending {
+            code,
+            text: text.into(),
+            after_ms,
+        });
         self.wake.notify_one();
     }
 
@@ -380,7 +401,8 @@ impl Connection {
 
     /// Whether only the client says that its device is its own; who has no name yet has proven nothing.
     pub(crate) fn device_unproven(&self) -> bool {
-        self.authenticated().is_none_or(|identity| identity.token.get().device_unproven)
+        self.authenticated()
+            .is_none_or(|identity| identity.token.get().device_unproven)
     }
 
     /// Logic has said that the user may hear the room, of which it saw the log up to `head`.
@@ -416,7 +438,10 @@ impl Connection {
     }
 
     pub(crate) fn has_unfollowed(&self, room: &RoomId) -> bool {
-        self.unfollowed.borrow().as_ref().is_some_and(|unfollowed| unfollowed.rooms.contains(room))
+        self.unfollowed
+            .borrow()
+            .as_ref()
+            .is_some_and(|unfollowed| unfollowed.rooms.contains(room))
     }
 
     /// Whose it is, once logic has said so.

@@ -61,9 +61,17 @@ pub(crate) enum Effect {
     /// No longer.
     Unsubscribe(RoomId),
     /// Ask the log what follows, and report with [`Hub::fetched`] or [`Hub::fetch_failed`].
-    Fetch { room: RoomId, asker: Asker, after: LogPosition },
+    Fetch {
+        room: RoomId,
+        asker: Asker,
+        after: LogPosition,
+    },
     /// Tell one member.
-    Tell { room: RoomId, member: Member, items: Vec<Item> },
+    Tell {
+        room: RoomId,
+        member: Member,
+        items: Vec<Item>,
+    },
     /// The log does not give the member what it has missed, now or later: it no longer hears the room.
     GiveUp { room: RoomId, member: Member },
 }
@@ -91,7 +99,11 @@ impl Tries {
 
     fn failed(&mut self, failure: Failure) {
         self.failed = self.failed.saturating_add(1);
-        self.lasting = if failure == Failure::Lasting { self.lasting + 1 } else { 0 };
+        self.lasting = if failure == Failure::Lasting {
+            self.lasting + 1
+        } else {
+            0
+        };
     }
 
     /// Nobody could be reached, and now somebody can: what was asked in vain meanwhile says nothing.
@@ -116,7 +128,10 @@ pub(crate) struct Answer {
 impl Answer {
     /// Of the entries' bodies.
     pub(crate) fn bytes(&self) -> usize {
-        self.entries.iter().map(|message| message.body.bytes().len()).sum()
+        self.entries
+            .iter()
+            .map(|message| message.body.bytes().len())
+            .sum()
     }
 
     /// Moves a position through what was answered, not beyond `up_to`, and appends what it passes. Returns whether the log
@@ -125,7 +140,10 @@ impl Answer {
         let reset_to = self.reset_to.filter(|stands| *stands < position.seq);
         if let Some(stands) = reset_to {
             position.seq = stands;
-            passed.push(Item::Reset(LogPosition { epoch: self.head.epoch, seq: stands }));
+            passed.push(Item::Reset(LogPosition {
+                epoch: self.head.epoch,
+                seq: stands,
+            }));
         }
         position.epoch = self.head.epoch;
         if let Some((from, to)) = self.truncated
@@ -171,7 +189,9 @@ impl Limits {
     /// The pause after so many tries: between half of it and all of it, as the room's name has it, so that rooms that failed
     /// together are not asked about together.
     fn pause(&self, room: &RoomId, tries: Tries) -> Duration {
-        let doubled = self.retry.saturating_mul(1 << u32::from(tries.failed.saturating_sub(1)).min(16));
+        let doubled = self
+            .retry
+            .saturating_mul(1 << u32::from(tries.failed.saturating_sub(1)).min(16));
         let mut hasher = DefaultHasher::new();
         (self.seed, room, tries.failed).hash(&mut hasher);
         let share = (hasher.finish() >> 40) as f64 / f64::from(1 << 24);
@@ -275,10 +295,15 @@ impl Hub {
 
     /// The bus brought a message.
     pub(crate) fn logged(&mut self, message: Arc<Message>, effects: &mut Vec<Effect>) {
-        let Some((id, room)) = self.rooms.get_key_value(&message.room).map(|(id, _)| id.clone()).and_then(|id| {
-            let room = self.rooms.get_mut(&id)?;
-            Some((id, room))
-        }) else {
+        let Some((id, room)) = self
+            .rooms
+            .get_key_value(&message.room)
+            .map(|(id, _)| id.clone())
+            .and_then(|id| {
+                let room = self.rooms.get_mut(&id)?;
+                Some((id, room))
+            })
+        else {
             return;
         };
         let before = room.pending_bytes();
@@ -306,12 +331,23 @@ impl Hub {
         now: Instant,
         effects: &mut Vec<Effect>,
     ) {
-        let Self { rooms, limits, counts, dirty, pending_bytes, .. } = self;
-        let Some(room) = rooms.get_mut(id) else { return };
+        let Self {
+            rooms,
+            limits,
+            counts,
+            dirty,
+            pending_bytes,
+            ..
+        } = self;
+        let Some(room) = rooms.get_mut(id) else {
+            return;
+        };
         let before = room.pending_bytes();
         match asker {
             Asker::Room => room.repaired(id, asked, answer, now, limits, counts, effects),
-            Asker::Member(member) => room.caught_up(id, member, asked, answer, now, limits, counts, effects),
+            Asker::Member(member) => {
+                room.caught_up(id, member, asked, answer, now, limits, counts, effects)
+            }
         }
         *pending_bytes = *pending_bytes + room.pending_bytes() - before;
         list(dirty, id, room);
@@ -326,7 +362,14 @@ impl Hub {
         now: Instant,
         effects: &mut Vec<Effect>,
     ) {
-        let Self { rooms, limits, counts, dirty, pending_bytes, .. } = self;
+        let Self {
+            rooms,
+            limits,
+            counts,
+            dirty,
+            pending_bytes,
+            ..
+        } = self;
         if let Some(room) = rooms.get_mut(id) {
             let before = room.pending_bytes();
             room.fetch_failed(id, asker, failure, now, limits, counts, effects);
@@ -336,7 +379,13 @@ impl Hub {
     }
 
     /// A room's head as the log tells it, asked when the room stood at `stood`.
-    pub(crate) fn compared(&mut self, id: &RoomId, stood: LogPosition, head: LogPosition, effects: &mut Vec<Effect>) {
+    pub(crate) fn compared(
+        &mut self,
+        id: &RoomId,
+        stood: LogPosition,
+        head: LogPosition,
+        effects: &mut Vec<Effect>,
+    ) {
         if let Some(room) = self.rooms.get_mut(id) {
             room.compared(id, stood, head, &mut self.counts, effects);
         }
@@ -344,7 +393,9 @@ impl Hub {
 
     /// The log is answered from again: what failed is asked at the next [`Hub::tick`], and its pauses begin anew.
     pub(crate) fn end_pauses(&mut self, now: Instant) {
-        self.rooms.values_mut().for_each(|room| room.end_pauses(now));
+        self.rooms
+            .values_mut()
+            .for_each(|room| room.end_pauses(now));
     }
 
     /// Asks again what failed, and lets go of rooms that have been empty for long.
@@ -371,7 +422,11 @@ impl Hub {
 
     /// Hands the rooms' new items to `deliver`, with live members that are owed them. A room with more of them than are left
     /// of the turn goes on behind the other rooms.
-    pub(crate) fn deliver(&mut self, turn: Turn, mut deliver: impl FnMut(&RoomId, Part<'_>)) -> Next {
+    pub(crate) fn deliver(
+        &mut self,
+        turn: Turn,
+        mut deliver: impl FnMut(&RoomId, Part<'_>),
+    ) -> Next {
         while let Some(held) = self.held.peek_mut().filter(|held| held.0.0 <= turn.now) {
             self.dirty.push_back(PeekMut::pop(held).0.1);
         }
@@ -379,7 +434,9 @@ impl Hub {
         while left > 0
             && let Some(id) = self.dirty.pop_front()
         {
-            let Some(room) = self.rooms.get_mut(&id) else { continue };
+            let Some(room) = self.rooms.get_mut(&id) else {
+                continue;
+            };
             if room.is_clean() {
                 room.listed = false;
                 continue;

@@ -28,7 +28,12 @@ fn main() -> ExitCode {
 }
 
 async fn run(mut settings: Settings, process: Process) -> Result<()> {
-    let Process { node, admin, shutdown, tasks } = process;
+    let Process {
+        node,
+        admin,
+        shutdown,
+        tasks,
+    } = process;
     let tls = settings.tls.clone().map(Tls::load).transpose()?;
     if let Some(tls) = &tls {
         tasks.spawn("certificates", Arc::clone(tls).follow(shutdown.clone()));
@@ -37,7 +42,9 @@ async fn run(mut settings: Settings, process: Process) -> Result<()> {
     settings.redis.tls.clone_from(&tls);
     settings.uplink.pool.tls.clone_from(&tls);
     if settings.peer_secret.is_none() && tls.is_none() {
-        tracing::warn!("neither peer_secret nor TLS: whoever runs on this machine may call the internal gRPC port");
+        tracing::warn!(
+            "neither peer_secret nor TLS: whoever runs on this machine may call the internal gRPC port"
+        );
     }
     let serving = admin.readiness().latch("not draining");
     let found = admin.readiness().latch("logic has been found");
@@ -50,7 +57,11 @@ async fn run(mut settings: Settings, process: Process) -> Result<()> {
         bus: Arc::new(RedisBus::new(&redis)),
         logic_losses: Some(logic.losses()),
     };
-    let options = Options { node: node.clone(), drain_deadline: shutdown.grace(), ..settings.node.clone() };
+    let options = Options {
+        node: node.clone(),
+        drain_deadline: shutdown.grace(),
+        ..settings.node.clone()
+    };
     let service = Service::bind(options, parts)?;
     let grpc = TcpListener::bind(settings.grpc_listen).await;
     let grpc = grpc.with_context(|| format!("grpc_listen {}", settings.grpc_listen))?;
@@ -58,16 +69,41 @@ async fn run(mut settings: Settings, process: Process) -> Result<()> {
 
     let handle = service.spawn(&tasks, admin.liveness())?;
     let end = CancellationToken::new();
-    tasks.spawn("gRPC server", serve::serve(handle.clone(), grpc, tls, settings.peer_secret.clone(), end.clone()));
+    tasks.spawn(
+        "gRPC server",
+        serve::serve(
+            handle.clone(),
+            grpc,
+            tls,
+            settings.peer_secret.clone(),
+            end.clone(),
+        ),
+    );
     let drain_page = handle.clone();
     admin.add_json("/drain", move || drain::page(&drain_page));
     let entry = entry(&settings, &node, grpc_port);
-    let registration = Arc::new(Registration::start(settings.etcd.clone(), Kind::Connect, entry));
+    let registration = Arc::new(Registration::start(
+        settings.etcd.clone(),
+        Kind::Connect,
+        entry,
+    ));
     serving.set();
-    tasks.spawn("load report", report_load(Arc::downgrade(&registration), handle.clone(), shutdown.clone()));
+    tasks.spawn(
+        "load report",
+        report_load(
+            Arc::downgrade(&registration),
+            handle.clone(),
+            shutdown.clone(),
+        ),
+    );
     tokio::spawn(async move {
-        if tokio::time::timeout(LOGIC_TIMEOUT, logic.reached()).await.is_err() {
-            tracing::warn!("no logic process discovered yet; reporting ready, clients are asked to retry");
+        if tokio::time::timeout(LOGIC_TIMEOUT, logic.reached())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                "no logic process discovered yet; reporting ready, clients are asked to retry"
+            );
         }
         found.set();
     });
@@ -77,7 +113,11 @@ async fn run(mut settings: Settings, process: Process) -> Result<()> {
     serving.clear();
     registration.update(|entry| entry.draining = true);
     let drained = handle.drain(shutdown.remaining(), Vec::new()).await;
-    tracing::info!(initial = drained.initial, forced = drained.forced, "drained");
+    tracing::info!(
+        initial = drained.initial,
+        forced = drained.forced,
+        "drained"
+    );
     end.cancel();
     if let Some(registration) = Arc::into_inner(registration) {
         registration.revoke().await;
@@ -87,10 +127,20 @@ async fn run(mut settings: Settings, process: Process) -> Result<()> {
 
 fn entry(settings: &Settings, node: &str, grpc_port: u16) -> Node {
     let address = settings.advertise.clone();
-    let address = address.unwrap_or_else(|| im_runtime::own_address(settings.grpc_listen.ip(), grpc_port));
-    let clients = [("tcp", &settings.advertise_tcp), ("ws", &settings.advertise_ws)];
-    let clients = clients.into_iter().filter_map(|(port, address)| Some((port.to_owned(), address.clone()?)));
-    Node { zone: settings.zone.clone(), clients: clients.collect(), ..Node::new(node, address, version::VERSION) }
+    let address =
+        address.unwrap_or_else(|| im_runtime::own_address(settings.grpc_listen.ip(), grpc_port));
+    let clients = [
+        ("tcp", &settings.advertise_tcp),
+        ("ws", &settings.advertise_ws),
+    ];
+    let clients = clients
+        .into_iter()
+        .filter_map(|(port, address)| Some((port.to_owned(), address.clone()?)));
+    Node {
+        zone: settings.zone.clone(),
+        clients: clients.collect(),
+        ..Node::new(node, address, version::VERSION)
+    }
 }
 
 async fn report_load(
@@ -104,7 +154,9 @@ async fn report_load(
             _ = every.tick() => {}
             () = shutdown.begun() => return Ok(()),
         }
-        let Some(registration) = registration.upgrade() else { return Ok(()) };
+        let Some(registration) = registration.upgrade() else {
+            return Ok(());
+        };
         registration.update(|entry| entry.load = handle.connections() as u64);
     }
 }

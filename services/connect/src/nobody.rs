@@ -18,7 +18,10 @@ pub(crate) struct Nobody;
 #[async_trait]
 impl Logic for Nobody {
     async fn call(&self, _: Bytes, _: &str, _: call::Op) -> Result<reply::Result, Fault> {
-        Err(translate::retryable(ErrorCode::Unavailable, "nobody is there"))
+        Err(translate::retryable(
+            ErrorCode::Unavailable,
+            "nobody is there",
+        ))
     }
 
     fn on_this_thread(self: Arc<Self>) -> Arc<dyn Logic> {

@@ -21,8 +21,16 @@ static PLANTED: Mutex<Vec<Planted>> = Mutex::new(Vec::new());
 
 /// The next time that this shard of this node passes the place.
 pub(crate) fn plant(node: &str, shard: usize, place: &'static str, fault: Fault) {
-    let planted = Planted { node: node.to_owned(), shard, place, fault };
-    PLANTED.lock().unwrap_or_else(PoisonError::into_inner).push(planted);
+    let planted = Planted {
+        node: node.to_owned(),
+        shard,
+        place,
+        fault,
+    };
+    PLANTED
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(planted);
 }
 
 /// A loop passes.
@@ -30,7 +38,10 @@ pub(crate) fn pass(node: &str, shard: usize, place: &str) {
     let fault = {
         let mut planted = PLANTED.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = |one: &Planted| one.node == node && one.shard == shard && one.place == place;
-        planted.iter().position(fits).map(|at| planted.remove(at).fault)
+        planted
+            .iter()
+            .position(fits)
+            .map(|at| planted.remove(at).fault)
     };
     match fault {
         Some(Fault::Panic) => panic!("planted in {place}"),

@@ -47,7 +47,11 @@ impl Mailbox {
     async fn next(&mut self, shard: &Shard, batch: &mut Vec<Command>, next: Next) -> bool {
         match next {
             Next::Arrival => return self.arrival(shard, batch).await,
-            Next::At(due) => return timeout_at(due, self.arrival(shard, batch)).await.unwrap_or(true),
+            Next::At(due) => {
+                return timeout_at(due, self.arrival(shard, batch))
+                    .await
+                    .unwrap_or(true);
+            }
             Next::Now => {
                 // Where another thread waits for this core, be it logic or redis, it waits no longer than a turn.
                 std::thread::yield_now();
@@ -76,10 +80,23 @@ impl Shard {
     fn handle(self: &Rc<Self>, command: Command) {
         match command {
             Command::Logged(message) => self.logged(message),
-            Command::Signal { room, signal, to_user } => self.signal(&room, signal, &to_user),
+            Command::Signal {
+                room,
+                signal,
+                to_user,
+            } => self.signal(&room, signal, &to_user),
             Command::Subscribed(room) => self.subscribed(&room),
-            Command::Push { target, signal, done } => self.push(target, signal, done),
-            Command::Kick { which, code, text, done } => self.kick(which, code, text, done),
+            Command::Push {
+                target,
+                signal,
+                done,
+            } => self.push(target, signal, done),
+            Command::Kick {
+                which,
+                code,
+                text,
+                done,
+            } => self.kick(which, code, text, done),
             Command::RoomsChanged { change, done } => {
                 let _caller_gone = done.send(self.rooms_changed(&change));
             }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use im_discovery::Kind;
 use im_proto::v1::connect_server::{Connect, ConnectServer};
-use im_proto::v1::{KickReply, KickRequest, PushReply, PushRequest, RoomsChangedReply, RoomsChangedRequest};
+use im_proto::v1::{
+    KickReply, KickRequest, PushReply, PushRequest, RoomsChangedReply, RoomsChangedRequest,
+};
 use im_runtime::peer;
 use im_runtime::settings::Secret;
 use im_runtime::tls::{Incoming, Tls};
@@ -32,19 +34,32 @@ pub async fn serve(
     end: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let wanted = secret.map(|secret| format!("Bearer {}", secret.reveal()));
-    let admit = move |request: Request<()>| match (&wanted, request.metadata().get("authorization")) {
+    let admit = move |request: Request<()>| match (&wanted, request.metadata().get("authorization"))
+    {
         (None, _) => Ok(request),
-        (Some(wanted), Some(shown)) if peer::same(shown.as_bytes(), wanted.as_bytes()) => Ok(request),
-        _ => Err(Status::unauthenticated("the call shows no secret of this cluster")),
+        (Some(wanted), Some(shown)) if peer::same(shown.as_bytes(), wanted.as_bytes()) => {
+            Ok(request)
+        }
+        _ => Err(Status::unauthenticated(
+            "the call shows no secret of this cluster",
+        )),
     };
     let router = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
-        .add_service(InterceptedService::new(ConnectServer::new(Served(handle)), admit));
+        .add_service(InterceptedService::new(
+            ConnectServer::new(Served(handle)),
+            admit,
+        ));
     let end = end.cancelled_owned();
     match tls {
         Some(tls) => {
-            router.serve_with_incoming_shutdown(Incoming::new(tls, listener, Kind::Logic.certificate_name()), end).await
+            router
+                .serve_with_incoming_shutdown(
+                    Incoming::new(tls, listener, Kind::Logic.certificate_name()),
+                    end,
+                )
+                .await
         }
         None => {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use im_proto::bans::Bans;
-use im_proto::v1::{KickRequest, NodeBeat, PushRequest, RoomsChangedRequest, call, push_request, reply};
+use im_proto::v1::{
+    KickRequest, NodeBeat, PushRequest, RoomsChangedRequest, call, push_request, reply,
+};
 use im_runtime::Tasks;
 use im_runtime::admin::Liveness;
 use im_runtime::limits::queue::queue;
@@ -79,7 +81,10 @@ pub struct Service {
 
 impl std::fmt::Debug for Service {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Service").field("tcp", &self.tcp.0).field("ws", &self.ws.0).finish_non_exhaustive()
+        f.debug_struct("Service")
+            .field("tcp", &self.tcp.0)
+            .field("ws", &self.ws.0)
+            .finish_non_exhaustive()
     }
 }
 
@@ -93,12 +98,21 @@ impl Service {
             return Err(Error::Shards(options.shards));
         }
         let bind = |field, address| {
-            accept::bind(address, options.shards).map_err(|error| Error::Bind { field, address, error })
+            accept::bind(address, options.shards).map_err(|error| Error::Bind {
+                field,
+                address,
+                error,
+            })
         };
         let tcp = bind("tcp_listen", options.tcp_listen)?;
         let ws = bind("ws_listen", options.ws_listen)?;
         metrics::register();
-        Ok(Self { options: Arc::new(options), parts, tcp, ws })
+        Ok(Self {
+            options: Arc::new(options),
+            parts,
+            tcp,
+            ws,
+        })
     }
 
     /// Starts the shards' threads and, on the current runtime, what is said about the node as a whole. `tasks` learns of
@@ -107,16 +121,23 @@ impl Service {
     /// # Errors
     /// [`Error::Thread`].
     pub fn spawn(self, tasks: &Tasks, liveness: &Liveness) -> Result<Handle, Error> {
-        let Self { options, parts, tcp, ws } = self;
+        let Self {
+            options,
+            parts,
+            tcp,
+            ws,
+        } = self;
         let logic = Shared::new(Arc::clone(&parts.logic), &options);
         let admission = Admission::new(&options);
         let accepting = CancellationToken::new();
-        let (handles, mailboxes): (Vec<_>, Vec<_>) =
-            (0..options.shards).map(|_| mailbox::open(options.shard_queue, options.shard_queue_bytes)).unzip();
+        let (handles, mailboxes): (Vec<_>, Vec<_>) = (0..options.shards)
+            .map(|_| mailbox::open(options.shard_queue, options.shard_queue_bytes))
+            .unzip();
         let router = Arc::new(Router::new(Arc::clone(&parts.bus), handles, &options.node));
         let bans: Arc<Bans> = Arc::default();
         let mut bus = Some(parts.bus);
-        for (number, ((mailbox, tcp), ws)) in mailboxes.into_iter().zip(tcp.1).zip(ws.1).enumerate() {
+        for (number, ((mailbox, tcp), ws)) in mailboxes.into_iter().zip(tcp.1).zip(ws.1).enumerate()
+        {
             let (options, logic) = (Arc::clone(&options), Arc::clone(&logic));
             let admission = Arc::clone(&admission);
             let router = Arc::clone(&router);
@@ -124,13 +145,36 @@ impl Service {
             let bans = Arc::clone(&bans);
             let bus = bus.take().map(|bus| {
                 let (into, notifications) = queue(options.bus_queue, options.bus_queue_bytes);
-                thread::Downlink { bus, into, router: Arc::clone(&router), notifications }
+                thread::Downlink {
+                    bus,
+                    into,
+                    router: Arc::clone(&router),
+                    notifications,
+                }
             });
             let has_bus = bus.is_some();
             let pulse = liveness.pulse(format!("shard {number}"), options.shard_stall);
-            let ended = thread::start(number, thread::Parts { mailbox, tcp, ws, pulse, bus }, move || {
-                Shard::new(number, options, logic.on_this_thread(), admission, router, accepting, bans)
-            });
+            let ended = thread::start(
+                number,
+                thread::Parts {
+                    mailbox,
+                    tcp,
+                    ws,
+                    pulse,
+                    bus,
+                },
+                move || {
+                    Shard::new(
+                        number,
+                        options,
+                        logic.on_this_thread(),
+                        admission,
+                        router,
+                        accepting,
+                        bans,
+                    )
+                },
+            );
             let ended = tokio::spawn(ended.map_err(Error::Thread)?);
             if has_bus {
                 // The others hear nothing without it: their clients are better off elsewhere at once.
@@ -153,10 +197,17 @@ impl Service {
             heartbeats_end: CancellationToken::new(),
             knows_counts: AtomicBool::new(false),
         }));
-        tasks.supervise("signs of life", tokio::spawn(beat(handle.clone()).map(Ok::<_, Infallible>)));
+        tasks.supervise(
+            "signs of life",
+            tokio::spawn(beat(handle.clone()).map(Ok::<_, Infallible>)),
+        );
         let node = &handle.0;
-        let following =
-            bans::follow(bans, Arc::clone(&node.logic), Arc::clone(&node.router), node.heartbeats_end.clone());
+        let following = bans::follow(
+            bans,
+            Arc::clone(&node.logic),
+            Arc::clone(&node.router),
+            node.heartbeats_end.clone(),
+        );
         tasks.supervise("bans", tokio::spawn(following.map(Ok::<_, Infallible>)));
         Ok(handle)
     }
@@ -220,16 +271,30 @@ impl Node {
                 node: self.options.node.clone(),
                 lease_ms: u64::try_from(self.options.lease.as_millis()).unwrap_or(u64::MAX),
                 connections: self.admission.count() as u64,
-                online: if self.knows_counts.load(Ordering::Relaxed) { HashMap::new() } else { self.router.counts() },
+                online: if self.knows_counts.load(Ordering::Relaxed) {
+                    HashMap::new()
+                } else {
+                    self.router.counts()
+                },
                 leaving,
                 counts: Some(change.clone()),
-                ask: std::mem::take(&mut ask).iter().map(ToString::to_string).collect(),
+                ask: std::mem::take(&mut ask)
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
             };
-            match self.logic.call(bytes::Bytes::new(), "", call::Op::NodeBeat(beat)).await {
+            match self
+                .logic
+                .call(bytes::Bytes::new(), "", call::Op::NodeBeat(beat))
+                .await
+            {
                 Ok(reply::Result::NodeBeaten(beaten)) => {
                     self.router.learn(&beaten.online);
-                    self.knows_counts.store(beaten.knows_counts, Ordering::Relaxed);
-                    let goes_on = self.router.changed(change, beaten.knows_counts && beaten.counts_taken);
+                    self.knows_counts
+                        .store(beaten.knows_counts, Ordering::Relaxed);
+                    let goes_on = self
+                        .router
+                        .changed(change, beaten.knows_counts && beaten.counts_taken);
                     if leaving || !beaten.knows_counts || !goes_on {
                         return;
                     }
@@ -237,7 +302,10 @@ impl Node {
                 Ok(_) => return,
                 Err(fault) => {
                     self.router.change_lost(change);
-                    tracing::debug!(code = fault.code, "heartbeat not accepted by logic, will retry");
+                    tracing::debug!(
+                        code = fault.code,
+                        "heartbeat not accepted by logic, will retry"
+                    );
                     return;
                 }
             }
@@ -251,7 +319,9 @@ pub struct Handle(pub(crate) Arc<Node>);
 
 impl std::fmt::Debug for Handle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Handle").field("node", &self.0.options.node).finish_non_exhaustive()
+        f.debug_struct("Handle")
+            .field("node", &self.0.options.node)
+            .finish_non_exhaustive()
     }
 }
 
@@ -273,32 +343,77 @@ impl Handle {
 
     /// Delivers to the connections that are meant; how many took it. `speed` spreads a broadcast over time.
     pub async fn push(&self, request: PushRequest) -> u64 {
-        let Some(signal) = request.signal else { return 0 };
+        let Some(signal) = request.signal else {
+            return 0;
+        };
         let target = match request.target {
             Some(push_request::Target::Users(users)) => Target::Users(Arc::new(users.names)),
-            Some(push_request::Target::Devices(devices)) => Target::Devices(Arc::new(devices.names)),
-            Some(push_request::Target::UserDevice(which)) => Target::UserDevice(Arc::new((which.user, which.device))),
+            Some(push_request::Target::Devices(devices)) => {
+                Target::Devices(Arc::new(devices.names))
+            }
+            Some(push_request::Target::UserDevice(which)) => {
+                Target::UserDevice(Arc::new((which.user, which.device)))
+            }
             Some(push_request::Target::Everyone(true)) => Target::Everyone,
             Some(push_request::Target::Everyone(false)) | None => return 0,
         };
         let signal = Arc::new(translate::signal("", signal));
-        self.ask_all(|done| Command::Push { target: target.clone(), signal: Arc::clone(&signal), done }).await
+        self.ask_all(|done| Command::Push {
+            target: target.clone(),
+            signal: Arc::clone(&signal),
+            done,
+        })
+        .await
     }
 
     /// Ends the connections that are meant; how many.
     pub async fn kick(&self, request: KickRequest) -> u64 {
-        let KickRequest { user, device, conn, code, text } = request;
-        let code = u16::try_from(code).ok().and_then(CloseCode::from_number).unwrap_or(CloseCode::Kicked);
+        let KickRequest {
+            user,
+            device,
+            conn,
+            code,
+            text,
+        } = request;
+        let code = u16::try_from(code)
+            .ok()
+            .and_then(CloseCode::from_number)
+            .unwrap_or(CloseCode::Kicked);
         let which = Match { user, device, conn };
-        self.ask_all(|done| Command::Kick { which: which.clone(), code, text: text.clone(), done }).await
+        self.ask_all(|done| Command::Kick {
+            which: which.clone(),
+            code,
+            text: text.clone(),
+            done,
+        })
+        .await
     }
 
     /// A user's rooms have changed; how many of their connections are here.
     pub async fn rooms_changed(&self, request: RoomsChangedRequest) -> u64 {
-        let rooms = |names: Vec<String>| names.iter().filter_map(|name| RoomId::new(name).ok()).collect::<Vec<_>>();
-        let RoomsChangedRequest { user, added, removed, seq } = request;
-        let change = Arc::new(RoomsChange { user, added: rooms(added), removed: rooms(removed), seq });
-        self.ask_all(|done| Command::RoomsChanged { change: Arc::clone(&change), done }).await
+        let rooms = |names: Vec<String>| {
+            names
+                .iter()
+                .filter_map(|name| RoomId::new(name).ok())
+                .collect::<Vec<_>>()
+        };
+        let RoomsChangedRequest {
+            user,
+            added,
+            removed,
+            seq,
+        } = request;
+        let change = Arc::new(RoomsChange {
+            user,
+            added: rooms(added),
+            removed: rooms(removed),
+            seq,
+        });
+        self.ask_all(|done| Command::RoomsChanged {
+            change: Arc::clone(&change),
+            done,
+        })
+        .await
     }
 
     async fn ask_all(&self, command: impl Fn(oneshot::Sender<u64>) -> Command) -> u64 {
@@ -318,7 +433,10 @@ impl Handle {
 #[cfg(test)]
 impl Handle {
     /// A node with these shards that listens nowhere, and the count of its connections.
-    pub(crate) fn without_sockets(options: Options, shards: Vec<ShardHandle>) -> (Self, Arc<Admission>) {
+    pub(crate) fn without_sockets(
+        options: Options,
+        shards: Vec<ShardHandle>,
+    ) -> (Self, Arc<Admission>) {
         let nobody = Arc::new(crate::nobody::Nobody);
         let admission = Admission::new(&options);
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));

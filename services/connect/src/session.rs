@@ -35,7 +35,13 @@ pub(crate) enum Dialect {
 }
 
 /// Serves one socket until its end.
-pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, address: IpAddr, tcp: bool, permit: Permit) {
+pub(crate) async fn serve(
+    shard: Rc<Shard>,
+    stream: TcpStream,
+    address: IpAddr,
+    tcp: bool,
+    permit: Permit,
+) {
     let entrance = if tcp { Entrance::Tcp } else { Entrance::Ws };
     let bounds = (shard.options.outbox_bytes, Rc::clone(&shard.outboxes));
     let id = uuid::Uuid::now_v7().simple().to_string();
@@ -60,7 +66,9 @@ async fn close(connection: &Connection, socket: &mut SocketIo) {
     let upgrading = socket.is_upgrading();
     socket.forget();
     let ending = connection.ending();
-    let code = ending.as_ref().map_or("client_left", |ending| ending.code.name());
+    let code = ending
+        .as_ref()
+        .map_or("client_left", |ending| ending.code.name());
     metrics::CLOSED.with_label_values(&[code]).inc();
     if let Some(ending) = ending
         && !upgrading
@@ -93,7 +101,10 @@ mod tests {
     fn a_session_is_small() {
         let task = size(serve);
         let connection = size_of::<Connection>();
-        assert!(task <= 1_024, "the future of every idle session takes {task} bytes");
+        assert!(
+            task <= 1_024,
+            "the future of every idle session takes {task} bytes"
+        );
         assert!(connection <= 512, "a connection takes {connection} bytes");
     }
 }

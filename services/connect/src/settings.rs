@@ -70,7 +70,8 @@ fn clients(from: &mut Reader<'_>, default: Options) -> Options {
 
 fn net(text: &str) -> Result<IpNet, String> {
     let one = text.parse::<IpAddr>().map(IpNet::from);
-    one.or_else(|_| text.parse()).map_err(|_| "write an address or a network such as 10.0.0.0/8".to_owned())
+    one.or_else(|_| text.parse())
+        .map_err(|_| "write an address or a network such as 10.0.0.0/8".to_owned())
 }
 
 fn origin(text: &str) -> Result<String, String> {

@@ -120,7 +120,10 @@ impl Shard {
     ) -> Rc<Self> {
         let rates = Rates::new(&options);
         let paces = Paces::new(&options);
-        let early = Early::new(options.max_unidentified / options.shards, options.handshake_bytes / options.shards);
+        let early = Early::new(
+            options.max_unidentified / options.shards,
+            options.handshake_bytes / options.shards,
+        );
         let outboxes = Rc::new(Budget::new(options.outbox_total / options.shards));
         let limits = Limits {
             pending: options.room_pending,
@@ -179,9 +182,15 @@ impl Shard {
 
     /// The connection is authenticated.
     pub(crate) fn identified(&self, client: &Client) {
-        self.by_user.borrow_mut().entry(client.user().clone()).or_default().push(client.key);
+        self.by_user
+            .borrow_mut()
+            .entry(client.user().clone())
+            .or_default()
+            .push(client.key);
         self.early.leave();
-        metrics::CONNECTIONS.with_label_values(&[client.encoding.get().dialect()]).inc();
+        metrics::CONNECTIONS
+            .with_label_values(&[client.encoding.get().dialect()])
+            .inc();
         metrics::HANDSHAKE.observe(client.since.elapsed().as_secs_f64());
     }
 
@@ -194,18 +203,26 @@ impl Shard {
             self.count_online(connection, &room, false);
         }
         if self.forget_identity(connection) {
-            metrics::CONNECTIONS.with_label_values(&[connection.encoding.get().dialect()]).dec();
+            metrics::CONNECTIONS
+                .with_label_values(&[connection.encoding.get().dialect()])
+                .dec();
         } else {
             self.early.leave();
         }
-        self.connections.borrow_mut().try_remove(connection.key as usize);
+        self.connections
+            .borrow_mut()
+            .try_remove(connection.key as usize);
     }
 
     /// Whether it was known under its user's name: a handshake may end after logic's answer.
     fn forget_identity(&self, connection: &Connection) -> bool {
-        let Some(Authenticated { user, .. }) = connection.authenticated() else { return false };
+        let Some(Authenticated { user, .. }) = connection.authenticated() else {
+            return false;
+        };
         let mut by_user = self.by_user.borrow_mut();
-        let Some(keys) = by_user.get_mut(user) else { return false };
+        let Some(keys) = by_user.get_mut(user) else {
+            return false;
+        };
         let before = keys.len();
         keys.retain(|key| *key != connection.key);
         let was_known = keys.len() < before;
@@ -221,7 +238,8 @@ impl Shard {
 
     /// Whether a connection has ended, as it may while logic is asked: it must not be put into rooms then.
     pub(crate) fn is_gone(&self, connection: &Rc<Connection>) -> bool {
-        self.connection(connection.key).is_none_or(|current| !Rc::ptr_eq(&current, connection))
+        self.connection(connection.key)
+            .is_none_or(|current| !Rc::ptr_eq(&current, connection))
     }
 
     /// Where a room stands that somebody here is in or has just left.
@@ -231,19 +249,38 @@ impl Shard {
 
     /// Every connection, authenticated or not.
     pub(crate) fn everyone(&self) -> Vec<Rc<Connection>> {
-        self.connections.borrow().iter().map(|(_, connection)| Rc::clone(connection)).collect()
+        self.connections
+            .borrow()
+            .iter()
+            .map(|(_, connection)| Rc::clone(connection))
+            .collect()
     }
 
     pub(crate) fn of_user(&self, user: &str) -> Vec<Rc<Connection>> {
         let by_user = self.by_user.borrow();
         let keys = by_user.get(user).map(Vec::as_slice).unwrap_or_default();
-        keys.iter().filter_map(|key| self.connection(*key)).collect()
+        keys.iter()
+            .filter_map(|key| self.connection(*key))
+            .collect()
     }
 
     /// The connection is subscribed to a room from behind `after`; `head` is where logic saw the log's head just now.
-    pub(crate) fn join(self: &Rc<Self>, connection: &Connection, room: &RoomId, after: LogPosition, head: LogPosition) {
-        let checked_at = connection.rooms.borrow().get(room).map_or(head.seq, |heard| heard.checked_at.max(head.seq));
-        let heard = connection.rooms.borrow_mut().insert(room.clone(), Subscription { checked_at });
+    pub(crate) fn join(
+        self: &Rc<Self>,
+        connection: &Connection,
+        room: &RoomId,
+        after: LogPosition,
+        head: LogPosition,
+    ) {
+        let checked_at = connection
+            .rooms
+            .borrow()
+            .get(room)
+            .map_or(head.seq, |heard| heard.checked_at.max(head.seq));
+        let heard = connection
+            .rooms
+            .borrow_mut()
+            .insert(room.clone(), Subscription { checked_at });
         let mut effects = Vec::new();
         {
             let mut hub = self.hub.borrow_mut();
@@ -262,7 +299,9 @@ impl Shard {
     pub(crate) fn leave(&self, connection: &Connection, room: &RoomId) -> bool {
         let heard = connection.forget(room);
         if heard {
-            self.hub.borrow_mut().leave(room, connection.key, Instant::now());
+            self.hub
+                .borrow_mut()
+                .leave(room, connection.key, Instant::now());
             self.questions.borrow_mut().leave(room, connection.key);
             self.count_online(connection, room, false);
         }
@@ -282,7 +321,11 @@ impl Shard {
 
     /// Whether the entry about this user's membership is news to the connection.
     fn is_news(connection: &Connection, room: &RoomId, seq: Seq) -> bool {
-        connection.rooms.borrow().get(room).is_some_and(|subscription| seq > subscription.checked_at)
+        connection
+            .rooms
+            .borrow()
+            .get(room)
+            .is_some_and(|subscription| seq > subscription.checked_at)
     }
 }
 

@@ -77,5 +77,10 @@ pub(crate) fn unexpected() -> Fault {
 
 /// What this node refuses itself, and only for now.
 pub(crate) fn retryable(code: ErrorCode, text: &str) -> Fault {
-    Fault { code: code.name().to_owned(), text: text.to_owned(), retryable: true, field: String::new() }
+    Fault {
+        code: code.name().to_owned(),
+        text: text.to_owned(),
+        retryable: true,
+        field: String::new(),
+    }
 }

@@ -17,7 +17,12 @@ use im_proto::v1::{Fault, call, reply};
 #[async_trait]
 pub trait Logic: Send + Sync + 'static {
     /// One call. `grant` is what Authenticate returned, empty for calls of the node itself; `conn` likewise.
-    async fn call(&self, grant: bytes::Bytes, conn: &str, op: call::Op) -> Result<reply::Result, Fault>;
+    async fn call(
+        &self,
+        grant: bytes::Bytes,
+        conn: &str,
+        op: call::Op,
+    ) -> Result<reply::Result, Fault>;
 
     /// The same logic for the callers of one thread: asked once by each shard, on its runtime. What has to work for a call
     /// in the background works there too, so that a call wakes no other thread on its way up or down.

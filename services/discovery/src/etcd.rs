@@ -76,12 +76,29 @@ impl Options {
         let help = "The members of the etcd in which processes find each other.";
         Self {
             endpoints: from
-                .list("etcd_endpoints", "URL: http://host:port, https://host:port", parse, String::clone, help)
-                .check(|all| if all.is_empty() { Err("name one member at least".to_owned()) } else { Ok(()) })
+                .list(
+                    "etcd_endpoints",
+                    "URL: http://host:port, https://host:port",
+                    parse,
+                    String::clone,
+                    help,
+                )
+                .check(|all| {
+                    if all.is_empty() {
+                        Err("name one member at least".to_owned())
+                    } else {
+                        Ok(())
+                    }
+                })
                 .required(default.endpoints),
-            prefix: from.text("etcd_prefix", "What all keys in etcd begin with.").or(default.prefix),
+            prefix: from
+                .text("etcd_prefix", "What all keys in etcd begin with.")
+                .or(default.prefix),
             lease: from
-                .duration("etcd_lease", "How long the entry of a process that died stays.")
+                .duration(
+                    "etcd_lease",
+                    "How long the entry of a process that died stays.",
+                )
                 .within(Duration::from_secs(2)..=Duration::from_secs(600))
                 .or(default.lease),
             ..default
@@ -98,9 +115,14 @@ impl Options {
             let pem = tls.pem();
             let identity = Identity::from_pem(&pem.certificate, &pem.key);
             let authority = Certificate::from_pem(pem.authority_and_system());
-            connect = connect.with_tls(TlsOptions::new().ca_certificate(authority).identity(identity));
+            connect = connect.with_tls(
+                TlsOptions::new()
+                    .ca_certificate(authority)
+                    .identity(identity),
+            );
         }
-        self.within(Client::connect(&self.endpoints, Some(connect))).await
+        self.within(Client::connect(&self.endpoints, Some(connect)))
+            .await
     }
 
     pub(crate) async fn within<T>(
@@ -119,7 +141,9 @@ impl Options {
 
     /// Pauses without end.
     pub(crate) fn pauses(&self) -> ExponentialBackoff {
-        let pauses = ExponentialBuilder::new().with_min_delay(self.pause_min).with_max_delay(self.pause_max);
+        let pauses = ExponentialBuilder::new()
+            .with_min_delay(self.pause_min)
+            .with_max_delay(self.pause_max);
         pauses.with_jitter().without_max_times().build()
     }
 }

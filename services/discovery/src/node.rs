@@ -68,8 +68,14 @@ pub struct Node {
 
 impl Node {
     /// A node that has just started, with nothing known but its id, its gRPC address and its release.
-    pub fn new(id: impl Into<String>, address: impl Into<String>, version: impl Into<String>) -> Self {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    pub fn new(
+        id: impl Into<String>,
+        address: impl Into<String>,
+        version: impl Into<String>,
+    ) -> Self {
+        let since = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
         Self {
             id: id.into(),
             address: address.into(),

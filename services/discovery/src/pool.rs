@@ -56,7 +56,9 @@ impl PoolOptions {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(16 << 20);
-        let Some(tls) = &self.tls else { return Some(target.connect_lazy()) };
+        let Some(tls) = &self.tls else {
+            return Some(target.connect_lazy());
+        };
         Some(target.connect_with_connector_lazy(tls.connector(kind.certificate_name())))
     }
 }
@@ -96,7 +98,9 @@ impl<L> Endpoint<L> {
     /// Counts a call until the result is dropped.
     pub fn track(self: &Arc<Self>) -> InFlightGuard<L> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlightGuard { endpoint: Arc::clone(self) }
+        InFlightGuard {
+            endpoint: Arc::clone(self),
+        }
     }
 
     /// It answered: nothing is held against it any more.
@@ -109,7 +113,10 @@ impl<L> Endpoint<L> {
     /// It failed: it is not chosen for a while, longer each time, with jitter; after that the next call tries it.
     pub fn failed(&self) {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(16);
-        let pause = self.ejection_min.saturating_mul(1 << failures).min(self.ejection_max);
+        let pause = self
+            .ejection_min
+            .saturating_mul(1 << failures)
+            .min(self.ejection_max);
         let pause = pause.mul_f64(rand::random_range(0.75..1.25));
         let until = u64::try_from((self.began.elapsed() + pause).as_millis()).unwrap_or(u64::MAX);
         self.ejected_until.store(until, Ordering::Relaxed);
@@ -159,16 +166,28 @@ pub struct Pool<L> {
 
 impl<L> Clone for Pool<L> {
     fn clone(&self) -> Self {
-        Self { endpoints: Arc::clone(&self.endpoints), _end: Arc::clone(&self._end) }
+        Self {
+            endpoints: Arc::clone(&self.endpoints),
+            _end: Arc::clone(&self._end),
+        }
     }
 }
 
 impl<L: Send + Sync + 'static> Pool<L> {
     /// Follows a watch; `make` is given each new node and the channel to it.
-    pub fn start(options: PoolOptions, watch: Watch, make: impl FnMut(&Node, Channel) -> L + Send + 'static) -> Self {
+    pub fn start(
+        options: PoolOptions,
+        watch: Watch,
+        make: impl FnMut(&Node, Channel) -> L + Send + 'static,
+    ) -> Self {
         let endpoints = Arc::new(ArcSwap::from_pointee(Vec::new()));
         let end = CancellationToken::new();
-        let mut follower = Follower { options, make, endpoints: Arc::clone(&endpoints), kind: watch.kind() };
+        let mut follower = Follower {
+            options,
+            make,
+            endpoints: Arc::clone(&endpoints),
+            kind: watch.kind(),
+        };
         follower.follow(&watch.nodes());
         let ended = end.clone();
         tokio::spawn(async move {
@@ -177,7 +196,10 @@ impl<L: Send + Sync + 'static> Pool<L> {
                 () = ended.cancelled() => {}
             }
         });
-        Self { endpoints, _end: Arc::new(end.drop_guard()) }
+        Self {
+            endpoints,
+            _end: Arc::new(end.drop_guard()),
+        }
     }
 
     /// All of them.
@@ -187,7 +209,11 @@ impl<L: Send + Sync + 'static> Pool<L> {
 
     /// The one with this id.
     pub fn get(&self, id: &str) -> Option<Arc<Endpoint<L>>> {
-        self.endpoints.load().iter().find(|endpoint| endpoint.node.load().id == id).cloned()
+        self.endpoints
+            .load()
+            .iter()
+            .find(|endpoint| endpoint.node.load().id == id)
+            .cloned()
     }
 
     /// The better of two at random among those that `fits`, do not drain and are not ejected; where there is none, among
@@ -197,12 +223,16 @@ impl<L: Send + Sync + 'static> Pool<L> {
         let draining = |endpoint: &Endpoint<L>| endpoint.node.load().draining;
         let best = better_of_two(&endpoints, |e| fits(e) && !e.is_ejected() && !draining(e));
         let best = best.or_else(|| better_of_two(&endpoints, |e| fits(e) && !e.is_ejected()));
-        best.or_else(|| better_of_two(&endpoints, |e| fits(e))).cloned()
+        best.or_else(|| better_of_two(&endpoints, |e| fits(e)))
+            .cloned()
     }
 }
 
 /// One pass: each of those that fit has the same chance to be one of the two.
-fn better_of_two<L>(endpoints: &[Arc<Endpoint<L>>], fits: impl Fn(&Endpoint<L>) -> bool) -> Option<&Arc<Endpoint<L>>> {
+fn better_of_two<L>(
+    endpoints: &[Arc<Endpoint<L>>],
+    fits: impl Fn(&Endpoint<L>) -> bool,
+) -> Option<&Arc<Endpoint<L>>> {
     let mut first = None;
     let mut second = None;
     let mut seen = 0_u32;
@@ -220,7 +250,9 @@ fn better_of_two<L>(endpoints: &[Arc<Endpoint<L>>], fits: impl Fn(&Endpoint<L>) 
     }
     match (first, second) {
         (Some(one), Some(other)) if other.in_flight() < one.in_flight() => Some(other),
-        (Some(one), Some(other)) if other.in_flight() == one.in_flight() && rand::random() => Some(other),
+        (Some(one), Some(other)) if other.in_flight() == one.in_flight() && rand::random() => {
+            Some(other)
+        }
         (one, _) => one,
     }
 }
@@ -260,7 +292,10 @@ impl<L, M: FnMut(&Node, Channel) -> L> Follower<L, M> {
             }
         });
         let after: Vec<_> = after.collect();
-        for gone in before.iter().filter(|one| !after.iter().any(|other| Arc::ptr_eq(one, other))) {
+        for gone in before
+            .iter()
+            .filter(|one| !after.iter().any(|other| Arc::ptr_eq(one, other)))
+        {
             gone.listed.store(false, Ordering::Relaxed);
         }
         self.endpoints.store(Arc::new(after));
@@ -268,7 +303,11 @@ impl<L, M: FnMut(&Node, Channel) -> L> Follower<L, M> {
 
     fn endpoint(&mut self, node: &Node) -> Option<Arc<Endpoint<L>>> {
         let Some(channel) = self.options.channel(self.kind, &node.address) else {
-            tracing::warn!(node = node.id, address = node.address, "skipped an entry in etcd with an invalid address");
+            tracing::warn!(
+                node = node.id,
+                address = node.address,
+                "skipped an entry in etcd with an invalid address"
+            );
             return None;
         };
         Some(Arc::new(Endpoint {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use etcd_client::{Client, Compare, CompareOp, LeaseKeepAliveStream, LeaseKeeper, PutOptions, Txn, TxnOp};
+use etcd_client::{
+    Client, Compare, CompareOp, LeaseKeepAliveStream, LeaseKeeper, PutOptions, Txn, TxnOp,
+};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -28,8 +30,20 @@ impl Registration {
         let (registered_told, registered) = watch::channel(false);
         let end = CancellationToken::new();
         let timeout = options.timeout;
-        let registrar = Registrar { options, kind, wanted: wanted_seen, registered: registered_told, end: end.clone() };
-        Self { wanted, registered, end, task: tokio::spawn(registrar.run()), timeout }
+        let registrar = Registrar {
+            options,
+            kind,
+            wanted: wanted_seen,
+            registered: registered_told,
+            end: end.clone(),
+        };
+        Self {
+            wanted,
+            registered,
+            end,
+            task: tokio::spawn(registrar.run()),
+            timeout,
+        }
     }
 
     /// Changes the entry; written as soon as etcd can be reached, if it is another one.
@@ -49,14 +63,23 @@ impl Registration {
     /// Returns once the entry is in etcd.
     pub async fn standing(&self) {
         // The sender lives as long as the task, which ends only with `self`.
-        let _ = self.registered.clone().wait_for(|registered| *registered).await;
+        let _ = self
+            .registered
+            .clone()
+            .wait_for(|registered| *registered)
+            .await;
     }
 
     /// Takes the entry away. etcd being away, it is left to the lease.
     pub async fn revoke(mut self) {
         self.end.cancel();
-        if tokio::time::timeout(2 * self.timeout, &mut self.task).await.is_err() {
-            tracing::warn!("failed to remove the entry from etcd in time; it expires with its lease");
+        if tokio::time::timeout(2 * self.timeout, &mut self.task)
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                "failed to remove the entry from etcd in time; it expires with its lease"
+            );
         }
     }
 }
@@ -116,7 +139,9 @@ impl Registrar {
         };
         let kept = self.keep(&mut session).await;
         if kept.is_ok() {
-            self.options.within(session.client.lease_revoke(session.lease)).await?;
+            self.options
+                .within(session.client.lease_revoke(session.lease))
+                .await?;
         }
         kept
     }
@@ -124,10 +149,24 @@ impl Registrar {
     async fn open(&mut self) -> Result<Session, Error> {
         let mut client = self.options.client().await?;
         let ttl = i64::try_from(self.options.lease.as_secs().max(2)).unwrap_or(i64::MAX);
-        let lease = self.options.within(client.lease_grant(ttl, None)).await?.id();
-        let key = format!("{}{}", self.options.folder(self.kind), self.wanted.borrow().id);
+        let lease = self
+            .options
+            .within(client.lease_grant(ttl, None))
+            .await?
+            .id();
+        let key = format!(
+            "{}{}",
+            self.options.folder(self.kind),
+            self.wanted.borrow().id
+        );
         let (keeper, answers) = self.options.within(client.lease_keep_alive(lease)).await?;
-        let mut session = Session { client, key, lease, keeper, answers };
+        let mut session = Session {
+            client,
+            key,
+            lease,
+            keeper,
+            answers,
+        };
         self.put(&mut session).await?;
         self.registered.send_replace(true);
         REGISTERED.set(1);
@@ -155,7 +194,13 @@ impl Registrar {
     async fn put(&mut self, session: &mut Session) -> Result<(), Error> {
         let value = json(&self.wanted.borrow_and_update());
         let options = PutOptions::new().with_lease(session.lease);
-        self.options.within(session.client.put(session.key.clone(), value, Some(options))).await?;
+        self.options
+            .within(
+                session
+                    .client
+                    .put(session.key.clone(), value, Some(options)),
+            )
+            .await?;
         Ok(())
     }
 
@@ -168,8 +213,14 @@ impl Registrar {
         }
         let gone = Compare::version(session.key.clone(), CompareOp::Equal, 0);
         let value = json(&self.wanted.borrow());
-        let put = TxnOp::put(session.key.clone(), value, Some(PutOptions::new().with_lease(session.lease)));
-        self.options.within(session.client.txn(Txn::new().when([gone]).and_then([put]))).await?;
+        let put = TxnOp::put(
+            session.key.clone(),
+            value,
+            Some(PutOptions::new().with_lease(session.lease)),
+        );
+        self.options
+            .within(session.client.txn(Txn::new().when([gone]).and_then([put])))
+            .await?;
         Ok(())
     }
 }

@@ -35,7 +35,13 @@ impl Watch {
     pub fn start(options: Options, kind: Kind) -> Self {
         let (seen_told, seen) = watch::channel(Seen::default());
         let end = CancellationToken::new();
-        let follower = Follower { options, kind, seen: seen_told, known: Nodes::new(), lingering: BTreeMap::new() };
+        let follower = Follower {
+            options,
+            kind,
+            seen: seen_told,
+            known: Nodes::new(),
+            lingering: BTreeMap::new(),
+        };
         let ended = end.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -43,14 +49,28 @@ impl Watch {
                 () = ended.cancelled() => {}
             }
         });
-        Self { kind, seen, _end: Arc::new(end.drop_guard()) }
+        Self {
+            kind,
+            seen,
+            _end: Arc::new(end.drop_guard()),
+        }
     }
 
     /// A list that never changes, for whoever knows the processes without etcd.
     pub fn fixed(kind: Kind, nodes: impl IntoIterator<Item = Node>) -> Self {
-        let nodes = nodes.into_iter().map(|node| (node.id.clone(), node)).collect();
-        let (_, seen) = watch::channel(Seen { nodes: Arc::new(nodes), once: true });
-        Self { kind, seen, _end: Arc::new(CancellationToken::new().drop_guard()) }
+        let nodes = nodes
+            .into_iter()
+            .map(|node| (node.id.clone(), node))
+            .collect();
+        let (_, seen) = watch::channel(Seen {
+            nodes: Arc::new(nodes),
+            once: true,
+        });
+        Self {
+            kind,
+            seen,
+            _end: Arc::new(CancellationToken::new().drop_guard()),
+        }
     }
 
     /// Which kind.
@@ -77,7 +97,13 @@ impl Watch {
 
     /// Returns as soon as what is known satisfies a condition.
     pub async fn until(&self, condition: impl Fn(&BTreeMap<String, Node>) -> bool) {
-        if self.seen.clone().wait_for(|seen| condition(&seen.nodes)).await.is_err() {
+        if self
+            .seen
+            .clone()
+            .wait_for(|seen| condition(&seen.nodes))
+            .await
+            .is_err()
+        {
             std::future::pending::<()>().await;
         }
     }
@@ -128,8 +154,15 @@ impl Follower {
 
     async fn read(&mut self, client: &mut Client) -> Result<i64, Error> {
         let folder = self.options.folder(self.kind);
-        let list = self.options.within(client.get(folder, Some(GetOptions::new().with_prefix()))).await?;
-        let found: Nodes = list.kvs().iter().filter_map(|kv| parse(kv.key(), kv.value())).collect();
+        let list = self
+            .options
+            .within(client.get(folder, Some(GetOptions::new().with_prefix())))
+            .await?;
+        let found: Nodes = list
+            .kvs()
+            .iter()
+            .filter_map(|kv| parse(kv.key(), kv.value()))
+            .collect();
         let until = Instant::now() + 2 * self.options.lease;
         for id in self.known.keys().filter(|id| !found.contains_key(*id)) {
             self.lingering.entry(id.clone()).or_insert(until);
@@ -137,13 +170,24 @@ impl Follower {
         self.lingering.retain(|id, _| !found.contains_key(id));
         self.known.extend(found);
         self.publish();
-        Ok(list.header().map_or(0, etcd_client::ResponseHeader::revision))
+        Ok(list
+            .header()
+            .map_or(0, etcd_client::ResponseHeader::revision))
     }
 
-    async fn follow(&mut self, mut client: Client, revision: i64) -> Result<std::convert::Infallible, Error> {
-        let options = WatchOptions::new().with_prefix().with_start_revision(revision + 1);
+    async fn follow(
+        &mut self,
+        mut client: Client,
+        revision: i64,
+    ) -> Result<std::convert::Infallible, Error> {
+        let options = WatchOptions::new()
+            .with_prefix()
+            .with_start_revision(revision + 1);
         let folder = self.options.folder(self.kind);
-        let mut changes = self.options.within(client.watch(folder, Some(options))).await?;
+        let mut changes = self
+            .options
+            .within(client.watch(folder, Some(options)))
+            .await?;
         WATCHING.with_label_values(&[self.kind.as_str()]).set(1);
         loop {
             let next_end = self.lingering.values().min().copied();
@@ -154,10 +198,15 @@ impl Follower {
                     continue;
                 }
             };
-            let Some(change) = change else { return Err(Error::WatchEnded("closed by etcd".to_owned())) };
+            let Some(change) = change else {
+                return Err(Error::WatchEnded("closed by etcd".to_owned()));
+            };
             if change.canceled() {
                 // What is asked for may be compacted away: everything is read anew.
-                return Err(Error::WatchEnded(format!("cancelled by etcd: {}", change.cancel_reason())));
+                return Err(Error::WatchEnded(format!(
+                    "cancelled by etcd: {}",
+                    change.cancel_reason()
+                )));
             }
             for event in change.events() {
                 self.apply(event);
@@ -188,8 +237,12 @@ impl Follower {
 
     fn end_lingering(&mut self) {
         let now = Instant::now();
-        let ended: Vec<String> =
-            self.lingering.iter().filter(|(_, until)| **until <= now).map(|(id, _)| id.clone()).collect();
+        let ended: Vec<String> = self
+            .lingering
+            .iter()
+            .filter(|(_, until)| **until <= now)
+            .map(|(id, _)| id.clone())
+            .collect();
         for id in ended {
             self.lingering.remove(&id);
             self.known.remove(&id);
@@ -198,11 +251,16 @@ impl Follower {
     }
 
     fn publish(&self) {
-        NODES.with_label_values(&[self.kind.as_str()]).set(i64::try_from(self.known.len()).unwrap_or(i64::MAX));
+        NODES
+            .with_label_values(&[self.kind.as_str()])
+            .set(i64::try_from(self.known.len()).unwrap_or(i64::MAX));
         self.seen.send_if_modified(|seen| {
             let changed = *seen.nodes != self.known || !seen.once;
             if changed {
-                *seen = Seen { nodes: Arc::new(self.known.clone()), once: true };
+                *seen = Seen {
+                    nodes: Arc::new(self.known.clone()),
+                    once: true,
+                };
             }
             changed
         });
@@ -217,7 +275,13 @@ async fn until(instant: Option<Instant>) {
 }
 
 fn id_of(key: &[u8]) -> Option<String> {
-    Some(std::str::from_utf8(key).ok()?.rsplit_once('/')?.1.to_owned())
+    Some(
+        std::str::from_utf8(key)
+            .ok()?
+            .rsplit_once('/')?
+            .1
+            .to_owned(),
+    )
 }
 
 /// Entries that are not understood are somebody else's, or of a much newer release: said, and left out.

@@ -64,7 +64,9 @@ pub enum Error {
 /// # Errors
 /// [`Error`].
 pub async fn get(url: &str, limits: Limits) -> Result<Answer, Error> {
-    let request = Request::get(url).body(Bytes::new()).map_err(|_| Error::Url(url.to_owned()))?;
+    let request = Request::get(url)
+        .body(Bytes::new())
+        .map_err(|_| Error::Url(url.to_owned()))?;
     send(request, limits).await
 }
 
@@ -75,40 +77,69 @@ pub async fn get(url: &str, limits: Limits) -> Result<Answer, Error> {
 pub async fn send(request: Request<Bytes>, limits: Limits) -> Result<Answer, Error> {
     let uri = request.uri();
     let host = uri.host().filter(|_| uri.scheme() == Some(&Scheme::HTTP));
-    let host = host.ok_or_else(|| Error::Url(uri.to_string()))?.trim_matches(['[', ']']).to_owned();
+    let host = host
+        .ok_or_else(|| Error::Url(uri.to_string()))?
+        .trim_matches(['[', ']'])
+        .to_owned();
     let port = uri.port_u16().unwrap_or(80);
     let asking = async {
-        let stream = TcpStream::connect((host.as_str(), port)).await.map_err(Error::Connect)?;
+        let stream = TcpStream::connect((host.as_str(), port))
+            .await
+            .map_err(Error::Connect)?;
         exchange(stream, request, limits.max_body).await
     };
-    timeout(limits.timeout, asking).await.map_err(|_| Error::Timeout(limits.timeout))?
+    timeout(limits.timeout, asking)
+        .await
+        .map_err(|_| Error::Timeout(limits.timeout))?
 }
 
 /// A request over a connection that is there, such as one over TLS; the URL's host is named in the `Host` header.
 ///
 /// # Errors
 /// [`Error`].
-pub async fn send_over<S>(stream: S, request: Request<Bytes>, limits: Limits) -> Result<Answer, Error>
+pub async fn send_over<S>(
+    stream: S,
+    request: Request<Bytes>,
+    limits: Limits,
+) -> Result<Answer, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let asking = exchange(stream, request, limits.max_body);
-    timeout(limits.timeout, asking).await.map_err(|_| Error::Timeout(limits.timeout))?
+    timeout(limits.timeout, asking)
+        .await
+        .map_err(|_| Error::Timeout(limits.timeout))?
 }
 
-async fn exchange<S>(stream: S, mut request: Request<Bytes>, max_body: usize) -> Result<Answer, Error>
+async fn exchange<S>(
+    stream: S,
+    mut request: Request<Bytes>,
+    max_body: usize,
+) -> Result<Answer, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(Error::Broken)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(Error::Broken)?;
     // What ends it is reported by the answer.
     let connection = AbortOnDrop(tokio::spawn(connection));
     let uri = std::mem::take(request.uri_mut());
-    if let Some(host) = uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()) {
+    if let Some(host) = uri
+        .authority()
+        .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
+    {
         request.headers_mut().insert(HOST, host);
     }
-    *request.uri_mut() = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")).into();
-    let answer = sender.send_request(request.map(Full::new)).await.map_err(Error::Broken)?;
+    *request.uri_mut() = uri
+        .path_and_query()
+        .cloned()
+        .unwrap_or(PathAndQuery::from_static("/"))
+        .into();
+    let answer = sender
+        .send_request(request.map(Full::new))
+        .await
+        .map_err(Error::Broken)?;
     let status = answer.status();
     let body = Limited::new(answer.into_body(), max_body).collect().await;
     drop(connection);
@@ -119,7 +150,10 @@ where
             Error::TooLarge(max_body)
         }
     })?;
-    Ok(Answer { status, body: body.to_bytes() })
+    Ok(Answer {
+        status,
+        body: body.to_bytes(),
+    })
 }
 
 /// The connection's task ends with the request, also where that is given up.
@@ -151,7 +185,10 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { timeout: Duration::from_secs(5), max_body: 8 };
+    const LIMITS: Limits = Limits {
+        timeout: Duration::from_secs(5),
+        max_body: 8,
+    };
 
     /// Answers one request with this and returns what was asked.
     async fn server(answer: &'static str) -> (String, tokio::task::JoinHandle<String>) {
@@ -171,9 +208,17 @@ mod tests {
     async fn a_request_names_path_and_host_and_every_status_is_an_answer() {
         let (url, asked) = server("HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\nno").await;
         let answer = get(&url, LIMITS).await.unwrap();
-        assert_eq!((answer.status.as_u16(), answer.text().as_str()), (404, "no"));
+        assert_eq!(
+            (answer.status.as_u16(), answer.text().as_str()),
+            (404, "no")
+        );
         let asked = asked.await.unwrap();
-        let host = url.parse::<hyper::Uri>().unwrap().authority().unwrap().to_string();
+        let host = url
+            .parse::<hyper::Uri>()
+            .unwrap()
+            .authority()
+            .unwrap()
+            .to_string();
         assert!(asked.starts_with("GET /a/b?c=d HTTP/1.1\r\n"), "{asked}");
         assert!(asked.contains(&format!("host: {host}\r\n")), "{asked}");
     }
@@ -187,7 +232,10 @@ mod tests {
         let (url, _) = server("hello").await;
         assert!(matches!(get(&url, LIMITS).await, Err(Error::Broken(_))));
         for wrong in ["https://localhost/", "localhost:1", "http://", "/"] {
-            assert!(matches!(get(wrong, LIMITS).await, Err(Error::Url(_))), "{wrong}");
+            assert!(
+                matches!(get(wrong, LIMITS).await, Err(Error::Url(_))),
+                "{wrong}"
+            );
         }
     }
 
@@ -195,7 +243,10 @@ mod tests {
     async fn nobody_and_silence_are_told_apart() {
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", silent.local_addr().unwrap());
-        let short = Limits { timeout: Duration::from_millis(50), ..LIMITS };
+        let short = Limits {
+            timeout: Duration::from_millis(50),
+            ..LIMITS
+        };
         assert!(matches!(get(&url, short).await, Err(Error::Timeout(_))));
         drop(silent);
         assert!(matches!(get(&url, LIMITS).await, Err(Error::Connect(_))));

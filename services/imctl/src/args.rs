@@ -51,7 +51,11 @@ pub(crate) enum Command {
     #[command(disable_help_flag = true)]
     Bench {
         /// As `imctl bench --help` lists them.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "OPTIONS"
+        )]
         args: Vec<OsString>,
     },
 }
@@ -90,7 +94,13 @@ pub(crate) struct TokenArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ConnectArgs {
     /// tcp://host:3101 or ws://host:3102/ws; may be given several times.
-    #[arg(long, short, env = "IM_ADDRESS", value_delimiter = ',', default_value = "tcp://localhost:3101")]
+    #[arg(
+        long,
+        short,
+        env = "IM_ADDRESS",
+        value_delimiter = ',',
+        default_value = "tcp://localhost:3101"
+    )]
     pub(crate) address: Vec<String>,
     /// The HTTP API; without, port 3111 of the first address's host.
     #[arg(long, env = "IM_HTTP", value_name = "URL")]
@@ -317,17 +327,30 @@ mod tests {
 
     #[test]
     fn the_documented_token_line_is_understood() {
-        let line = "imctl token --secret S --user U --device D --ttl 1h --admin --rooms live://* news";
-        let Command::Token(token) = Imctl::try_parse_from(line.split(' ')).unwrap().command else { panic!() };
-        assert_eq!((token.user.as_str(), token.rooms.len(), token.admin), ("U", 2, true));
+        let line =
+            "imctl token --secret S --user U --device D --ttl 1h --admin --rooms live://* news";
+        let Command::Token(token) = Imctl::try_parse_from(line.split(' ')).unwrap().command else {
+            panic!()
+        };
+        assert_eq!(
+            (token.user.as_str(), token.rooms.len(), token.admin),
+            ("U", 2, true)
+        );
     }
 
     #[test]
     fn bans_are_about_somebody_else_than_who_makes_them() {
         let line = "imctl ban eve --banned-device phone --for 1h --reason spam --secret S --user root --admin";
-        let Command::Ban(ban) = Imctl::try_parse_from(line.split(' ')).unwrap().command else { panic!() };
-        assert_eq!((ban.whom.whom.as_deref(), ban.connect.user.as_deref()), (Some("eve"), Some("root")));
-        assert!(Imctl::try_parse_from("imctl ban eve --from 10.0.0.1 --token T".split(' ')).is_err());
+        let Command::Ban(ban) = Imctl::try_parse_from(line.split(' ')).unwrap().command else {
+            panic!()
+        };
+        assert_eq!(
+            (ban.whom.whom.as_deref(), ban.connect.user.as_deref()),
+            (Some("eve"), Some("root"))
+        );
+        assert!(
+            Imctl::try_parse_from("imctl ban eve --from 10.0.0.1 --token T".split(' ')).is_err()
+        );
     }
 
     #[test]

@@ -17,8 +17,15 @@ const COLUMNS: &[&str] = &["id", "kind", "until", "before", "by", "made", "reaso
 const TIME: &str = "%Y-%m-%d %H:%M:%S";
 
 fn whom(whom: &WhomArgs) -> Vec<(&'static str, &str)> {
-    let given = [("user", &whom.whom), ("device", &whom.banned_device), ("address", &whom.from)];
-    given.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect()
+    let given = [
+        ("user", &whom.whom),
+        ("device", &whom.banned_device),
+        ("address", &whom.from),
+    ];
+    given
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value.as_deref()?)))
+        .collect()
 }
 
 fn nobody() -> Failure {
@@ -26,24 +33,44 @@ fn nobody() -> Failure {
 }
 
 /// Bans.
-pub(crate) async fn ban(args: &BanArgs, credentials: &Credentials, output: &mut Output) -> Result<(), Failure> {
-    let mut body: Map<String, Value> =
-        whom(&args.whom).into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+pub(crate) async fn ban(
+    args: &BanArgs,
+    credentials: &Credentials,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let mut body: Map<String, Value> = whom(&args.whom)
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect();
     if body.is_empty() {
         return Err(nobody());
     }
     if let Some(length) = args.length {
-        body.insert("for".to_owned(), json!(u64::try_from(length.as_millis()).unwrap_or(u64::MAX)));
+        body.insert(
+            "for".to_owned(),
+            json!(u64::try_from(length.as_millis()).unwrap_or(u64::MAX)),
+        );
     }
     if let Some(reason) = &args.reason {
         body.insert("reason".to_owned(), reason.as_str().into());
     }
-    let made = api::send(&args.connect, credentials, Method::POST, "/v1/bans", Some(Value::Object(body))).await?;
+    let made = api::send(
+        &args.connect,
+        credentials,
+        Method::POST,
+        "/v1/bans",
+        Some(Value::Object(body)),
+    )
+    .await?;
     told(&made, args.connect.json, output)
 }
 
 /// Lifts a ban, or takes back a revocation by its id.
-pub(crate) async fn unban(args: &UnbanArgs, credentials: &Credentials, output: &mut Output) -> Result<(), Failure> {
+pub(crate) async fn unban(
+    args: &UnbanArgs,
+    credentials: &Credentials,
+    output: &mut Output,
+) -> Result<(), Failure> {
     let path = match &args.id {
         Some(id) => format!("/v1/bans/{}", http::segment(id)),
         None => {
@@ -51,7 +78,10 @@ pub(crate) async fn unban(args: &UnbanArgs, credentials: &Credentials, output: &
             if about.is_empty() {
                 return Err(nobody());
             }
-            let query: Vec<_> = about.iter().map(|(name, value)| format!("{name}={}", http::segment(value))).collect();
+            let query: Vec<_> = about
+                .iter()
+                .map(|(name, value)| format!("{name}={}", http::segment(value)))
+                .collect();
             format!("/v1/bans?{}", query.join("&"))
         }
     };
@@ -60,31 +90,64 @@ pub(crate) async fn unban(args: &UnbanArgs, credentials: &Credentials, output: &
         return output.json(&answer);
     }
     let id = printable(answer["id"].as_str().unwrap_or_default());
-    output.line(&if answer["changed"] == true { format!("{id}: lifted") } else { format!("{id}: there was none") })
+    output.line(&if answer["changed"] == true {
+        format!("{id}: lifted")
+    } else {
+        format!("{id}: there was none")
+    })
 }
 
 /// Ends the tokens that a user has.
-pub(crate) async fn revoke(args: &RevokeArgs, credentials: &Credentials, output: &mut Output) -> Result<(), Failure> {
+pub(crate) async fn revoke(
+    args: &RevokeArgs,
+    credentials: &Credentials,
+    output: &mut Output,
+) -> Result<(), Failure> {
     let mut body = Map::new();
     if let Some(ago) = args.older_than {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        body.insert("before".to_owned(), json!(u64::try_from(now.saturating_sub(ago).as_millis()).unwrap_or(0)));
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        body.insert(
+            "before".to_owned(),
+            json!(u64::try_from(now.saturating_sub(ago).as_millis()).unwrap_or(0)),
+        );
     }
     if let Some(length) = args.length {
-        body.insert("for".to_owned(), json!(u64::try_from(length.as_millis()).unwrap_or(u64::MAX)));
+        body.insert(
+            "for".to_owned(),
+            json!(u64::try_from(length.as_millis()).unwrap_or(u64::MAX)),
+        );
     }
     let path = format!("/v1/users/{}/revoke", http::segment(&args.whom));
-    let made = api::send(&args.connect, credentials, Method::POST, &path, Some(Value::Object(body))).await?;
+    let made = api::send(
+        &args.connect,
+        credentials,
+        Method::POST,
+        &path,
+        Some(Value::Object(body)),
+    )
+    .await?;
     told(&made, args.connect.json, output)
 }
 
 /// Those in force.
-pub(crate) async fn all(args: &ListArgs, credentials: &Credentials, output: &mut Output) -> Result<(), Failure> {
+pub(crate) async fn all(
+    args: &ListArgs,
+    credentials: &Credentials,
+    output: &mut Output,
+) -> Result<(), Failure> {
     let mut bans = list::all(&args.connect, credentials, "/v1/bans", "bans").await?;
     if !args.connect.json {
         bans.iter_mut().for_each(readable);
     }
-    list::show(&json!({ "bans": bans }), "bans", COLUMNS, args.connect.json, output)
+    list::show(
+        &json!({ "bans": bans }),
+        "bans",
+        COLUMNS,
+        args.connect.json,
+        output,
+    )
 }
 
 /// Times as the clock on the wall shows them.
@@ -101,9 +164,15 @@ fn told(made: &Value, json: bool, output: &mut Output) -> Result<(), Failure> {
         return output.json(made);
     }
     let id = printable(made["id"].as_str().unwrap_or_default());
-    let until = made["until"].as_u64().map(|until| format!(" until {}", local_time(until, TIME))).unwrap_or_default();
+    let until = made["until"]
+        .as_u64()
+        .map(|until| format!(" until {}", local_time(until, TIME)))
+        .unwrap_or_default();
     let what = match made["before"].as_u64() {
-        Some(before) => format!("tokens issued before {} are refused", local_time(before, TIME)),
+        Some(before) => format!(
+            "tokens issued before {} are refused",
+            local_time(before, TIME)
+        ),
         None => "banned".to_owned(),
     };
     output.line(&format!("{id}: {what}{until}"))

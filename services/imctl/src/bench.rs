@@ -11,9 +11,14 @@ use im_cli::failure::{Exit, Failure};
 pub(crate) fn run(args: &[OsString]) -> Result<(), Failure> {
     let program = std::env::current_exe()?.with_file_name("im-bench");
     let error = Command::new(&program).arg0("imctl bench").args(args).exec();
-    let failure = Failure::new(Exit::Failed, format!("cannot run {}: {error}", program.display()));
+    let failure = Failure::new(
+        Exit::Failed,
+        format!("cannot run {}: {error}", program.display()),
+    );
     Err(match error.kind() {
-        ErrorKind::NotFound => failure.hint("it belongs beside imctl: cargo build --release -p im-bench"),
+        ErrorKind::NotFound => {
+            failure.hint("it belongs beside imctl: cargo build --release -p im-bench")
+        }
         _ => failure,
     })
 }

@@ -15,8 +15,8 @@ use futures::stream::FuturesUnordered;
 use im_cli::failure::Failure;
 use im_cli::http;
 use im_client::{
-    Body, Client, ErrorCode, Event, Message, Outgoing, Page, Part, Position, ReadState, RequestError, RoomId,
-    SendError, Sent, Seq, SubscribedRoom,
+    Body, Client, ErrorCode, Event, Message, Outgoing, Page, Part, Position, ReadState,
+    RequestError, RoomId, SendError, Sent, Seq, SubscribedRoom,
 };
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
@@ -136,29 +136,48 @@ impl Chat<'_> {
     /// Whether everything that was asked for has come, and everything that was said is shown.
     fn is_settled(&self) -> bool {
         let shown = |(room, seq): (&RoomId, &Seq)| {
-            self.screen.rooms.get(room).is_none_or(|view| view.shown.is_some_and(|(_, last)| last >= *seq))
+            self.screen
+                .rooms
+                .get(room)
+                .is_none_or(|view| view.shown.is_some_and(|(_, last)| last >= *seq))
         };
         self.jobs.is_empty() && self.to_read.is_empty() && self.owed.iter().all(shown)
     }
 
     fn greet(&mut self) -> Result<(), Failure> {
         if self.keyboard.is_terminal() {
-            self.print(&self.screen.remark("/help shows what you can do; Ctrl-D leaves"))?;
+            self.print(
+                &self
+                    .screen
+                    .remark("/help shows what you can do; Ctrl-D leaves"),
+            )?;
         }
         Ok(())
     }
 
     fn prompt(&self) {
-        let rooms = self.screen.rooms.keys().map(|room| room.as_str().to_owned());
+        let rooms = self
+            .screen
+            .rooms
+            .keys()
+            .map(|room| room.as_str().to_owned());
         self.keyboard.prompt(self.screen.prompt(), rooms.collect());
     }
 
     fn print(&mut self, line: &str) -> Result<(), Failure> {
-        if self.args.connect.json { Ok(()) } else { self.keyboard.print(line) }
+        if self.args.connect.json {
+            Ok(())
+        } else {
+            self.keyboard.print(line)
+        }
     }
 
     fn print_json(&mut self, value: &Value) -> Result<(), Failure> {
-        if self.args.connect.json { self.keyboard.print(&value.to_string()) } else { Ok(()) }
+        if self.args.connect.json {
+            self.keyboard.print(&value.to_string())
+        } else {
+            Ok(())
+        }
     }
 
     fn complain(&mut self, text: &str) -> Result<(), Failure> {
@@ -167,7 +186,9 @@ impl Chat<'_> {
     }
 
     fn hear(&mut self, event: &Event) -> Result<(), Failure> {
-        if let Event::Signal { room, from, kind, .. } = event
+        if let Event::Signal {
+            room, from, kind, ..
+        } = event
             && kind == "typing"
             && !self.is_news((room.clone(), from.clone()))
         {
@@ -178,7 +199,8 @@ impl Chat<'_> {
             self.print(&line)?;
         }
         if let Event::Message(message) = event {
-            self.typing_shown.remove(&(message.room.to_string(), message.from.clone()));
+            self.typing_shown
+                .remove(&(message.room.to_string(), message.from.clone()));
             self.seen(&message.room, message.seq);
         }
         Ok(())
@@ -187,7 +209,8 @@ impl Chat<'_> {
     /// Whether it is long ago that this user was shown typing in this room.
     fn is_news(&mut self, who: (String, String)) -> bool {
         let now = Instant::now();
-        self.typing_shown.retain(|_, at| now.duration_since(*at) < TYPING_EVERY * 2);
+        self.typing_shown
+            .retain(|_, at| now.duration_since(*at) < TYPING_EVERY * 2);
         self.typing_shown.insert(who, now).is_none()
     }
 
@@ -196,10 +219,16 @@ impl Chat<'_> {
         if self.screen.current.as_ref() != Some(room) {
             return;
         }
-        if let Some(view) = self.screen.rooms.get_mut(room).filter(|view| view.read < seq) {
+        if let Some(view) = self
+            .screen
+            .rooms
+            .get_mut(room)
+            .filter(|view| view.read < seq)
+        {
             view.read = seq;
             self.to_read.insert(room.clone(), seq);
-            self.read_at.get_or_insert_with(|| Instant::now() + READ_AFTER);
+            self.read_at
+                .get_or_insert_with(|| Instant::now() + READ_AFTER);
         }
     }
 
@@ -241,7 +270,10 @@ impl Chat<'_> {
             Input::Typing => self.typing(),
             Input::Help => {
                 for (command, meaning) in HELP {
-                    self.print(&format!("  {}  {meaning}", self.screen.emphasis(&format!("{command:<14}"))))?;
+                    self.print(&format!(
+                        "  {}  {meaning}",
+                        self.screen.emphasis(&format!("{command:<14}"))
+                    ))?;
                 }
             }
             Input::Wrong(reason) => self.complain(&reason)?,
@@ -257,12 +289,16 @@ impl Chat<'_> {
     }
 
     fn say(&mut self, kind: &'static str, text: String) -> Result<(), Failure> {
-        let Some(room) = self.here()? else { return Ok(()) };
+        let Some(room) = self.here()? else {
+            return Ok(());
+        };
         let client = self.client.clone();
         self.typed_at = None;
-        let message = Outgoing::new(room, kind, Body::Text(text.clone().into())).deadline(self.args.connect.timeout);
+        let message = Outgoing::new(room, kind, Body::Text(text.clone().into()))
+            .deadline(self.args.connect.timeout);
         // In the order typed: the first poll hands the message over.
-        let mut job: BoxFuture<'static, Done> = Box::pin(async move { Done::Sent(text, client.send(message).await) });
+        let mut job: BoxFuture<'static, Done> =
+            Box::pin(async move { Done::Sent(text, client.send(message).await) });
         if let Some(done) = futures::FutureExt::now_or_never(&mut job) {
             return self.done(done);
         }
@@ -282,16 +318,27 @@ impl Chat<'_> {
 
     fn leave(&mut self, room: RoomId) {
         let client = self.client.clone();
-        self.jobs.push(Box::pin(async move { Done::Left(client.unsubscribe(vec![room]).await) }));
+        self.jobs.push(Box::pin(async move {
+            Done::Left(client.unsubscribe(vec![room]).await)
+        }));
     }
 
     fn older(&mut self, count: u32) -> Result<(), Failure> {
-        let Some(room) = self.here()? else { return Ok(()) };
-        let first = self.screen.rooms.get(&room).and_then(|view| view.shown).map(|(first, _)| first);
+        let Some(room) = self.here()? else {
+            return Ok(());
+        };
+        let first = self
+            .screen
+            .rooms
+            .get(&room)
+            .and_then(|view| view.shown)
+            .map(|(first, _)| first);
         let part = first.map_or(Part::Latest, Part::Before);
         let client = self.client.clone();
         let job = async move {
-            let messages = history::read(&client, &room, part, count).await.map(|(messages, _)| messages);
+            let messages = history::read(&client, &room, part, count)
+                .await
+                .map(|(messages, _)| messages);
             Done::Older(room, messages)
         };
         self.jobs.push(Box::pin(job));
@@ -299,7 +346,9 @@ impl Chat<'_> {
     }
 
     fn who(&mut self) -> Result<(), Failure> {
-        let Some(room) = self.here()? else { return Ok(()) };
+        let Some(room) = self.here()? else {
+            return Ok(());
+        };
         let connect = self.args.connect.clone();
         let credentials = self.credentials.clone();
         let job = async move {
@@ -312,7 +361,10 @@ impl Chat<'_> {
 
     fn typing(&mut self) {
         let now = Instant::now();
-        if self.typed_at.is_some_and(|at| now.duration_since(at) < TYPING_EVERY) {
+        if self
+            .typed_at
+            .is_some_and(|at| now.duration_since(at) < TYPING_EVERY)
+        {
             return;
         }
         if let Some(room) = self.screen.current.clone() {
@@ -338,7 +390,10 @@ impl Chat<'_> {
                 self.complain(&format!("{name}: {}", reason(&error)))
             }
             Done::Older(room, Ok(messages)) if messages.is_empty() => {
-                self.print(&self.screen.remark(&format!("nothing older in {}", self.screen.room_name(&room))))
+                self.print(&self.screen.remark(&format!(
+                    "nothing older in {}",
+                    self.screen.room_name(&room)
+                )))
             }
             Done::Older(_, Ok(messages)) => self.backlog(&messages),
             Done::Older(_, Err(failure)) => self.complain(&failure.text),
@@ -367,7 +422,12 @@ impl Chat<'_> {
         }
     }
 
-    fn joined(&mut self, room: &RoomId, page: &Page, results: &[SubscribedRoom]) -> Result<(), Failure> {
+    fn joined(
+        &mut self,
+        room: &RoomId,
+        page: &Page,
+        results: &[SubscribedRoom],
+    ) -> Result<(), Failure> {
         if let Some(SubscribedRoom::Refused { .. }) = results.first() {
             // The event of the refusal has told why.
             return Ok(());
@@ -389,7 +449,11 @@ impl Chat<'_> {
     /// Messages of a room's past, without those that are on the screen already.
     fn backlog(&mut self, messages: &[Message]) -> Result<(), Failure> {
         for message in messages {
-            let shown = self.screen.rooms.get(&message.room).and_then(|view| view.shown);
+            let shown = self
+                .screen
+                .rooms
+                .get(&message.room)
+                .and_then(|view| view.shown);
             if shown.is_some_and(|(first, last)| (first..=last).contains(&message.seq)) {
                 continue;
             }
@@ -405,8 +469,9 @@ impl Chat<'_> {
             Some(members) => members.iter().map(member).collect(),
             None => {
                 let view = self.screen.rooms.get(room);
-                let mut speakers: Vec<String> =
-                    view.map(|view| view.speakers.iter().map(|name| printable(name)).collect()).unwrap_or_default();
+                let mut speakers: Vec<String> = view
+                    .map(|view| view.speakers.iter().map(|name| printable(name)).collect())
+                    .unwrap_or_default();
                 if speakers.is_empty() {
                     speakers.push("nobody has spoken yet".to_owned());
                 }
@@ -414,15 +479,29 @@ impl Chat<'_> {
             }
         };
         let what = if listed.is_some() { "in" } else { "heard in" };
-        self.print(&self.screen.remark(&format!("{what} {}: {}", self.screen.room_name(room), names.join(", "))))
+        self.print(&self.screen.remark(&format!(
+            "{what} {}: {}",
+            self.screen.room_name(room),
+            names.join(", ")
+        )))
     }
 }
 
 fn member(member: &Value) -> String {
     let text = |field: &str| member.get(field).and_then(Value::as_str).map(printable);
-    let name = member.as_str().map(printable).or_else(|| text("user")).unwrap_or_else(|| "?".to_owned());
-    let role = text("role").filter(|role| role != "member").map(|role| format!(" ({role})")).unwrap_or_default();
-    let online = member.get("online").and_then(Value::as_bool).unwrap_or(false);
+    let name = member
+        .as_str()
+        .map(printable)
+        .or_else(|| text("user"))
+        .unwrap_or_else(|| "?".to_owned());
+    let role = text("role")
+        .filter(|role| role != "member")
+        .map(|role| format!(" ({role})"))
+        .unwrap_or_default();
+    let online = member
+        .get("online")
+        .and_then(Value::as_bool)
+        .unwrap_or(false);
     format!("{name}{role}{}", if online { " online" } else { "" })
 }
 
@@ -434,15 +513,30 @@ fn reason(error: &RequestError) -> String {
 }
 
 /// The members of a room, each with whether they are online; `None` where the API does not tell.
-async fn who_is_in(connect: &ConnectArgs, credentials: &Credentials, room: &RoomId) -> Option<Vec<Value>> {
+async fn who_is_in(
+    connect: &ConnectArgs,
+    credentials: &Credentials,
+    room: &RoomId,
+) -> Option<Vec<Value>> {
     let path = format!("/v1/rooms/{}/members", http::segment(room.as_str()));
     let mut answer = api::ask(connect, credentials, &path).await.ok()?;
     let mut members = answer.get_mut("members")?.as_array().cloned()?;
-    let users: Vec<String> = members.iter().filter_map(|member| member["user"].as_str().map(http::segment)).collect();
-    let presence = api::ask(connect, credentials, &format!("/v1/presence?users={}", users.join(","))).await;
+    let users: Vec<String> = members
+        .iter()
+        .filter_map(|member| member["user"].as_str().map(http::segment))
+        .collect();
+    let presence = api::ask(
+        connect,
+        credentials,
+        &format!("/v1/presence?users={}", users.join(",")),
+    )
+    .await;
     let presence = presence.unwrap_or_default();
     for known in presence["users"].as_array().into_iter().flatten() {
-        for member in members.iter_mut().filter(|member| member["user"] == known["user"]) {
+        for member in members
+            .iter_mut()
+            .filter(|member| member["user"] == known["user"])
+        {
             member["online"] = known["online"].clone();
         }
     }
@@ -450,16 +544,33 @@ async fn who_is_in(connect: &ConnectArgs, credentials: &Credentials, room: &Room
 }
 
 /// The latest messages of a room, and then everything after them.
-async fn enter(client: &Client, room: &RoomId) -> Result<(Page, Vec<SubscribedRoom>), RequestError> {
+async fn enter(
+    client: &Client,
+    room: &RoomId,
+) -> Result<(Page, Vec<SubscribedRoom>), RequestError> {
     let page = match client.history(room.clone(), Part::Latest, BACKLOG).await {
         // A direct room begins with its first message.
-        Err(RequestError::Refused(error)) if error.code == ErrorCode::NoSuchRoom && room.is_direct() => {
-            Page { epoch: 0, head: 0, truncated: None, messages: Vec::new() }
+        Err(RequestError::Refused(error))
+            if error.code == ErrorCode::NoSuchRoom && room.is_direct() =>
+        {
+            Page {
+                epoch: 0,
+                head: 0,
+                truncated: None,
+                messages: Vec::new(),
+            }
         }
         page => page?,
     };
-    let seq = page.messages.last().map_or(page.head, |message| message.seq);
-    let position = Position { room: room.clone(), epoch: page.epoch, seq: Some(seq) };
+    let seq = page
+        .messages
+        .last()
+        .map_or(page.head, |message| message.seq);
+    let position = Position {
+        room: room.clone(),
+        epoch: page.epoch,
+        seq: Some(seq),
+    };
     let results = client.subscribe(vec![position]).await?;
     Ok((page, results))
 }

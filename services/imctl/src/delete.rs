@@ -11,7 +11,11 @@ use crate::session::Credentials;
 use crate::text::printable;
 
 /// Deletes a room.
-pub(crate) async fn run(args: &DeleteArgs, credentials: &Credentials, output: &mut Output) -> Result<(), Failure> {
+pub(crate) async fn run(
+    args: &DeleteArgs,
+    credentials: &Credentials,
+    output: &mut Output,
+) -> Result<(), Failure> {
     let path = format!("/v1/rooms/{}", http::segment(&args.room));
     let answer = api::send(&args.connect, credentials, Method::DELETE, &path, None).await?;
     if args.connect.json {

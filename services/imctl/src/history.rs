@@ -11,7 +11,11 @@ use crate::text;
 /// Asked for at once; servers have a limit of their own as well.
 const PAGE: u32 = 200;
 
-pub(crate) async fn run(args: &HistoryArgs, credentials: &Credentials, output: &mut Output) -> Result<(), Failure> {
+pub(crate) async fn run(
+    args: &HistoryArgs,
+    credentials: &Credentials,
+    output: &mut Output,
+) -> Result<(), Failure> {
     let room = one_room(&args.room, credentials.user().as_ref())?;
     let session = Session::open(&args.connect, credentials).await?;
     let part = match (args.after, args.before) {
@@ -46,9 +50,15 @@ pub(crate) async fn read(
     let mut gone = None;
     while (all.len() as u32) < limit {
         let wanted = (limit - all.len() as u32).min(PAGE);
-        let Page { messages, truncated, .. } = client.history(room.clone(), part, wanted).await?;
+        let Page {
+            messages,
+            truncated,
+            ..
+        } = client.history(room.clone(), part, wanted).await?;
         gone = gone.or(truncated);
-        let (Some(first), Some(last)) = (messages.first(), messages.last()) else { break };
+        let (Some(first), Some(last)) = (messages.first(), messages.last()) else {
+            break;
+        };
         let first = first.seq;
         let last = last.seq;
         if let Part::After(_) = part {

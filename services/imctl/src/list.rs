@@ -26,7 +26,13 @@ pub(crate) async fn run(
     if !args.connect.json {
         rows.iter_mut().for_each(shorten);
     }
-    show(&serde_json::json!({ field: rows }), field, columns, args.connect.json, output)
+    show(
+        &serde_json::json!({ field: rows }),
+        field,
+        columns,
+        args.connect.json,
+        output,
+    )
 }
 
 /// The objects of the array `field`, page by page.
@@ -53,9 +59,13 @@ pub(crate) async fn all(
 
 /// The last message of a conversation in a few words.
 fn shorten(row: &mut Value) {
-    let Some(last) = row.get("last").filter(|last| last.is_object()) else { return };
+    let Some(last) = row.get("last").filter(|last| last.is_object()) else {
+        return;
+    };
     let from = last["from"].as_str().unwrap_or_default();
-    let body = last["body"].as_str().map_or_else(|| last["body"].to_string(), str::to_owned);
+    let body = last["body"]
+        .as_str()
+        .map_or_else(|| last["body"].to_string(), str::to_owned);
     let words: String = format!("{from}: {body}").chars().take(40).collect();
     row["last"] = Value::String(words);
 }
@@ -68,20 +78,28 @@ pub(crate) fn show(
     output: &mut Output,
 ) -> Result<(), Failure> {
     let empty = Vec::new();
-    let rows = answer.get(field).and_then(Value::as_array).unwrap_or(&empty);
+    let rows = answer
+        .get(field)
+        .and_then(Value::as_array)
+        .unwrap_or(&empty);
     if json {
         return rows.iter().try_for_each(|row| output.json(row));
     }
     if rows.is_empty() {
         return output.line(&format!("(no {field})"));
     }
-    table(rows, columns).iter().try_for_each(|line| output.line(line))
+    table(rows, columns)
+        .iter()
+        .try_for_each(|line| output.line(line))
 }
 
 /// Columns as wide as their widest cell; columns that no row has are left out.
 fn table(rows: &[Value], columns: &[&str]) -> Vec<String> {
-    let columns: Vec<&str> =
-        columns.iter().copied().filter(|name| rows.iter().any(|row| row.get(name).is_some())).collect();
+    let columns: Vec<&str> = columns
+        .iter()
+        .copied()
+        .filter(|name| rows.iter().any(|row| row.get(name).is_some()))
+        .collect();
     let cell = |row: &Value, name: &str| match row.get(name) {
         None | Some(Value::Null) => "-".to_owned(),
         Some(Value::String(text)) if text.is_empty() => "-".to_owned(),
@@ -90,11 +108,23 @@ fn table(rows: &[Value], columns: &[&str]) -> Vec<String> {
     };
     let header: Vec<String> = columns.iter().map(|name| name.to_uppercase()).collect();
     let mut lines = vec![header];
-    lines.extend(rows.iter().map(|row| columns.iter().map(|name| cell(row, name)).collect()));
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    lines.extend(
+        rows.iter()
+            .map(|row| columns.iter().map(|name| cell(row, name)).collect()),
+    );
+    let width = |column: usize| {
+        lines
+            .iter()
+            .map(|line| line[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..columns.len()).map(width).collect();
     let pad = |line: &Vec<String>| {
-        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let cells = line
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     lines.iter().map(pad).collect()
@@ -108,7 +138,13 @@ mod tests {
 
     #[test]
     fn a_table_has_the_columns_that_there_are() {
-        let rows = [json!({"id": "lobby", "unread": 12}), json!({"id": "a", "unread": 0, "role": ""})];
-        assert_eq!(table(&rows, &["id", "unread", "absent"]), ["ID     UNREAD", "lobby  12", "a      0"]);
+        let rows = [
+            json!({"id": "lobby", "unread": 12}),
+            json!({"id": "a", "unread": 0, "role": ""}),
+        ];
+        assert_eq!(
+            table(&rows, &["id", "unread", "absent"]),
+            ["ID     UNREAD", "lobby  12", "a      0"]
+        );
     }
 }

@@ -28,7 +28,9 @@ fn main() -> ExitCode {
     let imctl = Imctl::parse();
     logs();
     let json = wants_json(&imctl.command);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let done = match runtime {
         Ok(runtime) => {
             let done = runtime.block_on(Box::pin(run(imctl.command)));
@@ -52,25 +54,47 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Chat(args) => chat::run(&args, &credentials(&args.connect)?).await,
         Command::Send(args) => send::run(&args, &credentials(&args.connect)?, &mut output).await,
         Command::Tail(args) => tail::run(&args, &credentials(&args.connect)?, &mut output).await,
-        Command::History(args) => history::run(&args, &credentials(&args.connect)?, &mut output).await,
+        Command::History(args) => {
+            history::run(&args, &credentials(&args.connect)?, &mut output).await
+        }
         Command::Rooms(args) => {
             let columns = ["id", "kind", "role", "head", "read", "unread"];
-            list::run(&args, &credentials(&args.connect)?, "/v1/rooms", "rooms", &columns, &mut output).await
+            list::run(
+                &args,
+                &credentials(&args.connect)?,
+                "/v1/rooms",
+                "rooms",
+                &columns,
+                &mut output,
+            )
+            .await
         }
         Command::Conversations(args) => {
             let columns = ["room", "kind", "unread", "head", "last"];
             let credentials = credentials(&args.connect)?;
-            list::run(&args, &credentials, "/v1/conversations", "conversations", &columns, &mut output).await
+            list::run(
+                &args,
+                &credentials,
+                "/v1/conversations",
+                "conversations",
+                &columns,
+                &mut output,
+            )
+            .await
         }
         Command::Node(args) => match &args.at {
             Some(at) => node::process(&args, at, &mut output).await,
             None => node::nodes(&args, &credentials(&args.connect)?, &mut output).await,
         },
-        Command::Delete(args) => delete::run(&args, &credentials(&args.connect)?, &mut output).await,
+        Command::Delete(args) => {
+            delete::run(&args, &credentials(&args.connect)?, &mut output).await
+        }
         Command::Ban(args) => bans::ban(&args, &credentials(&args.connect)?, &mut output).await,
         Command::Unban(args) => bans::unban(&args, &credentials(&args.connect)?, &mut output).await,
         Command::Bans(args) => bans::all(&args, &credentials(&args.connect)?, &mut output).await,
-        Command::Revoke(args) => bans::revoke(&args, &credentials(&args.connect)?, &mut output).await,
+        Command::Revoke(args) => {
+            bans::revoke(&args, &credentials(&args.connect)?, &mut output).await
+        }
         Command::Bench { args } => bench::run(&args),
     }
 }
@@ -86,7 +110,9 @@ fn wants_json(command: &Command) -> bool {
         Command::Send(args) => args.connect.json,
         Command::Tail(args) => args.connect.json,
         Command::History(args) => args.connect.json,
-        Command::Rooms(args) | Command::Conversations(args) | Command::Bans(args) => args.connect.json,
+        Command::Rooms(args) | Command::Conversations(args) | Command::Bans(args) => {
+            args.connect.json
+        }
         Command::Delete(args) => args.connect.json,
         Command::Ban(args) => args.connect.json,
         Command::Unban(args) => args.connect.json,
@@ -101,6 +127,9 @@ fn wants_json(command: &Command) -> bool {
 fn logs() {
     if let Ok(filter) = std::env::var("RUST_LOG") {
         let filter = tracing_subscriber::EnvFilter::new(filter);
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .init();
     }
 }

@@ -11,16 +11,30 @@ use crate::history;
 use crate::session::{Credentials, Session, rooms};
 use crate::text::{body_text, print, printable};
 
-pub(crate) async fn run(args: &TailArgs, credentials: &Credentials, output: &mut Output) -> Result<(), Failure> {
+pub(crate) async fn run(
+    args: &TailArgs,
+    credentials: &Credentials,
+    output: &mut Output,
+) -> Result<(), Failure> {
     let rooms = rooms(&args.room, &args.with, credentials.user().as_ref())?;
     if rooms.is_empty() && !args.all {
-        return Err(Failure::usage("which rooms? give --room ID, --with USER, or --all"));
+        return Err(Failure::usage(
+            "which rooms? give --room ID, --with USER, or --all",
+        ));
     }
-    let mut tail = Tail { json: args.connect.json, signals: args.signals, left: args.count };
+    let mut tail = Tail {
+        json: args.connect.json,
+        signals: args.signals,
+        left: args.count,
+    };
     if let Some(last) = args.last {
         return tail_with_last(args, credentials, rooms, last, &mut tail, output).await;
     }
-    let position = |room| Position { room, epoch: 0, seq: args.after };
+    let position = |room| Position {
+        room,
+        epoch: 0,
+        seq: args.after,
+    };
     let positions = rooms.into_iter().map(position).collect();
     let mut session = Session::start(&args.connect, credentials, positions, args.all)?;
     session.connected(&args.connect).await?;
@@ -45,8 +59,14 @@ async fn tail_with_last(
                 return Ok(());
             }
         }
-        let (epoch, seq) = messages.last().map_or((0, 0), |message| (message.epoch, message.seq));
-        positions.push(Position { room, epoch, seq: Some(seq) });
+        let (epoch, seq) = messages
+            .last()
+            .map_or((0, 0), |message| (message.epoch, message.seq));
+        positions.push(Position {
+            room,
+            epoch,
+            seq: Some(seq),
+        });
     }
     session.client.close().await;
     let mut session = Session::start(&args.connect, credentials, positions, args.all)?;
@@ -102,13 +122,24 @@ impl Tail {
             return output.json(&event_json(&event));
         }
         match event {
-            Event::Signal { room, from, kind, body, .. } => {
+            Event::Signal {
+                room,
+                from,
+                kind,
+                body,
+                ..
+            } => {
                 let from = printable(&from);
                 let kind = printable(&kind);
-                output.line(&format!("{} ({kind}) {from}: {}", printable(&room), body_text(&body)))
+                output.line(&format!(
+                    "{} ({kind}) {from}: {}",
+                    printable(&room),
+                    body_text(&body)
+                ))
             }
-            Event::Reset { room, seq, .. } => output
-                .line(&format!("{room}: the server lost its latest messages: what was shown beyond #{seq} is void")),
+            Event::Reset { room, seq, .. } => output.line(&format!(
+                "{room}: the server lost its latest messages: what was shown beyond #{seq} is void"
+            )),
             Event::Truncated { room, from, to } => {
                 output.line(&format!("{room}: #{from} to #{to} are gone: retention"))
             }
@@ -123,29 +154,81 @@ impl Tail {
 pub(crate) fn event_json(event: &Event) -> Value {
     match event.clone() {
         Event::Message(message) => frame(ServerOp::Message(message)),
-        Event::Signal { room, from, kind, body, operation } => {
-            frame(ServerOp::Signal { room, from, kind, body, operation })
-        }
+        Event::Signal {
+            room,
+            from,
+            kind,
+            body,
+            operation,
+        } => frame(ServerOp::Signal {
+            room,
+            from,
+            kind,
+            body,
+            operation,
+        }),
         Event::Reset { room, epoch, seq } => frame(ServerOp::Reset { room, epoch, seq }),
         Event::Truncated { room, from, to } => frame(ServerOp::Truncated { room, from, to }),
-        Event::RoomChanged { room, subscribed, reason } => frame(ServerOp::RoomChanged { room, subscribed, reason }),
-        Event::ReadState { room, read, head, unread } => frame(ServerOp::ReadState { room, read, head, unread }),
-        Event::Connected { node, address, conn, user, device } => {
+        Event::RoomChanged {
+            room,
+            subscribed,
+            reason,
+        } => frame(ServerOp::RoomChanged {
+            room,
+            subscribed,
+            reason,
+        }),
+        Event::ReadState {
+            room,
+            read,
+            head,
+            unread,
+        } => frame(ServerOp::ReadState {
+            room,
+            read,
+            head,
+            unread,
+        }),
+        Event::Connected {
+            node,
+            address,
+            conn,
+            user,
+            device,
+        } => {
             json!({"op": "connected", "node": node, "address": address, "conn": conn, "user": user, "device": device})
         }
-        Event::Resumed { away } => json!({"op": "resumed", "away_ms": away.map(|away| away.as_millis() as u64)}),
-        Event::Disconnected { code, reason, retry_in } => {
+        Event::Resumed { away } => {
+            json!({"op": "resumed", "away_ms": away.map(|away| away.as_millis() as u64)})
+        }
+        Event::Disconnected {
+            code,
+            reason,
+            retry_in,
+        } => {
             let retry_ms = retry_in.map(|wait| wait.as_millis() as u64);
             json!({"op": "disconnected", "code": code.map(|code| code.name()), "reason": reason, "retry_ms": retry_ms})
         }
-        Event::ConnectFailed { address, reason, retry_in } => {
+        Event::ConnectFailed {
+            address,
+            reason,
+            retry_in,
+        } => {
             json!({"op": "connect_failed", "address": address, "reason": reason, "retry_ms": retry_in.as_millis() as u64})
         }
         Event::Moving { reason, after } => {
             json!({"op": "moving", "reason": reason, "after_ms": after.as_millis() as u64})
         }
         Event::Moved { node, address } => json!({"op": "moved", "node": node, "address": address}),
-        Event::Subscribed { room, kind, epoch, head, read, joined, after } => {
+        Event::Subscribed {
+            room,
+            kind,
+            epoch,
+            head,
+            read,
+            joined,
+            after,
+        } => {
             let unread = head.saturating_sub(read.max(joined));
             json!({"op": "subscribed", "room": room, "kind": kind, "epoch": epoch, "head": head, "read": read, "joined": joined, "after": after, "unread": unread})
         }

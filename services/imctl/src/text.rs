@@ -9,21 +9,45 @@ use jiff::tz::TimeZone;
 
 /// Prints a message: one line, or one JSON object.
 pub(crate) fn print(message: &Message, json: bool, output: &mut Output) -> Result<(), Failure> {
-    if json { output.json(&MessageJson::from(message)) } else { output.line(&message_line(message)) }
+    if json {
+        output.json(&MessageJson::from(message))
+    } else {
+        output.line(&message_line(message))
+    }
 }
 
 /// `2026-11-23 14:03:09 #7 ann: hello`.
 fn message_line(message: &Message) -> String {
     let time = local_time(message.time_ms, "%Y-%m-%d %H:%M:%S");
-    let from = if message.from.is_empty() { "server" } else { &message.from };
-    let kind = if message.kind == "text" { String::new() } else { format!(" [{}]", printable(&message.kind)) };
-    format!("{time} {} #{} {}{kind}: {}", message.room, message.seq, printable(from), body_text(&message.body))
+    let from = if message.from.is_empty() {
+        "server"
+    } else {
+        &message.from
+    };
+    let kind = if message.kind == "text" {
+        String::new()
+    } else {
+        format!(" [{}]", printable(&message.kind))
+    };
+    format!(
+        "{time} {} #{} {}{kind}: {}",
+        message.room,
+        message.seq,
+        printable(from),
+        body_text(&message.body)
+    )
 }
 
 /// A time in unix milliseconds, as the clock on the wall shows it.
 pub(crate) fn local_time(unix_ms: u64, format: &str) -> String {
-    let timestamp = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or_default();
-    timestamp.to_zoned(TimeZone::system()).strftime(format).to_string()
+    let timestamp = i64::try_from(unix_ms)
+        .ok()
+        .and_then(|ms| Timestamp::from_millisecond(ms).ok())
+        .unwrap_or_default();
+    timestamp
+        .to_zoned(TimeZone::system())
+        .strftime(format)
+        .to_string()
 }
 
 /// What a body says, fit for a terminal.
@@ -53,7 +77,10 @@ mod tests {
 
     #[test]
     fn text_of_others_cannot_drive_the_terminal() {
-        assert_eq!(printable("a\x1b[2Jb\r\x07"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}");
+        assert_eq!(
+            printable("a\x1b[2Jb\r\x07"),
+            "a\u{fffd}[2Jb\u{fffd}\u{fffd}"
+        );
         assert_eq!(printable("two\nlines\tand a tab"), "two\nlines and a tab");
         assert_eq!(printable("abc\u{202e}dcba"), "abcdcba");
         assert_eq!(printable("\u{9b}31m"), "\u{fffd}31m");

@@ -44,9 +44,27 @@ fn redis() -> Redis {
     let folder = tempfile::tempdir().expect("a folder");
     let port = unused_port().expect("a port");
     let mut command = Command::new("redis-server");
-    command.args(["--bind", "127.0.0.1", "--appendonly", "yes", "--save", "", "--port", &port.to_string(), "--dir"]);
-    let process = command.arg(folder.path()).stdout(Stdio::null()).spawn().expect("redis-server is on the PATH");
-    Redis { process, url: format!("redis://127.0.0.1:{port}"), _folder: folder }
+    command.args([
+        "--bind",
+        "127.0.0.1",
+        "--appendonly",
+        "yes",
+        "--save",
+        "",
+        "--port",
+        &port.to_string(),
+        "--dir",
+    ]);
+    let process = command
+        .arg(folder.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server is on the PATH");
+    Redis {
+        process,
+        url: format!("redis://127.0.0.1:{port}"),
+        _folder: folder,
+    }
 }
 
 struct Nobody;
@@ -66,8 +84,15 @@ struct Load {
 
 impl Load {
     fn new(runtime: Runtime, store: Store, rooms: usize) -> Self {
-        let rooms = (0..rooms).map(|number| RoomId::new(format!("bench-{number}")).expect("a good id")).collect();
-        let mut load = Self { runtime, store, rooms, said: 0 };
+        let rooms = (0..rooms)
+            .map(|number| RoomId::new(format!("bench-{number}")).expect("a good id"))
+            .collect();
+        let mut load = Self {
+            runtime,
+            store,
+            rooms,
+            said: 0,
+        };
         let until = Instant::now() + TIMEOUT;
         while !load.append(1) {
             assert!(Instant::now() < until, "the store is not ready in time");
@@ -79,7 +104,11 @@ impl Load {
     /// Whether all of them were stored.
     fn append(&mut self, at_once: usize) -> bool {
         let appends: Vec<Append> = (0..at_once).map(|_| self.next()).collect();
-        let all = join_all(appends.into_iter().map(|append| self.store.messages.append(append)));
+        let all = join_all(
+            appends
+                .into_iter()
+                .map(|append| self.store.messages.append(append)),
+        );
         self.runtime.block_on(all).iter().all(Result::is_ok)
     }
 
@@ -96,7 +125,12 @@ impl Load {
             time_ms: 1_800_000_000_000,
             ..Entry::default()
         };
-        let access = Access { user, direct: false, open: true, system: false };
+        let access = Access {
+            user,
+            direct: false,
+            open: true,
+            system: false,
+        };
         Append {
             room,
             access,
@@ -108,24 +142,40 @@ impl Load {
 }
 
 fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }
 
 #[divan::bench(args = LOADS, sample_count = 20)]
 fn append_redis(bencher: Bencher<'_, '_>, (rooms, at_once): (usize, usize)) {
     let redis = redis();
     let runtime = runtime();
-    let options = redis::Options { url: redis.url.clone(), ..redis::Options::default() };
-    let store = runtime.block_on(async { RedisStore::start(options) }).expect("a good URL");
+    let options = redis::Options {
+        url: redis.url.clone(),
+        ..redis::Options::default()
+    };
+    let store = runtime
+        .block_on(async { RedisStore::start(options) })
+        .expect("a good URL");
     let mut load = Load::new(runtime, Store::new(Arc::new(store)), rooms);
-    bencher.counter(ItemsCount::new(at_once)).bench_local(|| assert!(load.append(at_once)));
+    bencher
+        .counter(ItemsCount::new(at_once))
+        .bench_local(|| assert!(load.append(at_once)));
 }
 
 #[divan::bench(args = LOADS, sample_count = 20)]
 fn append_embedded(bencher: Bencher<'_, '_>, (rooms, at_once): (usize, usize)) {
     let folder = tempfile::tempdir().expect("a folder");
-    let options = embedded::Options { folder: Some(folder.path().to_owned()), ..embedded::Options::default() };
+    let options = embedded::Options {
+        folder: Some(folder.path().to_owned()),
+        ..embedded::Options::default()
+    };
     let store = EmbeddedStore::open(options, Arc::new(Nobody)).expect("a store");
     let mut load = Load::new(runtime(), Store::new(Arc::new(store)), rooms);
-    bencher.counter(ItemsCount::new(at_once)).bench_local(|| assert!(load.append(at_once)));
+    bencher
+        .counter(ItemsCount::new(at_once))
+        .bench_local(|| assert!(load.append(at_once)));
 }

@@ -130,7 +130,9 @@ pub enum Error {
         until_ms: u64,
     },
     /// The user's tokens of that time are no longer good.
-    #[error("the token was issued before the user's tokens were revoked, or does not say when (`iat`): get a new one")]
+    #[error(
+        "the token was issued before the user's tokens were revoked, or does not say when (`iat`): get a new one"
+    )]
     Revoked,
     /// The call carries no grant, or one that cannot be read.
     #[error("the connection is not authenticated")]
@@ -169,5 +171,9 @@ impl Error {
 }
 
 fn until(ms: u64) -> String {
-    if ms == 0 { String::new() } else { format!(" until {ms} (unix milliseconds)") }
+    if ms == 0 {
+        String::new()
+    } else {
+        format!(" until {ms} (unix milliseconds)")
+    }
 }

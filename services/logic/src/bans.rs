@@ -80,27 +80,65 @@ async fn forget(core: &Core) -> store::Result<()> {
 impl Core {
     /// Notes a ban and ends the connections that it is about.
     pub(crate) async fn ban(&self, by: &Grant, ban: Ban) -> Result<Done> {
-        let missing = || Error::bad("user", "is missing, and so are \"device\" and \"address\": say who is banned");
+        let missing = || {
+            Error::bad(
+                "user",
+                "is missing, and so are \"device\" and \"address\": say who is banned",
+            )
+        };
         let (kind, id) = subject(&ban).ok_or_else(missing)?;
         if kind == Kind::User && ban.user == by.user {
-            return Err(Error::bad("user", "is yourself: you could not take it back"));
+            return Err(Error::bad(
+                "user",
+                "is yourself: you could not take it back",
+            ));
         }
         let now = clock::now_ms();
         if ban.until_ms != 0 && ban.until_ms <= now {
-            return Err(Error::bad("until", format!("{} is over: give a later one (unix milliseconds)", ban.until_ms)));
+            return Err(Error::bad(
+                "until",
+                format!(
+                    "{} is over: give a later one (unix milliseconds)",
+                    ban.until_ms
+                ),
+            ));
         }
         if ban.reason.len() > MAX_REASON {
             let bytes = ban.reason.len();
             let limit = MAX_REASON;
-            return Err(Error::TooLarge { field: "reason", bytes, limit });
+            return Err(Error::TooLarge {
+                field: "reason",
+                bytes,
+                limit,
+            });
         }
-        let ban = Ban { id, by: by.user.clone(), made_ms: now, ..ban };
+        let ban = Ban {
+            id,
+            by: by.user.clone(),
+            made_ms: now,
+            ..ban
+        };
         let max = self.options.limits.max_bans;
         if !self.store.bans.ban(ban.clone(), max).await? {
-            return Err(Error::LimitReached { what: "bans and revocations", limit: max });
+            return Err(Error::LimitReached {
+                what: "bans and revocations",
+                limit: max,
+            });
         }
-        let action = if kind == Kind::Tokens { "revoke" } else { "ban" };
-        let Ban { user, device, address, until_ms, issued_before_ms, reason, .. } = &ban;
+        let action = if kind == Kind::Tokens {
+            "revoke"
+        } else {
+            "ban"
+        };
+        let Ban {
+            user,
+            device,
+            address,
+            until_ms,
+            issued_before_ms,
+            reason,
+            ..
+        } = &ban;
         tracing::info!(
             target: "audit",
             action, by = by.user, user, device, address, issued_before_ms, until_ms, reason, "noted"
@@ -119,12 +157,24 @@ impl Core {
         let user = ban.user.clone();
         let device = ban.device.clone();
         let code = CloseCode::Banned.number().into();
-        let request = KickRequest { user, device, code, text: "banned here".to_owned(), ..KickRequest::default() };
+        let request = KickRequest {
+            user,
+            device,
+            code,
+            text: "banned here".to_owned(),
+            ..KickRequest::default()
+        };
         self.nodes.kick(To::All, request).await
     }
 
     /// The user's tokens issued before a moment are refused from now on; never takes back an earlier revocation.
-    pub(crate) async fn revoke(&self, by: &Grant, user: &str, before_ms: Option<u64>, until_ms: u64) -> Result<Done> {
+    pub(crate) async fn revoke(
+        &self,
+        by: &Grant,
+        user: &str,
+        before_ms: Option<u64>,
+        until_ms: u64,
+    ) -> Result<Done> {
         let now = clock::now_ms();
         let before = before_ms.unwrap_or(now);
         if before == 0 || before > now + AHEAD_MS {
@@ -134,14 +184,23 @@ impl Core {
             ));
         }
         self.bans.refresh(&*self.store.bans).await?;
-        let ban = Ban { user: user.to_owned(), issued_before_ms: before, until_ms, ..Ban::default() };
+        let ban = Ban {
+            user: user.to_owned(),
+            issued_before_ms: before,
+            until_ms,
+            ..Ban::default()
+        };
         let id = subject(&ban).map(|(_, id)| id).unwrap_or_default();
         let earlier = self.bans.read().get(&id).cloned();
         let in_force = earlier.filter(|earlier| earlier.until_ms == 0 || earlier.until_ms > now);
         let ban = match in_force {
             Some(earlier) => Ban {
                 issued_before_ms: before.max(earlier.issued_before_ms),
-                until_ms: if until_ms == 0 || earlier.until_ms == 0 { 0 } else { until_ms.max(earlier.until_ms) },
+                until_ms: if until_ms == 0 || earlier.until_ms == 0 {
+                    0
+                } else {
+                    until_ms.max(earlier.until_ms)
+                },
                 ..ban
             },
             None => ban,
@@ -164,9 +223,13 @@ impl Core {
         self.bans.refresh(&*self.store.bans).await?;
         let now = clock::now_ms();
         let book = self.bans.read();
-        let in_force = book.after(after).filter(|ban| ban.until_ms == 0 || ban.until_ms > now);
-        let mut bans: Vec<(Kind, Ban)> =
-            in_force.take(limit + 1).filter_map(|ban| Some((subject(ban)?.0, ban.clone()))).collect();
+        let in_force = book
+            .after(after)
+            .filter(|ban| ban.until_ms == 0 || ban.until_ms > now);
+        let mut bans: Vec<(Kind, Ban)> = in_force
+            .take(limit + 1)
+            .filter_map(|ban| Some((subject(ban)?.0, ban.clone())))
+            .collect();
         let more = bans.len() > limit;
         bans.truncate(limit);
         let next = bans.last().filter(|_| more).map(|(_, ban)| ban.version);

@@ -31,7 +31,12 @@ impl Handle {
     ///
     /// # Errors
     /// A fault with one of the documented codes, at the latest after `uplink.call_timeout`.
-    pub async fn call(&self, grant: Bytes, conn: &str, op: call::Op) -> std::result::Result<reply::Result, Fault> {
+    pub async fn call(
+        &self,
+        grant: Bytes,
+        conn: &str,
+        op: call::Op,
+    ) -> std::result::Result<reply::Result, Fault> {
         let observed = metrics::Call::begin(metrics::name(&op));
         let limit = self.core.options.uplink.call_timeout;
         let span = tracing::debug_span!("call", op = metrics::name(&op), conn);
@@ -56,20 +61,30 @@ impl Core {
         use reply::Result as Answer;
         // One box, so that the future of a call has the size of its own operation and not of the largest.
         match op {
-            Op::Send(send) => Box::pin(async move { Ok(Answer::Stored(self.send(self.who(grant)?, send).await?)) }),
+            Op::Send(send) => {
+                Box::pin(
+                    async move { Ok(Answer::Stored(self.send(self.who(grant)?, send).await?)) },
+                )
+            }
             Op::Authenticate(ask) => {
-                Box::pin(async move { Ok(Answer::Authenticated(self.authenticate(conn, ask).await?)) })
+                Box::pin(
+                    async move { Ok(Answer::Authenticated(self.authenticate(conn, ask).await?)) },
+                )
             }
-            Op::Refresh(ask) => {
-                Box::pin(async move { Ok(Answer::Refreshed(self.refresh(&self.seal.open(grant)?, &ask)?)) })
-            }
+            Op::Refresh(ask) => Box::pin(async move {
+                Ok(Answer::Refreshed(
+                    self.refresh(&self.seal.open(grant)?, &ask)?,
+                ))
+            }),
             Op::Disconnected(gone) => Box::pin(async move {
                 self.disconnected(grant, conn, gone).await?;
                 Ok(Answer::Done(Done {}))
             }),
-            Op::Subscribe(ask) => {
-                Box::pin(async move { Ok(Answer::Subscribed(self.subscribe(&self.who(grant)?, ask).await?)) })
-            }
+            Op::Subscribe(ask) => Box::pin(async move {
+                Ok(Answer::Subscribed(
+                    self.subscribe(&self.who(grant)?, ask).await?,
+                ))
+            }),
             Op::Fetch(ask) => Box::pin(async move { Ok(Answer::Fetched(self.fetch(ask).await?)) }),
             Op::Heads(ask) => Box::pin(async move { Ok(Answer::Heads(self.heads(ask).await?)) }),
             Op::Signal(ask) => Box::pin(async move {
@@ -77,18 +92,30 @@ impl Core {
                 Ok(Answer::Done(Done {}))
             }),
             Op::History(ask) => {
-                Box::pin(async move { Ok(Answer::History(self.history(&self.who(grant)?, ask).await?)) })
+                Box::pin(
+                    async move { Ok(Answer::History(self.history(&self.who(grant)?, ask).await?)) },
+                )
             }
             Op::Read(ask) => Box::pin(async move {
                 let room = RoomId::new(&ask.room)?;
-                Ok(Answer::Read(self.read(&self.who(grant)?, &room, ask.seq).await?))
+                Ok(Answer::Read(
+                    self.read(&self.who(grant)?, &room, ask.seq).await?,
+                ))
             }),
-            Op::Bans(ask) => Box::pin(async move { Ok(Answer::Bans(self.bans.since(&ask).await?)) }),
-            Op::AssertPresence(ask) => {
-                Box::pin(async move { Ok(Answer::PresenceAsserted(self.assert_presence(ask).await?)) })
+            Op::Bans(ask) => {
+                Box::pin(async move { Ok(Answer::Bans(self.bans.since(&ask).await?)) })
             }
-            Op::KnownRooms(ask) => Box::pin(async move { Ok(Answer::RoomLists(self.known_rooms(ask).await?)) }),
-            Op::NodeBeat(beat) => Box::pin(async move { Ok(Answer::NodeBeaten(self.node_beat(beat).await?)) }),
+            Op::AssertPresence(ask) => {
+                Box::pin(
+                    async move { Ok(Answer::PresenceAsserted(self.assert_presence(ask).await?)) },
+                )
+            }
+            Op::KnownRooms(ask) => {
+                Box::pin(async move { Ok(Answer::RoomLists(self.known_rooms(ask).await?)) })
+            }
+            Op::NodeBeat(beat) => {
+                Box::pin(async move { Ok(Answer::NodeBeaten(self.node_beat(beat).await?)) })
+            }
         }
     }
 }

@@ -36,11 +36,20 @@ impl Core {
             let last = if view.head == 0 {
                 None
             } else {
-                self.store.history.page(&room, Slice::Latest, 1).await?.entries.pop()
+                self.store
+                    .history
+                    .page(&room, Slice::Latest, 1)
+                    .await?
+                    .entries
+                    .pop()
             };
             Ok::<_, Error>(Conversation { room, view, last })
         };
-        let mut reading = pin!(futures::stream::iter(rooms).map(with_last).buffered(CONCURRENCY));
+        let mut reading = pin!(
+            futures::stream::iter(rooms)
+                .map(with_last)
+                .buffered(CONCURRENCY)
+        );
         let mut conversations = Vec::new();
         let mut left = self.options.limits.max_history_bytes;
         while left > 0
@@ -50,7 +59,9 @@ impl Core {
             conversations.push(one);
         }
         if conversations.len() < all {
-            next = conversations.last().map(|one: &Conversation| one.room.clone());
+            next = conversations
+                .last()
+                .map(|one: &Conversation| one.room.clone());
         }
         Ok((conversations, next))
     }
@@ -62,7 +73,12 @@ impl Conversation {
         const AROUND: usize = 256;
         let last = self.last.as_ref().and_then(|last| last.entry.as_ref());
         // A control character becomes six bytes.
-        let body = last.map_or(0, |last| last.body.iter().map(|byte| if *byte < 0x20 { 6 } else { 1 }).sum());
+        let body = last.map_or(0, |last| {
+            last.body
+                .iter()
+                .map(|byte| if *byte < 0x20 { 6 } else { 1 })
+                .sum()
+        });
         AROUND + 2 * self.room.as_str().len() + body
     }
 }

@@ -87,8 +87,10 @@ impl Core {
     }
 
     /// Does what follows an answer without delaying it. Where too much of that is under way already, the answer waits.
-    pub(crate) async fn follow_up<F>(self: &Arc<Self>, work: impl FnOnce(Arc<Self>) -> F + Send + 'static)
-    where
+    pub(crate) async fn follow_up<F>(
+        self: &Arc<Self>,
+        work: impl FnOnce(Arc<Self>) -> F + Send + 'static,
+    ) where
         F: Future<Output = ()> + Send + 'static,
     {
         let limit = self.options.uplink.call_timeout;
@@ -100,7 +102,10 @@ impl Core {
         let core = Arc::clone(self);
         let work = async move {
             let _under_way = metrics::FollowUp::begin();
-            if tokio::time::timeout(limit, work(Arc::clone(&core))).await.is_err() {
+            if tokio::time::timeout(limit, work(Arc::clone(&core)))
+                .await
+                .is_err()
+            {
                 tracing::warn!("follow-up work did not finish within {limit:?}");
             }
             core.follow_ups.add_permits(1);

@@ -99,7 +99,10 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// A field at fault.
     pub(crate) fn bad(field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::BadField { field: field.into(), problem: problem.into() }
+        Self::BadField {
+            field: field.into(),
+            problem: problem.into(),
+        }
     }
 
     /// The code on the wire. The one place where an error becomes a code.
@@ -118,7 +121,9 @@ impl Error {
             Self::Conflict(_) => ErrorCode::Conflict,
             Self::LimitReached { .. } => ErrorCode::LimitReached,
             Self::NotAllowed { .. } => ErrorCode::Forbidden,
-            Self::RateLimited(_) | Self::TooManyBytes { .. } | Self::Crowded => ErrorCode::RateLimited,
+            Self::RateLimited(_) | Self::TooManyBytes { .. } | Self::Crowded => {
+                ErrorCode::RateLimited
+            }
             Self::Overloaded | Self::Timeout(_) => ErrorCode::Unavailable,
             Self::Internal(_) => ErrorCode::Internal,
         }
@@ -153,7 +158,9 @@ impl Error {
     /// the number that is shown.
     pub(crate) fn shown(&self) -> String {
         let (what, details) = match self {
-            Self::Store(store::Error::Unavailable(details)) => (incident::What::Unavailable, details),
+            Self::Store(store::Error::Unavailable(details)) => {
+                (incident::What::Unavailable, details)
+            }
             Self::Store(store::Error::Full(details)) => (incident::What::Full, details),
             Self::Store(store::Error::Corrupt(details)) => (incident::What::Corrupt, details),
             _ => return self.to_string(),
@@ -219,7 +226,10 @@ mod tests {
             let status = http_status(*code);
             let ours = matches!(
                 code,
-                ErrorCode::Unavailable | ErrorCode::NotReplicated | ErrorCode::StoreFull | ErrorCode::Internal
+                ErrorCode::Unavailable
+                    | ErrorCode::NotReplicated
+                    | ErrorCode::StoreFull
+                    | ErrorCode::Internal
             );
             assert_eq!(status >= 500, ours, "{code} is {status}");
             assert_eq!(compat_codes(*code), (if ours { -500 } else { -400 }, -1));
@@ -229,15 +239,31 @@ mod tests {
     #[test]
     fn a_fault_carries_code_text_and_field() {
         let fault = Error::bad("limit", "must be a number").fault();
-        assert_eq!((fault.code.as_str(), fault.field.as_str(), fault.retryable), ("bad_request", "limit", false));
+        assert_eq!(
+            (fault.code.as_str(), fault.field.as_str(), fault.retryable),
+            ("bad_request", "limit", false)
+        );
         assert_eq!(fault.text, "limit: must be a number");
-        let fault = Error::from(store::Error::NotReplicated { confirmed: 0, wanted: 2 }).fault();
-        assert_eq!((fault.code.as_str(), fault.retryable), ("not_replicated", true));
+        let fault = Error::from(store::Error::NotReplicated {
+            confirmed: 0,
+            wanted: 2,
+        })
+        .fault();
+        assert_eq!(
+            (fault.code.as_str(), fault.retryable),
+            ("not_replicated", true)
+        );
     }
 
     #[test]
     fn an_expired_token_is_told_apart_from_a_bad_one() {
-        assert_eq!(Error::from(auth::Error::Expired).code(), ErrorCode::TokenExpired);
-        assert_eq!(Error::from(auth::Error::Forged).code(), ErrorCode::Unauthenticated);
+        assert_eq!(
+            Error::from(auth::Error::Expired).code(),
+            ErrorCode::TokenExpired
+        );
+        assert_eq!(
+            Error::from(auth::Error::Forged).code(),
+            ErrorCode::Unauthenticated
+        );
     }
 }

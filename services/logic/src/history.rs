@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use im_proto::v1::{
-    Encoding, Fetch, Fetched, Head, HeadList, Heads, History, HistoryPage, LogEntry, ReadState, SeqRange, Signal,
+    Encoding, Fetch, Fetched, Head, HeadList, Heads, History, HistoryPage, LogEntry, ReadState,
+    SeqRange, Signal,
 };
 use im_wire::ids::{RoomId, Seq};
 
@@ -24,18 +25,31 @@ impl Core {
     pub(crate) async fn history(&self, who: &Grant, ask: History) -> Result<HistoryPage> {
         let room = RoomId::new(&ask.room)?;
         let slice = match (ask.after, ask.before) {
-            (Some(_), Some(_)) => return Err(Error::bad("before", "stands beside \"after\": give one of the two")),
+            (Some(_), Some(_)) => {
+                return Err(Error::bad(
+                    "before",
+                    "stands beside \"after\": give one of the two",
+                ));
+            }
             (Some(after), None) => Slice::After(after),
             (None, Some(before)) => Slice::Before(before),
             (None, None) => Slice::Latest,
         };
         let view = self.view(who, &room).await?;
         if view.head == 0 {
-            return Ok(HistoryPage { epoch: view.epoch, ..HistoryPage::default() });
+            return Ok(HistoryPage {
+                epoch: view.epoch,
+                ..HistoryPage::default()
+            });
         }
         let page = self.page(&room, slice, ask.limit as usize).await?;
         let truncated = page.truncated.map(|(from, to)| SeqRange { from, to });
-        Ok(HistoryPage { epoch: page.epoch, head: page.head, truncated, entries: page.entries })
+        Ok(HistoryPage {
+            epoch: page.epoch,
+            head: page.head,
+            truncated,
+            entries: page.entries,
+        })
     }
 
     /// The same over HTTP, where nobody else looks at how much a user reads.
@@ -51,8 +65,15 @@ impl Core {
 
     /// Whether the caller may read more over HTTP.
     pub(crate) fn may_read_on(&self, who: &Grant) -> Result<()> {
-        let limited = |wait| Error::TooManyBytes { whose: "are read by you", wait };
-        if who.admin { Ok(()) } else { self.user_reads.check(&who.user).map_err(limited) }
+        let limited = |wait| Error::TooManyBytes {
+            whose: "are read by you",
+            wait,
+        };
+        if who.admin {
+            Ok(())
+        } else {
+            self.user_reads.check(&who.user).map_err(limited)
+        }
     }
 
     /// The caller has read so many bytes over HTTP.
@@ -65,13 +86,30 @@ impl Core {
     /// A part of the log within the limits; `limit` 0: as many as are usual.
     pub(crate) async fn page(&self, room: &RoomId, slice: Slice, limit: usize) -> Result<Page> {
         let limits = &self.options.limits;
-        let wanted = if limit == 0 { limits.history_limit } else { limit.min(limits.max_history_limit) };
+        let wanted = if limit == 0 {
+            limits.history_limit
+        } else {
+            limit.min(limits.max_history_limit)
+        };
         let backwards = !matches!(slice, Slice::After(_));
-        let mut page = self.store.history.page(room, slice, wanted.min(STEP)).await?;
+        let mut page = self
+            .store
+            .history
+            .page(room, slice, wanted.min(STEP))
+            .await?;
         let mut bytes: usize = page.entries.iter().map(size).sum();
-        while page.entries.len() < wanted && bytes < limits.max_history_bytes && page.truncated.is_none() {
-            let Some(next) = further(&page, backwards) else { break };
-            let more = self.store.history.page(room, next, (wanted - page.entries.len()).min(STEP)).await?;
+        while page.entries.len() < wanted
+            && bytes < limits.max_history_bytes
+            && page.truncated.is_none()
+        {
+            let Some(next) = further(&page, backwards) else {
+                break;
+            };
+            let more = self
+                .store
+                .history
+                .page(room, next, (wanted - page.entries.len()).min(STEP))
+                .await?;
             if more.epoch != page.epoch || (more.entries.is_empty() && more.truncated.is_none()) {
                 break;
             }
@@ -91,12 +129,24 @@ impl Core {
     /// The log after a position, for a node.
     pub(crate) async fn fetch(&self, ask: Fetch) -> Result<Fetched> {
         let limits = &self.options.limits;
-        let after = ask.after.ok_or_else(|| Error::bad("after", "is missing: say from where"))?;
+        let after = ask
+            .after
+            .ok_or_else(|| Error::bad("after", "is missing: say from where"))?;
         let room = RoomId::new(&after.room)?;
-        let within = |asked: u32, limit: usize| if asked == 0 { limit } else { limit.min(asked as usize) };
+        let within = |asked: u32, limit: usize| {
+            if asked == 0 {
+                limit
+            } else {
+                limit.min(asked as usize)
+            }
+        };
         let limit = within(ask.limit, limits.max_fetch_limit);
         let max_bytes = within(ask.max_bytes, limits.max_fetch_bytes);
-        let tail = self.store.history.tail(&room, after.epoch, after.seq, limit, max_bytes).await?;
+        let tail = self
+            .store
+            .history
+            .tail(&room, after.epoch, after.seq, limit, max_bytes)
+            .await?;
         Ok(Fetched {
             epoch: tail.epoch,
             head: tail.head,
@@ -110,23 +160,48 @@ impl Core {
     pub(crate) async fn heads(&self, ask: Heads) -> Result<HeadList> {
         let limit = self.options.limits.max_rooms_per_call;
         if ask.rooms.len() > limit {
-            return Err(Error::LimitReached { what: "rooms in one comparison", limit });
+            return Err(Error::LimitReached {
+                what: "rooms in one comparison",
+                limit,
+            });
         }
-        let rooms = ask.rooms.iter().map(RoomId::new).collect::<std::result::Result<Vec<_>, _>>()?;
+        let rooms = ask
+            .rooms
+            .iter()
+            .map(RoomId::new)
+            .collect::<std::result::Result<Vec<_>, _>>()?;
         let heads = self.store.history.heads(&rooms).await?;
         let named = ask.rooms.into_iter().zip(heads);
-        Ok(HeadList { heads: named.map(|(room, (epoch, seq))| Head { room, epoch, seq }).collect() })
+        Ok(HeadList {
+            heads: named
+                .map(|(room, (epoch, seq))| Head { room, epoch, seq })
+                .collect(),
+        })
     }
 
     /// Moves the caller's read position, and tells their other devices where it moved.
-    pub(crate) async fn read(self: &Arc<Self>, who: &Grant, room: &RoomId, seq: Seq) -> Result<ReadState> {
+    pub(crate) async fn read(
+        self: &Arc<Self>,
+        who: &Grant,
+        room: &RoomId,
+        seq: Seq,
+    ) -> Result<ReadState> {
         let view = self.view(who, room).await?;
         if view.head == 0 {
             return Ok(ReadState::default());
         }
-        let position = self.store.history.mark_read(room, &who.user()?, seq).await?;
+        let position = self
+            .store
+            .history
+            .mark_read(room, &who.user()?, seq)
+            .await?;
         let unread = unread(position.head, position.read, position.joined);
-        let state = ReadState { read: position.read, joined: position.joined, head: position.head, unread };
+        let state = ReadState {
+            read: position.read,
+            joined: position.joined,
+            head: position.head,
+            unread,
+        };
         if position.moved {
             let (room, signal) = (room.clone(), read_signal(who, room, &state));
             self.follow_up(async move |core: Arc<Self>| {
@@ -214,11 +289,22 @@ mod tests {
 
     fn page(sizes: &[usize]) -> Page {
         let entry = |(at, size): (usize, &usize)| {
-            let entry = Entry { body: vec![b'a'; *size].into(), ..Entry::default() };
-            LogEntry { seq: at as u64 + 1, entry: Some(entry) }
+            let entry = Entry {
+                body: vec![b'a'; *size].into(),
+                ..Entry::default()
+            };
+            LogEntry {
+                seq: at as u64 + 1,
+                entry: Some(entry),
+            }
         };
         let entries: Vec<_> = sizes.iter().enumerate().map(entry).collect();
-        Page { epoch: 1, head: sizes.len() as u64, truncated: None, entries }
+        Page {
+            epoch: 1,
+            head: sizes.len() as u64,
+            truncated: None,
+            entries,
+        }
     }
 
     fn seqs(page: &Page) -> Vec<u64> {
@@ -244,7 +330,10 @@ mod tests {
 
     #[test]
     fn what_is_gone_is_not_said_of_a_page_that_does_not_reach_it() {
-        let mut cut_short = Page { truncated: Some((1, 5)), ..page(&[10, 10]) };
+        let mut cut_short = Page {
+            truncated: Some((1, 5)),
+            ..page(&[10, 10])
+        };
         cut(&mut cut_short, true, 10);
         assert_eq!(cut_short.truncated, None);
     }

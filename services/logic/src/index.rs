@@ -31,8 +31,14 @@ const ANSWER_BYTES: usize = 1 << 20;
 /// A list of rooms in a number: the same for the same list, whichever process computes it; never 0.
 fn digest(rooms: &[RoomId]) -> u64 {
     // FNV-1a, with a byte between that no id has.
-    let bytes = rooms.iter().flat_map(|room| room.as_str().bytes().chain([0xff]));
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)).max(1)
+    let bytes = rooms
+        .iter()
+        .flat_map(|room| room.as_str().bytes().chain([0xff]));
+    bytes
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+        .max(1)
 }
 
 impl Core {
@@ -41,7 +47,9 @@ impl Core {
         if !room.is_direct() || self.indexed.epoch(room).is_some() {
             return Vec::new();
         }
-        room.direct_members().map(|(one, other)| vec![one, other]).unwrap_or_default()
+        room.direct_members()
+            .map(|(one, other)| vec![one, other])
+            .unwrap_or_default()
     }
 
     /// After a message in a direct room: remembers that it is indexed, indexes it again where a failover may have lost that,
@@ -52,7 +60,9 @@ impl Core {
         stored: &Appended,
         indexed: bool,
     ) -> Result<()> {
-        let Some((one, other)) = room.is_direct().then(|| room.direct_members()).flatten() else { return Ok(()) };
+        let Some((one, other)) = room.is_direct().then(|| room.direct_members()).flatten() else {
+            return Ok(());
+        };
         let users = [one, other];
         if !indexed && self.indexed.epoch(room) != Some(stored.epoch) {
             self.store.index.index_room(&users, room).await?;
@@ -82,7 +92,11 @@ impl Core {
         removed: Option<&RoomId>,
         seq: Seq,
     ) {
-        let names = |room: Option<&RoomId>| room.iter().map(|room| room.as_str().to_owned()).collect::<Vec<_>>();
+        let names = |room: Option<&RoomId>| {
+            room.iter()
+                .map(|room| room.as_str().to_owned())
+                .collect::<Vec<_>>()
+        };
         for chunk in users.chunks(self.options.limits.max_users_per_call.max(1)) {
             let presence = match self.store.connections.presence(chunk).await {
                 Ok(presence) => presence,
@@ -92,9 +106,16 @@ impl Core {
                 }
             };
             for (user, (connections, _)) in chunk.iter().zip(presence) {
-                let Some(to) = super::push::nodes_of(&connections) else { continue };
+                let Some(to) = super::push::nodes_of(&connections) else {
+                    continue;
+                };
                 let user = user.as_str().to_owned();
-                let request = RoomsChangedRequest { user, added: names(added), removed: names(removed), seq };
+                let request = RoomsChangedRequest {
+                    user,
+                    added: names(added),
+                    removed: names(removed),
+                    seq,
+                };
                 let tally = self.nodes.rooms_changed(to, request).await;
                 if !tally.failed.is_empty() {
                     tracing::info!(nodes = ?tally.failed, "failed to notify nodes that a user's rooms changed; will retry");
@@ -121,7 +142,11 @@ impl Core {
         let mut after = after.cloned();
         while seen.len() < limit {
             let step = STEP.min(limit - seen.len());
-            let rooms = self.store.index.user_rooms(user, after.as_ref(), step).await?;
+            let rooms = self
+                .store
+                .index
+                .user_rooms(user, after.as_ref(), step)
+                .await?;
             let complete = rooms.len() < step;
             let views = self.store.rooms.views(&rooms, user).await?;
             after = rooms.last().cloned().or(after);
@@ -161,12 +186,28 @@ impl Core {
         }
         let list = |known: KnownList| async move {
             let user = UserId::new(&known.user)?;
-            let rooms = self.store.index.user_rooms(&user, None, limits.max_rooms_per_user).await?;
+            let rooms = self
+                .store
+                .index
+                .user_rooms(&user, None, limits.max_rooms_per_user)
+                .await?;
             let digest = digest(&rooms);
-            let rooms = if digest == known.digest { Vec::new() } else { rooms };
-            Ok::<_, Error>(RoomList { digest, rooms: rooms.into_iter().map(|room| room.as_str().to_owned()).collect() })
+            let rooms = if digest == known.digest {
+                Vec::new()
+            } else {
+                rooms
+            };
+            Ok::<_, Error>(RoomList {
+                digest,
+                rooms: rooms
+                    .into_iter()
+                    .map(|room| room.as_str().to_owned())
+                    .collect(),
+            })
         };
-        let lists = futures::stream::iter(ask.lists).map(list).buffered(CONCURRENCY);
+        let lists = futures::stream::iter(ask.lists)
+            .map(list)
+            .buffered(CONCURRENCY);
         let mut lists = std::pin::pin!(lists);
         let mut answer = RoomLists::default();
         let mut bytes = 0;
@@ -188,7 +229,9 @@ impl Core {
         let user = user.clone();
         self.follow_up(async move |core: Arc<Self>| {
             for room in rooms {
-                let users = room.direct_members().map_or_else(|| vec![user.clone()], |(one, other)| vec![one, other]);
+                let users = room
+                    .direct_members()
+                    .map_or_else(|| vec![user.clone()], |(one, other)| vec![one, other]);
                 if let Err(error) = core.store.index.index_room(&users, &room).await {
                     tracing::debug!(%user, %room, %error, "failed to add a room to a user's index");
                 }
@@ -201,11 +244,17 @@ impl Core {
     /// indexing may have come before this.
     pub(crate) async fn unindex(&self, user: &UserId, room: &RoomId) -> Result<()> {
         self.store.index.unindex_room(user, room).await?;
-        let views = self.store.rooms.views(std::slice::from_ref(room), user).await?;
+        let views = self
+            .store
+            .rooms
+            .views(std::slice::from_ref(room), user)
+            .await?;
         match views.into_iter().next().flatten() {
-            Some(view) if room.is_direct() || view.role.is_some() => {
-                Ok(self.store.index.index_room(std::slice::from_ref(user), room).await?)
-            }
+            Some(view) if room.is_direct() || view.role.is_some() => Ok(self
+                .store
+                .index
+                .index_room(std::slice::from_ref(user), room)
+                .await?),
             _ => Ok(()),
         }
     }
@@ -225,8 +274,19 @@ mod tests {
 
     #[test]
     fn a_digest_is_that_of_the_list() {
-        let list = |names: &[&str]| names.iter().map(|name| RoomId::new(*name).unwrap()).collect::<Vec<_>>();
-        let lists = [list(&[]), list(&["a"]), list(&["a", "b"]), list(&["ab"]), list(&["b", "a"])];
+        let list = |names: &[&str]| {
+            names
+                .iter()
+                .map(|name| RoomId::new(*name).unwrap())
+                .collect::<Vec<_>>()
+        };
+        let lists = [
+            list(&[]),
+            list(&["a"]),
+            list(&["a", "b"]),
+            list(&["ab"]),
+            list(&["b", "a"]),
+        ];
         let digests: HashSet<u64> = lists.iter().map(|list| digest(list)).collect();
         assert_eq!(digests.len(), lists.len());
         assert!(!digests.contains(&0));

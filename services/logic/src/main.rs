@@ -23,7 +23,12 @@ fn main() -> ExitCode {
 }
 
 async fn run(mut settings: Settings, process: Process) -> Result<()> {
-    let Process { node, admin, shutdown, tasks } = process;
+    let Process {
+        node,
+        admin,
+        shutdown,
+        tasks,
+    } = process;
     let tls = settings.tls.clone().map(Tls::load).transpose()?;
     if let Some(tls) = &tls {
         tasks.spawn("certificates", Arc::clone(tls).follow(shutdown.clone()));
@@ -39,12 +44,28 @@ async fn run(mut settings: Settings, process: Process) -> Result<()> {
     let ending = shutdown.clone();
     let serving = admin.readiness().latch("not draining");
     let store = Arc::new(RedisStore::start(settings.store.clone())?);
-    let peers = Peers::start(settings.peers.clone(), Watch::start(settings.etcd.clone(), Kind::Connect))?;
-    let drain = Drain { at_least: settings.drain_at_least.min(shutdown.grace()), at_most: shutdown.grace() };
-    let options = Options { drain, ..settings.logic.clone() };
-    let service = Arc::new(Service::new(options, Store::new(Arc::clone(&store)), Arc::new(peers))?);
-    let bind =
-        async |field: &str, address| TcpListener::bind(address).await.with_context(|| format!("{field} {address}"));
+    let peers = Peers::start(
+        settings.peers.clone(),
+        Watch::start(settings.etcd.clone(), Kind::Connect),
+    )?;
+    let drain = Drain {
+        at_least: settings.drain_at_least.min(shutdown.grace()),
+        at_most: shutdown.grace(),
+    };
+    let options = Options {
+        drain,
+        ..settings.logic.clone()
+    };
+    let service = Arc::new(Service::new(
+        options,
+        Store::new(Arc::clone(&store)),
+        Arc::new(peers),
+    )?);
+    let bind = async |field: &str, address| {
+        TcpListener::bind(address)
+            .await
+            .with_context(|| format!("{field} {address}"))
+    };
     let http = bind("http_listen", settings.http_listen).await?;
     let grpc = bind("grpc_listen", settings.grpc_listen).await?;
     let http_address = http.local_addr()?;
@@ -57,7 +78,9 @@ async fn run(mut settings: Settings, process: Process) -> Result<()> {
         Ok::<_, std::convert::Infallible>(())
     });
     let tls = tls.map(|tls| (tls, Kind::Connect.certificate_name()));
-    tasks.spawn("gRPC server", async move { over_grpc.serve_grpc(grpc, tls).await });
+    tasks.spawn("gRPC server", async move {
+        over_grpc.serve_grpc(grpc, tls).await
+    });
     let sharing = Arc::clone(&service);
     let mut others = Watch::start(settings.etcd.clone(), Kind::Logic);
     tasks.spawn("count of logic processes", async move {
@@ -86,8 +109,12 @@ async fn run(mut settings: Settings, process: Process) -> Result<()> {
 
 fn entry(settings: &Settings, node: &str, grpc_port: u16) -> Node {
     let address = settings.advertise.clone();
-    let address = address.unwrap_or_else(|| im_runtime::own_address(settings.grpc_listen.ip(), grpc_port));
-    let clients = settings.advertise_http.clone().map(|address| ("http".to_owned(), address));
+    let address =
+        address.unwrap_or_else(|| im_runtime::own_address(settings.grpc_listen.ip(), grpc_port));
+    let clients = settings
+        .advertise_http
+        .clone()
+        .map(|address| ("http".to_owned(), address));
     Node {
         zone: settings.zone.clone(),
         clients: clients.into_iter().collect(),

@@ -50,8 +50,25 @@ impl Core {
     pub(crate) async fn send(self: &Arc<Self>, who: Grant, send: Send) -> Result<Stored> {
         let room = RoomId::new(&send.room)?;
         let access = access::for_caller(&who, &room)?;
-        let Send { client_id, r#type: kind, body, encoding, .. } = send;
-        self.store_message(access, who.device, Draft { room, client_id, kind, body, encoding }).await
+        let Send {
+            client_id,
+            r#type: kind,
+            body,
+            encoding,
+            ..
+        } = send;
+        self.store_message(
+            access,
+            who.device,
+            Draft {
+                room,
+                client_id,
+                kind,
+                body,
+                encoding,
+            },
+        )
+        .await
     }
 
     /// The same with an access of the caller's choice.
@@ -70,7 +87,11 @@ impl Core {
             id: Uuid::now_v7().to_string(),
             from: access.user.as_str().to_owned(),
             client_id: client_id.as_str().to_owned(),
-            r#type: if draft.kind.is_empty() { TEXT.to_owned() } else { draft.kind },
+            r#type: if draft.kind.is_empty() {
+                TEXT.to_owned()
+            } else {
+                draft.kind
+            },
             body: draft.body,
             encoding: draft.encoding,
             time_ms: clock::now_ms(),
@@ -85,7 +106,17 @@ impl Core {
         // Before anything is said there: what is acknowledged is in both lists.
         let index = self.not_indexed(&room);
         let indexes = !index.is_empty();
-        let stored = self.store.messages.append(Append { room: room.clone(), access, client_id, entry, index }).await?;
+        let stored = self
+            .store
+            .messages
+            .append(Append {
+                room: room.clone(),
+                access,
+                client_id,
+                entry,
+                index,
+            })
+            .await?;
         if !system && !stored.duplicate {
             self.room_bytes.owe(room.as_str(), bytes);
         }
@@ -103,16 +134,30 @@ impl Core {
     pub(crate) async fn signal(&self, who: &Grant, ask: SendSignal) -> Result<()> {
         let room = RoomId::new(&ask.room)?;
         if ask.r#type.is_empty() {
-            return Err(Error::bad("type", "is empty: say what the signal is, e.g. \"typing\""));
+            return Err(Error::bad(
+                "type",
+                "is empty: say what the signal is, e.g. \"typing\"",
+            ));
         }
         self.check(&ask.r#type, &ask.body, ask.encoding)?;
         self.view(who, &room).await?;
-        let SendSignal { r#type, body, encoding, .. } = ask;
+        let SendSignal {
+            r#type,
+            body,
+            encoding,
+            ..
+        } = ask;
         if !who.admin {
             self.within_budget(&who.user()?, &room, body.len())?;
             self.room_bytes.owe(room.as_str(), body.len());
         }
-        let signal = Signal { from: who.user.clone(), r#type, body, encoding, ..Signal::default() };
+        let signal = Signal {
+            from: who.user.clone(),
+            r#type,
+            body,
+            encoding,
+            ..Signal::default()
+        };
         Ok(self.store.messages.signal(&room, signal).await?)
     }
 
@@ -122,20 +167,38 @@ impl Core {
         let limited = |whose| {
             move |wait| {
                 BYTES_REFUSED.with_label_values(&[whose]).inc();
-                Error::TooManyBytes { whose: if whose == "user" { OF_A_USER } else { IN_A_ROOM }, wait }
+                Error::TooManyBytes {
+                    whose: if whose == "user" {
+                        OF_A_USER
+                    } else {
+                        IN_A_ROOM
+                    },
+                    wait,
+                }
             }
         };
-        self.room_bytes.check(room.as_str()).map_err(limited("room"))?;
-        self.user_bytes.spend(user.as_str(), bytes).map_err(limited("user"))
+        self.room_bytes
+            .check(room.as_str())
+            .map_err(limited("room"))?;
+        self.user_bytes
+            .spend(user.as_str(), bytes)
+            .map_err(limited("user"))
     }
 
     fn check(&self, kind: &str, body: &[u8], encoding: i32) -> Result<()> {
         let limits = &self.options.limits;
         if kind.starts_with(OURS) {
-            return Err(Error::bad("type", "begins with \"im.\", which is the server's: choose another"));
+            return Err(Error::bad(
+                "type",
+                "begins with \"im.\", which is the server's: choose another",
+            ));
         }
         if kind.len() > limits.max_type_bytes {
-            let problem = format!("has {} bytes: {} at most", kind.len(), limits.max_type_bytes);
+            let problem = format!(
+                "has {} bytes: {} at most",
+                kind.len(),
+                limits.max_type_bytes
+            );
             return Err(Error::bad("type", problem));
         }
         if kind.chars().any(char::is_control) {
@@ -148,7 +211,11 @@ impl Core {
     pub(crate) fn check_body(&self, body: &[u8], encoding: i32) -> Result<()> {
         let limit = self.options.limits.max_body_bytes;
         if body.len() > limit {
-            return Err(Error::TooLarge { field: "body", bytes: body.len(), limit });
+            return Err(Error::TooLarge {
+                field: "body",
+                bytes: body.len(),
+                limit,
+            });
         }
         let sound = match Encoding::try_from(encoding) {
             Ok(Encoding::Text) => std::str::from_utf8(body).is_ok(),
@@ -161,8 +228,15 @@ impl Core {
                 return Err(Error::bad("body", problem));
             }
             Ok(Encoding::Binary) => true,
-            Err(_) => return Err(Error::bad("encoding", "is not known: use text, JSON or binary")),
+            Err(_) => {
+                return Err(Error::bad(
+                    "encoding",
+                    "is not known: use text, JSON or binary",
+                ));
+            }
         };
-        sound.then_some(()).ok_or_else(|| Error::bad("body", "is not of the encoding that it is said to be"))
+        sound
+            .then_some(())
+            .ok_or_else(|| Error::bad("body", "is not of the encoding that it is said to be"))
     }
 }

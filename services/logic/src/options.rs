@@ -256,6 +256,9 @@ pub struct Drain {
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { at_least: Duration::from_secs(3), at_most: Duration::from_secs(30) }
+        Self {
+            at_least: Duration::from_secs(3),
+            at_most: Duration::from_secs(30),
+        }
     }
 }

@@ -19,7 +19,8 @@ use crate::nodes::{Node, Nodes, Tally, To};
 static CALLS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     let help = "Calls to connect processes by what (push, kick, rooms_changed) and result: ok, failed, or skipped because the \
         process had failed a moment ago.";
-    register_int_counter_vec!("im_logic_node_calls_total", help, &["call", "result"]).expect("registered once")
+    register_int_counter_vec!("im_logic_node_calls_total", help, &["call", "result"])
+        .expect("registered once")
 });
 
 /// How connect processes are asked.
@@ -70,10 +71,19 @@ impl Peers {
     /// # Errors
     /// A secret that cannot be sent.
     pub fn start(options: Options, watch: Watch) -> Result<Self, BadSecret> {
-        let credential = options.secret.as_ref().map(|secret| format!("Bearer {}", secret.expose()).parse());
+        let credential = options
+            .secret
+            .as_ref()
+            .map(|secret| format!("Bearer {}", secret.expose()).parse());
         let credential = credential.transpose().map_err(|_| BadSecret)?;
-        let pool = Pool::start(options.pool.clone(), watch, |_, channel| ConnectClient::new(channel));
-        Ok(Self { pool, options: Arc::new(options), credential })
+        let pool = Pool::start(options.pool.clone(), watch, |_, channel| {
+            ConnectClient::new(channel)
+        });
+        Ok(Self {
+            pool,
+            options: Arc::new(options),
+            credential,
+        })
     }
 
     /// The processes that are meant, and the names of those that are not known.
@@ -97,7 +107,9 @@ impl Peers {
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         if let Some(credential) = &self.credential {
-            request.metadata_mut().insert("authorization", credential.clone());
+            request
+                .metadata_mut()
+                .insert("authorization", credential.clone());
         }
         request
     }
@@ -108,7 +120,10 @@ impl Peers {
         F: Future<Output = Result<u64, Status>>,
     {
         let (found, failed) = self.find(to);
-        let mut tally = Tally { connections: 0, failed };
+        let mut tally = Tally {
+            connections: 0,
+            failed,
+        };
         let answers = found.into_iter().map(|endpoint| {
             let answer = ask(endpoint.link().clone());
             async move {
@@ -116,7 +131,8 @@ impl Peers {
                 result.map_err(|()| endpoint.node().id.clone())
             }
         });
-        let mut answers = futures::stream::iter(answers).buffer_unordered(self.options.at_once.max(1));
+        let mut answers =
+            futures::stream::iter(answers).buffer_unordered(self.options.at_once.max(1));
         while let Some(answer) = answers.next().await {
             match answer {
                 Ok(connections) => tally.connections += connections,
@@ -165,29 +181,63 @@ async fn one(
 #[async_trait]
 impl Nodes for Peers {
     async fn push(&self, to: To, request: PushRequest) -> Tally {
-        let timeout = if request.speed == 0 { self.options.timeout } else { self.options.paced_timeout };
-        let what = Ask { name: "push", timeout, always: false };
+        let timeout = if request.speed == 0 {
+            self.options.timeout
+        } else {
+            self.options.paced_timeout
+        };
+        let what = Ask {
+            name: "push",
+            timeout,
+            always: false,
+        };
         self.ask(what, to, |mut client| {
             let request = self.request(request.clone());
-            async move { client.push(request).await.map(Response::into_inner).map(|reply| reply.delivered) }
+            async move {
+                client
+                    .push(request)
+                    .await
+                    .map(Response::into_inner)
+                    .map(|reply| reply.delivered)
+            }
         })
         .await
     }
 
     async fn kick(&self, to: To, request: KickRequest) -> Tally {
-        let what = Ask { name: "kick", timeout: self.options.timeout, always: true };
+        let what = Ask {
+            name: "kick",
+            timeout: self.options.timeout,
+            always: true,
+        };
         self.ask(what, to, |mut client| {
             let request = self.request(request.clone());
-            async move { client.kick(request).await.map(Response::into_inner).map(|reply| reply.closed) }
+            async move {
+                client
+                    .kick(request)
+                    .await
+                    .map(Response::into_inner)
+                    .map(|reply| reply.closed)
+            }
         })
         .await
     }
 
     async fn rooms_changed(&self, to: To, request: RoomsChangedRequest) -> Tally {
-        let what = Ask { name: "rooms_changed", timeout: self.options.timeout, always: false };
+        let what = Ask {
+            name: "rooms_changed",
+            timeout: self.options.timeout,
+            always: false,
+        };
         self.ask(what, to, |mut client| {
             let request = self.request(request.clone());
-            async move { client.rooms_changed(request).await.map(Response::into_inner).map(|reply| reply.connections) }
+            async move {
+                client
+                    .rooms_changed(request)
+                    .await
+                    .map(Response::into_inner)
+                    .map(|reply| reply.connections)
+            }
         })
         .await
     }
@@ -226,8 +276,15 @@ mod tests {
 
     impl Fake {
         fn check<T>(request: &Request<T>) -> Result<(), Status> {
-            let shown = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-            if shown == Some("Bearer hush") { Ok(()) } else { Err(Status::unauthenticated("no secret")) }
+            let shown = request
+                .metadata()
+                .get("authorization")
+                .and_then(|value| value.to_str().ok());
+            if shown == Some("Bearer hush") {
+                Ok(())
+            } else {
+                Err(Status::unauthenticated("no secret"))
+            }
         }
     }
 
@@ -248,7 +305,9 @@ mod tests {
             request: Request<RoomsChangedRequest>,
         ) -> Result<Response<RoomsChangedReply>, Status> {
             Self::check(&request)?;
-            Ok(Response::new(RoomsChangedReply { connections: self.0 }))
+            Ok(Response::new(RoomsChangedReply {
+                connections: self.0,
+            }))
         }
     }
 
@@ -258,45 +317,83 @@ mod tests {
         let service = ConnectServer::new(Fake(connections));
         tokio::spawn(async move {
             let incoming = TcpIncoming::from(listener);
-            tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming(incoming)
+                .await
+                .unwrap();
         });
         im_discovery::Node::new(format!("node-{connections}"), address, "0.1.0")
     }
 
     fn peers(nodes: Vec<im_discovery::Node>, secret: &str) -> Peers {
-        let options =
-            Options { secret: Some(Secret::new(secret)), timeout: Duration::from_millis(500), ..Options::default() };
+        let options = Options {
+            secret: Some(Secret::new(secret)),
+            timeout: Duration::from_millis(500),
+            ..Options::default()
+        };
         Peers::start(options, Watch::fixed(Kind::Connect, nodes)).unwrap()
     }
 
     #[tokio::test]
     async fn all_or_the_named_ones_are_asked_and_unknown_ones_are_named() {
         let peers = peers(vec![node(1).await, node(20).await], "hush");
-        assert_eq!(peers.push(To::All, PushRequest::default()).await, Tally { connections: 21, failed: vec![] });
+        assert_eq!(
+            peers.push(To::All, PushRequest::default()).await,
+            Tally {
+                connections: 21,
+                failed: vec![]
+            }
+        );
         let named = To::Named(vec!["node-20".into(), "node-7".into()]);
-        let tally = peers.rooms_changed(named, RoomsChangedRequest::default()).await;
-        assert_eq!(tally, Tally { connections: 20, failed: vec!["node-7".into()] });
+        let tally = peers
+            .rooms_changed(named, RoomsChangedRequest::default())
+            .await;
+        assert_eq!(
+            tally,
+            Tally {
+                connections: 20,
+                failed: vec!["node-7".into()]
+            }
+        );
         let names: Vec<String> = peers.known().into_iter().map(|node| node.name).collect();
         assert_eq!(names, ["node-1", "node-20"]);
     }
 
     #[tokio::test]
-    async fn one_that_stands_still_delays_nobody_for_longer_than_its_time_and_is_left_out_afterwards() {
+    async fn one_that_stands_still_delays_nobody_for_longer_than_its_time_and_is_left_out_afterwards()
+     {
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = silent.local_addr().unwrap().to_string();
-        let nodes = vec![node(1).await, im_discovery::Node::new("silent", address, "0.1.0")];
+        let nodes = vec![
+            node(1).await,
+            im_discovery::Node::new("silent", address, "0.1.0"),
+        ];
         let peers = peers(nodes, "hush");
-        let expected = Tally { connections: 1, failed: vec!["silent".into()] };
+        let expected = Tally {
+            connections: 1,
+            failed: vec!["silent".into()],
+        };
         assert_eq!(peers.push(To::All, PushRequest::default()).await, expected);
         let began = std::time::Instant::now();
         assert_eq!(peers.push(To::All, PushRequest::default()).await, expected);
-        assert!(began.elapsed() < Duration::from_millis(300), "it is not waited for again so soon");
-        assert_eq!(peers.kick(To::All, KickRequest::default()).await, expected, "a kick is tried all the same");
+        assert!(
+            began.elapsed() < Duration::from_millis(300),
+            "it is not waited for again so soon"
+        );
+        assert_eq!(
+            peers.kick(To::All, KickRequest::default()).await,
+            expected,
+            "a kick is tried all the same"
+        );
     }
 
     #[tokio::test]
     async fn a_wrong_secret_reaches_nobody() {
         let peers = peers(vec![node(3).await], "other");
-        assert_eq!(peers.kick(To::All, KickRequest::default()).await.failed, ["node-3"]);
+        assert_eq!(
+            peers.kick(To::All, KickRequest::default()).await.failed,
+            ["node-3"]
+        );
     }
 }

@@ -29,15 +29,26 @@ impl Core {
         if owed.is_empty() {
             return;
         }
-        let known: Vec<String> = self.nodes.known().into_iter().map(|node| node.name).collect();
+        let known: Vec<String> = self
+            .nodes
+            .known()
+            .into_iter()
+            .map(|node| node.name)
+            .collect();
         owed.retain(|node, _| known.contains(node));
         if owed.is_empty() {
             return;
         }
         let to = To::Named(owed.keys().cloned().collect());
-        let tally = self.nodes.rooms_changed(to, RoomsChangedRequest::default()).await;
+        let tally = self
+            .nodes
+            .rooms_changed(to, RoomsChangedRequest::default())
+            .await;
         for (node, since) in owed.iter().filter(|(node, _)| !tally.failed.contains(node)) {
-            tracing::info!(node, "notified a node that it missed changes of users' rooms");
+            tracing::info!(
+                node,
+                "notified a node that it missed changes of users' rooms"
+            );
             self.owed.paid(node, *since);
         }
     }

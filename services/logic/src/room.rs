@@ -38,7 +38,10 @@ pub(crate) fn role_of(name: &str) -> Result<Role> {
         "member" => Ok(Role::Member),
         "admin" => Ok(Role::Admin),
         "owner" => Ok(Role::Owner),
-        _ => Err(Error::bad("role", "is none: use \"member\", \"admin\" or \"owner\"")),
+        _ => Err(Error::bad(
+            "role",
+            "is none: use \"member\", \"admin\" or \"owner\"",
+        )),
     }
 }
 
@@ -51,7 +54,11 @@ impl Core {
     /// What the caller sees of a room that they may hear.
     pub(crate) async fn view(&self, who: &Grant, room: &RoomId) -> Result<View> {
         let user = who.user()?;
-        let mut views = self.store.rooms.views(std::slice::from_ref(room), &user).await?;
+        let mut views = self
+            .store
+            .rooms
+            .views(std::slice::from_ref(room), &user)
+            .await?;
         access::judge(who, room, views.pop().flatten())
     }
 }

@@ -50,7 +50,12 @@ impl Service {
         if let Some(source) = key_set {
             let verifier = Arc::clone(&core.verifier);
             let refresh = core.options.auth.jwks_refresh;
-            runtime.spawn(jwks::keep_fetching(source, verifier, refresh, core.phase.subscribe()));
+            runtime.spawn(jwks::keep_fetching(
+                source,
+                verifier,
+                refresh,
+                core.phase.subscribe(),
+            ));
         }
         runtime.spawn(bans::follow(Arc::downgrade(&core)));
         runtime.spawn(agreement::run(Arc::downgrade(&core)));
@@ -60,7 +65,9 @@ impl Service {
 
     /// For in-process callers.
     pub fn handle(&self) -> Handle {
-        Handle { core: Arc::clone(&self.core) }
+        Handle {
+            core: Arc::clone(&self.core),
+        }
     }
 
     /// Serves connect processes on this listener, with `tls` only those that show a certificate with this name, until
@@ -98,7 +105,9 @@ impl Service {
         self.core.phase.send_replace(Phase::Ending);
         self.core.under_way.close();
         let rest = options.at_most.saturating_sub(options.at_least);
-        tokio::time::timeout(rest, self.core.under_way.wait()).await.is_ok()
+        tokio::time::timeout(rest, self.core.under_way.wait())
+            .await
+            .is_ok()
     }
 }
 

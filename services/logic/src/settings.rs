@@ -267,7 +267,9 @@ fn http(from: &mut Reader<'_>, default: Http) -> Http {
 
 fn network(text: &str) -> Result<IpNet, String> {
     let address = || text.parse::<std::net::IpAddr>().map(IpNet::from);
-    text.parse().or_else(|_| address()).map_err(|_| "write an address or a network, like 10.0.0.0/8".to_owned())
+    text.parse()
+        .or_else(|_| address())
+        .map_err(|_| "write an address or a network, like 10.0.0.0/8".to_owned())
 }
 
 fn compat(from: &mut Reader<'_>, default: Compat) -> Compat {

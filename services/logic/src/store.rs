@@ -61,7 +61,16 @@ impl Store {
     /// All parts of one store.
     pub fn new<S>(store: Arc<S>) -> Self
     where
-        S: Messages + Rooms + History + Index + Invitations + Quotas + Connections + Leases + Bans + GrantKeys,
+        S: Messages
+            + Rooms
+            + History
+            + Index
+            + Invitations
+            + Quotas
+            + Connections
+            + Leases
+            + Bans
+            + GrantKeys,
     {
         Self {
             messages: store.clone(),

@@ -17,10 +17,17 @@ const ROOM_BYTES: usize = 120;
 
 impl Core {
     /// Which of these rooms the caller may hear, and where each stands.
-    pub(crate) async fn subscribe(self: &Arc<Self>, who: &Grant, ask: Subscribe) -> Result<Subscribed> {
+    pub(crate) async fn subscribe(
+        self: &Arc<Self>,
+        who: &Grant,
+        ask: Subscribe,
+    ) -> Result<Subscribed> {
         let limits = &self.options.limits;
         if ask.rooms.len() > limits.max_rooms_per_call {
-            return Err(Error::LimitReached { what: "rooms in one subscription", limit: limits.max_rooms_per_call });
+            return Err(Error::LimitReached {
+                what: "rooms in one subscription",
+                limit: limits.max_rooms_per_call,
+            });
         }
         let user = who.user()?;
         let named: Vec<_> = ask.rooms.iter().map(RoomId::new).collect();
@@ -30,7 +37,9 @@ impl Core {
         let mut indexed = None::<HashSet<RoomId>>;
         if ask.all {
             let (mut rooms, more) = self.rooms_of(who, None, limits.max_rooms_per_user).await?;
-            indexed = more.is_none().then(|| rooms.iter().map(|(room, _)| room.clone()).collect());
+            indexed = more
+                .is_none()
+                .then(|| rooms.iter().map(|(room, _)| room.clone()).collect());
             let all = rooms.len();
             let mut left = limits.max_subscribed_bytes;
             let fits = |(room, _): &&(RoomId, View)| {
@@ -44,8 +53,12 @@ impl Core {
             rooms.truncate(covered);
             mine = rooms;
         }
-        let mut views =
-            if sound.is_empty() { Vec::new() } else { self.store.rooms.views(&sound, &user).await? }.into_iter();
+        let mut views = if sound.is_empty() {
+            Vec::new()
+        } else {
+            self.store.rooms.views(&sound, &user).await?
+        }
+        .into_iter();
         let mut rooms = Vec::with_capacity(ask.rooms.len());
         let mut lacking = Vec::new();
         for (name, room) in ask.rooms.into_iter().zip(named) {
@@ -71,7 +84,11 @@ impl Core {
 
 /// Whether a room that the user may hear belongs into the user's index.
 fn is_listed(room: &RoomId, view: &View) -> bool {
-    if room.is_direct() { view.head > 0 } else { view.role.is_some() }
+    if room.is_direct() {
+        view.head > 0
+    } else {
+        view.role.is_some()
+    }
 }
 
 fn subscribed(room: String, judged: Result<View>) -> SubscribedRoom {
@@ -85,6 +102,10 @@ fn subscribed(room: String, judged: Result<View>) -> SubscribedRoom {
             read: view.read,
             joined: view.joined,
         },
-        Err(error) => SubscribedRoom { room, fault: Some(error.fault()), ..SubscribedRoom::default() },
+        Err(error) => SubscribedRoom {
+            room,
+            fault: Some(error.fault()),
+            ..SubscribedRoom::default()
+        },
     }
 }

@@ -13,12 +13,19 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     pub(crate) fn new(least: Duration, most: Duration) -> Self {
-        Self { least, most, tries: 0 }
+        Self {
+            least,
+            most,
+            tries: 0,
+        }
     }
 
     /// Between half and all of what the number of tries allows.
     pub(crate) fn next(&mut self) -> Duration {
-        let whole = self.least.saturating_mul(1 << self.tries.min(16)).min(self.most);
+        let whole = self
+            .least
+            .saturating_mul(1 << self.tries.min(16))
+            .min(self.most);
         self.tries = self.tries.saturating_add(1);
         whole.mul_f64(rand::rng().random_range(0.5..=1.0))
     }

@@ -130,7 +130,10 @@ impl Client {
             refresh_soon: Notify::new(),
         });
         let refresher = tokio::spawn(topology_refresher::run(Arc::clone(&shared))).abort_handle();
-        Ok(Self { shared, _alive: Arc::new(AbortOnDrop(refresher)) })
+        Ok(Self {
+            shared,
+            _alive: Arc::new(AbortOnDrop(refresher)),
+        })
     }
 
     /// Which redis; shows no passwords.
@@ -155,7 +158,8 @@ impl Client {
     pub async fn ready(&self, within: Duration) -> Result<Arc<Topology>, Error> {
         let deadline = Instant::now() + within;
         let mut topology = self.topology();
-        let complete = tokio::time::timeout_at(deadline, topology.wait_for(|now| now.is_complete())).await;
+        let complete =
+            tokio::time::timeout_at(deadline, topology.wait_for(|now| now.is_complete())).await;
         match complete {
             Ok(Ok(found)) => return Ok(Arc::clone(&found)),
             Ok(Err(_)) => return Err(Error::Down("the client has ended".to_owned())),
@@ -170,7 +174,9 @@ impl Client {
     /// The first master's error.
     pub async fn ping(&self, topology: &Topology) -> Result<(), Error> {
         let pings = topology.masters().iter().map(async |master| {
-            let answer = redis::cmd("PING").exec_async(&mut master.connection(Lane::Any)).await;
+            let answer = redis::cmd("PING")
+                .exec_async(&mut master.connection(Lane::Any))
+                .await;
             answer.map_err(|error| Error::of_connection(&error))
         });
         futures::future::try_join_all(pings).await.map(drop)

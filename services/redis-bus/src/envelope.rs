@@ -60,7 +60,9 @@ impl Envelope {
     /// # Errors
     /// [`BadEnvelope`]: not an envelope of this version.
     pub fn decode(room: &RoomId, bytes: &[u8]) -> Result<BusEvent, BadEnvelope> {
-        let (header, message) = bytes.split_at_checked(HEADER).ok_or(BadEnvelope::Short(bytes.len()))?;
+        let (header, message) = bytes
+            .split_at_checked(HEADER)
+            .ok_or(BadEnvelope::Short(bytes.len()))?;
         if header[0] != VERSION {
             return Err(BadEnvelope::Version(header[0]));
         }
@@ -73,7 +75,10 @@ impl Envelope {
             SIGNAL => Event::Signal(Signal::decode(message)?),
             other => return Err(BadEnvelope::Kind(other)),
         };
-        Ok(BusEvent { room: room.as_str().to_owned(), event: Some(event) })
+        Ok(BusEvent {
+            room: room.as_str().to_owned(),
+            event: Some(event),
+        })
     }
 }
 
@@ -86,7 +91,9 @@ fn header(kind: u8, epoch: Epoch, seq: Seq, room_for: usize) -> Vec<u8> {
 }
 
 fn number(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    bytes
+        .iter()
+        .fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 #[cfg(test)]
@@ -99,16 +106,35 @@ mod tests {
 
     #[test]
     fn a_logged_entry_comes_back_with_its_place() {
-        let entry = Entry { id: "1".into(), from: "ann".into(), body: b"hi".to_vec().into(), ..Entry::default() };
+        let entry = Entry {
+            id: "1".into(),
+            from: "ann".into(),
+            body: b"hi".to_vec().into(),
+            ..Entry::default()
+        };
         let bytes = Envelope::logged(1_700_000_000_123, 42, &entry.encode_to_vec());
         let event = Envelope::decode(&room(), &bytes).expect("readable");
-        let logged = Logged { epoch: 1_700_000_000_123, seq: 42, entry: Some(entry) };
-        assert_eq!(event, BusEvent { room: "lobby".into(), event: Some(Event::Logged(logged)) });
+        let logged = Logged {
+            epoch: 1_700_000_000_123,
+            seq: 42,
+            entry: Some(entry),
+        };
+        assert_eq!(
+            event,
+            BusEvent {
+                room: "lobby".into(),
+                event: Some(Event::Logged(logged))
+            }
+        );
     }
 
     #[test]
     fn a_signal_comes_back() {
-        let signal = Signal { from: "ann".into(), r#type: "typing".into(), ..Signal::default() };
+        let signal = Signal {
+            from: "ann".into(),
+            r#type: "typing".into(),
+            ..Signal::default()
+        };
         let event = Envelope::decode(&room(), &Envelope::signal(&signal)).expect("readable");
         assert_eq!(event.event, Some(Event::Signal(signal)));
     }
@@ -116,7 +142,10 @@ mod tests {
     #[test]
     fn what_is_no_envelope_is_named() {
         let good = Envelope::signal(&Signal::default());
-        assert_eq!(Envelope::decode(&room(), &good[..17]), Err(BadEnvelope::Short(17)));
+        assert_eq!(
+            Envelope::decode(&room(), &good[..17]),
+            Err(BadEnvelope::Short(17))
+        );
         let with = |at: usize, byte: u8| {
             let mut bytes = good.clone();
             bytes[at] = byte;
@@ -126,6 +155,9 @@ mod tests {
         assert_eq!(with(1, 9), Err(BadEnvelope::Kind(9)));
         let mut damaged = good.clone();
         damaged.push(0xff);
-        assert!(matches!(Envelope::decode(&room(), &damaged), Err(BadEnvelope::Message(_))));
+        assert!(matches!(
+            Envelope::decode(&room(), &damaged),
+            Err(BadEnvelope::Message(_))
+        ));
     }
 }

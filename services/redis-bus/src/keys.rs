@@ -57,7 +57,9 @@ impl Keys {
         if prefix.is_empty() || prefix.len() > 32 || !prefix.chars().all(plain) {
             return Err(BadPrefix(prefix.to_owned()));
         }
-        Ok(Self { prefix: prefix.to_owned() })
+        Ok(Self {
+            prefix: prefix.to_owned(),
+        })
     }
 
     /// What belongs to a room.
@@ -230,9 +232,28 @@ mod tests {
 
     #[test]
     fn a_room_lives_in_one_slot_whatever_its_id() {
-        for id in ["lobby", "live://1000", "{x}y", "}x", "}", "{}", "{", "a}{b", "direct:1:{:}", "%7D", "房间"] {
+        for id in [
+            "lobby",
+            "live://1000",
+            "{x}y",
+            "}x",
+            "}",
+            "{}",
+            "{",
+            "a}{b",
+            "direct:1:{:}",
+            "%7D",
+            "房间",
+        ] {
             let keys = keys().room(&room(id));
-            let mut names = vec![keys.meta(), keys.log(), keys.members(), keys.order(), keys.read(), keys.channel()];
+            let mut names = vec![
+                keys.meta(),
+                keys.log(),
+                keys.members(),
+                keys.order(),
+                keys.read(),
+                keys.channel(),
+            ];
             names.extend(keys.dedupe());
             for name in names {
                 assert_eq!(Slot::of(&name), keys.slot(), "{name}");
@@ -244,9 +265,20 @@ mod tests {
     fn a_channel_leads_back_to_its_room_and_to_no_other() {
         for id in ["lobby", "}x", "%7D", "%", "a}:bus", "x}y}", "%25"] {
             let channel = keys().room(&room(id)).channel();
-            assert_eq!(keys().room_of_channel(&channel), Some(room(id)), "{channel}");
+            assert_eq!(
+                keys().room_of_channel(&channel),
+                Some(room(id)),
+                "{channel}"
+            );
         }
-        for other in ["im:r:{x}:log", "im:r:{}:bus", "in:r:{x}:bus", "im:r:{x%}:bus", "im:r:{x%zz}:bus", ""] {
+        for other in [
+            "im:r:{x}:log",
+            "im:r:{}:bus",
+            "in:r:{x}:bus",
+            "im:r:{x%}:bus",
+            "im:r:{x%zz}:bus",
+            "",
+        ] {
             assert_eq!(keys().room_of_channel(other), None, "{other}");
         }
     }

@@ -39,5 +39,7 @@ pub use subscriber::{BusNotification, Subscriber};
 
 /// All that is needed to name scripts: `scripts::append()` and so on.
 pub mod script {
-    pub use crate::scripts::{append, ban, bans, beat, create, delete, log, member, members, nodes, read, seen};
+    pub use crate::scripts::{
+        append, ban, bans, beat, create, delete, log, member, members, nodes, read, seen,
+    };
 }

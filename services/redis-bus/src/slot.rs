@@ -16,7 +16,9 @@ impl Slot {
             .map(|(tag, _)| tag)
             .filter(|tag| !tag.is_empty())
             .unwrap_or(key);
-        let crc = tag.bytes().fold(0_u16, |crc, byte| crc << 8 ^ TABLE[usize::from((crc >> 8) as u8 ^ byte)]);
+        let crc = tag.bytes().fold(0_u16, |crc, byte| {
+            crc << 8 ^ TABLE[usize::from((crc >> 8) as u8 ^ byte)]
+        });
         Self(crc % SLOTS)
     }
 
@@ -34,7 +36,11 @@ const TABLE: [u16; 256] = {
         let mut crc = (byte as u16) << 8;
         let mut bit = 0;
         while bit < 8 {
-            crc = if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 };
+            crc = if crc & 0x8000 == 0 {
+                crc << 1
+            } else {
+                crc << 1 ^ 0x1021
+            };
             bit += 1;
         }
         table[byte] = crc;
@@ -51,7 +57,10 @@ mod tests {
     fn slots_are_those_of_the_specification() {
         assert_eq!(Slot::of("123456789").0, 0x31C3 % SLOTS);
         assert_eq!(Slot::of("foo").0, 12182);
-        assert_eq!(Slot::of("{user1000}.following"), Slot::of("{user1000}.followers"));
+        assert_eq!(
+            Slot::of("{user1000}.following"),
+            Slot::of("{user1000}.followers")
+        );
         assert_eq!(Slot::of("foo{{bar}}zap"), Slot::of("{bar"));
         assert_eq!(Slot::of("foo{bar}{zap}"), Slot::of("bar"));
     }

@@ -61,7 +61,10 @@ struct Listener {
 impl Subscriber {
     /// A subscriber to nothing yet.
     pub fn new(client: &Client) -> Self {
-        Self { client: client.clone(), desired: Arc::default() }
+        Self {
+            client: client.clone(),
+            desired: Arc::default(),
+        }
     }
 
     /// Begins to hear a room. [`BusNotification::Subscribed`] follows once the subscription stands, also where it stands already.
@@ -140,7 +143,8 @@ impl Subscriber {
     ) {
         for (room, wanted) in self.desired.take() {
             if wanted {
-                let owner = owner(&self.client, topology, &room).or_else(|| rooms.get(&room).cloned().flatten());
+                let owner = owner(&self.client, topology, &room)
+                    .or_else(|| rooms.get(&room).cloned().flatten());
                 if let Some(listener) = owner.as_ref().and_then(|owner| listeners.get(owner)) {
                     listener.desired.set(room.clone(), true);
                 }
@@ -157,7 +161,9 @@ impl Subscriber {
 }
 
 fn owner(client: &Client, topology: &Topology, room: &RoomId) -> Option<Host> {
-    topology.owner(client.keys().room(room).slot()).map(|master| master.host.clone())
+    topology
+        .owner(client.keys().room(room).slot())
+        .map(|master| master.host.clone())
 }
 
 /// Hands every room whose master is another now, or whose listener is new, to the right one.
@@ -168,11 +174,19 @@ fn move_rooms(
     listeners: &HashMap<Host, Listener>,
 ) {
     for (room, current) in rooms.iter_mut() {
-        let Some(owner) = owner(client, topology, room) else { continue };
-        if let Some(old) = current.as_ref().filter(|old| **old != owner).and_then(|old| listeners.get(old)) {
+        let Some(owner) = owner(client, topology, room) else {
+            continue;
+        };
+        if let Some(old) = current
+            .as_ref()
+            .filter(|old| **old != owner)
+            .and_then(|old| listeners.get(old))
+        {
             old.desired.set(room.clone(), false);
         }
-        let Some(listener) = listeners.get(&owner) else { continue };
+        let Some(listener) = listeners.get(&owner) else {
+            continue;
+        };
         if current.as_ref() != Some(&owner) || listener.desired.is_new() {
             listener.desired.set(room.clone(), true);
             *current = Some(owner);

@@ -74,7 +74,13 @@ impl Admin {
             life: LIFE,
             ..Limits::new("admin server")
         };
-        let serving = http::serve(listener, limits, admin.router(), TaskTracker::new(), CancellationToken::new());
+        let serving = http::serve(
+            listener,
+            limits,
+            admin.router(),
+            TaskTracker::new(),
+            CancellationToken::new(),
+        );
         tasks.spawn("admin server", async {
             serving.await;
             Ok::<_, Infallible>(())
@@ -99,11 +105,16 @@ impl Admin {
 
     /// Serves further routes from now on.
     pub fn add(&self, routes: Router) {
-        self.more.rcu(|more| more.as_ref().clone().merge(routes.clone()));
+        self.more
+            .rcu(|more| more.as_ref().clone().merge(routes.clone()));
     }
 
     /// Serves what `answer` says as JSON under a further path from now on.
-    pub fn add_json(&self, path: &str, answer: impl Fn() -> serde_json::Value + Clone + Send + Sync + 'static) {
+    pub fn add_json(
+        &self,
+        path: &str,
+        answer: impl Fn() -> serde_json::Value + Clone + Send + Sync + 'static,
+    ) {
         self.add(Router::new().route(path, get(async move || Json(answer()))));
     }
 
@@ -111,7 +122,15 @@ impl Admin {
         Router::new()
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
-            .route("/metrics", get(async || ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::text())))
+            .route(
+                "/metrics",
+                get(async || {
+                    (
+                        [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)],
+                        metrics::text(),
+                    )
+                }),
+            )
             .fallback(further)
             .with_state(self.clone())
     }
@@ -119,17 +138,35 @@ impl Admin {
 
 async fn healthz(State(admin): State<Admin>) -> Response {
     let late = admin.liveness.late();
-    let status = if late.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(serde_json::json!({"alive": late.is_empty(), "late": late}))).into_response()
+    let status = if late.is_empty() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        status,
+        Json(serde_json::json!({"alive": late.is_empty(), "late": late})),
+    )
+        .into_response()
 }
 
 async fn readyz(State(admin): State<Admin>) -> Response {
     let missing = admin.readiness.missing();
-    let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(serde_json::json!({"ready": missing.is_empty(), "missing": missing}))).into_response()
+    let status = if missing.is_empty() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        status,
+        Json(serde_json::json!({"ready": missing.is_empty(), "missing": missing})),
+    )
+        .into_response()
 }
 
 async fn further(State(admin): State<Admin>, request: Request) -> Response {
     let more = admin.more.load().as_ref().clone();
-    more.oneshot(request).await.unwrap_or_else(|never| match never {})
+    more.oneshot(request)
+        .await
+        .unwrap_or_else(|never| match never {})
 }

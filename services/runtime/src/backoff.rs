@@ -14,7 +14,11 @@ pub struct Backoff {
 impl Backoff {
     /// Up to `first` after the first failure, and never more than `longest`.
     pub fn new(first: Duration, longest: Duration) -> Self {
-        Self { first, longest, failures: 0 }
+        Self {
+            first,
+            longest,
+            failures: 0,
+        }
     }
 
     /// It failed once more: how long to wait now.

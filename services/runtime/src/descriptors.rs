@@ -11,7 +11,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub fn raise_descriptor_limit() -> io::Result<Option<u64>> {
     let now = getrlimit(Resource::Nofile);
     if now.current != now.maximum {
-        setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum })?;
+        setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: now.maximum,
+                maximum: now.maximum,
+            },
+        )?;
     }
     Ok(now.maximum)
 }

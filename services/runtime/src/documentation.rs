@@ -19,7 +19,10 @@ pub fn check(document: &Path, name: &str, wanted: &str) -> Result<(), String> {
         let (section, after) = rest.split_once(&end)?;
         Some((before.to_owned(), section, after.to_owned()))
     });
-    if found.as_ref().is_some_and(|(_, section, _)| *section == wanted) {
+    if found
+        .as_ref()
+        .is_some_and(|(_, section, _)| *section == wanted)
+    {
         return Ok(());
     }
     if std::env::var_os("REGENERATE").is_none() {
@@ -32,11 +35,16 @@ pub fn check(document: &Path, name: &str, wanted: &str) -> Result<(), String> {
         Some((before, _, after)) => (before, after),
         None => (format!("{}\n\n", text.trim_end()), String::new()),
     };
-    std::fs::write(document, format!("{before}{begin}{wanted}{end}{after}")).map_err(|error| error.to_string())
+    std::fs::write(document, format!("{before}{begin}{wanted}{end}{after}"))
+        .map_err(|error| error.to_string())
 }
 
 /// All settings of a program, those that every program has included.
-pub fn settings<T>(program: Program, defaults: impl Into<Defaults>, read: impl Fn(&mut Reader<'_>) -> T) -> String {
+pub fn settings<T>(
+    program: Program,
+    defaults: impl Into<Defaults>,
+    read: impl Fn(&mut Reader<'_>) -> T,
+) -> String {
     let defaults = defaults.into();
     let read_all = |from: &mut Reader<'_>| {
         read(from);

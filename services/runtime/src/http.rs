@@ -74,7 +74,13 @@ impl Limits {
 /// Serves a router until `end`. Requests carry the caller's [`SocketAddr`] as an extension.
 ///
 /// Returns when nothing more is accepted: the `tasks` are the connections that are still open.
-pub async fn serve(listener: TcpListener, limits: Limits, router: Router, tasks: TaskTracker, end: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    limits: Limits,
+    router: Router,
+    tasks: TaskTracker,
+    end: CancellationToken,
+) {
     let connection = move |stream: TcpStream, peer: SocketAddr| {
         let router = router.clone();
         let service = service_fn(move |request: Request<Incoming>| {
@@ -107,7 +113,9 @@ pub async fn serve_with<I, S, B>(
 {
     let permits = Arc::new(Semaphore::new(limits.connections));
     let shares = Shares::new(limits.per_address);
-    let mut arrivals = limits.arrivals.map(|rate| (rate, Bucket::full(rate, Instant::now())));
+    let mut arrivals = limits
+        .arrivals
+        .map(|rate| (rate, Bucket::full(rate, Instant::now())));
     let accepting = async {
         loop {
             while let Some((rate, bucket)) = &mut arrivals
@@ -116,7 +124,9 @@ pub async fn serve_with<I, S, B>(
                 tokio::time::sleep(wait).await;
             }
             // The semaphore is never closed.
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+                return;
+            };
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -134,7 +144,13 @@ pub async fn serve_with<I, S, B>(
             }
             let _ = stream.set_nodelay(true);
             let (stream, service) = connection(stream, peer);
-            let served = serve_one(stream, service, limits.header_timeout, limits.life, end.clone());
+            let served = serve_one(
+                stream,
+                service,
+                limits.header_timeout,
+                limits.life,
+                end.clone(),
+            );
             let name = limits.name;
             tasks.spawn(async move {
                 if let Err(error) = served.await {
@@ -165,7 +181,9 @@ where
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(header_timeout).max_buf_size(MAX_HEAD);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(MAX_HEAD);
     let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
     let whole = async {
         tokio::select! {

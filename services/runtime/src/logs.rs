@@ -69,9 +69,12 @@ pub enum Error {
 /// # Errors
 /// What is wrong with it.
 pub fn check_filter(filter: &str) -> Result<(), String> {
-    let wrong =
-        |what: &dyn std::fmt::Display| format!("{what}; write levels, for example info or info,im_connect=debug");
-    EnvFilter::try_new(filter).map(drop).map_err(|error| wrong(&error))
+    let wrong = |what: &dyn std::fmt::Display| {
+        format!("{what}; write levels, for example info or info,im_connect=debug")
+    };
+    EnvFilter::try_new(filter)
+        .map(drop)
+        .map_err(|error| wrong(&error))
 }
 
 /// What [`start`] began; ends it with [`Logs::flush`].
@@ -86,7 +89,8 @@ pub struct Logs {
 /// # Errors
 /// A filter or endpoint that is not one; or logging had begun before.
 pub fn start(options: &Options, service: &'static str, node: &str) -> Result<Logs, Error> {
-    let filter = EnvFilter::try_new(&options.filter).map_err(|error| Error::Filter(error.to_string()))?;
+    let filter =
+        EnvFilter::try_new(&options.filter).map_err(|error| Error::Filter(error.to_string()))?;
     let json = match options.format {
         Format::Auto => !std::io::stderr().is_terminal(),
         Format::Text => false,
@@ -94,25 +98,49 @@ pub fn start(options: &Options, service: &'static str, node: &str) -> Result<Log
     };
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = if json {
-        lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
+        lines
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .boxed()
     } else {
         lines.with_ansi(std::io::stderr().is_terminal()).boxed()
     };
-    let traces = options.otlp_endpoint.as_deref().map(|endpoint| provider(endpoint, service, node)).transpose()?;
-    let spans = traces.as_ref().map(|traces| tracing_opentelemetry::layer().with_tracer(traces.tracer(service)));
-    tracing_subscriber::registry().with(filter).with(lines).with(spans).try_init()?;
-    Ok(Logs { traces, timeout: options.otlp_timeout })
+    let traces = options
+        .otlp_endpoint
+        .as_deref()
+        .map(|endpoint| provider(endpoint, service, node))
+        .transpose()?;
+    let spans = traces
+        .as_ref()
+        .map(|traces| tracing_opentelemetry::layer().with_tracer(traces.tracer(service)));
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
+        .with(spans)
+        .try_init()?;
+    Ok(Logs {
+        traces,
+        timeout: options.otlp_timeout,
+    })
 }
 
 fn provider(endpoint: &str, service: &'static str, node: &str) -> Result<SdkTracerProvider, Error> {
-    let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint).build();
+    let exporter = opentelemetry_otlp::SpanExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint)
+        .build();
     let exporter = exporter.map_err(|error| Error::Otlp(error.to_string()))?;
     let resource = Resource::builder()
         .with_service_name(service)
         .with_attribute(KeyValue::new("service.version", version::VERSION))
         .with_attribute(KeyValue::new("service.instance.id", node.to_owned()))
         .build();
-    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+    Ok(SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_resource(resource)
+        .build())
 }
 
 impl Logs {

@@ -23,7 +23,11 @@ mod tests {
         assert!(map.capacity() >= 10_000, "half of it is no crowd");
         map.retain(|number, ()| *number < 10);
         give_back(&mut map, 16);
-        assert!((20..100).contains(&map.capacity()), "room for {}", map.capacity());
+        assert!(
+            (20..100).contains(&map.capacity()),
+            "room for {}",
+            map.capacity()
+        );
         map.clear();
         give_back(&mut map, 16);
         assert!(map.capacity() < 100);

@@ -53,7 +53,9 @@ crate::metrics! {
 /// Shows which build runs.
 pub(crate) fn announce(program: &str) {
     register();
-    BUILD.with_label_values(&[program, version::VERSION, version::COMMIT, version::PROFILE]).set(1);
+    BUILD
+        .with_label_values(&[program, version::VERSION, version::COMMIT, version::PROFILE])
+        .set(1);
 }
 
 /// The media type of [`text`].

@@ -8,7 +8,10 @@ pub(crate) fn install() {
         PANICS.inc();
         let thread = std::thread::current();
         let message = panic.payload_as_str().unwrap_or("no message");
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let place = panic
+            .location()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         let backtrace = std::backtrace::Backtrace::capture();
         tracing::error!(thread = thread.name().unwrap_or("unnamed"), %place, %backtrace, "panic: {message}");
     }));

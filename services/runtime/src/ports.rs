@@ -37,10 +37,22 @@ mod tests {
     #[test]
     fn ports_can_be_bound_and_are_not_given_twice() {
         let threads: Vec<_> = (0..4)
-            .map(|_| std::thread::spawn(|| (0..50).map(|_| unused_port().expect("a port")).collect::<Vec<u16>>()))
+            .map(|_| {
+                std::thread::spawn(|| {
+                    (0..50)
+                        .map(|_| unused_port().expect("a port"))
+                        .collect::<Vec<u16>>()
+                })
+            })
             .collect();
-        let mut ports: Vec<u16> = threads.into_iter().flat_map(|thread| thread.join().expect("ports")).collect();
-        let bound = ports.iter().filter(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, **port)).is_ok()).count();
+        let mut ports: Vec<u16> = threads
+            .into_iter()
+            .flat_map(|thread| thread.join().expect("ports"))
+            .collect();
+        let bound = ports
+            .iter()
+            .filter(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, **port)).is_ok())
+            .count();
         // Another program may have come in between; not often.
         assert!(bound > 190, "{bound} of 200 could be bound");
         ports.sort_unstable();

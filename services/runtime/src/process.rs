@@ -41,15 +41,21 @@ pub struct Defaults {
 /// A program with this time to drain, whose admin server listens on port 9100 of every address.
 impl From<Duration> for Defaults {
     fn from(drain: Duration) -> Self {
-        Self { drain, admin_listen: SocketAddr::from(([0, 0, 0, 0], 9100)) }
+        Self {
+            drain,
+            admin_listen: SocketAddr::from(([0, 0, 0, 0], 9100)),
+        }
     }
 }
 
 impl Options {
     /// Reads them.
     pub fn read(from: &mut Reader<'_>, defaults: Defaults) -> Self {
-        const FORMATS: &[(&str, logs::Format)] =
-            &[("auto", logs::Format::Auto), ("text", logs::Format::Text), ("json", logs::Format::Json)];
+        const FORMATS: &[(&str, logs::Format)] = &[
+            ("auto", logs::Format::Auto),
+            ("text", logs::Format::Text),
+            ("json", logs::Format::Json),
+        ];
         let default = logs::Options::default();
         from.group("Process");
         Self {
@@ -87,7 +93,10 @@ impl Options {
 }
 
 fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// What others dial to reach a port of this process where nothing else is said: the address it listens on, or else the
@@ -143,16 +152,19 @@ where
 {
     let defaults = defaults.into();
     let read_all = |from: &mut Reader<'_>| (read(from), Options::read(from, defaults));
-    let (settings, options) = match settings::load(program, read_all, arguments, std::env::vars_os()) {
-        Ok(loaded) => loaded,
-        Err(stop) => return stopped(&stop),
-    };
+    let (settings, options) =
+        match settings::load(program, read_all, arguments, std::env::vars_os()) {
+            Ok(loaded) => loaded,
+            Err(stop) => return stopped(&stop),
+        };
     let ended = start(program, &options, |process| body(settings, process));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let causes: Vec<String> =
-                std::iter::successors(error.source(), |cause| (*cause).source()).map(ToString::to_string).collect();
+                std::iter::successors(error.source(), |cause| (*cause).source())
+                    .map(ToString::to_string)
+                    .collect();
             let _ = writeln!(
                 std::io::stderr(),
                 "{}: {error}{}",
@@ -196,7 +208,11 @@ where
         1 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
-    let runtime = builder.worker_threads(options.threads).thread_name(program.name).enable_all().build()?;
+    let runtime = builder
+        .worker_threads(options.threads)
+        .thread_name(program.name)
+        .enable_all()
+        .build()?;
     let node = format!("{}.{:05x}", options.node, rand::random_range(0..0x10_0000));
     let ended = runtime.block_on(async {
         let logs = logs::start(&options.logs, program.name, &node)?;
@@ -234,9 +250,17 @@ where
     let admin = Admin::start(options.admin_listen, &tasks).await?;
     tracing::info!(node, version = version::VERSION, commit = version::COMMIT, descriptors, admin = %admin.address(), "{} starts", program.name);
     if !options.passed_over.is_empty() {
-        tracing::info!(variables = options.passed_over.join(" "), "passed over: these are settings of other programs");
+        tracing::info!(
+            variables = options.passed_over.join(" "),
+            "passed over: these are settings of other programs"
+        );
     }
-    let process = Process { node, admin, shutdown, tasks: tasks.clone() };
+    let process = Process {
+        node,
+        admin,
+        shutdown,
+        tasks: tasks.clone(),
+    };
     tokio::select! {
         ended = Box::pin(body(process)) => ended.map_err(Into::into)?,
         ended = tasks.ended() => return Err(ended.into()),
@@ -256,7 +280,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_process_that_has_lost_a_part_drains_the_rest_and_ends_as_failed() {
-        let program = Program { name: "sample", about: "A test's." };
+        let program = Program {
+            name: "sample",
+            about: "A test's.",
+        };
         let options = Options {
             node: "sample".to_owned(),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -267,13 +294,19 @@ mod tests {
         };
         let (drained, has_drained) = tokio::sync::oneshot::channel();
         let body = async move |process: Process| {
-            process.tasks.drain_after("shard", tokio::spawn(async { Err("number 1: its inbox panicked") }));
+            process.tasks.drain_after(
+                "shard",
+                tokio::spawn(async { Err("number 1: its inbox panicked") }),
+            );
             process.shutdown.begun().await;
             let _told = drained.send(());
             Ok::<_, Infallible>(())
         };
         let ended = serve(program, &options, "sample.1".to_owned(), body).await;
-        assert_eq!(ended.unwrap_err().to_string(), "shard ended: number 1: its inbox panicked");
+        assert_eq!(
+            ended.unwrap_err().to_string(),
+            "shard ended: number 1: its inbox panicked"
+        );
         has_drained.await.unwrap();
     }
 }

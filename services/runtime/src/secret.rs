@@ -39,7 +39,12 @@ impl fmt::Debug for Secret {
 
 /// Whether the credential that a caller shows is the wanted one; takes a time that does not depend on where the two differ.
 pub fn same(shown: &[u8], wanted: &[u8]) -> bool {
-    shown.len() == wanted.len() && shown.iter().zip(wanted).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
+    shown.len() == wanted.len()
+        && shown
+            .iter()
+            .zip(wanted)
+            .fold(0, |differ, (a, b)| differ | (a ^ b))
+            == 0
 }
 
 #[cfg(test)]

@@ -69,7 +69,10 @@ pub fn load<T>(
     let mut mistakes = sources.mistakes.clone();
     mistakes.append(&mut reader.mistakes);
     if !mistakes.is_empty() {
-        return Err(Stop::Mistakes(ConfigErrors { program: program.name, mistakes }));
+        return Err(Stop::Mistakes(ConfigErrors {
+            program: program.name,
+            mistakes,
+        }));
     }
     if command.print_config {
         return Err(Stop::Print(render::effective(program, &reader.declared)));

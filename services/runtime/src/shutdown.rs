@@ -25,7 +25,11 @@ pub struct Shutdown {
 impl Shutdown {
     /// One that begins when [`Shutdown::begin`] is called.
     pub fn new(grace: Duration) -> Self {
-        Self { grace, begun: CancellationToken::new(), deadline: Arc::new(OnceLock::new()) }
+        Self {
+            grace,
+            begun: CancellationToken::new(),
+            deadline: Arc::new(OnceLock::new()),
+        }
     }
 
     /// Begins the drain at SIGTERM and SIGINT. A second one, or a drain that takes 10 s longer than its deadline, ends
@@ -97,7 +101,10 @@ impl Shutdown {
 
     /// When the drain must be over; were it to begin now, if it has not.
     pub fn deadline(&self) -> Instant {
-        self.deadline.get().copied().unwrap_or_else(|| Instant::now() + self.grace)
+        self.deadline
+            .get()
+            .copied()
+            .unwrap_or_else(|| Instant::now() + self.grace)
     }
 
     /// What is left until the deadline.

@@ -56,17 +56,30 @@ impl Tasks {
     }
 
     /// Takes a task that runs already under supervision.
-    pub fn supervise<E: Display + Send + 'static>(&self, task: &'static str, handle: JoinHandle<Result<(), E>>) {
+    pub fn supervise<E: Display + Send + 'static>(
+        &self,
+        task: &'static str,
+        handle: JoinHandle<Result<(), E>>,
+    ) {
         self.watch(task, handle, Then::End);
     }
 
     /// The same for a task that is a part of several: when it ends too early the rest is drained first, and then the
     /// process ends as failed.
-    pub fn drain_after<E: Display + Send + 'static>(&self, task: &'static str, handle: JoinHandle<Result<(), E>>) {
+    pub fn drain_after<E: Display + Send + 'static>(
+        &self,
+        task: &'static str,
+        handle: JoinHandle<Result<(), E>>,
+    ) {
         self.watch(task, handle, Then::Drain);
     }
 
-    fn watch<E: Display + Send + 'static>(&self, task: &'static str, handle: JoinHandle<Result<(), E>>, then: Then) {
+    fn watch<E: Display + Send + 'static>(
+        &self,
+        task: &'static str,
+        handle: JoinHandle<Result<(), E>>,
+        then: Then,
+    ) {
         let first = self.first.clone();
         let failure = self.failure.clone();
         let shutdown = self.shutdown.clone();
@@ -100,7 +113,12 @@ impl Tasks {
     /// Returns when the first task has ended too early; never otherwise.
     pub async fn ended(&self) -> Ended {
         let mut first = self.first.subscribe();
-        match first.wait_for(Option::is_some).await.ok().and_then(|ended| ended.clone()) {
+        match first
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|ended| ended.clone())
+        {
             Some(ended) => ended,
             None => std::future::pending().await,
         }
@@ -134,7 +152,13 @@ mod tests {
         let tasks = Tasks::new(Shutdown::new(Duration::from_secs(1)));
         tasks.spawn("idle", std::future::pending::<Result<(), String>>());
         tasks.spawn("downlink", async { Err("no bus") });
-        assert_eq!(tasks.ended().await, Ended { task: "downlink", why: "no bus".to_owned() });
+        assert_eq!(
+            tasks.ended().await,
+            Ended {
+                task: "downlink",
+                why: "no bus".to_owned()
+            }
+        );
     }
 
     #[tokio::test]
@@ -148,9 +172,15 @@ mod tests {
     async fn the_rest_is_drained_after_the_end_of_a_part_and_the_reason_is_kept() {
         let shutdown = Shutdown::new(Duration::from_secs(1));
         let tasks = Tasks::new(shutdown.clone());
-        tasks.drain_after("shard", tokio::spawn(async { Err("number 1: its inbox panicked") }));
+        tasks.drain_after(
+            "shard",
+            tokio::spawn(async { Err("number 1: its inbox panicked") }),
+        );
         shutdown.begun().await;
-        let ended = Ended { task: "shard", why: "number 1: its inbox panicked".to_owned() };
+        let ended = Ended {
+            task: "shard",
+            why: "number 1: its inbox panicked".to_owned(),
+        };
         assert_eq!(tasks.failure(), Some(ended));
         tasks.spawn::<String>("later", async { panic!("a defect in the drain") });
         tasks.finished().await;
@@ -168,6 +198,10 @@ mod tests {
         });
         shutdown.begin("test");
         tasks.finished().await;
-        assert!(tokio::time::timeout(Duration::from_secs(60), tasks.ended()).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_secs(60), tasks.ended())
+                .await
+                .is_err()
+        );
     }
 }

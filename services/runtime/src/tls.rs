@@ -31,8 +31,7 @@ const LOOK: Duration = Duration::from_secs(10);
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
 static RELOADS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let help =
-        "Times the certificate files had changed, by result: taken, or refused (the last good ones stay in use).";
+    let help = "Times the certificate files had changed, by result: taken, or refused (the last good ones stay in use).";
     register_int_counter_vec!("im_tls_reloads_total", help, &["result"]).expect("registered once")
 });
 
@@ -54,7 +53,12 @@ impl Files {
         let certificate = from
             .path("tls_cert_file", "This process' certificate as PEM. With it the internal gRPC ports speak TLS and let in only processes with a certificate of the same authority; it is shown to `rediss://` and `https://` etcd too. Read again when it changes.")
             .optional();
-        let key = from.path("tls_key_file", "The private key of `tls_cert_file`, as PEM.").optional();
+        let key = from
+            .path(
+                "tls_key_file",
+                "The private key of `tls_cert_file`, as PEM.",
+            )
+            .optional();
         let authority = from
             .path("tls_ca_file", "The certificates of the authority that signed those of all processes, as PEM. Redis and etcd may also show a certificate that the system trusts.")
             .optional();
@@ -68,7 +72,11 @@ impl Files {
                 from.mistake(field, "tls_cert_file, tls_key_file and tls_ca_file go together: give all three or none");
             }
         }
-        Some(Self { certificate: certificate?, key: key?, authority: authority? })
+        Some(Self {
+            certificate: certificate?,
+            key: key?,
+            authority: authority?,
+        })
     }
 }
 
@@ -122,7 +130,10 @@ impl Pem {
     pub fn authority_and_system(&self) -> Vec<u8> {
         static SYSTEM: LazyLock<Vec<u8>> = LazyLock::new(|| {
             let certificates = rustls_native_certs::load_native_certs().certs;
-            certificates.iter().flat_map(|certificate| to_pem(certificate)).collect()
+            certificates
+                .iter()
+                .flat_map(|certificate| to_pem(certificate))
+                .collect()
         });
         [self.authority.as_slice(), b"\n", SYSTEM.as_slice()].concat()
     }
@@ -162,7 +173,10 @@ impl Tls {
     pub fn load(files: Files) -> Result<Arc<Self>, Error> {
         LazyLock::force(&RELOADS);
         let loaded = Loaded::new(&files, pem(&files)?)?;
-        Ok(Arc::new(Self { files, loaded: ArcSwap::from_pointee(loaded) }))
+        Ok(Arc::new(Self {
+            files,
+            loaded: ArcSwap::from_pointee(loaded),
+        }))
     }
 
     /// What was read last.
@@ -174,7 +188,10 @@ impl Tls {
     ///
     /// # Errors
     /// None: what is of no use is told and left.
-    pub async fn follow(self: Arc<Self>, shutdown: Shutdown) -> Result<(), std::convert::Infallible> {
+    pub async fn follow(
+        self: Arc<Self>,
+        shutdown: Shutdown,
+    ) -> Result<(), std::convert::Infallible> {
         let mut every = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
@@ -187,7 +204,10 @@ impl Tls {
     /// Looks at the files now, and takes what is new in them.
     pub fn look(&self) {
         let read = pem(&self.files);
-        if read.as_ref().is_ok_and(|pem| *pem == self.loaded.load().pem) {
+        if read
+            .as_ref()
+            .is_ok_and(|pem| *pem == self.loaded.load().pem)
+        {
             return;
         }
         match read.and_then(|pem| Loaded::new(&self.files, pem)) {
@@ -221,7 +241,10 @@ impl Tls {
         let connector = TlsConnector::from(Arc::clone(&self.loaded.load().client));
         match tokio::time::timeout(HANDSHAKE, connector.connect(name, stream)).await {
             Ok(connected) => connected,
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no TLS handshake in time")),
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "no TLS handshake in time",
+            )),
         }
     }
 
@@ -251,11 +274,20 @@ impl Tls {
 
 impl Loaded {
     fn new(files: &Files, pem: Pem) -> Result<Self, Error> {
-        let unusable = |field, path: &Path, text: String| Error::Unusable { field, path: path.to_owned(), text };
+        let unusable = |field, path: &Path, text: String| Error::Unusable {
+            field,
+            path: path.to_owned(),
+            text,
+        };
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem.certificate).collect();
-        let chain = chain.map_err(|error| unusable("tls_cert_file", &files.certificate, error.to_string()))?;
+        let chain = chain
+            .map_err(|error| unusable("tls_cert_file", &files.certificate, error.to_string()))?;
         if chain.is_empty() {
-            return Err(unusable("tls_cert_file", &files.certificate, "it holds no certificate".to_owned()));
+            return Err(unusable(
+                "tls_cert_file",
+                &files.certificate,
+                "it holds no certificate".to_owned(),
+            ));
         }
         let key = || {
             PrivateKeyDer::from_pem_slice(&pem.key)
@@ -263,14 +295,19 @@ impl Loaded {
         };
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(&pem.authority) {
-            let certificate =
-                certificate.map_err(|error| unusable("tls_ca_file", &files.authority, error.to_string()))?;
-            roots.add(certificate).map_err(|error| unusable("tls_ca_file", &files.authority, error.to_string()))?;
+            let certificate = certificate
+                .map_err(|error| unusable("tls_ca_file", &files.authority, error.to_string()))?;
+            roots
+                .add(certificate)
+                .map_err(|error| unusable("tls_ca_file", &files.authority, error.to_string()))?;
         }
         let roots = Arc::new(roots);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider)).build();
-        let verifier = verifier.map_err(|error| unusable("tls_ca_file", &files.authority, error.to_string()))?;
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+                .build();
+        let verifier = verifier
+            .map_err(|error| unusable("tls_ca_file", &files.authority, error.to_string()))?;
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(Error::Pair)?
@@ -285,13 +322,21 @@ impl Loaded {
             .map_err(Error::Pair)?;
         server.alpn_protocols = vec![b"h2".to_vec()];
         client.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Self { pem, server: Arc::new(server), client: Arc::new(client) })
+        Ok(Self {
+            pem,
+            server: Arc::new(server),
+            client: Arc::new(client),
+        })
     }
 }
 
 fn pem(files: &Files) -> Result<Pem, Error> {
     let read = |field, path: &Path| {
-        std::fs::read(path).map_err(|error| Error::Unreadable { field, path: path.to_owned(), error })
+        std::fs::read(path).map_err(|error| Error::Unreadable {
+            field,
+            path: path.to_owned(),
+            error,
+        })
     };
     Ok(Pem {
         certificate: read("tls_cert_file", &files.certificate)?,

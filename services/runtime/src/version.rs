@@ -13,7 +13,11 @@ pub const COMMIT: &str = match option_env!("IM_BUILD_COMMIT") {
 };
 
 /// `release` or `debug`.
-pub const PROFILE: &str = if cfg!(debug_assertions) { "debug" } else { "release" };
+pub const PROFILE: &str = if cfg!(debug_assertions) {
+    "debug"
+} else {
+    "release"
+};
 
 /// One line, as `--version` prints it after the program's name.
 pub fn line() -> String {

@@ -36,21 +36,51 @@ impl Addresses {
 
     /// What a person needs to begin: where to go, where the data is, how to get a token.
     pub(crate) fn greeting(&self, data: &str, secret: &Secret<'_>) -> String {
-        let Self { tcp, ws, http, page, admin } = self;
+        let Self {
+            tcp,
+            ws,
+            http,
+            page,
+            admin,
+        } = self;
         let mut text = String::from("\n  ImCluster is ready.\n\n");
         let mut line = |name: &str, value: &str| text.push_str(&format!("  {name:<11}{value}\n"));
         line("Page", &format!("http://{}/", shown(*page)));
-        line("WebSocket", &format!("ws://{}/ws  (goim: /sub)", shown(*ws)));
+        line(
+            "WebSocket",
+            &format!("ws://{}/ws  (goim: /sub)", shown(*ws)),
+        );
         line("TCP", &format!("tcp://{}", shown(*tcp)));
         line("HTTP API", &format!("http://{}/v1/", shown(*http)));
-        line("Health", &format!("http://{}/readyz  (/healthz, /metrics)", shown(*admin)));
+        line(
+            "Health",
+            &format!("http://{}/readyz  (/healthz, /metrics)", shown(*admin)),
+        );
         line("Data", data);
         match secret {
             Secret::Configured => line("Tokens", "signed with what you configured"),
             Secret::File(path) => {
-                line("Secret", &format!("{}  (made here; whoever reads it can be anybody)", path.display()));
-                line("Token", &format!("imctl token --secret-file {} --user alice --rooms 'lobby*'", path.display()));
-                line("Chat", &format!("IM_TOKEN=… imctl chat --address tcp://{} --room lobby", shown(*tcp)));
+                line(
+                    "Secret",
+                    &format!(
+                        "{}  (made here; whoever reads it can be anybody)",
+                        path.display()
+                    ),
+                );
+                line(
+                    "Token",
+                    &format!(
+                        "imctl token --secret-file {} --user alice --rooms 'lobby*'",
+                        path.display()
+                    ),
+                );
+                line(
+                    "Chat",
+                    &format!(
+                        "IM_TOKEN=… imctl chat --address tcp://{} --room lobby",
+                        shown(*tcp)
+                    ),
+                );
             }
         }
         text
@@ -93,12 +123,19 @@ mod tests {
     fn the_greeting_says_what_to_type() {
         let secret = Path::new("data/auth.secret");
         let text = addresses().greeting("./data", &Secret::File(secret));
-        for wanted in
-            ["http://localhost:4/", "ws://10.0.0.7:2/ws", "tcp://localhost:1", "--secret-file data/auth.secret"]
-        {
+        for wanted in [
+            "http://localhost:4/",
+            "ws://10.0.0.7:2/ws",
+            "tcp://localhost:1",
+            "--secret-file data/auth.secret",
+        ] {
             assert!(text.contains(wanted), "{wanted} in {text}");
         }
-        assert!(!addresses().greeting("./data", &Secret::Configured).contains("imctl"));
+        assert!(
+            !addresses()
+                .greeting("./data", &Secret::Configured)
+                .contains("imctl")
+        );
     }
 
     #[test]
@@ -106,7 +143,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ports.json");
         addresses().write(&path).unwrap();
-        let told: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let told: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         assert_eq!(told["ws"], "10.0.0.7:2");
         assert_eq!(told.as_object().unwrap().len(), 5);
     }

@@ -39,11 +39,22 @@ struct Inner {
 
 impl LocalBus {
     fn publish(&self, room: &RoomId, event: impl FnOnce() -> bus_event::Event) {
-        if !self.inner.heard.read().unwrap_or_else(PoisonError::into_inner).contains(room) {
+        if !self
+            .inner
+            .heard
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(room)
+        {
             return;
         }
-        let Some(into) = self.inner.into.get() else { return };
-        let event = BusEvent { room: room.as_str().to_owned(), event: Some(event()) };
+        let Some(into) = self.inner.into.get() else {
+            return;
+        };
+        let event = BusEvent {
+            room: room.as_str().to_owned(),
+            event: Some(event()),
+        };
         if let Err(TrySendError::Full(_)) = into.try_send(BusNotification::Event(event)) {
             DROPPED.inc();
             self.inner.disturbed.store(true, Ordering::Release);
@@ -56,7 +67,11 @@ impl LocalBus {
         if self.inner.disturbed.swap(false, Ordering::AcqRel) {
             return Some(BusNotification::GapPossible);
         }
-        let mut confirm = self.inner.confirm.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut confirm = self
+            .inner
+            .confirm
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let room = confirm.iter().next().cloned()?;
         confirm.remove(&room);
         Some(BusNotification::Subscribed(room))
@@ -65,7 +80,13 @@ impl LocalBus {
 
 impl Publish for LocalBus {
     fn logged(&self, room: &RoomId, epoch: Epoch, seq: Seq, entry: &Entry) {
-        self.publish(room, || bus_event::Event::Logged(Logged { epoch, seq, entry: Some(entry.clone()) }));
+        self.publish(room, || {
+            bus_event::Event::Logged(Logged {
+                epoch,
+                seq,
+                entry: Some(entry.clone()),
+            })
+        });
     }
 
     fn signal(&self, room: &RoomId, signal: &Signal) {
@@ -88,16 +109,28 @@ impl Bus for LocalBus {
     }
 
     fn subscribe(&self, room: RoomId) {
-        let mut heard = self.inner.heard.write().unwrap_or_else(PoisonError::into_inner);
+        let mut heard = self
+            .inner
+            .heard
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         heard.insert(room.clone());
         ROOMS.set(i64::try_from(heard.len()).unwrap_or(i64::MAX));
         drop(heard);
-        self.inner.confirm.lock().unwrap_or_else(PoisonError::into_inner).insert(room);
+        self.inner
+            .confirm
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(room);
         self.inner.news.notify_one();
     }
 
     fn unsubscribe(&self, room: &RoomId) {
-        let mut heard = self.inner.heard.write().unwrap_or_else(PoisonError::into_inner);
+        let mut heard = self
+            .inner
+            .heard
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         heard.remove(room);
         ROOMS.set(i64::try_from(heard.len()).unwrap_or(i64::MAX));
     }
@@ -115,7 +148,10 @@ mod tests {
 
     fn told(notification: BusNotification) -> String {
         match notification {
-            BusNotification::Event(BusEvent { room, event: Some(bus_event::Event::Logged(logged)) }) => {
+            BusNotification::Event(BusEvent {
+                room,
+                event: Some(bus_event::Event::Logged(logged)),
+            }) => {
                 format!("{room} {}", logged.seq)
             }
             BusNotification::Event(other) => format!("{other:?}"),

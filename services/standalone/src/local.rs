@@ -50,25 +50,35 @@ impl OneNode {
             Some(Bound { connect, .. }) if here => reach(connect).await,
             _ => 0,
         };
-        Tally { connections, failed }
+        Tally {
+            connections,
+            failed,
+        }
     }
 }
 
 #[async_trait]
 impl Nodes for OneNode {
     async fn push(&self, to: To, request: PushRequest) -> Tally {
-        self.each(to, async |connect| connect.push(request).await).await
+        self.each(to, async |connect| connect.push(request).await)
+            .await
     }
 
     async fn kick(&self, to: To, request: KickRequest) -> Tally {
-        self.each(to, async |connect| connect.kick(request).await).await
+        self.each(to, async |connect| connect.kick(request).await)
+            .await
     }
 
     async fn rooms_changed(&self, to: To, request: RoomsChangedRequest) -> Tally {
-        self.each(to, async |connect| connect.rooms_changed(request).await).await
+        self.each(to, async |connect| connect.rooms_changed(request).await)
+            .await
     }
 
     fn known(&self) -> Vec<Node> {
-        self.0.get().map(|bound| bound.node.clone()).into_iter().collect()
+        self.0
+            .get()
+            .map(|bound| bound.node.clone())
+            .into_iter()
+            .collect()
     }
 }

@@ -28,8 +28,10 @@ const PROGRAM: Program = Program {
 };
 
 /// There is no other node that clients could go to, so they have little time; and nobody else need ask about health.
-const DEFAULTS: Defaults =
-    Defaults { drain: Duration::from_secs(3), admin_listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9100) };
+const DEFAULTS: Defaults = Defaults {
+    drain: Duration::from_secs(3),
+    admin_listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9100),
+};
 
 fn main() -> ExitCode {
     im_runtime::run(PROGRAM, DEFAULTS, settings::Settings::read, start::run)

@@ -67,7 +67,10 @@ impl Page {
     }
 
     fn ws_origin(&self, host: &str) -> String {
-        self.options.ws_url.clone().unwrap_or_else(|| format!("ws://{host}:{}", self.ws_port))
+        self.options
+            .ws_url
+            .clone()
+            .unwrap_or_else(|| format!("ws://{host}:{}", self.ws_port))
     }
 }
 
@@ -83,7 +86,8 @@ pub(crate) fn router(page: Arc<Page>) -> Router {
 
 async fn config(State(page): State<Arc<Page>>) -> Response {
     let Options { ws_url, room, .. } = &page.options;
-    let known = json!({"ws_url": ws_url, "ws_port": page.ws_port, "room": room, "guests": page.guests()});
+    let known =
+        json!({"ws_url": ws_url, "ws_port": page.ws_port, "room": room, "guests": page.guests()});
     ([(header::CACHE_CONTROL, "no-store")], Json(known)).into_response()
 }
 
@@ -93,7 +97,12 @@ fn refusal(status: StatusCode, code: &str, text: &str, field: Option<&str>) -> R
     if let Some(field) = field {
         error["field"] = field.into();
     }
-    (status, [(header::CACHE_CONTROL, "no-store")], Json(json!({"error": error}))).into_response()
+    (
+        status,
+        [(header::CACHE_CONTROL, "no-store")],
+        Json(json!({"error": error})),
+    )
+        .into_response()
 }
 
 /// What holds for every answer: nothing but the page's own files runs, and nobody frames, sniffs or follows it.
@@ -119,9 +128,18 @@ async fn guard(State(page): State<Arc<Page>>, request: Request, next: Next) -> R
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::REFERRER_POLICY, "no-referrer"),
-        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-        (HeaderName::from_static("permissions-policy"), "camera=(), microphone=(), geolocation=()"),
+        (
+            HeaderName::from_static("cross-origin-opener-policy"),
+            "same-origin",
+        ),
+        (
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ),
+        (
+            HeaderName::from_static("permissions-policy"),
+            "camera=(), microphone=(), geolocation=()",
+        ),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }

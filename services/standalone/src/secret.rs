@@ -37,17 +37,25 @@ pub(crate) enum Error {
 /// Reads the secret of this data directory; makes it where there is none yet.
 pub(crate) fn read_or_make(directory: &Path) -> Result<String, Error> {
     let path = directory.join(FILE);
-    let failed = |error| Error::File { path: path.clone(), error };
+    let failed = |error| Error::File {
+        path: path.clone(),
+        error,
+    };
     match std::fs::read_to_string(&path) {
         Ok(text) => {
             private::keep(&path, "the secret").map_err(failed)?;
             let secret = text.trim();
             if secret.len() < SECRET_BYTES {
-                return Err(Error::TooShort { bytes: secret.len(), path });
+                return Err(Error::TooShort {
+                    bytes: secret.len(),
+                    path,
+                });
             }
             Ok(secret.to_owned())
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => make(directory, &path).map_err(failed),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make(directory, &path).map_err(failed)
+        }
         Err(error) => Err(failed(error)),
     }
 }
@@ -57,7 +65,11 @@ fn make(directory: &Path, path: &Path) -> io::Result<String> {
     // Beside, then in place: a crash must not leave half a secret.
     let beside = directory.join(format!("{FILE}.new"));
     let _ = std::fs::remove_file(&beside);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&beside)?;
     writeln!(file, "{secret}")?;
     file.sync_all()?;
     std::fs::rename(&beside, path)?;
@@ -78,9 +90,16 @@ mod tests {
         let made = read_or_make(directory.path()).unwrap();
         assert_eq!(made.len(), 43);
         assert_eq!(read_or_make(directory.path()).unwrap(), made);
-        let mode = || std::fs::metadata(directory.path().join(FILE)).unwrap().permissions().mode() & 0o777;
+        let mode = || {
+            std::fs::metadata(directory.path().join(FILE))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777
+        };
         assert_eq!(mode(), 0o600);
-        std::fs::set_permissions(directory.path().join(FILE), Permissions::from_mode(0o644)).unwrap();
+        std::fs::set_permissions(directory.path().join(FILE), Permissions::from_mode(0o644))
+            .unwrap();
         read_or_make(directory.path()).unwrap();
         assert_eq!(mode(), 0o600);
     }

@@ -80,7 +80,8 @@ fn ports_file(from: &mut Reader<'_>) -> Option<PathBuf> {
 
 fn http_listen(from: &mut Reader<'_>) -> SocketAddr {
     from.group("HTTP API");
-    from.address("http_listen", "Where the HTTP API is served.").or(here(3111))
+    from.address("http_listen", "Where the HTTP API is served.")
+        .or(here(3111))
 }
 
 fn page(from: &mut Reader<'_>) -> page::Options {

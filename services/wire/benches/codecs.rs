@@ -23,13 +23,34 @@ fn body(size: usize) -> Body {
 fn message(size: usize) -> Response {
     let id = "0199f0e2-0000-7000-8000-000000000000".to_owned();
     let (from, client_id, kind) = ("ann".to_owned(), "c-1".to_owned(), "text".to_owned());
-    let message = Message { room: room(), epoch: 1, seq: 7, id, from, client_id, kind, body: body(size), time_ms: 1 };
-    Response { req: 0, op: ServerOp::Message(message) }
+    let message = Message {
+        room: room(),
+        epoch: 1,
+        seq: 7,
+        id,
+        from,
+        client_id,
+        kind,
+        body: body(size),
+        time_ms: 1,
+    };
+    Response {
+        req: 0,
+        op: ServerOp::Message(message),
+    }
 }
 
 fn send(size: usize) -> Request {
     let (client_id, kind) = ("c-1".to_owned(), "text".to_owned());
-    Request { req: 1, op: ClientOp::Send { room: room(), client_id, kind, body: body(size) } }
+    Request {
+        req: 1,
+        op: ClientOp::Send {
+            room: room(),
+            client_id,
+            kind,
+            body: body(size),
+        },
+    }
 }
 
 #[divan::bench(args = SIZES)]
@@ -62,10 +83,14 @@ fn encode_message_goim(bencher: Bencher<'_, '_>, size: usize) {
 fn decode_send_binary(bencher: Bencher<'_, '_>, size: usize) {
     let mut bytes = BytesMut::new();
     binary::encode_request(&send(size), &mut bytes);
-    bencher.with_inputs(|| bytes.clone()).bench_local_values(|mut bytes| {
-        let frame = frame::decode(&mut bytes, 1 << 20).expect("a frame").expect("a whole one");
-        binary::decode_request(&frame).expect("a request")
-    });
+    bencher
+        .with_inputs(|| bytes.clone())
+        .bench_local_values(|mut bytes| {
+            let frame = frame::decode(&mut bytes, 1 << 20)
+                .expect("a frame")
+                .expect("a whole one");
+            binary::decode_request(&frame).expect("a request")
+        });
 }
 
 #[divan::bench(args = SIZES)]

@@ -51,7 +51,9 @@ pub fn tell(entrance: Entrance, frame: &Frame) -> Result<First, NotAFirst> {
     match frame.operation {
         binary::AUTH => {
             let request = binary::decode_request(frame);
-            request.map(First::Native).map_err(|_| NotAFirst::Native(frame.operation))
+            request
+                .map(First::Native)
+                .map_err(|_| NotAFirst::Native(frame.operation))
         }
         goim::AUTH => auth(entrance, &frame.body),
         other => Err(NotAFirst::Operation(other)),
@@ -59,9 +61,13 @@ pub fn tell(entrance: Entrance, frame: &Frame) -> Result<First, NotAFirst> {
 }
 
 fn auth(entrance: Entrance, body: &[u8]) -> Result<First, NotAFirst> {
-    let text = std::str::from_utf8(body).map_err(|_| NotAFirst::Auth)?.trim();
+    let text = std::str::from_utf8(body)
+        .map_err(|_| NotAFirst::Auth)?
+        .trim();
     match serde_json::from_str(text) {
-        Ok(Value::Object(fields)) if fields.contains_key("user_id") || golang_im_shaped(entrance, &fields) => {
+        Ok(Value::Object(fields))
+            if fields.contains_key("user_id") || golang_im_shaped(entrance, &fields) =>
+        {
             Ok(First::GolangIm(golang_im::Auth::read(&fields)))
         }
         Ok(Value::Object(fields)) => Ok(First::Goim(goim::Auth::read(&fields))),
@@ -80,7 +86,13 @@ fn golang_im_shaped(entrance: Entrance, fields: &serde_json::Map<String, Value>)
 
 fn bare(entrance: Entrance, token: String) -> First {
     match entrance {
-        Entrance::Ws => First::GolangIm(golang_im::Auth { token, ..Default::default() }),
-        Entrance::Tcp | Entrance::Sub => First::Goim(goim::Auth { token, ..Default::default() }),
+        Entrance::Ws => First::GolangIm(golang_im::Auth {
+            token,
+            ..Default::default()
+        }),
+        Entrance::Tcp | Entrance::Sub => First::Goim(goim::Auth {
+            token,
+            ..Default::default()
+        }),
     }
 }

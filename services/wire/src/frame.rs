@@ -50,12 +50,18 @@ fn body_length(header: &[u8], limit: usize) -> Result<usize, Malformed> {
     let mut rest = &header[4..6];
     let package = package.get_i32();
     let header_length = rest.get_i16();
-    let length = usize::try_from(package).ok().and_then(|package| package.checked_sub(HEADER));
+    let length = usize::try_from(package)
+        .ok()
+        .and_then(|package| package.checked_sub(HEADER));
     let length = length.ok_or(Malformed::TooShort(package))?;
     if usize::from(header_length as u16) != HEADER {
         return Err(Malformed::HeaderLength(header_length));
     }
-    if length > limit { Err(Malformed::TooLarge { length, limit }) } else { Ok(length) }
+    if length > limit {
+        Err(Malformed::TooLarge { length, limit })
+    } else {
+        Ok(length)
+    }
 }
 
 fn parse(mut bytes: Bytes) -> Frame {
@@ -63,7 +69,12 @@ fn parse(mut bytes: Bytes) -> Frame {
     let version = bytes.get_i16();
     let operation = bytes.get_i32();
     let seq = bytes.get_u32();
-    Frame { version, operation, seq, body: bytes }
+    Frame {
+        version,
+        operation,
+        seq,
+        body: bytes,
+    }
 }
 
 /// Takes the next whole frame from the front of `buffer`; `None` while it is not all there. What is malformed or longer
@@ -93,11 +104,17 @@ pub fn length(frame: &[u8]) -> Option<usize> {
 /// [`Malformed`], also where the message holds more or less than the frame says.
 pub fn decode_exact(message: Bytes, limit: usize) -> Result<Frame, Malformed> {
     if message.len() < HEADER {
-        return Err(Malformed::Length { said: HEADER, had: message.len() });
+        return Err(Malformed::Length {
+            said: HEADER,
+            had: message.len(),
+        });
     }
     let length = body_length(&message, limit)?;
     if message.len() != HEADER + length {
-        return Err(Malformed::Length { said: HEADER + length, had: message.len() });
+        return Err(Malformed::Length {
+            said: HEADER + length,
+            had: message.len(),
+        });
     }
     Ok(parse(message))
 }

@@ -58,14 +58,21 @@ pub struct Auth {
 impl Auth {
     pub(crate) fn read(fields: &Map<String, Value>) -> Self {
         let text = |name: &str| number_or_text(fields.get(name));
-        let accepts = fields.get("accepts").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let accepts = fields
+            .get("accepts")
+            .and_then(Value::as_array)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         Self {
             token: text("token").unwrap_or_default(),
             mid: text("mid").filter(|mid| mid != "0"),
             key: text("key").unwrap_or_default(),
             room: text("room_id").filter(|room| !room.is_empty()),
             platform: text("platform").unwrap_or_default(),
-            accepts: accepts.iter().filter_map(|number| i32::try_from(number.as_i64()?).ok()).collect(),
+            accepts: accepts
+                .iter()
+                .filter_map(|number| i32::try_from(number.as_i64()?).ok())
+                .collect(),
         }
     }
 }
@@ -82,7 +89,9 @@ pub(crate) fn number_or_text(value: Option<&Value>) -> Option<String> {
 /// The operations of a subscription's body; what is no number is passed over, as goim does.
 pub fn operations(body: &[u8]) -> Vec<i32> {
     let text = std::str::from_utf8(body).unwrap_or_default();
-    text.split(',').filter_map(|number| number.trim().parse().ok()).collect()
+    text.split(',')
+        .filter_map(|number| number.trim().parse().ok())
+        .collect()
 }
 
 /// A frame with this body.
@@ -94,7 +103,11 @@ pub fn reply(operation: i32, seq: u32, body: &[u8]) -> Bytes {
 
 /// The answer to a heartbeat: how many are online in the client's room.
 pub fn heartbeat_reply(seq: u32, online: u64) -> Bytes {
-    reply(HEARTBEAT_REPLY, seq, &i32::try_from(online).unwrap_or(i32::MAX).to_be_bytes())
+    reply(
+        HEARTBEAT_REPLY,
+        seq,
+        &i32::try_from(online).unwrap_or(i32::MAX).to_be_bytes(),
+    )
 }
 
 /// Frames as one batch: over WebSocket they are the body of an operation 9, over TCP they follow each other as they are.

@@ -77,15 +77,29 @@ pub struct Said {
 pub fn said(body: &[u8]) -> Said {
     let text = String::from_utf8_lossy(body).into_owned();
     let Ok(Value::Object(fields)) = serde_json::from_str(&text) else {
-        return Said { kind: "text".to_owned(), text, room: None };
+        return Said {
+            kind: "text".to_owned(),
+            text,
+            room: None,
+        };
     };
     let field = |name: &str| number_or_text(fields.get(name));
     match field("msg") {
         Some(said) => {
-            let kind = field("type").filter(|kind| !kind.is_empty()).unwrap_or_else(|| "text".to_owned());
-            Said { kind, text: said, room: field("room_id").filter(|room| !room.is_empty()) }
+            let kind = field("type")
+                .filter(|kind| !kind.is_empty())
+                .unwrap_or_else(|| "text".to_owned());
+            Said {
+                kind,
+                text: said,
+                room: field("room_id").filter(|room| !room.is_empty()),
+            }
         }
-        None => Said { kind: "text".to_owned(), text, room: None },
+        None => Said {
+            kind: "text".to_owned(),
+            text,
+            room: None,
+        },
     }
 }
 
@@ -118,7 +132,9 @@ impl<'a> From<&'a Message> for MessageJson<'a> {
 
 /// The body of an operation 5.
 pub fn message(message: &Message) -> Bytes {
-    serde_json::to_vec(&MessageJson::from(message)).unwrap_or_default().into()
+    serde_json::to_vec(&MessageJson::from(message))
+        .unwrap_or_default()
+        .into()
 }
 
 /// The body of an operation 19.
@@ -129,5 +145,10 @@ pub fn sync_reply(messages: &[Message]) -> Bytes {
 
 /// The seq that an operation 20 says was read.
 pub fn read_seq(body: &[u8]) -> Option<u64> {
-    std::str::from_utf8(body).ok()?.trim().trim_matches('"').parse().ok()
+    std::str::from_utf8(body)
+        .ok()?
+        .trim()
+        .trim_matches('"')
+        .parse()
+        .ok()
 }

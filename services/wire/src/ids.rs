@@ -154,10 +154,20 @@ impl RoomId {
     pub fn direct(one: &UserId, other: &UserId) -> Result<Self, BadId> {
         if one == other {
             let problem = "would be direct with one user: name two different users".to_owned();
-            return Err(BadId { field: "room", problem });
+            return Err(BadId {
+                field: "room",
+                problem,
+            });
         }
-        let (first, second) = if one < other { (one, other) } else { (other, one) };
-        Self::new(format!("{DIRECT_PREFIX}{}:{first}:{second}", first.as_str().len()))
+        let (first, second) = if one < other {
+            (one, other)
+        } else {
+            (other, one)
+        };
+        Self::new(format!(
+            "{DIRECT_PREFIX}{}:{first}:{second}",
+            first.as_str().len()
+        ))
     }
 
     /// The two members of a direct room, read back from its id; `None` for every other room and for ids that begin like

@@ -21,8 +21,14 @@ pub fn header(frame: &[u8]) -> Option<(u8, usize, usize)> {
     let first = *frame.first()?;
     let second = *frame.get(1)?;
     let (header, length) = match second & 0x7f {
-        126 => (4, usize::from(u16::from_be_bytes(frame.get(2..4)?.try_into().ok()?))),
-        127 => (10, usize::try_from(u64::from_be_bytes(frame.get(2..10)?.try_into().ok()?)).ok()?),
+        126 => (
+            4,
+            usize::from(u16::from_be_bytes(frame.get(2..4)?.try_into().ok()?)),
+        ),
+        127 => (
+            10,
+            usize::try_from(u64::from_be_bytes(frame.get(2..10)?.try_into().ok()?)).ok()?,
+        ),
         short => (2, usize::from(short)),
     };
     Some((first & 0x0f, header, length))
@@ -37,7 +43,12 @@ pub fn length(frame: &[u8]) -> Option<usize> {
 /// Appends the header of a whole, unmasked message; exactly `length` bytes must follow.
 pub fn put_header(out: &mut BytesMut, kind: Kind, length: usize) {
     out.reserve(10 + length);
-    put_start(out, WHOLE | if kind == Kind::Text { 1 } else { 2 }, 0, length);
+    put_start(
+        out,
+        WHOLE | if kind == Kind::Text { 1 } else { 2 },
+        0,
+        length,
+    );
 }
 
 /// Appends a client's frame, header and payload. `first` is its first byte as it stands: 0x80 for a whole message or the last
@@ -76,17 +87,28 @@ mod tests {
             let at = framed.len();
             assert_eq!(header(&framed), Some((2, at, length)));
             assert_eq!(self::length(&framed), Some(at + length));
-            (0..at).for_each(|short| assert_eq!(header(&framed[..short]), None, "{short} bytes of {length}"));
+            (0..at).for_each(|short| {
+                assert_eq!(header(&framed[..short]), None, "{short} bytes of {length}")
+            });
             let mut masked = Vec::new();
             let payload = vec![b'x'; length];
             put_masked(&mut masked, 0x81, &payload);
-            assert_eq!((masked[0], masked[1], &masked[2..at]), (0x81, framed[1] | 0x80, &framed[2..at]));
-            assert_eq!((&masked[at..at + 4], &masked[at + 4..]), ([0; 4].as_slice(), payload.as_slice()));
+            assert_eq!(
+                (masked[0], masked[1], &masked[2..at]),
+                (0x81, framed[1] | 0x80, &framed[2..at])
+            );
+            assert_eq!(
+                (&masked[at..at + 4], &masked[at + 4..]),
+                ([0; 4].as_slice(), payload.as_slice())
+            );
         }
     }
 
     #[test]
     fn a_length_that_cannot_be_is_none() {
-        assert_eq!(length(&[0x82, 127, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]), None);
+        assert_eq!(
+            length(&[0x82, 127, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
+            None
+        );
     }
 }

@@ -60,7 +60,8 @@ pub(super) async fn group_bombs(target: &Target, span: Duration) -> Result<Strin
     let direct = "direct:3:ann:victim";
     let hello = json!({"body": "hello"}).to_string();
     let path = format!("/v1/rooms/{}/messages", direct.replace(':', "%3A"));
-    let (status, text) = http::call(Method::POST, &target.http, &path, Some(&ann), hello.into()).await?;
+    let (status, text) =
+        http::call(Method::POST, &target.http, &path, Some(&ann), hello.into()).await?;
     ensure!(status == 201, "{status} {text}");
 
     let end = Instant::now() + span;
@@ -72,15 +73,27 @@ pub(super) async fn group_bombs(target: &Target, span: Duration) -> Result<Strin
             while Instant::now() < end {
                 let id = format!("!{number}-{made:06}-{}", "x".repeat(200));
                 let named = json!({"kind": "group", "id": id, "members": ["victim"]}).to_string();
-                let (status, _) =
-                    http::call(Method::POST, &target.http, "/v1/rooms", Some(&mallory), named.into()).await?;
+                let (status, _) = http::call(
+                    Method::POST,
+                    &target.http,
+                    "/v1/rooms",
+                    Some(&mallory),
+                    named.into(),
+                )
+                .await?;
                 if status == 201 {
                     made += 1;
                     continue;
                 }
                 let unnamed = json!({"kind": "group", "members": ["victim"]}).to_string();
-                let (status, _) =
-                    http::call(Method::POST, &target.http, "/v1/rooms", Some(&mallory), unnamed.into()).await?;
+                let (status, _) = http::call(
+                    Method::POST,
+                    &target.http,
+                    "/v1/rooms",
+                    Some(&mallory),
+                    unnamed.into(),
+                )
+                .await?;
                 match status {
                     201 => made += 1,
                     // Above the rate limit: a faster pace gains nothing.
@@ -92,7 +105,9 @@ pub(super) async fn group_bombs(target: &Target, span: Duration) -> Result<Strin
     });
     let made = made.await;
     let mut socket = target.websocket().await?;
-    socket.send_json(&json!({"op": "auth", "req": 1, "token": victim, "all": true})).await?;
+    socket
+        .send_json(&json!({"op": "auth", "req": 1, "token": victim, "all": true}))
+        .await?;
     let own_room = async {
         loop {
             let answer = socket.receive("subscribed").await?;
@@ -103,10 +118,13 @@ pub(super) async fn group_bombs(target: &Target, span: Duration) -> Result<Strin
             }
         }
     };
-    let (listed, subscribed) =
-        tokio::time::timeout(Duration::from_secs(20), own_room).await.unwrap_or(Ok((0, false)))?;
+    let (listed, subscribed) = tokio::time::timeout(Duration::from_secs(20), own_room)
+        .await
+        .unwrap_or(Ok((0, false)))?;
     let harm = if subscribed { "" } else { HARM };
-    Ok(format!("{harm} {made}; the victim's list has {listed} rooms, subscribed to its own direct room: {subscribed}"))
+    Ok(format!(
+        "{harm} {made}; the victim's list has {listed} rooms, subscribed to its own direct room: {subscribed}"
+    ))
 }
 
 pub(super) async fn bad_json(target: &Target, span: Duration) -> Result<String> {
@@ -115,7 +133,9 @@ pub(super) async fn bad_json(target: &Target, span: Duration) -> Result<String> 
     let room = "direct:7:mallory:victim";
     let end = Instant::now() + span;
     let mut socket = target.authenticated(&mallory).await?;
-    socket.send_json(&json!({"op": "send", "req": 2, "room": room, "body": "hello"})).await?;
+    socket
+        .send_json(&json!({"op": "send", "req": 2, "room": room, "body": "hello"}))
+        .await?;
     socket.receive("ack").await?;
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
     let mut requests = 0;
@@ -128,14 +148,26 @@ pub(super) async fn bad_json(target: &Target, span: Duration) -> Result<String> 
             socket = target.authenticated(&mallory).await?;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let (status, _) =
-            http::call(Method::GET, &target.http, "/v1/conversations", Some(&victim), Default::default()).await?;
+        let (status, _) = http::call(
+            Method::GET,
+            &target.http,
+            "/v1/conversations",
+            Some(&victim),
+            Default::default(),
+        )
+        .await?;
         requests += 1;
         failed += u32::from(status != 200);
         if Instant::now() > end {
             break;
         }
     }
-    let harm = if failed > 0 { format!("{HARM}: ") } else { String::new() };
-    Ok(format!("{harm}{failed} of {requests} requests for conversations failed"))
+    let harm = if failed > 0 {
+        format!("{HARM}: ")
+    } else {
+        String::new()
+    };
+    Ok(format!(
+        "{harm}{failed} of {requests} requests for conversations failed"
+    ))
 }

@@ -11,7 +11,10 @@ use crate::hostile::target::{CUT_OFF, SERVED, STILL_HELD, Target, attackers, hol
 use crate::token::token;
 
 /// Reconnects after a short pause whenever it is cut off.
-async fn reconnecting(end: Instant, attack: impl AsyncFn() -> Result<&'static str>) -> Result<&'static str> {
+async fn reconnecting(
+    end: Instant,
+    attack: impl AsyncFn() -> Result<&'static str>,
+) -> Result<&'static str> {
     let mut last = Ok(SERVED);
     while Instant::now() < end {
         last = attack().await;
@@ -23,7 +26,12 @@ async fn reconnecting(end: Instant, attack: impl AsyncFn() -> Result<&'static st
 pub(super) async fn long_accepts(target: &Target, span: Duration) -> Result<String> {
     let token = token("mallory", "", &[])?;
     let accepts = vec![1; 30_000];
-    let auth = tlv(7, json!({"mid": "mallory", "accepts": accepts, "token": token}).to_string().as_bytes());
+    let auth = tlv(
+        7,
+        json!({"mid": "mallory", "accepts": accepts, "token": token})
+            .to_string()
+            .as_bytes(),
+    );
     let drop_accepts = tlv(16, "2,".repeat(32_000).trim_end_matches(',').as_bytes());
     let end = Instant::now() + span;
     let outcome = attackers(4, |_| {
@@ -72,8 +80,11 @@ pub(super) async fn pongs(target: &Target, authenticated: bool, span: Duration) 
         let pongs = pongs.clone();
         let token = token.clone();
         reconnecting(end, async move || {
-            let mut socket =
-                if authenticated { target.authenticated(&token).await? } else { target.websocket().await? };
+            let mut socket = if authenticated {
+                target.authenticated(&token).await?
+            } else {
+                target.websocket().await?
+            };
             while Instant::now() < end {
                 if socket.is_closed() || socket.write(&pongs).await.is_err() {
                     return Ok(CUT_OFF);
@@ -101,16 +112,31 @@ pub(super) async fn bad_tokens(target: &Target, span: Duration) -> Result<String
                     Err(_) => refused += 1,
                 }
             }
-            Ok(if refused > 0 { "refused each time" } else { "never answered" })
+            Ok(if refused > 0 {
+                "refused each time"
+            } else {
+                "never answered"
+            })
         }
     });
     let outcome = outcome.await;
-    let tries = target.traffic.sockets.load(std::sync::atomic::Ordering::Relaxed);
-    Ok(format!("{outcome}; {:.0} tries a second", tries as f64 / span.as_secs_f64()))
+    let tries = target
+        .traffic
+        .sockets
+        .load(std::sync::atomic::Ordering::Relaxed);
+    Ok(format!(
+        "{outcome}; {:.0} tries a second",
+        tries as f64 / span.as_secs_f64()
+    ))
 }
 
 /// Opens sockets to this address and sends nothing.
-pub(super) async fn idle(target: &Target, address: &str, number: usize, span: Duration) -> Result<String> {
+pub(super) async fn idle(
+    target: &Target,
+    address: &str,
+    number: usize,
+    span: Duration,
+) -> Result<String> {
     let end = Instant::now() + span;
     let outcome = attackers(number, |_| {
         let target = target.clone();
@@ -129,7 +155,10 @@ pub(super) async fn slow_upgrades(target: &Target, span: Duration) -> Result<Str
         let target = target.clone();
         async move {
             let mut socket = target.connect(&target.ws).await?;
-            for byte in b"GET /ws HTTP/1.1\r\nHost: a\r\nX-Long: ".iter().chain(std::iter::repeat(&b'x')) {
+            for byte in b"GET /ws HTTP/1.1\r\nHost: a\r\nX-Long: "
+                .iter()
+                .chain(std::iter::repeat(&b'x'))
+            {
                 if socket.is_closed() || socket.write(&[*byte]).await.is_err() {
                     return Ok(CUT_OFF);
                 }

@@ -23,7 +23,9 @@ pub(super) async fn rollouts(runner: &mut Runner, tier: &'static str) -> Result<
         runner.spread_scenario().await?;
         let (from, to) = runner.versions(tier).await?;
         let scenario = runner.scenario().await?;
-        rollout(scenario, tier, &from, &to).await.with_context(|| format!("rollout {number} of {count}"))?;
+        rollout(scenario, tier, &from, &to)
+            .await
+            .with_context(|| format!("rollout {number} of {count}"))?;
     }
     Ok(())
 }
@@ -31,7 +33,11 @@ pub(super) async fn rollouts(runner: &mut Runner, tier: &'static str) -> Result<
 /// Meanwhile the Service is as clouds have it.
 pub(super) async fn rollouts_local(runner: &mut Runner) -> Result<()> {
     runner.scenario().await?;
-    set_service(runner, json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local"})).await?;
+    set_service(
+        runner,
+        json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local"}),
+    )
+    .await?;
     let outcome = Box::pin(rollouts_behind_balancer(runner)).await;
     runner.end_scenario();
     set_service(runner, node_port_service()).await?;
@@ -39,7 +45,14 @@ pub(super) async fn rollouts_local(runner: &mut Runner) -> Result<()> {
 }
 
 async fn set_service(runner: &Runner, service: Value) -> Result<()> {
-    runner.kube.edit(HA.0, HA.1, &json!({"spec": {"connect": {"service": service}}})).await?;
+    runner
+        .kube
+        .edit(
+            HA.0,
+            HA.1,
+            &json!({"spec": {"connect": {"service": service}}}),
+        )
+        .await?;
     settled(&runner.kube, HA.0, HA.1).await.map(|_| ())
 }
 
@@ -50,9 +63,14 @@ async fn rollouts_behind_balancer(runner: &mut Runner) -> Result<()> {
         let (from, to) = runner.versions("connect").await?;
         let balancer = Balancer::start(&runner.kube, HA.0, &format!("{}-connect", HA.1)).await?;
         let scenario = runner.start_scenario(Access::Balancer(balancer)).await?;
-        rollout(scenario, "connect", &from, &to).await.with_context(|| format!("rollout {number} of {count}"))?;
+        rollout(scenario, "connect", &from, &to)
+            .await
+            .with_context(|| format!("rollout {number} of {count}"))?;
         if let Access::Balancer(balancer) = &scenario.access {
-            println!("  the load balancer cut {} connections of unhealthy nodes", balancer.cut());
+            println!(
+                "  the load balancer cut {} connections of unhealthy nodes",
+                balancer.cut()
+            );
         }
     }
     Ok(())
@@ -64,7 +82,8 @@ async fn rollout(scenario: &Scenario, tier: &'static str, from: &str, to: &str) 
         scenario.edit(&image_tag(tier, to)).await?;
         scenario.all_run(&[tier], to).await
     };
-    let report = Box::pin(scenario.run(&format!("rollout of {tier} from {from} to {to}"), event)).await?;
+    let report =
+        Box::pin(scenario.run(&format!("rollout of {tier} from {from} to {to}"), event)).await?;
     check_rollout(&report, scenario, tier, from, to, pods)
 }
 
@@ -89,7 +108,10 @@ fn check_rollout(
             problems.extend(run.defects());
             let resumed = report.resumed_share();
             if resumed >= MAX_RESUMED {
-                problems.push(format!("{:.1} % of the messages were delivered on resume", 100.0 * resumed));
+                problems.push(format!(
+                    "{:.1} % of the messages were delivered on resume",
+                    100.0 * resumed
+                ));
             }
             if tier == "connect" && run.moves == 0 {
                 problems.push("no client moved".to_owned());
@@ -99,7 +121,10 @@ fn check_rollout(
         Access::Balancer(_) => {
             let clients = scenario.clients();
             if run.failed_attempts > clients {
-                problems.push(format!("{} failed attempts to connect of {clients} clients", run.failed_attempts));
+                problems.push(format!(
+                    "{} failed attempts to connect of {clients} clients",
+                    run.failed_attempts
+                ));
             }
             // Every pod accepts clients until it terminates: a client may move to one that is next.
             pods as u64
@@ -108,7 +133,11 @@ fn check_rollout(
     if run.most_moves > max_moves {
         problems.push(format!("a client moved {} times", run.most_moves));
     }
-    ensure!(problems.is_empty(), "problems of the rollout:\n  {}", problems.join("\n  "));
+    ensure!(
+        problems.is_empty(),
+        "problems of the rollout:\n  {}",
+        problems.join("\n  ")
+    );
     Ok(())
 }
 
@@ -117,7 +146,8 @@ pub(super) async fn upgrade(runner: &mut Runner) -> Result<()> {
     let next = runner.options.next.clone();
     let scenario = runner.spread_scenario().await?;
     // Earlier rollouts have set tags: they are removed, and the version decides again.
-    let same_tags = json!({"spec": {"images": {"connect": {"tag": version}, "logic": {"tag": version}}}});
+    let same_tags =
+        json!({"spec": {"images": {"connect": {"tag": version}, "logic": {"tag": version}}}});
     scenario.edit(&same_tags).await?;
     let no_tags = json!({"spec": {"version": version, "images": {"connect": {"tag": null}, "logic": {"tag": null}}}});
     scenario.edit(&no_tags).await?;
@@ -128,15 +158,26 @@ pub(super) async fn upgrade(runner: &mut Runner) -> Result<()> {
         scenario.edit(&json!({"spec": {"version": next}})).await?;
         scenario.all_run(&["connect", "logic"], &next).await
     };
-    let report = scenario.run(&format!("upgrade from {version} to {next}"), event).await?;
+    let report = scenario
+        .run(&format!("upgrade from {version} to {next}"), event)
+        .await?;
     let of_tier = |pods: &[PodRecord], tier: &str| -> Vec<PodRecord> {
-        pods.iter().filter(|pod| pod.tier == tier).cloned().collect()
+        pods.iter()
+            .filter(|pod| pod.tier == tier)
+            .cloned()
+            .collect()
     };
     let ended = of_tier(&report.measurements.ended, "logic");
     let came = of_tier(&report.measurements.came, "connect");
     let logic_last = ended.iter().filter_map(|pod| pod.gone).fold(0.0, f64::max);
-    let connect_first = came.iter().filter_map(|pod| pod.ready).fold(f64::MAX, f64::min);
-    ensure!(logic_last <= connect_first, "connect began before logic was done");
+    let connect_first = came
+        .iter()
+        .filter_map(|pod| pod.ready)
+        .fold(f64::MAX, f64::min);
+    ensure!(
+        logic_last <= connect_first,
+        "connect began before logic was done"
+    );
     check_rollout(&report, scenario, "logic", &version, &next, logics)?;
     check_rollout(&report, scenario, "connect", &version, &next, connects)
 }
@@ -146,12 +187,26 @@ pub(super) async fn operator_killed(runner: &mut Runner) -> Result<()> {
     let scenario = runner.spread_scenario().await?;
     let pods = scenario.pods.running("connect").len();
     let event = async {
-        scenario.kube.edit(&scenario.namespace, &scenario.name, &image_tag("connect", &to)).await?;
+        scenario
+            .kube
+            .edit(
+                &scenario.namespace,
+                &scenario.name,
+                &image_tag("connect", &to),
+            )
+            .await?;
         for _ in 0..pods {
-            until_ok("a connect pod drains", Duration::from_secs(120), async || {
-                ensure!(!scenario.pods.terminating("connect").is_empty(), "no connect pod is terminating");
-                Ok(())
-            })
+            until_ok(
+                "a connect pod drains",
+                Duration::from_secs(120),
+                async || {
+                    ensure!(
+                        !scenario.pods.terminating("connect").is_empty(),
+                        "no connect pod is terminating"
+                    );
+                    Ok(())
+                },
+            )
             .await?;
             kill_operator(&scenario.kube).await?;
             tokio::time::sleep(Duration::from_secs(8)).await;
@@ -159,7 +214,12 @@ pub(super) async fn operator_killed(runner: &mut Runner) -> Result<()> {
         scenario.all_run(&["connect"], &to).await?;
         scenario.settled().await.map(|_| ())
     };
-    let report = scenario.run("a rollout of connect with the operator killed repeatedly", event).await?;
+    let report = scenario
+        .run(
+            "a rollout of connect with the operator killed repeatedly",
+            event,
+        )
+        .await?;
     check_rollout(&report, scenario, "connect", &from, &to, pods)
 }
 
@@ -169,15 +229,30 @@ pub(super) async fn operator_absent(runner: &mut Runner) -> Result<()> {
     let event = async {
         let deployment = format!("deployment/{}-connect", scenario.name);
         let old = scenario.uids("connect");
-        scenario.kube.kubectl(&["rollout", "restart", &deployment, "-n", &scenario.namespace]).await?;
+        scenario
+            .kube
+            .kubectl(&["rollout", "restart", &deployment, "-n", &scenario.namespace])
+            .await?;
         scenario.all_gone(&old).await
     };
-    let report = scenario.run("kubectl rollout restart of connect without an operator", event).await;
+    let report = scenario
+        .run(
+            "kubectl rollout restart of connect without an operator",
+            event,
+        )
+        .await;
     scale_operator(scenario, 2).await?;
     scenario.settled().await?;
     let report = report?;
-    let ended = report.measurements.ended.iter().filter(|pod| pod.tier == "connect");
-    let forced: Vec<&str> = ended.filter(|pod| !pod.exited_in_time()).map(|pod| pod.name.as_str()).collect();
+    let ended = report
+        .measurements
+        .ended
+        .iter()
+        .filter(|pod| pod.tier == "connect");
+    let forced: Vec<&str> = ended
+        .filter(|pod| !pod.exited_in_time())
+        .map(|pod| pod.name.as_str())
+        .collect();
     ensure!(forced.is_empty(), "did not exit in time: {forced:?}");
     Ok(())
 }
@@ -185,15 +260,30 @@ pub(super) async fn operator_absent(runner: &mut Runner) -> Result<()> {
 async fn scale_operator(scenario: &Scenario, replicas: u32) -> Result<()> {
     let deployment = format!("deployment/{OPERATOR}");
     let count = format!("--replicas={replicas}");
-    scenario.kube.kubectl(&["scale", &deployment, &count, "-n", SYSTEM]).await?;
+    scenario
+        .kube
+        .kubectl(&["scale", &deployment, &count, "-n", SYSTEM])
+        .await?;
     if replicas > 0 {
-        let status = ["rollout", "status", &deployment, "-n", SYSTEM, "--timeout=120s"];
+        let status = [
+            "rollout",
+            "status",
+            &deployment,
+            "-n",
+            SYSTEM,
+            "--timeout=120s",
+        ];
         return scenario.kube.kubectl(&status).await.map(|_| ());
     }
     let probe = async || {
-        let left = scenario.kube.kubectl(&["get", "pods", "-n", SYSTEM, "-o", "name"]).await?;
+        let left = scenario
+            .kube
+            .kubectl(&["get", "pods", "-n", SYSTEM, "-o", "name"])
+            .await?;
         ensure!(left.trim().is_empty(), "still there: {left}");
         Ok(())
     };
-    until_ok("the operator is gone", Duration::from_secs(90), probe).await.map(|_| ())
+    until_ok("the operator is gone", Duration::from_secs(90), probe)
+        .await
+        .map(|_| ())
 }

@@ -21,21 +21,38 @@ pub(super) async fn scale(runner: &mut Runner) -> Result<()> {
     let event = async {
         scale_to(scenario, before + 2).await?;
         // Clients do not move to new pods by themselves: those of a deleted pod are spread over all others.
-        scenario.kube.pods(&scenario.namespace).delete(&spread.name, &DeleteParams::default()).await?;
+        scenario
+            .kube
+            .pods(&scenario.namespace)
+            .delete(&spread.name, &DeleteParams::default())
+            .await?;
         scenario.all_gone(std::slice::from_ref(&spread.uid)).await?;
         scenario.settled().await?;
         scale_to(scenario, before).await
     };
-    let report = scenario.run(&format!("kubectl scale imc: {before}, {}, {before}", before + 2), event).await?;
+    let report = scenario
+        .run(
+            &format!("kubectl scale imc: {before}, {}, {before}", before + 2),
+            event,
+        )
+        .await?;
     let is_victim = |pod: &&PodRecord| pod.tier == "connect" && pod.uid != spread.uid;
     let ended: Vec<_> = report.measurements.ended.iter().filter(is_victim).collect();
     ensure!(ended.len() == 2, "{} pods ended, not 2", ended.len());
     let had_connections = |pod: &&PodRecord| pod.connections_at_deletion().unwrap_or(0) > 0;
-    ensure!(ended.iter().any(had_connections), "no removed pod had connections");
+    ensure!(
+        ended.iter().any(had_connections),
+        "no removed pod had connections"
+    );
     let most = report.measurements.most_terminating;
     ensure!(most == 1, "{most} pods drained at a time");
     for pod in ended {
-        ensure!(pod.exited_in_time(), "{} did not exit in time: {:?}", pod.name, pod.end);
+        ensure!(
+            pod.exited_in_time(),
+            "{} did not exit in time: {:?}",
+            pod.name,
+            pod.end
+        );
     }
     Ok(())
 }
@@ -43,7 +60,10 @@ pub(super) async fn scale(runner: &mut Runner) -> Result<()> {
 async fn scale_to(scenario: &Scenario, replicas: usize) -> Result<()> {
     let object = format!("imc/{}", scenario.name);
     let count = format!("--replicas={replicas}");
-    scenario.kube.kubectl(&["scale", &object, &count, "-n", &scenario.namespace]).await?;
+    scenario
+        .kube
+        .kubectl(&["scale", &object, &count, "-n", &scenario.namespace])
+        .await?;
     scenario.settled().await?;
     let running = scenario.pods.running("connect").len();
     let terminating = scenario.pods.terminating("connect").len();
@@ -73,11 +93,24 @@ pub(super) async fn logic_autoscaled(runner: &mut Runner) -> Result<()> {
     });
     let has = async |count: usize| {
         let probe = async || {
-            let ready = scenario.pods.running("logic").into_iter().filter(|pod| pod.is_ready).count();
-            ensure!(ready == count, "{ready} pods of logic are ready, not {count}");
+            let ready = scenario
+                .pods
+                .running("logic")
+                .into_iter()
+                .filter(|pod| pod.is_ready)
+                .count();
+            ensure!(
+                ready == count,
+                "{ready} pods of logic are ready, not {count}"
+            );
             Ok(())
         };
-        until_ok("the wanted number of logic pods is ready", SETTLE_TIMEOUT, probe).await?;
+        until_ok(
+            "the wanted number of logic pods is ready",
+            SETTLE_TIMEOUT,
+            probe,
+        )
+        .await?;
         scenario.settled().await
     };
     let event = async {
@@ -86,11 +119,24 @@ pub(super) async fn logic_autoscaled(runner: &mut Runner) -> Result<()> {
         // An operator that goes by the spec alone would undo it within a second or two.
         tokio::time::sleep(HELD).await;
         has(before + 1).await?;
-        scenario.kube.kubectl(&["delete", "hpa", &name, "-n", &scenario.namespace]).await?;
+        scenario
+            .kube
+            .kubectl(&["delete", "hpa", &name, "-n", &scenario.namespace])
+            .await?;
         has(before).await.map(|_| ())
     };
-    let report = scenario.run("an autoscaler of logic added and removed", event).await?;
-    let ended = report.measurements.ended.iter().filter(|pod| pod.tier == "logic").count();
-    ensure!(ended == 1, "{ended} pods of logic ended, not only the one that the autoscaler wanted");
+    let report = scenario
+        .run("an autoscaler of logic added and removed", event)
+        .await?;
+    let ended = report
+        .measurements
+        .ended
+        .iter()
+        .filter(|pod| pod.tier == "logic")
+        .count();
+    ensure!(
+        ended == 1,
+        "{ended} pods of logic ended, not only the one that the autoscaler wanted"
+    );
     Ok(())
 }

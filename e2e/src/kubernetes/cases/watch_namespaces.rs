@@ -28,20 +28,37 @@ pub(super) async fn watch_namespaces(runner: &mut Runner) -> Result<()> {
 #[expect(clippy::print_stdout, reason = "a command line program")]
 async fn delete_one(runner: &Runner) -> Result<()> {
     let kube = &runner.kube;
-    let bindings = kube.kubectl(&["get", "clusterrolebindings", "-o", "name"]).await?;
-    ensure!(!bindings.contains(OPERATOR), "the operator has rights everywhere: {bindings}");
+    let bindings = kube
+        .kubectl(&["get", "clusterrolebindings", "-o", "name"])
+        .await?;
+    ensure!(
+        !bindings.contains(OPERATOR),
+        "the operator has rights everywhere: {bindings}"
+    );
     for namespace in NAMESPACES {
         runner.minimal_in(namespace).await?;
     }
     let name = MINIMAL.1;
     let [stays, goes] = NAMESPACES;
-    kube.kubectl(&["delete", "namespace", goes, "--wait=false"]).await?;
+    kube.kubectl(&["delete", "namespace", goes, "--wait=false"])
+        .await?;
     kill_operator(kube).await?;
-    let logic = kube.imcluster(stays, name).await?["spec"]["logic"]["replicas"].as_u64().unwrap_or(1) + 1;
-    kube.edit(stays, name, &json!({"spec": {"logic": {"replicas": logic}}})).await?;
+    let logic = kube.imcluster(stays, name).await?["spec"]["logic"]["replicas"]
+        .as_u64()
+        .unwrap_or(1)
+        + 1;
+    kube.edit(
+        stays,
+        name,
+        &json!({"spec": {"logic": {"replicas": logic}}}),
+    )
+    .await?;
     let took = settled(kube, stays, name).await?;
     let pods = kube.tier(stays, name, "logic").await?.len() as u64;
     ensure!(pods == logic, "{pods} pods of logic, not {logic}");
-    println!("  {goes} is deleted and all operators are killed: {stays} has settled after {:.1} s", took.as_secs_f64());
+    println!(
+        "  {goes} is deleted and all operators are killed: {stays} has settled after {:.1} s",
+        took.as_secs_f64()
+    );
     runner.remove_namespace(goes).await
 }

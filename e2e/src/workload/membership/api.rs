@@ -22,18 +22,27 @@ pub(super) async fn request(
     token: &str,
     body: &Value,
 ) -> Result<Value> {
-    let body = if method == Method::GET { Bytes::new() } else { Bytes::from(body.to_string()) };
+    let body = if method == Method::GET {
+        Bytes::new()
+    } else {
+        Bytes::from(body.to_string())
+    };
     let begun = Instant::now();
     loop {
         for address in apis.all() {
-            match crate::http::call(method.clone(), &address, path, Some(token), body.clone()).await {
+            match crate::http::call(method.clone(), &address, path, Some(token), body.clone()).await
+            {
                 Ok((200 | 201, answer)) => return Ok(serde_json::from_str(&answer)?),
                 Ok((429 | 500..=599, _)) | Err(_) => {}
-                Ok((403, answer)) if answer.contains("\"banned\"") && begun.elapsed() < BAN_LIFTED_WITHIN => {}
+                Ok((403, answer))
+                    if answer.contains("\"banned\"") && begun.elapsed() < BAN_LIFTED_WITHIN => {}
                 Ok((status, answer)) => bail!("{method} {path}: {status}: {answer}"),
             }
         }
-        ensure!(begun.elapsed() < TIMEOUT, "timed out after {TIMEOUT:?}: {method} {path}");
+        ensure!(
+            begun.elapsed() < TIMEOUT,
+            "timed out after {TIMEOUT:?}: {method} {path}"
+        );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }

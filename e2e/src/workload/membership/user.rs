@@ -40,7 +40,13 @@ impl User {
     pub(super) fn connect(id: UserId, addresses: &[String], signer: &Signer) -> Result<Self> {
         let view = Arc::default();
         let client = Mutex::new(connect(&id, addresses, signer, &view)?);
-        Ok(Self { id, client, view, changing: tokio::sync::Mutex::default(), is_banned: AtomicBool::new(false) })
+        Ok(Self {
+            id,
+            client,
+            view,
+            changing: tokio::sync::Mutex::default(),
+            is_banned: AtomicBool::new(false),
+        })
     }
 
     /// Replaces the client by a new one that knows nothing.
@@ -61,7 +67,10 @@ impl User {
     /// The last events that its client got of a room.
     pub(super) fn last_events(&self, room: &RoomId) -> String {
         let view = lock(&self.view);
-        view.events.get(room).map(|events| events.iter().cloned().collect::<Vec<_>>().join(", ")).unwrap_or_default()
+        view.events
+            .get(room)
+            .map(|events| events.iter().cloned().collect::<Vec<_>>().join(", "))
+            .unwrap_or_default()
     }
 
     /// The rooms its client is subscribed to, and the last seq it received of each.
@@ -79,10 +88,19 @@ pub(super) fn is_ban(end: &End) -> bool {
     }
 }
 
-fn connect(id: &UserId, addresses: &[String], signer: &Signer, view: &Arc<Mutex<View>>) -> Result<Client> {
+fn connect(
+    id: &UserId,
+    addresses: &[String],
+    signer: &Signer,
+    view: &Arc<Mutex<View>>,
+) -> Result<Client> {
     *lock(view) = View::default();
     let token = signer.token(id.as_str(), "", &[])?;
-    let builder = Client::builder().addresses(addresses).token(token).device("one").follow_all(true);
+    let builder = Client::builder()
+        .addresses(addresses)
+        .token(token)
+        .device("one")
+        .follow_all(true);
     let (client, events) = builder.build()?;
     tokio::spawn(record(events, Arc::clone(view)));
     Ok(client)
@@ -98,9 +116,16 @@ impl View {
     fn keep(&mut self, event: &Event) {
         let (room, text) = match event {
             Event::Subscribed { room, after, .. } => (room, format!("subscribed after {after}")),
-            Event::Message(message) => (&message.room, format!("{} {} {}", message.kind, message.epoch, message.seq)),
+            Event::Message(message) => (
+                &message.room,
+                format!("{} {} {}", message.kind, message.epoch, message.seq),
+            ),
             Event::Reset { room, seq, .. } => (room, format!("reset to {seq}")),
-            Event::RoomChanged { room, subscribed, reason } => (room, format!("changed {subscribed} {reason}")),
+            Event::RoomChanged {
+                room,
+                subscribed,
+                reason,
+            } => (room, format!("changed {subscribed} {reason}")),
             Event::Refused { room, error } => (room, format!("refused {}", error.code)),
             Event::Unsubscribed { room } => (room, "unsubscribed".to_owned()),
             _ => return,
@@ -118,15 +143,24 @@ impl View {
             Event::Subscribed { room, after, .. } => _ = self.positions.insert(room, after),
             Event::Message(message) => _ = self.positions.insert(message.room, message.seq),
             Event::Reset { room, seq, .. } => {
-                self.positions.entry(room).and_modify(|position| *position = seq.min(*position));
+                self.positions
+                    .entry(room)
+                    .and_modify(|position| *position = seq.min(*position));
             }
-            Event::RoomChanged { room, subscribed: true, .. } => {
+            Event::RoomChanged {
+                room,
+                subscribed: true,
+                ..
+            } => {
                 self.positions.entry(room).or_default();
             }
             // Still a member, though a connection may receive the room only after it subscribes.
-            Event::RoomChanged { reason, .. } if matches!(reason.as_str(), "joined" | "created") => {}
+            Event::RoomChanged { reason, .. }
+                if matches!(reason.as_str(), "joined" | "created") => {}
             Event::Refused { error, .. } if error.retryable => {}
-            Event::RoomChanged { room, .. } | Event::Refused { room, .. } | Event::Unsubscribed { room } => {
+            Event::RoomChanged { room, .. }
+            | Event::Refused { room, .. }
+            | Event::Unsubscribed { room } => {
                 self.positions.remove(&room);
             }
             Event::Ended(end) => self.ended = Some(end),

@@ -11,9 +11,13 @@ fn page() -> String {
         `Unknown` is said where something can't be reached. Made from the operator's types and checked against them.\n\n\
         | type | true means |\n|---|---|\n"
         .to_owned();
-    ConditionType::ALL.iter().for_each(|kind| page.push_str(&row(kind.name(), kind.meaning())));
+    ConditionType::ALL
+        .iter()
+        .for_each(|kind| page.push_str(&row(kind.name(), kind.meaning())));
     page.push_str("\n| reason | what it says |\n|---|---|\n");
-    Reason::ALL.iter().for_each(|reason| page.push_str(&row(reason.name(), reason.meaning())));
+    Reason::ALL
+        .iter()
+        .for_each(|reason| page.push_str(&row(reason.name(), reason.meaning())));
     page
 }
 
@@ -24,5 +28,9 @@ fn every_type_and_reason_is_documented() {
         std::fs::write(&committed, page()).expect("write the page");
     }
     let stands = std::fs::read_to_string(&committed).unwrap_or_default();
-    assert!(stands == page(), "{} is stale: run REGENERATE=1 cargo test -p im-operator", committed.display());
+    assert!(
+        stands == page(),
+        "{} is stale: run REGENERATE=1 cargo test -p im-operator",
+        committed.display()
+    );
 }

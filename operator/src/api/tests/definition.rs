@@ -13,11 +13,17 @@ fn committed_definition_equals_its_regeneration() {
         std::fs::write(&committed, &fresh).expect("write the definition");
     }
     let stands = std::fs::read_to_string(&committed).unwrap_or_default();
-    assert!(stands == fresh, "{} is stale: run REGENERATE=1 cargo test -p im-operator", committed.display());
+    assert!(
+        stands == fresh,
+        "{} is stale: run REGENERATE=1 cargo test -p im-operator",
+        committed.display()
+    );
 }
 
 #[test]
 fn the_definition_stays_under_200_kib() {
-    let size = serde_json::to_vec(&api::crd()).expect("the definition is JSON").len();
+    let size = serde_json::to_vec(&api::crd())
+        .expect("the definition is JSON")
+        .len();
     assert!(size < 200 * 1024, "{size} bytes");
 }

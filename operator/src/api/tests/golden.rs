@@ -17,13 +17,19 @@ fn compare(name: &str, spec: Value) {
     for ignored in &built.ignored {
         fresh.push_str(&format!("# ignored: {}\n", ignored.field));
     }
-    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api/tests/golden").join(name);
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("src/api/tests/golden")
+        .join(name);
     if std::env::var_os("REGENERATE").is_some() {
         std::fs::create_dir_all(committed.parent().expect("a folder")).expect("make the folder");
         std::fs::write(&committed, &fresh).expect("write");
     }
     let stands = std::fs::read_to_string(&committed).unwrap_or_default();
-    let differs = stands.lines().zip(fresh.lines()).enumerate().find(|(_, (old, new))| old != new);
+    let differs = stands
+        .lines()
+        .zip(fresh.lines())
+        .enumerate()
+        .find(|(_, (old, new))| old != new);
     assert!(
         stands == fresh,
         "{} is not what is built now, first at {differs:?}: if that is meant, run REGENERATE=1 cargo test -p im-operator",

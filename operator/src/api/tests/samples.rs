@@ -77,7 +77,8 @@ pub(crate) fn read(spec: Value) -> ImCluster {
 
 pub(crate) fn valid(spec: Value) -> Valid {
     let cluster = read(spec);
-    validate(&cluster, Pods::Confined).unwrap_or_else(|problems| panic!("{problems:#?} in {cluster:#?}"))
+    validate(&cluster, Pods::Confined)
+        .unwrap_or_else(|problems| panic!("{problems:#?} in {cluster:#?}"))
 }
 
 /// All objects, the Prometheus operator's included.

@@ -40,7 +40,9 @@ pub(crate) struct Writer {
 impl Writer {
     /// What is to be done with a report, given the one that stands.
     pub(crate) fn judge(&self, current: Option<&ImClusterStatus>, new: &ImClusterStatus) -> Held {
-        let Some(current) = current else { return Held::Written };
+        let Some(current) = current else {
+            return Held::Written;
+        };
         if current == new {
             return Held::Same;
         }
@@ -50,8 +52,15 @@ impl Writer {
         if !counts_moved(current, new) {
             return Held::Small;
         }
-        let left = self.counted.map(|at| COUNTS_EVERY.saturating_sub(at.elapsed())).unwrap_or_default();
-        if left.is_zero() { Held::Written } else { Held::Soon(left) }
+        let left = self
+            .counted
+            .map(|at| COUNTS_EVERY.saturating_sub(at.elapsed()))
+            .unwrap_or_default();
+        if left.is_zero() {
+            Held::Written
+        } else {
+            Held::Soon(left)
+        }
     }
 
     /// Writes a report where that is due.
@@ -74,7 +83,8 @@ impl Writer {
                 return Ok(held);
             }
         }
-        let api: Api<ImCluster> = Api::namespaced(client.clone(), &cluster.namespace().unwrap_or_default());
+        let api: Api<ImCluster> =
+            Api::namespaced(client.clone(), &cluster.namespace().unwrap_or_default());
         let patch = json!({
             "apiVersion": "imcluster.io/v1alpha1",
             "kind": "ImCluster",
@@ -83,7 +93,9 @@ impl Writer {
             "status": new,
         });
         let params = PatchParams::apply(MANAGER).force();
-        let mut written = api.patch_status(&cluster.name_any(), &params, &Patch::Apply(&patch)).await?;
+        let mut written = api
+            .patch_status(&cluster.name_any(), &params, &Patch::Apply(&patch))
+            .await?;
         written.metadata.managed_fields = None;
         clusters.put(written);
         self.counted = Some(Instant::now());

@@ -22,12 +22,18 @@ fn candidate(server: &Server, identity: &str) -> (Candidate, Gate) {
         retry: 2 * SECOND,
     };
     // The API server and its faults are not gated: an election writes before it leads.
-    (Candidate::new(server.client(gate.clone()), options, gate.clone()), gate)
+    (
+        Candidate::new(server.client(gate.clone()), options, gate.clone()),
+        gate,
+    )
 }
 
 fn holder(server: &Server) -> String {
     let lease = server.get("leases", "im-operator").unwrap();
-    lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned()
+    lease["spec"]["holderIdentity"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 #[tokio::test(start_paused = true)]
@@ -63,8 +69,15 @@ async fn a_leader_that_vanished_is_followed_after_the_duration_whatever_its_cloc
         let (mut one, _) = candidate(&server, "one");
         let begun = Instant::now();
         one.acquire().await;
-        assert!(begun.elapsed() >= 15 * SECOND && begun.elapsed() < 22 * SECOND, "{:?}", begun.elapsed());
-        assert_eq!(server.get("leases", "im-operator").unwrap()["spec"]["leaseTransitions"], 5);
+        assert!(
+            begun.elapsed() >= 15 * SECOND && begun.elapsed() < 22 * SECOND,
+            "{:?}",
+            begun.elapsed()
+        );
+        assert_eq!(
+            server.get("leases", "im-operator").unwrap()["spec"]["leaseTransitions"],
+            5
+        );
     }
 }
 
@@ -106,7 +119,10 @@ async fn short_faults_cost_nothing() {
     one.acquire().await;
     for code in [409, 429, 500, 503] {
         server.fail("update", "leases", code, 2);
-        assert!(timeout(20 * SECOND, one.renew_until_lost()).await.is_err(), "{code}");
+        assert!(
+            timeout(20 * SECOND, one.renew_until_lost()).await.is_err(),
+            "{code}"
+        );
         assert!(gate.is_open());
     }
     assert_eq!(server.failures_left(), 0);
@@ -117,7 +133,9 @@ async fn a_lease_that_another_took_is_lost() {
     let server = Server::new();
     let (mut one, gate) = candidate(&server, "one");
     one.acquire().await;
-    server.edit("leases", "im-operator", |lease| lease["spec"]["holderIdentity"] = json!("two"));
+    server.edit("leases", "im-operator", |lease| {
+        lease["spec"]["holderIdentity"] = json!("two")
+    });
     let lost = timeout(60 * SECOND, one.renew_until_lost()).await.unwrap();
     assert!(lost.to_string().contains("two"), "{lost}");
     assert!(!gate.is_open());
@@ -132,7 +150,19 @@ async fn a_process_that_slept_too_long_writes_nothing() {
     one.acquire().await;
     advance(16 * SECOND).await;
     assert!(!gate.is_open());
-    let pods: kube::Api<k8s_openapi::api::core::v1::Pod> = kube::Api::namespaced(server.client(gate), "chat");
-    assert!(pods.delete("a", &kube::api::DeleteParams::default()).await.is_err());
-    assert_eq!(server.writes().iter().filter(|(_, kind, _)| kind == "pods").count(), 0);
+    let pods: kube::Api<k8s_openapi::api::core::v1::Pod> =
+        kube::Api::namespaced(server.client(gate), "chat");
+    assert!(
+        pods.delete("a", &kube::api::DeleteParams::default())
+            .await
+            .is_err()
+    );
+    assert_eq!(
+        server
+            .writes()
+            .iter()
+            .filter(|(_, kind, _)| kind == "pods")
+            .count(),
+        0
+    );
 }

@@ -10,8 +10,13 @@ impl World {
         assert_eq!(self.condition(tier), is("False", reason), "{reason}");
         assert_eq!(self.condition("Degraded"), is("True", reason), "{reason}");
         let names = self.server.names("events");
-        let events: Vec<Value> = names.iter().filter_map(|name| self.server.get("events", name)).collect();
-        let told = events.iter().any(|event| event["reason"] == reason && event["type"] == "Warning");
+        let events: Vec<Value> = names
+            .iter()
+            .filter_map(|name| self.server.get("events", name))
+            .collect();
+        let told = events
+            .iter()
+            .any(|event| event["reason"] == reason && event["type"] == "Warning");
         assert!(told, "no warning {reason} in {events:?}");
     }
 }
@@ -26,13 +31,24 @@ async fn what_keeps_pods_from_running_is_told_and_taken_back() {
     let world = World::with(|server| server.put("imclusters", cluster(&external()))).await;
     world.settle().await;
     assert_eq!(world.condition("Ready").0, "True");
-    let unschedulable =
-        json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}]);
+    let unschedulable = json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}]);
     let causes = [
         ("Unschedulable", "conditions", unschedulable),
-        ("ImagePullFailed", "containerStatuses", waiting("ImagePullBackOff")),
-        ("CrashLooping", "containerStatuses", waiting("CrashLoopBackOff")),
-        ("ReferenceMissing", "containerStatuses", waiting("CreateContainerConfigError")),
+        (
+            "ImagePullFailed",
+            "containerStatuses",
+            waiting("ImagePullBackOff"),
+        ),
+        (
+            "CrashLooping",
+            "containerStatuses",
+            waiting("CrashLoopBackOff"),
+        ),
+        (
+            "ReferenceMissing",
+            "containerStatuses",
+            waiting("CreateContainerConfigError"),
+        ),
     ];
     for (reason, field, cause) in causes {
         world.server.edit("pods", "demo-connect-0", |pod| {
@@ -65,7 +81,8 @@ async fn a_volume_that_does_not_come_is_told() {
     let mut spec = external();
     spec["redis"] = json!({"mode": "Single"});
     let world = World::with(|server| server.put("imclusters", cluster(&spec))).await;
-    let labels = world.server.get("statefulsets", "demo-redis").unwrap()["metadata"]["labels"].clone();
+    let labels =
+        world.server.get("statefulsets", "demo-redis").unwrap()["metadata"]["labels"].clone();
     world.server.put(
         "persistentvolumeclaims",
         json!({"metadata": {"name": "data-demo-redis-0", "labels": labels, "creationTimestamp": "2020-01-01T00:00:00Z"},

@@ -70,7 +70,9 @@ impl Server {
             let own = own.clone();
             async move { Ok::<_, Infallible>(own.answer(request).await) }
         });
-        ClientBuilder::new(service, "default").with_layer(&Calls { gate }).build()
+        ClientBuilder::new(service, "default")
+            .with_layer(&Calls { gate })
+            .build()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -79,12 +81,19 @@ impl Server {
 
     /// The next calls of this verb and kind fail.
     pub(crate) fn fail(&self, verb: &'static str, kind: &'static str, code: u16, times: usize) {
-        self.state().faults.push(Fault { verb, kind, code, left: times });
+        self.state().faults.push(Fault {
+            verb,
+            kind,
+            code,
+            left: times,
+        });
     }
 
     /// These calls don't fail any more.
     pub(crate) fn heal(&self, verb: &'static str, kind: &'static str) {
-        self.state().faults.retain(|fault| (fault.verb, fault.kind) != (verb, kind));
+        self.state()
+            .faults
+            .retain(|fault| (fault.verb, fault.kind) != (verb, kind));
     }
 
     /// How many of the failures asked for are still to come.
@@ -123,11 +132,19 @@ impl Server {
     }
 
     pub(crate) fn get(&self, kind: &str, name: &str) -> Option<Value> {
-        self.state().objects.get(&(kind.to_owned(), "chat".to_owned(), name.to_owned())).cloned()
+        self.state()
+            .objects
+            .get(&(kind.to_owned(), "chat".to_owned(), name.to_owned()))
+            .cloned()
     }
 
     pub(crate) fn names(&self, kind: &str) -> Vec<String> {
-        self.state().objects.keys().filter(|(plural, _, _)| plural == kind).map(|(_, _, name)| name.clone()).collect()
+        self.state()
+            .objects
+            .keys()
+            .filter(|(plural, _, _)| plural == kind)
+            .map(|(_, _, name)| name.clone())
+            .collect()
     }
 
     /// Writes as somebody else: not counted, and what changes is owned by nobody.
@@ -141,13 +158,16 @@ impl Server {
 
     /// Changes an object as somebody else does.
     pub(crate) fn edit(&self, kind: &str, name: &str, edit: impl FnOnce(&mut Value)) {
-        let mut object = self.get(kind, name).unwrap_or_else(|| panic!("no {kind} {name}"));
+        let mut object = self
+            .get(kind, name)
+            .unwrap_or_else(|| panic!("no {kind} {name}"));
         edit(&mut object);
         self.put(kind, object);
     }
 
     pub(crate) fn delete(&self, kind: &str, name: &str) {
-        self.state().remove(&(kind.to_owned(), "chat".to_owned(), name.to_owned()));
+        self.state()
+            .remove(&(kind.to_owned(), "chat".to_owned(), name.to_owned()));
     }
 
     async fn answer(&self, request: Request<Body>) -> Answer {
@@ -157,9 +177,14 @@ impl Server {
         let verb = verb(&parts);
         let path = parts.uri().path().to_owned();
         let kind = kind(&path);
-        let query: BTreeMap<String, String> = form(parts.uri().query().unwrap_or_default()).into_iter().collect();
+        let query: BTreeMap<String, String> = form(parts.uri().query().unwrap_or_default())
+            .into_iter()
+            .collect();
         let mut state = self.state();
-        let fault = state.faults.iter_mut().find(|fault| fault.left > 0 && fault.verb == verb && fault.kind == kind);
+        let fault = state
+            .faults
+            .iter_mut()
+            .find(|fault| fault.left > 0 && fault.verb == verb && fault.kind == kind);
         if let Some(fault) = fault {
             fault.left -= 1;
             return status(fault.code, "asked for by the test");
@@ -169,10 +194,17 @@ impl Server {
         }
         let (plural, subresource) = kind.split_once('/').unwrap_or((&kind, ""));
         let (namespace, name) = place(&path);
-        if namespace.as_ref().is_some_and(|namespace| state.refused_namespaces.contains(namespace)) {
+        if namespace
+            .as_ref()
+            .is_some_and(|namespace| state.refused_namespaces.contains(namespace))
+        {
             return status(403, "forbidden: asked for by the test");
         }
-        let key = (plural.to_owned(), namespace.unwrap_or_else(|| "chat".to_owned()), name.clone().unwrap_or_default());
+        let key = (
+            plural.to_owned(),
+            namespace.unwrap_or_else(|| "chat".to_owned()),
+            name.clone().unwrap_or_default(),
+        );
         match (parts.method(), name.is_some()) {
             (&Method::GET, false) if verb == "watch" => state.watch(plural, &query),
             (&Method::GET, false) => state.list(plural, &query),
@@ -208,7 +240,9 @@ impl State {
                 return same;
             }
         }
-        let generation = before.and_then(|before| before["metadata"]["generation"].as_i64()).unwrap_or(0);
+        let generation = before
+            .and_then(|before| before["metadata"]["generation"].as_i64())
+            .unwrap_or(0);
         let new_spec = before.is_none_or(|before| before.get("spec") != object.get("spec"));
         let created = before.is_none();
         self.version += 1;
@@ -223,7 +257,9 @@ impl State {
         }
         self.objects.insert(key.clone(), object.clone());
         let kind = if created { "ADDED" } else { "MODIFIED" };
-        let _ = self.changes.send((key.0, json!({"type": kind, "object": object})));
+        let _ = self
+            .changes
+            .send((key.0, json!({"type": kind, "object": object})));
         object
     }
 
@@ -231,7 +267,9 @@ impl State {
         if let Some(mut object) = self.objects.remove(key) {
             self.version += 1;
             object["metadata"]["resourceVersion"] = json!(self.version.to_string());
-            let _ = self.changes.send((key.0.clone(), json!({"type": "DELETED", "object": object})));
+            let _ = self
+                .changes
+                .send((key.0.clone(), json!({"type": "DELETED", "object": object})));
         }
     }
 
@@ -249,7 +287,9 @@ impl State {
     }
 
     fn replace(&mut self, key: (String, String, String), object: Value) -> Answer {
-        let Some(before) = self.objects.get(&key) else { return status(404, "not found") };
+        let Some(before) = self.objects.get(&key) else {
+            return status(404, "not found");
+        };
         if object["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"] {
             return status(409, "the object has been modified");
         }
@@ -258,7 +298,9 @@ impl State {
     }
 
     fn delete(&mut self, key: (String, String, String), body: &[u8]) -> Answer {
-        let Some(before) = self.objects.get(&key) else { return status(404, "not found") };
+        let Some(before) = self.objects.get(&key) else {
+            return status(404, "not found");
+        };
         let options: Value = serde_json::from_slice(body).unwrap_or_default();
         if let Some(uid) = options.pointer("/preconditions/uid")
             && *uid != before["metadata"]["uid"]
@@ -266,7 +308,12 @@ impl State {
             return status(409, "another uid");
         }
         let answer = json_answer(before);
-        self.deletions.push(options["propagationPolicy"].as_str().unwrap_or_default().to_owned());
+        self.deletions.push(
+            options["propagationPolicy"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned(),
+        );
         self.wrote("delete", &key.0, &key.2);
         self.remove(&key);
         answer
@@ -286,7 +333,9 @@ impl State {
             return status(404, "not found");
         }
         let mut object = before.unwrap_or_else(|| json!({"metadata": {}}));
-        if let Some(version) = patch.pointer("/metadata/resourceVersion").filter(|version| !version.is_null())
+        if let Some(version) = patch
+            .pointer("/metadata/resourceVersion")
+            .filter(|version| !version.is_null())
             && *version != object["metadata"]["resourceVersion"]
         {
             return status(409, "the object has been modified");
@@ -295,20 +344,36 @@ impl State {
         let mut said = patch.clone();
         if subresource == "status" {
             // A list of conditions is owned by who reports: the report is the whole of it.
-            object["status"] =
-                if verb == "apply" { patch["status"].clone() } else { merged(&object["status"], &patch["status"]) };
+            object["status"] = if verb == "apply" {
+                patch["status"].clone()
+            } else {
+                merged(&object["status"], &patch["status"])
+            };
             return json_answer(&self.store(key, object));
         }
         if let Some(metadata) = said.get_mut("metadata").and_then(Value::as_object_mut) {
-            ["name", "namespace", "uid", "resourceVersion"].iter().for_each(|key| drop(metadata.remove(*key)));
+            ["name", "namespace", "uid", "resourceVersion"]
+                .iter()
+                .for_each(|key| drop(metadata.remove(*key)));
         }
         if verb == "apply" {
-            let old = object.pointer("/metadata/managedFields").and_then(Value::as_array).cloned().unwrap_or_default();
-            let mut entries: Vec<Value> = old.into_iter().filter(|entry| entry["manager"] != manager).collect();
+            let old = object
+                .pointer("/metadata/managedFields")
+                .and_then(Value::as_array)
+                .cloned()
+                .unwrap_or_default();
+            let mut entries: Vec<Value> = old
+                .into_iter()
+                .filter(|entry| entry["manager"] != manager)
+                .collect();
             let mut owned = said.as_object().cloned().unwrap_or_default();
-            ["apiVersion", "kind"].iter().for_each(|key| drop(owned.remove(*key)));
-            entries.push(json!({"manager": manager, "operation": "Apply", "fieldsType": "FieldsV1",
-                "apiVersion": said["apiVersion"], "fieldsV1": fields(&Value::Object(owned))}));
+            ["apiVersion", "kind"]
+                .iter()
+                .for_each(|key| drop(owned.remove(*key)));
+            entries.push(
+                json!({"manager": manager, "operation": "Apply", "fieldsType": "FieldsV1",
+                "apiVersion": said["apiVersion"], "fieldsV1": fields(&Value::Object(owned))}),
+            );
             object["metadata"]["managedFields"] = json!(entries);
         }
         object = merged(&object, &said);
@@ -318,7 +383,11 @@ impl State {
     }
 
     fn selected(&self, plural: &str, query: &BTreeMap<String, String>) -> Vec<Value> {
-        let of_kind = self.objects.iter().filter(|((kind, _, _), _)| kind == plural).map(|(_, object)| object.clone());
+        let of_kind = self
+            .objects
+            .iter()
+            .filter(|((kind, _, _), _)| kind == plural)
+            .map(|(_, object)| object.clone());
         of_kind.filter(|object| matches(object, query)).collect()
     }
 
@@ -336,19 +405,33 @@ impl State {
         if let Some(code) = self.broken_watches.get(plural) {
             return status(*code, "asked for by the test");
         }
-        let from: u64 = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
-        let version =
-            |object: &Value| object["metadata"]["resourceVersion"].as_str().and_then(|v| v.parse::<u64>().ok());
-        let missed = self.selected(plural, query).into_iter().filter(move |object| version(object) > Some(from));
-        let missed: Vec<Value> = missed.map(|object| json!({"type": "MODIFIED", "object": object})).collect();
+        let from: u64 = query
+            .get("resourceVersion")
+            .and_then(|version| version.parse().ok())
+            .unwrap_or(0);
+        let version = |object: &Value| {
+            object["metadata"]["resourceVersion"]
+                .as_str()
+                .and_then(|v| v.parse::<u64>().ok())
+        };
+        let missed = self
+            .selected(plural, query)
+            .into_iter()
+            .filter(move |object| version(object) > Some(from));
+        let missed: Vec<Value> = missed
+            .map(|object| json!({"type": "MODIFIED", "object": object}))
+            .collect();
         let (plural, query) = (plural.to_owned(), query.clone());
         let changes = tokio_stream::wrappers::BroadcastStream::new(self.changes.subscribe());
         let later = changes.filter_map(move |change| {
-            let wanted = change.ok().filter(|(kind, event)| *kind == plural && matches(&event["object"], &query));
+            let wanted = change
+                .ok()
+                .filter(|(kind, event)| *kind == plural && matches(&event["object"], &query));
             std::future::ready(wanted.map(|(_, event)| event))
         });
         let events = futures::stream::iter(missed).chain(later);
-        let frames = events.map(|event| Ok::<_, BoxError>(Frame::data(Bytes::from(format!("{event}\n")))));
+        let frames =
+            events.map(|event| Ok::<_, BoxError>(Frame::data(Bytes::from(format!("{event}\n")))));
         Response::new(StreamBody::new(frames).boxed_unsync())
     }
 
@@ -370,9 +453,15 @@ impl State {
 /// The namespace and the name in a path.
 fn place(path: &str) -> (Option<String>, Option<String>) {
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-    let rest = if parts[0] == "api" { &parts[2..] } else { &parts[3..] };
+    let rest = if parts[0] == "api" {
+        &parts[2..]
+    } else {
+        &parts[3..]
+    };
     match rest {
-        ["namespaces", namespace, _plural, name, ..] => (Some((*namespace).to_owned()), Some((*name).to_owned())),
+        ["namespaces", namespace, _plural, name, ..] => {
+            (Some((*namespace).to_owned()), Some((*name).to_owned()))
+        }
         ["namespaces", namespace, _plural] => (Some((*namespace).to_owned()), None),
         [_plural, name] => (None, Some((*name).to_owned())),
         _ => (None, None),
@@ -380,7 +469,9 @@ fn place(path: &str) -> (Option<String>, Option<String>) {
 }
 
 fn matches(object: &Value, query: &BTreeMap<String, String>) -> bool {
-    let Some(selector) = query.get("labelSelector") else { return true };
+    let Some(selector) = query.get("labelSelector") else {
+        return true;
+    };
     let labels = &object["metadata"]["labels"];
     selector.split(',').all(|term| match term.split_once('=') {
         Some((key, value)) => labels[key] == *value,
@@ -396,7 +487,9 @@ fn form(query: &str) -> Vec<(String, String)> {
             match (first, more) {
                 (b'%', [one, two, more @ ..]) => {
                     let digits = [*one, *two];
-                    bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap());
+                    bytes.push(
+                        u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap(),
+                    );
                     rest = more;
                 }
                 (b'+', more) => {
@@ -412,20 +505,29 @@ fn form(query: &str) -> Vec<(String, String)> {
         String::from_utf8(bytes).unwrap()
     };
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    pairs.map(|(key, value)| (decode(key), decode(value))).collect()
+    pairs
+        .map(|(key, value)| (decode(key), decode(value)))
+        .collect()
 }
 
 /// Which fields a manager owns that applies this.
 fn fields(value: &Value) -> Value {
     match value {
-        Value::Object(map) => {
-            Value::Object(map.iter().map(|(key, value)| (format!("f:{key}"), fields(value))).collect())
-        }
-        Value::Array(items) if !items.is_empty() && items.iter().all(|item| item.get("name").is_some()) => {
+        Value::Object(map) => Value::Object(
+            map.iter()
+                .map(|(key, value)| (format!("f:{key}"), fields(value)))
+                .collect(),
+        ),
+        Value::Array(items)
+            if !items.is_empty() && items.iter().all(|item| item.get("name").is_some()) =>
+        {
             let item = |item: &Value| {
                 let mut owned = fields(item).as_object().cloned().unwrap_or_default();
                 owned.insert(".".to_owned(), json!({}));
-                (format!("k:{}", json!({"name": item["name"]})), Value::Object(owned))
+                (
+                    format!("k:{}", json!({"name": item["name"]})),
+                    Value::Object(owned),
+                )
             };
             Value::Object(items.iter().map(item).collect::<Map<_, _>>())
         }
@@ -448,7 +550,11 @@ fn merged(one: &Value, two: &Value) -> Value {
 }
 
 fn json_answer(value: &Value) -> Answer {
-    Response::new(Full::new(Bytes::from(value.to_string())).map_err(Into::into).boxed_unsync())
+    Response::new(
+        Full::new(Bytes::from(value.to_string()))
+            .map_err(Into::into)
+            .boxed_unsync(),
+    )
 }
 
 fn status(code: u16, message: &str) -> Answer {

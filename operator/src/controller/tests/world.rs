@@ -68,13 +68,22 @@ impl World {
     }
 
     pub(crate) async fn join_as(server: Server, settings: Settings) -> Self {
-        let context = Arc::new(Context::new(server.client(Gate::open()), Gate::open(), settings, "test"));
+        let context = Arc::new(Context::new(
+            server.client(Gate::open()),
+            Gate::open(),
+            settings,
+            "test",
+        ));
         let controller = Arc::new(Controller::new(Arc::clone(&context)));
         let mut work = JoinSet::new();
         for (_, task) in controller::work(&controller) {
             work.spawn(task);
         }
-        let world = Self { server, context, _work: work };
+        let world = Self {
+            server,
+            context,
+            _work: work,
+        };
         world.rest().await;
         world
     }
@@ -139,14 +148,25 @@ impl World {
             .into_iter()
             .flatten()
             .find(|condition| condition["type"] == kind);
-        let text = |key: &str| found.and_then(|condition| condition[key].as_str()).unwrap_or_default().to_owned();
+        let text = |key: &str| {
+            found
+                .and_then(|condition| condition[key].as_str())
+                .unwrap_or_default()
+                .to_owned()
+        };
         (text("status"), text("reason"))
     }
 
     /// The writes since the last look, without Events.
     pub(crate) fn writes(&self) -> Vec<String> {
-        let writes = self.server.writes().into_iter().filter(|(_, kind, _)| kind != "events");
-        writes.map(|(verb, kind, name)| format!("{verb} {kind} {name}")).collect()
+        let writes = self
+            .server
+            .writes()
+            .into_iter()
+            .filter(|(_, kind, _)| kind != "events");
+        writes
+            .map(|(verb, kind, name)| format!("{verb} {kind} {name}"))
+            .collect()
     }
 
     pub(crate) fn wake(&self) {

@@ -25,8 +25,18 @@ pub(crate) struct Error {
 /// The API server.
 pub(crate) async fn act(context: &Context, key: &Key, decided: &Decision) -> Result<bool, Error> {
     for (name, accepts) in &decided.accept {
-        let value = if *accepts { json!(build::ACCEPT_YES) } else { Value::Null };
-        patch(context, key, name, json!({"labels": {build::ACCEPT: value}})).await?;
+        let value = if *accepts {
+            json!(build::ACCEPT_YES)
+        } else {
+            Value::Null
+        };
+        patch(
+            context,
+            key,
+            name,
+            json!({"labels": {build::ACCEPT: value}}),
+        )
+        .await?;
         tracing::info!(cluster = %key, pod = name, accepts, "changed whether the pod accepts new clients");
     }
     for (name, cost) in &decided.cost {
@@ -40,13 +50,23 @@ pub(crate) async fn act(context: &Context, key: &Key, decided: &Decision) -> Res
 /// A pod that is gone meanwhile needs nothing.
 async fn patch(context: &Context, key: &Key, name: &str, metadata: Value) -> Result<(), Error> {
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &key.namespace);
-    match api.patch(name, &PatchParams::default(), &Patch::Merge(json!({"metadata": metadata}))).await {
+    match api
+        .patch(
+            name,
+            &PatchParams::default(),
+            &Patch::Merge(json!({"metadata": metadata})),
+        )
+        .await
+    {
         Ok(mut pod) => {
             pod.metadata.managed_fields = None;
             context.stores.pods.put(pod);
             Ok(())
         }
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(source) => Err(Error { pod: name.to_owned(), source }),
+        Err(source) => Err(Error {
+            pod: name.to_owned(),
+            source,
+        }),
     }
 }

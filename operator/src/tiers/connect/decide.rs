@@ -85,7 +85,10 @@ pub(crate) fn decide(seen: &Observed) -> Decision {
     let cost = costs(&staying, victims.as_deref(), &stay);
     let marked = |pod: &&Pod| pod.cost == Some(VICTIM);
     let passed_over = staying.iter().any(marked);
-    let otherwise = seen.pods.iter().filter(|pod| pod.ending && pod.newest && !marked(pod) && passed_over);
+    let otherwise = seen
+        .pods
+        .iter()
+        .filter(|pod| pod.ending && pod.newest && !marked(pod) && passed_over);
     Decision {
         replicas,
         paused: is_to_pause(seen, &staying),
@@ -107,7 +110,9 @@ fn ending(seen: &Observed) -> i32 {
 /// A Deployment ends as many old pods as it has new ones beyond its number. While that would make too many drain, it is
 /// paused; the new pods it has begun meanwhile get warm.
 fn is_to_pause(seen: &Observed, staying: &[&Pod]) -> bool {
-    let Some(deployment) = seen.deployment else { return false };
+    let Some(deployment) = seen.deployment else {
+        return false;
+    };
     let rolling = staying.iter().any(|pod| !pod.newest);
     let beyond = (count(staying.len()) - deployment.replicas).max(0);
     let draining = ending(seen);
@@ -120,12 +125,19 @@ fn is_to_pause(seen: &Observed, staying: &[&Pod]) -> bool {
 fn takers<'p>(seen: &Observed, staying: &[&'p Pod]) -> Vec<&'p str> {
     let ready = staying.iter().filter(|pod| pod.newest && pod.ready).count();
     let half = usize::try_from(seen.wanted.max(1)).unwrap_or(1).div_ceil(2);
-    let keep = if ready == 0 || seen.by_node { usize::MAX } else { half.saturating_sub(ready) };
+    let keep = if ready == 0 || seen.by_node {
+        usize::MAX
+    } else {
+        half.saturating_sub(ready)
+    };
     // Those that do already go on, so that none is asked back and forth.
     let mut old: Vec<&Pod> = staying.iter().copied().filter(|pod| !pod.newest).collect();
     old.sort_by_key(|pod| (!pod.ready, !pod.accepts, &pod.name));
     let newest = staying.iter().copied().filter(|pod| pod.newest);
-    newest.chain(old.into_iter().take(keep)).map(|pod| pod.name.as_str()).collect()
+    newest
+        .chain(old.into_iter().take(keep))
+        .map(|pod| pod.name.as_str())
+        .collect()
 }
 
 fn accept(staying: &[&Pod], takers: &[&str]) -> Vec<(String, bool)> {
@@ -136,11 +148,14 @@ fn accept(staying: &[&Pod], takers: &[&str]) -> Vec<(String, bool)> {
 
 /// One step towards fewer pods, one pod at a time: who is to go (`None`: nobody), and how many pods there are to be now.
 fn shrink(seen: &Observed, staying: &[&Pod]) -> (Option<String>, i32) {
-    let Some(deployment) = seen.deployment else { return (None, seen.wanted) };
+    let Some(deployment) = seen.deployment else {
+        return (None, seen.wanted);
+    };
     if deployment.replicas <= seen.wanted {
         return (None, seen.wanted);
     }
-    let caught_up = deployment.observed && count(staying.len()) <= deployment.replicas + rolling_surplus(seen, staying);
+    let caught_up = deployment.observed
+        && count(staying.len()) <= deployment.replicas + rolling_surplus(seen, staying);
     if !caught_up || ending(seen) > 0 {
         // The step before is under way: who is marked stays marked.
         let marked = staying.iter().find(|pod| pod.cost == Some(VICTIM));
@@ -148,21 +163,34 @@ fn shrink(seen: &Observed, staying: &[&Pod]) -> (Option<String>, i32) {
     }
     let Some(victim) = victim(staying) else {
         // Pods that are not ready go first by themselves. Where all are and none answers, nobody is known to have few clients.
-        return (None, deployment.replicas - i32::from(!none_answers(staying)));
+        return (
+            None,
+            deployment.replicas - i32::from(!none_answers(staying)),
+        );
     };
     // Marked first, and one fewer only once the mark is seen: Kubernetes must see it too.
-    let fewer = if victim.cost == Some(VICTIM) { deployment.replicas - 1 } else { deployment.replicas };
+    let fewer = if victim.cost == Some(VICTIM) {
+        deployment.replicas - 1
+    } else {
+        deployment.replicas
+    };
     (Some(victim.name.clone()), fewer)
 }
 
 /// Whether all are ready and not one says how many clients it has.
 fn none_answers(staying: &[&Pod]) -> bool {
-    staying.iter().all(|pod| pod.ready && pod.connections.is_none())
+    staying
+        .iter()
+        .all(|pod| pod.ready && pod.connections.is_none())
 }
 
 /// Pods beyond the number that a rollout brings with it.
 fn rolling_surplus(seen: &Observed, staying: &[&Pod]) -> i32 {
-    if staying.iter().any(|pod| !pod.newest) { seen.max_draining } else { 0 }
+    if staying.iter().any(|pod| !pod.newest) {
+        seen.max_draining
+    } else {
+        0
+    }
 }
 
 /// Who has the fewest clients. A pod that does not answer is nobody's choice; one that is not ready goes first by itself.
@@ -173,9 +201,13 @@ fn victim<'p>(staying: &[&'p Pod]) -> Option<&'p Pod> {
     if let Some(marked) = staying.iter().find(|pod| pod.cost == Some(VICTIM)) {
         return Some(marked);
     }
-    let known = staying.iter().filter_map(|pod| Some((pod.connections?, *pod)));
+    let known = staying
+        .iter()
+        .filter_map(|pod| Some((pod.connections?, *pod)));
     // During a rollout an old pod goes rather than a new one.
-    known.min_by_key(|(connections, pod)| (pod.newest, *connections, pod.name.clone())).map(|(_, pod)| pod)
+    known
+        .min_by_key(|(connections, pod)| (pod.newest, *connections, pod.name.clone()))
+        .map(|(_, pod)| pod)
 }
 
 fn costs(staying: &[&Pod], victim: Option<&str>, takers: &[&str]) -> Vec<(String, Option<i32>)> {
@@ -183,13 +215,19 @@ fn costs(staying: &[&Pod], victim: Option<&str>, takers: &[&str]) -> Vec<(String
     let is_leaving = |cost: &i32| (LEAVING..=LEAVING + CEASED).contains(cost);
     let wanted = |pod: &Pod| match pod.name.as_str() {
         name if victim == Some(name) => Some(VICTIM),
-        name if !takers.contains(&name) => {
-            pod.cost.filter(is_leaving).or(Some(LEAVING.saturating_add(ready.min(CEASED))))
-        }
+        name if !takers.contains(&name) => pod
+            .cost
+            .filter(is_leaving)
+            .or(Some(LEAVING.saturating_add(ready.min(CEASED)))),
         _ => None,
     };
-    let ours = |pod: &Pod| pod.cost.is_none_or(|cost| cost == VICTIM || is_leaving(&cost));
-    let wrong = staying.iter().filter(|pod| ours(pod) && pod.cost != wanted(pod));
+    let ours = |pod: &Pod| {
+        pod.cost
+            .is_none_or(|cost| cost == VICTIM || is_leaving(&cost))
+    };
+    let wrong = staying
+        .iter()
+        .filter(|pod| ours(pod) && pod.cost != wanted(pod));
     wrong.map(|pod| (pod.name.clone(), wanted(pod))).collect()
 }
 
@@ -200,17 +238,26 @@ fn progress(seen: &Observed, staying: &[&Pod], replicas: i32) -> Option<Verdict>
     let draining = ending(seen);
     let old_draining = seen.pods.iter().any(|pod| pod.ending && !pod.newest);
     if old > 0 || old_draining {
-        let message =
-            format!("connect: {newest} new pods are ready, {old} old ones serve, {draining} move their clients away");
+        let message = format!(
+            "connect: {newest} new pods are ready, {old} old ones serve, {draining} move their clients away"
+        );
         return Some(Verdict::yes(Reason::RollingOut, message));
     }
     if replicas != seen.wanted || count(staying.len()) != seen.wanted {
-        let mut message =
-            format!("connect: {} pods of {}, {draining} move their clients away", staying.len(), seen.wanted);
+        let mut message = format!(
+            "connect: {} pods of {}, {draining} move their clients away",
+            staying.len(),
+            seen.wanted
+        );
         if replicas > seen.wanted && none_answers(staying) {
             message.push_str("; no pod tells the operator how many clients it has (port 9100), and none goes before");
         }
         return Some(Verdict::yes(Reason::Scaling, message));
     }
-    (draining > 0).then(|| Verdict::yes(Reason::Draining, format!("connect: {draining} pods move their clients away")))
+    (draining > 0).then(|| {
+        Verdict::yes(
+            Reason::Draining,
+            format!("connect: {draining} pods move their clients away"),
+        )
+    })
 }

@@ -76,12 +76,20 @@ pub(crate) struct Readings(Arc<RwLock<HashMap<String, Option<Reading>>>>);
 impl Readings {
     /// What a pod said last. `None`: it was asked and did not answer, or was not asked yet.
     pub(crate) fn get(&self, uid: &str) -> Option<Reading> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(uid).cloned().flatten()
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(uid)
+            .cloned()
+            .flatten()
     }
 
     #[cfg(test)]
     pub(crate) fn all(&self) -> HashMap<String, Option<Reading>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Takes an answer, or that there was none; says whether that is worth a reconciliation.
@@ -89,7 +97,9 @@ impl Readings {
         let mut readings = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let before = readings.insert(uid.to_owned(), reading.clone());
         match (before, reading) {
-            (Some(Some(before)), Some(now)) => before.phase != now.phase || moved(before.connections, now.connections),
+            (Some(Some(before)), Some(now)) => {
+                before.phase != now.phase || moved(before.connections, now.connections)
+            }
             (Some(None), None) => false,
             _ => true,
         }
@@ -97,7 +107,10 @@ impl Readings {
 
     /// Forgets all pods but these.
     pub(crate) fn retain(&self, uids: &HashSet<String>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| uids.contains(uid));
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|uid, _| uids.contains(uid));
     }
 }
 
@@ -125,7 +138,12 @@ impl DrainClient {
     pub(crate) fn at(port: u16) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(TIMEOUT));
-        Self { client: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector), port }
+        Self {
+            client: Client::builder(TokioExecutor::new())
+                .pool_max_idle_per_host(0)
+                .build(connector),
+            port,
+        }
     }
 
     /// What the pod at an address says.
@@ -133,32 +151,50 @@ impl DrainClient {
     /// # Errors
     /// [`Error`], after [`TIMEOUT`] at the latest.
     pub(crate) async fn read(&self, address: &str) -> Result<Reading, Error> {
-        let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+        let host = if address.contains(':') {
+            format!("[{address}]")
+        } else {
+            address.to_owned()
+        };
         let uri = format!("http://{host}:{}/drain", self.port);
-        let uri = uri.parse().map_err(|error: http::uri::InvalidUri| Error::Unreachable(error.to_string()))?;
+        let uri = uri
+            .parse()
+            .map_err(|error: http::uri::InvalidUri| Error::Unreachable(error.to_string()))?;
         let asked = async {
-            let answer = self.client.get(uri).await.map_err(|error| Error::Unreachable(error.to_string()))?;
+            let answer = self
+                .client
+                .get(uri)
+                .await
+                .map_err(|error| Error::Unreachable(error.to_string()))?;
             if !answer.status().is_success() {
                 return Err(Error::Unexpected(answer.status().to_string()));
             }
             let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
-            let body = body.map_err(|error| Error::Unreachable(error.to_string()))?.to_bytes();
-            let reading: Reading =
-                serde_json::from_slice(&body).map_err(|error| Error::Unexpected(error.to_string()))?;
+            let body = body
+                .map_err(|error| Error::Unreachable(error.to_string()))?
+                .to_bytes();
+            let reading: Reading = serde_json::from_slice(&body)
+                .map_err(|error| Error::Unexpected(error.to_string()))?;
             if reading.version == 1 {
                 Ok(reading)
             } else {
                 Err(Error::Unexpected(format!("version {}", reading.version)))
             }
         };
-        tokio::time::timeout(TIMEOUT, asked).await.unwrap_or(Err(Error::Timeout))
+        tokio::time::timeout(TIMEOUT, asked)
+            .await
+            .unwrap_or(Err(Error::Timeout))
     }
 
     /// Asks all these pods once; returns the ImClusters for which something has changed.
     pub(crate) async fn read_all(&self, pods: &[Arc<Pod>], readings: &Readings) -> HashSet<Key> {
         let askable = pods.iter().filter_map(|pod| {
             let address = pod.status.as_ref()?.pod_ip.clone()?;
-            Some((Key::of_cluster(pod.as_ref())?, pod.metadata.uid.clone()?, address))
+            Some((
+                Key::of_cluster(pod.as_ref())?,
+                pod.metadata.uid.clone()?,
+                address,
+            ))
         });
         let askable: Vec<_> = askable.collect();
         readings.retain(&askable.iter().map(|(_, uid, _)| uid.clone()).collect());
@@ -176,7 +212,11 @@ impl DrainClient {
             }
             readings.put(&uid, reading.ok()).then_some(cluster)
         });
-        answers.buffer_unordered(CONCURRENCY).filter_map(std::future::ready).collect().await
+        answers
+            .buffer_unordered(CONCURRENCY)
+            .filter_map(std::future::ready)
+            .collect()
+            .await
     }
 }
 
@@ -201,19 +241,31 @@ mod tests {
     #[tokio::test]
     async fn a_pod_that_answers_is_read() {
         let address = serve(Router::new().route("/drain", get(async || LINE))).await;
-        let reading = DrainClient::at(address.port()).read("127.0.0.1").await.unwrap();
-        assert_eq!((reading.phase, reading.connections, reading.initial), (Phase::Draining, 7, Some(12)));
+        let reading = DrainClient::at(address.port())
+            .read("127.0.0.1")
+            .await
+            .unwrap();
+        assert_eq!(
+            (reading.phase, reading.connections, reading.initial),
+            (Phase::Draining, 7, Some(12))
+        );
         assert_eq!(reading.rate, Some(16.5));
     }
 
     #[tokio::test]
     async fn what_is_no_answer_is_an_error() {
-        let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let nobody = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let asked = DrainClient::at(nobody.port()).read("127.0.0.1").await;
         assert!(matches!(asked, Err(Error::Unreachable(_))), "{asked:?}");
 
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let asked = DrainClient::at(silent.local_addr().unwrap().port()).read("127.0.0.1").await;
+        let asked = DrainClient::at(silent.local_addr().unwrap().port())
+            .read("127.0.0.1")
+            .await;
         assert!(matches!(asked, Err(Error::Timeout)), "{asked:?}");
 
         for strange in ["[]", r#"{"version":2,"phase":"serving","connections":0}"#] {
@@ -226,7 +278,12 @@ mod tests {
     #[test]
     fn a_silent_pod_is_unknown_and_small_moves_are_no_news() {
         let readings = Readings::default();
-        let reading = |connections| Some(Reading { connections, ..serde_json::from_str::<Reading>(LINE).unwrap() });
+        let reading = |connections| {
+            Some(Reading {
+                connections,
+                ..serde_json::from_str::<Reading>(LINE).unwrap()
+            })
+        };
         assert!(readings.put("a", reading(1000)));
         assert!(!readings.put("a", reading(1049)));
         assert!(readings.put("a", reading(1200)));

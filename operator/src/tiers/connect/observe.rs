@@ -24,28 +24,47 @@ pub(crate) fn observe(context: &Context, valid: &Valid) -> Observed {
     let key = Key::of(valid.cluster());
     let connect = &valid.spec().connect;
     let name = build::object_name(valid.name(), Tier::Connect);
-    let deployment = context.stores.typed::<Deployment>(&Key::new(&key.namespace, name));
+    let deployment = context
+        .stores
+        .typed::<Deployment>(&Key::new(&key.namespace, name));
     let sets = context.stores.replica_sets.of_cluster(&key);
     let newest = deployment.as_ref().and_then(|deployment| {
         let of = |set: &&Arc<ReplicaSet>| {
-            set.owner_references().iter().any(|owner| Some(&owner.uid) == deployment.metadata.uid.as_ref())
+            set.owner_references()
+                .iter()
+                .any(|owner| Some(&owner.uid) == deployment.metadata.uid.as_ref())
         };
-        let revision = |set: &ReplicaSet| set.annotations().get(REVISION).and_then(|text| text.parse::<u64>().ok());
+        let revision = |set: &ReplicaSet| {
+            set.annotations()
+                .get(REVISION)
+                .and_then(|text| text.parse::<u64>().ok())
+        };
         let newest = sets.iter().filter(of).max_by_key(|set| revision(set))?;
         newest.labels().get(HASH).cloned()
     });
     let pods = context.stores.pods.of_cluster(&key);
-    let pods = pods.iter().filter(|pod| is_of(pod, Tier::Connect) && !is_over(pod));
+    let pods = pods
+        .iter()
+        .filter(|pod| is_of(pod, Tier::Connect) && !is_over(pod));
     Observed {
         wanted: connect.replicas,
         max_draining: build::max_draining(&connect.rollout, connect.replicas),
         by_node: valid.is_reached_by_node(),
         deployment: deployment.map(|deployment| decide::Deployment {
-            replicas: deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1),
-            observed: deployment.status.as_ref().and_then(|status| status.observed_generation)
+            replicas: deployment
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.replicas)
+                .unwrap_or(1),
+            observed: deployment
+                .status
+                .as_ref()
+                .and_then(|status| status.observed_generation)
                 >= deployment.metadata.generation,
         }),
-        pods: pods.map(|one| pod(context, one, newest.as_deref())).collect(),
+        pods: pods
+            .map(|one| pod(context, one, newest.as_deref()))
+            .collect(),
     }
 }
 
@@ -57,8 +76,14 @@ fn pod(context: &Context, pod: &Pod, newest: Option<&str>) -> decide::Pod {
         newest: pod.labels().get(HASH).map(String::as_str) == newest,
         ready: is_ready(pod) && !ending,
         ending,
-        accepts: pod.labels().get(build::ACCEPT).is_some_and(|value| value == build::ACCEPT_YES),
-        cost: pod.annotations().get(COST).and_then(|text| text.parse().ok()),
+        accepts: pod
+            .labels()
+            .get(build::ACCEPT)
+            .is_some_and(|value| value == build::ACCEPT_YES),
+        cost: pod
+            .annotations()
+            .get(COST)
+            .and_then(|text| text.parse().ok()),
         connections: reading.map(|reading| reading.connections),
     }
 }

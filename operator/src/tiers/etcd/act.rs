@@ -37,12 +37,28 @@ pub(crate) async fn act(
 ) -> Result<(), Error> {
     tracing::info!(cluster = %key, ?action, "etcd action");
     match action {
-        Action::MarkBootstrapped(ordinal) => Ok(stateful::mark_bootstrapped(context, key, Tier::Etcd, ordinal).await?),
+        Action::MarkBootstrapped(ordinal) => {
+            Ok(stateful::mark_bootstrapped(context, key, Tier::Etcd, ordinal).await?)
+        }
         Action::Restart(ordinal) => Ok(stateful::restart(context, key, Tier::Etcd, ordinal).await?),
-        Action::Remove(_) | Action::Add(_) | Action::Promote(_) | Action::Defragment(_) | Action::Disarm => {
-            let hosts = build::etcd_members(key, usize::try_from(build::MAX_ETCD_MEMBERS).unwrap_or_default());
-            let serving = if let Action::Defragment(ordinal) = action { ordinal } else { serving };
-            let endpoint = hosts.get(serving).map(|host| host.client.clone()).unwrap_or_default();
+        Action::Remove(_)
+        | Action::Add(_)
+        | Action::Promote(_)
+        | Action::Defragment(_)
+        | Action::Disarm => {
+            let hosts = build::etcd_members(
+                key,
+                usize::try_from(build::MAX_ETCD_MEMBERS).unwrap_or_default(),
+            );
+            let serving = if let Action::Defragment(ordinal) = action {
+                ordinal
+            } else {
+                serving
+            };
+            let endpoint = hosts
+                .get(serving)
+                .map(|host| host.client.clone())
+                .unwrap_or_default();
             let peers: Vec<String> = hosts.into_iter().map(|host| host.peer).collect();
             Ok(change(&endpoint, Tls::of(credentials), &peers, action).await?)
         }
@@ -64,21 +80,32 @@ pub(crate) async fn change(
     peers: &[String],
     action: Action,
 ) -> Result<(), client::Error> {
-    let limit = if let Action::Defragment(_) = action { DEFRAGMENT_TIMEOUT } else { client::TIMEOUT };
+    let limit = if let Action::Defragment(_) = action {
+        DEFRAGMENT_TIMEOUT
+    } else {
+        client::TIMEOUT
+    };
     call_within(limit, endpoint, tls, async |client| match action {
         Action::Remove(id) => client.member_remove(id).await.map(drop),
         Action::Promote(id) => client.member_promote(id).await.map(drop),
         Action::Add(ordinal) => {
             let learner = MemberAddOptions::new().with_is_learner();
-            client.member_add(peers.get(ordinal).cloned().as_slice(), Some(learner)).await.map(drop)
+            client
+                .member_add(peers.get(ordinal).cloned().as_slice(), Some(learner))
+                .await
+                .map(drop)
         }
         Action::Defragment(_) => client.defragment().await.map(drop),
         Action::Disarm => {
-            let raised = client.alarm(AlarmAction::Get, AlarmType::Nospace, None).await?;
+            let raised = client
+                .alarm(AlarmAction::Get, AlarmType::Nospace, None)
+                .await?;
             for member in raised.alarms() {
                 let mut of = AlarmOptions::new();
                 of.with_member(member.member_id());
-                client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(of)).await?;
+                client
+                    .alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(of))
+                    .await?;
             }
             Ok(())
         }

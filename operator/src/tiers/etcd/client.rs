@@ -35,7 +35,11 @@ pub(crate) struct Tls<'a> {
 impl<'a> Tls<'a> {
     /// What the operator shows.
     pub(crate) fn of(credentials: &'a Credentials) -> Self {
-        Self { authority: &credentials.authority, certificate: &credentials.own.certificate, key: &credentials.own.key }
+        Self {
+            authority: &credentials.authority,
+            certificate: &credentials.own.certificate,
+            key: &credentials.own.key,
+        }
     }
 }
 
@@ -65,11 +69,17 @@ pub(crate) async fn call_within<T>(
     if endpoint.starts_with("https://") {
         let authority = Certificate::from_pem(tls.authority);
         let identity = Identity::from_pem(tls.certificate, tls.key);
-        options = options.with_tls(TlsOptions::new().ca_certificate(authority).identity(identity));
+        options = options.with_tls(
+            TlsOptions::new()
+                .ca_certificate(authority)
+                .identity(identity),
+        );
     }
     let work = async {
         let mut client = Client::connect([endpoint], Some(options)).await?;
         Ok(call(&mut client).await?)
     };
-    timeout(limit, work).await.unwrap_or(Err(Error::Timeout(limit)))
+    timeout(limit, work)
+        .await
+        .unwrap_or(Err(Error::Timeout(limit)))
 }

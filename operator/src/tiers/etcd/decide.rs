@@ -63,7 +63,8 @@ pub(crate) struct Replica {
 impl Replica {
     /// It is part of the quorum.
     pub(crate) fn votes(&self) -> bool {
-        self.answer.is_some_and(|answer| answer.led && !answer.learner)
+        self.answer
+            .is_some_and(|answer| answer.led && !answer.learner)
     }
 }
 
@@ -121,21 +122,33 @@ pub(crate) fn decide(seen: &Observed) -> Decision {
     let count = seen.replicas.len();
     let bootstrapped = seen.replicas.iter().any(|replica| replica.bootstrapped);
     let existing = bootstrapped || (seen.mirrored && !seen.anew);
-    let voting = seen.replicas.iter().filter(|replica| replica.votes()).count();
+    let voting = seen
+        .replicas
+        .iter()
+        .filter(|replica| replica.votes())
+        .count();
     if !existing {
         return form(seen, voting);
     }
     let quorum = count / 2 + 1;
-    let lost: Vec<usize> = (0..count).filter(|ordinal| seen.replicas[*ordinal].waiting).collect();
-    let decision = |actions, verdict| Decision { actions, verdict, existing };
+    let lost: Vec<usize> = (0..count)
+        .filter(|ordinal| seen.replicas[*ordinal].waiting)
+        .collect();
+    let decision = |actions, verdict| Decision {
+        actions,
+        verdict,
+        existing,
+    };
     let members = match &seen.members {
         Some(members) if voting >= quorum => members,
         _ if count - lost.len() < quorum => {
-            return decision(Vec::new(), Verdict::no(Reason::DataLost, data_lost(seen, &lost)));
+            return decision(
+                Vec::new(),
+                Verdict::no(Reason::DataLost, data_lost(seen, &lost)),
+            );
         }
         _ if is_out_of_reach(seen, quorum) => {
-            let message =
-                "the operator cannot reach etcd, though a majority of its pods is ready: the state of etcd is unknown";
+            let message = "the operator cannot reach etcd, though a majority of its pods is ready: the state of etcd is unknown";
             return decision(Vec::new(), Verdict::unknown(Reason::Unreachable, message));
         }
         _ => {
@@ -149,17 +162,32 @@ pub(crate) fn decide(seen: &Observed) -> Decision {
         }
     };
     // Another that joins may be one that the list has and that has not been there yet.
-    let changing = members.iter().any(|member| member.learner || !member.started);
-    let listed = |ordinal: usize| members.iter().find(|member| member.ordinal == Some(ordinal));
+    let changing = members
+        .iter()
+        .any(|member| member.learner || !member.started);
+    let listed = |ordinal: usize| {
+        members
+            .iter()
+            .find(|member| member.ordinal == Some(ordinal))
+    };
     let others_vote = |ordinal: usize| {
-        let voters =
-            members.iter().filter(|member| !member.learner && member.started && member.ordinal != Some(ordinal));
-        voters.into_iter().all(|member| member.ordinal.is_some_and(|other| seen.replicas[other].votes()))
+        let voters = members
+            .iter()
+            .filter(|member| !member.learner && member.started && member.ordinal != Some(ordinal));
+        voters.into_iter().all(|member| {
+            member
+                .ordinal
+                .is_some_and(|other| seen.replicas[other].votes())
+        })
     };
     // Whoever answers has been taken in since its pod was looked at.
     let silent = |ordinal: usize| seen.replicas[ordinal].answer.is_none();
-    let mark = |ordinal: &usize| seen.replicas[*ordinal].votes() && !seen.replicas[*ordinal].bootstrapped;
-    let mut actions: Vec<Action> = (0..count).filter(mark).map(Action::MarkBootstrapped).collect();
+    let mark =
+        |ordinal: &usize| seen.replicas[*ordinal].votes() && !seen.replicas[*ordinal].bootstrapped;
+    let mut actions: Vec<Action> = (0..count)
+        .filter(mark)
+        .map(Action::MarkBootstrapped)
+        .collect();
     if seen.anew && actions.is_empty() && seen.replicas.iter().all(|replica| replica.bootstrapped) {
         actions.push(Action::RemoveAnnotation);
     }
@@ -174,18 +202,32 @@ pub(crate) fn decide(seen: &Observed) -> Decision {
         break;
     }
     let learner = members.iter().find(|member| {
-        let there = |ordinal: usize| seen.replicas[ordinal].answer.is_some_and(|answer| answer.led && answer.learner);
+        let there = |ordinal: usize| {
+            seen.replicas[ordinal]
+                .answer
+                .is_some_and(|answer| answer.led && answer.learner)
+        };
         member.learner && member.started && member.ordinal.is_some_and(there)
     });
     actions.extend(learner.map(|member| Action::Promote(member.id)));
 
     let cast_out = (0..count).find(|ordinal| {
         let replica = &seen.replicas[*ordinal];
-        listed(*ordinal).is_none() && !replica.waiting && replica.bootstrapped && replica.answer.is_none()
+        listed(*ordinal).is_none()
+            && !replica.waiting
+            && replica.bootstrapped
+            && replica.answer.is_none()
     });
-    let verdict = if let Some(ordinal) = lost.first().copied().or(learner.and_then(|learner| learner.ordinal)) {
+    let verdict = if let Some(ordinal) = lost
+        .first()
+        .copied()
+        .or(learner.and_then(|learner| learner.ordinal))
+    {
         let name = pod(seen, ordinal);
-        Verdict::yes(Reason::MemberReplacing, format!("{name} has an empty volume and joins the other members"))
+        Verdict::yes(
+            Reason::MemberReplacing,
+            format!("{name} has an empty volume and joins the other members"),
+        )
     } else if let Some(ordinal) = cast_out {
         let (namespace, name) = (&seen.namespace, pod(seen, ordinal));
         let message = format!(
@@ -198,12 +240,25 @@ pub(crate) fn decide(seen: &Observed) -> Decision {
             "{name} keeps crashing while the other members are healthy: see its log. If its data are damaged, let it join with an empty volume: kubectl -n {namespace} delete pvc data-{name} --wait=false && kubectl -n {namespace} delete pod {name}"
         );
         Verdict::yes(Reason::NeedsDecision, message)
-    } else if seen.replicas.iter().any(|replica| replica.answer.is_some_and(|answer| answer.full)) {
-        Verdict::no(Reason::DiskFailing, "etcd has used up its quota and takes no writes until there is room again")
+    } else if seen
+        .replicas
+        .iter()
+        .any(|replica| replica.answer.is_some_and(|answer| answer.full))
+    {
+        Verdict::no(
+            Reason::DiskFailing,
+            "etcd has used up its quota and takes no writes until there is room again",
+        )
     } else if voting < count {
-        Verdict::yes(Reason::PodsNotReady, format!("{voting} of {count} members serve"))
+        Verdict::yes(
+            Reason::PodsNotReady,
+            format!("{voting} of {count} members serve"),
+        )
     } else {
-        Verdict::yes(Reason::AsExpected, format!("{voting} of {count} members serve"))
+        Verdict::yes(
+            Reason::AsExpected,
+            format!("{voting} of {count} members serve"),
+        )
     };
     if actions.is_empty() {
         actions.extend(next(seen).or_else(|| make_room(seen)));
@@ -217,8 +272,17 @@ const SMALL: u64 = 64 * 1024 * 1024;
 /// Lets one member at a time, the leader last, give back what its file takes and does not hold: where that is more than half
 /// of it, or any where there is no room. It serves nobody meanwhile.
 fn make_room(seen: &Observed) -> Option<Action> {
-    let answers: Vec<Answer> = seen.replicas.iter().filter_map(|replica| replica.answer).collect();
-    if answers.len() < seen.replicas.len() || !seen.replicas.iter().all(|replica| replica.ready && replica.votes()) {
+    let answers: Vec<Answer> = seen
+        .replicas
+        .iter()
+        .filter_map(|replica| replica.answer)
+        .collect();
+    if answers.len() < seen.replicas.len()
+        || !seen
+            .replicas
+            .iter()
+            .all(|replica| replica.ready && replica.votes())
+    {
         return None;
     }
     let full = answers.iter().any(|answer| answer.full);
@@ -226,16 +290,22 @@ fn make_room(seen: &Observed) -> Option<Action> {
         true => answer.in_use < answer.size / 10 * 9,
         false => answer.size >= SMALL && answer.in_use < answer.size / 2,
     };
-    let first =
-        (0..answers.len()).filter(|ordinal| wasteful(&answers[*ordinal])).min_by_key(|ordinal| answers[*ordinal].leads);
-    first.map(Action::Defragment).or_else(|| full.then_some(Action::Disarm))
+    let first = (0..answers.len())
+        .filter(|ordinal| wasteful(&answers[*ordinal]))
+        .min_by_key(|ordinal| answers[*ordinal].leads);
+    first
+        .map(Action::Defragment)
+        .or_else(|| full.then_some(Action::Disarm))
 }
 
 /// One that ends again and again while all the others serve, and not because of a template that is about to go.
 fn is_of_no_use(seen: &Observed, ordinal: usize) -> bool {
     let mut others = (0..seen.replicas.len()).filter(|other| *other != ordinal);
     let one = &seen.replicas[ordinal];
-    seen.replicas.len() > 1 && one.crashing && !one.outdated && others.all(|other| seen.replicas[other].votes())
+    seen.replicas.len() > 1
+        && one.crashing
+        && !one.outdated
+        && others.all(|other| seen.replicas[other].votes())
 }
 
 /// Whether it is only the operator that can't reach etcd.
@@ -247,16 +317,33 @@ fn is_out_of_reach(seen: &Observed, quorum: usize) -> bool {
 /// Nothing was ever formed: all begin together, and are latched when all are there.
 fn form(seen: &Observed, voting: usize) -> Decision {
     let count = seen.replicas.len();
-    let decision = |actions, verdict| Decision { actions, verdict, existing: false };
+    let decision = |actions, verdict| Decision {
+        actions,
+        verdict,
+        existing: false,
+    };
     if voting == count && count > 0 {
-        let verdict = Verdict::yes(Reason::AsExpected, format!("{voting} of {count} members serve"));
+        let verdict = Verdict::yes(
+            Reason::AsExpected,
+            format!("{voting} of {count} members serve"),
+        );
         return decision((0..count).map(Action::MarkBootstrapped).collect(), verdict);
     }
     // Whoever waits was made to join what is not there any more.
     let waits = |ordinal: &usize| seen.replicas[*ordinal].waiting && seen.replicas[*ordinal].stale;
     let actions: Vec<Action> = (0..count).filter(waits).map(Action::Restart).collect();
-    let actions = if actions.is_empty() { broken(seen).into_iter().collect() } else { actions };
-    decision(actions, Verdict::no(Reason::Starting, format!("{voting} of {count} members serve")))
+    let actions = if actions.is_empty() {
+        broken(seen).into_iter().collect()
+    } else {
+        actions
+    };
+    decision(
+        actions,
+        Verdict::no(
+            Reason::Starting,
+            format!("{voting} of {count} members serve"),
+        ),
+    )
 }
 
 /// The next to take the new template: one at a time, and only while all are there; one that does not serve, first.
@@ -264,8 +351,15 @@ fn next(seen: &Observed) -> Option<Action> {
     if let Some(broken) = broken(seen) {
         return Some(broken);
     }
-    let whole = seen.replicas.iter().all(|replica| replica.ready && replica.votes());
-    let outdated = seen.replicas.iter().rposition(|replica| replica.outdated).filter(|_| whole);
+    let whole = seen
+        .replicas
+        .iter()
+        .all(|replica| replica.ready && replica.votes());
+    let outdated = seen
+        .replicas
+        .iter()
+        .rposition(|replica| replica.outdated)
+        .filter(|_| whole);
     outdated.map(Action::Restart)
 }
 

@@ -53,25 +53,46 @@ pub(crate) async fn act(
     action: &Action,
 ) -> Result<(), Error> {
     tracing::info!(cluster = %key, ?action, "redis action");
-    let host = |tier, ordinal: usize| context.pod_host(key, tier, i32::try_from(ordinal).unwrap_or(i32::MAX));
-    let redis = async |ordinal: &usize| connect(&host(Tier::Redis, *ordinal), build::REDIS_PORT, credentials).await;
+    let host = |tier, ordinal: usize| {
+        context.pod_host(key, tier, i32::try_from(ordinal).unwrap_or(i32::MAX))
+    };
+    let redis = async |ordinal: &usize| {
+        connect(&host(Tier::Redis, *ordinal), build::REDIS_PORT, credentials).await
+    };
     match action {
         Action::MarkBootstrapped(ordinal) => {
             Ok(stateful::mark_bootstrapped(context, key, Tier::Redis, *ordinal).await?)
         }
         Action::RemoveAnnotation => Ok(stateful::remove_annotation(context, key, ANEW).await?),
-        Action::Restart(ordinal) => Ok(stateful::restart(context, key, Tier::Redis, *ordinal).await?),
-        Action::RestartSentinel(ordinal) => Ok(stateful::restart(context, key, Tier::Sentinel, *ordinal).await?),
+        Action::Restart(ordinal) => {
+            Ok(stateful::restart(context, key, Tier::Redis, *ordinal).await?)
+        }
+        Action::RestartSentinel(ordinal) => {
+            Ok(stateful::restart(context, key, Tier::Sentinel, *ordinal).await?)
+        }
         Action::Promote(ordinal) => Ok(replicaof(&mut redis(ordinal).await?, "NO", "ONE").await?),
         Action::ReplicateFrom(ordinal, master) => {
             Ok(replicaof(&mut redis(ordinal).await?, master, build::REDIS_PORT).await?)
         }
         Action::Monitor(ordinal, master) => {
-            let mut connection = connect(&host(Tier::Sentinel, *ordinal), build::SENTINEL_PORT, credentials).await?;
+            let mut connection = connect(
+                &host(Tier::Sentinel, *ordinal),
+                build::SENTINEL_PORT,
+                credentials,
+            )
+            .await?;
             let password = credentials.redis_password.as_deref().unwrap_or_default();
-            Ok(monitor(&mut connection, &key.name, (master, build::REDIS_PORT), password).await?)
+            Ok(monitor(
+                &mut connection,
+                &key.name,
+                (master, build::REDIS_PORT),
+                password,
+            )
+            .await?)
         }
-        Action::SetMinReplicas(ordinal, replicas) => Ok(set_min_replicas(&mut redis(ordinal).await?, *replicas).await?),
+        Action::SetMinReplicas(ordinal, replicas) => {
+            Ok(set_min_replicas(&mut redis(ordinal).await?, *replicas).await?)
+        }
         Action::Failover(ordinal) => {
             let set = seen.succession(*ordinal, |ordinal| host(Tier::Sentinel, ordinal));
             let credentials = credentials.clone();
@@ -102,13 +123,30 @@ pub(crate) async fn monitor(
     password: &str,
 ) -> RedisResult<()> {
     let mut all = redis::pipe();
-    all.cmd("SENTINEL").arg("MONITOR").arg(service).arg(host).arg(port).arg(QUORUM).ignore();
+    all.cmd("SENTINEL")
+        .arg("MONITOR")
+        .arg(service)
+        .arg(host)
+        .arg(port)
+        .arg(QUORUM)
+        .ignore();
     let mut set = |option: &str, value: &str| {
-        all.cmd("SENTINEL").arg("SET").arg(service).arg(option).arg(value).ignore();
+        all.cmd("SENTINEL")
+            .arg("SET")
+            .arg(service)
+            .arg(option)
+            .arg(value)
+            .ignore();
     };
     set("auth-pass", password);
-    set("down-after-milliseconds", &DOWN_AFTER.as_millis().to_string());
-    set("failover-timeout", &FAILOVER_TIMEOUT.as_millis().to_string());
+    set(
+        "down-after-milliseconds",
+        &DOWN_AFTER.as_millis().to_string(),
+    );
+    set(
+        "failover-timeout",
+        &FAILOVER_TIMEOUT.as_millis().to_string(),
+    );
     set("parallel-syncs", "1");
     all.exec_async(connection).await
 }
@@ -117,11 +155,20 @@ pub(crate) async fn monitor(
 ///
 /// # Errors
 /// It cannot be reached, or cannot read the files.
-pub(crate) async fn renew(host: &str, port: i32, credentials: &Credentials, folder: &str) -> RedisResult<()> {
+pub(crate) async fn renew(
+    host: &str,
+    port: i32,
+    credentials: &Credentials,
+    folder: &str,
+) -> RedisResult<()> {
     let mut connection = connect(host, port, credentials).await?;
     let mut set = redis::cmd("CONFIG");
     set.arg("SET");
-    for (setting, file) in [("tls-cert-file", "tls.crt"), ("tls-key-file", "tls.key"), ("tls-ca-cert-file", "ca.crt")] {
+    for (setting, file) in [
+        ("tls-cert-file", "tls.crt"),
+        ("tls-key-file", "tls.key"),
+        ("tls-ca-cert-file", "ca.crt"),
+    ] {
         set.arg(setting).arg(format!("{folder}/{file}"));
     }
     set.exec_async(&mut connection).await

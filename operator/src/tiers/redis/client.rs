@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ClientTlsConfig, RedisResult, TlsCertificates, ToRedisArgs};
+use redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, RedisResult, TlsCertificates, ToRedisArgs,
+};
 
 use crate::secrets::Credentials;
 
@@ -17,7 +19,11 @@ pub(crate) const MIN_REPLICAS: &str = "min-replicas-to-write";
 ///
 /// # Errors
 /// It cannot be reached, or does not take the password or certificate.
-pub(crate) async fn connect(host: &str, port: i32, credentials: &Credentials) -> RedisResult<MultiplexedConnection> {
+pub(crate) async fn connect(
+    host: &str,
+    port: i32,
+    credentials: &Credentials,
+) -> RedisResult<MultiplexedConnection> {
     let password = credentials.redis_password.as_deref().unwrap_or_default();
     let certificates = TlsCertificates {
         client_tls: Some(ClientTlsConfig {
@@ -26,9 +32,14 @@ pub(crate) async fn connect(host: &str, port: i32, credentials: &Credentials) ->
         }),
         root_cert: Some(credentials.authority.clone().into_bytes()),
     };
-    let client = Client::build_with_tls(format!("rediss://:{password}@{host}:{port}"), certificates)?;
-    let config = AsyncConnectionConfig::new().set_connection_timeout(Some(TIMEOUT)).set_response_timeout(Some(TIMEOUT));
-    client.get_multiplexed_async_connection_with_config(&config).await
+    let client =
+        Client::build_with_tls(format!("rediss://:{password}@{host}:{port}"), certificates)?;
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(TIMEOUT))
+        .set_response_timeout(Some(TIMEOUT));
+    client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
 }
 
 /// Lets a redis follow another from now on, after a restart too; `NO` `ONE`: nobody.
@@ -37,14 +48,29 @@ pub(crate) async fn replicaof(
     host: &str,
     port: impl ToRedisArgs,
 ) -> RedisResult<()> {
-    redis::cmd("REPLICAOF").arg(host).arg(port).exec_async(connection).await?;
-    redis::cmd("CONFIG").arg("REWRITE").exec_async(connection).await
+    redis::cmd("REPLICAOF")
+        .arg(host)
+        .arg(port)
+        .exec_async(connection)
+        .await?;
+    redis::cmd("CONFIG")
+        .arg("REWRITE")
+        .exec_async(connection)
+        .await
 }
 
 /// Lets a master want so many replicas from now on.
 ///
 /// # Errors
 /// It cannot be reached.
-pub(crate) async fn set_min_replicas(master: &mut MultiplexedConnection, replicas: usize) -> RedisResult<()> {
-    redis::cmd("CONFIG").arg("SET").arg(MIN_REPLICAS).arg(replicas).exec_async(master).await
+pub(crate) async fn set_min_replicas(
+    master: &mut MultiplexedConnection,
+    replicas: usize,
+) -> RedisResult<()> {
+    redis::cmd("CONFIG")
+        .arg("SET")
+        .arg(MIN_REPLICAS)
+        .arg(replicas)
+        .exec_async(master)
+        .await
 }

@@ -40,11 +40,19 @@ pub(crate) struct Answer {
 impl Answer {
     /// Why it takes no writes, master or not.
     fn hindrance(&self) -> Option<(Reason, &'static str)> {
-        let Stats { used_memory, max_memory, stored, .. } = self.stats;
+        let Stats {
+            used_memory,
+            max_memory,
+            stored,
+            ..
+        } = self.stats;
         if self.loading {
             Some((Reason::Starting, "is still loading its data"))
         } else if !stored {
-            Some((Reason::DiskFailing, "can't write its file, so it refuses writes: its volume may be full"))
+            Some((
+                Reason::DiskFailing,
+                "can't write its file, so it refuses writes: its volume may be full",
+            ))
         } else if max_memory > 0 && used_memory >= max_memory {
             Some((
                 Reason::MemoryFull,
@@ -196,7 +204,11 @@ pub(crate) struct Decision {
 
 impl Decision {
     fn wait(verdict: Verdict) -> Self {
-        Self { actions: Vec::new(), verdict, master: None }
+        Self {
+            actions: Vec::new(),
+            verdict,
+            master: None,
+        }
     }
 }
 
@@ -209,7 +221,10 @@ pub(crate) fn decide(seen: &Observed) -> Decision {
     if decision.actions.is_empty() {
         decision.actions.extend(broken(seen));
     }
-    if seen.anew && decision.actions.is_empty() && seen.servers.iter().all(|server| server.bootstrapped) {
+    if seen.anew
+        && decision.actions.is_empty()
+        && seen.servers.iter().all(|server| server.bootstrapped)
+    {
         decision.actions.push(Action::RemoveAnnotation);
     }
     decision
@@ -219,14 +234,26 @@ pub(crate) fn decide(seen: &Observed) -> Decision {
 fn broken(seen: &Observed) -> Option<Action> {
     let broken = |server: &Server| server.outdated && !server.ready && server.answer.is_none();
     let silent = |ordinal: &&usize| seen.sentinels.get(**ordinal) == Some(&Sentinel::Silent);
-    let sentinel = seen.outdated_sentinels.iter().rev().find(silent).map(|ordinal| Action::RestartSentinel(*ordinal));
-    seen.servers.iter().rposition(broken).map(Action::Restart).or(sentinel)
+    let sentinel = seen
+        .outdated_sentinels
+        .iter()
+        .rev()
+        .find(silent)
+        .map(|ordinal| Action::RestartSentinel(*ordinal));
+    seen.servers
+        .iter()
+        .rposition(broken)
+        .map(Action::Restart)
+        .or(sentinel)
 }
 
 /// Whether it is only the operator that can't reach redis: Kubernetes itself finds pods ready, and none of them answers.
 fn is_out_of_reach(seen: &Observed) -> bool {
     let silent = seen.servers.iter().all(|server| server.answer.is_none())
-        && seen.sentinels.iter().all(|sentinel| *sentinel == Sentinel::Silent);
+        && seen
+            .sentinels
+            .iter()
+            .all(|sentinel| *sentinel == Sentinel::Silent);
     silent && seen.servers.iter().any(|server| server.ready)
 }
 
@@ -251,7 +278,10 @@ fn by_what_is_said(seen: &Observed) -> Decision {
         [master] => with_master(seen, master),
         _ => Decision::wait(Verdict::no(
             Reason::FailingOver,
-            format!("Sentinels disagree on the master ({}): waiting until they agree", named.join(" and ")),
+            format!(
+                "Sentinels disagree on the master ({}): waiting until they agree",
+                named.join(" and ")
+            ),
         )),
     }
 }
@@ -273,29 +303,49 @@ fn single(seen: &Observed) -> Decision {
     if hindrance.is_some_and(|(reason, _)| reason == Reason::Starting) {
         return Decision::wait(verdict);
     }
-    Decision { actions: mark.into_iter().chain(replace).collect(), verdict, master: Some(0) }
+    Decision {
+        actions: mark.into_iter().chain(replace).collect(),
+        verdict,
+        master: Some(0),
+    }
 }
 
 /// No Sentinel that answers knows a master: the first start, or all of them have forgotten.
 fn without_master(seen: &Observed) -> Decision {
-    let unheard = seen.sentinels.iter().filter(|sentinel| **sentinel == Sentinel::Silent).count();
+    let unheard = seen
+        .sentinels
+        .iter()
+        .filter(|sentinel| **sentinel == Sentinel::Silent)
+        .count();
     if unheard > 0 {
-        return Decision::wait(Verdict::no(Reason::Starting, format!("{unheard} Sentinels do not answer yet")));
+        return Decision::wait(Verdict::no(
+            Reason::Starting,
+            format!("{unheard} Sentinels do not answer yet"),
+        ));
     }
-    let silent: Vec<usize> =
-        (0..seen.servers.len()).filter(|ordinal| seen.servers[*ordinal].answer.is_none()).collect();
+    let silent: Vec<usize> = (0..seen.servers.len())
+        .filter(|ordinal| seen.servers[*ordinal].answer.is_none())
+        .collect();
     let fresh = seen.servers.iter().all(|server| !server.bootstrapped);
     match silent.as_slice() {
         [] => {}
         _ if fresh => {
-            return Decision::wait(Verdict::no(Reason::Starting, format!("{} redis do not answer yet", silent.len())));
+            return Decision::wait(Verdict::no(
+                Reason::Starting,
+                format!("{} redis do not answer yet", silent.len()),
+            ));
         }
-        [first, ..] => return Decision::wait(Verdict::no(Reason::NeedsDecision, lost(seen, *first))),
+        [first, ..] => {
+            return Decision::wait(Verdict::no(Reason::NeedsDecision, lost(seen, *first)));
+        }
     }
     // What one has is not known before it has read its file.
     if let Some(loading) = ordinals(seen, |answer| answer.loading).first() {
         let host = &seen.servers[*loading].host;
-        return Decision::wait(Verdict::no(Reason::Starting, format!("{host} is still loading its data")));
+        return Decision::wait(Verdict::no(
+            Reason::Starting,
+            format!("{host} is still loading its data"),
+        ));
     }
     let masters: Vec<usize> = ordinals(seen, |answer| answer.master);
     let lead = match masters.as_slice() {
@@ -304,11 +354,17 @@ fn without_master(seen: &Observed) -> Decision {
             None => {
                 return Decision::wait(Verdict::no(
                     Reason::NeedsDecision,
-                    undecided(seen, "several redis have data, and which has more cannot be told"),
+                    undecided(
+                        seen,
+                        "several redis have data, and which has more cannot be told",
+                    ),
                 ));
             }
         },
-        [one] if keys(seen, *one) == 0 && (0..seen.servers.len()).any(|ordinal| keys(seen, ordinal) > 0) => {
+        [one]
+            if keys(seen, *one) == 0
+                && (0..seen.servers.len()).any(|ordinal| keys(seen, ordinal) > 0) =>
+        {
             return Decision::wait(Verdict::no(
                 Reason::NeedsDecision,
                 undecided(seen, "the only master is empty while others have data"),
@@ -324,22 +380,35 @@ fn without_master(seen: &Observed) -> Decision {
     };
     let leader = &seen.servers[lead];
     let master = &leader.host;
-    let marks =
-        (0..seen.servers.len()).filter(|ordinal| !seen.servers[*ordinal].bootstrapped).map(Action::MarkBootstrapped);
+    let marks = (0..seen.servers.len())
+        .filter(|ordinal| !seen.servers[*ordinal].bootstrapped)
+        .map(Action::MarkBootstrapped);
     let mut actions: Vec<Action> = marks.collect();
     if masters.is_empty() {
         actions.push(Action::Promote(lead));
     }
     let astray = |ordinal: &usize| {
-        let follows = seen.servers[*ordinal].answer.as_ref().and_then(|answer| answer.follows.as_ref());
+        let follows = seen.servers[*ordinal]
+            .answer
+            .as_ref()
+            .and_then(|answer| answer.follows.as_ref());
         *ordinal != lead && !follows.is_some_and(|follows| leader.is(follows))
     };
     let others = (0..seen.servers.len()).filter(astray);
     actions.extend(others.map(|ordinal| Action::ReplicateFrom(ordinal, master.clone())));
-    actions.extend((0..seen.sentinels.len()).map(|ordinal| Action::Monitor(ordinal, master.clone())));
-    let reason = if fresh { Reason::Starting } else { Reason::NoMaster };
+    actions
+        .extend((0..seen.sentinels.len()).map(|ordinal| Action::Monitor(ordinal, master.clone())));
+    let reason = if fresh {
+        Reason::Starting
+    } else {
+        Reason::NoMaster
+    };
     let verdict = Verdict::no(reason, format!("promoting {master} to master"));
-    Decision { actions, verdict, master: None }
+    Decision {
+        actions,
+        verdict,
+        master: None,
+    }
 }
 
 fn with_master(seen: &Observed, master: &str) -> Decision {
@@ -354,12 +423,18 @@ fn with_master(seen: &Observed, master: &str) -> Decision {
         if Some(number) == ordinal {
             continue;
         }
-        if server.answer.as_ref().is_some_and(|answer| answer.follows.as_deref() == Some(NOBODY)) {
+        if server
+            .answer
+            .as_ref()
+            .is_some_and(|answer| answer.follows.as_deref() == Some(NOBODY))
+        {
             actions.push(Action::ReplicateFrom(number, master.to_owned()));
         }
     }
     for (number, server) in seen.servers.iter().enumerate() {
-        let Some(answer) = server.answer.as_ref().filter(|_| !seen.failing_over) else { continue };
+        let Some(answer) = server.answer.as_ref().filter(|_| !seen.failing_over) else {
+            continue;
+        };
         // A master that Sentinels do not name (any more) is about to follow, and takes no writes until then.
         let settled = !answer.master || Some(number) == ordinal;
         if settled && !answer.loading && answer.min_replicas != seen.confirming {
@@ -368,13 +443,21 @@ fn with_master(seen: &Observed, master: &str) -> Decision {
     }
     // A volume that has become part of the set holds data from its first copy on.
     actions.extend(
-        (0..seen.servers.len()).filter(|ordinal| !seen.servers[*ordinal].bootstrapped).map(Action::MarkBootstrapped),
+        (0..seen.servers.len())
+            .filter(|ordinal| !seen.servers[*ordinal].bootstrapped)
+            .map(Action::MarkBootstrapped),
     );
     let answer = ordinal.and_then(|ordinal| seen.servers[ordinal].answer.as_ref());
     let Some(answer) = answer.filter(|answer| answer.master) else {
-        let verdict =
-            Verdict::no(Reason::NoMaster, format!("{master} does not serve as the master: Sentinel chooses another"));
-        return Decision { actions, verdict, master: None };
+        let verdict = Verdict::no(
+            Reason::NoMaster,
+            format!("{master} does not serve as the master: Sentinel chooses another"),
+        );
+        return Decision {
+            actions,
+            verdict,
+            master: None,
+        };
     };
     let others = seen.servers.len().saturating_sub(1);
     let verdict = if let Some((reason, why)) = answer.hindrance() {
@@ -390,28 +473,50 @@ fn with_master(seen: &Observed, master: &str) -> Decision {
     } else if answer.replicas < others {
         Verdict::yes(
             Reason::ReplicaMissing,
-            format!("{master} takes writes; {} of {others} replicas are connected", answer.replicas),
+            format!(
+                "{master} takes writes; {} of {others} replicas are connected",
+                answer.replicas
+            ),
         )
     } else {
         Verdict::yes(Reason::AsExpected, format!("{master} takes writes"))
     };
     // It has little time left, so this comes first.
-    if let Some(ending) = ordinal.filter(|ordinal| seen.servers[*ordinal].ending && may_fail_over(seen, *ordinal)) {
-        return Decision { actions: vec![Action::Failover(ending)], verdict, master: ordinal };
+    if let Some(ending) =
+        ordinal.filter(|ordinal| seen.servers[*ordinal].ending && may_fail_over(seen, *ordinal))
+    {
+        return Decision {
+            actions: vec![Action::Failover(ending)],
+            verdict,
+            master: ordinal,
+        };
     }
     if !actions.is_empty() {
-        return Decision { actions, verdict, master: ordinal };
+        return Decision {
+            actions,
+            verdict,
+            master: ordinal,
+        };
     }
     if answer.hindrance().is_none() && !seen.failing_over && whole(seen, ordinal, answer, others) {
         actions.extend(next(seen, ordinal));
     }
-    Decision { actions, verdict, master: ordinal }
+    Decision {
+        actions,
+        verdict,
+        master: ordinal,
+    }
 }
 
 /// Whether one may be taken away: all are there, in step, and known to every Sentinel.
 fn whole(seen: &Observed, master: Option<usize>, answer: &Answer, others: usize) -> bool {
     let fit = |(ordinal, server): (usize, &Server)| {
-        server.ready && (Some(ordinal) == master || server.answer.as_ref().is_some_and(|one| keeps_up(one, answer)))
+        server.ready
+            && (Some(ordinal) == master
+                || server
+                    .answer
+                    .as_ref()
+                    .is_some_and(|one| keeps_up(one, answer)))
     };
     answer.replicas >= others
         && seen.sentinels.iter().all(Sentinel::knows_one)
@@ -429,25 +534,51 @@ fn keeps_up(replica: &Answer, master: &Answer) -> bool {
 fn successors(seen: &Observed, master: usize) -> impl Iterator<Item = &Server> {
     let from = seen.servers.get(master);
     seen.servers.iter().filter(move |server| {
-        let both = server.answer.as_ref().zip(from.and_then(|from| from.answer.as_ref()));
-        let follows = |answer: &Answer| answer.follows.as_deref().zip(from).is_some_and(|(name, from)| from.is(name));
-        !server.ending && both.is_some_and(|(replica, master)| follows(replica) && keeps_up(replica, master))
+        let both = server
+            .answer
+            .as_ref()
+            .zip(from.and_then(|from| from.answer.as_ref()));
+        let follows = |answer: &Answer| {
+            answer
+                .follows
+                .as_deref()
+                .zip(from)
+                .is_some_and(|(name, from)| from.is(name))
+        };
+        !server.ending
+            && both.is_some_and(|(replica, master)| follows(replica) && keeps_up(replica, master))
     })
 }
 
 /// Whether somebody is there to take the master's place, and nobody is taking it already.
 fn may_fail_over(seen: &Observed, master: usize) -> bool {
-    !seen.failing_over && seen.sentinels.iter().any(Sentinel::knows_one) && successors(seen, master).next().is_some()
+    !seen.failing_over
+        && seen.sentinels.iter().any(Sentinel::knows_one)
+        && successors(seen, master).next().is_some()
 }
 
 impl Observed {
     /// The master at this place and those who may take it; `sentinel` says where a Sentinel is found.
-    pub(crate) fn succession(&self, master: usize, sentinel: impl Fn(usize) -> String) -> Succession {
-        let knowing = self.sentinels.iter().enumerate().filter(|(_, sentinel)| sentinel.knows_one());
+    pub(crate) fn succession(
+        &self,
+        master: usize,
+        sentinel: impl Fn(usize) -> String,
+    ) -> Succession {
+        let knowing = self
+            .sentinels
+            .iter()
+            .enumerate()
+            .filter(|(_, sentinel)| sentinel.knows_one());
         Succession {
             service: self.name.clone(),
-            master: self.servers.get(master).map(|server| server.host.clone()).unwrap_or_default(),
-            replicas: successors(self, master).map(|server| server.host.clone()).collect(),
+            master: self
+                .servers
+                .get(master)
+                .map(|server| server.host.clone())
+                .unwrap_or_default(),
+            replicas: successors(self, master)
+                .map(|server| server.host.clone())
+                .collect(),
             sentinels: knowing.map(|(ordinal, _)| sentinel(ordinal)).collect(),
             redis_port: crate::build::REDIS_PORT,
             sentinel_port: crate::build::SENTINEL_PORT,
@@ -461,8 +592,13 @@ fn next(seen: &Observed, master: Option<usize>) -> Option<Action> {
     if let Some(sentinel) = seen.outdated_sentinels.last() {
         return Some(Action::RestartSentinel(*sentinel));
     }
-    let outdated: Vec<usize> = (0..seen.servers.len()).filter(|ordinal| seen.servers[*ordinal].outdated).collect();
-    let replica = outdated.iter().rev().find(|ordinal| Some(**ordinal) != master);
+    let outdated: Vec<usize> = (0..seen.servers.len())
+        .filter(|ordinal| seen.servers[*ordinal].outdated)
+        .collect();
+    let replica = outdated
+        .iter()
+        .rev()
+        .find(|ordinal| Some(**ordinal) != master);
     replica
         .map(|ordinal| Action::Restart(*ordinal))
         .or_else(|| outdated.first().map(|ordinal| Action::Failover(*ordinal)))
@@ -470,7 +606,10 @@ fn next(seen: &Observed, master: Option<usize>) -> Option<Action> {
 
 fn ordinals(seen: &Observed, which: impl Fn(&Answer) -> bool) -> Vec<usize> {
     let servers = seen.servers.iter().enumerate();
-    servers.filter(|(_, server)| server.answer.as_ref().is_some_and(&which)).map(|(ordinal, _)| ordinal).collect()
+    servers
+        .filter(|(_, server)| server.answer.as_ref().is_some_and(&which))
+        .map(|(ordinal, _)| ordinal)
+        .collect()
 }
 
 /// The one whose data counts: the first where none has any, the only one that has some, or of those with the same history the
@@ -483,20 +622,31 @@ fn furthest(seen: &Observed) -> Option<usize> {
         [one] => Some(*one),
         [first, ..] => {
             let history = answer(first).map(|answer| &answer.history);
-            let same = full.iter().all(|ordinal| answer(ordinal).map(|answer| &answer.history) == history);
+            let same = full
+                .iter()
+                .all(|ordinal| answer(ordinal).map(|answer| &answer.history) == history);
             let offset = |ordinal: &&usize| answer(ordinal).map_or(0, |answer| answer.offset);
-            full.iter().rev().max_by_key(offset).copied().filter(|_| same)
+            full.iter()
+                .rev()
+                .max_by_key(offset)
+                .copied()
+                .filter(|_| same)
         }
     }
 }
 
 fn keys(seen: &Observed, ordinal: usize) -> u64 {
-    seen.servers[ordinal].answer.as_ref().map_or(0, |answer| answer.keys)
+    seen.servers[ordinal]
+        .answer
+        .as_ref()
+        .map_or(0, |answer| answer.keys)
 }
 
 fn data_lost(seen: &Observed) -> String {
     let (namespace, name) = (&seen.namespace, &seen.name);
-    let claims: Vec<String> = (0..seen.servers.len()).map(|ordinal| format!("data-{name}-redis-{ordinal}")).collect();
+    let claims: Vec<String> = (0..seen.servers.len())
+        .map(|ordinal| format!("data-{name}-redis-{ordinal}"))
+        .collect();
     format!(
         "redis had data, and its volumes ({}) are new: all messages, groups and read positions are gone unless the old volumes are brought back under these names. To begin with nothing: kubectl -n {namespace} annotate imc {name} {ANEW}=true",
         claims.join(", ")

@@ -66,11 +66,16 @@ pub(crate) struct FailedOver {
 /// # Errors
 /// The master is the same as before, or not known to be another. It takes writes again unless it can't be reached any more:
 /// the next round sees to that.
-pub(crate) async fn fail_over(set: &Succession, credentials: &Credentials) -> Result<FailedOver, Error> {
+pub(crate) async fn fail_over(
+    set: &Succession,
+    credentials: &Credentials,
+) -> Result<FailedOver, Error> {
     let mut master = connect(&set.master, set.redis_port, credentials).await?;
     let mut asked = Err(Error::NoSentinel);
     for host in &set.sentinels {
-        asked = able(host, set.sentinel_port, credentials).await.map(|link| (host, link));
+        asked = able(host, set.sentinel_port, credentials)
+            .await
+            .map(|link| (host, link));
         if asked.is_ok() {
             break;
         }
@@ -82,7 +87,10 @@ pub(crate) async fn fail_over(set: &Succession, credentials: &Credentials) -> Re
             follow(&mut master, promoted, set).await?;
             let refused = begun.elapsed();
             // Sentinel would get to them later; where all must confirm, no write is taken until then.
-            let others = set.replicas.iter().filter(|replica| replica.as_str() != promoted);
+            let others = set
+                .replicas
+                .iter()
+                .filter(|replica| replica.as_str() != promoted);
             join_all(others.map(async |replica| {
                 let told = async {
                     let mut link = connect(replica, set.redis_port, credentials).await?;
@@ -93,11 +101,17 @@ pub(crate) async fn fail_over(set: &Succession, credentials: &Credentials) -> Re
                 }
             }))
             .await;
-            Ok(FailedOver { to: promoted.to_owned(), refused })
+            Ok(FailedOver {
+                to: promoted.to_owned(),
+                refused,
+            })
         }
         Err(error) => {
             set_min_replicas(&mut master, set.confirming).await?;
-            redis::cmd("CLIENT").arg("UNPAUSE").exec_async(&mut master).await?;
+            redis::cmd("CLIENT")
+                .arg("UNPAUSE")
+                .exec_async(&mut master)
+                .await?;
             Err(error)
         }
     }
@@ -105,10 +119,21 @@ pub(crate) async fn fail_over(set: &Succession, credentials: &Credentials) -> Re
 
 /// A connection to a Sentinel, unless it is in tilt mode: one that was stopped for a while, as on a machine that is too busy,
 /// does nothing for half a minute, and what it is asked for it does after that.
-async fn able(host: &str, port: i32, credentials: &Credentials) -> Result<MultiplexedConnection, Error> {
+async fn able(
+    host: &str,
+    port: i32,
+    credentials: &Credentials,
+) -> Result<MultiplexedConnection, Error> {
     let mut link = connect(host, port, credentials).await?;
-    let info: InfoDict = redis::cmd("INFO").arg("sentinel").query_async(&mut link).await?;
-    if info.get::<u8>("sentinel_tilt").unwrap_or_default() > 0 { Err(Error::NoSentinel) } else { Ok(link) }
+    let info: InfoDict = redis::cmd("INFO")
+        .arg("sentinel")
+        .query_async(&mut link)
+        .await?;
+    if info.get::<u8>("sentinel_tilt").unwrap_or_default() > 0 {
+        Err(Error::NoSentinel)
+    } else {
+        Ok(link)
+    }
 }
 
 /// Stops writes and lets Sentinel choose; returns who is the master then.
@@ -121,7 +146,12 @@ async fn promote<'a>(
 ) -> Result<&'a str, Error> {
     set_min_replicas(master, IMPOSSIBLE_REPLICAS).await?;
     let pause = u64::try_from(PAUSE.as_millis()).unwrap_or(u64::MAX);
-    redis::cmd("CLIENT").arg("PAUSE").arg(pause).arg("WRITE").exec_async(master).await?;
+    redis::cmd("CLIENT")
+        .arg("PAUSE")
+        .arg(pause)
+        .arg("WRITE")
+        .exec_async(master)
+        .await?;
     // Whatever was acknowledged stands before this, and while the pause lasts there is nothing behind it.
     let reached = info(master).await?.offset;
     let deadline = Instant::now() + CATCHING_UP;
@@ -131,7 +161,12 @@ async fn promote<'a>(
         }
         sleep(POLL_INTERVAL).await;
     }
-    match redis::cmd("SENTINEL").arg("FAILOVER").arg(&set.service).exec_async(link).await {
+    match redis::cmd("SENTINEL")
+        .arg("FAILOVER")
+        .arg(&set.service)
+        .exec_async(link)
+        .await
+    {
         // Without an answer it may have begun.
         Err(error) if !is_silence(&error) => return Err(error.into()),
         _ => {}
@@ -140,8 +175,15 @@ async fn promote<'a>(
     loop {
         // Asked first: one that is over has promoted somebody by now, or will not.
         let (_, failing_over) = sentinel(host, set.sentinel_port, &set.service, credentials).await;
-        let answers = join_all(set.replicas.iter().map(|replica| server(replica, set.redis_port, credentials))).await;
-        let promoted = answers.iter().position(|answer| answer.as_ref().is_some_and(|answer| answer.master));
+        let answers = join_all(
+            set.replicas
+                .iter()
+                .map(|replica| server(replica, set.redis_port, credentials)),
+        )
+        .await;
+        let promoted = answers
+            .iter()
+            .position(|answer| answer.as_ref().is_some_and(|answer| answer.master));
         if let Some(host) = promoted.and_then(|ordinal| set.replicas.get(ordinal)) {
             return Ok(host);
         }
@@ -154,8 +196,17 @@ async fn promote<'a>(
 }
 
 async fn all_have(set: &Succession, credentials: &Credentials, offset: u64) -> bool {
-    let answers = join_all(set.replicas.iter().map(|replica| server(replica, set.redis_port, credentials))).await;
-    answers.iter().all(|answer| answer.as_ref().is_some_and(|answer| answer.offset >= offset))
+    let answers = join_all(
+        set.replicas
+            .iter()
+            .map(|replica| server(replica, set.redis_port, credentials)),
+    )
+    .await;
+    answers.iter().all(|answer| {
+        answer
+            .as_ref()
+            .is_some_and(|answer| answer.offset >= offset)
+    })
 }
 
 fn is_silence(error: &RedisError) -> bool {
@@ -167,10 +218,22 @@ async fn follow(old: &mut MultiplexedConnection, new: &str, set: &Succession) ->
     let mut all = redis::pipe();
     all.atomic();
     all.cmd("REPLICAOF").arg(new).arg(set.redis_port).ignore();
-    all.cmd("CONFIG").arg("SET").arg(MIN_REPLICAS).arg(set.confirming).ignore();
+    all.cmd("CONFIG")
+        .arg("SET")
+        .arg(MIN_REPLICAS)
+        .arg(set.confirming)
+        .ignore();
     all.cmd("CONFIG").arg("REWRITE").ignore();
     all.cmd("CLIENT").arg("UNPAUSE").ignore();
-    all.cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").ignore();
-    all.cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub").ignore();
+    all.cmd("CLIENT")
+        .arg("KILL")
+        .arg("TYPE")
+        .arg("normal")
+        .ignore();
+    all.cmd("CLIENT")
+        .arg("KILL")
+        .arg("TYPE")
+        .arg("pubsub")
+        .ignore();
     all.exec_async(old).await
 }

@@ -1,5 +1,8 @@
 //! Hand-overs between three redis that three Sentinels watch, with the settings that their pods have, under writes.
-#![expect(clippy::print_stdout, reason = "what was measured is shown with --nocapture")]
+#![expect(
+    clippy::print_stdout,
+    reason = "what was measured is shown with --nocapture"
+)]
 
 use std::path::Path;
 use std::process::Command;
@@ -50,10 +53,20 @@ impl Set {
         let leaf = authority.leaf_for(&names);
         authority.write(folder.path(), &leaf);
         let known = authority.known(&leaf);
-        let (redis_port, sentinel_port) = (unused_port().expect("a port"), unused_port().expect("another"));
-        let redis =
-            REDIS.map(|host| server(folder.path(), host, redis_port, &replica_of(host, redis_port, confirming)));
-        let sentinels = SENTINELS.map(|host| server(folder.path(), host, sentinel_port, &sentinel_words(host)));
+        let (redis_port, sentinel_port) = (
+            unused_port().expect("a port"),
+            unused_port().expect("another"),
+        );
+        let redis = REDIS.map(|host| {
+            server(
+                folder.path(),
+                host,
+                redis_port,
+                &replica_of(host, redis_port, confirming),
+            )
+        });
+        let sentinels =
+            SENTINELS.map(|host| server(folder.path(), host, sentinel_port, &sentinel_words(host)));
         let set = Self {
             known,
             redis: redis.into(),
@@ -67,7 +80,9 @@ impl Set {
         for host in SENTINELS {
             let link = async || connect(host, set.sentinel_port, &set.known).await.ok();
             let mut link = eventually("a Sentinel answers", link).await;
-            act::monitor(&mut link, SERVICE, (REDIS[0], set.redis_port), "secret").await.expect("it watches");
+            act::monitor(&mut link, SERVICE, (REDIS[0], set.redis_port), "secret")
+                .await
+                .expect("it watches");
         }
         let in_step = async || {
             for host in REDIS {
@@ -83,8 +98,12 @@ impl Set {
             let known = async || {
                 let mut link = connect(host, set.sentinel_port, &set.known).await.ok()?;
                 let mut count = redis::cmd("SENTINEL");
-                let replicas: Vec<redis::Value> =
-                    count.arg("REPLICAS").arg(SERVICE).query_async(&mut link).await.ok()?;
+                let replicas: Vec<redis::Value> = count
+                    .arg("REPLICAS")
+                    .arg(SERVICE)
+                    .query_async(&mut link)
+                    .await
+                    .ok()?;
                 (replicas.len() == 2).then_some(())
             };
             eventually("a Sentinel has found the replicas", known).await;
@@ -93,7 +112,10 @@ impl Set {
     }
 
     fn succession(&self, master: usize) -> Succession {
-        let others = REDIS.iter().enumerate().filter(|(place, _)| *place != master);
+        let others = REDIS
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| *place != master);
         Succession {
             service: SERVICE.to_owned(),
             master: REDIS[master].to_owned(),
@@ -107,7 +129,9 @@ impl Set {
 
     /// The master as a Sentinel names it to clients.
     async fn named(&self, sentinel: &str) -> Option<String> {
-        let mut link = connect(sentinel, self.sentinel_port, &self.known).await.ok()?;
+        let mut link = connect(sentinel, self.sentinel_port, &self.known)
+            .await
+            .ok()?;
         let mut question = redis::cmd("SENTINEL");
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(SERVICE);
         let address: Option<(String, i32)> = question.query_async(&mut link).await.ok()?;
@@ -116,7 +140,10 @@ impl Set {
 }
 
 fn signal(process: &Running, signal: &str) {
-    let sent = Command::new("kill").args([signal, &process.0.id().to_string()]).status().expect("kill runs");
+    let sent = Command::new("kill")
+        .args([signal, &process.0.id().to_string()])
+        .status()
+        .expect("kill runs");
     assert!(sent.success());
 }
 
@@ -177,7 +204,11 @@ async fn write(set: Arc<Set>, writer: usize, stop: Arc<AtomicBool>) -> Written {
         both.set(&key, number).ignore();
         both.cmd("WAIT").arg(set.confirming).arg(1_000);
         match both.query_async::<Vec<usize>>(to).await {
-            Ok(confirmed) if confirmed.first().is_some_and(|count| *count >= set.confirming) => {
+            Ok(confirmed)
+                if confirmed
+                    .first()
+                    .is_some_and(|count| *count >= set.confirming) =>
+            {
                 written.keys.push(key);
                 written.at.push(Instant::now());
             }
@@ -194,22 +225,31 @@ async fn write(set: Arc<Set>, writer: usize, stop: Arc<AtomicBool>) -> Written {
 async fn nothing_acknowledged_is_lost(confirming: usize) {
     let set = Arc::new(Set::new(confirming).await);
     let stop = Arc::new(AtomicBool::new(false));
-    let writers: Vec<_> =
-        (0..WRITERS).map(|writer| tokio::spawn(write(Arc::clone(&set), writer, Arc::clone(&stop)))).collect();
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| tokio::spawn(write(Arc::clone(&set), writer, Arc::clone(&stop))))
+        .collect();
     sleep(Duration::from_secs(1)).await;
     let mut stopped = Vec::new();
     let mut master = 0;
     // There and somewhere else again: what the first has left behind must not be in the second's way.
     for _ in 0..2 {
-        let done = fail_over(&set.succession(master), &set.known).await.expect("handed over");
-        let old = observe::server(REDIS[master], set.redis_port, &set.known).await.expect("it answers");
+        let done = fail_over(&set.succession(master), &set.known)
+            .await
+            .expect("handed over");
+        let old = observe::server(REDIS[master], set.redis_port, &set.known)
+            .await
+            .expect("it answers");
         assert!(!old.master, "it follows at once: {old:?}");
         assert_eq!(old.min_replicas, confirming);
         stopped.push(done.refused);
-        master = REDIS.iter().position(|host| *host == done.to).expect("one of them");
+        master = REDIS
+            .iter()
+            .position(|host| *host == done.to)
+            .expect("one of them");
         let whole = async || {
             for sentinel in SENTINELS {
-                let (known, failing_over) = observe::sentinel(sentinel, set.sentinel_port, SERVICE, &set.known).await;
+                let (known, failing_over) =
+                    observe::sentinel(sentinel, set.sentinel_port, SERVICE, &set.known).await;
                 if known != Sentinel::Knows(Some(done.to.clone())) || failing_over != Some(false) {
                     return None;
                 }
@@ -225,16 +265,29 @@ async fn nothing_acknowledged_is_lost(confirming: usize) {
     let mut at = Vec::new();
     let mut lost = Vec::new();
     let mut count = 0;
-    let mut link = connect(REDIS[master], set.redis_port, &set.known).await.expect("the master");
+    let mut link = connect(REDIS[master], set.redis_port, &set.known)
+        .await
+        .expect("the master");
     for writer in writers {
         let written = writer.await.expect("a writer");
         count += written.keys.len();
         let there: Vec<Option<u64>> = link.mget(&written.keys).await.expect("read");
-        lost.extend(written.keys.into_iter().zip(there).filter(|(_, there)| there.is_none()).map(|(key, _)| key));
+        lost.extend(
+            written
+                .keys
+                .into_iter()
+                .zip(there)
+                .filter(|(_, there)| there.is_none())
+                .map(|(key, _)| key),
+        );
         at.extend(written.at);
     }
     at.sort();
-    let silence = at.windows(2).map(|pair| pair[1] - pair[0]).max().expect("writes");
+    let silence = at
+        .windows(2)
+        .map(|pair| pair[1] - pair[0])
+        .max()
+        .expect("writes");
     println!(
         "{confirming} replicas confirm: {count} writes acknowledged, {} lost; refused for {stopped:?}, longest silence {silence:?}",
         lost.len()
@@ -242,7 +295,10 @@ async fn nothing_acknowledged_is_lost(confirming: usize) {
     assert!(count > 200, "{count} writes: nothing was shown");
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
     // A second or two; more only on a machine that is busy with something else.
-    assert!(silence < Duration::from_secs(10), "no write for {silence:?}");
+    assert!(
+        silence < Duration::from_secs(10),
+        "no write for {silence:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -263,11 +319,18 @@ async fn nothing_acknowledged_is_lost_where_both_replicas_confirm() {
 #[tokio::test]
 async fn a_replica_that_is_cut_off_is_not_waited_for_and_writes_go_on() {
     let set = Set::new(0).await;
-    let mut link = connect(REDIS[0], set.redis_port, &set.known).await.expect("the master");
+    let mut link = connect(REDIS[0], set.redis_port, &set.known)
+        .await
+        .expect("the master");
     set_min_replicas(&mut link, 1_000).await.expect("told");
-    let answer = observe::server(REDIS[0], set.redis_port, &set.known).await.expect("it answers");
+    let answer = observe::server(REDIS[0], set.redis_port, &set.known)
+        .await
+        .expect("it answers");
     assert_eq!(answer.min_replicas, 1_000);
-    let refused: redis::RedisError = link.set::<_, _, ()>("key", 1).await.expect_err("it takes no writes");
+    let refused: redis::RedisError = link
+        .set::<_, _, ()>("key", 1)
+        .await
+        .expect_err("it takes no writes");
     assert_eq!(refused.code(), Some("NOREPLICAS"), "{refused}");
     set_min_replicas(&mut link, 0).await.expect("told");
 
@@ -275,7 +338,11 @@ async fn a_replica_that_is_cut_off_is_not_waited_for_and_writes_go_on() {
     let begun = Instant::now();
     let failed = fail_over(&set.succession(0), &set.known).await;
     assert!(matches!(failed, Err(Error::Behind)), "{failed:?}");
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
     let () = link.set("key", 2).await.expect("it takes writes again");
     assert_eq!(set.named(SENTINELS[0]).await.as_deref(), Some(REDIS[0]));
     signal(&set.redis[2], "-CONT");
@@ -286,8 +353,13 @@ async fn without_a_sentinel_nothing_is_begun() {
     let set = Set::new(0).await;
     let mut alone = set.succession(0);
     alone.sentinels.clear();
-    assert!(matches!(fail_over(&alone, &set.known).await, Err(Error::NoSentinel)));
-    let answer = observe::server(REDIS[0], set.redis_port, &set.known).await.expect("it answers");
+    assert!(matches!(
+        fail_over(&alone, &set.known).await,
+        Err(Error::NoSentinel)
+    ));
+    let answer = observe::server(REDIS[0], set.redis_port, &set.known)
+        .await
+        .expect("it answers");
     assert_eq!((answer.master, answer.min_replicas), (true, 0));
 }
 
@@ -299,8 +371,14 @@ async fn a_sentinel_that_stood_still_and_does_nothing_is_passed_over() {
     sleep(Duration::from_secs(4)).await;
     signal(&set.sentinels[0], "-CONT");
     let tilted = async || {
-        let mut link = connect(SENTINELS[0], set.sentinel_port, &set.known).await.ok()?;
-        let info: redis::InfoDict = redis::cmd("INFO").arg("sentinel").query_async(&mut link).await.ok()?;
+        let mut link = connect(SENTINELS[0], set.sentinel_port, &set.known)
+            .await
+            .ok()?;
+        let info: redis::InfoDict = redis::cmd("INFO")
+            .arg("sentinel")
+            .query_async(&mut link)
+            .await
+            .ok()?;
         (info.get::<u8>("sentinel_tilt") == Some(1)).then_some(())
     };
     eventually("it is in tilt mode", tilted).await;
@@ -308,6 +386,8 @@ async fn a_sentinel_that_stood_still_and_does_nothing_is_passed_over() {
     only.sentinels.truncate(1);
     let failed = fail_over(&only, &set.known).await;
     assert!(matches!(failed, Err(Error::NoSentinel)), "{failed:?}");
-    let done = fail_over(&set.succession(0), &set.known).await.expect("another does it");
+    let done = fail_over(&set.succession(0), &set.known)
+        .await
+        .expect("another does it");
     assert!(done.refused < Duration::from_secs(5), "{done:?}");
 }

@@ -7,7 +7,9 @@ use crate::measure::Measured;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 240.0;
-const COLOURS: [&str; 6] = ["#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf"];
+const COLOURS: [&str; 6] = [
+    "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf",
+];
 
 struct Line {
     name: String,
@@ -15,12 +17,16 @@ struct Line {
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }
 
 fn plot(title: &str, x: &str, y: &str, lines: &[Line], marks: &[(f64, String)]) -> String {
     let all = || lines.iter().flat_map(|line| &line.points);
-    let (from, to) = all().fold((f64::MAX, f64::MIN), |(least, most), (x, _)| (least.min(*x), most.max(*x)));
+    let (from, to) = all().fold((f64::MAX, f64::MIN), |(least, most), (x, _)| {
+        (least.min(*x), most.max(*x))
+    });
     let top = all().fold(0.0_f64, |top, (_, y)| top.max(*y));
     let place = |x: f64, y: f64| {
         let across = (x - from) / (to - from).max(f64::MIN_POSITIVE) * WIDTH;
@@ -49,8 +55,12 @@ fn plot(title: &str, x: &str, y: &str, lines: &[Line], marks: &[(f64, String)]) 
     }
     for (number, line) in lines.iter().enumerate() {
         let colour = COLOURS[number % COLOURS.len()];
-        let points: Vec<String> =
-            line.points.iter().map(|(x, y)| place(*x, *y)).map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+        let points: Vec<String> = line
+            .points
+            .iter()
+            .map(|(x, y)| place(*x, *y))
+            .map(|(x, y)| format!("{x:.1},{y:.1}"))
+            .collect();
         let _ = write!(
             svg,
             "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\" points=\"{}\"/>\
@@ -71,7 +81,12 @@ impl Report {
             for phase in &pass.phases {
                 let points = points(phase);
                 if !points.is_empty() {
-                    let name = format!("{} round {}, {} msg/s", pass.name, pass.round + 1, phase.rate);
+                    let name = format!(
+                        "{} round {}, {} msg/s",
+                        pass.name,
+                        pass.round + 1,
+                        phase.rate
+                    );
                     lines.push(Line { name, points });
                 }
             }
@@ -83,18 +98,42 @@ impl Report {
     pub(crate) fn html(&self) -> String {
         let latency = self.lines_of(|phase| {
             let points = phase.figures.latency.distribution();
-            points.into_iter().map(|(ms, share)| (ms.max(0.01).log10(), share * 100.0)).collect()
+            points
+                .into_iter()
+                .map(|(ms, share)| (ms.max(0.01).log10(), share * 100.0))
+                .collect()
         });
-        let powers: Vec<(f64, String)> =
-            (-2..=5).map(|power| (f64::from(power), format!("{}", 10_f64.powi(power)))).collect();
+        let powers: Vec<(f64, String)> = (-2..=5)
+            .map(|power| (f64::from(power), format!("{}", 10_f64.powi(power))))
+            .collect();
         let timed = |of: fn(&crate::tally::Second) -> f64| {
-            self.lines_of(|phase| (1..).map(f64::from).zip(phase.figures.seconds.iter().map(of)).collect())
+            self.lines_of(|phase| {
+                (1..)
+                    .map(f64::from)
+                    .zip(phase.figures.seconds.iter().map(of))
+                    .collect()
+            })
         };
-        let seconds: Vec<(f64, String)> = (1..=600).step_by(5).map(|s| (f64::from(s), s.to_string())).collect();
+        let seconds: Vec<(f64, String)> = (1..=600)
+            .step_by(5)
+            .map(|s| (f64::from(s), s.to_string()))
+            .collect();
         let plots = [
             plot("Latency from due to received", "ms", "%", &latency, &powers),
-            plot("Deliveries in each second", "second", "", &timed(|second| second.deliveries as f64), &seconds),
-            plot("The latest delivery of each second", "second", "ms", &timed(|second| second.worst_ms), &seconds),
+            plot(
+                "Deliveries in each second",
+                "second",
+                "",
+                &timed(|second| second.deliveries as f64),
+                &seconds,
+            ),
+            plot(
+                "The latest delivery of each second",
+                "second",
+                "ms",
+                &timed(|second| second.worst_ms),
+                &seconds,
+            ),
         ];
         format!(
             "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>imctl bench</title>\

@@ -12,12 +12,24 @@ fn count(number: f64) -> String {
 }
 
 fn ms(number: f64) -> String {
-    if number >= 100.0 { format!("{number:.0}") } else { format!("{number:.2}") }
+    if number >= 100.0 {
+        format!("{number:.0}")
+    } else {
+        format!("{number:.2}")
+    }
 }
 
 fn spread(value: Spread, show: fn(f64) -> String) -> String {
-    let Spread { middle, least, most } = value;
-    if least == most { show(middle) } else { format!("{} ({}–{})", show(middle), show(least), show(most)) }
+    let Spread {
+        middle,
+        least,
+        most,
+    } = value;
+    if least == most {
+        show(middle)
+    } else {
+        format!("{} ({}–{})", show(middle), show(least), show(most))
+    }
 }
 
 fn row(row: &Row) -> Vec<String> {
@@ -30,8 +42,10 @@ fn row(row: &Row) -> Vec<String> {
         spread(row.p999_ms, ms),
         spread(row.ack_p99_ms, ms),
         spread(row.per_cpu_second, count),
-        row.share_of_floor.map_or_else(|| "–".to_owned(), |share| format!("{share:.2}")),
-        row.per_write.map_or_else(|| "–".to_owned(), |per| format!("{:.2}", per.middle)),
+        row.share_of_floor
+            .map_or_else(|| "–".to_owned(), |share| format!("{share:.2}")),
+        row.per_write
+            .map_or_else(|| "–".to_owned(), |per| format!("{:.2}", per.middle)),
         format!("{:.2}", row.server_cpu.middle),
         format!("{:.2}", row.client_cpu.middle),
         format!("{:.1}", row.steal.most),
@@ -59,12 +73,25 @@ const HEAD: [&str; 14] = [
 fn table(rows: Vec<Vec<String>>) -> Vec<String> {
     let head: Vec<String> = HEAD.iter().map(|&title| title.to_owned()).collect();
     let all: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
-    let width = |column: usize| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        all.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
     let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).enumerate().map(|(place, (cell, width))| {
-            if place == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
-        });
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .enumerate()
+            .map(|(place, (cell, width))| {
+                if place == 0 {
+                    format!("{cell:<width$}")
+                } else {
+                    format!("{cell:>width$}")
+                }
+            });
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     all.iter().map(line).collect()
@@ -75,12 +102,18 @@ impl Report {
     pub(crate) fn lines(&self) -> Vec<String> {
         let mut lines = vec![
             format!("$ {}", self.command),
-            format!("{}; {} rooms x {} members, bodies of {} bytes", self.machine, self.rooms, self.members, self.size),
+            format!(
+                "{}; {} rooms x {} members, bodies of {} bytes",
+                self.machine, self.rooms, self.members, self.size
+            ),
             String::new(),
         ];
         for pass in &self.passes {
             let entry = &pass.entry;
-            let per = entry.user_bytes.iter().map(|(name, bytes)| format!("{name} {:.1} KiB", bytes / 1024.0));
+            let per = entry
+                .user_bytes
+                .iter()
+                .map(|(name, bytes)| format!("{name} {:.1} KiB", bytes / 1024.0));
             lines.push(format!(
                 "{} round {}: {} clients in {:.1} s ({}/s, {} per CPU-second of the servers); per connection: {}, kernel {:.1} KiB",
                 pass.name,
@@ -93,8 +126,15 @@ impl Report {
                 entry.kernel_bytes / 1024.0,
             ));
         }
-        for (pass, visited) in self.passes.iter().filter_map(|pass| Some((pass, pass.visited.as_ref()?))) {
-            let per = visited.user_bytes.iter().map(|(name, bytes)| format!("{name} {bytes:.1} bytes"));
+        for (pass, visited) in self
+            .passes
+            .iter()
+            .filter_map(|pass| Some((pass, pass.visited.as_ref()?)))
+        {
+            let per = visited
+                .user_bytes
+                .iter()
+                .map(|(name, bytes)| format!("{name} {bytes:.1} bytes"));
             lines.push(format!(
                 "{} round {}: {} rooms heard and left in {:.1} s; left behind per room: {}",
                 pass.name,
@@ -131,11 +171,20 @@ impl Report {
 
     fn consistency(&self, phase: &super::Measured) -> String {
         let figures = &phase.figures;
-        let verdict = if super::consistent(phase, self.size) { "consistent" } else { "NOT CONSISTENT" };
-        let beside =
-            phase.beside.as_ref().map_or_else(String::new, |(_, beside)| format!(" with {} beside", beside.received));
-        let server =
-            phase.server_deliveries.map_or_else(String::new, |n| format!(", the servers count {n:.0}{beside}"));
+        let verdict = if super::consistent(phase, self.size) {
+            "consistent"
+        } else {
+            "NOT CONSISTENT"
+        };
+        let beside = phase
+            .beside
+            .as_ref()
+            .map_or_else(String::new, |(_, beside)| {
+                format!(" with {} beside", beside.received)
+            });
+        let server = phase.server_deliveries.map_or_else(String::new, |n| {
+            format!(", the servers count {n:.0}{beside}")
+        });
         let mut line = format!(
             "  {verdict}: {} deliveries x {} bytes = {} bytes, {} bytes of bodies came{server}; {} of {} sends acknowledged",
             figures.received,
@@ -162,7 +211,27 @@ mod tests {
     fn numbers_are_short() {
         assert_eq!(count(1_234_567.0), "1.23 M");
         assert_eq!(count(12_345.0), "12.3 k");
-        assert_eq!(spread(Spread { middle: 2.0, least: 1.0, most: 3.0 }, ms), "2.00 (1.00–3.00)");
-        assert_eq!(spread(Spread { middle: 2.0, least: 2.0, most: 2.0 }, ms), "2.00");
+        assert_eq!(
+            spread(
+                Spread {
+                    middle: 2.0,
+                    least: 1.0,
+                    most: 3.0
+                },
+                ms
+            ),
+            "2.00 (1.00–3.00)"
+        );
+        assert_eq!(
+            spread(
+                Spread {
+                    middle: 2.0,
+                    least: 2.0,
+                    most: 2.0
+                },
+                ms
+            ),
+            "2.00"
+        );
     }
 }

@@ -39,7 +39,8 @@ impl Worker {
                 return;
             }
             let who = client.who;
-            let target = &self.part.targets[(who.member / self.part.workers + who.room) % self.part.targets.len()];
+            let target = &self.part.targets
+                [(who.member / self.part.workers + who.room) % self.part.targets.len()];
             client.begin(target, &self.part.tokens[number]);
         } else if event.is_writable() {
             client.flush();
@@ -98,7 +99,9 @@ impl Worker {
         }
         let mut closing = None;
         let wire = self.clients[number].wire;
-        let taken = wire.read(&bytes[from..], |said| self.said(number, said, now, &mut closing))?;
+        let taken = wire.read(&bytes[from..], |said| {
+            self.said(number, said, now, &mut closing)
+        })?;
         let left = &bytes[from + taken..];
         if !left.is_empty() {
             self.clients[number].rest = left.to_vec();
@@ -109,14 +112,22 @@ impl Worker {
     fn said(&mut self, number: usize, said: Said, now: u64, closing: &mut Option<String>) {
         let client = &mut self.clients[number];
         match said {
-            Said::Message { stamp: Some(stamp), seq, body } => {
+            Said::Message {
+                stamp: Some(stamp),
+                seq,
+                body,
+            } => {
                 let Some(tally) = &mut self.tally else { return };
                 if stamp.phase != tally.phase.number {
                     return;
                 }
-                tally.figures.gaps += u64::from(client.last_seq != 0 && seq != client.last_seq + 1 && seq != 0);
+                tally.figures.gaps +=
+                    u64::from(client.last_seq != 0 && seq != client.last_seq + 1 && seq != 0);
                 client.last_seq = seq;
-                let due = tally.phase.due(stamp.message, self.rooms.len()).filter(|due| due.room == client.who.room);
+                let due = tally
+                    .phase
+                    .due(stamp.message, self.rooms.len())
+                    .filter(|due| due.room == client.who.room);
                 match due.and_then(|due| Some((due, client.tracks.get_mut(due.sender)?))) {
                     Some((due, track)) => tally.received(due, body, track, now),
                     None => tally.figures.strays += 1,

@@ -41,7 +41,10 @@ impl Worker {
     /// Lets every client hear so many rooms of its own, a few at a time, and leave them.
     pub(super) fn visit(&mut self, each: u32) -> io::Result<Note> {
         let begin = clock::now();
-        self.visits = Visits { each, ..Visits::default() };
+        self.visits = Visits {
+            each,
+            ..Visits::default()
+        };
         let mut events = Events::with_capacity(1024);
         let mut looked = begin;
         let mut progress = (begin, 0);
@@ -64,8 +67,16 @@ impl Worker {
                 break;
             }
         }
-        let Visits { heard: rooms, refused, .. } = std::mem::take(&mut self.visits);
-        Ok(Note::Visited { rooms, seconds: (clock::now() - begin) as f64 / 1e9, refused })
+        let Visits {
+            heard: rooms,
+            refused,
+            ..
+        } = std::mem::take(&mut self.visits);
+        Ok(Note::Visited {
+            rooms,
+            seconds: (clock::now() - begin) as f64 / 1e9,
+            refused,
+        })
     }
 
     fn hear_some(&mut self, number: usize) {

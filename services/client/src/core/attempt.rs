@@ -55,10 +55,23 @@ impl Core {
         let asked = super::Asked::new(&resume, all);
         let device = self.device.clone();
         let agent = self.agent.clone();
-        let req = self.write(slot, ClientOp::Auth { token, device, resume, all, agent });
+        let req = self.write(
+            slot,
+            ClientOp::Auth {
+                token,
+                device,
+                resume,
+                all,
+                agent,
+            },
+        );
         let deadline = now + self.options.auth_timeout;
         if let Some(connection) = &mut self.slots[slot.index()] {
-            connection.phase = Phase::Authenticating { req, deadline, refused: None };
+            connection.phase = Phase::Authenticating {
+                req,
+                deadline,
+                refused: None,
+            };
             connection.all_asked = all;
             if all || !asked.positions.is_empty() {
                 connection.subscribing.insert(req, asked);
@@ -70,11 +83,21 @@ impl Core {
     /// The auth was accepted.
     pub(super) fn welcomed(&mut self, slot: Slot, welcome: Welcome, now: Instant) {
         let asked_for = Duration::from_millis(u64::from(welcome.heartbeat_ms)) / 3;
-        let every = if asked_for.is_zero() { DEFAULT_PING } else { asked_for.max(SHORTEST_PING) };
-        let ping_every = self.options.ping_interval.unwrap_or(every).max(SHORTEST_PING);
+        let every = if asked_for.is_zero() {
+            DEFAULT_PING
+        } else {
+            asked_for.max(SHORTEST_PING)
+        };
+        let ping_every = self
+            .options
+            .ping_interval
+            .unwrap_or(every)
+            .max(SHORTEST_PING);
         let first_ping = now + ping_every.mul_f64(self.random.random_range(0.2..1.0));
         let refresh_at = self.refresh_at(welcome.time_ms, welcome.expires_ms, now);
-        let Some(connection) = &mut self.slots[slot.index()] else { return };
+        let Some(connection) = &mut self.slots[slot.index()] else {
+            return;
+        };
         connection.phase = Phase::Up(Up {
             node: welcome.node.clone(),
             since: now,
@@ -102,8 +125,20 @@ impl Core {
                 count(&self.counters.reconnects);
             }
             self.state = State::Up;
-            let Welcome { user, device, conn, node, .. } = welcome;
-            self.events.push_back(Event::Connected { node, address, conn, user, device });
+            let Welcome {
+                user,
+                device,
+                conn,
+                node,
+                ..
+            } = welcome;
+            self.events.push_back(Event::Connected {
+                node,
+                address,
+                conn,
+                user,
+                device,
+            });
         }
         self.subscribe_rest(slot);
         self.check_resumed(slot, now);
@@ -111,7 +146,12 @@ impl Core {
     }
 
     /// When to ask for a newer token: after three quarters of the current one's remaining life.
-    pub(super) fn refresh_at(&mut self, server_ms: u64, expires_ms: u64, now: Instant) -> Option<Instant> {
+    pub(super) fn refresh_at(
+        &mut self,
+        server_ms: u64,
+        expires_ms: u64,
+        now: Instant,
+    ) -> Option<Instant> {
         if expires_ms == 0 || !self.renewable {
             return None;
         }
@@ -124,7 +164,9 @@ impl Core {
         match token {
             Ok(token) if self.is_up(slot) => {
                 let req = self.write(slot, ClientOp::Refresh { token });
-                self.up(slot).into_iter().for_each(|up| up.refreshing = Some(req));
+                self.up(slot)
+                    .into_iter()
+                    .for_each(|up| up.refreshing = Some(req));
             }
             Ok(_) => {}
             Err(reason) => self.refresh_failed(slot, &reason, now),
@@ -154,7 +196,11 @@ impl Core {
 
     /// The auth was answered with an error; the close that follows says no more than this.
     pub(super) fn auth_refused(&mut self, slot: Slot, error: Error, now: Instant) {
-        if let Some(Connection { phase: Phase::Authenticating { refused, .. }, .. }) = &mut self.slots[slot.index()] {
+        if let Some(Connection {
+            phase: Phase::Authenticating { refused, .. },
+            ..
+        }) = &mut self.slots[slot.index()]
+        {
             let reason = format!("{}: {}", error.code, error.text);
             *refused = Some(error);
             self.give_up(slot, &reason, now);
@@ -163,14 +209,24 @@ impl Core {
 
     /// A connection or an attempt has ended.
     pub(crate) fn lost(&mut self, slot: Slot, loss: Loss, now: Instant) {
-        let Some(connection) = self.slots[slot.index()].take() else { return };
+        let Some(connection) = self.slots[slot.index()].take() else {
+            return;
+        };
         let known = loss.code.and_then(CloseCode::from_number);
         let close_notice = connection.close_notice.clone().or_else(|| {
             let code = known?;
-            Some(CloseNotice { code, text: loss.reason.clone(), reconnect: code.reconnect(), after: Duration::ZERO })
+            Some(CloseNotice {
+                code,
+                text: loss.reason.clone(),
+                reconnect: code.reconnect(),
+                after: Duration::ZERO,
+            })
         });
         let other_up = self.is_up(slot.other());
-        if let Phase::Authenticating { refused: Some(error), .. } = &connection.phase
+        if let Phase::Authenticating {
+            refused: Some(error),
+            ..
+        } = &connection.phase
             && self.is_final(error)
             && !other_up
         {
@@ -180,7 +236,10 @@ impl Core {
             && !other_up
             && self.ends(slot, close_notice)
         {
-            return self.end(End::ByServer { code: close_notice.code, text: close_notice.text.clone() });
+            return self.end(End::ByServer {
+                code: close_notice.code,
+                text: close_notice.text.clone(),
+            });
         }
         match (&connection.phase, other_up) {
             (Phase::Up(_), true) => self.lost_one_of_two(slot, now),
@@ -191,13 +250,18 @@ impl Core {
                 self.outage(slot, &loss, close_notice, now);
             }
             (_, true) => self.move_failed(&loss.reason, now),
-            (_, false) => self.attempt_failed(&connection.address, &loss, close_notice.as_ref(), now),
+            (_, false) => {
+                self.attempt_failed(&connection.address, &loss, close_notice.as_ref(), now)
+            }
         }
     }
 
     /// Whether an error that answered the auth rules out another attempt.
     fn is_final(&mut self, error: &Error) -> bool {
-        let credentials = matches!(error.code, ErrorCode::Unauthenticated | ErrorCode::TokenExpired);
+        let credentials = matches!(
+            error.code,
+            ErrorCode::Unauthenticated | ErrorCode::TokenExpired
+        );
         if error.retryable {
             return false;
         }
@@ -235,24 +299,41 @@ impl Core {
         let retry_in = (!under_way).then(|| {
             let wait = self.delay(self.failures);
             self.failures = self.failures.saturating_add(1);
-            close_notice.as_ref().map_or(wait, |close_notice| close_notice.after.saturating_add(wait))
+            close_notice
+                .as_ref()
+                .map_or(wait, |close_notice| close_notice.after.saturating_add(wait))
         });
         self.retry_at = retry_in.map(|wait| now + wait);
         let (code, reason) = match close_notice {
-            Some(close_notice) if !close_notice.text.is_empty() => (Some(close_notice.code), close_notice.text),
+            Some(close_notice) if !close_notice.text.is_empty() => {
+                (Some(close_notice.code), close_notice.text)
+            }
             Some(close_notice) => (Some(close_notice.code), close_notice.code.name().to_owned()),
             None => (None, loss.reason.clone()),
         };
-        self.state = State::Connecting { last_failure: Some(reason.clone()) };
-        self.events.push_back(Event::Disconnected { code, reason, retry_in });
+        self.state = State::Connecting {
+            last_failure: Some(reason.clone()),
+        };
+        self.events.push_back(Event::Disconnected {
+            code,
+            reason,
+            retry_in,
+        });
     }
 
-    fn attempt_failed(&mut self, address: &Address, loss: &Loss, close_notice: Option<&CloseNotice>, now: Instant) {
+    fn attempt_failed(
+        &mut self,
+        address: &Address,
+        loss: &Loss,
+        close_notice: Option<&CloseNotice>,
+        now: Instant,
+    ) {
         count(&self.counters.failed_attempts);
         self.addresses.forget_hints();
         self.moving = None;
         let wait = self.delay(self.failures);
-        let retry_in = close_notice.map_or(wait, |close_notice| close_notice.after.saturating_add(wait));
+        let retry_in =
+            close_notice.map_or(wait, |close_notice| close_notice.after.saturating_add(wait));
         self.failures = self.failures.saturating_add(1);
         self.retry_at = Some(now + retry_in);
         let reason = match close_notice {
@@ -262,8 +343,14 @@ impl Core {
             Some(close_notice) => close_notice.code.name().to_owned(),
             None => loss.reason.clone(),
         };
-        self.state = State::Connecting { last_failure: Some(reason.clone()) };
-        self.events.push_back(Event::ConnectFailed { address: address.to_string(), reason, retry_in });
+        self.state = State::Connecting {
+            last_failure: Some(reason.clone()),
+        };
+        self.events.push_back(Event::ConnectFailed {
+            address: address.to_string(),
+            reason,
+            retry_in,
+        });
     }
 
     /// One of two connections is gone during a move; the other delivers.

@@ -11,11 +11,19 @@ impl Core {
     /// The application asks for something.
     pub(crate) fn command(&mut self, command: Command, now: Instant) {
         match command {
-            Command::Send { send, deadline, reply } => {
+            Command::Send {
+                send,
+                deadline,
+                reply,
+            } => {
                 let client_id = send.client_id.clone();
                 self.outbox.push(send, deadline, (reply, client_id));
             }
-            Command::Request { op, deadline, reply } => {
+            Command::Request {
+                op,
+                deadline,
+                reply,
+            } => {
                 let connected = self.active.is_some_and(|slot| self.is_up(slot));
                 if matches!(op, ClientOp::Signal { .. }) && !connected {
                     let _ = reply.send(Err(RequestError::NotConnected));
@@ -23,7 +31,12 @@ impl Core {
                     self.requests.wait(op, deadline, reply);
                 }
             }
-            Command::Subscribe { positions, all, deadline, reply } => self.subscribe(positions, all, deadline, reply),
+            Command::Subscribe {
+                positions,
+                all,
+                deadline,
+                reply,
+            } => self.subscribe(positions, all, deadline, reply),
             Command::Unsubscribe { rooms, reply } => match self.unsubscribe(&rooms) {
                 Some(req) => drop(self.leaving.insert(req, reply)),
                 None => drop(reply.send(Ok(()))),

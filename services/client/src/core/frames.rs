@@ -16,10 +16,14 @@ use crate::stats::count;
 impl Core {
     /// A frame arrived.
     pub(crate) fn frame(&mut self, slot: Slot, Response { req, op }: Response, now: Instant) {
-        let Some(connection) = &self.slots[slot.index()] else { return };
+        let Some(connection) = &self.slots[slot.index()] else {
+            return;
+        };
         match connection.phase {
             Phase::Dialling => {}
-            Phase::Authenticating { req: auth, .. } => self.frame_before_auth(slot, req, auth, op, now),
+            Phase::Authenticating { req: auth, .. } => {
+                self.frame_before_auth(slot, req, auth, op, now)
+            }
             Phase::Up(_) => {
                 self.heard(slot, now);
                 self.frame_after_auth(slot, req, op, now);
@@ -31,13 +35,45 @@ impl Core {
 
     fn frame_before_auth(&mut self, slot: Slot, req: u32, auth: u32, op: ServerOp, now: Instant) {
         match op {
-            ServerOp::AuthOk { user, device, conn, node, heartbeat_ms, time_ms, expires_ms } => {
-                let welcome = Welcome { user, device, conn, node, heartbeat_ms, time_ms, expires_ms };
+            ServerOp::AuthOk {
+                user,
+                device,
+                conn,
+                node,
+                heartbeat_ms,
+                time_ms,
+                expires_ms,
+            } => {
+                let welcome = Welcome {
+                    user,
+                    device,
+                    conn,
+                    node,
+                    heartbeat_ms,
+                    time_ms,
+                    expires_ms,
+                };
                 self.welcomed(slot, welcome, now);
             }
-            ServerOp::Error(error) if req == auth || req == 0 => self.auth_refused(slot, error, now),
-            ServerOp::Close { code, text, reconnect, after_ms } => {
-                self.close_notice(slot, CloseNotice { code, text, reconnect, after: millis(after_ms) }, now);
+            ServerOp::Error(error) if req == auth || req == 0 => {
+                self.auth_refused(slot, error, now)
+            }
+            ServerOp::Close {
+                code,
+                text,
+                reconnect,
+                after_ms,
+            } => {
+                self.close_notice(
+                    slot,
+                    CloseNotice {
+                        code,
+                        text,
+                        reconnect,
+                        after: millis(after_ms),
+                    },
+                    now,
+                );
             }
             _ => self.give_up(slot, "the server spoke before it answered the auth", now),
         }
@@ -46,13 +82,44 @@ impl Core {
     fn frame_after_auth(&mut self, slot: Slot, req: u32, op: ServerOp, now: Instant) {
         match op {
             ServerOp::Message(message) => self.message(slot, message, now),
-            ServerOp::Ack { room, client_id, id, epoch, seq, time_ms, duplicate } => {
-                self.acked(req, Sent { room, client_id, id, epoch, seq, time_ms, duplicate });
+            ServerOp::Ack {
+                room,
+                client_id,
+                id,
+                epoch,
+                seq,
+                time_ms,
+                duplicate,
+            } => {
+                self.acked(
+                    req,
+                    Sent {
+                        room,
+                        client_id,
+                        id,
+                        epoch,
+                        seq,
+                        time_ms,
+                        duplicate,
+                    },
+                );
             }
             ServerOp::Pong { .. } => {}
-            ServerOp::Signal { room, from, kind, body, operation } => {
+            ServerOp::Signal {
+                room,
+                from,
+                kind,
+                body,
+                operation,
+            } => {
                 if self.in_charge(slot) {
-                    self.events.push_back(Event::Signal { room, from, kind, body, operation });
+                    self.events.push_back(Event::Signal {
+                        room,
+                        from,
+                        kind,
+                        body,
+                        operation,
+                    });
                 } else {
                     count(&self.counters.signals_dropped);
                 }
@@ -61,16 +128,36 @@ impl Core {
             ServerOp::Error(error) => self.error(slot, req, error, now),
             ServerOp::Reset { room, epoch, seq } => self.reset(slot, room, epoch, seq, now),
             ServerOp::Truncated { room, from, to } => self.truncated(slot, room, from, to, now),
-            ServerOp::RoomChanged { room, subscribed, reason } => {
-                self.room_changed(slot, room, subscribed, reason, now)
-            }
-            ServerOp::ReadState { room, read, head, unread } => match self.requests.answered(req) {
-                Some(asked) => drop(asked.reply.send(Ok(ServerOp::ReadState { room, read, head, unread }))),
-                None if self.in_charge(slot) => self.events.push_back(Event::ReadState { room, read, head, unread }),
+            ServerOp::RoomChanged {
+                room,
+                subscribed,
+                reason,
+            } => self.room_changed(slot, room, subscribed, reason, now),
+            ServerOp::ReadState {
+                room,
+                read,
+                head,
+                unread,
+            } => match self.requests.answered(req) {
+                Some(asked) => drop(asked.reply.send(Ok(ServerOp::ReadState {
+                    room,
+                    read,
+                    head,
+                    unread,
+                }))),
+                None if self.in_charge(slot) => self.events.push_back(Event::ReadState {
+                    room,
+                    read,
+                    head,
+                    unread,
+                }),
                 None => {}
             },
             ServerOp::Refreshed { expires_ms } => {
-                if self.up(slot).is_some_and(|up| up.refreshing.take_if(|asked| *asked == req).is_some()) {
+                if self
+                    .up(slot)
+                    .is_some_and(|up| up.refreshing.take_if(|asked| *asked == req).is_some())
+                {
                     self.refreshed(slot, expires_ms, now);
                 }
             }
@@ -81,13 +168,32 @@ impl Core {
                     let _ = asked.reply.send(Ok(op));
                 }
             }
-            ServerOp::Move { after_ms, deadline_ms: _, to, reason } => {
-                self.asked_to_move(slot, millis(after_ms), &to, reason, now)
+            ServerOp::Move {
+                after_ms,
+                deadline_ms: _,
+                to,
+                reason,
+            } => self.asked_to_move(slot, millis(after_ms), &to, reason, now),
+            ServerOp::Close {
+                code,
+                text,
+                reconnect,
+                after_ms,
+            } => {
+                self.close_notice(
+                    slot,
+                    CloseNotice {
+                        code,
+                        text,
+                        reconnect,
+                        after: millis(after_ms),
+                    },
+                    now,
+                );
             }
-            ServerOp::Close { code, text, reconnect, after_ms } => {
-                self.close_notice(slot, CloseNotice { code, text, reconnect, after: millis(after_ms) }, now);
+            ServerOp::AuthOk { .. } => {
+                self.give_up(slot, "the server answered the auth twice", now)
             }
-            ServerOp::AuthOk { .. } => self.give_up(slot, "the server answered the auth twice", now),
         }
     }
 
@@ -112,7 +218,11 @@ impl Core {
                 tracing::warn!(room = %message.room, seq = message.seq, "messages are missing, requesting them");
                 self.repair(slot, &message.room);
             }
-            Verdict::GapAgain => self.give_up(slot, "the server left messages out, also when asked again", now),
+            Verdict::GapAgain => self.give_up(
+                slot,
+                "the server left messages out, also when asked again",
+                now,
+            ),
         }
     }
 
@@ -121,7 +231,11 @@ impl Core {
         let seq = message.seq;
         self.events.push_back(Event::Message(message));
         let missed = self.reached(&room, seq, now);
-        count(if missed { &self.counters.resumed } else { &self.counters.live });
+        count(if missed {
+            &self.counters.resumed
+        } else {
+            &self.counters.live
+        });
     }
 
     /// A room has come as far as `seq`. True: it is behind the head at which a connection was made.
@@ -132,7 +246,9 @@ impl Core {
             if up.behind.is_empty() {
                 continue;
             }
-            let Some((_, head)) = up.behind.get(room) else { continue };
+            let Some((_, head)) = up.behind.get(room) else {
+                continue;
+            };
             missed |= seq <= *head;
             if seq >= *head {
                 up.behind.remove(room);
@@ -152,7 +268,9 @@ impl Core {
         let told = self.rooms.reset(slot, alone, &room, epoch, seq);
         // A head that was told in an older epoch may never be reached again.
         let reached = |(head_epoch, head): (Epoch, Seq)| head_epoch < epoch || head <= seq;
-        let done = self.up(slot).is_some_and(|up| up.behind.get(&room).copied().is_some_and(reached));
+        let done = self
+            .up(slot)
+            .is_some_and(|up| up.behind.get(&room).copied().is_some_and(reached));
         if told {
             self.tell_reset(room.clone(), epoch, seq);
         }
@@ -171,12 +289,23 @@ impl Core {
     fn truncated(&mut self, slot: Slot, room: RoomId, from: Seq, to: Seq, now: Instant) {
         let alone = self.alone(slot);
         if let Some((from, to)) = self.rooms.truncated(slot, alone, &room, from, to) {
-            self.events.push_back(Event::Truncated { room: room.clone(), from, to });
+            self.events.push_back(Event::Truncated {
+                room: room.clone(),
+                from,
+                to,
+            });
             self.reached(&room, to, now);
         }
     }
 
-    fn room_changed(&mut self, slot: Slot, room: RoomId, subscribed: bool, reason: String, now: Instant) {
+    fn room_changed(
+        &mut self,
+        slot: Slot,
+        room: RoomId,
+        subscribed: bool,
+        reason: String,
+        now: Instant,
+    ) {
         // "joined" and not subscribed: the user became a member of a room that this connection was not asked to hear.
         if subscribed || is_joining(&reason) {
             self.rooms.join(&room, subscribed);
@@ -188,17 +317,25 @@ impl Core {
             }
         }
         if self.in_charge(slot) {
-            self.events.push_back(Event::RoomChanged { room, subscribed, reason });
+            self.events.push_back(Event::RoomChanged {
+                room,
+                subscribed,
+                reason,
+            });
         }
     }
 
     fn error(&mut self, slot: Slot, req: u32, error: Error, now: Instant) {
-        if let Some(asked) =
-            self.slots[slot.index()].as_mut().and_then(|connection| connection.subscribing.remove(&req))
+        if let Some(asked) = self.slots[slot.index()]
+            .as_mut()
+            .and_then(|connection| connection.subscribing.remove(&req))
         {
             return self.subscribe_refused(slot, asked, &error, now);
         }
-        if self.up(slot).is_some_and(|up| up.refreshing.take_if(|asked| *asked == req).is_some()) {
+        if self
+            .up(slot)
+            .is_some_and(|up| up.refreshing.take_if(|asked| *asked == req).is_some())
+        {
             return self.refresh_failed(slot, &format!("{}: {}", error.code, error.text), now);
         }
         if let Some(reply) = self.leaving.remove(&req) {
@@ -213,7 +350,10 @@ impl Core {
     }
 
     fn close_notice(&mut self, slot: Slot, close_notice: CloseNotice, now: Instant) {
-        let loss = Loss { code: Some(close_notice.code.number()), reason: close_notice.text.clone() };
+        let loss = Loss {
+            code: Some(close_notice.code.number()),
+            reason: close_notice.text.clone(),
+        };
         if let Some(connection) = &mut self.slots[slot.index()] {
             connection.close_notice = Some(close_notice);
         }

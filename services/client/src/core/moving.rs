@@ -11,7 +11,14 @@ use crate::stats::count;
 
 impl Core {
     /// The server of a slot asks to go elsewhere.
-    pub(super) fn asked_to_move(&mut self, slot: Slot, after: Duration, to: &[String], reason: String, now: Instant) {
+    pub(super) fn asked_to_move(
+        &mut self,
+        slot: Slot,
+        after: Duration,
+        to: &[String],
+        reason: String,
+        now: Instant,
+    ) {
         if self.active != Some(slot) || self.moving.is_some() {
             // The slot that is being moved to, or a second hint about a move that is under way: should the first come to
             // nothing, the server closes and the client resumes.
@@ -20,7 +27,10 @@ impl Core {
         if let Some(connection) = &self.slots[slot.index()] {
             self.addresses.hint(to, &connection.address);
         }
-        self.moving = Some(Move::Planned { at: now + after, attempts: 0 });
+        self.moving = Some(Move::Planned {
+            at: now + after,
+            attempts: 0,
+        });
         self.events.push_back(Event::Moving { reason, after });
     }
 
@@ -35,7 +45,9 @@ impl Core {
         let Some(active) = self.active else { return };
         match self.moving {
             Some(Move::Planned { at, attempts }) if at <= now => {
-                let avoid = self.slots[active.index()].as_ref().map(|connection| connection.address.clone());
+                let avoid = self.slots[active.index()]
+                    .as_ref()
+                    .map(|connection| connection.address.clone());
                 self.moving = Some(Move::Underway { attempts });
                 self.dial(active.other(), avoid.as_ref());
             }
@@ -53,7 +65,10 @@ impl Core {
             _ => 0,
         };
         let at = now + self.delay(attempts);
-        self.moving = Some(Move::Planned { at, attempts: attempts.saturating_add(1) });
+        self.moving = Some(Move::Planned {
+            at,
+            attempts: attempts.saturating_add(1),
+        });
     }
 
     /// The new connection has everything: no more is written to the old one, and once its answers are in, it ends.
@@ -61,7 +76,9 @@ impl Core {
         if self.active == Some(slot) || !matches!(self.moving, Some(Move::Underway { .. })) {
             return;
         }
-        self.moving = Some(Move::Switching { until: now + self.options.move_grace });
+        self.moving = Some(Move::Switching {
+            until: now + self.options.move_grace,
+        });
         self.settle_move(now);
     }
 
@@ -91,7 +108,10 @@ impl Core {
         count(&self.counters.moves);
         if let Some(connection) = &mut self.slots[slot.index()] {
             let address = connection.address.to_string();
-            let node = connection.up().map(|up| up.node.clone()).unwrap_or_default();
+            let node = connection
+                .up()
+                .map(|up| up.node.clone())
+                .unwrap_or_default();
             self.events.push_back(Event::Moved { node, address });
         }
         self.pump(now);

@@ -25,7 +25,9 @@ impl Core {
     /// Everything that is not asked for on a slot yet: for the auth, and for the frames that follow it. "All rooms" comes
     /// last, so that the rooms with a position are not begun at their heads.
     pub(super) fn chunks(&mut self, slot: Slot) -> (Chunk, VecDeque<Chunk>) {
-        let all_asked = self.slots[slot.index()].as_ref().is_some_and(|connection| connection.all_asked);
+        let all_asked = self.slots[slot.index()]
+            .as_ref()
+            .is_some_and(|connection| connection.all_asked);
         let mut chunks = VecDeque::new();
         let mut chunk = Chunk::default();
         let mut bytes = 0;
@@ -47,7 +49,8 @@ impl Core {
     /// Keeps what did not fit into the auth until the connection stands.
     pub(super) fn postpone(&mut self, slot: Slot, rest: VecDeque<Chunk>) {
         for chunk in rest {
-            self.rooms.not_asked(slot, chunk.positions.iter().map(|position| &position.room));
+            self.rooms
+                .not_asked(slot, chunk.positions.iter().map(|position| &position.room));
         }
     }
 
@@ -67,7 +70,13 @@ impl Core {
             return;
         }
         let asked = Asked::new(&positions, all);
-        let req = self.write(slot, ClientOp::Subscribe { rooms: positions, all });
+        let req = self.write(
+            slot,
+            ClientOp::Subscribe {
+                rooms: positions,
+                all,
+            },
+        );
         if let Some(connection) = &mut self.slots[slot.index()] {
             connection.all_asked |= all;
             connection.subscribing.insert(req, asked);
@@ -77,22 +86,55 @@ impl Core {
     /// Asks for one room again from where it stands. A subscription that stands already would go on as it is.
     pub(super) fn repair(&mut self, slot: Slot, room: &RoomId) {
         if let Some(position) = self.rooms.ask_again(slot, room) {
-            self.write(slot, ClientOp::Unsubscribe { rooms: vec![room.clone()] });
-            self.subscribe_chunk(slot, Chunk { positions: vec![position], all: false });
+            self.write(
+                slot,
+                ClientOp::Unsubscribe {
+                    rooms: vec![room.clone()],
+                },
+            );
+            self.subscribe_chunk(
+                slot,
+                Chunk {
+                    positions: vec![position],
+                    all: false,
+                },
+            );
         }
     }
 
     /// The application wants rooms.
-    pub(super) fn subscribe(&mut self, positions: Vec<Position>, all: bool, deadline: Instant, reply: SubscribeReply) {
-        let rooms = positions.iter().map(|position| position.room.clone()).collect();
-        positions.into_iter().for_each(|position| self.rooms.want(position));
+    pub(super) fn subscribe(
+        &mut self,
+        positions: Vec<Position>,
+        all: bool,
+        deadline: Instant,
+        reply: SubscribeReply,
+    ) {
+        let rooms = positions
+            .iter()
+            .map(|position| position.room.clone())
+            .collect();
+        positions
+            .into_iter()
+            .for_each(|position| self.rooms.want(position));
         if all {
             self.rooms.want_all();
-            self.slots.iter_mut().flatten().for_each(|connection| connection.all_asked = false);
+            self.slots
+                .iter_mut()
+                .flatten()
+                .for_each(|connection| connection.all_asked = false);
         }
-        self.waiters.push(Waiter { rooms, all, results: Vec::new(), deadline, reply });
+        self.waiters.push(Waiter {
+            rooms,
+            all,
+            results: Vec::new(),
+            deadline,
+            reply,
+        });
         self.answer_waiters();
-        Slot::BOTH.into_iter().for_each(|slot| self.subscribe_rest(slot));
+        Slot::BOTH
+            .into_iter()
+            .for_each(|slot| self.subscribe_rest(slot));
     }
 
     /// The application no longer wants rooms; the number of the request to the connection in charge, where there is one.
@@ -101,14 +143,25 @@ impl Core {
         for room in rooms {
             self.rooms.unwant(room);
             self.ask_again.remove(room);
-            self.events.push_back(Event::Unsubscribed { room: room.clone() });
+            self.events
+                .push_back(Event::Unsubscribed { room: room.clone() });
         }
         for slot in Slot::BOTH {
             match &mut self.slots[slot.index()] {
-                Some(connection) if !connection.is_up() => connection.given_up.extend(rooms.iter().cloned()),
+                Some(connection) if !connection.is_up() => {
+                    connection.given_up.extend(rooms.iter().cloned())
+                }
                 Some(connection) => {
-                    connection.up().into_iter().for_each(|up| up.behind.retain(|room, _| !rooms.contains(room)));
-                    let req = self.write(slot, ClientOp::Unsubscribe { rooms: rooms.to_vec() });
+                    connection
+                        .up()
+                        .into_iter()
+                        .for_each(|up| up.behind.retain(|room, _| !rooms.contains(room)));
+                    let req = self.write(
+                        slot,
+                        ClientOp::Unsubscribe {
+                            rooms: rooms.to_vec(),
+                        },
+                    );
                     if self.active == Some(slot) {
                         asked = Some(req);
                     }
@@ -120,14 +173,26 @@ impl Core {
     }
 
     /// An answer to a subscription, or to the auth that carried one.
-    pub(super) fn subscribed(&mut self, slot: Slot, req: u32, results: Vec<SubscribedRoom>, now: Instant) {
-        let Some(connection) = &mut self.slots[slot.index()] else { return };
+    pub(super) fn subscribed(
+        &mut self,
+        slot: Slot,
+        req: u32,
+        results: Vec<SubscribedRoom>,
+        now: Instant,
+    ) {
+        let Some(connection) = &mut self.slots[slot.index()] else {
+            return;
+        };
         let asked = connection.subscribing.remove(&req).unwrap_or_default();
         let late = self.all_known;
         for result in &results {
             match result {
-                SubscribedRoom::Ok { room, .. } => self.heard_room(slot, late, result, asked.positions.get(room)),
-                SubscribedRoom::Refused { room, error } => self.refused_room(room, error.clone(), now),
+                SubscribedRoom::Ok { room, .. } => {
+                    self.heard_room(slot, late, result, asked.positions.get(room))
+                }
+                SubscribedRoom::Refused { room, error } => {
+                    self.refused_room(room, error.clone(), now)
+                }
             }
         }
         self.all_known |= asked.all;
@@ -144,15 +209,46 @@ impl Core {
         self.check_resumed(slot, now);
     }
 
-    fn heard_room(&mut self, slot: Slot, late: bool, result: &SubscribedRoom, asked: Option<&Position>) {
-        let SubscribedRoom::Ok { room, kind, epoch, head, read, joined } = result else { return };
+    fn heard_room(
+        &mut self,
+        slot: Slot,
+        late: bool,
+        result: &SubscribedRoom,
+        asked: Option<&Position>,
+    ) {
+        let SubscribedRoom::Ok {
+            room,
+            kind,
+            epoch,
+            head,
+            read,
+            joined,
+        } = result
+        else {
+            return;
+        };
         let epoch = *epoch;
         let head = *head;
         let read = *read;
         let joined = *joined;
-        let heard = self.rooms.subscribed(slot, late, room, Standing { epoch, head, joined }, asked);
+        let heard = self.rooms.subscribed(
+            slot,
+            late,
+            room,
+            Standing {
+                epoch,
+                head,
+                joined,
+            },
+            asked,
+        );
         if heard.unwanted {
-            self.write(slot, ClientOp::Unsubscribe { rooms: vec![room.clone()] });
+            self.write(
+                slot,
+                ClientOp::Unsubscribe {
+                    rooms: vec![room.clone()],
+                },
+            );
             return;
         }
         self.ask_again.remove(room);
@@ -165,7 +261,15 @@ impl Core {
         }
         let room_id = room.clone();
         let kind = kind.clone();
-        self.events.push_back(Event::Subscribed { room: room_id, kind, epoch, head, read, joined, after: heard.after });
+        self.events.push_back(Event::Subscribed {
+            room: room_id,
+            kind,
+            epoch,
+            head,
+            read,
+            joined,
+            after: heard.after,
+        });
         if heard.fetch {
             self.repair(slot, room);
         }
@@ -177,7 +281,10 @@ impl Core {
         } else {
             self.rooms.leave(room);
         }
-        self.events.push_back(Event::Refused { room: room.clone(), error });
+        self.events.push_back(Event::Refused {
+            room: room.clone(),
+            error,
+        });
     }
 
     fn ask_later(&mut self, room: RoomId, now: Instant) {
@@ -194,7 +301,13 @@ impl Core {
     }
 
     /// A subscription was answered with an error as a whole.
-    pub(super) fn subscribe_refused(&mut self, slot: Slot, asked: Asked, error: &Error, now: Instant) {
+    pub(super) fn subscribe_refused(
+        &mut self,
+        slot: Slot,
+        asked: Asked,
+        error: &Error,
+        now: Instant,
+    ) {
         if asked.all
             && let Some(connection) = &mut self.slots[slot.index()]
         {
@@ -203,7 +316,10 @@ impl Core {
         if asked.all && error.retryable {
             self.ask_soon(now);
         }
-        let refuse = |room: RoomId| SubscribedRoom::Refused { room, error: error.clone() };
+        let refuse = |room: RoomId| SubscribedRoom::Refused {
+            room,
+            error: error.clone(),
+        };
         let results: Vec<_> = asked.positions.into_keys().map(refuse).collect();
         for result in &results {
             if let SubscribedRoom::Refused { room, error } = result {
@@ -211,10 +327,12 @@ impl Core {
             }
         }
         if asked.all {
-            let (failed, others) =
-                std::mem::take(&mut self.waiters).into_iter().partition(|waiter: &Waiter| waiter.all);
+            let (failed, others) = std::mem::take(&mut self.waiters)
+                .into_iter()
+                .partition(|waiter: &Waiter| waiter.all);
             self.waiters = others;
-            let fail = |waiter: Waiter| drop(waiter.reply.send(Err(RequestError::Refused(error.clone()))));
+            let fail =
+                |waiter: Waiter| drop(waiter.reply.send(Err(RequestError::Refused(error.clone()))));
             Vec::into_iter(failed).for_each(fail);
         }
         self.tell_waiters(&results, false);
@@ -224,7 +342,8 @@ impl Core {
     fn tell_waiters(&mut self, results: &[SubscribedRoom], all: bool) {
         for waiter in &mut self.waiters {
             for result in results {
-                let (SubscribedRoom::Ok { room, .. } | SubscribedRoom::Refused { room, .. }) = result;
+                let (SubscribedRoom::Ok { room, .. } | SubscribedRoom::Refused { room, .. }) =
+                    result;
                 if waiter.rooms.remove(room) || (waiter.all && all) {
                     waiter.results.push(result.clone());
                 }
@@ -236,7 +355,9 @@ impl Core {
 
     fn answer_waiters(&mut self) {
         let done = |waiter: &Waiter| waiter.rooms.is_empty() && !waiter.all;
-        let (answered, others) = std::mem::take(&mut self.waiters).into_iter().partition(done);
+        let (answered, others) = std::mem::take(&mut self.waiters)
+            .into_iter()
+            .partition(done);
         self.waiters = others;
         let answer = |waiter: Waiter| drop(waiter.reply.send(Ok(waiter.results)));
         Vec::into_iter(answered).for_each(answer);
@@ -244,8 +365,9 @@ impl Core {
 
     pub(super) fn tick_subscriptions(&mut self, now: Instant) {
         if self.waiters.iter().any(|waiter| waiter.deadline <= now) {
-            let (late, others) =
-                std::mem::take(&mut self.waiters).into_iter().partition(|waiter: &Waiter| waiter.deadline <= now);
+            let (late, others) = std::mem::take(&mut self.waiters)
+                .into_iter()
+                .partition(|waiter: &Waiter| waiter.deadline <= now);
             self.waiters = others;
             let answer = |waiter: Waiter| drop(waiter.reply.send(Err(RequestError::TimedOut)));
             Vec::into_iter(late).for_each(answer);
@@ -263,7 +385,9 @@ impl Core {
 
     /// Whether a slot has everything that was missed: nothing asked is unanswered, no room is behind.
     pub(super) fn check_resumed(&mut self, slot: Slot, now: Instant) {
-        let Some(connection) = &mut self.slots[slot.index()] else { return };
+        let Some(connection) = &mut self.slots[slot.index()] else {
+            return;
+        };
         if !connection.subscribing.is_empty() {
             return;
         }

@@ -32,7 +32,14 @@ impl Tcp {
     pub(crate) fn new(stream: TcpStream, read_buffer: usize, max_frame: usize) -> Self {
         let incoming = BytesMut::new();
         let outgoing = BytesMut::new();
-        Self { stream, incoming, outgoing, read_buffer: read_buffer.max(64), max_frame, lost: None }
+        Self {
+            stream,
+            incoming,
+            outgoing,
+            read_buffer: read_buffer.max(64),
+            max_frame,
+            lost: None,
+        }
     }
 
     pub(super) fn write(&mut self, request: &Request) {
@@ -46,7 +53,9 @@ impl Tcp {
     pub(super) fn poll_write(&mut self, context: &mut Context<'_>) -> Result<(), Loss> {
         while !self.outgoing.is_empty() {
             match Pin::new(&mut self.stream).poll_write(context, &self.outgoing) {
-                Poll::Ready(Ok(0)) => return Err(broken(&io::Error::from(io::ErrorKind::WriteZero))),
+                Poll::Ready(Ok(0)) => {
+                    return Err(broken(&io::Error::from(io::ErrorKind::WriteZero)));
+                }
                 Poll::Ready(Ok(written)) => self.outgoing.advance(written),
                 Poll::Ready(Err(error)) => return self.unless_readable(context, &error),
                 Poll::Pending => return Ok(()),
@@ -59,7 +68,11 @@ impl Tcp {
     }
 
     /// A write that fails may only mean that the server has closed; what it said before that is still to be read.
-    fn unless_readable(&mut self, context: &mut Context<'_>, error: &io::Error) -> Result<(), Loss> {
+    fn unless_readable(
+        &mut self,
+        context: &mut Context<'_>,
+        error: &io::Error,
+    ) -> Result<(), Loss> {
         self.outgoing.clear();
         match self.poll_fill(context) {
             Poll::Ready(Ok(read)) if read > 0 => Ok(()),
@@ -88,7 +101,9 @@ impl Tcp {
                     return self.lose(closed("the server closed the connection"));
                 }
                 Poll::Ready(Ok(0)) => {
-                    return self.lose(closed("the server closed the connection in the middle of a frame"));
+                    return self.lose(closed(
+                        "the server closed the connection in the middle of a frame",
+                    ));
                 }
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) => return self.lose(broken(&error)),
@@ -120,5 +135,8 @@ impl Tcp {
 }
 
 fn closed(reason: &str) -> Loss {
-    Loss { code: None, reason: reason.to_owned() }
+    Loss {
+        code: None,
+        reason: reason.to_owned(),
+    }
 }

@@ -29,9 +29,21 @@ pub(crate) struct WebSocket {
 }
 
 impl WebSocket {
-    pub(crate) fn new(stream: WebSocketStream<TcpStream>, encoding: Encoding, max_frame: usize) -> Self {
+    pub(crate) fn new(
+        stream: WebSocketStream<TcpStream>,
+        encoding: Encoding,
+        max_frame: usize,
+    ) -> Self {
         let outgoing = VecDeque::new();
-        Self { stream, encoding, outgoing, backlog: 0, unflushed: false, max_frame, lost: None }
+        Self {
+            stream,
+            encoding,
+            outgoing,
+            backlog: 0,
+            unflushed: false,
+            max_frame,
+            lost: None,
+        }
     }
 
     pub(super) fn write(&mut self, request: &Request) {
@@ -90,25 +102,35 @@ impl WebSocket {
                 return Poll::Ready(Err(loss.clone()));
             }
             let loss = match std::task::ready!(Pin::new(&mut self.stream).poll_next(context)) {
-                Some(Ok(Message::Binary(frame))) => match codec::decode_message(frame, self.max_frame) {
-                    Ok(Some(response)) => return Poll::Ready(Ok(response)),
-                    Ok(None) => continue,
-                    Err(error) => bad_frame(&error),
-                },
+                Some(Ok(Message::Binary(frame))) => {
+                    match codec::decode_message(frame, self.max_frame) {
+                        Ok(Some(response)) => return Poll::Ready(Ok(response)),
+                        Ok(None) => continue,
+                        Err(error) => bad_frame(&error),
+                    }
+                }
                 Some(Ok(Message::Text(text))) => match codec::decode_json(text.as_bytes()) {
                     Ok(Some(response)) => return Poll::Ready(Ok(response)),
                     Ok(None) => continue,
                     Err(error) => bad_frame(&error),
                 },
                 Some(Ok(Message::Close(close))) => {
-                    let (code, text) = close
-                        .map_or((None, String::new()), |close| (Some(u16::from(close.code)), close.reason.to_string()));
-                    let reason = if text.is_empty() { "the server closed the connection".to_owned() } else { text };
+                    let (code, text) = close.map_or((None, String::new()), |close| {
+                        (Some(u16::from(close.code)), close.reason.to_string())
+                    });
+                    let reason = if text.is_empty() {
+                        "the server closed the connection".to_owned()
+                    } else {
+                        text
+                    };
                     Loss { code, reason }
                 }
                 Some(Ok(_)) => continue,
                 Some(Err(error)) => broken(&error),
-                None => Loss { code: None, reason: "the server closed the connection".to_owned() },
+                None => Loss {
+                    code: None,
+                    reason: "the server closed the connection".to_owned(),
+                },
             };
             self.lost = Some(loss);
         }

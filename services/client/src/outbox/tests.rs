@@ -9,16 +9,29 @@ const LIMITS: Limits = Limits {
     in_flight: 8,
     in_flight_per_room: 4,
     attempt_timeout: Duration::from_secs(10),
-    backoff: Backoff { base: Duration::from_millis(100), max: Duration::from_secs(1) },
+    backoff: Backoff {
+        base: Duration::from_millis(100),
+        max: Duration::from_secs(1),
+    },
 };
 
 fn send(room: &str, client_id: &str) -> PendingSend {
     let room = RoomId::new(room).unwrap();
-    PendingSend { room, client_id: client_id.to_owned(), kind: "text".to_owned(), body: Body::Text(Bytes::new()) }
+    PendingSend {
+        room,
+        client_id: client_id.to_owned(),
+        kind: "text".to_owned(),
+        body: Body::Text(Bytes::new()),
+    }
 }
 
 fn error(code: ErrorCode) -> Error {
-    Error { code, text: String::new(), retryable: code.retryable(), field: None }
+    Error {
+        code,
+        text: String::new(),
+        retryable: code.retryable(),
+        field: None,
+    }
 }
 
 struct Desk {
@@ -29,11 +42,16 @@ struct Desk {
 
 impl Desk {
     fn new() -> Self {
-        Self { outbox: Outbox::new(LIMITS), now: Instant::now(), req: 0 }
+        Self {
+            outbox: Outbox::new(LIMITS),
+            now: Instant::now(),
+            req: 0,
+        }
     }
 
     fn push(&mut self, room: &str, name: &'static str) {
-        self.outbox.push(send(room, name), self.now + Duration::from_secs(30), name);
+        self.outbox
+            .push(send(room, name), self.now + Duration::from_secs(30), name);
     }
 
     /// Everything that may be written now: (request number, client id).
@@ -54,7 +72,8 @@ impl Desk {
     }
 
     fn acked(&mut self, req: u32, room: &str, client_id: &str) -> Option<&'static str> {
-        self.outbox.acked(req, &RoomId::new(room).unwrap(), client_id)
+        self.outbox
+            .acked(req, &RoomId::new(room).unwrap(), client_id)
     }
 
     fn names(&mut self) -> Vec<String> {
@@ -76,7 +95,11 @@ async fn sends_are_written_in_order_up_to_the_limits() {
     desk.push("b", "b1");
     let written = desk.write();
     let names: Vec<_> = written.iter().map(|(_, name)| name.as_str()).collect();
-    assert_eq!(names, ["a1", "a2", "a3", "a4", "b1"], "four per room, and a full room stops no other");
+    assert_eq!(
+        names,
+        ["a1", "a2", "a3", "a4", "b1"],
+        "four per room, and a full room stops no other"
+    );
     assert_eq!(desk.acked(written[0].0, "a", "a1"), Some("a1"));
     assert_eq!(desk.names(), ["a5"]);
 }
@@ -97,11 +120,14 @@ async fn after_a_disconnect_everything_unanswered_is_written_again_in_order() {
 #[tokio::test(start_paused = true)]
 async fn a_retryable_error_holds_the_room_until_what_is_in_flight_there_is_answered() {
     let mut desk = Desk::new();
-    ["1", "2", "3"].into_iter().for_each(|name| desk.push("a", name));
+    ["1", "2", "3"]
+        .into_iter()
+        .for_each(|name| desk.push("a", name));
     let written = desk.write();
     desk.push("a", "4");
     assert!(matches!(
-        desk.outbox.refused(written[0].0, error(ErrorCode::RateLimited), desk.now, 1.0),
+        desk.outbox
+            .refused(written[0].0, error(ErrorCode::RateLimited), desk.now, 1.0),
         Refusal::Retried
     ));
     desk.push("b", "elsewhere");
@@ -109,16 +135,24 @@ async fn a_retryable_error_holds_the_room_until_what_is_in_flight_there_is_answe
     assert!(desk.pass(Duration::from_secs(1)).is_empty());
     assert_eq!(desk.names(), [""; 0], "2 and 3 are in flight");
     assert!(matches!(
-        desk.outbox.refused(written[1].0, error(ErrorCode::RateLimited), desk.now, 1.0),
+        desk.outbox
+            .refused(written[1].0, error(ErrorCode::RateLimited), desk.now, 1.0),
         Refusal::Retried
     ));
     desk.acked(written[2].0, "a", "3");
     assert_eq!(desk.names(), [""; 0], "the wait goes on");
-    assert_eq!(desk.outbox.timer(), Some(desk.now + Duration::from_millis(100)));
+    assert_eq!(
+        desk.outbox.timer(),
+        Some(desk.now + Duration::from_millis(100))
+    );
     desk.pass(Duration::from_millis(100));
     for name in ["1", "2", "4"] {
         let written = desk.write();
-        assert_eq!(written.len(), 1, "one at a time, until the room has caught up");
+        assert_eq!(
+            written.len(),
+            1,
+            "one at a time, until the room has caught up"
+        );
         assert_eq!(written[0].1, name);
         desk.acked(written[0].0, "a", name);
     }
@@ -131,8 +165,19 @@ async fn a_final_error_ends_the_send_only() {
     let mut desk = Desk::new();
     ["1", "2"].into_iter().for_each(|name| desk.push("a", name));
     let written = desk.write();
-    let refusal = desk.outbox.refused(written[0].0, error(ErrorCode::NotAMember), desk.now, 1.0);
-    assert!(matches!(refusal, Refusal::Final("1", Error { code: ErrorCode::NotAMember, .. })));
+    let refusal = desk
+        .outbox
+        .refused(written[0].0, error(ErrorCode::NotAMember), desk.now, 1.0);
+    assert!(matches!(
+        refusal,
+        Refusal::Final(
+            "1",
+            Error {
+                code: ErrorCode::NotAMember,
+                ..
+            }
+        )
+    ));
     assert_eq!(desk.outbox.in_flight(), 1);
 }
 
@@ -148,7 +193,11 @@ async fn an_attempt_without_answer_is_made_again_and_a_late_answer_still_counts(
     assert_ne!(second[0].0, first[0].0);
     assert_eq!(desk.acked(first[0].0, "a", "1"), Some("1"));
     assert_eq!(desk.outbox.in_flight(), 0);
-    assert_eq!(desk.acked(second[0].0, "a", "1"), None, "the second answer finds nobody");
+    assert_eq!(
+        desk.acked(second[0].0, "a", "1"),
+        None,
+        "the second answer finds nobody"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -166,15 +215,24 @@ async fn the_deadline_tells_what_was_never_stored_from_what_may_be() {
     }
     let written = desk.write();
     (0..5).for_each(|_| desk.push("written", "never"));
-    desk.outbox.refused(written[1].0, error(ErrorCode::RateLimited), desk.now, 1.0);
-    desk.outbox.refused(written[2].0, error(ErrorCode::Unavailable), desk.now, 1.0);
+    desk.outbox
+        .refused(written[1].0, error(ErrorCode::RateLimited), desk.now, 1.0);
+    desk.outbox
+        .refused(written[2].0, error(ErrorCode::Unavailable), desk.now, 1.0);
     let mut ended = desk.pass(Duration::from_secs(30));
     ended.sort_by_key(|(name, _)| *name);
     let limited = Unanswered::NotStored(Some(error(ErrorCode::RateLimited)));
     let unsure = Unanswered::Unknown(Some(error(ErrorCode::Unavailable)));
     assert_eq!(ended[0], ("l", limited));
-    assert!(ended[1..6].iter().all(|end| *end == ("never", Unanswered::NotStored(None))));
-    assert_eq!(ended[6..], [("u", unsure), ("w", Unanswered::Unknown(None))]);
+    assert!(
+        ended[1..6]
+            .iter()
+            .all(|end| *end == ("never", Unanswered::NotStored(None)))
+    );
+    assert_eq!(
+        ended[6..],
+        [("u", unsure), ("w", Unanswered::Unknown(None))]
+    );
     desk.pass(Duration::from_secs(1));
     assert_eq!(desk.outbox.timer(), None);
 }
@@ -184,8 +242,10 @@ async fn ticking_at_the_timer_never_leaves_the_timer_in_the_past() {
     let mut desk = Desk::new();
     ["1", "2"].into_iter().for_each(|name| desk.push("a", name));
     let written = desk.write();
-    desk.outbox.refused(written[0].0, error(ErrorCode::RateLimited), desk.now, 1.0);
-    desk.outbox.refused(written[1].0, error(ErrorCode::RateLimited), desk.now, 1.0);
+    desk.outbox
+        .refused(written[0].0, error(ErrorCode::RateLimited), desk.now, 1.0);
+    desk.outbox
+        .refused(written[1].0, error(ErrorCode::RateLimited), desk.now, 1.0);
     while let Some(at) = desk.outbox.timer() {
         assert!(at >= desk.now);
         desk.now = at;
@@ -199,7 +259,8 @@ async fn a_late_answer_counts_for_the_room_it_names_only() {
     let mut desk = Desk::new();
     let client_id = |room| send(room, "1");
     for room in ["a", "b"] {
-        desk.outbox.push(client_id(room), desk.now + Duration::from_secs(30), room);
+        desk.outbox
+            .push(client_id(room), desk.now + Duration::from_secs(30), room);
     }
     let first = desk.write();
     desk.pass(LIMITS.attempt_timeout);
@@ -215,29 +276,55 @@ async fn a_late_answer_counts_for_the_room_it_names_only() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_after_an_attempt_without_answer_does_not_say_that_it_is_not_stored() {
-    for unsure in ["lost with the connection", "out of time", "answered that nobody knows"] {
+    for unsure in [
+        "lost with the connection",
+        "out of time",
+        "answered that nobody knows",
+    ] {
         let mut desk = Desk::new();
         desk.push("a", "1");
         let first = desk.write();
         match unsure {
             "lost with the connection" => desk.outbox.disconnected(),
             "out of time" => drop(desk.pass(LIMITS.attempt_timeout)),
-            _ => drop(desk.outbox.refused(first[0].0, error(ErrorCode::Unavailable), desk.now, 1.0)),
+            _ => {
+                drop(
+                    desk.outbox
+                        .refused(first[0].0, error(ErrorCode::Unavailable), desk.now, 1.0),
+                )
+            }
         }
         desk.pass(Duration::from_secs(1));
         let second = desk.write();
-        let refusal = desk.outbox.refused(second[0].0, error(ErrorCode::NotAMember), desk.now, 1.0);
-        let unsure_end = matches!(refusal, Refusal::Unsure("1", Error { code: ErrorCode::NotAMember, .. }));
+        let refusal = desk
+            .outbox
+            .refused(second[0].0, error(ErrorCode::NotAMember), desk.now, 1.0);
+        let unsure_end = matches!(
+            refusal,
+            Refusal::Unsure(
+                "1",
+                Error {
+                    code: ErrorCode::NotAMember,
+                    ..
+                }
+            )
+        );
         assert!(unsure_end, "{unsure}: {refusal:?}");
     }
     let mut desk = Desk::new();
     desk.push("a", "1");
     let first = desk.write();
-    desk.outbox.refused(first[0].0, error(ErrorCode::RateLimited), desk.now, 1.0);
+    desk.outbox
+        .refused(first[0].0, error(ErrorCode::RateLimited), desk.now, 1.0);
     desk.pass(Duration::from_secs(1));
     let second = desk.write();
-    let refusal = desk.outbox.refused(second[0].0, error(ErrorCode::NotAMember), desk.now, 1.0);
-    assert!(matches!(refusal, Refusal::Final("1", _)), "each answer said that it is not stored");
+    let refusal = desk
+        .outbox
+        .refused(second[0].0, error(ErrorCode::NotAMember), desk.now, 1.0);
+    assert!(
+        matches!(refusal, Refusal::Final("1", _)),
+        "each answer said that it is not stored"
+    );
 }
 
 #[derive(Debug, Clone)]

@@ -24,11 +24,19 @@ fn message(room: &str, epoch: Epoch, seq: Seq) -> Message {
 }
 
 fn at(room: &str, epoch: Epoch, seq: Option<Seq>) -> Position {
-    Position { room: id(room), epoch, seq }
+    Position {
+        room: id(room),
+        epoch,
+        seq,
+    }
 }
 
 fn standing(epoch: Epoch, head: Seq, joined: Seq) -> Standing {
-    Standing { epoch, head, joined }
+    Standing {
+        epoch,
+        head,
+        joined,
+    }
 }
 
 /// One room "r" at (1, 10), asked for on both slots.
@@ -42,11 +50,29 @@ fn rooms() -> Rooms {
 #[test]
 fn a_room_goes_on_where_it_was_and_repeats_are_dropped() {
     let mut rooms = rooms();
-    rooms.subscribed(Slot::A, false, &id("r"), standing(1, 12, 0), Some(&at("r", 1, Some(10))));
-    assert_eq!(rooms.message(Slot::A, true, &message("r", 1, 11)), Verdict::Deliver);
-    assert_eq!(rooms.message(Slot::A, true, &message("r", 1, 11)), Verdict::Repeat);
-    assert_eq!(rooms.message(Slot::A, true, &message("r", 1, 3)), Verdict::Repeat);
-    assert_eq!(rooms.message(Slot::A, true, &message("r", 1, 12)), Verdict::Deliver);
+    rooms.subscribed(
+        Slot::A,
+        false,
+        &id("r"),
+        standing(1, 12, 0),
+        Some(&at("r", 1, Some(10))),
+    );
+    assert_eq!(
+        rooms.message(Slot::A, true, &message("r", 1, 11)),
+        Verdict::Deliver
+    );
+    assert_eq!(
+        rooms.message(Slot::A, true, &message("r", 1, 11)),
+        Verdict::Repeat
+    );
+    assert_eq!(
+        rooms.message(Slot::A, true, &message("r", 1, 3)),
+        Verdict::Repeat
+    );
+    assert_eq!(
+        rooms.message(Slot::A, true, &message("r", 1, 12)),
+        Verdict::Deliver
+    );
     assert_eq!(rooms.place(&id("r")), Some((1, 12)));
 }
 
@@ -54,38 +80,104 @@ fn a_room_goes_on_where_it_was_and_repeats_are_dropped() {
 fn a_room_heard_from_now_on_begins_after_the_head() {
     let mut rooms = Rooms::new(vec![at("r", 0, None)], false);
     rooms.ask(Slot::A);
-    let heard = rooms.subscribed(Slot::A, false, &id("r"), standing(5, 40, 0), Some(&at("r", 0, None)));
-    assert_eq!(heard, Heard { after: 40, new: false, fetch: false, unwanted: false });
-    assert_eq!(rooms.message(Slot::A, true, &message("r", 5, 40)), Verdict::Repeat);
-    assert_eq!(rooms.message(Slot::A, true, &message("r", 5, 41)), Verdict::Deliver);
+    let heard = rooms.subscribed(
+        Slot::A,
+        false,
+        &id("r"),
+        standing(5, 40, 0),
+        Some(&at("r", 0, None)),
+    );
+    assert_eq!(
+        heard,
+        Heard {
+            after: 40,
+            new: false,
+            fetch: false,
+            unwanted: false
+        }
+    );
+    assert_eq!(
+        rooms.message(Slot::A, true, &message("r", 5, 40)),
+        Verdict::Repeat
+    );
+    assert_eq!(
+        rooms.message(Slot::A, true, &message("r", 5, 41)),
+        Verdict::Deliver
+    );
 }
 
 #[test]
 fn a_gap_is_asked_for_once_and_a_second_one_is_told_apart() {
     let mut rooms = rooms();
-    assert_eq!(rooms.message(Slot::A, true, &message("r", 1, 12)), Verdict::Gap);
-    assert_eq!(rooms.message(Slot::A, true, &message("r", 1, 13)), Verdict::Repairing);
-    assert_eq!(rooms.ask_again(Slot::A, &id("r")), Some(at("r", 1, Some(10))));
-    rooms.subscribed(Slot::A, true, &id("r"), standing(1, 13, 0), Some(&at("r", 1, Some(10))));
-    assert_eq!(rooms.message(Slot::A, true, &message("r", 1, 13)), Verdict::GapAgain);
-    assert_eq!(rooms.message(Slot::A, true, &message("r", 1, 11)), Verdict::Deliver);
-    assert_eq!(rooms.message(Slot::A, true, &message("r", 1, 13)), Verdict::Gap, "a new one");
+    assert_eq!(
+        rooms.message(Slot::A, true, &message("r", 1, 12)),
+        Verdict::Gap
+    );
+    assert_eq!(
+        rooms.message(Slot::A, true, &message("r", 1, 13)),
+        Verdict::Repairing
+    );
+    assert_eq!(
+        rooms.ask_again(Slot::A, &id("r")),
+        Some(at("r", 1, Some(10)))
+    );
+    rooms.subscribed(
+        Slot::A,
+        true,
+        &id("r"),
+        standing(1, 13, 0),
+        Some(&at("r", 1, Some(10))),
+    );
+    assert_eq!(
+        rooms.message(Slot::A, true, &message("r", 1, 13)),
+        Verdict::GapAgain
+    );
+    assert_eq!(
+        rooms.message(Slot::A, true, &message("r", 1, 11)),
+        Verdict::Deliver
+    );
+    assert_eq!(
+        rooms.message(Slot::A, true, &message("r", 1, 13)),
+        Verdict::Gap,
+        "a new one"
+    );
 }
 
 #[test]
 fn a_reset_takes_back_what_is_beyond_it() {
     let mut rooms = rooms();
-    rooms.subscribed(Slot::A, false, &id("r"), standing(2, 9, 0), Some(&at("r", 1, Some(10))));
+    rooms.subscribed(
+        Slot::A,
+        false,
+        &id("r"),
+        standing(2, 9, 0),
+        Some(&at("r", 1, Some(10))),
+    );
     assert!(rooms.reset(Slot::A, true, &id("r"), 2, 7));
-    assert_eq!(rooms.message(Slot::A, true, &message("r", 2, 8)), Verdict::Deliver);
-    assert!(!rooms.reset(Slot::A, true, &id("r"), 3, 20), "nothing was beyond");
-    assert_eq!(rooms.message(Slot::A, true, &message("r", 3, 9)), Verdict::Deliver);
+    assert_eq!(
+        rooms.message(Slot::A, true, &message("r", 2, 8)),
+        Verdict::Deliver
+    );
+    assert!(
+        !rooms.reset(Slot::A, true, &id("r"), 3, 20),
+        "nothing was beyond"
+    );
+    assert_eq!(
+        rooms.message(Slot::A, true, &message("r", 3, 9)),
+        Verdict::Deliver
+    );
 }
 
 #[test]
 fn a_position_beyond_the_head_of_its_own_epoch_is_reset_too() {
     let mut rooms = rooms();
-    rooms.subscribed(Slot::A, false, &id("r"), standing(1, 5, 0), Some(&at("r", 1, Some(10))));
+    rooms.subscribed(
+        Slot::A,
+        false,
+        &id("r"),
+        standing(1, 5, 0),
+        Some(&at("r", 1, Some(10))),
+    );
     assert!(rooms.reset(Slot::A, true, &id("r"), 1, 5));
     assert_eq!(rooms.place(&id("r")), Some((1, 5)));
 }
@@ -93,78 +185,208 @@ fn a_position_beyond_the_head_of_its_own_epoch_is_reset_too() {
 #[test]
 fn two_connections_are_merged_into_one_order() {
     let mut rooms = rooms();
-    assert_eq!(rooms.message(Slot::A, false, &message("r", 1, 11)), Verdict::Deliver);
-    assert_eq!(rooms.message(Slot::B, false, &message("r", 1, 11)), Verdict::Repeat);
-    assert_eq!(rooms.message(Slot::B, false, &message("r", 1, 12)), Verdict::Deliver);
-    assert_eq!(rooms.message(Slot::A, false, &message("r", 1, 12)), Verdict::Repeat);
-    assert_eq!(rooms.message(Slot::A, false, &message("r", 1, 13)), Verdict::Deliver);
+    assert_eq!(
+        rooms.message(Slot::A, false, &message("r", 1, 11)),
+        Verdict::Deliver
+    );
+    assert_eq!(
+        rooms.message(Slot::B, false, &message("r", 1, 11)),
+        Verdict::Repeat
+    );
+    assert_eq!(
+        rooms.message(Slot::B, false, &message("r", 1, 12)),
+        Verdict::Deliver
+    );
+    assert_eq!(
+        rooms.message(Slot::A, false, &message("r", 1, 12)),
+        Verdict::Repeat
+    );
+    assert_eq!(
+        rooms.message(Slot::A, false, &message("r", 1, 13)),
+        Verdict::Deliver
+    );
 }
 
 #[test]
 fn the_news_of_a_reset_counts_once_over_two_connections() {
     let mut rooms = rooms();
     assert!(rooms.reset(Slot::B, false, &id("r"), 2, 6));
-    assert_eq!(rooms.message(Slot::A, false, &message("r", 1, 11)), Verdict::Stale, "the old node has not heard yet");
-    assert_eq!(rooms.message(Slot::B, false, &message("r", 2, 7)), Verdict::Deliver);
-    assert_eq!(rooms.message(Slot::B, false, &message("r", 2, 8)), Verdict::Deliver);
+    assert_eq!(
+        rooms.message(Slot::A, false, &message("r", 1, 11)),
+        Verdict::Stale,
+        "the old node has not heard yet"
+    );
+    assert_eq!(
+        rooms.message(Slot::B, false, &message("r", 2, 7)),
+        Verdict::Deliver
+    );
+    assert_eq!(
+        rooms.message(Slot::B, false, &message("r", 2, 8)),
+        Verdict::Deliver
+    );
     assert!(!rooms.reset(Slot::A, false, &id("r"), 2, 6), "old news");
-    assert_eq!(rooms.message(Slot::A, false, &message("r", 2, 7)), Verdict::Repeat);
-    assert_eq!(rooms.message(Slot::A, false, &message("r", 2, 8)), Verdict::Repeat);
-    assert_eq!(rooms.message(Slot::A, false, &message("r", 2, 9)), Verdict::Deliver);
+    assert_eq!(
+        rooms.message(Slot::A, false, &message("r", 2, 7)),
+        Verdict::Repeat
+    );
+    assert_eq!(
+        rooms.message(Slot::A, false, &message("r", 2, 8)),
+        Verdict::Repeat
+    );
+    assert_eq!(
+        rooms.message(Slot::A, false, &message("r", 2, 9)),
+        Verdict::Deliver
+    );
 }
 
 #[test]
 fn a_phantom_of_the_old_connection_is_taken_back_when_the_new_one_brings_the_real_message() {
     let mut rooms = rooms();
-    rooms.subscribed(Slot::B, true, &id("r"), standing(2, 10, 0), Some(&at("r", 1, Some(10))));
-    assert_eq!(rooms.message(Slot::A, false, &message("r", 1, 11)), Verdict::Deliver, "nobody knows better yet");
-    assert_eq!(rooms.message(Slot::B, false, &message("r", 2, 11)), Verdict::DeliverAfterReset { keep: 10 });
-    assert_eq!(rooms.message(Slot::B, false, &message("r", 2, 12)), Verdict::Deliver);
+    rooms.subscribed(
+        Slot::B,
+        true,
+        &id("r"),
+        standing(2, 10, 0),
+        Some(&at("r", 1, Some(10))),
+    );
+    assert_eq!(
+        rooms.message(Slot::A, false, &message("r", 1, 11)),
+        Verdict::Deliver,
+        "nobody knows better yet"
+    );
+    assert_eq!(
+        rooms.message(Slot::B, false, &message("r", 2, 11)),
+        Verdict::DeliverAfterReset { keep: 10 }
+    );
+    assert_eq!(
+        rooms.message(Slot::B, false, &message("r", 2, 12)),
+        Verdict::Deliver
+    );
 }
 
 #[test]
 fn a_connection_left_alone_in_the_past_is_asked_where_the_log_stands() {
     let mut rooms = rooms();
-    rooms.subscribed(Slot::B, true, &id("r"), standing(5, 10, 0), Some(&at("r", 1, Some(10))));
-    assert_eq!(rooms.message(Slot::B, false, &message("r", 5, 11)), Verdict::Deliver);
-    assert_eq!(rooms.message(Slot::A, false, &message("r", 2, 12)), Verdict::Stale);
-    assert_eq!(rooms.message(Slot::A, true, &message("r", 3, 12)), Verdict::Gap);
-    assert_eq!(rooms.ask_again(Slot::A, &id("r")), Some(at("r", 5, Some(11))));
-    assert!(!rooms.reset(Slot::A, true, &id("r"), 4, 10), "from before the question");
-    assert_eq!(rooms.message(Slot::A, true, &message("r", 4, 12)), Verdict::Repairing);
-    rooms.subscribed(Slot::A, true, &id("r"), standing(5, 12, 0), Some(&at("r", 5, Some(11))));
-    assert_eq!(rooms.message(Slot::A, true, &message("r", 5, 12)), Verdict::Deliver);
+    rooms.subscribed(
+        Slot::B,
+        true,
+        &id("r"),
+        standing(5, 10, 0),
+        Some(&at("r", 1, Some(10))),
+    );
+    assert_eq!(
+        rooms.message(Slot::B, false, &message("r", 5, 11)),
+        Verdict::Deliver
+    );
+    assert_eq!(
+        rooms.message(Slot::A, false, &message("r", 2, 12)),
+        Verdict::Stale
+    );
+    assert_eq!(
+        rooms.message(Slot::A, true, &message("r", 3, 12)),
+        Verdict::Gap
+    );
+    assert_eq!(
+        rooms.ask_again(Slot::A, &id("r")),
+        Some(at("r", 5, Some(11)))
+    );
+    assert!(
+        !rooms.reset(Slot::A, true, &id("r"), 4, 10),
+        "from before the question"
+    );
+    assert_eq!(
+        rooms.message(Slot::A, true, &message("r", 4, 12)),
+        Verdict::Repairing
+    );
+    rooms.subscribed(
+        Slot::A,
+        true,
+        &id("r"),
+        standing(5, 12, 0),
+        Some(&at("r", 5, Some(11))),
+    );
+    assert_eq!(
+        rooms.message(Slot::A, true, &message("r", 5, 12)),
+        Verdict::Deliver
+    );
 }
 
 #[test]
 fn what_one_connection_leaves_out_the_other_does_not_hide() {
     let mut rooms = rooms();
-    rooms.subscribed(Slot::A, false, &id("r"), standing(1, 10, 0), Some(&at("r", 1, Some(10))));
-    rooms.subscribed(Slot::B, true, &id("r"), standing(1, 10, 0), Some(&at("r", 1, Some(10))));
-    assert_eq!(rooms.message(Slot::A, false, &message("r", 1, 11)), Verdict::Deliver);
-    assert_eq!(rooms.message(Slot::B, false, &message("r", 1, 12)), Verdict::Gap, "it has not brought 11");
-    assert_eq!(rooms.message(Slot::A, false, &message("r", 1, 12)), Verdict::Deliver);
+    rooms.subscribed(
+        Slot::A,
+        false,
+        &id("r"),
+        standing(1, 10, 0),
+        Some(&at("r", 1, Some(10))),
+    );
+    rooms.subscribed(
+        Slot::B,
+        true,
+        &id("r"),
+        standing(1, 10, 0),
+        Some(&at("r", 1, Some(10))),
+    );
+    assert_eq!(
+        rooms.message(Slot::A, false, &message("r", 1, 11)),
+        Verdict::Deliver
+    );
+    assert_eq!(
+        rooms.message(Slot::B, false, &message("r", 1, 12)),
+        Verdict::Gap,
+        "it has not brought 11"
+    );
+    assert_eq!(
+        rooms.message(Slot::A, false, &message("r", 1, 12)),
+        Verdict::Deliver
+    );
 }
 
 #[test]
 fn what_retention_removed_is_told_once() {
     let mut rooms = rooms();
-    assert_eq!(rooms.truncated(Slot::A, true, &id("r"), 11, 20), Some((11, 20)));
+    assert_eq!(
+        rooms.truncated(Slot::A, true, &id("r"), 11, 20),
+        Some((11, 20))
+    );
     assert_eq!(rooms.truncated(Slot::A, true, &id("r"), 11, 20), None);
-    assert_eq!(rooms.message(Slot::A, true, &message("r", 1, 21)), Verdict::Deliver);
-    assert_eq!(rooms.truncated(Slot::A, true, &id("r"), 30, 40), None, "a gap before it shows at the next message");
+    assert_eq!(
+        rooms.message(Slot::A, true, &message("r", 1, 21)),
+        Verdict::Deliver
+    );
+    assert_eq!(
+        rooms.truncated(Slot::A, true, &id("r"), 30, 40),
+        None,
+        "a gap before it shows at the next message"
+    );
 }
 
 #[test]
 fn rooms_that_nobody_asked_for_are_heard_only_when_all_are() {
     let mut some = rooms();
-    assert_eq!(some.message(Slot::A, true, &message("x", 1, 5)), Verdict::NotHeard);
-    assert!(some.subscribed(Slot::A, false, &id("x"), standing(1, 5, 0), None).unwanted);
+    assert_eq!(
+        some.message(Slot::A, true, &message("x", 1, 5)),
+        Verdict::NotHeard
+    );
+    assert!(
+        some.subscribed(Slot::A, false, &id("x"), standing(1, 5, 0), None)
+            .unwanted
+    );
     let mut all = Rooms::new(Vec::new(), true);
-    assert_eq!(all.message(Slot::A, true, &message("x", 1, 5)), Verdict::Deliver);
+    assert_eq!(
+        all.message(Slot::A, true, &message("x", 1, 5)),
+        Verdict::Deliver
+    );
     all.unwant(&id("x"));
-    assert_eq!(all.message(Slot::A, true, &message("x", 1, 6)), Verdict::NotHeard);
-    assert!(all.subscribed(Slot::A, false, &id("x"), standing(1, 6, 0), None).unwanted);
+    assert_eq!(
+        all.message(Slot::A, true, &message("x", 1, 6)),
+        Verdict::NotHeard
+    );
+    assert!(
+        all.subscribed(Slot::A, false, &id("x"), standing(1, 6, 0), None)
+            .unwanted
+    );
 }
 
 #[test]
@@ -173,7 +395,15 @@ fn a_room_joined_while_away_is_heard_from_the_joining_on() {
     let first = all.subscribed(Slot::A, false, &id("old"), standing(1, 50, 3), None);
     assert_eq!((first.after, first.fetch), (50, false));
     let joined = all.subscribed(Slot::A, true, &id("new"), standing(1, 50, 3), None);
-    assert_eq!(joined, Heard { after: 3, new: true, fetch: true, unwanted: false });
+    assert_eq!(
+        joined,
+        Heard {
+            after: 3,
+            new: true,
+            fetch: true,
+            unwanted: false
+        }
+    );
 }
 
 #[test]
@@ -181,9 +411,15 @@ fn a_room_left_is_not_revived_by_a_connection_that_lags() {
     let mut all = Rooms::new(Vec::new(), true);
     all.message(Slot::A, false, &message("x", 1, 5));
     assert!(all.leave(&id("x")));
-    assert_eq!(all.message(Slot::A, false, &message("x", 1, 6)), Verdict::NotHeard);
+    assert_eq!(
+        all.message(Slot::A, false, &message("x", 1, 6)),
+        Verdict::NotHeard
+    );
     all.join(&id("x"), true);
-    assert_eq!(all.message(Slot::A, true, &message("x", 1, 9)), Verdict::Deliver);
+    assert_eq!(
+        all.message(Slot::A, true, &message("x", 1, 9)),
+        Verdict::Deliver
+    );
 }
 
 #[test]
@@ -203,17 +439,42 @@ fn a_log_set_back_to_a_smaller_epoch_is_followed_while_two_connections_deliver()
     let mut rooms = Rooms::new(vec![at("r", 5, Some(10))], false);
     for slot in Slot::BOTH {
         rooms.ask(slot);
-        rooms.subscribed(slot, true, &id("r"), standing(5, 10, 0), Some(&at("r", 5, Some(10))));
+        rooms.subscribed(
+            slot,
+            true,
+            &id("r"),
+            standing(5, 10, 0),
+            Some(&at("r", 5, Some(10))),
+        );
     }
     // The master that began epoch 5 is lost with it; the next one's clock is behind.
     assert!(rooms.reset(Slot::A, false, &id("r"), 3, 8));
-    assert_eq!(rooms.message(Slot::A, false, &message("r", 3, 9)), Verdict::Deliver);
-    assert_eq!(rooms.message(Slot::B, false, &message("r", 5, 11)), Verdict::Stale, "its node has not heard yet");
-    assert_eq!(rooms.message(Slot::A, false, &message("r", 3, 10)), Verdict::Deliver);
+    assert_eq!(
+        rooms.message(Slot::A, false, &message("r", 3, 9)),
+        Verdict::Deliver
+    );
+    assert_eq!(
+        rooms.message(Slot::B, false, &message("r", 5, 11)),
+        Verdict::Stale,
+        "its node has not heard yet"
+    );
+    assert_eq!(
+        rooms.message(Slot::A, false, &message("r", 3, 10)),
+        Verdict::Deliver
+    );
     assert!(!rooms.reset(Slot::B, false, &id("r"), 3, 8), "old news");
-    assert_eq!(rooms.message(Slot::B, false, &message("r", 3, 9)), Verdict::Repeat);
-    assert_eq!(rooms.message(Slot::B, false, &message("r", 3, 10)), Verdict::Repeat);
-    assert_eq!(rooms.message(Slot::B, false, &message("r", 3, 11)), Verdict::Deliver);
+    assert_eq!(
+        rooms.message(Slot::B, false, &message("r", 3, 9)),
+        Verdict::Repeat
+    );
+    assert_eq!(
+        rooms.message(Slot::B, false, &message("r", 3, 10)),
+        Verdict::Repeat
+    );
+    assert_eq!(
+        rooms.message(Slot::B, false, &message("r", 3, 11)),
+        Verdict::Deliver
+    );
     assert_eq!(rooms.place(&id("r")), Some((3, 11)));
 }
 
@@ -222,14 +483,35 @@ fn a_connection_left_alone_in_an_epoch_that_was_taken_back_is_asked_where_the_lo
     let mut rooms = Rooms::new(vec![at("r", 5, Some(10))], false);
     for slot in Slot::BOTH {
         rooms.ask(slot);
-        rooms.subscribed(slot, true, &id("r"), standing(5, 10, 0), Some(&at("r", 5, Some(10))));
+        rooms.subscribed(
+            slot,
+            true,
+            &id("r"),
+            standing(5, 10, 0),
+            Some(&at("r", 5, Some(10))),
+        );
     }
     assert!(rooms.reset(Slot::A, false, &id("r"), 3, 8));
-    assert_eq!(rooms.message(Slot::B, true, &message("r", 5, 11)), Verdict::Gap);
-    assert_eq!(rooms.ask_again(Slot::B, &id("r")), Some(at("r", 3, Some(8))));
+    assert_eq!(
+        rooms.message(Slot::B, true, &message("r", 5, 11)),
+        Verdict::Gap
+    );
+    assert_eq!(
+        rooms.ask_again(Slot::B, &id("r")),
+        Some(at("r", 3, Some(8)))
+    );
     // It is not the past after all: the answer comes after the question.
-    rooms.subscribed(Slot::B, true, &id("r"), standing(5, 10, 0), Some(&at("r", 3, Some(8))));
-    assert_eq!(rooms.message(Slot::B, true, &message("r", 5, 9)), Verdict::Deliver);
+    rooms.subscribed(
+        Slot::B,
+        true,
+        &id("r"),
+        standing(5, 10, 0),
+        Some(&at("r", 3, Some(8))),
+    );
+    assert_eq!(
+        rooms.message(Slot::B, true, &message("r", 5, 9)),
+        Verdict::Deliver
+    );
 }
 
 #[test]
@@ -237,17 +519,41 @@ fn everything_between_the_epochs_of_a_log_set_back_is_the_past() {
     let mut rooms = Rooms::new(vec![at("r", 1, Some(5))], false);
     for slot in Slot::BOTH {
         rooms.ask(slot);
-        rooms.subscribed(slot, true, &id("r"), standing(1, 5, 0), Some(&at("r", 1, Some(5))));
+        rooms.subscribed(
+            slot,
+            true,
+            &id("r"),
+            standing(1, 5, 0),
+            Some(&at("r", 1, Some(5))),
+        );
     }
-    assert_eq!(rooms.message(Slot::A, false, &message("r", 3, 6)), Verdict::Deliver);
+    assert_eq!(
+        rooms.message(Slot::A, false, &message("r", 3, 6)),
+        Verdict::Deliver
+    );
     assert!(rooms.reset(Slot::A, false, &id("r"), 4, 5));
-    assert!(!rooms.reset(Slot::A, false, &id("r"), 2, 5), "nothing was beyond");
-    assert_eq!(rooms.message(Slot::B, false, &message("r", 3, 6)), Verdict::Stale);
+    assert!(
+        !rooms.reset(Slot::A, false, &id("r"), 2, 5),
+        "nothing was beyond"
+    );
+    assert_eq!(
+        rooms.message(Slot::B, false, &message("r", 3, 6)),
+        Verdict::Stale
+    );
     assert!(!rooms.reset(Slot::B, false, &id("r"), 4, 5), "the past");
-    assert_eq!(rooms.message(Slot::A, false, &message("r", 2, 6)), Verdict::Deliver);
+    assert_eq!(
+        rooms.message(Slot::A, false, &message("r", 2, 6)),
+        Verdict::Deliver
+    );
     assert!(!rooms.reset(Slot::B, false, &id("r"), 2, 5), "old news");
-    assert_eq!(rooms.message(Slot::B, false, &message("r", 2, 6)), Verdict::Repeat);
-    assert_eq!(rooms.message(Slot::B, false, &message("r", 2, 7)), Verdict::Deliver);
+    assert_eq!(
+        rooms.message(Slot::B, false, &message("r", 2, 6)),
+        Verdict::Repeat
+    );
+    assert_eq!(
+        rooms.message(Slot::B, false, &message("r", 2, 7)),
+        Verdict::Deliver
+    );
 }
 
 /// A log with a history of failovers, and two nodes that each know it up to some failover.

@@ -12,7 +12,8 @@ use im_wire::code::{CloseCode, ErrorCode};
 use im_wire::frame;
 use im_wire::ids::{Epoch, RoomId, Seq, UserId};
 use im_wire::native::{
-    Body, ClientOp, Error, Message, Position, Request, Response, ServerOp, SubscribedRoom, binary, json,
+    Body, ClientOp, Error, Message, Position, Request, Response, ServerOp, SubscribedRoom, binary,
+    json,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -55,7 +56,11 @@ impl Log {
     }
 
     fn reset_to(&self, epoch: Epoch, seq: Seq) -> Option<Seq> {
-        let bases = self.bases.iter().filter(|(began, _)| *began > epoch).map(|(_, base)| *base);
+        let bases = self
+            .bases
+            .iter()
+            .filter(|(began, _)| *began > epoch)
+            .map(|(_, base)| *base);
         bases.chain([self.head()]).filter(|base| seq > *base).min()
     }
 }
@@ -107,7 +112,10 @@ impl Server {
             heartbeat_ms: 30_000,
             forbidden: HashSet::new(),
         };
-        let world = World { script: Some(script), ..World::default() };
+        let world = World {
+            script: Some(script),
+            ..World::default()
+        };
         Self::join(Arc::new(Mutex::new(world))).await
     }
 
@@ -126,7 +134,12 @@ impl Server {
         };
         let tcp = tcp_listener.local_addr().unwrap();
         let ws = ws_listener.local_addr().unwrap();
-        let server = Self { world, number, tcp, ws };
+        let server = Self {
+            world,
+            number,
+            tcp,
+            ws,
+        };
         tokio::spawn(server.clone().accept(tcp_listener, false));
         tokio::spawn(server.clone().accept(ws_listener, true));
         server
@@ -158,13 +171,19 @@ impl Server {
         let world = self.world();
         let log = world.rooms.get(&RoomId::new(room).unwrap());
         let text = |message: &Message| String::from_utf8_lossy(message.body.bytes()).into_owned();
-        log.map(|log| log.messages.iter().map(text).collect()).unwrap_or_default()
+        log.map(|log| log.messages.iter().map(text).collect())
+            .unwrap_or_default()
     }
 
     /// Users with a connection to this node.
     pub(crate) fn online(&self) -> Vec<String> {
         let world = self.world();
-        world.conns.values().filter(|conn| conn.server == self.number).map(|conn| conn.user.clone()).collect()
+        world
+            .conns
+            .values()
+            .filter(|conn| conn.server == self.number)
+            .map(|conn| conn.user.clone())
+            .collect()
     }
 
     /// Somebody says something.
@@ -189,7 +208,12 @@ impl Server {
 
     /// Says something to every connection of this node.
     pub(crate) fn say(&self, op: &ServerOp) {
-        self.order(|| Order::Say(Response { req: 0, op: op.clone() }));
+        self.order(|| {
+            Order::Say(Response {
+                req: 0,
+                op: op.clone(),
+            })
+        });
     }
 
     pub(crate) fn raw(&self, bytes: &[u8]) {
@@ -207,13 +231,22 @@ impl Server {
     pub(crate) fn close(&self, code: CloseCode) {
         let text = String::new();
         let reconnect = code.reconnect();
-        self.say(&ServerOp::Close { code, text, reconnect, after_ms: 0 });
+        self.say(&ServerOp::Close {
+            code,
+            text,
+            reconnect,
+            after_ms: 0,
+        });
         self.cut();
     }
 
     fn order(&self, order: impl Fn() -> Order) {
         let world = self.world();
-        for conn in world.conns.values().filter(|conn| conn.server == self.number) {
+        for conn in world
+            .conns
+            .values()
+            .filter(|conn| conn.server == self.number)
+        {
             let _ = conn.orders.send(order());
         }
     }
@@ -225,7 +258,12 @@ impl Server {
                 let mut world = self.world();
                 world.next_conn += 1;
                 let number = world.next_conn;
-                let conn = Conn { orders, heard: HashMap::new(), user: String::new(), server: self.number };
+                let conn = Conn {
+                    orders,
+                    heard: HashMap::new(),
+                    user: String::new(),
+                    server: self.number,
+                };
                 world.conns.insert(number, conn);
                 number
             };
@@ -241,7 +279,12 @@ impl Server {
         }
     }
 
-    async fn serve_tcp(&self, number: u64, mut stream: TcpStream, mut ordered: mpsc::UnboundedReceiver<Order>) {
+    async fn serve_tcp(
+        &self,
+        number: u64,
+        mut stream: TcpStream,
+        mut ordered: mpsc::UnboundedReceiver<Order>,
+    ) {
         let mut buffer = BytesMut::new();
         loop {
             tokio::select! {
@@ -264,8 +307,15 @@ impl Server {
         }
     }
 
-    async fn serve_websocket(&self, number: u64, stream: TcpStream, mut ordered: mpsc::UnboundedReceiver<Order>) {
-        let Ok(mut stream) = tokio_tungstenite::accept_async(stream).await else { return };
+    async fn serve_websocket(
+        &self,
+        number: u64,
+        stream: TcpStream,
+        mut ordered: mpsc::UnboundedReceiver<Order>,
+    ) {
+        let Ok(mut stream) = tokio_tungstenite::accept_async(stream).await else {
+            return;
+        };
         let mut text = false;
         loop {
             tokio::select! {
@@ -306,7 +356,10 @@ impl Server {
 
 /// The `sub` of a JWT, believed; of any other token what stands before `#`.
 fn user_of(token: &str) -> String {
-    let payload = token.split('.').nth(1).and_then(|payload| URL_SAFE_NO_PAD.decode(payload).ok());
+    let payload = token
+        .split('.')
+        .nth(1)
+        .and_then(|payload| URL_SAFE_NO_PAD.decode(payload).ok());
     match payload.and_then(|payload| serde_json::from_slice::<serde_json::Value>(&payload).ok()) {
         Some(claims) => claims["sub"].as_str().unwrap_or_default().to_owned(),
         None => token.split('#').next().unwrap_or_default().to_owned(),
@@ -314,15 +367,30 @@ fn user_of(token: &str) -> String {
 }
 
 fn refusal(code: ErrorCode) -> Error {
-    Error { code, text: "as the test wants it".to_owned(), retryable: code.retryable(), field: None }
+    Error {
+        code,
+        text: "as the test wants it".to_owned(),
+        retryable: code.retryable(),
+        field: None,
+    }
 }
 
 impl World {
     fn log(&mut self, room: &RoomId) -> &mut Log {
-        self.rooms.entry(room.clone()).or_insert_with(|| Log { epoch: 1, ..Log::default() })
+        self.rooms.entry(room.clone()).or_insert_with(|| Log {
+            epoch: 1,
+            ..Log::default()
+        })
     }
 
-    fn append(&mut self, room: &RoomId, from: &str, client_id: &str, kind: &str, body: Body) -> (Seq, Epoch, bool) {
+    fn append(
+        &mut self,
+        room: &RoomId,
+        from: &str,
+        client_id: &str,
+        kind: &str,
+        body: Body,
+    ) -> (Seq, Epoch, bool) {
         let log = self.log(room);
         let (epoch, seq) = (log.epoch, log.head() + 1);
         let key = (from.to_owned(), client_id.to_owned());
@@ -353,7 +421,11 @@ impl World {
                 let Some(log) = rooms.get(room) else { continue };
                 let say = |op| drop(orders.send(Order::Say(Response { req: 0, op })));
                 if let Some(base) = log.reset_to(*epoch, *seq) {
-                    say(ServerOp::Reset { room: room.clone(), epoch: log.epoch, seq: base });
+                    say(ServerOp::Reset {
+                        room: room.clone(),
+                        epoch: log.epoch,
+                        seq: base,
+                    });
                     *seq = base;
                 }
                 *epoch = log.epoch;
@@ -371,11 +443,18 @@ impl World {
         if script.mute {
             return;
         }
-        let Some(conn) = self.conns.get_mut(&number) else { return };
+        let Some(conn) = self.conns.get_mut(&number) else {
+            return;
+        };
         let (orders, user, server) = (conn.orders.clone(), conn.user.clone(), conn.server);
         let say = |op| drop(orders.send(Order::Say(Response { req, op })));
         match op {
-            ClientOp::Auth { token, device, resume, .. } => {
+            ClientOp::Auth {
+                token,
+                device,
+                resume,
+                ..
+            } => {
                 if script.expired.contains(&token) {
                     say(ServerOp::Error(refusal(ErrorCode::TokenExpired)));
                     return;
@@ -389,7 +468,11 @@ impl World {
                     node: format!("node-{server}"),
                     heartbeat_ms: script.heartbeat_ms,
                     time_ms,
-                    expires_ms: if script.token_life_ms == 0 { 0 } else { time_ms + script.token_life_ms },
+                    expires_ms: if script.token_life_ms == 0 {
+                        0
+                    } else {
+                        time_ms + script.token_life_ms
+                    },
                 });
                 if !resume.is_empty() {
                     self.subscribe(number, req, resume);
@@ -400,7 +483,12 @@ impl World {
                 conn.heard.retain(|room, _| !rooms.contains(room));
                 say(ServerOp::Done);
             }
-            ClientOp::Send { room, client_id, kind, body } => {
+            ClientOp::Send {
+                room,
+                client_id,
+                kind,
+                body,
+            } => {
                 if script.refuse_sends.0 > 0 {
                     script.refuse_sends.0 -= 1;
                     say(ServerOp::Error(refusal(script.refuse_sends.1)));
@@ -414,61 +502,124 @@ impl World {
                     return;
                 }
                 let id = format!("{room}-{epoch}-{seq}");
-                say(ServerOp::Ack { room, client_id, id, epoch, seq, time_ms: 1_700_000_000_000 + seq, duplicate });
+                say(ServerOp::Ack {
+                    room,
+                    client_id,
+                    id,
+                    epoch,
+                    seq,
+                    time_ms: 1_700_000_000_000 + seq,
+                    duplicate,
+                });
             }
             ClientOp::Signal { room, kind, body } => {
                 say(ServerOp::Done);
-                for conn in self.conns.values().filter(|conn| conn.heard.contains_key(&room)) {
+                for conn in self
+                    .conns
+                    .values()
+                    .filter(|conn| conn.heard.contains_key(&room))
+                {
                     let room = room.to_string();
                     let from = user.clone();
-                    let op = ServerOp::Signal { room, from, kind: kind.clone(), body: body.clone(), operation: 0 };
+                    let op = ServerOp::Signal {
+                        room,
+                        from,
+                        kind: kind.clone(),
+                        body: body.clone(),
+                        operation: 0,
+                    };
                     let _ = conn.orders.send(Order::Say(Response { req: 0, op }));
                 }
             }
-            ClientOp::History { room, after, before, limit } => {
+            ClientOp::History {
+                room,
+                after,
+                before,
+                limit,
+            } => {
                 let log = self.log(&room);
                 let limit = if limit == 0 { 50 } else { limit as usize };
                 let messages: Vec<_> = match (after, before) {
-                    (Some(after), _) => log.messages.iter().filter(|m| m.seq > after).take(limit).cloned().collect(),
+                    (Some(after), _) => log
+                        .messages
+                        .iter()
+                        .filter(|m| m.seq > after)
+                        .take(limit)
+                        .cloned()
+                        .collect(),
                     (None, before) => {
                         let before = before.unwrap_or(Seq::MAX);
-                        let older: Vec<_> = log.messages.iter().filter(|m| m.seq < before).cloned().collect();
+                        let older: Vec<_> = log
+                            .messages
+                            .iter()
+                            .filter(|m| m.seq < before)
+                            .cloned()
+                            .collect();
                         older[older.len().saturating_sub(limit)..].to_vec()
                     }
                 };
-                say(ServerOp::History { room, epoch: log.epoch, head: log.head(), truncated: None, messages });
+                say(ServerOp::History {
+                    room,
+                    epoch: log.epoch,
+                    head: log.head(),
+                    truncated: None,
+                    messages,
+                });
             }
             ClientOp::Read { room, seq } => {
                 let head = self.log(&room).head();
-                say(ServerOp::ReadState { room, read: seq.min(head), head, unread: head.saturating_sub(seq) });
+                say(ServerOp::ReadState {
+                    room,
+                    read: seq.min(head),
+                    head,
+                    unread: head.saturating_sub(seq),
+                });
             }
             ClientOp::Refresh { .. } => {
                 let expires_ms = 1_700_000_000_000 + 10 * script.token_life_ms;
                 say(ServerOp::Refreshed { expires_ms });
             }
-            ClientOp::Ping => say(ServerOp::Pong { time_ms: 1_700_000_000_000 }),
+            ClientOp::Ping => say(ServerOp::Pong {
+                time_ms: 1_700_000_000_000,
+            }),
         }
     }
 
     fn subscribe(&mut self, number: u64, req: u32, positions: Vec<Position>) {
         let forbidden = &self.script.as_ref().unwrap().forbidden;
-        let (refused, allowed): (Vec<_>, Vec<_>) =
-            positions.into_iter().partition(|position| forbidden.contains(position.room.as_str()));
+        let (refused, allowed): (Vec<_>, Vec<_>) = positions
+            .into_iter()
+            .partition(|position| forbidden.contains(position.room.as_str()));
         let refuse = |position: Position| {
             let error = refusal(ErrorCode::NotAMember);
-            SubscribedRoom::Refused { room: position.room, error }
+            SubscribedRoom::Refused {
+                room: position.room,
+                error,
+            }
         };
         let mut rooms: Vec<_> = refused.into_iter().map(refuse).collect();
         for Position { room, epoch, seq } in allowed {
             let log = self.log(&room);
             let (now, head) = (log.epoch, log.head());
             let kind = "open".to_owned();
-            rooms.push(SubscribedRoom::Ok { room: room.clone(), kind, epoch: now, head, read: 0, joined: 0 });
-            let Some(conn) = self.conns.get_mut(&number) else { return };
+            rooms.push(SubscribedRoom::Ok {
+                room: room.clone(),
+                kind,
+                epoch: now,
+                head,
+                read: 0,
+                joined: 0,
+            });
+            let Some(conn) = self.conns.get_mut(&number) else {
+                return;
+            };
             conn.heard.insert(room, (epoch, seq.unwrap_or(head)));
         }
         if let Some(conn) = self.conns.get(&number) {
-            let _ = conn.orders.send(Order::Say(Response { req, op: ServerOp::Subscribed { rooms } }));
+            let _ = conn.orders.send(Order::Say(Response {
+                req,
+                op: ServerOp::Subscribed { rooms },
+            }));
         }
         self.publish();
     }

@@ -93,11 +93,18 @@ impl Admission {
         let address = address.map(|address| self.share_of(address)).transpose()?;
         counts.all += 1;
         metrics::SOCKETS.set(counts.all as i64);
-        Ok(Permit { admission: Arc::clone(self), address, user: None, refusal: None })
+        Ok(Permit {
+            admission: Arc::clone(self),
+            address,
+            user: None,
+            refusal: None,
+        })
     }
 
     fn share_of(&self, address: IpAddr) -> Result<Share<Network>, Refusal> {
-        self.by_address.take(address.into()).ok_or(Refusal::AddressFull)
+        self.by_address
+            .take(address.into())
+            .ok_or(Refusal::AddressFull)
     }
 
     /// A permit for the time that it takes to say why there is none; `None`: too many are being told already.
@@ -107,7 +114,12 @@ impl Admission {
             return None;
         }
         counts.told += 1;
-        Some(Permit { admission: Arc::clone(self), address: None, user: None, refusal: Some(refusal) })
+        Some(Permit {
+            admission: Arc::clone(self),
+            address: None,
+            user: None,
+            refusal: Some(refusal),
+        })
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -137,7 +149,12 @@ impl Permit {
 
     /// Counts it for its user too.
     pub(crate) fn name(&mut self, user: &UserId) -> Result<(), Refusal> {
-        self.user = Some(self.admission.by_user.take(user.clone()).ok_or(Refusal::UserFull)?);
+        self.user = Some(
+            self.admission
+                .by_user
+                .take(user.clone())
+                .ok_or(Refusal::UserFull)?,
+        );
         Ok(())
     }
 }
@@ -176,7 +193,10 @@ mod tests {
         let two = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
         let first = admission.enter(Some(one)).unwrap();
         let _second = admission.enter(Some(one)).unwrap();
-        assert_eq!(admission.enter(Some(one)).unwrap_err(), Refusal::AddressFull);
+        assert_eq!(
+            admission.enter(Some(one)).unwrap_err(),
+            Refusal::AddressFull
+        );
         let _third = admission.enter(Some(two)).unwrap();
         assert_eq!(admission.enter(Some(two)).unwrap_err(), Refusal::Full);
         drop(first);
@@ -188,9 +208,19 @@ mod tests {
         let admission = admission();
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let _first = admission.enter(Some(address("2001:db8:1:2::1"))).unwrap();
-        let _second = admission.enter(Some(address("2001:db8:1:2:ffff::9"))).unwrap();
-        assert_eq!(admission.enter(Some(address("2001:db8:1:2:3:4:5:6"))).unwrap_err(), Refusal::AddressFull);
-        assert!(admission.enter(Some(address("2001:db8:1:3::1"))).is_ok(), "the next /64 is another's");
+        let _second = admission
+            .enter(Some(address("2001:db8:1:2:ffff::9")))
+            .unwrap();
+        assert_eq!(
+            admission
+                .enter(Some(address("2001:db8:1:2:3:4:5:6")))
+                .unwrap_err(),
+            Refusal::AddressFull
+        );
+        assert!(
+            admission.enter(Some(address("2001:db8:1:3::1"))).is_ok(),
+            "the next /64 is another's"
+        );
     }
 
     #[test]
@@ -211,8 +241,10 @@ mod tests {
         let admission = admission();
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let ann = UserId::new("ann").unwrap();
-        let (mut first, mut second) =
-            (admission.enter(Some(address)).unwrap(), admission.enter(Some(address)).unwrap());
+        let (mut first, mut second) = (
+            admission.enter(Some(address)).unwrap(),
+            admission.enter(Some(address)).unwrap(),
+        );
         first.name(&ann).unwrap();
         assert_eq!(second.name(&ann), Err(Refusal::UserFull));
         drop(first);
@@ -222,7 +254,9 @@ mod tests {
     #[test]
     fn only_so_many_are_told_that_they_are_refused() {
         let admission = admission();
-        let told: Vec<_> = (0..MAX_TOLD).map(|_| admission.turn_away(Refusal::Full).unwrap()).collect();
+        let told: Vec<_> = (0..MAX_TOLD)
+            .map(|_| admission.turn_away(Refusal::Full).unwrap())
+            .collect();
         assert!(admission.turn_away(Refusal::Full).is_none());
         assert_eq!(admission.count(), 0);
         drop(told);

@@ -27,7 +27,11 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Option<(usize, Option<IpAddr>)>, Malf
     }
     let header = HeaderResult::parse(bytes);
     if header.is_incomplete() {
-        return if is_v2 && bytes.len() < MOST { Ok(None) } else { Err(Malformed) };
+        return if is_v2 && bytes.len() < MOST {
+            Ok(None)
+        } else {
+            Err(Malformed)
+        };
     }
     let (length, address) = match header {
         HeaderResult::V1(Ok(header)) => {
@@ -49,7 +53,10 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Option<(usize, Option<IpAddr>)>, Malf
         }
         HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => return Err(Malformed),
     };
-    Ok(Some((length, address.map(|address| address.to_canonical()))))
+    Ok(Some((
+        length,
+        address.map(|address| address.to_canonical()),
+    )))
 }
 
 #[cfg(test)]
@@ -74,12 +81,25 @@ mod tests {
     fn both_versions_name_the_client_and_leave_what_follows() {
         let with = |header: &[u8]| [header, b"\0\xff more"].concat();
         let four = b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 3101\r\n";
-        assert_eq!(read(&with(four)), Ok(Some((four.len(), Some(ip("192.0.2.7"))))));
+        assert_eq!(
+            read(&with(four)),
+            Ok(Some((four.len(), Some(ip("192.0.2.7")))))
+        );
         let six = b"PROXY TCP6 2001:db8::7 2001:db8::1 4711 3101\r\n";
-        assert_eq!(read(&with(six)), Ok(Some((six.len(), Some(ip("2001:db8::7"))))));
+        assert_eq!(
+            read(&with(six)),
+            Ok(Some((six.len(), Some(ip("2001:db8::7")))))
+        );
         assert_eq!(read(&with(b"PROXY UNKNOWN\r\n")), Ok(Some((15, None))));
-        let binary = v2(0x21, 0x11, &[192, 0, 2, 9, 198, 51, 100, 1, 0x12, 0x34, 0x0c, 0x1d]);
-        assert_eq!(read(&with(&binary)), Ok(Some((binary.len(), Some(ip("192.0.2.9"))))));
+        let binary = v2(
+            0x21,
+            0x11,
+            &[192, 0, 2, 9, 198, 51, 100, 1, 0x12, 0x34, 0x0c, 0x1d],
+        );
+        assert_eq!(
+            read(&with(&binary)),
+            Ok(Some((binary.len(), Some(ip("192.0.2.9")))))
+        );
         let local = v2(0x20, 0x00, &[]);
         assert_eq!(read(&with(&local)), Ok(Some((local.len(), None))));
     }
@@ -90,13 +110,23 @@ mod tests {
         for length in 0..four.len() {
             assert_eq!(read(&four[..length]), Ok(None), "{length}");
         }
-        let binary = v2(0x21, 0x11, &[192, 0, 2, 9, 198, 51, 100, 1, 0x12, 0x34, 0x0c, 0x1d]);
+        let binary = v2(
+            0x21,
+            0x11,
+            &[192, 0, 2, 9, 198, 51, 100, 1, 0x12, 0x34, 0x0c, 0x1d],
+        );
         for length in 0..binary.len() {
             assert_eq!(read(&binary[..length]), Ok(None), "{length}");
         }
         assert_eq!(read(b"GET /ws HTTP/1.1\r\n"), Err(Malformed));
-        assert_eq!(read(&[0, 0, 0, 40, 0, 16, 0, 1, 0, 0, 0, 101]), Err(Malformed));
-        assert_eq!(read(&[b"PROXY TCP4 ".as_slice(), &[b'1'; 200]].concat()), Err(Malformed));
+        assert_eq!(
+            read(&[0, 0, 0, 40, 0, 16, 0, 1, 0, 0, 0, 101]),
+            Err(Malformed)
+        );
+        assert_eq!(
+            read(&[b"PROXY TCP4 ".as_slice(), &[b'1'; 200]].concat()),
+            Err(Malformed)
+        );
         let endless = v2(0x21, 0x11, &[0; 60_000]);
         assert_eq!(read(&endless[..MOST]), Err(Malformed));
     }

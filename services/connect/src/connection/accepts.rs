@@ -33,7 +33,12 @@ impl Accepts {
     /// No longer accepts these; nothing changes where they are too many.
     pub(crate) fn remove(&mut self, operations: Vec<i32>) -> Result<(), TooMany> {
         let gone = sorted(operations)?;
-        self.0 = self.0.iter().copied().filter(|operation| gone.binary_search(operation).is_err()).collect();
+        self.0 = self
+            .0
+            .iter()
+            .copied()
+            .filter(|operation| gone.binary_search(operation).is_err())
+            .collect();
         Ok(())
     }
 }

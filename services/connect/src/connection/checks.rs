@@ -38,7 +38,11 @@ impl Checks {
 
     /// Whether the user's membership has ended behind `head`, as far as is known, since the clock stood at `asked`.
     fn ended_since(&self, room: &RoomId, head: Seq, asked: u64) -> bool {
-        self.forgotten > asked || self.ended.get(room).is_some_and(|(seq, at)| *at > asked && *seq > head)
+        self.forgotten > asked
+            || self
+                .ended
+                .get(room)
+                .is_some_and(|(seq, at)| *at > asked && *seq > head)
     }
 }
 
@@ -58,16 +62,27 @@ impl<'c> Check<'c> {
     }
 
     pub(crate) fn clock(&self) -> u64 {
-        self.connection.checks.borrow().as_ref().map_or(0, |checks| checks.clock)
+        self.connection
+            .checks
+            .borrow()
+            .as_ref()
+            .map_or(0, |checks| checks.clock)
     }
 
     pub(crate) fn take_additions(&self) -> Vec<RoomId> {
         let mut checks = self.connection.checks.borrow_mut();
-        checks.as_mut().map(|checks| std::mem::take(&mut checks.added)).unwrap_or_default()
+        checks
+            .as_mut()
+            .map(|checks| std::mem::take(&mut checks.added))
+            .unwrap_or_default()
     }
 
     pub(crate) fn ended_since(&self, room: &RoomId, head: Seq, asked: u64) -> bool {
-        self.connection.checks.borrow().as_ref().is_some_and(|checks| checks.ended_since(room, head, asked))
+        self.connection
+            .checks
+            .borrow()
+            .as_ref()
+            .is_some_and(|checks| checks.ended_since(room, head, asked))
     }
 }
 
@@ -95,7 +110,9 @@ impl Connection {
     /// The user has a new room. `true`: all of them are being asked for, and it is looked at with the answer.
     pub(crate) fn note_addition(&self, room: &RoomId) -> bool {
         let mut checks = self.checks.borrow_mut();
-        let Some(checks) = checks.as_mut().filter(|checks| checks.open_for_all > 0) else { return false };
+        let Some(checks) = checks.as_mut().filter(|checks| checks.open_for_all > 0) else {
+            return false;
+        };
         if checks.added.len() < REMEMBERED {
             checks.added.push(room.clone());
         } else {

@@ -58,8 +58,11 @@ impl Encoding {
         if !self.over_tcp() {
             websocket::put_header(out, websocket::Kind::Binary, frame::HEADER + body.len());
         }
-        let version =
-            if matches!(self, Self::GolangImWs | Self::GolangImTcp) { golang_im::VERSION } else { goim::VERSION };
+        let version = if matches!(self, Self::GolangImWs | Self::GolangImTcp) {
+            golang_im::VERSION
+        } else {
+            goim::VERSION
+        };
         frame::encode(out, version, operation, seq, body);
     }
 
@@ -99,9 +102,17 @@ impl Encoding {
     fn put_message(self, out: &mut BytesMut, message: &Message) {
         match self {
             Self::NativeText | Self::NativeWs | Self::NativeTcp => {
-                self.put_response(out, &Response { req: 0, op: ServerOp::Message(message.clone()) });
+                self.put_response(
+                    out,
+                    &Response {
+                        req: 0,
+                        op: ServerOp::Message(message.clone()),
+                    },
+                );
             }
-            Self::GoimWs | Self::GoimTcp => self.put_frame(out, goim::MESSAGE, 0, message.body.bytes()),
+            Self::GoimWs | Self::GoimTcp => {
+                self.put_frame(out, goim::MESSAGE, 0, message.body.bytes())
+            }
             Self::GolangImWs | Self::GolangImTcp => {
                 self.put_frame(out, goim::MESSAGE, 0, &golang_im::message(message));
             }
@@ -119,11 +130,19 @@ impl Encoding {
                 }
                 Item::Message(_) => {}
                 Item::Reset(place) => {
-                    let op = ServerOp::Reset { room: room.clone(), epoch: place.epoch, seq: place.seq };
+                    let op = ServerOp::Reset {
+                        room: room.clone(),
+                        epoch: place.epoch,
+                        seq: place.seq,
+                    };
                     self.put_response(&mut out, &Response { req: 0, op });
                 }
                 Item::Truncated { from, to } => {
-                    let op = ServerOp::Truncated { room: room.clone(), from: *from, to: *to };
+                    let op = ServerOp::Truncated {
+                        room: room.clone(),
+                        from: *from,
+                        to: *to,
+                    };
                     self.put_response(&mut out, &Response { req: 0, op });
                 }
                 Item::Signal(signal) if signals => self.put_signal(&mut out, signal),
@@ -137,8 +156,20 @@ impl Encoding {
     fn put_signal(self, out: &mut BytesMut, signal: &Signal) {
         match self {
             Self::NativeText | Self::NativeWs | Self::NativeTcp => {
-                let Signal { room, from, kind, body, operation } = signal.clone();
-                let op = ServerOp::Signal { room, from, kind, body, operation };
+                let Signal {
+                    room,
+                    from,
+                    kind,
+                    body,
+                    operation,
+                } = signal.clone();
+                let op = ServerOp::Signal {
+                    room,
+                    from,
+                    kind,
+                    body,
+                    operation,
+                };
                 self.put_response(out, &Response { req: 0, op });
             }
             Self::GoimWs | Self::GoimTcp if signal.operation != 0 => {
@@ -162,13 +193,25 @@ impl Encoding {
         let body = message.body.bytes();
         let body = match (self, &message.body) {
             // Quotes and control characters take up to six times as much in JSON.
-            (Self::NativeText | Self::GolangImWs | Self::GolangImTcp, Body::Text(text)) => {
-                text.iter().map(|byte| if *byte < 0x20 || matches!(byte, b'"' | b'\\') { 6 } else { 1 }).sum()
+            (Self::NativeText | Self::GolangImWs | Self::GolangImTcp, Body::Text(text)) => text
+                .iter()
+                .map(|byte| {
+                    if *byte < 0x20 || matches!(byte, b'"' | b'\\') {
+                        6
+                    } else {
+                        1
+                    }
+                })
+                .sum(),
+            (Self::NativeText | Self::GolangImWs | Self::GolangImTcp, Body::Binary(_)) => {
+                body.len().div_ceil(3) * 4
             }
-            (Self::NativeText | Self::GolangImWs | Self::GolangImTcp, Body::Binary(_)) => body.len().div_ceil(3) * 4,
             _ => body.len(),
         };
-        let names = message.room.as_str().len() + message.id.len() + message.from.len() + message.client_id.len();
+        let names = message.room.as_str().len()
+            + message.id.len()
+            + message.from.len()
+            + message.client_id.len();
         body + 6 * (names + message.kind.len()) + AROUND
     }
 
@@ -177,8 +220,14 @@ impl Encoding {
         let mut end = 0;
         while end <= at && end < frames.len() {
             let rest = &frames[end..];
-            let length = if self.over_tcp() { frame::length(rest) } else { websocket::length(rest) };
-            end = length.map_or(frames.len(), |length| (end + length.max(1)).min(frames.len()));
+            let length = if self.over_tcp() {
+                frame::length(rest)
+            } else {
+                websocket::length(rest)
+            };
+            end = length.map_or(frames.len(), |length| {
+                (end + length.max(1)).min(frames.len())
+            });
         }
         end
     }
@@ -186,14 +235,28 @@ impl Encoding {
     /// The last words: every dialect's own, and WebSocket's close frame.
     pub(crate) fn close(self, ending: &Ending) -> Bytes {
         let mut out = BytesMut::new();
-        let Ending { code, text, after_ms } = ending;
+        let Ending {
+            code,
+            text,
+            after_ms,
+        } = ending;
         if self.is_native() {
             let text = text.clone();
             let reconnect = code.reconnect();
-            let op = ServerOp::Close { code: *code, text, reconnect, after_ms: *after_ms };
+            let op = ServerOp::Close {
+                code: *code,
+                text,
+                reconnect,
+                after_ms: *after_ms,
+            };
             self.put_response(&mut out, &Response { req: 0, op });
         } else {
-            self.put_frame(&mut out, goim::DISCONNECT, 0, format!("{}: {text}", code.name()).as_bytes());
+            self.put_frame(
+                &mut out,
+                goim::DISCONNECT,
+                0,
+                format!("{}: {text}", code.name()).as_bytes(),
+            );
         }
         if !self.over_tcp() {
             put_close(&mut out, *code, text);

@@ -94,7 +94,11 @@ pub(crate) struct Budget {
 
 impl Budget {
     pub(crate) fn new(bound: usize) -> Self {
-        Self { bound, held: Cell::new(0), exceeded: Notify::new() }
+        Self {
+            bound,
+            held: Cell::new(0),
+            exceeded: Notify::new(),
+        }
     }
 
     pub(crate) fn bound(&self) -> usize {
@@ -107,7 +111,8 @@ impl Budget {
 
     /// An outbox held `before` and holds `after`.
     pub(crate) fn changed(&self, before: usize, after: usize) {
-        self.held.set((self.held.get() + after).saturating_sub(before));
+        self.held
+            .set((self.held.get() + after).saturating_sub(before));
         if after > before && self.held.get() > self.bound {
             self.exceeded.notify_one();
         }
@@ -124,7 +129,10 @@ mod tests {
     use super::*;
 
     fn joined(slices: &[IoSlice<'_>]) -> Vec<u8> {
-        slices.iter().flat_map(|slice| slice.iter().copied()).collect()
+        slices
+            .iter()
+            .flat_map(|slice| slice.iter().copied())
+            .collect()
     }
 
     #[test]
@@ -139,7 +147,11 @@ mod tests {
             let n = bytes.len().min(room);
             room -= n;
             taken.extend_from_slice(&bytes[..n]);
-            if n == 0 { Err(std::io::ErrorKind::WouldBlock.into()) } else { Ok(n) }
+            if n == 0 {
+                Err(std::io::ErrorKind::WouldBlock.into())
+            } else {
+                Ok(n)
+            }
         };
         assert!(!outbox.flush(&mut write).unwrap());
         assert_eq!(outbox.len(), 2);
@@ -178,7 +190,11 @@ mod tests {
     fn a_broken_socket_is_an_error() {
         let mut outbox = Outbox::default();
         outbox.push(Bytes::from_static(b"one"));
-        assert!(outbox.flush(|_| Err(std::io::ErrorKind::BrokenPipe.into())).is_err());
+        assert!(
+            outbox
+                .flush(|_| Err(std::io::ErrorKind::BrokenPipe.into()))
+                .is_err()
+        );
         assert!(outbox.flush(|_| Ok(0)).is_err());
     }
 }

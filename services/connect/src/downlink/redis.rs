@@ -16,7 +16,9 @@ pub struct RedisBus {
 impl RedisBus {
     /// A bus over this client's connections; hears nothing before it runs.
     pub fn new(client: &Client) -> Self {
-        Self { subscriber: Subscriber::new(client) }
+        Self {
+            subscriber: Subscriber::new(client),
+        }
     }
 }
 

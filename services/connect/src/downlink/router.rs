@@ -133,9 +133,15 @@ impl Router {
     }
 
     fn event(&self, event: BusEvent) {
-        let Ok(room) = RoomId::new(&event.room) else { return };
-        let shards =
-            self.routes.lock().unwrap_or_else(PoisonError::into_inner).get(&room).map_or(0, |route| route.shards);
+        let Ok(room) = RoomId::new(&event.room) else {
+            return;
+        };
+        let shards = self
+            .routes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&room)
+            .map_or(0, |route| route.shards);
         if shards == 0 {
             return;
         }
@@ -162,7 +168,11 @@ impl Router {
     pub(crate) fn count_online(&self, room: &RoomId, joins: bool) {
         let mut online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = online.rooms.entry(room.clone()).or_default();
-        counts.0 = if joins { counts.0 + 1 } else { counts.0.saturating_sub(1) };
+        counts.0 = if joins {
+            counts.0 + 1
+        } else {
+            counts.0.saturating_sub(1)
+        };
         if counts.0 == 0 {
             online.rooms.remove(room);
         }
@@ -172,19 +182,32 @@ impl Router {
     /// How many are online in a room, as far as this node knows.
     pub(crate) fn online(&self, room: &RoomId) -> u64 {
         let online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
-        online.rooms.get(room).map_or(0, |(here, everywhere)| *here.max(everywhere))
+        online
+            .rooms
+            .get(room)
+            .map_or(0, |(here, everywhere)| *here.max(everywhere))
     }
 
     /// This node's counts.
     pub(crate) fn counts(&self) -> HashMap<String, u64> {
         let online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
-        online.rooms.iter().map(|(room, (here, _))| (room.to_string(), *here)).collect()
+        online
+            .rooms
+            .iter()
+            .map(|(room, (here, _))| (room.to_string(), *here))
+            .collect()
     }
 
     /// What is to be told of this node's counts next.
     pub(crate) fn change(&self) -> OnlineCounts {
         let mut online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
-        let Online { rooms, changed, newest, told, .. } = &mut *online;
+        let Online {
+            rooms,
+            changed,
+            newest,
+            told,
+            ..
+        } = &mut *online;
         if *told == 0 {
             *changed = rooms.keys().cloned().collect();
         }
@@ -199,21 +222,39 @@ impl Router {
             *newest += 1;
         }
         let state = if some.is_empty() { *told } else { *newest };
-        let count = |room: RoomId| (room.to_string(), rooms.get(&room).map_or(0, |(here, _)| *here));
-        OnlineCounts { since: *told, state, changed: some.into_iter().map(count).collect() }
+        let count = |room: RoomId| {
+            (
+                room.to_string(),
+                rooms.get(&room).map_or(0, |(here, _)| *here),
+            )
+        };
+        OnlineCounts {
+            since: *told,
+            state,
+            changed: some.into_iter().map(count).collect(),
+        }
     }
 
     /// The change was taken, or the store wants everything. Whether there is more to tell at once.
     pub(crate) fn changed(&self, change: OnlineCounts, taken: bool) -> bool {
         let mut online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
         online.told = if taken { change.state } else { 0 };
-        if taken { !online.changed.is_empty() } else { change.since != 0 }
+        if taken {
+            !online.changed.is_empty()
+        } else {
+            change.since != 0
+        }
     }
 
     /// Nobody knows whether it was taken: told again, and where it was, the store will want everything.
     pub(crate) fn change_lost(&self, change: OnlineCounts) {
         let mut online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
-        online.changed.extend(change.changed.into_keys().filter_map(|room| RoomId::new(room).ok()));
+        online.changed.extend(
+            change
+                .changed
+                .into_keys()
+                .filter_map(|room| RoomId::new(room).ok()),
+        );
     }
 
     /// Rooms to ask for now.
@@ -236,7 +277,10 @@ impl Router {
             }
         }
         // Those that an answer does not cover stay in front.
-        while to_ask.front().is_some_and(|room| everywhere.contains_key(room.as_str()) || !rooms.contains_key(room)) {
+        while to_ask
+            .front()
+            .is_some_and(|room| everywhere.contains_key(room.as_str()) || !rooms.contains_key(room))
+        {
             to_ask.pop_front();
         }
     }
@@ -279,7 +323,14 @@ mod tests {
         router.count_online(&room(8), false);
         let change = router.change();
         let expected = HashMap::from([(room(7).to_string(), 2), (room(8).to_string(), 0)]);
-        assert_eq!((change.changed.clone(), change.since > 0, change.state > change.since), (expected, true, true));
+        assert_eq!(
+            (
+                change.changed.clone(),
+                change.since > 0,
+                change.state > change.since
+            ),
+            (expected, true, true)
+        );
         // No answer: told again. Not in that state: everything is told, from nothing.
         router.change_lost(change);
         let again = router.change();
@@ -297,7 +348,11 @@ mod tests {
             let some = router.to_ask();
             assert!(some.len() <= ROOMS_PER_BEAT);
             // An answer covers the first ones only.
-            let answer: HashMap<String, u64> = some.iter().take(400).map(|room| (room.to_string(), 9)).collect();
+            let answer: HashMap<String, u64> = some
+                .iter()
+                .take(400)
+                .map(|room| (room.to_string(), 9))
+                .collect();
             asked.extend(answer.keys().cloned());
             router.learn(&answer);
         }

@@ -41,7 +41,11 @@ pub(crate) struct CatchUp {
 
 impl CatchUp {
     pub(super) fn asked(position: LogPosition) -> Self {
-        Self { position, ask: Ask::UnderWay, tries: Tries::default() }
+        Self {
+            position,
+            ask: Ask::UnderWay,
+            tries: Tries::default(),
+        }
     }
 
     pub(super) fn end_pause(&mut self, now: Instant) {
@@ -89,7 +93,11 @@ impl CatchUp {
     }
 
     /// The log did not answer: it is asked again at the time that `at` gives. `Err`: it has failed for good.
-    pub(super) fn failed(&mut self, failure: Failure, at: impl FnOnce(Tries) -> Instant) -> Result<(), GivenUp> {
+    pub(super) fn failed(
+        &mut self,
+        failure: Failure,
+        at: impl FnOnce(Tries) -> Instant,
+    ) -> Result<(), GivenUp> {
         self.tries.failed(failure);
         if self.tries.is_over() {
             return Err(GivenUp);

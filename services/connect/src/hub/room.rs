@@ -123,7 +123,10 @@ impl Room {
         if self.is_under_way() {
             return None;
         }
-        let until = self.began.map(|began| began + hold).filter(|until| *until > now);
+        let until = self
+            .began
+            .map(|began| began + hold)
+            .filter(|until| *until > now);
         if until.is_none() {
             self.began = Some(now);
         }
@@ -137,11 +140,17 @@ impl Room {
         if self.under_way.items.is_empty() {
             self.begin_batch(&mut deliver);
         }
-        let Self { live, under_way, .. } = self;
+        let Self {
+            live, under_way, ..
+        } = self;
         let waiting = &live[under_way.handed..under_way.owed];
         let members = &waiting[..limit.min(waiting.len())];
         let last = members.len() == waiting.len();
-        deliver(Part { members, items: &under_way.items, last });
+        deliver(Part {
+            members,
+            items: &under_way.items,
+            last,
+        });
         under_way.handed += members.len();
         let handed = joined + members.len();
         if last {
@@ -152,14 +161,26 @@ impl Room {
 
     /// The items that wait become a batch for those who are live. Who became live among them gets the rest of them first.
     fn begin_batch(&mut self, deliver: &mut impl FnMut(Part<'_>)) {
-        let Self { live, index, late, items, signals, under_way, .. } = self;
+        let Self {
+            live,
+            index,
+            late,
+            items,
+            signals,
+            under_way,
+            ..
+        } = self;
         under_way.items = std::mem::take(items);
         under_way.owed = live.len();
         *signals = 0;
         for (member, had) in std::mem::take(late) {
             let items = &under_way.items[had..];
             if !items.is_empty() {
-                deliver(Part { members: &[member], items, last: false });
+                deliver(Part {
+                    members: &[member],
+                    items,
+                    last: false,
+                });
             }
             index.insert(member, live.len());
             live.push(member);
@@ -167,10 +188,17 @@ impl Room {
     }
 
     pub(super) fn is_over(&self, now: Instant, linger: Duration) -> bool {
-        self.empty_since.is_some_and(|since| now.saturating_duration_since(since) >= linger)
+        self.empty_since
+            .is_some_and(|since| now.saturating_duration_since(since) >= linger)
     }
 
-    pub(super) fn join(&mut self, id: &RoomId, member: Member, after: LogPosition, effects: &mut Vec<Effect>) {
+    pub(super) fn join(
+        &mut self,
+        id: &RoomId,
+        member: Member,
+        after: LogPosition,
+        effects: &mut Vec<Effect>,
+    ) {
         self.empty_since = None;
         if self.index.contains_key(&member) || self.behind.contains_key(&member) {
             return;
@@ -179,7 +207,11 @@ impl Room {
             self.make_live(member);
         } else {
             self.behind.insert(member, CatchUp::asked(after));
-            effects.push(Effect::Fetch { room: id.clone(), asker: Asker::Member(member), after });
+            effects.push(Effect::Fetch {
+                room: id.clone(),
+                asker: Asker::Member(member),
+                after,
+            });
         }
     }
 
@@ -198,7 +230,12 @@ impl Room {
     /// The last of those who were handed the batch takes the place, the last of those who are owed it takes that one's, and
     /// so on: everybody stays on their side.
     fn take_out(&mut self, place: usize) {
-        let Self { live, index, under_way: UnderWay { handed, owed, .. }, .. } = self;
+        let Self {
+            live,
+            index,
+            under_way: UnderWay { handed, owed, .. },
+            ..
+        } = self;
         let mut hole = place;
         for end in [handed, owed] {
             if hole < *end {

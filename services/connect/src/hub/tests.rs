@@ -40,7 +40,17 @@ fn message(room: &str, seq: Seq) -> Message {
     let id = seq.to_string();
     let from = "a".to_owned();
     let client_id = seq.to_string();
-    Message { room, epoch: 1, seq, id, from, client_id, kind, body, time_ms: 0 }
+    Message {
+        room,
+        epoch: 1,
+        seq,
+        id,
+        from,
+        client_id,
+        kind,
+        body,
+        time_ms: 0,
+    }
 }
 
 /// A signal that carries a number.
@@ -48,7 +58,13 @@ fn typing(number: Seq) -> Arc<Signal> {
     let room = "r".to_owned();
     let from = "a".to_owned();
     let kind = "typing".to_owned();
-    Arc::new(Signal { room, from, kind, body: Body::Text(Default::default()), operation: number as i32 })
+    Arc::new(Signal {
+        room,
+        from,
+        kind,
+        body: Body::Text(Default::default()),
+        operation: number as i32,
+    })
 }
 
 /// Rooms with so many members each, heard from the beginning.
@@ -60,8 +76,18 @@ fn hub_of(rooms: &[(&str, u32)]) -> Hub {
         let room = RoomId::new(*room).unwrap();
         (0..*members).for_each(|member| hub.join(&room, member, start, start, &mut effects));
         hub.subscribed(&room, &mut effects);
-        let nothing = Answer { head: start, ..Answer::default() };
-        hub.fetched(&room, Asker::Room, start, nothing, Instant::now(), &mut effects);
+        let nothing = Answer {
+            head: start,
+            ..Answer::default()
+        };
+        hub.fetched(
+            &room,
+            Asker::Room,
+            start,
+            nothing,
+            Instant::now(),
+            &mut effects,
+        );
     }
     hub
 }

@@ -54,16 +54,22 @@ pub(crate) fn start(
         let why = why.unwrap_or_else(|panic| panicked("its thread", panic.as_ref()));
         let _nobody_supervises = tell.send(why);
     };
-    std::thread::Builder::new().name(format!("shard-{number}")).spawn(run)?;
+    std::thread::Builder::new()
+        .name(format!("shard-{number}"))
+        .spawn(run)?;
     Ok(async move {
-        let why = ended.await.unwrap_or_else(|_| "its thread is gone".to_owned());
+        let why = ended
+            .await
+            .unwrap_or_else(|_| "its thread is gone".to_owned());
         Err(format!("number {number}: {why}"))
     })
 }
 
 /// Returns why it has ended.
 fn run(parts: Parts, make: impl FnOnce() -> Rc<Shard>) -> String {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default());
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return format!("its runtime cannot be made: {error}"),
@@ -120,7 +126,12 @@ impl Loops {
     }
 
     /// One that may end once `end` is cancelled.
-    fn spawn_until(&mut self, end: &CancellationToken, name: &'static str, work: impl Future<Output = ()> + 'static) {
+    fn spawn_until(
+        &mut self,
+        end: &CancellationToken,
+        name: &'static str,
+        work: impl Future<Output = ()> + 'static,
+    ) {
         let end = end.clone();
         self.0.spawn_local(async move {
             let how = AssertUnwindSafe(work).catch_unwind().await;

@@ -76,7 +76,9 @@ impl Broken {
         match self {
             Self::Frame(Malformed::TooLarge { .. }) | Self::TooLarge(_) => CloseCode::TooLarge,
             Self::Utf8 => CloseCode::InvalidText,
-            Self::Frame(_) | Self::WebSocket(_) | Self::Relay(_) | Self::Upgrade(_) => CloseCode::ProtocolError,
+            Self::Frame(_) | Self::WebSocket(_) | Self::Relay(_) | Self::Upgrade(_) => {
+                CloseCode::ProtocolError
+            }
         }
     }
 }
@@ -136,8 +138,17 @@ impl Decoder {
     /// For a connection that came in on the TCP or the WebSocket port, with a PROXY protocol header before it or without;
     /// `limit` is the longest body.
     pub(crate) fn new(tcp: bool, proxied: bool, limit: usize) -> Self {
-        let state = if proxied { State::Proxied(tcp) } else { State::of(tcp) };
-        Self { state, rest: BytesMut::new(), limit, unfinished: 0 }
+        let state = if proxied {
+            State::Proxied(tcp)
+        } else {
+            State::of(tcp)
+        };
+        Self {
+            state,
+            rest: BytesMut::new(),
+            limit,
+            unfinished: 0,
+        }
     }
 
     /// Whether there is a WebSocket to close.
@@ -169,7 +180,10 @@ impl Decoder {
             State::Tcp => frame::decode(&mut self.rest, self.limit)?.map(Inbound::Frame),
             State::Upgrade => self.upgrade(output, options, peer)?,
             State::WebSocket(context) => {
-                let pipe = Pipe { input: &mut self.rest, output };
+                let pipe = Pipe {
+                    input: &mut self.rest,
+                    output,
+                };
                 read_websocket(context, pipe, self.limit, &mut self.unfinished)?
             }
         };
@@ -179,15 +193,27 @@ impl Decoder {
         Ok(next)
     }
 
-    fn upgrade(&mut self, output: &mut Vec<u8>, options: &Options, peer: IpAddr) -> Result<Option<Inbound>, Broken> {
+    fn upgrade(
+        &mut self,
+        output: &mut Vec<u8>,
+        options: &Options,
+        peer: IpAddr,
+    ) -> Result<Option<Inbound>, Broken> {
         let refuse = |output: &mut Vec<u8>, status: &str, why: String| {
-            let text = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{why}", why.len());
+            let text = format!(
+                "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{why}",
+                why.len()
+            );
             output.extend_from_slice(text.as_bytes());
             Err(Broken::Upgrade(why))
         };
         let request = match Request::try_parse(&self.rest) {
             Ok(None) if self.rest.len() > MAX_UPGRADE => {
-                return refuse(output, "431 Request Header Fields Too Large", format!("more than {MAX_UPGRADE} bytes"));
+                return refuse(
+                    output,
+                    "431 Request Header Fields Too Large",
+                    format!("more than {MAX_UPGRADE} bytes"),
+                );
             }
             Ok(None) => return Ok(None),
             Ok(Some((length, request))) => {
@@ -201,12 +227,23 @@ impl Decoder {
             "/ws" => Entrance::Ws,
             _ => return refuse(output, "404 Not Found", "use /ws or /sub".to_owned()),
         };
-        if !may_upgrade(request.headers().get(http::header::ORIGIN), &options.ws_allowed_origins) {
+        if !may_upgrade(
+            request.headers().get(http::header::ORIGIN),
+            &options.ws_allowed_origins,
+        ) {
             metrics::REFUSED.with_label_values(&["origin"]).inc();
-            return refuse(output, "403 Forbidden", "this origin is not in ws_allowed_origins".to_owned());
+            return refuse(
+                output,
+                "403 Forbidden",
+                "this origin is not in ws_allowed_origins".to_owned(),
+            );
         }
-        let values: Vec<&[u8]> =
-            request.headers().get_all("x-forwarded-for").iter().map(http::HeaderValue::as_bytes).collect();
+        let values: Vec<&[u8]> = request
+            .headers()
+            .get_all("x-forwarded-for")
+            .iter()
+            .map(http::HeaderValue::as_bytes)
+            .collect();
         let client = match address::client(peer, values.into_iter(), &options.forwarded_from) {
             Ok(client) => client,
             Err(malformed) => return refuse(output, "400 Bad Request", malformed.to_string()),
@@ -231,8 +268,12 @@ impl Decoder {
 
 /// Browsers say where their page is from, and cannot leave it out; other clients say nothing and are not meant.
 fn may_upgrade(origin: Option<&http::HeaderValue>, allowed: &[String]) -> bool {
-    let Some(origin) = origin.filter(|_| !allowed.is_empty()) else { return true };
-    allowed.iter().any(|allowed| allowed == "*" || origin.as_bytes().eq_ignore_ascii_case(allowed.as_bytes()))
+    let Some(origin) = origin.filter(|_| !allowed.is_empty()) else {
+        return true;
+    };
+    allowed
+        .iter()
+        .any(|allowed| allowed == "*" || origin.as_bytes().eq_ignore_ascii_case(allowed.as_bytes()))
 }
 
 /// Every frame of control is something that the client said, and counts as such. Frames that only continue a message

@@ -47,7 +47,13 @@ impl Established {
         let now = Instant::now().into_std();
         let rate = Bucket::full(Rate::of_things(options.requests_per_second), now);
         let bytes = Bucket::full(Rate::of_bytes(options.bytes_per_second), now);
-        Self { client, dialect, rate, bytes, slowed: None }
+        Self {
+            client,
+            dialect,
+            rate,
+            bytes,
+            slowed: None,
+        }
     }
 
     /// Takes requests until the session is over.
@@ -71,9 +77,15 @@ impl Established {
                     socket.busy(work).await;
                 }
                 (_, Inbound::Text(_)) => {
-                    socket.connection.end(CloseCode::ProtocolError, "text frames are the native dialect's");
+                    socket.connection.end(
+                        CloseCode::ProtocolError,
+                        "text frames are the native dialect's",
+                    );
                 }
-                (_, Inbound::Proxied(_) | Inbound::Upgraded(..) | Inbound::Control | Inbound::Close) => {}
+                (
+                    _,
+                    Inbound::Proxied(_) | Inbound::Upgraded(..) | Inbound::Control | Inbound::Close,
+                ) => {}
             }
             // What has been read already is no reason to keep others waiting.
             tokio::task::consume_budget().await;
@@ -99,8 +111,15 @@ impl Established {
         let mut passed = 0;
         loop {
             let now = Instant::now();
-            let Err(limit) = self.pass(socket, bytes, now, &mut passed) else { break };
-            let slowed = self.slowed.get_or_insert_with(|| Box::new(Slowed { since: now, last: now }));
+            let Err(limit) = self.pass(socket, bytes, now, &mut passed) else {
+                break;
+            };
+            let slowed = self.slowed.get_or_insert_with(|| {
+                Box::new(Slowed {
+                    since: now,
+                    last: now,
+                })
+            });
             if now.saturating_duration_since(slowed.last) >= PAUSE {
                 slowed.since = now;
             }
@@ -108,7 +127,11 @@ impl Established {
             let since = slowed.since;
             metrics::RATE_LIMITED.with_label_values(&[limit]).inc();
             if now.saturating_duration_since(since) > socket.shard.options.flood_after {
-                socket.connection.end_after(CloseCode::Flood, "far too many requests for too long", 5_000);
+                socket.connection.end_after(
+                    CloseCode::Flood,
+                    "far too many requests for too long",
+                    5_000,
+                );
                 return false;
             }
             socket.busy(Box::pin(tokio::time::sleep(SLOWED))).await;
@@ -120,14 +143,30 @@ impl Established {
     }
 
     /// Each limit once: `passed` are behind. Which one refused, where one did.
-    fn pass(&mut self, socket: &SocketIo, bytes: usize, now: Instant, passed: &mut u8) -> Result<(), &'static str> {
+    fn pass(
+        &mut self,
+        socket: &SocketIo,
+        bytes: usize,
+        now: Instant,
+        passed: &mut u8,
+    ) -> Result<(), &'static str> {
         let shard = &socket.shard;
         let at = now.into_std();
-        if *passed == 0 && self.rate.take(Rate::of_things(shard.options.requests_per_second), at).is_err() {
+        if *passed == 0
+            && self
+                .rate
+                .take(Rate::of_things(shard.options.requests_per_second), at)
+                .is_err()
+        {
             return Err("connection");
         }
         *passed = (*passed).max(1);
-        if *passed == 1 && self.bytes.spend(Rate::of_bytes(shard.options.bytes_per_second), bytes, at).is_err() {
+        if *passed == 1
+            && self
+                .bytes
+                .spend(Rate::of_bytes(shard.options.bytes_per_second), bytes, at)
+                .is_err()
+        {
             return Err("connection_bytes");
         }
         *passed = (*passed).max(2);
@@ -135,7 +174,11 @@ impl Established {
             shard.rates.user_request(self.client.user(), bytes, now)?;
             *passed = 3;
         }
-        if shard.rates.address_request(self.client.address(), now) { Ok(()) } else { Err("ip") }
+        if shard.rates.address_request(self.client.address(), now) {
+            Ok(())
+        } else {
+            Err("ip")
+        }
     }
 }
 
@@ -154,7 +197,10 @@ fn binary_frame(socket: &SocketIo, client: &Client, frame: &Frame) -> u32 {
         Ok(request) => return take(socket, client, request),
         Err(binary::Refusal::Rejected { req, error }) => reject(socket, req, error),
         Err(binary::Refusal::Broken { operation }) => {
-            malformed(socket, format!("the body of operation {operation} cannot be read"));
+            malformed(
+                socket,
+                format!("the body of operation {operation} cannot be read"),
+            );
         }
     }
     0
@@ -167,10 +213,18 @@ fn take(socket: &SocketIo, client: &Client, request: Request) -> u32 {
 }
 
 fn reject(socket: &SocketIo, req: u32, error: Error) {
-    socket.connection.write(&socket.connection.encoding.get().response(req, ServerOp::Error(error)));
+    socket.connection.write(
+        &socket
+            .connection
+            .encoding
+            .get()
+            .response(req, ServerOp::Error(error)),
+    );
 }
 
 fn malformed(socket: &SocketIo, why: String) {
-    metrics::MALFORMED.with_label_values(&[CloseCode::ProtocolError.name()]).inc();
+    metrics::MALFORMED
+        .with_label_values(&[CloseCode::ProtocolError.name()])
+        .inc();
     socket.connection.end(CloseCode::ProtocolError, why);
 }

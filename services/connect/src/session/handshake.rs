@@ -58,7 +58,14 @@ pub(crate) struct Unidentified<'a> {
 
 /// Auth in whichever dialect.
 enum Hello {
-    Native { req: u32, token: String, device: Option<String>, resume: Vec<Position>, all: bool, agent: Option<String> },
+    Native {
+        req: u32,
+        token: String,
+        device: Option<String>,
+        resume: Vec<Position>,
+        all: bool,
+        agent: Option<String>,
+    },
     Goim(u32, goim::Auth),
     GolangIm(u32, golang_im::Auth),
 }
@@ -89,8 +96,14 @@ impl<'a> Unidentified<'a> {
                     continue;
                 }
                 Inbound::Control => {
-                    metrics::RATE_LIMITED.with_label_values(&["handshake"]).inc();
-                    self.socket.connection.end_after(CloseCode::Flood, "pings and pongs instead of auth", 5_000);
+                    metrics::RATE_LIMITED
+                        .with_label_values(&["handshake"])
+                        .inc();
+                    self.socket.connection.end_after(
+                        CloseCode::Flood,
+                        "pings and pongs instead of auth",
+                        5_000,
+                    );
                     return None;
                 }
                 Inbound::Upgraded(path, _) => {
@@ -104,7 +117,9 @@ impl<'a> Unidentified<'a> {
                     Ok(First::Goim(auth)) => Some(Hello::Goim(frame.seq, auth)),
                     Ok(First::GolangIm(auth)) => Some(Hello::GolangIm(frame.seq, auth)),
                     Err(error) => {
-                        self.socket.connection.end(CloseCode::WrongState, error.to_string());
+                        self.socket
+                            .connection
+                            .end(CloseCode::WrongState, error.to_string());
                         None
                     }
                 },
@@ -120,7 +135,9 @@ impl<'a> Unidentified<'a> {
         match json::decode_request(text) {
             Ok(request) => self.hello(request),
             Err(rejected) => {
-                self.socket.connection.end(CloseCode::ProtocolError, rejected.error.text);
+                self.socket
+                    .connection
+                    .end(CloseCode::ProtocolError, rejected.error.text);
                 None
             }
         }
@@ -128,21 +145,44 @@ impl<'a> Unidentified<'a> {
 
     fn native_binary(&self, request: Request) -> Option<Hello> {
         let tcp = self.socket.connection.entrance == Entrance::Tcp;
-        self.socket.connection.encoding.set(if tcp { Encoding::NativeTcp } else { Encoding::NativeWs });
+        self.socket.connection.encoding.set(if tcp {
+            Encoding::NativeTcp
+        } else {
+            Encoding::NativeWs
+        });
         self.hello(request)
     }
 
     fn hello(&self, request: Request) -> Option<Hello> {
         let req = request.req;
-        let ClientOp::Auth { token, device, resume, all, agent } = request.op else {
-            self.socket.connection.end(CloseCode::WrongState, "auth must come first");
+        let ClientOp::Auth {
+            token,
+            device,
+            resume,
+            all,
+            agent,
+        } = request.op
+        else {
+            self.socket
+                .connection
+                .end(CloseCode::WrongState, "auth must come first");
             return None;
         };
-        Some(Hello::Native { req, token, device, resume, all, agent })
+        Some(Hello::Native {
+            req,
+            token,
+            device,
+            resume,
+            all,
+            agent,
+        })
     }
 
     async fn authenticate(self, hello: Hello) -> Option<Established> {
-        let (shard, connection) = (Rc::clone(&self.socket.shard), Rc::clone(&self.socket.connection));
+        let (shard, connection) = (
+            Rc::clone(&self.socket.shard),
+            Rc::clone(&self.socket.connection),
+        );
         self.set_encoding(&hello);
         let op = call::Op::Authenticate(self.question(&hello));
         let began = Instant::now();
@@ -163,13 +203,25 @@ impl<'a> Unidentified<'a> {
                 return self.refuse(&hello, fault);
             }
         };
-        let pb::Authenticated { grant, user, device, expires_ms, issued_ms, device_unproven } = answer;
-        let Ok(user) = UserId::new(user) else { return self.refuse(&hello, translate::unexpected()) };
+        let pb::Authenticated {
+            grant,
+            user,
+            device,
+            expires_ms,
+            issued_ms,
+            device_unproven,
+        } = answer;
+        let Ok(user) = UserId::new(user) else {
+            return self.refuse(&hello, translate::unexpected());
+        };
         let named = self.socket.permit.name(&user);
         let identity = Authenticated {
             user,
             device,
-            token: Cell::new(TokenFacts { issued_ms, device_unproven }),
+            token: Cell::new(TokenFacts {
+                issued_ms,
+                device_unproven,
+            }),
             grant: RefCell::new(grant),
             expires_ms: Cell::new(expires_ms),
         };
@@ -194,7 +246,11 @@ impl<'a> Unidentified<'a> {
     /// and has not found logic yet, the client waits for it as long as its handshake may take.
     async fn ask(&self, op: call::Op, token: &str) -> Result<reply::Result, Fault> {
         let (shard, connection) = (&self.socket.shard, &self.socket.connection);
-        if let Err(pause) = shard.admission.attempts.admit(connection.address().into(), token) {
+        if let Err(pause) = shard
+            .admission
+            .attempts
+            .admit(connection.address().into(), token)
+        {
             metrics::AUTH_DELAYED.inc();
             self.socket.busy(Box::pin(tokio::time::sleep(pause))).await;
         }
@@ -206,14 +262,22 @@ impl<'a> Unidentified<'a> {
             let turn = tokio::time::timeout(TURN, shard.identifying.acquire()).await;
             let asked = Box::pin(shard.logic.call(Bytes::new(), &connection.id, op.clone())).await;
             drop(turn);
-            let may_wait = |fault: &Fault| fault.code == ErrorCode::Unavailable.name() && !shard.logic.has_answered();
+            let may_wait = |fault: &Fault| {
+                fault.code == ErrorCode::Unavailable.name() && !shard.logic.has_answered()
+            };
             match asked {
-                Err(fault) if may_wait(&fault) && Instant::now() < give_up && connection.ending().is_none() => {
+                Err(fault)
+                    if may_wait(&fault)
+                        && Instant::now() < give_up
+                        && connection.ending().is_none() =>
+                {
                     waits.get_or_insert_with(Waiting::begin);
                     // The last question leaves time to say what came of it.
                     let left = give_up.saturating_duration_since(Instant::now());
                     let jittered = pause.mul_f64(rand::random_range(0.5..1.0)).min(left);
-                    self.socket.busy(Box::pin(tokio::time::sleep(jittered))).await;
+                    self.socket
+                        .busy(Box::pin(tokio::time::sleep(jittered)))
+                        .await;
                     pause = (pause * 2).min(MAX_PAUSE);
                 }
                 answered => return answered,
@@ -225,11 +289,17 @@ impl<'a> Unidentified<'a> {
         let tcp = self.socket.connection.entrance == Entrance::Tcp;
         match hello {
             Hello::Native { .. } => {}
-            Hello::Goim(..) => {
-                self.socket.connection.encoding.set(if tcp { Encoding::GoimTcp } else { Encoding::GoimWs })
-            }
+            Hello::Goim(..) => self.socket.connection.encoding.set(if tcp {
+                Encoding::GoimTcp
+            } else {
+                Encoding::GoimWs
+            }),
             Hello::GolangIm(..) => {
-                self.socket.connection.encoding.set(if tcp { Encoding::GolangImTcp } else { Encoding::GolangImWs });
+                self.socket.connection.encoding.set(if tcp {
+                    Encoding::GolangImTcp
+                } else {
+                    Encoding::GolangImWs
+                });
             }
         }
     }
@@ -238,9 +308,19 @@ impl<'a> Unidentified<'a> {
         let remote_ip = self.socket.connection.address().to_string();
         let node = self.socket.shard.options.node.clone();
         let place = self.socket.shard.place(self.socket.connection.key);
-        let common = Authenticate { remote_ip, node, place, ..Default::default() };
+        let common = Authenticate {
+            remote_ip,
+            node,
+            place,
+            ..Default::default()
+        };
         match hello {
-            Hello::Native { token, device, agent, .. } => Authenticate {
+            Hello::Native {
+                token,
+                device,
+                agent,
+                ..
+            } => Authenticate {
                 token: token.clone(),
                 device: device.clone().unwrap_or_default(),
                 platform: agent.clone().unwrap_or_default(),
@@ -279,11 +359,20 @@ impl<'a> Unidentified<'a> {
         let text = error.text.clone();
         match hello {
             Hello::Native { req, .. } => {
-                connection.write(&connection.encoding.get().response(*req, ServerOp::Error(error)));
+                connection.write(
+                    &connection
+                        .encoding
+                        .get()
+                        .response(*req, ServerOp::Error(error)),
+                );
             }
             Hello::Goim(..) => {}
             Hello::GolangIm(seq, _) => {
-                connection.write(&connection.encoding.get().frame(goim::MESSAGE, *seq, text.as_bytes()));
+                connection.write(&connection.encoding.get().frame(
+                    goim::MESSAGE,
+                    *seq,
+                    text.as_bytes(),
+                ));
             }
         }
         connection.end(code, text);
@@ -295,13 +384,16 @@ impl<'a> Unidentified<'a> {
         let encoding = client.encoding.get();
         let mut weight = 0;
         let dialect = match hello {
-            Hello::Native { req, resume, all, .. } => {
+            Hello::Native {
+                req, resume, all, ..
+            } => {
                 let op = ServerOp::AuthOk {
                     user: client.user().clone(),
                     device: client.identity.device.clone(),
                     conn: client.id.clone(),
                     node: shard.options.node.clone(),
-                    heartbeat_ms: u32::try_from(shard.options.heartbeat_timeout.as_millis()).unwrap_or(u32::MAX),
+                    heartbeat_ms: u32::try_from(shard.options.heartbeat_timeout.as_millis())
+                        .unwrap_or(u32::MAX),
                     time_ms: unix_ms(),
                     expires_ms: client.identity.expires_ms.get(),
                 };
@@ -319,7 +411,9 @@ impl<'a> Unidentified<'a> {
             Hello::Goim(seq, auth) => {
                 let named = client.accepts.borrow_mut().add(auth.accepts);
                 if let Err(refused) = named {
-                    metrics::MALFORMED.with_label_values(&[CloseCode::ProtocolError.name()]).inc();
+                    metrics::MALFORMED
+                        .with_label_values(&[CloseCode::ProtocolError.name()])
+                        .inc();
                     client.end(CloseCode::ProtocolError, refused.to_string());
                     return Established::new(client, Dialect::Goim, &shard.options);
                 }

@@ -32,10 +32,22 @@ pub(crate) struct SocketIo {
 }
 
 impl SocketIo {
-    pub(crate) fn new(shard: Rc<Shard>, connection: Rc<Connection>, tcp: bool, permit: Permit) -> Self {
+    pub(crate) fn new(
+        shard: Rc<Shard>,
+        connection: Rc<Connection>,
+        tcp: bool,
+        permit: Permit,
+    ) -> Self {
         let proxied = is_in(&shard.options.proxy_protocol_from, connection.address());
         let decoder = Decoder::new(tcp, proxied, shard.options.max_body);
-        Self { shard, connection, permit, decoder, early: 0, refusal: None }
+        Self {
+            shard,
+            connection,
+            permit,
+            decoder,
+            early: 0,
+            refusal: None,
+        }
     }
 
     pub(crate) fn is_upgrading(&self) -> bool {
@@ -45,7 +57,8 @@ impl SocketIo {
     /// Ends a connection for which there was no place, once there is a way to say so.
     pub(crate) fn turn_away(&self) {
         if let Some(refusal) = self.permit.refusal().or(self.refusal) {
-            self.connection.end_after(CloseCode::TooManyConnections, refusal.text(), 5_000);
+            self.connection
+                .end_after(CloseCode::TooManyConnections, refusal.text(), 5_000);
         }
     }
 
@@ -53,7 +66,9 @@ impl SocketIo {
     fn claim(&mut self, address: IpAddr) {
         self.connection.set_address(address);
         self.shard.refuse_banned(&self.connection);
-        let too_fast = || (!self.shard.rates.accept(address, Instant::now())).then_some(Refusal::AddressTooFast);
+        let too_fast = || {
+            (!self.shard.rates.accept(address, Instant::now())).then_some(Refusal::AddressTooFast)
+        };
         self.refusal = self.permit.claim(address).err().or_else(too_fast);
         if let Some(refusal) = self.refusal {
             metrics::REFUSED.with_label_values(&[refusal.name()]).inc();
@@ -168,12 +183,16 @@ impl SocketIo {
 
     fn decode(&mut self) -> Result<Option<Inbound>, ()> {
         let mut output = Vec::new();
-        let next = self.decoder.next(&mut output, &self.shard.options, self.connection.address());
+        let next = self
+            .decoder
+            .next(&mut output, &self.shard.options, self.connection.address());
         if !output.is_empty() {
             self.connection.write(&output.into());
         }
         next.map_err(|broken| {
-            metrics::MALFORMED.with_label_values(&[broken.code().name()]).inc();
+            metrics::MALFORMED
+                .with_label_values(&[broken.code().name()])
+                .inc();
             self.connection.end(broken.code(), broken.to_string());
         })
     }
@@ -187,19 +206,31 @@ impl SocketIo {
             Ok(length) => {
                 self.connection.last_heard.set(Instant::now());
                 self.decoder.feed(&buffer[..length]);
-                let taken = if length == buffer.len() { Taken::Part } else { Taken::All };
+                let taken = if length == buffer.len() {
+                    Taken::Part
+                } else {
+                    Taken::All
+                };
                 drop(buffer);
                 if matches!(taken, Taken::All) {
                     self.forget_readiness();
                 }
                 if self.connection.authenticated().is_none() && !self.may_send(length) {
-                    metrics::RATE_LIMITED.with_label_values(&["handshake_bytes"]).inc();
-                    let text = "too many long handshakes at once: authenticate with fewer rooms, or later";
-                    self.connection.end_after(CloseCode::TooManyConnections, text, 1_000);
+                    metrics::RATE_LIMITED
+                        .with_label_values(&["handshake_bytes"])
+                        .inc();
+                    let text =
+                        "too many long handshakes at once: authenticate with fewer rooms, or later";
+                    self.connection
+                        .end_after(CloseCode::TooManyConnections, text, 1_000);
                 }
                 taken
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Taken::All,
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                Taken::All
+            }
             Err(_) => Taken::End,
         }
     }
@@ -213,7 +244,12 @@ impl SocketIo {
 
     /// Waits until the client has closed its side, so that our last words are not lost to a reset.
     pub(crate) async fn until_closed(&self) {
-        if self.connection.is_broken() || self.connection.ending().is_none_or(|e| e.code == CloseCode::Normal) {
+        if self.connection.is_broken()
+            || self
+                .connection
+                .ending()
+                .is_none_or(|e| e.code == CloseCode::Normal)
+        {
             return;
         }
         let socket = socket2::SockRef::from(self.connection.stream());
@@ -222,7 +258,10 @@ impl SocketIo {
         }
         let mut budget = LAST_WORDS;
         while budget > 0 && self.connection.stream().readable().await.is_ok() {
-            let read = self.connection.stream().try_read(&mut self.shard.read_buffer.borrow_mut());
+            let read = self
+                .connection
+                .stream()
+                .try_read(&mut self.shard.read_buffer.borrow_mut());
             match read {
                 Ok(0) => return,
                 Ok(length) => {

@@ -16,10 +16,22 @@ use crate::shard::rights::{self, Answers, Pace};
 use crate::translate;
 
 /// A native client's subscription: the results first, then what it missed, then live.
-pub(crate) async fn subscribe(shard: &Rc<Shard>, client: &Client, req: u32, positions: Vec<Position>, all: bool) {
+pub(crate) async fn subscribe(
+    shard: &Rc<Shard>,
+    client: &Client,
+    req: u32,
+    positions: Vec<Position>,
+    all: bool,
+) {
     let encoding = client.encoding.get();
-    let names = positions.iter().map(|position| position.room.to_string()).collect();
-    let Answers { rooms: answers, added } = match rights::ask(shard, client, names, all, Pace::Users).await {
+    let names = positions
+        .iter()
+        .map(|position| position.room.to_string())
+        .collect();
+    let Answers {
+        rooms: answers,
+        added,
+    } = match rights::ask(shard, client, names, all, Pace::Users).await {
         Ok(answers) => answers,
         Err(fault) => {
             if all {
@@ -34,24 +46,37 @@ pub(crate) async fn subscribe(shard: &Rc<Shard>, client: &Client, req: u32, posi
         client.follows_all.set(true);
         client.list_digest.set(0);
     }
-    let from: HashMap<RoomId, (u64, Option<Seq>)> =
-        positions.into_iter().map(|position| (position.room, (position.epoch, position.seq))).collect();
+    let from: HashMap<RoomId, (u64, Option<Seq>)> = positions
+        .into_iter()
+        .map(|position| (position.room, (position.epoch, position.seq)))
+        .collect();
     let mut results = Vec::with_capacity(answers.len());
     let mut joins = Vec::new();
     let mut hears = client.rooms.borrow().len();
     for answer in answers {
-        let Ok(room) = RoomId::new(&answer.room) else { continue };
+        let Ok(room) = RoomId::new(&answer.room) else {
+            continue;
+        };
         let new = !client.rooms.borrow().contains_key(&room);
         let result = if new && answer.fault.is_none() && hears >= shard.options.max_rooms {
-            SubscribedRoom::Refused { room: room.clone(), error: too_many(shard.options.max_rooms) }
+            SubscribedRoom::Refused {
+                room: room.clone(),
+                error: too_many(shard.options.max_rooms),
+            }
         } else {
             result(room.clone(), answer)
         };
         if let SubscribedRoom::Ok { epoch, head, .. } = &result {
             hears += usize::from(new);
-            let head = LogPosition { epoch: *epoch, seq: *head };
+            let head = LogPosition {
+                epoch: *epoch,
+                seq: *head,
+            };
             let after = match from.get(&room) {
-                Some((epoch, Some(seq))) => Some(LogPosition { epoch: *epoch, seq: *seq }),
+                Some((epoch, Some(seq))) => Some(LogPosition {
+                    epoch: *epoch,
+                    seq: *seq,
+                }),
                 // From now on; a room that is heard already goes on as it is.
                 _ if new => Some(head),
                 _ => None,
@@ -73,7 +98,10 @@ pub(crate) async fn subscribe(shard: &Rc<Shard>, client: &Client, req: u32, posi
         }
         shard.join(client, &room, after, head);
     }
-    let added: Vec<RoomId> = added.into_iter().filter(|room| !client.rooms.borrow().contains_key(room)).collect();
+    let added: Vec<RoomId> = added
+        .into_iter()
+        .filter(|room| !client.rooms.borrow().contains_key(room))
+        .collect();
     if !added.is_empty() {
         tokio::task::spawn_local(follow(Rc::clone(shard), client.clone(), added));
     }
@@ -81,11 +109,20 @@ pub(crate) async fn subscribe(shard: &Rc<Shard>, client: &Client, req: u32, posi
 
 /// A goim or golang-im client enters a room, from now on, and leaves the one it was in. Returns whether it may.
 pub(crate) async fn enter(shard: &Rc<Shard>, client: &Client, room: &str) -> bool {
-    let Ok(room) = RoomId::new(room) else { return false };
-    let Ok(answers) = rights::ask(shard, client, vec![room.to_string()], false, Pace::Users).await else {
+    let Ok(room) = RoomId::new(room) else {
         return false;
     };
-    let Some(answer) = answers.rooms.into_iter().find(|answer| answer.fault.is_none()) else { return false };
+    let Ok(answers) = rights::ask(shard, client, vec![room.to_string()], false, Pace::Users).await
+    else {
+        return false;
+    };
+    let Some(answer) = answers
+        .rooms
+        .into_iter()
+        .find(|answer| answer.fault.is_none())
+    else {
+        return false;
+    };
     if shard.is_gone(&client.connection) {
         return false;
     }
@@ -93,7 +130,10 @@ pub(crate) async fn enter(shard: &Rc<Shard>, client: &Client, room: &str) -> boo
     if let Some(before) = before.filter(|before| *before != room) {
         shard.leave(client, &before);
     }
-    let head = LogPosition { epoch: answer.epoch, seq: answer.head };
+    let head = LogPosition {
+        epoch: answer.epoch,
+        seq: answer.head,
+    };
     if !client.rooms.borrow().contains_key(&room) {
         shard.join(client, &room, head, head);
     }
@@ -102,7 +142,10 @@ pub(crate) async fn enter(shard: &Rc<Shard>, client: &Client, room: &str) -> boo
 
 fn result(room: RoomId, answer: Answer) -> SubscribedRoom {
     match answer.fault {
-        Some(fault) => SubscribedRoom::Refused { room, error: translate::error(fault) },
+        Some(fault) => SubscribedRoom::Refused {
+            room,
+            error: translate::error(fault),
+        },
         None => SubscribedRoom::Ok {
             room,
             kind: answer.kind,

@@ -10,8 +10,10 @@ use crate::Options;
 use crate::uplink::grpc;
 
 /// The process.
-pub const PROGRAM: Program =
-    Program { name: "im-connect", about: "Holds client connections (TCP, WebSocket) of an ImCluster." };
+pub const PROGRAM: Program = Program {
+    name: "im-connect",
+    about: "Holds client connections (TCP, WebSocket) of an ImCluster.",
+};
 
 /// How long a drain may take where nothing else is said.
 pub const DRAIN: Duration = Duration::from_secs(60);
@@ -72,7 +74,10 @@ impl Settings {
             peer_secret,
             tls: None,
         };
-        let settings = Self { tls: tls::Files::read(from), ..settings };
+        let settings = Self {
+            tls: tls::Files::read(from),
+            ..settings
+        };
         let proof = settings.tls.is_some() || settings.peer_secret.is_some();
         peer::refuse_open(from, settings.grpc_listen, proof);
         settings
@@ -86,7 +91,8 @@ fn redis(from: &mut Reader<'_>) -> im_redis_bus::Options {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(error.to_string()),
     };
-    let form = "URL: redis://, rediss://, redis+sentinel://host:port,host:port/service, redis+cluster://";
+    let form =
+        "URL: redis://, rediss://, redis+sentinel://host:port,host:port/service, redis+cluster://";
     im_redis_bus::Options {
         url: from
             .parsed(
@@ -99,14 +105,23 @@ fn redis(from: &mut Reader<'_>) -> im_redis_bus::Options {
             .with_credentials()
             .required(default.url),
         prefix: from
-            .text("redis_prefix", "What every key and channel begins with; the same as logic's.")
+            .text(
+                "redis_prefix",
+                "What every key and channel begins with; the same as logic's.",
+            )
             .or(default.prefix),
         command_timeout: from
-            .duration("redis_timeout", "How long redis may take to answer a command.")
+            .duration(
+                "redis_timeout",
+                "How long redis may take to answer a command.",
+            )
             .within(Duration::from_millis(50)..=Duration::from_secs(60))
             .or(default.command_timeout),
         connect_timeout: from
-            .duration("redis_connect_timeout", "How long opening a connection to redis may take.")
+            .duration(
+                "redis_connect_timeout",
+                "How long opening a connection to redis may take.",
+            )
             .within(Duration::from_millis(50)..=Duration::from_secs(60))
             .or(default.connect_timeout),
         connections: 1,
@@ -159,11 +174,18 @@ mod tests {
     #[test]
     fn redis_etcd_and_a_proof_for_internal_calls_are_all_that_must_be_named() {
         let settings = |environment: &[(&str, &str)]| {
-            let environment = environment.iter().map(|(name, value)| (name.into(), value.into()));
+            let environment = environment
+                .iter()
+                .map(|(name, value)| (name.into(), value.into()));
             load(PROGRAM, Settings::read, [], environment)
         };
-        let Err(Stop::Mistakes(mistakes)) = settings(&[]) else { panic!("no mistakes") };
-        let fields: Vec<&str> = mistakes.iter().map(|mistake| mistake.field.as_str()).collect();
+        let Err(Stop::Mistakes(mistakes)) = settings(&[]) else {
+            panic!("no mistakes")
+        };
+        let fields: Vec<&str> = mistakes
+            .iter()
+            .map(|mistake| mistake.field.as_str())
+            .collect();
         assert_eq!(fields, ["redis_url", "etcd_endpoints", "grpc_listen"]);
 
         let sentinel = "redis+sentinel://a:26379,b:26379/im";
@@ -177,7 +199,13 @@ mod tests {
         let settings = settings(&named).unwrap();
         assert_eq!(settings.redis.url, sentinel);
         assert_eq!(settings.etcd.endpoints, ["http://a:2379", "http://b:2379"]);
-        assert_eq!((settings.node.tcp_listen.port(), settings.node.ws_listen.port()), (3101, 3102));
+        assert_eq!(
+            (
+                settings.node.tcp_listen.port(),
+                settings.node.ws_listen.port()
+            ),
+            (3101, 3102)
+        );
         assert_eq!(settings.grpc_listen.port(), 3109);
     }
 }

@@ -23,7 +23,10 @@ impl Shard {
         if connection.in_flight.get() < 2 {
             connection.write(bytes);
         } else if connection.write_later(bytes) {
-            self.answered.connections.borrow_mut().push(Rc::clone(connection));
+            self.answered
+                .connections
+                .borrow_mut()
+                .push(Rc::clone(connection));
             self.answered.any.notify_one();
         }
     }

@@ -21,10 +21,19 @@ fn ending(kind: Kind, ban: &Ban) -> (CloseCode, String) {
         until => format!(" until {until} (unix milliseconds)"),
     };
     match kind {
-        Kind::Tokens => (CloseCode::Unauthenticated, "the token has been revoked: connect with a newer one".to_owned()),
+        Kind::Tokens => (
+            CloseCode::Unauthenticated,
+            "the token has been revoked: connect with a newer one".to_owned(),
+        ),
         Kind::User => (CloseCode::Banned, format!("the user is banned here{until}")),
-        Kind::UserDevice | Kind::Device => (CloseCode::Banned, format!("the device is banned here{until}")),
-        Kind::Address => (CloseCode::Banned, format!("the address is banned here{until}")),
+        Kind::UserDevice | Kind::Device => (
+            CloseCode::Banned,
+            format!("the device is banned here{until}"),
+        ),
+        Kind::Address => (
+            CloseCode::Banned,
+            format!("the address is banned here{until}"),
+        ),
     }
 }
 
@@ -34,7 +43,10 @@ impl Shard {
         if !self.bans.any() {
             return;
         }
-        let mut who = Who { address: Some(connection.address()), ..Who::default() };
+        let mut who = Who {
+            address: Some(connection.address()),
+            ..Who::default()
+        };
         if let Some(identity) = connection.authenticated() {
             who.user = identity.user.as_str();
             who.device = &identity.device;
@@ -62,7 +74,9 @@ impl Shard {
         // Once more where the list has changed meanwhile.
         while self.sweeping.get().is_some() {
             for connections in self.everyone().chunks(BATCH) {
-                connections.iter().for_each(|connection| self.refuse_banned(connection));
+                connections
+                    .iter()
+                    .for_each(|connection| self.refuse_banned(connection));
                 tokio::task::yield_now().await;
             }
             let again = self.sweeping.get() == Some(true);

@@ -73,9 +73,22 @@ impl Shard {
         });
     }
 
-    pub(crate) fn kick(&self, which: Match, code: CloseCode, text: String, done: oneshot::Sender<u64>) {
+    pub(crate) fn kick(
+        &self,
+        which: Match,
+        code: CloseCode,
+        text: String,
+        done: oneshot::Sender<u64>,
+    ) {
         self.remember_kick(&which, code, &text);
-        let mut kick = Kick { which, code, text, closed: 0, done, next: 0 };
+        let mut kick = Kick {
+            which,
+            code,
+            text,
+            closed: 0,
+            done,
+            next: 0,
+        };
         let kicks = &mut self.broadcasts.borrow_mut().kicks;
         if kicks.len() >= WAITING {
             // Never lost, and rare enough to be done at once.
@@ -129,7 +142,9 @@ impl Shard {
         if let Target::UserDevice(which) = &push.target {
             let which = Arc::clone(which);
             let connections = self.of_user(&which.0);
-            let named = connections.iter().filter(|one| one.authenticated().is_some_and(|id| id.device == which.1));
+            let named = connections
+                .iter()
+                .filter(|one| one.authenticated().is_some_and(|id| id.device == which.1));
             named.for_each(|connection| push.give(connection));
             return true;
         }
@@ -138,7 +153,9 @@ impl Shard {
         let (next, over) = self.look(push.next, |connection| {
             let named = !by_device
                 || !connection.device_unproven()
-                    && connection.authenticated().is_some_and(|one| push.devices.contains(&one.device));
+                    && connection
+                        .authenticated()
+                        .is_some_and(|one| push.devices.contains(&one.device));
             if named {
                 push.give(connection);
                 writes += 1;
@@ -187,7 +204,8 @@ impl Push {
         let accepts = connection.accepts.borrow();
         let wanted = !encoding.is_goim() || accepts.wants(self.signal.operation);
         if wanted && connection.authenticated().is_some() {
-            let bytes = self.encoded[encoding as usize].get_or_insert_with(|| encoding.signal(&self.signal));
+            let bytes = self.encoded[encoding as usize]
+                .get_or_insert_with(|| encoding.signal(&self.signal));
             if !bytes.is_empty() && connection.write_signal(bytes) {
                 self.delivered += 1;
             }

@@ -37,7 +37,12 @@ impl Shard {
     /// Events may have been lost: rooms that wait for the bus stop waiting, all others are compared with the log. What is said
     /// while they are, as by several streams to a logic process that died, makes one more round of it.
     pub(crate) fn compare_all(self: &Rc<Self>) {
-        let rooms: Vec<RoomId> = self.hub.borrow().heads().map(|(room, _)| room.clone()).collect();
+        let rooms: Vec<RoomId> = self
+            .hub
+            .borrow()
+            .heads()
+            .map(|(room, _)| room.clone())
+            .collect();
         let mut effects = Vec::new();
         for room in &rooms {
             self.hub.borrow_mut().unstick(room, &mut effects);

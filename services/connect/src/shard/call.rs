@@ -21,14 +21,22 @@ impl Shard {
         let grant = client.identity.grant.borrow().clone();
         let answer = self.logic.call(grant, &client.id, op).await;
         // A token that is of no use is a fault of the field that names it.
-        let unknown = |fault: &Fault| fault.code == ErrorCode::Unauthenticated.name() && fault.field.is_empty();
+        let unknown = |fault: &Fault| {
+            fault.code == ErrorCode::Unauthenticated.name() && fault.field.is_empty()
+        };
         if let Ok(reply::Result::History(page)) = &answer {
             self.paces.has_read(client.user(), page.encoded_len());
         }
         if answer.as_ref().is_err_and(unknown) {
-            client.end(CloseCode::Unavailable, "the connection must be authenticated again");
+            client.end(
+                CloseCode::Unavailable,
+                "the connection must be authenticated again",
+            );
         }
-        if answer.as_ref().is_err_and(|fault| fault.code == ErrorCode::Banned.name()) {
+        if answer
+            .as_ref()
+            .is_err_and(|fault| fault.code == ErrorCode::Banned.name())
+        {
             self.refuse_banned(client);
             if client.ending().is_none() {
                 let text = "a ban is not known, or not lifted, everywhere yet: try again";

@@ -38,7 +38,10 @@ async fn drain(shard: Rc<Shard>, plan: DrainPlan) {
 
 /// Tells one client to move. The compatible dialects have no word for it: their clients are closed, and come back.
 fn tell(connection: &Connection, plan: &DrainPlan) {
-    if connection.authenticated().is_none() || connection.moved.replace(true) || connection.ending().is_some() {
+    if connection.authenticated().is_none()
+        || connection.moved.replace(true)
+        || connection.ending().is_some()
+    {
         return;
     }
     metrics::MOVED.inc();

@@ -26,7 +26,12 @@ pub(crate) struct Early {
 
 impl Early {
     pub(crate) fn new(most: usize, bytes: usize) -> Self {
-        Self { most: most.max(1), count: Cell::new(0), bytes: Cell::new(bytes), silent: RefCell::default() }
+        Self {
+            most: most.max(1),
+            count: Cell::new(0),
+            bytes: Cell::new(bytes),
+            silent: RefCell::default(),
+        }
     }
 
     /// Takes from what all have together. `false`: it is used up.
@@ -54,10 +59,14 @@ impl Shard {
         early.count.set(early.count.get() + 1);
         metrics::UNIDENTIFIED.inc();
         let is_silent = |(key, since): &(u32, Instant)| {
-            self.connection(*key).filter(|one| one.since == *since && !one.has_asked.get() && one.ending().is_none())
+            self.connection(*key)
+                .filter(|one| one.since == *since && !one.has_asked.get() && one.ending().is_none())
         };
         let mut silent = early.silent.borrow_mut();
-        while silent.front().is_some_and(|front| is_silent(front).is_none()) {
+        while silent
+            .front()
+            .is_some_and(|front| is_silent(front).is_none())
+        {
             silent.pop_front();
         }
         silent.push_back((connection.key, connection.since));
@@ -65,10 +74,20 @@ impl Shard {
             return;
         }
         metrics::REFUSED.with_label_values(&["unidentified"]).inc();
-        let oldest = silent.front().filter(|(key, _)| *key != connection.key).and_then(is_silent);
+        let oldest = silent
+            .front()
+            .filter(|(key, _)| *key != connection.key)
+            .and_then(is_silent);
         match oldest {
-            Some(oldest) => oldest.end(CloseCode::HandshakeTimeout, "too many wait at the door, and this said nothing"),
-            None => connection.end_after(CloseCode::TooManyConnections, "too many are being let in just now", 5_000),
+            Some(oldest) => oldest.end(
+                CloseCode::HandshakeTimeout,
+                "too many wait at the door, and this said nothing",
+            ),
+            None => connection.end_after(
+                CloseCode::TooManyConnections,
+                "too many are being let in just now",
+                5_000,
+            ),
         }
     }
 }

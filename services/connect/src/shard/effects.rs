@@ -36,7 +36,11 @@ impl Shard {
                     }
                     asks = true;
                 }
-                Effect::Tell { room, member, items } => self.tell(&room, member, &items),
+                Effect::Tell {
+                    room,
+                    member,
+                    items,
+                } => self.tell(&room, member, &items),
                 Effect::GiveUp { room, member } => {
                     if let Some(connection) = self.connection(member) {
                         self.drop_room(&connection, &room, UNREADABLE);
@@ -56,13 +60,25 @@ impl Shard {
     pub(super) fn ask_on(self: &Rc<Self>) {
         let now = Instant::now();
         loop {
-            let next = self.questions.borrow_mut().next(now, |member| self.pages_taken(member));
+            let next = self
+                .questions
+                .borrow_mut()
+                .next(now, |member| self.pages_taken(member));
             let Some(question) = next else { return };
             let shard = Rc::clone(self);
             match question {
-                Question::Repair { room, after } => drop(tokio::task::spawn_local(shard.ask_repair(room, after))),
-                Question::Page { room, member, after, in_flight } => {
-                    drop(tokio::task::spawn_local(shard.ask_page(room, member, after, in_flight)));
+                Question::Repair { room, after } => {
+                    drop(tokio::task::spawn_local(shard.ask_repair(room, after)))
+                }
+                Question::Page {
+                    room,
+                    member,
+                    after,
+                    in_flight,
+                } => {
+                    drop(tokio::task::spawn_local(
+                        shard.ask_page(room, member, after, in_flight),
+                    ));
                 }
                 Question::Heads(rooms) => drop(tokio::task::spawn_local(shard.ask_heads(rooms))),
             }
@@ -80,7 +96,9 @@ impl Shard {
         let page = self.options.fetch_bytes as usize;
         let connections = self.connections.borrow();
         let connection = connections.get(member as usize).filter(|connection| {
-            connection.authenticated().is_some_and(|identity| self.paces.may_read(&identity.user))
+            connection
+                .authenticated()
+                .is_some_and(|identity| self.paces.may_read(&identity.user))
         });
         connection.map_or(0, |connection| connection.pages(page))
     }
@@ -88,16 +106,36 @@ impl Shard {
     async fn ask_repair(self: Rc<Self>, room: RoomId, after: LogPosition) {
         let answer = self.logic.fetch(&room, after, true).await;
         let now = Instant::now();
-        self.questions.borrow_mut().repair_ended(is_answer(&answer), now);
-        self.fetched(&room, Asker::Room, after, answer.map(|answer| (*answer).clone()), now);
+        self.questions
+            .borrow_mut()
+            .repair_ended(is_answer(&answer), now);
+        self.fetched(
+            &room,
+            Asker::Room,
+            after,
+            answer.map(|answer| (*answer).clone()),
+            now,
+        );
     }
 
-    async fn ask_page(self: Rc<Self>, room: RoomId, member: Member, after: LogPosition, in_flight: PageInFlight) {
+    async fn ask_page(
+        self: Rc<Self>,
+        room: RoomId,
+        member: Member,
+        after: LogPosition,
+        in_flight: PageInFlight,
+    ) {
         let answer = self.logic.fetch(&room, after, false).await;
         let now = Instant::now();
-        let wanted = self.questions.borrow_mut().page_ended(member, &in_flight, is_answer(&answer), now);
+        let wanted =
+            self.questions
+                .borrow_mut()
+                .page_ended(member, &in_flight, is_answer(&answer), now);
         let connection = self.connection(member).filter(|_| wanted);
-        if let (Ok(answer), Some(identity)) = (&answer, connection.as_ref().and_then(|one| one.authenticated())) {
+        if let (Ok(answer), Some(identity)) = (
+            &answer,
+            connection.as_ref().and_then(|one| one.authenticated()),
+        ) {
             self.paces.has_read(&identity.user, answer.bytes());
         }
         let answer = match (answer, connection) {
@@ -126,11 +164,17 @@ impl Shard {
     ) {
         let mut effects = Vec::new();
         match answer {
-            Ok(answer) => self.hub.borrow_mut().fetched(room, asker, after, answer, now, &mut effects),
+            Ok(answer) => {
+                self.hub
+                    .borrow_mut()
+                    .fetched(room, asker, after, answer, now, &mut effects)
+            }
             Err(fault) => {
                 let failure = failure(&fault);
                 tracing::debug!(%room, ?asker, code = fault.code, text = fault.text, "cannot read the log");
-                self.hub.borrow_mut().fetch_failed(room, asker, failure, now, &mut effects);
+                self.hub
+                    .borrow_mut()
+                    .fetch_failed(room, asker, failure, now, &mut effects);
             }
         }
         self.apply(effects);
@@ -149,17 +193,27 @@ impl Shard {
     async fn ask_heads(self: Rc<Self>, rooms: Vec<RoomId>) {
         let stands: Vec<(RoomId, LogPosition)> = {
             let hub = self.hub.borrow();
-            rooms.into_iter().filter_map(|room| hub.head(&room).map(|place| (room, place))).collect()
+            rooms
+                .into_iter()
+                .filter_map(|room| hub.head(&room).map(|place| (room, place)))
+                .collect()
         };
         metrics::COMPARED.inc_by(stands.len() as u64);
         let names = stands.iter().map(|(room, _)| room.to_string()).collect();
-        let answer = self.logic.heads(call::Op::Heads(Heads { rooms: names })).await;
-        self.questions.borrow_mut().heads_ended(is_answer(&answer), Instant::now());
+        let answer = self
+            .logic
+            .heads(call::Op::Heads(Heads { rooms: names }))
+            .await;
+        self.questions
+            .borrow_mut()
+            .heads_ended(is_answer(&answer), Instant::now());
         match answer {
             Ok(heads) => {
                 let mut effects = Vec::new();
                 for ((room, stood), head) in stands.iter().zip(heads) {
-                    self.hub.borrow_mut().compared(room, *stood, head, &mut effects);
+                    self.hub
+                        .borrow_mut()
+                        .compared(room, *stood, head, &mut effects);
                 }
                 self.apply(effects);
                 self.ask_on();
@@ -172,13 +226,19 @@ impl Shard {
 
 /// Whether somebody was there to answer, be it with a refusal.
 fn is_answer<T>(answer: &Result<T, Fault>) -> bool {
-    answer.as_ref().map_or_else(|fault| failure(fault) == Failure::Lasting, |_| true)
+    answer
+        .as_ref()
+        .map_or_else(|fault| failure(fault) == Failure::Lasting, |_| true)
 }
 
 /// A defect may be over with the next process that is asked, but is not expected to be.
 fn failure(fault: &Fault) -> Failure {
     let lasting = !fault.retryable || fault.code == ErrorCode::Internal.name();
-    if lasting { Failure::Lasting } else { Failure::Passing }
+    if lasting {
+        Failure::Lasting
+    } else {
+        Failure::Passing
+    }
 }
 
 /// As much of an answer as the connection's outbox has room for; `None`: it has room for nothing of it.

@@ -47,27 +47,56 @@ impl Shard {
     pub(crate) fn deliver_some(&self) -> Next {
         let now = Instant::now();
         let hold = self.load.borrow_mut().hold(now, self.options.coalesce);
-        let turn = Turn { members: PART, now, hold };
+        let turn = Turn {
+            members: PART,
+            now,
+            hold,
+        };
         let mut departures = Departures::default();
-        let next = self.hub.borrow_mut().deliver(turn, |room, part| self.write(room, part, &mut departures));
+        let next = self
+            .hub
+            .borrow_mut()
+            .deliver(turn, |room, part| self.write(room, part, &mut departures));
         self.evict(departures);
         self.load.borrow_mut().spent(now.elapsed());
         next
     }
 
     fn write(&self, room: &RoomId, part: Part<'_>, departures: &mut Departures) {
-        let Part { members, items, last } = part;
+        let Part {
+            members,
+            items,
+            last,
+        } = part;
         let connections = self.connections.borrow();
         let (mut encoded, mut without_signals) = (PerEncoding::default(), PerEncoding::default());
-        let signals = items.iter().filter(|item| matches!(item, Item::Signal(_))).count();
+        let signals = items
+            .iter()
+            .filter(|item| matches!(item, Item::Signal(_)))
+            .count();
         // Rare: somebody leaves, has left with a batch of this very turn, or the log has lost something.
         let leaving = items.iter().any(tells_of_rights);
-        let left: Vec<&Departure> = departures.all.iter().filter(|departure| departure.room == *room).collect();
+        let left: Vec<&Departure> = departures
+            .all
+            .iter()
+            .filter(|departure| departure.room == *room)
+            .collect();
         let ends = leaving && items.iter().any(is_end);
         for member in members {
-            let Some(connection) = connections.get(*member as usize) else { continue };
-            let is_told = || departures.told.iter().any(|(of, told)| told == member && of == room);
-            if left.iter().any(|left| left.user.is_some() && Self::is_own(connection, left)) || is_told() {
+            let Some(connection) = connections.get(*member as usize) else {
+                continue;
+            };
+            let is_told = || {
+                departures
+                    .told
+                    .iter()
+                    .any(|(of, told)| told == member && of == room)
+            };
+            if left
+                .iter()
+                .any(|left| left.user.is_some() && Self::is_own(connection, left))
+                || is_told()
+            {
                 continue;
             }
             let encoding = connection.encoding.get();
@@ -76,18 +105,27 @@ impl Shard {
                 connection.write(&encoding.items(room, &items[..end], all));
                 continue;
             }
-            let encoded = if all { &mut encoded } else { &mut without_signals };
-            let bytes = encoded[encoding as usize].get_or_insert_with(|| encoding.items(room, items, all));
+            let encoded = if all {
+                &mut encoded
+            } else {
+                &mut without_signals
+            };
+            let bytes =
+                encoded[encoding as usize].get_or_insert_with(|| encoding.items(room, items, all));
             connection.write(bytes);
             if !all {
                 metrics::SIGNALS_DROPPED.inc_by(signals as u64);
             }
         }
         if ends {
-            departures.told.extend(members.iter().map(|member| (room.clone(), *member)));
+            departures
+                .told
+                .extend(members.iter().map(|member| (room.clone(), *member)));
         }
         if last {
-            departures.all.extend(items.iter().filter_map(|item| departure(room, item)));
+            departures
+                .all
+                .extend(items.iter().filter_map(|item| departure(room, item)));
             metrics::FAN_OUTS.inc();
         }
         metrics::publish_writes();
@@ -96,14 +134,19 @@ impl Shard {
 
     /// Tells one member that catches up.
     pub(super) fn tell(&self, room: &RoomId, member: Member, items: &[Item]) {
-        let Some(connection) = self.connection(member) else { return };
+        let Some(connection) = self.connection(member) else {
+            return;
+        };
         let mut items = items;
         let mut reason = None;
         if items.iter().any(tells_of_rights)
             && let Some(end) = self.note_rights(&connection, room, items)
         {
             items = &items[..end];
-            reason = items.last().and_then(|item| departure(room, item)).map(|departure| departure.reason);
+            reason = items
+                .last()
+                .and_then(|item| departure(room, item))
+                .map(|departure| departure.reason);
         }
         connection.write(&connection.encoding.get().items(room, items, true));
         metrics::DELIVERIES.inc_by(items.len() as u64);
@@ -115,14 +158,23 @@ impl Shard {
     /// Whether it is the end of what the connection hears there.
     fn is_own(connection: &Connection, departure: &Departure) -> bool {
         // The end of a room is everybody's who is handed it.
-        let Some(user) = &departure.user else { return true };
-        connection.authenticated().is_some_and(|own| own.user.as_str() == user)
+        let Some(user) = &departure.user else {
+            return true;
+        };
+        connection
+            .authenticated()
+            .is_some_and(|own| own.user.as_str() == user)
             && Self::is_news(connection, &departure.room, departure.seq)
     }
 
     /// What these items say of the connection's right to hear the room. Returns how many of them it may have: its user's
     /// departure is the last.
-    fn note_rights(&self, connection: &Rc<Connection>, room: &RoomId, items: &[Item]) -> Option<usize> {
+    fn note_rights(
+        &self,
+        connection: &Rc<Connection>,
+        room: &RoomId,
+        items: &[Item],
+    ) -> Option<usize> {
         for (at, item) in items.iter().enumerate() {
             match item {
                 Item::Reset(place) => {
@@ -132,7 +184,9 @@ impl Shard {
                 // What is gone may have told of the user.
                 Item::Truncated { .. } => self.recheck_soon(connection, room),
                 _ => {
-                    if departure(room, item).is_some_and(|departure| Self::is_own(connection, &departure)) {
+                    if departure(room, item)
+                        .is_some_and(|departure| Self::is_own(connection, &departure))
+                    {
                         return Some(at + 1);
                     }
                 }
@@ -145,7 +199,10 @@ impl Shard {
     /// room still has to deliver.
     pub(super) fn signal_to(&self, room: &RoomId, signal: &Signal, user: &str) {
         let connections = self.of_user(user);
-        let mut hearing = connections.iter().filter(|one| one.rooms.borrow().contains_key(room)).peekable();
+        let mut hearing = connections
+            .iter()
+            .filter(|one| one.rooms.borrow().contains_key(room))
+            .peekable();
         if hearing.peek().is_none() {
             return;
         }
@@ -166,10 +223,19 @@ impl Shard {
                 self.drop_room(&connection, &room, DELETED);
             }
         }
-        for Departure { room, user, seq, reason } in departures.all {
+        for Departure {
+            room,
+            user,
+            seq,
+            reason,
+        } in departures.all
+        {
             let Some(user) = user else {
                 // Whoever catches up finds out from the log. Answers under way may be older than this.
-                self.connections.borrow().iter().for_each(|(_, connection)| connection.note_end(&room, seq));
+                self.connections
+                    .borrow()
+                    .iter()
+                    .for_each(|(_, connection)| connection.note_end(&room, seq));
                 continue;
             };
             for connection in self.of_user(&user) {
@@ -184,14 +250,20 @@ impl Shard {
     /// The connection stops hearing a room that its user is no longer in, and is told.
     pub(crate) fn drop_room(&self, connection: &Connection, room: &RoomId, reason: &str) {
         if connection.forget(room) {
-            self.hub.borrow_mut().leave(room, connection.key, Instant::now());
+            self.hub
+                .borrow_mut()
+                .leave(room, connection.key, Instant::now());
             self.questions.borrow_mut().leave(room, connection.key);
             self.count_online(connection, room, false);
             if reason == DELETED {
                 // Made again, it stands in the user's list as if nothing had been: that looks as it did before.
                 connection.list_digest.set(0);
             }
-            let op = ServerOp::RoomChanged { room: room.clone(), subscribed: false, reason: reason.to_owned() };
+            let op = ServerOp::RoomChanged {
+                room: room.clone(),
+                subscribed: false,
+                reason: reason.to_owned(),
+            };
             connection.write(&connection.encoding.get().response(0, op));
         }
     }
@@ -213,17 +285,33 @@ fn is_end(item: &Item) -> bool {
 
 /// Reads `im.leave` entries, whose body is `{"user", "by"}`, and `im.delete`.
 fn departure(room: &RoomId, item: &Item) -> Option<Departure> {
-    let Item::Message(message) = item else { return None };
+    let Item::Message(message) = item else {
+        return None;
+    };
     if message.kind == DELETE {
-        return Some(Departure { room: room.clone(), user: None, seq: message.seq, reason: DELETED });
+        return Some(Departure {
+            room: room.clone(),
+            user: None,
+            seq: message.seq,
+            reason: DELETED,
+        });
     }
     if message.kind != LEAVE {
         return None;
     }
     let body: Value = serde_json::from_slice(message.body.bytes()).ok()?;
     let user = body.get("user")?.as_str()?.to_owned();
-    let reason = if body.get("by").and_then(Value::as_str) == Some(&user) { "left" } else { "kicked" };
-    Some(Departure { room: room.clone(), user: Some(user), seq: message.seq, reason })
+    let reason = if body.get("by").and_then(Value::as_str) == Some(&user) {
+        "left"
+    } else {
+        "kicked"
+    };
+    Some(Departure {
+        room: room.clone(),
+        user: Some(user),
+        seq: message.seq,
+        reason,
+    })
 }
 
 /// A read position that moved on another device, which logic sends as a signal to the user.
@@ -234,5 +322,10 @@ fn read_state(signal: &Signal) -> Option<ServerOp> {
     let body: Value = serde_json::from_slice(signal.body.bytes()).ok()?;
     let number = |name: &str| body.get(name).and_then(Value::as_u64);
     let room = RoomId::new(&signal.room).ok()?;
-    Some(ServerOp::ReadState { room, read: number("read")?, head: number("head")?, unread: number("unread")? })
+    Some(ServerOp::ReadState {
+        room,
+        read: number("read")?,
+        head: number("head")?,
+        unread: number("unread")?,
+    })
 }

@@ -71,9 +71,15 @@ impl Shard {
         };
         let expires_ms = identity.expires_ms.get();
         if silent > self.options.heartbeat_timeout {
-            connection.end(CloseCode::HeartbeatTimeout, "nothing heard in time: send a ping more often");
+            connection.end(
+                CloseCode::HeartbeatTimeout,
+                "nothing heard in time: send a ping more often",
+            );
         } else if (1..=now_ms).contains(&expires_ms) {
-            connection.end(CloseCode::TokenExpired, "the token's time is over: connect with a newer one");
+            connection.end(
+                CloseCode::TokenExpired,
+                "the token's time is over: connect with a newer one",
+            );
         }
     }
 
@@ -83,8 +89,12 @@ impl Shard {
         let part = self.compare_step.get() % parts;
         self.compare_step.set(part + 1);
         let hub = self.hub.borrow();
-        let due: Vec<RoomId> =
-            hub.heads().map(|(room, _)| room).filter(|room| part_of(room, parts) == part).cloned().collect();
+        let due: Vec<RoomId> = hub
+            .heads()
+            .map(|(room, _)| room)
+            .filter(|room| part_of(room, parts) == part)
+            .cloned()
+            .collect();
         drop(hub);
         if !due.is_empty() {
             self.compare(due);
@@ -94,11 +104,19 @@ impl Shard {
     fn publish_metrics(&self) {
         metrics::publish_writes();
         let shard = self.number.to_string();
-        metrics::ENDS_WAITING.with_label_values(&[&shard]).set(self.ends.len() as i64);
-        metrics::OUTBOX_BYTES.with_label_values(&[&shard]).set(self.outboxes.held() as i64);
+        metrics::ENDS_WAITING
+            .with_label_values(&[&shard])
+            .set(self.ends.len() as i64);
+        metrics::OUTBOX_BYTES
+            .with_label_values(&[&shard])
+            .set(self.outboxes.held() as i64);
         let mut hub = self.hub.borrow_mut();
-        metrics::ROOMS.with_label_values(&[&shard]).set(hub.len() as i64);
-        metrics::PENDING_BYTES.with_label_values(&[&shard]).set(hub.pending_bytes() as i64);
+        metrics::ROOMS
+            .with_label_values(&[&shard])
+            .set(hub.len() as i64);
+        metrics::PENDING_BYTES
+            .with_label_values(&[&shard])
+            .set(hub.pending_bytes() as i64);
         let counts = std::mem::take(&mut hub.counts);
         metrics::REPEATS.inc_by(counts.repeats);
         metrics::GAPS.inc_by(counts.gaps);
@@ -109,10 +127,16 @@ impl Shard {
         metrics::GIVEN_UP.inc_by(counts.given_up);
         metrics::SIGNALS_DROPPED.inc_by(counts.signals_dropped);
         let waiting = self.questions.borrow().waiting();
-        metrics::PUSHES_WAITING.with_label_values(&[&shard]).set(self.pushes_waiting() as i64);
-        metrics::QUESTIONS.with_label_values(&[&shard]).set(waiting as i64);
+        metrics::PUSHES_WAITING
+            .with_label_values(&[&shard])
+            .set(self.pushes_waiting() as i64);
+        metrics::QUESTIONS
+            .with_label_values(&[&shard])
+            .set(waiting as i64);
         let share = self.load.borrow_mut().share(Instant::now());
-        metrics::FAN_OUT_SHARE.with_label_values(&[&shard]).set(share);
+        metrics::FAN_OUT_SHARE
+            .with_label_values(&[&shard])
+            .set(share);
     }
 }
 

@@ -29,17 +29,29 @@ impl Shard {
     pub(super) fn remember_kick(&self, which: &Match, code: CloseCode, text: &str) {
         let mut kicks: std::cell::RefMut<'_, VecDeque<Kick>> = self.kicks.borrow_mut();
         let at = Instant::now();
-        while kicks.len() >= MAX_REMEMBERED || kicks.front().is_some_and(|kick| at.duration_since(kick.at) > MEMORY) {
+        while kicks.len() >= MAX_REMEMBERED
+            || kicks
+                .front()
+                .is_some_and(|kick| at.duration_since(kick.at) > MEMORY)
+        {
             kicks.pop_front();
         }
-        kicks.push_back(Kick { at, which: which.clone(), code, text: text.to_owned() });
+        kicks.push_back(Kick {
+            at,
+            which: which.clone(),
+            code,
+            text: text.to_owned(),
+        });
     }
 
     /// Ends a connection that was kicked since then, before anybody knew whose it is.
     pub(crate) fn apply_kicks(&self, connection: &Connection, since: Instant) {
         let kicks = self.kicks.borrow();
-        if let Some(kick) =
-            kicks.iter().rev().take_while(|kick| kick.at >= since).find(|kick| kick.which.fits(connection))
+        if let Some(kick) = kicks
+            .iter()
+            .rev()
+            .take_while(|kick| kick.at >= since)
+            .find(|kick| kick.which.fits(connection))
         {
             connection.end(kick.code, kick.text.as_str());
         }

@@ -46,7 +46,11 @@ impl Shard {
             self.hurry_lists();
             return 0;
         }
-        let clients: Vec<Client> = self.of_user(&change.user).iter().filter_map(Client::of).collect();
+        let clients: Vec<Client> = self
+            .of_user(&change.user)
+            .iter()
+            .filter_map(Client::of)
+            .collect();
         for client in &clients {
             for room in &change.removed {
                 self.room_removed(client, room, change.seq);
@@ -59,9 +63,15 @@ impl Shard {
     fn room_removed(self: &Rc<Self>, client: &Client, room: &RoomId, seq: Seq) {
         // Answers under way may be older than this.
         client.note_end(room, if seq == 0 { Seq::MAX } else { seq });
-        let Some(subscription) = client.rooms.borrow().get(room).copied() else { return };
+        let Some(subscription) = client.rooms.borrow().get(room).copied() else {
+            return;
+        };
         if seq == 0 {
-            tokio::task::spawn_local(rights::recheck(Rc::clone(self), client.clone(), vec![room.clone()]));
+            tokio::task::spawn_local(rights::recheck(
+                Rc::clone(self),
+                client.clone(),
+                vec![room.clone()],
+            ));
         } else if seq > subscription.checked_at {
             self.drop_room(client, room, "left");
         }
@@ -73,7 +83,9 @@ impl Shard {
             match client.rooms.borrow().get(room) {
                 None => fresh.push(room.clone()),
                 // Its log may still have to tell of an end before this beginning.
-                Some(subscription) if seq == 0 || seq > subscription.checked_at => known.push(room.clone()),
+                Some(subscription) if seq == 0 || seq > subscription.checked_at => {
+                    known.push(room.clone())
+                }
                 Some(_) => {}
             }
         }
@@ -89,7 +101,11 @@ impl Shard {
             tokio::task::spawn_local(follow(Rc::clone(self), client.clone(), fresh));
         } else if client.encoding.get().is_native() {
             for room in fresh {
-                let op = ServerOp::RoomChanged { room, subscribed: false, reason: "joined".to_owned() };
+                let op = ServerOp::RoomChanged {
+                    room,
+                    subscribed: false,
+                    reason: "joined".to_owned(),
+                };
                 client.write(&client.encoding.get().response(0, op));
             }
         }
@@ -97,7 +113,9 @@ impl Shard {
 
     /// Asks after a moment whether the client's user still may hear the room.
     pub(super) fn recheck_soon(&self, connection: &Rc<Connection>, room: &RoomId) {
-        let (Some(shard), Some(client)) = (self.me.upgrade(), Client::of(connection)) else { return };
+        let (Some(shard), Some(client)) = (self.me.upgrade(), Client::of(connection)) else {
+            return;
+        };
         let room = room.clone();
         tokio::task::spawn_local(async move {
             tokio::time::sleep(SPREAD.mul_f64(rand::random())).await;
@@ -109,7 +127,9 @@ impl Shard {
 
     /// Notifications may have been lost: all lists are compared soon.
     pub(super) fn hurry_lists(&self) {
-        self.lists.hurry.set(HURRY.min(self.options.rooms_compare.as_secs().max(1)));
+        self.lists
+            .hurry
+            .set(HURRY.min(self.options.rooms_compare.as_secs().max(1)));
     }
 
     /// A part of the connections each second, so that each one's turn comes once in `rooms_compare`.
@@ -125,10 +145,12 @@ impl Shard {
         let step = self.lists.step.get();
         self.lists.step.set(step.wrapping_add(1));
         let connections = self.connections.borrow();
-        let due = connections
-            .iter()
-            .filter(|(key, connection)| *key as u64 % parts == step % parts && connection.follows_all.get());
-        let due: Vec<Client> = due.filter_map(|(_, connection)| Client::of(connection)).collect();
+        let due = connections.iter().filter(|(key, connection)| {
+            *key as u64 % parts == step % parts && connection.follows_all.get()
+        });
+        let due: Vec<Client> = due
+            .filter_map(|(_, connection)| Client::of(connection))
+            .collect();
         drop(connections);
         for some in due.chunks(BATCH) {
             if self.lists.under_way.get() >= CONCURRENCY {
@@ -149,11 +171,17 @@ impl Shard {
 
     async fn compare_lists_of(self: &Rc<Self>, mut clients: &[Client]) -> Result<(), Fault> {
         while !clients.is_empty() {
-            let known =
-                |client: &Client| KnownList { user: client.user().to_string(), digest: client.list_digest.get() };
+            let known = |client: &Client| KnownList {
+                user: client.user().to_string(),
+                digest: client.list_digest.get(),
+            };
             let asked: Vec<KnownList> = clients.iter().map(known).collect();
-            let op = call::Op::KnownRooms(KnownRooms { lists: asked.clone() });
-            let reply::Result::RoomLists(answer) = self.logic.call(bytes::Bytes::new(), "", op).await? else {
+            let op = call::Op::KnownRooms(KnownRooms {
+                lists: asked.clone(),
+            });
+            let reply::Result::RoomLists(answer) =
+                self.logic.call(bytes::Bytes::new(), "", op).await?
+            else {
                 return Err(translate::unexpected());
             };
             let answered = answer.lists.len().min(clients.len());
@@ -176,11 +204,19 @@ impl Shard {
     fn list_changed(self: &Rc<Self>, client: &Client, list: RoomList) {
         metrics::LISTS_CHANGED.inc();
         client.list_digest.set(list.digest);
-        let rooms: Vec<RoomId> = list.rooms.into_iter().filter_map(|room| RoomId::new(room).ok()).collect();
+        let rooms: Vec<RoomId> = list
+            .rooms
+            .into_iter()
+            .filter_map(|room| RoomId::new(room).ok())
+            .collect();
         let heard = client.rooms.borrow();
         // A list in order of bytes, as stores give it, would do for a search; nothing promises that.
         let listed: std::collections::HashSet<&RoomId> = rooms.iter().collect();
-        let lost: Vec<RoomId> = heard.keys().filter(|room| !listed.contains(room)).cloned().collect();
+        let lost: Vec<RoomId> = heard
+            .keys()
+            .filter(|room| !listed.contains(room))
+            .cloned()
+            .collect();
         let unheard = |room: &&RoomId| !heard.contains_key(*room) && !client.has_unfollowed(room);
         let mut found: Vec<RoomId> = rooms.iter().filter(unheard).cloned().collect();
         let free = self.options.max_rooms.saturating_sub(heard.len());

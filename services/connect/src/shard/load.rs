@@ -21,7 +21,11 @@ pub(super) struct Load {
 
 impl Load {
     pub(super) fn new(now: Instant) -> Self {
-        Self { began: now, spent: Duration::ZERO, share: 0.0 }
+        Self {
+            began: now,
+            spent: Duration::ZERO,
+            share: 0.0,
+        }
     }
 
     /// From 0 to 1, over the last windows before `now`.
@@ -30,7 +34,11 @@ impl Load {
         if passed >= WINDOW {
             let share = (self.spent.as_secs_f64() / passed.as_secs_f64()).min(1.0);
             // What was before a long pause no longer counts.
-            self.share = if passed < 2 * WINDOW { f64::midpoint(self.share, share) } else { share };
+            self.share = if passed < 2 * WINDOW {
+                f64::midpoint(self.share, share)
+            } else {
+                share
+            };
             (self.began, self.spent) = (now, Duration::ZERO);
         }
         self.share
@@ -44,7 +52,9 @@ impl Load {
     /// that hardly does anything but write. In between it grows with the load, so that the two settle where they meet
     /// instead of taking turns.
     pub(super) fn hold(&mut self, now: Instant, budget: Duration) -> Duration {
-        budget.mul_f64(((self.share(now) - LOW_WATERMARK) / (HIGH_WATERMARK - LOW_WATERMARK)).clamp(0.0, 1.0))
+        budget.mul_f64(
+            ((self.share(now) - LOW_WATERMARK) / (HIGH_WATERMARK - LOW_WATERMARK)).clamp(0.0, 1.0),
+        )
     }
 }
 

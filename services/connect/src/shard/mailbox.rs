@@ -139,7 +139,16 @@ pub(crate) struct Mailbox {
 pub(crate) fn open(places: usize, bytes: usize) -> (ShardHandle, Mailbox) {
     let (sender, commands) = queue(places, bytes);
     let possibly_lost = Arc::new(AtomicBool::new(false));
-    (ShardHandle { commands: sender, possibly_lost: Arc::clone(&possibly_lost) }, Mailbox { commands, possibly_lost })
+    (
+        ShardHandle {
+            commands: sender,
+            possibly_lost: Arc::clone(&possibly_lost),
+        },
+        Mailbox {
+            commands,
+            possibly_lost,
+        },
+    )
 }
 
 #[cfg(test)]
@@ -152,20 +161,36 @@ mod tests {
     fn a_shards_queue_is_bounded_in_bytes_and_a_loss_is_told() {
         let (commands, mut mailbox) = queue(1_000, 1 << 20);
         let possibly_lost = Arc::new(AtomicBool::new(false));
-        let shard = ShardHandle { commands, possibly_lost: Arc::clone(&possibly_lost) };
+        let shard = ShardHandle {
+            commands,
+            possibly_lost: Arc::clone(&possibly_lost),
+        };
         let message = |length: usize| {
             let room = RoomId::new("r").unwrap();
             let kind = "text".to_owned();
             let (id, from, client_id) = Default::default();
             let body = Body::Binary(vec![0; length].into());
-            Command::Logged(Arc::new(Message { room, epoch: 1, seq: 1, id, from, client_id, kind, body, time_ms: 0 }))
+            Command::Logged(Arc::new(Message {
+                room,
+                epoch: 1,
+                seq: 1,
+                id,
+                from,
+                client_id,
+                kind,
+                body,
+                time_ms: 0,
+            }))
         };
         for _ in 0..100 {
             shard.event(message(64 << 10));
         }
         let mut take_all = || std::iter::from_fn(|| mailbox.try_recv().ok()).count();
         assert_eq!(take_all(), 15, "as many as the bytes allow");
-        assert!(possibly_lost.load(Ordering::Relaxed), "the shard compares its rooms");
+        assert!(
+            possibly_lost.load(Ordering::Relaxed),
+            "the shard compares its rooms"
+        );
         (0..2_000).for_each(|_| shard.event(message(10)));
         assert_eq!(take_all(), 1_000, "and as many as there are places for");
     }

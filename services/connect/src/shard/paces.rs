@@ -63,7 +63,9 @@ impl Paces {
 
     /// Whether more may be read for the user now; otherwise how long that takes.
     fn reads_on(&self, user: &UserId) -> Result<(), Duration> {
-        self.user(user, |user| user.bytes.spend(self.bytes, 0, Instant::now().into_std()))
+        self.user(user, |user| {
+            user.bytes.spend(self.bytes, 0, Instant::now().into_std())
+        })
     }
 
     /// Whether another page may be asked for, for a connection that catches up.
@@ -98,7 +100,10 @@ impl Paces {
     /// That takes too long.
     pub(crate) async fn rooms(&self, user: &UserId, rooms: usize) -> Result<(), Fault> {
         let paced = async {
-            let spend = |user: &mut User| user.rooms.spend(self.rooms, rooms, Instant::now().into_std());
+            let spend = |user: &mut User| {
+                user.rooms
+                    .spend(self.rooms, rooms, Instant::now().into_std())
+            };
             while let Err(wait) = self.user(user, spend) {
                 tokio::time::sleep(wait).await;
             }
@@ -128,7 +133,12 @@ async fn in_time<T>(waiting: impl Future<Output = T>, limit: &str) -> Result<T, 
         return Ok(done);
     }
     metrics::RATE_LIMITED.with_label_values(&[limit]).inc();
-    tokio::time::timeout(TURN_TIMEOUT, waiting).await.map_err(|_| {
-        translate::retryable(ErrorCode::RateLimited, "too much is read for this user at the same time: ask again later")
-    })
+    tokio::time::timeout(TURN_TIMEOUT, waiting)
+        .await
+        .map_err(|_| {
+            translate::retryable(
+                ErrorCode::RateLimited,
+                "too much is read for this user at the same time: ask again later",
+            )
+        })
 }

@@ -109,7 +109,9 @@ impl Shard {
 
     /// An authenticated connection has ended.
     pub(crate) fn ended(&self, connection: &Connection) {
-        let Some(identity) = connection.authenticated() else { return };
+        let Some(identity) = connection.authenticated() else {
+            return;
+        };
         self.ends.put(End {
             conn: connection.id.clone(),
             grant: identity.grant.borrow().clone(),
@@ -121,11 +123,21 @@ impl Shard {
 
     /// A connection is not let in, and logic may have noted it all the same: the answer to its auth did not come.
     pub(crate) fn never_began(&self, connection: &Connection) {
-        self.gone(connection.id.clone(), String::new(), self.place(connection.key));
+        self.gone(
+            connection.id.clone(),
+            String::new(),
+            self.place(connection.key),
+        );
     }
 
     fn gone(&self, conn: String, user: String, place: u64) {
-        self.ends.put(End { conn, grant: Bytes::new(), user, place, at: Instant::now() });
+        self.ends.put(End {
+            conn,
+            grant: Bytes::new(),
+            user,
+            place,
+            at: Instant::now(),
+        });
     }
 
     /// Tells ends; runs as long as the shard.
@@ -133,7 +145,8 @@ impl Shard {
         let mut pause = PAUSE;
         loop {
             let ends = self.ends.take().await;
-            let told = futures::future::join_all(ends.into_iter().map(|end| self.tell_end(end))).await;
+            let told =
+                futures::future::join_all(ends.into_iter().map(|end| self.tell_end(end))).await;
             let untold: Vec<End> = told.into_iter().flatten().collect();
             if untold.is_empty() {
                 pause = PAUSE;
@@ -153,7 +166,10 @@ impl Shard {
             user: end.user.clone(),
             ago_ms: u64::try_from(end.at.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
-        let told = self.logic.call(end.grant.clone(), &end.conn, call::Op::Disconnected(gone)).await;
+        let told = self
+            .logic
+            .call(end.grant.clone(), &end.conn, call::Op::Disconnected(gone))
+            .await;
         told.is_err_and(|fault| fault.retryable).then_some(end)
     }
 
@@ -172,8 +188,16 @@ impl Shard {
             let node = self.options.node.clone();
             let from_place = self.place(part.keys.start);
             let to = self.end_of(&part);
-            let ask = AssertPresence { node, from: from_place, to, held: part.held.clone() };
-            let answer = self.logic.call(Bytes::new(), "", call::Op::AssertPresence(ask)).await;
+            let ask = AssertPresence {
+                node,
+                from: from_place,
+                to,
+                held: part.held.clone(),
+            };
+            let answer = self
+                .logic
+                .call(Bytes::new(), "", call::Op::AssertPresence(ask))
+                .await;
             match answer {
                 Err(fault) if fault.retryable => {
                     failures = failures.saturating_add(1);
@@ -194,10 +218,14 @@ impl Shard {
             0 => {
                 let connections = self.connections.borrow();
                 // A part ends where it names enough connections or has looked at enough places.
-                let parts = connections.len() / PART_CONNECTIONS + connections.capacity() / PART_PLACES as usize + 1;
+                let parts = connections.len() / PART_CONNECTIONS
+                    + connections.capacity() / PART_PLACES as usize
+                    + 1;
                 lease / u32::try_from(parts).unwrap_or(u32::MAX)
             }
-            _ => (PAUSE * 2_u32.saturating_pow(failures.min(8))).min(lease / 3).min(MAX_PAUSE),
+            _ => (PAUSE * 2_u32.saturating_pow(failures.min(8)))
+                .min(lease / 3)
+                .min(MAX_PAUSE),
         };
         pause.mul_f64(rand::random_range(0.8..1.0))
     }
@@ -225,12 +253,20 @@ impl Shard {
             }
             key += 1;
         }
-        Part { keys: from..key, held, is_last: key >= bound }
+        Part {
+            keys: from..key,
+            held,
+            is_last: key >= bound,
+        }
     }
 
     /// The last part reaches to the shard's end: places that are no longer used lie there.
     fn end_of(&self, part: &Part) -> u64 {
-        if part.is_last { ((self.number as u64 + 1) << 32) + 1 } else { self.place(part.keys.end) }
+        if part.is_last {
+            ((self.number as u64 + 1) << 32) + 1
+        } else {
+            self.place(part.keys.end)
+        }
     }
 
     /// Ends what the store has and the shard has not: now, as something may have begun or ended meanwhile.
@@ -238,7 +274,9 @@ impl Shard {
         if asserted.restored.is_empty() && asserted.strays.is_empty() {
             return;
         }
-        metrics::PRESENCE_CORRECTED.with_label_values(&["restored"]).inc_by(asserted.restored.len() as u64);
+        metrics::PRESENCE_CORRECTED
+            .with_label_values(&["restored"])
+            .inc_by(asserted.restored.len() as u64);
         let here: HashSet<String> = {
             let connections = self.connections.borrow();
             let beyond = u32::try_from(connections.capacity()).unwrap_or(u32::MAX);
@@ -248,7 +286,9 @@ impl Shard {
         };
         for stray in asserted.restored.into_iter().chain(asserted.strays) {
             if !here.contains(&stray.conn) {
-                metrics::PRESENCE_CORRECTED.with_label_values(&["ended"]).inc();
+                metrics::PRESENCE_CORRECTED
+                    .with_label_values(&["ended"])
+                    .inc();
                 self.gone(stray.conn, stray.user, 0);
             }
         }

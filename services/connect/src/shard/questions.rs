@@ -33,7 +33,12 @@ pub(super) enum Question {
     /// What follows a room's head.
     Repair { room: RoomId, after: LogPosition },
     /// What follows a member's place.
-    Page { room: RoomId, member: Member, after: LogPosition, in_flight: PageInFlight },
+    Page {
+        room: RoomId,
+        member: Member,
+        after: LogPosition,
+        in_flight: PageInFlight,
+    },
     /// These rooms' heads.
     Heads(Vec<RoomId>),
 }
@@ -156,9 +161,16 @@ impl Questions {
     }
 
     /// What may be asked now. `takes`: how many pages may be under way for a connection, as its outbox has room for them.
-    pub(super) fn next(&mut self, now: Instant, takes: impl Fn(Member) -> usize) -> Option<Question> {
-        let under_way = self.repairs_under_way + self.pages_under_way + usize::from(self.heads_under_way);
-        if self.unanswered >= UNANSWERED_LIMIT && (under_way > 0 || self.not_before.is_some_and(|at| now < at)) {
+    pub(super) fn next(
+        &mut self,
+        now: Instant,
+        takes: impl Fn(Member) -> usize,
+    ) -> Option<Question> {
+        let under_way =
+            self.repairs_under_way + self.pages_under_way + usize::from(self.heads_under_way);
+        if self.unanswered >= UNANSWERED_LIMIT
+            && (under_way > 0 || self.not_before.is_some_and(|at| now < at))
+        {
             return None;
         }
         for _ in 0..3 {
@@ -188,7 +200,10 @@ impl Questions {
         if self.heads_under_way {
             return None;
         }
-        let rooms: Vec<RoomId> = std::iter::from_fn(|| self.heads.pop()).take(HEADS).map(|(room, ())| room).collect();
+        let rooms: Vec<RoomId> = std::iter::from_fn(|| self.heads.pop())
+            .take(HEADS)
+            .map(|(room, ())| room)
+            .collect();
         if rooms.is_empty() {
             return None;
         }
@@ -201,7 +216,9 @@ impl Questions {
             return None;
         }
         while let Some(member) = self.turns.pop_front() {
-            let Some(reader) = self.readers.get_mut(&member) else { continue };
+            let Some(reader) = self.readers.get_mut(&member) else {
+                continue;
+            };
             reader.listed = false;
             let under_way = reader.under_way.get();
             if reader.waiting.is_empty() {
@@ -215,12 +232,19 @@ impl Questions {
                 self.stalled.push(member);
                 continue;
             }
-            let Some((room, after)) = reader.waiting.pop_front() else { continue };
+            let Some((room, after)) = reader.waiting.pop_front() else {
+                continue;
+            };
             reader.under_way.set(under_way + 1);
             let in_flight = PageInFlight(Rc::clone(&reader.under_way));
             list(&mut self.turns, member, reader);
             self.pages_under_way += 1;
-            return Some(Question::Page { room, member, after, in_flight });
+            return Some(Question::Page {
+                room,
+                member,
+                after,
+                in_flight,
+            });
         }
         None
     }
@@ -248,7 +272,9 @@ impl Questions {
         self.pages_under_way -= 1;
         in_flight.0.set(in_flight.0.get() - 1);
         self.ended(answered, now);
-        self.readers.get(&member).is_some_and(|reader| Rc::ptr_eq(&reader.under_way, &in_flight.0))
+        self.readers
+            .get(&member)
+            .is_some_and(|reader| Rc::ptr_eq(&reader.under_way, &in_flight.0))
     }
 
     /// The connection has taken its page, or there was none: its next one's turn comes.
@@ -277,7 +303,11 @@ impl Questions {
 
     /// Things that wait to be asked.
     pub(super) fn waiting(&self) -> usize {
-        let pages: usize = self.readers.values().map(|reader| reader.waiting.len()).sum();
+        let pages: usize = self
+            .readers
+            .values()
+            .map(|reader| reader.waiting.len())
+            .sum();
         self.repairs.len() + self.heads.len() + pages
     }
 }
@@ -299,7 +329,11 @@ struct Line<K, V> {
 
 impl<K, V> Default for Line<K, V> {
     fn default() -> Self {
-        Self { order: BTreeMap::new(), places: HashMap::new(), next: 0 }
+        Self {
+            order: BTreeMap::new(),
+            places: HashMap::new(),
+            next: 0,
+        }
     }
 }
 
@@ -337,7 +371,10 @@ impl<K: Clone + Eq + Hash, V> Line<K, V> {
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { pages: 16, pages_each: 4 };
+    const BOUNDS: Bounds = Bounds {
+        pages: 16,
+        pages_each: 4,
+    };
 
     fn room(number: usize) -> RoomId {
         RoomId::new(format!("r-{number}")).unwrap()
@@ -352,10 +389,17 @@ mod tests {
         std::iter::from_fn(|| questions.next(now, anything)).collect()
     }
 
-    fn end(questions: &mut Questions, question: Question, answered: bool, now: Instant) -> Option<Vec<RoomId>> {
+    fn end(
+        questions: &mut Questions,
+        question: Question,
+        answered: bool,
+        now: Instant,
+    ) -> Option<Vec<RoomId>> {
         match question {
             Question::Repair { .. } => questions.repair_ended(answered, now),
-            Question::Page { member, in_flight, .. } => {
+            Question::Page {
+                member, in_flight, ..
+            } => {
                 questions.page_ended(member, &in_flight, answered, now);
                 questions.page_taken(member);
             }
@@ -388,7 +432,10 @@ mod tests {
                 }
                 asked += now_asked.len();
                 for question in now_asked {
-                    for room in end(&mut questions, question, false, now).into_iter().flatten() {
+                    for room in end(&mut questions, question, false, now)
+                        .into_iter()
+                        .flatten()
+                    {
                         questions.compare(room);
                     }
                 }
@@ -407,17 +454,30 @@ mod tests {
         let (mut repaired, mut compared) = (0, 0);
         for _ in 0..1_000 {
             let batch = ask(&mut questions, now);
-            let repairs = batch.iter().filter(|question| matches!(question, Question::Repair { .. })).count();
-            assert!(repairs <= REPAIRS && batch.len() - repairs <= 1, "{} at once", batch.len());
+            let repairs = batch
+                .iter()
+                .filter(|question| matches!(question, Question::Repair { .. }))
+                .count();
+            assert!(
+                repairs <= REPAIRS && batch.len() - repairs <= 1,
+                "{} at once",
+                batch.len()
+            );
             repaired += repairs;
             now += Duration::from_millis(1);
             for question in batch {
                 compared += end(&mut questions, question, true, now).map_or(0, |rooms| rooms.len());
             }
         }
-        assert!(repaired >= 490 && compared >= 1_500, "{repaired} and {compared}");
+        assert!(
+            repaired >= 490 && compared >= 1_500,
+            "{repaired} and {compared}"
+        );
         assert_eq!(questions.waiting(), 0);
-        assert_eq!((questions.has_recovered(), questions.has_recovered()), (true, false));
+        assert_eq!(
+            (questions.has_recovered(), questions.has_recovered()),
+            (true, false)
+        );
     }
 
     #[test]
@@ -425,12 +485,16 @@ mod tests {
         let mut questions = Questions::new(BOUNDS);
         let now = Instant::now();
         for member in 0..10 {
-            (0..1_000).for_each(|number| questions.page(room(number), member, LogPosition::default()));
+            (0..1_000)
+                .for_each(|number| questions.page(room(number), member, LogPosition::default()));
         }
         let mut under_way = ask(&mut questions, now);
         assert_eq!(under_way.len(), BOUNDS.pages);
         let of = |under_way: &[Question], wanted: Member| {
-            under_way.iter().filter(|q| matches!(q, Question::Page { member, .. } if *member == wanted)).count()
+            under_way
+                .iter()
+                .filter(|q| matches!(q, Question::Page { member, .. } if *member == wanted))
+                .count()
         };
         for member in 0..10 {
             assert!((1..=4).contains(&of(&under_way, member)), "member {member}");
@@ -446,7 +510,11 @@ mod tests {
             end(&mut questions, question, true, now);
         }
         under_way = ask(&mut questions, now);
-        assert_eq!((under_way.len(), of(&under_way, 0)), (4, 4), "alone it has no more than its own");
+        assert_eq!(
+            (under_way.len(), of(&under_way, 0)),
+            (4, 4),
+            "alone it has no more than its own"
+        );
     }
 
     #[test]
@@ -457,15 +525,26 @@ mod tests {
             (0..3).for_each(|number| questions.page(room(number), member, LogPosition::default()));
         }
         let takes = |member| if member == 1 { 0 } else { 1 };
-        let Some(Question::Page { member: 2, in_flight, .. }) = questions.next(now, takes) else {
+        let Some(Question::Page {
+            member: 2,
+            in_flight,
+            ..
+        }) = questions.next(now, takes)
+        else {
             panic!("2 is asked for")
         };
         assert!(questions.next(now, takes).is_none());
         assert!(questions.page_ended(2, &in_flight, true, now));
         questions.page_taken(2);
-        assert!(matches!(questions.next(now, takes), Some(Question::Page { member: 2, .. })));
+        assert!(matches!(
+            questions.next(now, takes),
+            Some(Question::Page { member: 2, .. })
+        ));
         questions.look_again();
-        assert!(matches!(questions.next(now, anything), Some(Question::Page { .. })));
+        assert!(matches!(
+            questions.next(now, anything),
+            Some(Question::Page { .. })
+        ));
         questions.leave(&room(0), 1);
         questions.leave(&room(1), 1);
         questions.leave(&room(2), 1);
@@ -484,6 +563,9 @@ mod tests {
             line.push(key, value);
         }
         line.remove(&2);
-        assert_eq!((line.pop(), line.pop(), line.pop(), line.len()), (Some((1, 'c')), Some((3, 'd')), None, 0));
+        assert_eq!(
+            (line.pop(), line.pop(), line.pop(), line.len()),
+            (Some((1, 'c')), Some((3, 'd')), None, 0)
+        );
     }
 }

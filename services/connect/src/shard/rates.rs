@@ -41,16 +41,30 @@ impl Rates {
     }
 
     /// One request of so many bytes of a user; which limit refused, where one did.
-    pub(crate) fn user_request(&self, user: &UserId, bytes: usize, now: Instant) -> Result<(), &'static str> {
+    pub(crate) fn user_request(
+        &self,
+        user: &UserId,
+        bytes: usize,
+        now: Instant,
+    ) -> Result<(), &'static str> {
         let mut users = self.users.borrow_mut();
         let now = now.into_std();
         if !users.contains_key(user) {
             users.insert(
                 user.clone(),
-                User { requests: Bucket::full(self.user, now), bytes: Bucket::full(self.user_bytes, now) },
+                User {
+                    requests: Bucket::full(self.user, now),
+                    bytes: Bucket::full(self.user_bytes, now),
+                },
             );
         }
-        let Some(User { requests, bytes: spent }) = users.get_mut(user) else { return Ok(()) };
+        let Some(User {
+            requests,
+            bytes: spent,
+        }) = users.get_mut(user)
+        else {
+            return Ok(());
+        };
         if requests.take(self.user, now).is_err() {
             return Err("user");
         }
@@ -63,7 +77,12 @@ impl Rates {
 
     /// One request from an address.
     pub(crate) fn address_request(&self, address: IpAddr, now: Instant) -> bool {
-        take(&mut self.addresses.borrow_mut(), address.into(), self.address, now)
+        take(
+            &mut self.addresses.borrow_mut(),
+            address.into(),
+            self.address,
+            now,
+        )
     }
 
     /// A request of the user weighed more than one.
@@ -75,20 +94,35 @@ impl Rates {
 
     /// One more connection from an address.
     pub(crate) fn accept(&self, address: IpAddr, now: Instant) -> bool {
-        take(&mut self.accepted.borrow_mut(), address.into(), self.accepts, now)
+        take(
+            &mut self.accepted.borrow_mut(),
+            address.into(),
+            self.accepts,
+            now,
+        )
     }
 
     pub(crate) fn forget_full(&self) {
         let now = Instant::now().into_std();
-        let is_full = |user: &User| user.requests.is_full(self.user, now) && user.bytes.is_full(self.user_bytes, now);
+        let is_full = |user: &User| {
+            user.requests.is_full(self.user, now) && user.bytes.is_full(self.user_bytes, now)
+        };
         self.users.borrow_mut().retain(|_, user| !is_full(user));
-        self.addresses.borrow_mut().retain(|_, bucket| !bucket.is_full(self.address, now));
-        self.accepted.borrow_mut().retain(|_, bucket| !bucket.is_full(self.accepts, now));
+        self.addresses
+            .borrow_mut()
+            .retain(|_, bucket| !bucket.is_full(self.address, now));
+        self.accepted
+            .borrow_mut()
+            .retain(|_, bucket| !bucket.is_full(self.accepts, now));
     }
 }
 
 /// Takes one of what a network may have; whether there was one.
 fn take(buckets: &mut HashMap<Network, Bucket>, of: Network, rate: Rate, now: Instant) -> bool {
     let now = now.into_std();
-    buckets.entry(of).or_insert_with(|| Bucket::full(rate, now)).take(rate, now).is_ok()
+    buckets
+        .entry(of)
+        .or_insert_with(|| Bucket::full(rate, now))
+        .take(rate, now)
+        .is_ok()
 }

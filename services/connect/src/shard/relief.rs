@@ -17,7 +17,11 @@ impl Shard {
 
     /// One look at all of them closes as many as it takes to be an eighth below the bound.
     fn close_largest(&self) {
-        let mut holders: Vec<_> = self.everyone().into_iter().filter(|connection| connection.has_waiting()).collect();
+        let mut holders: Vec<_> = self
+            .everyone()
+            .into_iter()
+            .filter(|connection| connection.has_waiting())
+            .collect();
         holders.sort_by_key(|connection| Reverse(connection.waiting()));
         for connection in holders {
             if self.outboxes.held() <= self.outboxes.bound() / 8 * 7 {

@@ -66,10 +66,21 @@ pub(crate) async fn ask(
         if *client.identity.grant.borrow() == grant {
             for Overtaken { at, .. } in late.iter().filter(|late| late.ended) {
                 let room = std::mem::take(&mut answers[*at].1.room);
-                answers[*at].1 = Answer { room, fault: Some(changing()), ..Answer::default() };
+                answers[*at].1 = Answer {
+                    room,
+                    fault: Some(changing()),
+                    ..Answer::default()
+                };
             }
             let rooms = answers.into_iter().map(|(_, answer)| answer).collect();
-            return Ok(Answers { rooms, added: if all { check.take_additions() } else { Vec::new() } });
+            return Ok(Answers {
+                rooms,
+                added: if all {
+                    check.take_additions()
+                } else {
+                    Vec::new()
+                },
+            });
         }
         // A newer token came meanwhile, and it may give less.
         metrics::RIGHTS_ASKED_AGAIN.inc();
@@ -87,7 +98,10 @@ async fn ask_again(
 ) -> Result<(), Fault> {
     metrics::RIGHTS_ASKED_AGAIN.inc();
     for late in late.chunks(MAX_ROOMS) {
-        let names = late.iter().map(|late| answers[late.at].1.room.clone()).collect();
+        let names = late
+            .iter()
+            .map(|late| answers[late.at].1.room.clone())
+            .collect();
         let fresh = question(shard, client, check, names, false, Pace::None).await?;
         for (late, fresh) in late.iter().zip(fresh) {
             answers[late.at] = fresh;
@@ -122,7 +136,9 @@ async fn question(
             return Err(translate::unexpected());
         };
         if pace == Pace::Users {
-            shard.paces.has_looked_up(client.user(), answer.rooms.len().saturating_sub(named));
+            shard
+                .paces
+                .has_looked_up(client.user(), answer.rooms.len().saturating_sub(named));
         }
         answers.extend(answer.rooms.into_iter().map(|room| (asked, room)));
     }
@@ -139,12 +155,18 @@ struct Overtaken {
 fn overtaken(shard: &Rc<Shard>, check: &Check<'_>, answers: &[(u64, Answer)]) -> Vec<Overtaken> {
     let mut late = Vec::new();
     for (at, (asked, answer)) in answers.iter().enumerate() {
-        let Ok(room) = RoomId::new(&answer.room) else { continue };
+        let Ok(room) = RoomId::new(&answer.room) else {
+            continue;
+        };
         if answer.fault.is_some() {
             continue;
         }
         let ended = check.ended_since(&room, answer.head, *asked);
-        if ended || shard.head(&room).is_some_and(|head| head.epoch > answer.epoch) {
+        if ended
+            || shard
+                .head(&room)
+                .is_some_and(|head| head.epoch > answer.epoch)
+        {
             late.push(Overtaken { at, ended });
         }
     }
@@ -152,7 +174,10 @@ fn overtaken(shard: &Rc<Shard>, check: &Check<'_>, answers: &[(u64, Answer)]) ->
 }
 
 fn changing() -> Fault {
-    translate::retryable(ErrorCode::Unavailable, "rights changed again and again while they were asked for: try again")
+    translate::retryable(
+        ErrorCode::Unavailable,
+        "rights changed again and again while they were asked for: try again",
+    )
 }
 
 /// Growing pauses with jitter.
@@ -191,9 +216,20 @@ pub(crate) async fn recheck(shard: Rc<Shard>, client: Client, mut rooms: Vec<Roo
 }
 
 /// One question; the rooms that it did not settle.
-async fn recheck_some(shard: &Rc<Shard>, client: &Client, rooms: &[RoomId]) -> Result<Vec<RoomId>, Fault> {
+async fn recheck_some(
+    shard: &Rc<Shard>,
+    client: &Client,
+    rooms: &[RoomId],
+) -> Result<Vec<RoomId>, Fault> {
     let before: Vec<Option<Seq>> = rooms.iter().map(|room| checked_at(client, room)).collect();
-    let answers = ask(shard, client, rooms.iter().map(RoomId::to_string).collect(), false, Pace::None).await?;
+    let answers = ask(
+        shard,
+        client,
+        rooms.iter().map(RoomId::to_string).collect(),
+        false,
+        Pace::None,
+    )
+    .await?;
     let mut unsure = Vec::new();
     if shard.is_gone(&client.connection) {
         return Ok(unsure);
@@ -223,5 +259,9 @@ fn reason(fault: &Fault) -> &'static str {
 }
 
 fn checked_at(connection: &Connection, room: &RoomId) -> Option<Seq> {
-    connection.rooms.borrow().get(room).map(|subscription| subscription.checked_at)
+    connection
+        .rooms
+        .borrow()
+        .get(room)
+        .map(|subscription| subscription.checked_at)
 }

@@ -31,7 +31,15 @@ fn shard() -> Rc<Shard> {
     let logic = Shared::new(Arc::new(Nobody), &options);
     let router = Arc::new(Router::new(Arc::new(Nobody), Vec::new(), &options.node));
     let admission = Admission::new(&options);
-    Shard::new(0, options, logic, admission, router, CancellationToken::new(), Arc::default())
+    Shard::new(
+        0,
+        options,
+        logic,
+        admission,
+        router,
+        CancellationToken::new(),
+        Arc::default(),
+    )
 }
 
 /// Both ends of a connection.
@@ -80,23 +88,43 @@ async fn a_draining_shard_tells_its_clients_at_a_pace_and_closes_the_rest_at_the
         });
         let (late, _theirs) = sockets();
         let told = || clients.iter().filter(|client| client.moved.get()).count();
-        let plan =
-            DrainPlan { per_second: 2.0, accept: Duration::from_secs(1), deadline: at(10_000), to: Arc::default() };
+        let plan = DrainPlan {
+            per_second: 2.0,
+            accept: Duration::from_secs(1),
+            deadline: at(10_000),
+            to: Arc::default(),
+        };
         shard.begin_drain(plan);
         for (ms, expected) in [(1, 1), (499, 1), (501, 2), (999, 2)] {
             sleep_until(at(ms)).await;
-            assert_eq!((told(), shard.accepting.is_cancelled()), (expected, false), "after {ms} ms");
+            assert_eq!(
+                (told(), shard.accepting.is_cancelled()),
+                (expected, false),
+                "after {ms} ms"
+            );
         }
         let late = client(&shard, "late", late);
         shard.greet_while_draining(&late);
-        assert!(late.moved.get(), "who comes while the node leaves is told at once");
+        assert!(
+            late.moved.get(),
+            "who comes while the node leaves is told at once"
+        );
         sleep_until(at(1_001)).await;
         assert_eq!((told(), shard.accepting.is_cancelled()), (3, true));
         sleep_until(at(9_999)).await;
-        assert_eq!((told(), clients.iter().any(|client| client.ending().is_some())), (5, false));
+        assert_eq!(
+            (
+                told(),
+                clients.iter().any(|client| client.ending().is_some())
+            ),
+            (5, false)
+        );
         sleep_until(at(10_001)).await;
         for client in clients.iter().chain([&late]) {
-            assert_eq!(client.ending().map(|ending| ending.code), Some(CloseCode::GoingAway));
+            assert_eq!(
+                client.ending().map(|ending| ending.code),
+                Some(CloseCode::GoingAway)
+            );
         }
     };
     LocalSet::new().run_until(drain).await;
@@ -111,7 +139,14 @@ async fn housekeeping_ends_silent_clients_and_handshakes_that_take_too_long() {
     let (ours, _theirs) = sockets();
     let nobody = shard.enter(|key| {
         let bounds = (1 << 20, Rc::clone(&shard.outboxes));
-        Connection::new(key, "x".to_owned(), Entrance::Tcp, Ipv4Addr::LOCALHOST.into(), ours, bounds)
+        Connection::new(
+            key,
+            "x".to_owned(),
+            Entrance::Tcp,
+            Ipv4Addr::LOCALHOST.into(),
+            ours,
+            bounds,
+        )
     });
     let codes = || {
         shard.check_connections();
@@ -127,7 +162,11 @@ async fn housekeeping_ends_silent_clients_and_handshakes_that_take_too_long() {
 
 #[tokio::test(start_paused = true)]
 async fn reads_wait_for_their_users_turn_and_are_refused_where_it_is_too_far_off() {
-    let options = Options { user_read_bytes_per_second: 1_000, user_rooms_per_second: 100, ..Options::default() };
+    let options = Options {
+        user_read_bytes_per_second: 1_000,
+        user_rooms_per_second: 100,
+        ..Options::default()
+    };
     let paces = Paces::new(&options);
     let (ann, bob) = (id("ann"), id("bob"));
     let start = Instant::now();
@@ -137,11 +176,18 @@ async fn reads_wait_for_their_users_turn_and_are_refused_where_it_is_too_far_off
     paces.has_read(&ann, 3_000);
     assert!(!paces.may_read(&ann) && paces.may_read(&bob));
     drop(paces.turn(&ann).await.unwrap());
-    assert!((2_000..2_010).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+    assert!(
+        (2_000..2_010).contains(&start.elapsed().as_millis()),
+        "{:?}",
+        start.elapsed()
+    );
     paces.has_read(&ann, 100_000);
     let start = Instant::now();
     let refused = paces.turn(&ann).await.unwrap_err();
-    assert_eq!((refused.code.as_str(), refused.retryable), ("rate_limited", true));
+    assert_eq!(
+        (refused.code.as_str(), refused.retryable),
+        ("rate_limited", true)
+    );
     assert_eq!(start.elapsed().as_secs(), 20);
 
     let start = Instant::now();
@@ -149,12 +195,19 @@ async fn reads_wait_for_their_users_turn_and_are_refused_where_it_is_too_far_off
         paces.rooms(&bob, 50).await.unwrap();
     }
     let passed = start.elapsed().as_millis();
-    assert!((1_250..1_300).contains(&passed), "150 before the last one, of them 25 at once: {passed}");
+    assert!(
+        (1_250..1_300).contains(&passed),
+        "150 before the last one, of them 25 at once: {passed}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_users_requests_and_bytes_come_back_with_time() {
-    let options = Options { user_requests_per_second: 10, user_bytes_per_second: 1_000, ..Options::default() };
+    let options = Options {
+        user_requests_per_second: 10,
+        user_bytes_per_second: 1_000,
+        ..Options::default()
+    };
     let rates = Rates::new(&options);
     let (ann, bob) = (id("ann"), id("bob"));
     let request = |user: &UserId, bytes| rates.user_request(user, bytes, Instant::now());
@@ -163,9 +216,16 @@ async fn a_users_requests_and_bytes_come_back_with_time() {
     }
     assert_eq!((request(&ann, 1), request(&bob, 1)), (Err("user"), Ok(())));
     tokio::time::advance(Duration::from_millis(100)).await;
-    assert_eq!((request(&ann, 10_000), request(&ann, 1)), (Ok(()), Err("user")));
+    assert_eq!(
+        (request(&ann, 10_000), request(&ann, 1)),
+        (Ok(()), Err("user"))
+    );
     tokio::time::advance(Duration::from_secs(1)).await;
-    assert_eq!(request(&ann, 1), Err("user_bytes"), "eight seconds' worth at once, and more was taken");
+    assert_eq!(
+        request(&ann, 1),
+        Err("user_bytes"),
+        "eight seconds' worth at once, and more was taken"
+    );
     tokio::time::advance(Duration::from_secs(2)).await;
     assert_eq!(request(&ann, 1), Ok(()));
 }

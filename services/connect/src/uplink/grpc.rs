@@ -115,14 +115,25 @@ impl GrpcLogic {
         let end = CancellationToken::new();
         let pool_options = options.pool.clone();
         let affinities = Affinities::default();
-        let shared = Arc::new(Shared { options, affinities, pool: OnceLock::new(), losses, end: end.clone() });
+        let shared = Arc::new(Shared {
+            options,
+            affinities,
+            pool: OnceLock::new(),
+            losses,
+            end: end.clone(),
+        });
         // The pool's task makes links; the shared part must not live on by it.
         let of_links = Arc::downgrade(&shared);
         let pool = Pool::start(pool_options, watch.clone(), move |node, channel| {
             Link::start(&node.id, channel, of_links.clone())
         });
         let _ = shared.pool.set(pool);
-        Self { shared, watch, others: Mutex::default(), _end: end.drop_guard() }
+        Self {
+            shared,
+            watch,
+            others: Mutex::default(),
+            _end: end.drop_guard(),
+        }
     }
 
     /// Counts the streams that were lost, those of all threads. What their logic processes had stored they may not have
@@ -140,7 +151,10 @@ impl GrpcLogic {
 
     fn has_reached(&self) -> bool {
         let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all = others.iter().filter_map(Weak::upgrade).chain([Arc::clone(&self.shared)]);
+        let mut all = others
+            .iter()
+            .filter_map(Weak::upgrade)
+            .chain([Arc::clone(&self.shared)]);
         all.all(|one| one.choose(None).is_some())
     }
 }
@@ -151,9 +165,19 @@ impl Logic for GrpcLogic {
         let began = Instant::now();
         let (answer, answered) = oneshot::channel();
         let may_move = !matches!(op, call::Op::Signal(_));
-        let call = Call { id: 0, grant, conn: conn.to_owned(), op: Some(op) };
+        let call = Call {
+            id: 0,
+            grant,
+            conn: conn.to_owned(),
+            op: Some(op),
+        };
         // Nothing is awaited before the call stands in a queue: that keeps a connection's calls in order.
-        let _affinity = self.shared.enqueue(Waiting { call, answer, may_move, _flight: None })?;
+        let _affinity = self.shared.enqueue(Waiting {
+            call,
+            answer,
+            may_move,
+            _flight: None,
+        })?;
         metrics::IN_FLIGHT.inc();
         let _leaving = OnDrop(|| metrics::IN_FLIGHT.dec());
         match tokio::time::timeout(self.shared.options.call_timeout, answered).await {
@@ -169,9 +193,14 @@ impl Logic for GrpcLogic {
     }
 
     fn on_this_thread(self: Arc<Self>) -> Arc<dyn Logic> {
-        let Shared { options, losses, .. } = &*self.shared;
+        let Shared {
+            options, losses, ..
+        } = &*self.shared;
         let other = Self::start_counting(options.clone(), self.watch.clone(), losses.clone());
-        self.others.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&other.shared));
+        self.others
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::downgrade(&other.shared));
         Arc::new(other)
     }
 }
@@ -188,11 +217,16 @@ impl<F: Fn()> Drop for OnDrop<F> {
 impl Shared {
     /// The better of two processes that there is a stream to, `except` left out.
     fn choose(&self, except: Option<u64>) -> Option<LogicEndpoint> {
-        let fits = |endpoint: &Endpoint<Link>| endpoint.link().is_up() && Some(endpoint.link().number) != except;
+        let fits = |endpoint: &Endpoint<Link>| {
+            endpoint.link().is_up() && Some(endpoint.link().number) != except
+        };
         self.pool.get()?.choose(fits)
     }
 
-    fn enqueue(self: &Arc<Self>, waiting: Waiting) -> Result<Option<affinity::AffinityGuard>, Fault> {
+    fn enqueue(
+        self: &Arc<Self>,
+        waiting: Waiting,
+    ) -> Result<Option<affinity::AffinityGuard>, Fault> {
         if waiting.call.conn.is_empty() {
             let endpoint = self.choose(None).ok_or_else(no_logic)?;
             give(&endpoint, waiting).map_err(Refused::fault)?;
@@ -203,7 +237,8 @@ impl Shared {
 
     /// Gives calls of a lost process to another one, in their order and before any later call of the same connection.
     fn move_on(&self, from: u64, calls: Vec<Waiting>, queue: &mut mpsc::Receiver<Waiting>) {
-        self.affinities.move_on(from, calls, queue, || self.choose(Some(from)));
+        self.affinities
+            .move_on(from, calls, queue, || self.choose(Some(from)));
     }
 }
 
@@ -249,7 +284,10 @@ fn unavailable(why: &str, text: &str) -> Fault {
 }
 
 fn no_logic() -> Fault {
-    unavailable("no_logic", "no logic process can be reached just now: try again")
+    unavailable(
+        "no_logic",
+        "no logic process can be reached just now: try again",
+    )
 }
 
 fn lost() -> Fault {
@@ -260,7 +298,10 @@ fn lost() -> Fault {
 }
 
 fn timed_out() -> Fault {
-    unavailable("timeout", "no answer in time; it may have been done: try again with the same client id")
+    unavailable(
+        "timeout",
+        "no answer in time; it may have been done: try again with the same client id",
+    )
 }
 
 fn queue_full() -> Fault {

@@ -36,7 +36,13 @@ impl Shared {
         let fits = u32::try_from(options.outbox_bytes / 10).unwrap_or(u32::MAX);
         let limit = options.fetch_entries;
         let max_bytes = options.fetch_bytes.min(fits);
-        Arc::new(Self { logic, limit, max_bytes, under_way: Arc::default(), answered: AtomicBool::new(false) })
+        Arc::new(Self {
+            logic,
+            limit,
+            max_bytes,
+            under_way: Arc::default(),
+            answered: AtomicBool::new(false),
+        })
     }
 
     /// The same for one shard; called on its runtime.
@@ -51,9 +57,17 @@ impl Shared {
         })
     }
 
-    pub(crate) async fn call(&self, grant: Bytes, conn: &str, op: call::Op) -> Result<reply::Result, Fault> {
+    pub(crate) async fn call(
+        &self,
+        grant: Bytes,
+        conn: &str,
+        op: call::Op,
+    ) -> Result<reply::Result, Fault> {
         let answer = self.logic.call(grant, conn, op).await;
-        let is_there = answer.as_ref().err().is_none_or(|fault| fault.code != ErrorCode::Unavailable.name());
+        let is_there = answer
+            .as_ref()
+            .err()
+            .is_none_or(|fault| fault.code != ErrorCode::Unavailable.name());
         if is_there && !self.has_answered() {
             self.answered.store(true, Ordering::Relaxed);
         }
@@ -74,7 +88,10 @@ impl Shared {
     ) -> Result<Arc<Answer>, Fault> {
         let key = (room.clone(), after);
         let fetching = {
-            let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut under_way = self
+                .under_way
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             match under_way.get(&key) {
                 Some(fetching) if !fresh => {
                     metrics::FETCHES.with_label_values(&["shared"]).inc();
@@ -88,28 +105,50 @@ impl Shared {
             }
         };
         let answer = fetching.await;
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        self.under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&key);
         answer
     }
 
     async fn ask(self: Arc<Self>, room: RoomId, after: LogPosition) -> Result<Arc<Answer>, Fault> {
-        let position = Position { room: room.to_string(), epoch: after.epoch, seq: after.seq };
-        let fetch = Fetch { after: Some(position), limit: self.limit, max_bytes: self.max_bytes };
-        let answer = match self.logic.call(Bytes::new(), "", call::Op::Fetch(fetch)).await {
+        let position = Position {
+            room: room.to_string(),
+            epoch: after.epoch,
+            seq: after.seq,
+        };
+        let fetch = Fetch {
+            after: Some(position),
+            limit: self.limit,
+            max_bytes: self.max_bytes,
+        };
+        let answer = match self
+            .logic
+            .call(Bytes::new(), "", call::Op::Fetch(fetch))
+            .await
+        {
             Ok(reply::Result::Fetched(fetched)) => Ok(Arc::new(read(&room, fetched))),
             Ok(_) => Err(translate::unexpected()),
             Err(fault) => Err(fault),
         };
-        metrics::FETCHES.with_label_values(&[if answer.is_ok() { "answered" } else { "failed" }]).inc();
+        metrics::FETCHES
+            .with_label_values(&[if answer.is_ok() { "answered" } else { "failed" }])
+            .inc();
         answer
     }
 
     /// Heads, in the order asked.
     pub(crate) async fn heads(&self, op: call::Op) -> Result<Vec<LogPosition>, Fault> {
         match self.logic.call(Bytes::new(), "", op).await? {
-            reply::Result::Heads(list) => {
-                Ok(list.heads.into_iter().map(|head| LogPosition { epoch: head.epoch, seq: head.seq }).collect())
-            }
+            reply::Result::Heads(list) => Ok(list
+                .heads
+                .into_iter()
+                .map(|head| LogPosition {
+                    epoch: head.epoch,
+                    seq: head.seq,
+                })
+                .collect()),
             _ => Err(translate::unexpected()),
         }
     }
@@ -117,10 +156,19 @@ impl Shared {
 
 fn read(room: &RoomId, fetched: Fetched) -> Answer {
     let epoch = fetched.epoch;
-    let entry =
-        |logged: im_proto::v1::LogEntry| Some(Arc::new(translate::message(room, epoch, logged.seq, logged.entry?)));
+    let entry = |logged: im_proto::v1::LogEntry| {
+        Some(Arc::new(translate::message(
+            room,
+            epoch,
+            logged.seq,
+            logged.entry?,
+        )))
+    };
     Answer {
-        head: LogPosition { epoch, seq: fetched.head },
+        head: LogPosition {
+            epoch,
+            seq: fetched.head,
+        },
         reset_to: fetched.reset_to,
         truncated: fetched.truncated.map(|range| (range.from, range.to)),
         entries: fetched.entries.into_iter().filter_map(entry).collect(),

@@ -22,7 +22,13 @@ fn say(world: &World, name: &str, range: std::ops::RangeInclusive<u64>) {
 #[tokio::test]
 async fn a_client_hears_what_it_missed_and_then_what_is_said() {
     let world = World::new();
-    let node = node(&world, Options { fetch_entries: 7, ..options() });
+    let node = node(
+        &world,
+        Options {
+            fetch_entries: 7,
+            ..options()
+        },
+    );
     say(&world, "r", 1..=50);
     let mut resumed = Raw::session(node.tcp_address(), "ann", vec![from("r", 1, Some(20))]).await;
     let mut fresh = Raw::session(node.tcp_address(), "cy", vec![from("r", 0, None)]).await;
@@ -39,7 +45,13 @@ async fn a_client_hears_what_it_missed_and_then_what_is_said() {
 #[tokio::test]
 async fn catching_up_while_much_is_said_leaves_no_gap() {
     let world = World::new();
-    let node = node(&world, Options { fetch_entries: 10, ..options() });
+    let node = node(
+        &world,
+        Options {
+            fetch_entries: 10,
+            ..options()
+        },
+    );
     say(&world, "r", 1..=500);
     let speaking = world.clone();
     let speaker = tokio::spawn(async move {
@@ -52,10 +64,16 @@ async fn catching_up_while_much_is_said_leaves_no_gap() {
     });
     let mut clients = Vec::new();
     for seq in [0, 100, 499, 500] {
-        clients.push((seq, Raw::session(node.tcp_address(), "ann", vec![from("r", 1, Some(seq))]).await));
+        clients.push((
+            seq,
+            Raw::session(node.tcp_address(), "ann", vec![from("r", 1, Some(seq))]).await,
+        ));
     }
     for (seq, client) in &mut clients {
-        assert_eq!(client.heard(1500 - *seq as usize).await, numbered(*seq + 1..=1500));
+        assert_eq!(
+            client.heard(1500 - *seq as usize).await,
+            numbered(*seq + 1..=1500)
+        );
     }
     speaker.await.unwrap();
 }
@@ -67,7 +85,10 @@ async fn what_retention_removed_is_announced_before_what_follows() {
     say(&world, "r", 1..=30);
     world.forget_before("r", 21);
     let mut client = Raw::session(node.tcp_address(), "ann", vec![from("r", 1, Some(5))]).await;
-    assert_eq!(client.heard(11).await, [vec!["gone 6-20".to_owned()], numbered(21..=30)].concat());
+    assert_eq!(
+        client.heard(11).await,
+        [vec!["gone 6-20".to_owned()], numbered(21..=30)].concat()
+    );
     let mut up_to_date = Raw::session(node.tcp_address(), "cy", vec![from("r", 1, Some(20))]).await;
     assert_eq!(up_to_date.heard(10).await, numbered(21..=30));
 }
@@ -92,8 +113,18 @@ async fn what_the_bus_loses_is_fetched_and_what_it_repeats_is_dropped() {
 async fn a_lost_last_message_is_found_by_comparing_heads() {
     for disturbed in [true, false] {
         let world = World::new();
-        let head_compare = if disturbed { Duration::from_secs(3600) } else { Duration::from_millis(100) };
-        let node = node(&world, Options { head_compare, ..options() });
+        let head_compare = if disturbed {
+            Duration::from_secs(3600)
+        } else {
+            Duration::from_millis(100)
+        };
+        let node = node(
+            &world,
+            Options {
+                head_compare,
+                ..options()
+            },
+        );
         let mut client = Raw::session(node.tcp_address(), "ann", vec![from("r", 0, Some(0))]).await;
         say(&world, "r", 1..=1);
         assert_eq!(client.heard(1).await, numbered(1..=1));
@@ -112,7 +143,13 @@ async fn a_lost_last_message_is_found_by_comparing_heads() {
 #[tokio::test]
 async fn many_disturbances_at_once_make_two_comparisons() {
     let world = World::new();
-    let node = node(&world, Options { shards: 1, ..options() });
+    let node = node(
+        &world,
+        Options {
+            shards: 1,
+            ..options()
+        },
+    );
     let mut client = Raw::session(node.tcp_address(), "ann", vec![from("r", 0, Some(0))]).await;
     let comparisons = || world.calls(|op| matches!(op, call::Op::Heads(_)));
     world.set_answering(false);
@@ -147,13 +184,22 @@ async fn what_a_failover_took_back_is_reset_before_what_took_its_place() {
     for (seq, text) in [(8, "instead"), (9, "and on")] {
         assert_eq!(world.say("r", text), seq);
     }
-    assert_eq!(client.heard(3).await, ["reset 7", "#8 instead", "#9 and on"]);
+    assert_eq!(
+        client.heard(3).await,
+        ["reset 7", "#8 instead", "#9 and on"]
+    );
 
     // The same for those who come back: beyond what stands, at it, and before it.
     let mut beyond = Raw::session(node.tcp_address(), "cy", vec![from("r", 1, Some(10))]).await;
-    assert_eq!(beyond.heard(3).await, ["reset 7", "#8 instead", "#9 and on"]);
+    assert_eq!(
+        beyond.heard(3).await,
+        ["reset 7", "#8 instead", "#9 and on"]
+    );
     let mut same_seq = Raw::session(node.tcp_address(), "cy", vec![from("r", 1, Some(9))]).await;
-    assert_eq!(same_seq.heard(3).await, ["reset 7", "#8 instead", "#9 and on"]);
+    assert_eq!(
+        same_seq.heard(3).await,
+        ["reset 7", "#8 instead", "#9 and on"]
+    );
     let mut before = Raw::session(node.tcp_address(), "cy", vec![from("r", 1, Some(6))]).await;
     assert_eq!(before.heard(3).await, ["#7 m7", "#8 instead", "#9 and on"]);
 }
@@ -176,7 +222,14 @@ async fn a_failover_in_an_idle_room_is_found_by_comparing_heads() {
 #[tokio::test]
 async fn a_slow_reader_is_closed_with_a_code_that_says_resume_and_harms_nobody() {
     let world = World::new();
-    let node = node(&world, Options { outbox_bytes: 64 << 10, fetch_bytes: 32 << 10, ..options() });
+    let node = node(
+        &world,
+        Options {
+            outbox_bytes: 64 << 10,
+            fetch_bytes: 32 << 10,
+            ..options()
+        },
+    );
     let mut healthy = Raw::session(node.tcp_address(), "ann", vec![from("r", 0, Some(0))]).await;
     let mut slow = Raw::session(node.tcp_address(), "cy", vec![from("r", 0, Some(0))]).await;
     let filler = "x".repeat(8 << 10);
@@ -194,7 +247,9 @@ async fn a_slow_reader_is_closed_with_a_code_that_says_resume_and_harms_nobody()
                 heard += 1;
                 assert_eq!(message.seq, heard, "in order and without gap up to the end");
             }
-            Some(ServerOp::Close { code, reconnect, .. }) => {
+            Some(ServerOp::Close {
+                code, reconnect, ..
+            }) => {
                 assert!(reconnect);
                 break Some(code);
             }
@@ -213,7 +268,14 @@ async fn a_slow_reader_is_closed_with_a_code_that_says_resume_and_harms_nobody()
 #[tokio::test]
 async fn catching_up_goes_at_the_pace_of_the_reader() {
     let world = World::new();
-    let node = node(&world, Options { outbox_bytes: 64 << 10, fetch_bytes: 32 << 10, ..options() });
+    let node = node(
+        &world,
+        Options {
+            outbox_bytes: 64 << 10,
+            fetch_bytes: 32 << 10,
+            ..options()
+        },
+    );
     let filler = "x".repeat(16 << 10);
     for number in 1..=1500 {
         world.say("r", &format!("{number} {filler}"));
@@ -221,7 +283,11 @@ async fn catching_up_goes_at_the_pace_of_the_reader() {
     let mut client = Raw::session(node.tcp_address(), "ann", vec![from("r", 1, Some(0))]).await;
     // Long enough for a server that does not wait for its reader to have sent far more than it may.
     eventually("pages are held back", || world.is_idle()).await;
-    assert_eq!(node.connections(), 1, "closed although it was only slow to take the past");
+    assert_eq!(
+        node.connections(),
+        1,
+        "closed although it was only slow to take the past"
+    );
     assert_eq!(client.heard(1500).await.len(), 1500);
 }
 
@@ -230,20 +296,37 @@ async fn one_connection_hears_many_rooms_and_leaves_some() {
     let world = World::new();
     let node = node(&world, options());
     let mut client = Raw::session(node.tcp_address(), "ann", vec![from("a", 0, None)]).await;
-    client.ask(ClientOp::Subscribe { rooms: vec![from("b", 0, None), from("secret", 0, None)], all: false }).await;
+    client
+        .ask(ClientOp::Subscribe {
+            rooms: vec![from("b", 0, None), from("secret", 0, None)],
+            all: false,
+        })
+        .await;
     let results = client.until(|op| match op {
         ServerOp::Subscribed { rooms } => Some(rooms.clone()),
         _ => None,
     });
     let results = results.await;
     let refused = |result: &SubscribedRoom| matches!(result, SubscribedRoom::Refused { error, .. } if error.code == ErrorCode::NotAMember);
-    assert_eq!((results.len(), results.iter().filter(|result| refused(result)).count()), (2, 1));
+    assert_eq!(
+        (
+            results.len(),
+            results.iter().filter(|result| refused(result)).count()
+        ),
+        (2, 1)
+    );
     world.say("a", "in a");
     assert_eq!(client.heard(1).await, ["#1 in a"]);
     world.say("b", "in b");
     assert_eq!(client.heard(1).await, ["#1 in b"]);
-    client.ask(ClientOp::Unsubscribe { rooms: vec![room("a")] }).await;
-    client.until(|op| matches!(op, ServerOp::Done).then_some(())).await;
+    client
+        .ask(ClientOp::Unsubscribe {
+            rooms: vec![room("a")],
+        })
+        .await;
+    client
+        .until(|op| matches!(op, ServerOp::Done).then_some(()))
+        .await;
     world.say("a", "unheard");
     client.hears_nothing().await;
 }
@@ -267,7 +350,11 @@ async fn membership_changes_reach_open_connections() {
     };
     assert_eq!(node.rooms_changed(changed).await, 1);
     let joined = client.until(|op| match op {
-        ServerOp::RoomChanged { room, subscribed: true, .. } => Some(room.to_string()),
+        ServerOp::RoomChanged {
+            room,
+            subscribed: true,
+            ..
+        } => Some(room.to_string()),
         _ => None,
     });
     assert_eq!(joined.await, "new");
@@ -277,7 +364,11 @@ async fn membership_changes_reach_open_connections() {
     // The entry alone does it: the call to the node may be lost.
     world.leave("old", "ann");
     let left = client.until(|op| match op {
-        ServerOp::RoomChanged { room, subscribed: false, .. } => Some(room.to_string()),
+        ServerOp::RoomChanged {
+            room,
+            subscribed: false,
+            ..
+        } => Some(room.to_string()),
         _ => None,
     });
     assert_eq!(left.await, "old");
@@ -288,7 +379,13 @@ async fn membership_changes_reach_open_connections() {
 #[tokio::test]
 async fn a_room_nobody_is_in_is_given_up_and_heard_again() {
     let world = World::new();
-    let node = node(&world, Options { room_linger: Duration::from_millis(50), ..options() });
+    let node = node(
+        &world,
+        Options {
+            room_linger: Duration::from_millis(50),
+            ..options()
+        },
+    );
     let mut client = Raw::session(node.tcp_address(), "ann", vec![from("r", 0, Some(0))]).await;
     say(&world, "r", 1..=2);
     assert_eq!(client.heard(2).await, numbered(1..=2));

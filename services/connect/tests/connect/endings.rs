@@ -15,13 +15,20 @@ use crate::{eventually, node, options};
 const END: &str = r#"{"by":"root"}"#;
 
 fn one_shard() -> Options {
-    Options { shards: 1, ..options() }
+    Options {
+        shards: 1,
+        ..options()
+    }
 }
 
 /// What a room_changed says: the room, whether it is heard, why.
 fn changed(op: &ServerOp) -> Option<(String, bool, String)> {
     match op {
-        ServerOp::RoomChanged { room, subscribed, reason } => Some((room.to_string(), *subscribed, reason.clone())),
+        ServerOp::RoomChanged {
+            room,
+            subscribed,
+            reason,
+        } => Some((room.to_string(), *subscribed, reason.clone())),
         _ => None,
     }
 }
@@ -33,7 +40,10 @@ fn ended(name: &str) -> (String, bool, String) {
 /// Rooms have asked the log what was said before the bus carried them, and have the answer. A room that asks behind its end
 /// finds it by that, as whoever missed it does.
 async fn have_begun(world: &World, rooms: usize, clients: &mut [Raw]) {
-    eventually("the rooms ask", || world.calls(|op| matches!(op, call::Op::Fetch(_))) >= rooms).await;
+    eventually("the rooms ask", || {
+        world.calls(|op| matches!(op, call::Op::Fetch(_))) >= rooms
+    })
+    .await;
     for client in clients {
         client.hears_nothing_at_all().await;
     }
@@ -49,7 +59,14 @@ async fn whoever_hears_a_room_is_told_its_end_and_hears_nothing_of_the_next_one(
     world.group("g", &names.iter().map(String::as_str).collect::<Vec<_>>());
     let mut all = Vec::new();
     for name in &names {
-        all.push(Raw::session(node.tcp_address(), name, vec![from("g", 0, None), from("lobby", 0, None)]).await);
+        all.push(
+            Raw::session(
+                node.tcp_address(),
+                name,
+                vec![from("g", 0, None), from("lobby", 0, None)],
+            )
+            .await,
+        );
     }
     // On both shards.
     have_begun(&world, 4, &mut all).await;
@@ -57,7 +74,10 @@ async fn whoever_hears_a_room_is_told_its_end_and_hears_nothing_of_the_next_one(
         assert_eq!(world.say(name, "one"), 1);
         assert_eq!(world.delete(name), 2);
         for client in &mut all {
-            assert_eq!(client.heard(2).await, ["#1 one".to_owned(), format!("#2 {END}")]);
+            assert_eq!(
+                client.heard(2).await,
+                ["#1 one".to_owned(), format!("#2 {END}")]
+            );
             assert_eq!(client.until(changed).await, ended(name));
         }
         assert_eq!(world.say(name, "of another room"), 1);
@@ -82,7 +102,8 @@ async fn the_next_room_of_the_id_is_heard_from_its_beginning() {
     // Before anything is said there, with all positions that a client may have kept.
     let mut early = Vec::new();
     for seq in [2, 3, 4] {
-        early.push(Raw::session(node.tcp_address(), "bob", vec![from("lobby", 1, Some(seq))]).await);
+        early
+            .push(Raw::session(node.tcp_address(), "bob", vec![from("lobby", 1, Some(seq))]).await);
     }
     for text in ["again one", "again two"] {
         world.say("lobby", text);
@@ -93,9 +114,16 @@ async fn the_next_room_of_the_id_is_heard_from_its_beginning() {
     }
     late.push(ann);
     let back = late.last_mut().expect("ann");
-    back.ask(ClientOp::Subscribe { rooms: vec![from("lobby", 1, Some(4))], all: false }).await;
+    back.ask(ClientOp::Subscribe {
+        rooms: vec![from("lobby", 1, Some(4))],
+        all: false,
+    })
+    .await;
     for client in early.iter_mut().chain(&mut late) {
-        assert_eq!(client.heard(3).await, ["reset 0", "#1 again one", "#2 again two"]);
+        assert_eq!(
+            client.heard(3).await,
+            ["reset 0", "#1 again one", "#2 again two"]
+        );
     }
     world.say("lobby", "again three");
     for client in early.iter_mut().chain(&mut late) {
@@ -108,7 +136,12 @@ async fn who_missed_the_end_finds_it_by_comparing_heads() {
     let world = World::new();
     let node = node(&world, one_shard());
     world.group("g", &["ann"]);
-    let mut ann = Raw::session(node.tcp_address(), "ann", vec![from("g", 0, None), from("lobby", 0, None)]).await;
+    let mut ann = Raw::session(
+        node.tcp_address(),
+        "ann",
+        vec![from("g", 0, None), from("lobby", 0, None)],
+    )
+    .await;
     have_begun(&world, 2, std::slice::from_mut(&mut ann)).await;
     for name in ["g", "lobby"] {
         world.say(name, "one");
@@ -137,7 +170,11 @@ async fn an_answer_from_before_the_end_opens_nothing() {
     world.set_judging(false);
     let questions = || world.calls(|op| matches!(op, call::Op::Subscribe(_)));
     let before = questions();
-    ann.ask(ClientOp::Subscribe { rooms: vec![from("g", 1, Some(1))], all: false }).await;
+    ann.ask(ClientOp::Subscribe {
+        rooms: vec![from("g", 1, Some(1))],
+        all: false,
+    })
+    .await;
     eventually("asked", || questions() == before + 1).await;
     world.delete("g");
     assert_eq!(bob.until(changed).await, ended("g"));
@@ -157,7 +194,13 @@ async fn an_answer_from_before_the_end_opens_nothing() {
 #[tokio::test]
 async fn a_group_made_again_is_found_though_the_list_is_the_same() {
     let world = World::new();
-    let node = node(&world, Options { rooms_compare: Duration::from_secs(1), ..one_shard() });
+    let node = node(
+        &world,
+        Options {
+            rooms_compare: Duration::from_secs(1),
+            ..one_shard()
+        },
+    );
     world.group("g", &["ann"]);
     let mut ann = Raw::connect(node.tcp_address()).await;
     ann.auth("ann", Vec::new(), true).await;
@@ -166,7 +209,10 @@ async fn a_group_made_again_is_found_though_the_list_is_the_same() {
     world.delete("g");
     world.group("g", &["ann"]);
     assert_eq!(ann.until(changed).await, ended("g"));
-    assert_eq!(ann.until(changed).await, ("g".to_owned(), true, "joined".to_owned()));
+    assert_eq!(
+        ann.until(changed).await,
+        ("g".to_owned(), true, "joined".to_owned())
+    );
     world.say("g", "welcome back");
     assert_eq!(ann.heard(1).await, ["#1 welcome back"]);
 }

@@ -47,9 +47,16 @@ fn options() -> Options {
 /// A node of this world.
 fn node(world: &World, options: Options) -> Handle {
     let link = world.link();
-    let parts = Parts { logic: Arc::clone(&link) as _, bus: link, logic_losses: None };
+    let parts = Parts {
+        logic: Arc::clone(&link) as _,
+        bus: link,
+        logic_losses: None,
+    };
     let tasks = Tasks::new(Shutdown::new(SOON));
-    Service::bind(options, parts).unwrap().spawn(&tasks, &Liveness::default()).unwrap()
+    Service::bind(options, parts)
+        .unwrap()
+        .spawn(&tasks, &Liveness::default())
+        .unwrap()
 }
 
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -58,5 +65,7 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(SOON, wait).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+    tokio::time::timeout(SOON, wait)
+        .await
+        .unwrap_or_else(|_| panic!("not in time: {what}"));
 }

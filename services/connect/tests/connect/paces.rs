@@ -19,18 +19,32 @@ fn full(world: &World, name: &str, messages: usize) {
 }
 
 fn page(name: &str) -> ClientOp {
-    ClientOp::History { room: room(name), after: None, before: None, limit: 1_000 }
+    ClientOp::History {
+        room: room(name),
+        after: None,
+        before: None,
+        limit: 1_000,
+    }
 }
 
 async fn paged(client: &mut Raw) {
-    client.until(|op| matches!(op, ServerOp::History { .. }).then_some(())).await;
+    client
+        .until(|op| matches!(op, ServerOp::History { .. }).then_some(()))
+        .await;
 }
 
 #[tokio::test]
 async fn pages_of_history_go_at_their_users_pace_and_others_do_not_wait() {
     let world = World::new();
     full(&world, "team", 20);
-    let node = node(&world, Options { user_read_bytes_per_second: 400_000, shards: 1, ..options() });
+    let node = node(
+        &world,
+        Options {
+            user_read_bytes_per_second: 400_000,
+            shards: 1,
+            ..options()
+        },
+    );
     let mut ann = [
         Raw::session(node.tcp_address(), "ann", Vec::new()).await,
         Raw::session(node.tcp_address(), "ann", Vec::new()).await,
@@ -43,21 +57,33 @@ async fn pages_of_history_go_at_their_users_pace_and_others_do_not_wait() {
         }
     }
     bob.ask(page("team")).await;
-    timeout(Duration::from_secs(1), paged(&mut bob)).await.expect("bob has read nothing yet");
+    timeout(Duration::from_secs(1), paged(&mut bob))
+        .await
+        .expect("bob has read nothing yet");
     for client in &mut ann {
         for _ in 0..5 {
             paged(client).await;
         }
     }
     // 2 MB at 400 kB/s and 400 kB at once; the last two of 200 kB each may begin together.
-    assert!(begun.elapsed() > Duration::from_millis(2_000), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() > Duration::from_millis(2_000),
+        "{:?}",
+        begun.elapsed()
+    );
 }
 
 #[tokio::test]
 async fn a_user_has_a_few_pages_of_history_read_at_once_over_all_connections() {
     let world = World::new();
     full(&world, "team", 1);
-    let node = node(&world, Options { shards: 1, ..options() });
+    let node = node(
+        &world,
+        Options {
+            shards: 1,
+            ..options()
+        },
+    );
     world.set_paging(false);
     let mut ann = Vec::new();
     for _ in 0..3 {
@@ -72,7 +98,8 @@ async fn a_user_has_a_few_pages_of_history_read_at_once_over_all_connections() {
     let pages = || world.calls(|op| matches!(op, call::Op::History(_)));
     eventually("two of ann's and one of bob's are read", || pages() == 3).await;
     bob.ask(ClientOp::Ping).await;
-    bob.until(|op| matches!(op, ServerOp::Pong { .. }).then_some(())).await;
+    bob.until(|op| matches!(op, ServerOp::Pong { .. }).then_some(()))
+        .await;
     assert_eq!(pages(), 3, "the others wait");
     world.set_paging(true);
     for client in &mut ann {
@@ -87,7 +114,14 @@ async fn a_user_has_a_few_pages_of_history_read_at_once_over_all_connections() {
 async fn who_catches_up_with_much_gets_it_at_the_users_pace() {
     let world = World::new();
     full(&world, "live", 200);
-    let node = node(&world, Options { user_read_bytes_per_second: 800_000, shards: 1, ..options() });
+    let node = node(
+        &world,
+        Options {
+            user_read_bytes_per_second: 800_000,
+            shards: 1,
+            ..options()
+        },
+    );
     let begun = Instant::now();
     let resume = |name: &str| vec![from(name, 0, Some(0))];
     let mut ann = Raw::session(node.tcp_address(), "ann/live", resume("live")).await;
@@ -104,9 +138,18 @@ async fn who_catches_up_with_much_gets_it_at_the_users_pace() {
 #[tokio::test]
 async fn rooms_are_looked_up_in_pieces_at_their_users_pace() {
     let world = World::new();
-    let node = node(&world, Options { user_rooms_per_second: 500, shards: 1, ..options() });
+    let node = node(
+        &world,
+        Options {
+            user_rooms_per_second: 500,
+            shards: 1,
+            ..options()
+        },
+    );
     let mut ann = Raw::session(node.tcp_address(), "ann/live", Vec::new()).await;
-    let rooms: Vec<Position> = (0..750).map(|number| from(&format!("live{number}"), 0, None)).collect();
+    let rooms: Vec<Position> = (0..750)
+        .map(|number| from(&format!("live{number}"), 0, None))
+        .collect();
     let begun = Instant::now();
     ann.ask(ClientOp::Subscribe { rooms, all: false }).await;
     let answered = ann.until(|op| match op {
@@ -114,7 +157,11 @@ async fn rooms_are_looked_up_in_pieces_at_their_users_pace() {
         _ => None,
     });
     assert_eq!(answered.await, 750, "one answer all the same");
-    assert!(begun.elapsed() > Duration::from_millis(900), "at 500/s and 125 at once: {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() > Duration::from_millis(900),
+        "at 500/s and 125 at once: {:?}",
+        begun.elapsed()
+    );
     let pieces = world.calls(|op| matches!(op, call::Op::Subscribe(ask) if ask.rooms.len() > 100));
     assert_eq!(pieces, 0, "no more than a hundred in one question");
 }

@@ -25,14 +25,22 @@ pub(crate) fn room(name: &str) -> RoomId {
 }
 
 pub(crate) fn from(name: &str, epoch: u64, seq: Option<Seq>) -> Position {
-    Position { room: room(name), epoch, seq }
+    Position {
+        room: room(name),
+        epoch,
+        seq,
+    }
 }
 
 impl Raw {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream, buffer: BytesMut::new(), req: 0 }
+        Self {
+            stream,
+            buffer: BytesMut::new(),
+            req: 0,
+        }
     }
 
     /// Connected, authenticated, hearing these rooms.
@@ -46,11 +54,22 @@ impl Raw {
         let waits = all || !resume.is_empty();
         let token = user.to_owned();
         let device = Some("raw".to_owned());
-        self.ask(ClientOp::Auth { token, device, resume, all, agent: None }).await;
+        self.ask(ClientOp::Auth {
+            token,
+            device,
+            resume,
+            all,
+            agent: None,
+        })
+        .await;
         let answer = self.next().await.expect("an answer").op;
-        assert!(matches!(answer, ServerOp::AuthOk { .. }), "{user}: {answer:?}");
+        assert!(
+            matches!(answer, ServerOp::AuthOk { .. }),
+            "{user}: {answer:?}"
+        );
         if waits {
-            self.until(|op| matches!(op, ServerOp::Subscribed { .. }).then_some(())).await;
+            self.until(|op| matches!(op, ServerOp::Subscribed { .. }).then_some(()))
+                .await;
         }
     }
 
@@ -66,7 +85,13 @@ impl Raw {
         let client_id = text.to_owned();
         let kind = "text".to_owned();
         let body = Body::Text(text.to_owned().into());
-        self.ask(ClientOp::Send { room: room(name), client_id, kind, body }).await
+        self.ask(ClientOp::Send {
+            room: room(name),
+            client_id,
+            kind,
+            body,
+        })
+        .await
     }
 
     /// The next frame; `None`: the connection has ended.

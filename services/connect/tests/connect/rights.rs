@@ -17,7 +17,10 @@ use crate::world::World;
 use crate::{eventually, node, options};
 
 fn one_shard() -> Options {
-    Options { shards: 1, ..options() }
+    Options {
+        shards: 1,
+        ..options()
+    }
 }
 
 /// So many messages in `g`.
@@ -32,13 +35,25 @@ fn questions(world: &World) -> usize {
 async fn added(node: &Handle, user: &str, name: &str, seq: u64) {
     let user = user.to_owned();
     let added = vec![name.to_owned()];
-    node.rooms_changed(RoomsChangedRequest { user, added, removed: Vec::new(), seq }).await;
+    node.rooms_changed(RoomsChangedRequest {
+        user,
+        added,
+        removed: Vec::new(),
+        seq,
+    })
+    .await;
 }
 
 async fn removed(node: &Handle, user: &str, name: &str, seq: u64) {
     let user = user.to_owned();
     let removed = vec![name.to_owned()];
-    node.rooms_changed(RoomsChangedRequest { user, added: Vec::new(), removed, seq }).await;
+    node.rooms_changed(RoomsChangedRequest {
+        user,
+        added: Vec::new(),
+        removed,
+        seq,
+    })
+    .await;
 }
 
 fn subscribed(op: &ServerOp) -> Option<Vec<SubscribedRoom>> {
@@ -55,7 +70,11 @@ fn refused(result: &SubscribedRoom) -> bool {
 /// What a room_changed says: the room, whether it is heard, why.
 fn changed(op: &ServerOp) -> Option<(String, bool, String)> {
     match op {
-        ServerOp::RoomChanged { room, subscribed, reason } => Some((room.to_string(), *subscribed, reason.clone())),
+        ServerOp::RoomChanged {
+            room,
+            subscribed,
+            reason,
+        } => Some((room.to_string(), *subscribed, reason.clone())),
         _ => None,
     }
 }
@@ -73,7 +92,13 @@ enum Known {
 async fn a_late_answer_does_not_bring_back_who_has_left() {
     use Known::{Both, Log, Notification, OlderNotification};
     for known in [Log, Notification, Both, OlderNotification] {
-        for (position, all) in [(None, false), (Some(9), false), (Some(10), false), (Some(3), true), (None, true)] {
+        for (position, all) in [
+            (None, false),
+            (Some(9), false),
+            (Some(10), false),
+            (Some(3), true),
+            (None, true),
+        ] {
             let case = format!("{known:?} from {position:?}, all: {all}");
             let world = World::new();
             let node = node(&world, one_shard());
@@ -81,10 +106,15 @@ async fn a_late_answer_does_not_bring_back_who_has_left() {
             say(&world, 9);
             // Somebody else keeps the room at its head on the shard.
             let mut bob = Raw::session(node.tcp_address(), "bob", vec![from("g", 0, None)]).await;
-            let mut ann = Raw::session(node.tcp_address(), "ann", vec![from("other", 0, None)]).await;
+            let mut ann =
+                Raw::session(node.tcp_address(), "ann", vec![from("other", 0, None)]).await;
             world.set_judging(false);
             let before = questions(&world);
-            ann.ask(ClientOp::Subscribe { rooms: vec![from("g", 1, position)], all }).await;
+            ann.ask(ClientOp::Subscribe {
+                rooms: vec![from("g", 1, position)],
+                all,
+            })
+            .await;
             eventually("asked", || questions(&world) == before + 1).await;
             if matches!(known, Notification | OlderNotification) {
                 world.lose_publications(1);
@@ -117,7 +147,11 @@ async fn who_catches_up_hears_of_the_own_departure_and_nothing_after_it() {
         let mut ann = Raw::session(node.tcp_address(), "ann", Vec::new()).await;
         world.set_judging(false);
         let before = questions(&world);
-        ann.ask(ClientOp::Subscribe { rooms: vec![from("g", 1, position)], all: false }).await;
+        ann.ask(ClientOp::Subscribe {
+            rooms: vec![from("g", 1, position)],
+            all: false,
+        })
+        .await;
         eventually("asked", || questions(&world) == before + 1).await;
         // Nobody on the node hears the room: the log alone tells of it.
         world.leave("g", "ann");
@@ -127,7 +161,11 @@ async fn who_catches_up_hears_of_the_own_departure_and_nothing_after_it() {
             ServerOp::Message(message) if message.seq > 10 => Some(Err(message.seq)),
             other => changed(other).map(Ok),
         });
-        assert_eq!(left.await, Ok(("g".to_owned(), false, "left".to_owned())), "{position:?}");
+        assert_eq!(
+            left.await,
+            Ok(("g".to_owned(), false, "left".to_owned())),
+            "{position:?}"
+        );
         world.say("g", "and later");
         ann.hears_nothing().await;
     }
@@ -184,7 +222,10 @@ async fn a_foreign_client_does_not_enter_by_a_late_answer() {
         loop {
             while let Some(frame) = frame::decode(&mut buffer, 1 << 20).unwrap() {
                 let text = String::from_utf8_lossy(&frame.body).into_owned();
-                assert!(!text.contains("behind her back"), "heard after leaving: {text}");
+                assert!(
+                    !text.contains("behind her back"),
+                    "heard after leaving: {text}"
+                );
                 if frame.operation == goim::HEARTBEAT_REPLY {
                     return;
                 }
@@ -200,13 +241,24 @@ async fn a_narrower_token_ends_what_it_does_not_cover() {
     let world = World::new();
     let node = node(&world, one_shard());
     world.group("g", &["ann"]);
-    let mut ann = Raw::session(node.tcp_address(), "ann/live", vec![from("live:1", 0, None), from("g", 0, None)]).await;
+    let mut ann = Raw::session(
+        node.tcp_address(),
+        "ann/live",
+        vec![from("live:1", 0, None), from("g", 0, None)],
+    )
+    .await;
     world.say("live:1", "covered");
     assert_eq!(ann.heard(1).await, ["#1 covered"]);
     // The first answer is lost: it is asked again.
     world.fail_subscriptions(1);
-    ann.ask(ClientOp::Refresh { token: "ann".to_owned() }).await;
-    assert_eq!(ann.until(changed).await, ("live:1".to_owned(), false, "left".to_owned()));
+    ann.ask(ClientOp::Refresh {
+        token: "ann".to_owned(),
+    })
+    .await;
+    assert_eq!(
+        ann.until(changed).await,
+        ("live:1".to_owned(), false, "left".to_owned())
+    );
     world.say("live:1", "not covered any more");
     world.say("g", "still a member");
     assert_eq!(ann.heard(1).await, ["#1 still a member"]);
@@ -220,10 +272,18 @@ async fn an_answer_for_an_older_token_opens_nothing() {
     let mut ann = Raw::session(node.tcp_address(), "ann/live", Vec::new()).await;
     world.set_judging(false);
     let before = questions(&world);
-    ann.ask(ClientOp::Subscribe { rooms: vec![from("live:1", 0, None)], all: false }).await;
+    ann.ask(ClientOp::Subscribe {
+        rooms: vec![from("live:1", 0, None)],
+        all: false,
+    })
+    .await;
     eventually("asked", || questions(&world) == before + 1).await;
-    ann.ask(ClientOp::Refresh { token: "ann".to_owned() }).await;
-    ann.until(|op| matches!(op, ServerOp::Refreshed { .. }).then_some(())).await;
+    ann.ask(ClientOp::Refresh {
+        token: "ann".to_owned(),
+    })
+    .await;
+    ann.until(|op| matches!(op, ServerOp::Refreshed { .. }).then_some(()))
+        .await;
     world.set_judging(true);
     let results = ann.until(subscribed).await;
     assert!(results.iter().all(refused), "{results:?}");
@@ -254,7 +314,10 @@ async fn kicked_and_added_again_hears_the_room_in_whichever_order_it_is_told() {
                 (end.await, ())
             }
             // Told by a logic that does not say where in the log.
-            2 => (removed(&node, "ann", "g", 0).await, added(&node, "ann", "g", 0).await),
+            2 => (
+                removed(&node, "ann", "g", 0).await,
+                added(&node, "ann", "g", 0).await,
+            ),
             _ => (beginning.await, ()),
         };
         world.say("g", "m4");
@@ -275,13 +338,23 @@ async fn a_room_that_comes_while_all_are_asked_for_is_followed() {
     world.set_judging(false);
     let token = "ann".to_owned();
     let device = Some("raw".to_owned());
-    ann.ask(ClientOp::Auth { token, device, resume: Vec::new(), all: true, agent: None }).await;
+    ann.ask(ClientOp::Auth {
+        token,
+        device,
+        resume: Vec::new(),
+        all: true,
+        agent: None,
+    })
+    .await;
     eventually("asked", || questions(&world) == 1).await;
     world.group("new", &["ann"]);
     added(&node, "ann", "new", 0).await;
     world.set_judging(true);
     ann.until(subscribed).await;
-    assert_eq!(ann.until(changed).await, ("new".to_owned(), true, "joined".to_owned()));
+    assert_eq!(
+        ann.until(changed).await,
+        ("new".to_owned(), true, "joined".to_owned())
+    );
     world.say("new", "welcome");
     assert_eq!(ann.heard(1).await, ["#1 welcome"]);
 }
@@ -289,16 +362,28 @@ async fn a_room_that_comes_while_all_are_asked_for_is_followed() {
 #[tokio::test]
 async fn a_new_room_is_found_though_nobody_tells_and_a_lost_one_is_too() {
     let world = World::new();
-    let node = node(&world, Options { rooms_compare: Duration::from_secs(1), ..one_shard() });
+    let node = node(
+        &world,
+        Options {
+            rooms_compare: Duration::from_secs(1),
+            ..one_shard()
+        },
+    );
     world.group("old", &["ann", "bob"]);
-    let (mut ann, mut bob) = (Raw::connect(node.tcp_address()).await, Raw::connect(node.tcp_address()).await);
+    let (mut ann, mut bob) = (
+        Raw::connect(node.tcp_address()).await,
+        Raw::connect(node.tcp_address()).await,
+    );
     ann.auth("ann", Vec::new(), true).await;
     bob.auth("bob", Vec::new(), true).await;
     world.say("old", "to members");
     assert_eq!((ann.heard(1).await.len(), bob.heard(1).await.len()), (1, 1));
     world.group("new", &["ann", "bob"]);
     for client in [&mut ann, &mut bob] {
-        assert_eq!(client.until(changed).await, ("new".to_owned(), true, "joined".to_owned()));
+        assert_eq!(
+            client.until(changed).await,
+            ("new".to_owned(), true, "joined".to_owned())
+        );
     }
     world.say("new", "welcome");
     assert_eq!(
@@ -306,11 +391,20 @@ async fn a_new_room_is_found_though_nobody_tells_and_a_lost_one_is_too() {
         (vec!["#1 welcome".to_owned()], vec!["#1 welcome".to_owned()])
     );
     // What she leaves herself she does not find herself in again.
-    ann.ask(ClientOp::Unsubscribe { rooms: vec![room("new")] }).await;
+    ann.ask(ClientOp::Unsubscribe {
+        rooms: vec![room("new")],
+    })
+    .await;
     world.group("newer", &["ann"]);
-    assert_eq!(ann.until(changed).await, ("newer".to_owned(), true, "joined".to_owned()));
+    assert_eq!(
+        ann.until(changed).await,
+        ("newer".to_owned(), true, "joined".to_owned())
+    );
     world.forget_member("old", "ann");
-    assert_eq!(ann.until(changed).await, ("old".to_owned(), false, "left".to_owned()));
+    assert_eq!(
+        ann.until(changed).await,
+        ("old".to_owned(), false, "left".to_owned())
+    );
     world.say("old", "behind her back");
     world.say("new", "not to her");
     assert_eq!(bob.heard(2).await.len(), 2);
@@ -325,7 +419,10 @@ async fn lists_are_compared_soon_after_a_disturbance() {
     ann.auth("ann", Vec::new(), true).await;
     world.group("new", &["ann"]);
     world.disturb();
-    assert_eq!(ann.until(changed).await, ("new".to_owned(), true, "joined".to_owned()));
+    assert_eq!(
+        ann.until(changed).await,
+        ("new".to_owned(), true, "joined".to_owned())
+    );
 }
 
 #[tokio::test]
@@ -336,20 +433,32 @@ async fn lists_are_compared_soon_after_logic_could_not_tell_of_a_change() {
     ann.auth("ann", Vec::new(), true).await;
     world.group("new", &["ann"]);
     node.rooms_changed(RoomsChangedRequest::default()).await;
-    assert_eq!(ann.until(changed).await, ("new".to_owned(), true, "joined".to_owned()));
+    assert_eq!(
+        ann.until(changed).await,
+        ("new".to_owned(), true, "joined".to_owned())
+    );
 }
 
 #[tokio::test]
 async fn a_question_that_fails_is_asked_again_until_the_new_room_is_heard() {
     let world = World::new();
-    let node = node(&world, Options { rooms_compare: Duration::from_secs(1), ..one_shard() });
+    let node = node(
+        &world,
+        Options {
+            rooms_compare: Duration::from_secs(1),
+            ..one_shard()
+        },
+    );
     let mut ann = Raw::connect(node.tcp_address()).await;
     ann.auth("ann", Vec::new(), true).await;
     world.group("new", &["ann"]);
     // More often than it is tried at once.
     world.fail_subscriptions(6);
     added(&node, "ann", "new", 0).await;
-    assert_eq!(ann.until(changed).await, ("new".to_owned(), true, "joined".to_owned()));
+    assert_eq!(
+        ann.until(changed).await,
+        ("new".to_owned(), true, "joined".to_owned())
+    );
     world.say("new", "welcome");
     assert_eq!(ann.heard(1).await, ["#1 welcome"]);
 }
@@ -357,13 +466,22 @@ async fn a_question_that_fails_is_asked_again_until_the_new_room_is_heard() {
 #[tokio::test]
 async fn a_room_beyond_the_bound_of_a_connection_is_named() {
     let world = World::new();
-    let node = node(&world, Options { max_rooms: 1, ..one_shard() });
+    let node = node(
+        &world,
+        Options {
+            max_rooms: 1,
+            ..one_shard()
+        },
+    );
     world.group("first", &["ann"]);
     let mut ann = Raw::connect(node.tcp_address()).await;
     ann.auth("ann", Vec::new(), true).await;
     world.group("second", &["ann"]);
     added(&node, "ann", "second", 0).await;
-    assert_eq!(ann.until(changed).await, ("second".to_owned(), false, "limit_reached".to_owned()));
+    assert_eq!(
+        ann.until(changed).await,
+        ("second".to_owned(), false, "limit_reached".to_owned())
+    );
 }
 
 #[tokio::test]
@@ -376,13 +494,19 @@ async fn a_membership_that_a_failover_took_back_is_looked_at_again() {
     world.forget_member("g", "ann");
     world.fail_over("g", 5);
     world.say("g", "instead");
-    assert_eq!(ann.until(changed).await, ("g".to_owned(), false, "left".to_owned()));
+    assert_eq!(
+        ann.until(changed).await,
+        ("g".to_owned(), false, "left".to_owned())
+    );
 
     // An end behind the failover is news although its seq is an old one.
     let mut bob = Raw::session(node.tcp_address(), "bob", vec![from("g", 2, Some(6))]).await;
     world.fail_over("g", 3);
     world.leave("g", "bob");
-    assert_eq!(bob.until(changed).await, ("g".to_owned(), false, "left".to_owned()));
+    assert_eq!(
+        bob.until(changed).await,
+        ("g".to_owned(), false, "left".to_owned())
+    );
     world.say("g", "behind his back");
     bob.hears_nothing().await;
 }

@@ -33,7 +33,11 @@ struct Log {
 
 impl Log {
     fn reset_to(&self, epoch: u64, seq: Seq) -> Option<Seq> {
-        let bases = self.bases.iter().filter(|(began, _)| *began > epoch).map(|(_, base)| *base);
+        let bases = self
+            .bases
+            .iter()
+            .filter(|(began, _)| *began > epoch)
+            .map(|(_, base)| *base);
         bases.chain([self.head]).filter(|base| seq > *base).min()
     }
 }
@@ -103,19 +107,33 @@ fn user_of(token: &str) -> &str {
 
 fn fault(code: ErrorCode) -> Fault {
     let (code, retryable) = (code.name().to_owned(), code.retryable());
-    Fault { code, text: "as the test wants it".to_owned(), retryable, field: String::new() }
+    Fault {
+        code,
+        text: "as the test wants it".to_owned(),
+        retryable,
+        field: String::new(),
+    }
 }
 
 impl World {
     pub(crate) fn new() -> Self {
         let open = || watch::channel(true).0;
-        Self { state: Arc::default(), answering: open(), paging: open(), identifying: open(), judging: open() }
+        Self {
+            state: Arc::default(),
+            answering: open(),
+            paging: open(),
+            identifying: open(),
+            judging: open(),
+        }
     }
 
     pub(crate) fn link(&self) -> Arc<Link> {
         let mut state = self.state();
         state.nodes.push(Node::default());
-        Arc::new(Link { world: self.clone(), number: state.nodes.len() - 1 })
+        Arc::new(Link {
+            world: self.clone(),
+            number: state.nodes.len() - 1,
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -125,16 +143,24 @@ impl World {
     /// Somebody says something elsewhere; its seq.
     pub(crate) fn say(&self, room: &str, text: &str) -> Seq {
         let client_id = text.get(..64).unwrap_or(text);
-        self.state().append(room, "bob", client_id, "text", text.as_bytes()).0
+        self.state()
+            .append(room, "bob", client_id, "text", text.as_bytes())
+            .0
     }
 
     /// The server says that a user has left; its seq.
     pub(crate) fn leave(&self, room: &str, user: &str) -> Seq {
         let body = format!(r#"{{"user":"{user}","by":"{user}"}}"#);
         let mut state = self.state();
-        state.members.entry(user.to_owned()).or_default().remove(room);
+        state
+            .members
+            .entry(user.to_owned())
+            .or_default()
+            .remove(room);
         let client_id = format!("leave-{user}-{}", state.log(room).head);
-        state.append(room, "", &client_id, "im.leave", body.as_bytes()).0
+        state
+            .append(room, "", &client_id, "im.leave", body.as_bytes())
+            .0
     }
 
     /// The server says that a user has been added; its seq.
@@ -143,13 +169,17 @@ impl World {
         let body = format!(r#"{{"user":"{user}","by":"{user}"}}"#);
         let mut state = self.state();
         let client_id = format!("join-{user}-{}", state.log(room).head);
-        state.append(room, "", &client_id, "im.join", body.as_bytes()).0
+        state
+            .append(room, "", &client_id, "im.join", body.as_bytes())
+            .0
     }
 
     /// The room is deleted, and its last entry says so; its seq.
     pub(crate) fn delete(&self, room: &str) -> Seq {
         let mut state = self.state();
-        let seq = state.append(room, "root", "the end", "im.delete", br#"{"by":"root"}"#).0;
+        let seq = state
+            .append(room, "root", "the end", "im.delete", br#"{"by":"root"}"#)
+            .0;
         let epoch = state.rooms.remove(room).map_or(0, |log| log.epoch);
         state.gone.insert(room.to_owned(), epoch);
         for rooms in state.members.values_mut() {
@@ -169,12 +199,20 @@ impl World {
 
     /// A user is no member any more, and no log says so.
     pub(crate) fn forget_member(&self, room: &str, user: &str) {
-        self.state().members.entry(user.to_owned()).or_default().remove(room);
+        self.state()
+            .members
+            .entry(user.to_owned())
+            .or_default()
+            .remove(room);
     }
 
     /// A user becomes a member; nobody is told.
     pub(crate) fn join(&self, room: &str, user: &str) {
-        self.state().members.entry(user.to_owned()).or_default().insert(room.to_owned());
+        self.state()
+            .members
+            .entry(user.to_owned())
+            .or_default()
+            .insert(room.to_owned());
     }
 
     /// The store loses what is beyond `keep`, and nobody is told.
@@ -189,7 +227,10 @@ impl World {
 
     /// Retention removes what is before `first`.
     pub(crate) fn forget_before(&self, room: &str, first: Seq) {
-        self.state().log(room).entries.retain(|entry| entry.seq >= first);
+        self.state()
+            .log(room)
+            .entries
+            .retain(|entry| entry.seq >= first);
     }
 
     pub(crate) fn lose_publications(&self, count: usize) {
@@ -214,7 +255,11 @@ impl World {
         let id = subject(&ban).unwrap().1;
         let bans = &mut self.state().bans;
         let version = bans.version() + 1;
-        bans.put(pb::Ban { id: id.clone(), version, ..ban });
+        bans.put(pb::Ban {
+            id: id.clone(),
+            version,
+            ..ban
+        });
         id
     }
 
@@ -292,12 +337,17 @@ impl World {
 
     pub(crate) fn is_heard(&self, room: &str) -> bool {
         let id = RoomId::new(room).unwrap();
-        self.state().nodes.iter().any(|node| node.heard.contains(&id))
+        self.state()
+            .nodes
+            .iter()
+            .any(|node| node.heard.contains(&id))
     }
 
     /// No page of a log was asked for in the last 200 ms.
     pub(crate) fn is_idle(&self) -> bool {
-        self.state().fetched_at.is_some_and(|at| at.elapsed() > Duration::from_millis(200))
+        self.state()
+            .fetched_at
+            .is_some_and(|at| at.elapsed() > Duration::from_millis(200))
     }
 
     pub(crate) fn calls(&self, which: impl Fn(&call::Op) -> bool) -> usize {
@@ -309,7 +359,13 @@ impl World {
         let calls = &self.state().calls;
         calls
             .iter()
-            .filter_map(|op| if let call::Op::Authenticate(asked) = op { Some(asked.clone()) } else { None })
+            .filter_map(|op| {
+                if let call::Op::Authenticate(asked) = op {
+                    Some(asked.clone())
+                } else {
+                    None
+                }
+            })
             .collect()
     }
 
@@ -326,12 +382,20 @@ impl World {
     /// The users that were named in assertions from this one on.
     pub(crate) fn asserted_since(&self, first: usize) -> std::collections::BTreeSet<String> {
         let state = self.state();
-        state.asserted[first..].iter().flat_map(|one| &one.held).map(|held| held.user.clone()).collect()
+        state.asserted[first..]
+            .iter()
+            .flat_map(|one| &one.held)
+            .map(|held| held.user.clone())
+            .collect()
     }
 
     /// All that were ever named.
     pub(crate) fn held(&self) -> Vec<pb::Held> {
-        self.state().asserted.iter().flat_map(|one| one.held.clone()).collect()
+        self.state()
+            .asserted
+            .iter()
+            .flat_map(|one| one.held.clone())
+            .collect()
     }
 
     /// What assertions of these places are told to be there besides.
@@ -342,10 +406,20 @@ impl World {
     /// The bodies of a room, in order.
     pub(crate) fn stored(&self, room: &str) -> Vec<String> {
         let state = self.state();
-        let entries = state.rooms.get(room).map(|log| log.entries.as_slice()).unwrap_or_default();
+        let entries = state
+            .rooms
+            .get(room)
+            .map(|log| log.entries.as_slice())
+            .unwrap_or_default();
         let text = |entry: &pb::LogEntry| {
-            String::from_utf8_lossy(&entry.entry.as_ref().map(|entry| entry.body.clone()).unwrap_or_default())
-                .into_owned()
+            String::from_utf8_lossy(
+                &entry
+                    .entry
+                    .as_ref()
+                    .map(|entry| entry.body.clone())
+                    .unwrap_or_default(),
+            )
+            .into_owned()
         };
         entries.iter().map(text).collect()
     }
@@ -354,7 +428,9 @@ impl World {
 impl Node {
     fn tell(&mut self, notification: BusNotification) {
         match &self.into {
-            Some(into) => into.try_send(notification).expect("the node's queue is large enough for a test"),
+            Some(into) => into
+                .try_send(notification)
+                .expect("the node's queue is large enough for a test"),
             None => self.early.push(notification),
         }
     }
@@ -364,8 +440,16 @@ impl State {
     /// The room's log; it comes into being here.
     fn log(&mut self, room: &str) -> &mut Log {
         let last = self.gone.remove(room).unwrap_or(0);
-        let bases = if last > 0 { vec![(last + 1, 0)] } else { Vec::new() };
-        let new = || Log { epoch: last + 1, bases, ..Log::default() };
+        let bases = if last > 0 {
+            vec![(last + 1, 0)]
+        } else {
+            Vec::new()
+        };
+        let new = || Log {
+            epoch: last + 1,
+            bases,
+            ..Log::default()
+        };
         self.rooms.entry(room.to_owned()).or_insert_with(new)
     }
 
@@ -378,9 +462,21 @@ impl State {
         (log.epoch, log.head)
     }
 
-    fn append(&mut self, room: &str, from: &str, client_id: &str, kind: &str, body: &[u8]) -> (Seq, bool) {
+    fn append(
+        &mut self,
+        room: &str,
+        from: &str,
+        client_id: &str,
+        kind: &str,
+        body: &[u8],
+    ) -> (Seq, bool) {
         let log = self.log(room);
-        let same = |logged: &&pb::LogEntry| logged.entry.as_ref().is_some_and(|entry| entry.client_id == client_id);
+        let same = |logged: &&pb::LogEntry| {
+            logged
+                .entry
+                .as_ref()
+                .is_some_and(|entry| entry.client_id == client_id)
+        };
         if let Some(first) = log.entries.iter().find(same) {
             return (first.seq, true);
         }
@@ -395,8 +491,18 @@ impl State {
         };
         let epoch = log.epoch;
         let seq = log.head;
-        log.entries.push(pb::LogEntry { seq, entry: Some(entry.clone()) });
-        self.publish(room, bus_event::Event::Logged(pb::Logged { epoch, seq, entry: Some(entry) }));
+        log.entries.push(pb::LogEntry {
+            seq,
+            entry: Some(entry.clone()),
+        });
+        self.publish(
+            room,
+            bus_event::Event::Logged(pb::Logged {
+                epoch,
+                seq,
+                entry: Some(entry),
+            }),
+        );
         (seq, false)
     }
 
@@ -409,9 +515,16 @@ impl State {
             return;
         }
         let id = RoomId::new(room).unwrap();
-        for node in self.nodes.iter_mut().filter(|node| node.heard.contains(&id)) {
+        for node in self
+            .nodes
+            .iter_mut()
+            .filter(|node| node.heard.contains(&id))
+        {
             for _ in 0..=usize::from(self.repeat) {
-                let event = pb::BusEvent { room: room.to_owned(), event: Some(event.clone()) };
+                let event = pb::BusEvent {
+                    room: room.to_owned(),
+                    event: Some(event.clone()),
+                };
                 node.tell(BusNotification::Event(event));
             }
         }
@@ -431,26 +544,41 @@ impl State {
         if self.down {
             return Err(fault(ErrorCode::Unavailable));
         }
-        if self.seal_lost && matches!(op, call::Op::Send(_) | call::Op::Subscribe(_) | call::Op::History(_)) {
+        if self.seal_lost
+            && matches!(
+                op,
+                call::Op::Send(_) | call::Op::Subscribe(_) | call::Op::History(_)
+            )
+        {
             return Err(fault(ErrorCode::Unauthenticated));
         }
         Ok(match op {
-            call::Op::Authenticate(pb::Authenticate { token, device, .. }) => match token.as_str() {
-                "expired" => return Err(fault(ErrorCode::TokenExpired)),
-                "forged" => return Err(fault(ErrorCode::Unauthenticated)),
-                token => reply::Result::Authenticated(pb::Authenticated {
-                    grant: Bytes::copy_from_slice(token.as_bytes()),
-                    user: user_of(token).to_owned(),
-                    device: if device.is_empty() { "device".to_owned() } else { device },
-                    expires_ms: 0,
-                    issued_ms: ISSUED,
-                    device_unproven: matches!(user_of(token), "mallory" | "eve"),
-                }),
-            },
+            call::Op::Authenticate(pb::Authenticate { token, device, .. }) => {
+                match token.as_str() {
+                    "expired" => return Err(fault(ErrorCode::TokenExpired)),
+                    "forged" => return Err(fault(ErrorCode::Unauthenticated)),
+                    token => reply::Result::Authenticated(pb::Authenticated {
+                        grant: Bytes::copy_from_slice(token.as_bytes()),
+                        user: user_of(token).to_owned(),
+                        device: if device.is_empty() {
+                            "device".to_owned()
+                        } else {
+                            device
+                        },
+                        expires_ms: 0,
+                        issued_ms: ISSUED,
+                        device_unproven: matches!(user_of(token), "mallory" | "eve"),
+                    }),
+                }
+            }
             call::Op::Refresh(pb::Refresh { token }) => {
                 let issued_ms = ISSUED + 2;
                 let grant = token.into();
-                reply::Result::Refreshed(pb::Refreshed { grant, issued_ms, ..pb::Refreshed::default() })
+                reply::Result::Refreshed(pb::Refreshed {
+                    grant,
+                    issued_ms,
+                    ..pb::Refreshed::default()
+                })
             }
             call::Op::Disconnected(gone) => {
                 self.ended.push((user.to_owned(), gone));
@@ -458,19 +586,34 @@ impl State {
             }
             call::Op::AssertPresence(named) => {
                 let asked = |(place, _): &&(u64, pb::Stray)| (named.from..named.to).contains(place);
-                let strays = self.strays.iter().filter(asked).map(|(_, stray)| stray.clone()).collect();
+                let strays = self
+                    .strays
+                    .iter()
+                    .filter(asked)
+                    .map(|(_, stray)| stray.clone())
+                    .collect();
                 self.asserted.push(named);
-                reply::Result::PresenceAsserted(pb::PresenceAsserted { restored: Vec::new(), strays })
+                reply::Result::PresenceAsserted(pb::PresenceAsserted {
+                    restored: Vec::new(),
+                    strays,
+                })
             }
             call::Op::Subscribe(pb::Subscribe { mut rooms, all }) => {
                 if all {
                     rooms.extend(self.members.get(user).cloned().unwrap_or_default());
                 }
-                let rooms = rooms.into_iter().map(|room| self.subscribed(grant, room)).collect();
+                let rooms = rooms
+                    .into_iter()
+                    .map(|room| self.subscribed(grant, room))
+                    .collect();
                 reply::Result::Subscribed(pb::Subscribed { rooms })
             }
             call::Op::Fetch(fetch) => {
-                let room = fetch.after.as_ref().map(|after| after.room.as_str()).unwrap_or_default();
+                let room = fetch
+                    .after
+                    .as_ref()
+                    .map(|after| after.room.as_str())
+                    .unwrap_or_default();
                 if self.unreadable.contains(room) {
                     return Err(fault(ErrorCode::Internal));
                 }
@@ -481,19 +624,45 @@ impl State {
                     let (epoch, seq) = self.place(&room);
                     pb::Head { epoch, seq, room }
                 };
-                reply::Result::Heads(pb::HeadList { heads: rooms.into_iter().map(head).collect() })
+                reply::Result::Heads(pb::HeadList {
+                    heads: rooms.into_iter().map(head).collect(),
+                })
             }
-            call::Op::Send(pb::Send { room, client_id, r#type, body, .. }) => {
+            call::Op::Send(pb::Send {
+                room,
+                client_id,
+                r#type,
+                body,
+                ..
+            }) => {
                 let (seq, duplicate) = self.append(&room, user, &client_id, &r#type, &body);
                 let epoch = self.log(&room).epoch;
                 let id = format!("{room}-{epoch}-{seq}");
-                reply::Result::Stored(pb::Stored { id, epoch, seq, time_ms: seq, duplicate })
+                reply::Result::Stored(pb::Stored {
+                    id,
+                    epoch,
+                    seq,
+                    time_ms: seq,
+                    duplicate,
+                })
             }
-            call::Op::Signal(pb::SendSignal { room, r#type, body, encoding }) => {
+            call::Op::Signal(pb::SendSignal {
+                room,
+                r#type,
+                body,
+                encoding,
+            }) => {
                 let from = user.to_owned();
                 let operation = 0;
                 let to_user = String::new();
-                let signal = pb::Signal { from, r#type, body, encoding, operation, to_user };
+                let signal = pb::Signal {
+                    from,
+                    r#type,
+                    body,
+                    encoding,
+                    operation,
+                    to_user,
+                };
                 self.publish(&room, bus_event::Event::Signal(signal));
                 reply::Result::Done(pb::Done {})
             }
@@ -502,63 +671,134 @@ impl State {
                 let epoch = log.epoch;
                 let head = log.head;
                 let entries = log.entries.clone();
-                reply::Result::History(pb::HistoryPage { epoch, head, truncated: None, entries })
+                reply::Result::History(pb::HistoryPage {
+                    epoch,
+                    head,
+                    truncated: None,
+                    entries,
+                })
             }
             call::Op::Read(pb::Read { room, seq }) => {
                 let head = self.log(&room).head;
-                reply::Result::Read(pb::ReadState { read: seq, joined: 0, head, unread: head.saturating_sub(seq) })
+                reply::Result::Read(pb::ReadState {
+                    read: seq,
+                    joined: 0,
+                    head,
+                    unread: head.saturating_sub(seq),
+                })
             }
             call::Op::Bans(ask) => reply::Result::Bans(self.bans.since(&ask)),
             call::Op::KnownRooms(pb::KnownRooms { lists }) => {
                 let list = |known: pb::KnownList| {
-                    let mut rooms: Vec<_> = self.members.get(&known.user).into_iter().flatten().cloned().collect();
+                    let mut rooms: Vec<_> = self
+                        .members
+                        .get(&known.user)
+                        .into_iter()
+                        .flatten()
+                        .cloned()
+                        .collect();
                     rooms.sort();
-                    let digest = 1 + rooms.iter().flat_map(|room| room.bytes()).map(u64::from).sum::<u64>();
-                    pb::RoomList { digest, rooms: if digest == known.digest { Vec::new() } else { rooms } }
+                    let digest = 1 + rooms
+                        .iter()
+                        .flat_map(|room| room.bytes())
+                        .map(u64::from)
+                        .sum::<u64>();
+                    pb::RoomList {
+                        digest,
+                        rooms: if digest == known.digest {
+                            Vec::new()
+                        } else {
+                            rooms
+                        },
+                    }
                 };
                 // One at a time, so that the rest has to be asked for anew.
-                reply::Result::RoomLists(pb::RoomLists { lists: lists.into_iter().take(1).map(list).collect() })
+                reply::Result::RoomLists(pb::RoomLists {
+                    lists: lists.into_iter().take(1).map(list).collect(),
+                })
             }
             call::Op::NodeBeat(_) => reply::Result::NodeBeaten(pb::NodeBeaten::default()),
         })
     }
 
     fn subscribed(&mut self, grant: &str, room: String) -> pb::SubscribedRoom {
-        let member = self.members.get(user_of(grant)).is_some_and(|rooms| rooms.contains(&room));
+        let member = self
+            .members
+            .get(user_of(grant))
+            .is_some_and(|rooms| rooms.contains(&room));
         let stranger = self.groups.contains(&room) && !member;
         // Open to those whose token ends like this.
         let uncovered = room.starts_with("live:") && !grant.ends_with("/live");
         if self.groups.contains(&room) && self.gone.contains_key(&room) {
             let fault = Some(fault(ErrorCode::NoSuchRoom));
-            return pb::SubscribedRoom { room, fault, ..pb::SubscribedRoom::default() };
+            return pb::SubscribedRoom {
+                room,
+                fault,
+                ..pb::SubscribedRoom::default()
+            };
         }
         if room == "secret" || stranger || uncovered {
             let fault = Some(fault(ErrorCode::NotAMember));
-            return pb::SubscribedRoom { room, fault, ..pb::SubscribedRoom::default() };
+            return pb::SubscribedRoom {
+                room,
+                fault,
+                ..pb::SubscribedRoom::default()
+            };
         }
         let ((epoch, head), kind) = (self.place(&room), "open".to_owned());
-        pb::SubscribedRoom { room, fault: None, kind, epoch, head, read: 0, joined: 0 }
+        pb::SubscribedRoom {
+            room,
+            fault: None,
+            kind,
+            epoch,
+            head,
+            read: 0,
+            joined: 0,
+        }
     }
 
-    fn fetch(&mut self, pb::Fetch { after, limit, max_bytes }: pb::Fetch) -> pb::Fetched {
+    fn fetch(
+        &mut self,
+        pb::Fetch {
+            after,
+            limit,
+            max_bytes,
+        }: pb::Fetch,
+    ) -> pb::Fetched {
         let pb::Position { room, epoch, seq } = after.unwrap_or_default();
         self.fetched_at = Some(Instant::now());
         if self.gone.contains_key(&room) {
-            return pb::Fetched { reset_to: (seq > 0).then_some(0), ..pb::Fetched::default() };
+            return pb::Fetched {
+                reset_to: (seq > 0).then_some(0),
+                ..pb::Fetched::default()
+            };
         }
         let log = self.log(&room);
         let reset_to = log.reset_to(epoch, seq);
         let seq = reset_to.unwrap_or(seq);
         let first = log.entries.first().map_or(log.head + 1, |entry| entry.seq);
-        let truncated = (first > seq + 1).then(|| pb::SeqRange { from: seq + 1, to: first - 1 });
+        let truncated = (first > seq + 1).then(|| pb::SeqRange {
+            from: seq + 1,
+            to: first - 1,
+        });
         let mut bytes = 0;
         let fits = |entry: &&pb::LogEntry| {
             let first = bytes == 0;
             bytes += entry.entry.as_ref().map_or(0, |entry| entry.body.len());
             first || bytes <= max_bytes as usize
         };
-        let after = log.entries.iter().filter(|entry| entry.seq > seq).take(limit as usize);
+        let after = log
+            .entries
+            .iter()
+            .filter(|entry| entry.seq > seq)
+            .take(limit as usize);
         let entries = after.take_while(fits).cloned().collect();
-        pb::Fetched { epoch: log.epoch, head: log.head, reset_to, truncated, entries }
+        pb::Fetched {
+            epoch: log.epoch,
+            head: log.head,
+            reset_to,
+            truncated,
+            entries,
+        }
     }
 }

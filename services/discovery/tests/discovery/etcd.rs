@@ -22,7 +22,12 @@ impl Etcd {
     pub(crate) fn prepared() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (client_port, peer_port) = (unused_port().unwrap(), unused_port().unwrap());
-        Self { client_port, peer_port, folder, process: None }
+        Self {
+            client_port,
+            peer_port,
+            folder,
+            process: None,
+        }
     }
 
     pub(crate) async fn started() -> Self {
@@ -37,9 +42,23 @@ impl Etcd {
         let child = Command::new("etcd")
             .args(["--name", "one", "--data-dir"])
             .arg(self.folder.path().join("data"))
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("one={peer}"), "--unsafe-no-fsync=true"])
+            .args([
+                "--listen-client-urls",
+                &client,
+                "--advertise-client-urls",
+                &client,
+            ])
+            .args([
+                "--listen-peer-urls",
+                &peer,
+                "--initial-advertise-peer-urls",
+                &peer,
+            ])
+            .args([
+                "--initial-cluster",
+                &format!("one={peer}"),
+                "--unsafe-no-fsync=true",
+            ])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -47,7 +66,9 @@ impl Etcd {
         self.process = Some(child);
         let mut client = self.client().await;
         eventually("etcd answers", async || {
-            tokio::time::timeout(Duration::from_secs(1), client.status()).await.is_ok_and(|status| status.is_ok())
+            tokio::time::timeout(Duration::from_secs(1), client.status())
+                .await
+                .is_ok_and(|status| status.is_ok())
         })
         .await;
     }
@@ -65,7 +86,9 @@ impl Etcd {
     }
 
     pub(crate) async fn client(&self) -> Client {
-        Client::connect([format!("http://127.0.0.1:{}", self.client_port)], None).await.unwrap()
+        Client::connect([format!("http://127.0.0.1:{}", self.client_port)], None)
+            .await
+            .unwrap()
     }
 
     /// Impatient, so that tests are quick.

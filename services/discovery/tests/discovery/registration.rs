@@ -15,12 +15,20 @@ fn node() -> Node {
 
 async fn entry(etcd: &Etcd) -> Option<Node> {
     let mut client = etcd.client().await;
-    let found = tokio::time::timeout(Duration::from_secs(2), client.get(KEY, None)).await.ok()?.ok()?;
-    found.kvs().first().map(|kv| serde_json::from_slice(kv.value()).unwrap())
+    let found = tokio::time::timeout(Duration::from_secs(2), client.get(KEY, None))
+        .await
+        .ok()?
+        .ok()?;
+    found
+        .kvs()
+        .first()
+        .map(|kv| serde_json::from_slice(kv.value()).unwrap())
 }
 
 async fn standing(registration: &Registration) {
-    tokio::time::timeout(Duration::from_secs(20), registration.standing()).await.expect("registered");
+    tokio::time::timeout(Duration::from_secs(20), registration.standing())
+        .await
+        .expect("registered");
 }
 
 #[tokio::test]
@@ -34,8 +42,12 @@ async fn an_entry_is_put_changed_kept_alive_and_taken_away() {
         node.draining = true;
         node.load = 7;
     });
-    eventually("the change is seen", async || entry(&etcd).await.is_some_and(|node| node.draining && node.load == 7))
-        .await;
+    eventually("the change is seen", async || {
+        entry(&etcd)
+            .await
+            .is_some_and(|node| node.draining && node.load == 7)
+    })
+    .await;
     // Longer than the lease: it lives only because it is kept alive.
     tokio::time::sleep(etcd.options().lease * 2).await;
     assert!(entry(&etcd).await.is_some());
@@ -62,7 +74,10 @@ async fn a_lost_lease_and_a_deleted_entry_are_put_again() {
         client.lease_revoke(lease.id()).await.unwrap();
     }
     assert_eq!(entry(&etcd).await, None);
-    eventually("registered under another lease", async || entry(&etcd).await.is_some()).await;
+    eventually("registered under another lease", async || {
+        entry(&etcd).await.is_some()
+    })
+    .await;
     client.delete(KEY, None).await.unwrap();
     eventually("put again", async || entry(&etcd).await.is_some()).await;
     drop(registration);
@@ -76,7 +91,12 @@ async fn an_etcd_that_starts_late_dies_or_loses_everything_gets_the_entry_again(
     assert!(!registration.registered());
     etcd.start().await;
     standing(&registration).await;
-    tokio::time::timeout(Duration::from_secs(20), watch.until(|nodes| nodes.contains_key("node-1.a"))).await.unwrap();
+    tokio::time::timeout(
+        Duration::from_secs(20),
+        watch.until(|nodes| nodes.contains_key("node-1.a")),
+    )
+    .await
+    .unwrap();
 
     etcd.kill();
     eventually("the loss is noticed", async || !registration.registered()).await;
@@ -88,8 +108,14 @@ async fn an_etcd_that_starts_late_dies_or_loses_everything_gets_the_entry_again(
     etcd.kill();
     etcd.wipe();
     etcd.start().await;
-    eventually("put into the empty etcd", async || entry(&etcd).await.is_some()).await;
-    assert!(watch.nodes().contains_key("node-1.a"), "an etcd without data does not make a living node disappear");
+    eventually("put into the empty etcd", async || {
+        entry(&etcd).await.is_some()
+    })
+    .await;
+    assert!(
+        watch.nodes().contains_key("node-1.a"),
+        "an etcd without data does not make a living node disappear"
+    );
 }
 
 #[tokio::test]
@@ -98,5 +124,7 @@ async fn revoking_does_not_wait_for_an_etcd_that_is_away() {
     let registration = Registration::start(etcd.options(), Kind::Connect, node());
     standing(&registration).await;
     etcd.kill();
-    tokio::time::timeout(Duration::from_secs(5), registration.revoke()).await.expect("returns all the same");
+    tokio::time::timeout(Duration::from_secs(5), registration.revoke())
+        .await
+        .expect("returns all the same");
 }

@@ -10,12 +10,18 @@ use crate::eventually;
 
 async fn put(client: &mut Client, id: &str) {
     let node = serde_json::to_string(&Node::new(id, "127.0.0.1:3119", "0.1.0")).unwrap();
-    client.put(format!("/imcluster/logic/{id}"), node, None).await.unwrap();
+    client
+        .put(format!("/imcluster/logic/{id}"), node, None)
+        .await
+        .unwrap();
 }
 
 async fn sees(watch: &Watch, ids: &[&str]) {
     let seen = watch.until(|nodes| nodes.keys().map(String::as_str).eq(ids.iter().copied()));
-    if tokio::time::timeout(Duration::from_secs(20), seen).await.is_err() {
+    if tokio::time::timeout(Duration::from_secs(20), seen)
+        .await
+        .is_err()
+    {
         panic!("sees {:?}, not {ids:?}", watch.nodes().keys());
     }
 }
@@ -25,8 +31,14 @@ async fn entries_come_and_go_and_nonsense_is_left_out() {
     let etcd = Etcd::started().await;
     let mut client = etcd.client().await;
     put(&mut client, "a").await;
-    client.put("/imcluster/logic/nonsense", "{", None).await.unwrap();
-    client.put("/imcluster/connect/other-kind", "{}", None).await.unwrap();
+    client
+        .put("/imcluster/logic/nonsense", "{", None)
+        .await
+        .unwrap();
+    client
+        .put("/imcluster/connect/other-kind", "{}", None)
+        .await
+        .unwrap();
     let watch = Watch::start(etcd.options(), Kind::Logic);
     sees(&watch, &["a"]).await;
     assert!(watch.has_seen());
@@ -85,7 +97,13 @@ async fn a_compaction_loses_no_change() {
         put(&mut client, id).await;
     }
     client.delete("/imcluster/logic/b", None).await.unwrap();
-    let revision = client.get("x", None).await.unwrap().header().unwrap().revision();
+    let revision = client
+        .get("x", None)
+        .await
+        .unwrap()
+        .header()
+        .unwrap()
+        .revision();
     client.compact(revision, None).await.unwrap();
     sees(&watch, &["a", "c"]).await;
     put(&mut client, "d").await;

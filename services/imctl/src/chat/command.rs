@@ -41,11 +41,15 @@ impl Input {
         if line.is_empty() {
             return Self::Nothing;
         }
-        let Some(command) = line.strip_prefix('/') else { return Self::Say(line.to_owned()) };
+        let Some(command) = line.strip_prefix('/') else {
+            return Self::Say(line.to_owned());
+        };
         if command.starts_with('/') {
             return Self::Say(command.to_owned());
         }
-        let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
+        let (name, rest) = command
+            .split_once(char::is_whitespace)
+            .unwrap_or((command, ""));
         let rest = rest.trim();
         match (name, rest) {
             ("me", "") => Self::Wrong("/me needs a text: /me waves".to_owned()),
@@ -87,11 +91,20 @@ mod tests {
     #[test]
     fn lines_mean_what_help_says() {
         let room = |name: &str| RoomId::new(name).unwrap();
-        assert_eq!(Input::parse("  hello there "), Input::Say("hello there".to_owned()));
+        assert_eq!(
+            Input::parse("  hello there "),
+            Input::Say("hello there".to_owned())
+        );
         assert_eq!(Input::parse("   "), Input::Nothing);
-        assert_eq!(Input::parse("//etc is full"), Input::Say("/etc is full".to_owned()));
+        assert_eq!(
+            Input::parse("//etc is full"),
+            Input::Say("/etc is full".to_owned())
+        );
         assert_eq!(Input::parse("/me  waves"), Input::Emote("waves".to_owned()));
-        assert_eq!(Input::parse("/join live://1000"), Input::Join(room("live://1000")));
+        assert_eq!(
+            Input::parse("/join live://1000"),
+            Input::Join(room("live://1000"))
+        );
         assert_eq!(Input::parse("/join #lobby"), Input::Join(room("lobby")));
         assert_eq!(Input::parse("/with @bob"), Input::With("bob".to_owned()));
         assert_eq!(Input::parse("/leave"), Input::Leave(None));
@@ -102,9 +115,17 @@ mod tests {
 
     #[test]
     fn what_cannot_be_meant_is_explained() {
-        for wrong in
-            ["/join", "/join a b", "/with", "/me", "/history many", "/history 0", "/shout", "/quit now", "/leave a b"]
-        {
+        for wrong in [
+            "/join",
+            "/join a b",
+            "/with",
+            "/me",
+            "/history many",
+            "/history 0",
+            "/shout",
+            "/quit now",
+            "/leave a b",
+        ] {
             assert!(matches!(Input::parse(wrong), Input::Wrong(_)), "{wrong}");
         }
     }
@@ -112,8 +133,11 @@ mod tests {
     #[test]
     fn every_command_of_the_help_is_understood() {
         for (command, _) in HELP {
-            let line =
-                command.replace(" [ROOM]", "").replace(" [N]", "").replace("USER", "bob").replace("ROOM", "lobby");
+            let line = command
+                .replace(" [ROOM]", "")
+                .replace(" [N]", "")
+                .replace("USER", "bob")
+                .replace("ROOM", "lobby");
             assert!(!matches!(Input::parse(&line), Input::Wrong(_)), "{command}");
         }
     }

@@ -49,7 +49,14 @@ impl Keyboard {
     pub(crate) fn open(plain: bool) -> Result<Self, Failure> {
         let (send, typed) = mpsc::unbounded_channel();
         let words = Words::default();
-        let mut keyboard = Self { typed, prompts: None, printer: None, output: Output::stdout(), words, before: None };
+        let mut keyboard = Self {
+            typed,
+            prompts: None,
+            printer: None,
+            output: Output::stdout(),
+            words,
+            before: None,
+        };
         if plain || !io::stdin().is_terminal() || !io::stdout().is_terminal() {
             tokio::spawn(read_lines(send));
             return Ok(keyboard);
@@ -58,12 +65,17 @@ impl Keyboard {
         let unusable = |error: ReadlineError| Failure::from(io::Error::other(error));
         let mut editor: Editor<Assistant, DefaultHistory> = Editor::new().map_err(unusable)?;
         editor.set_auto_add_history(true);
-        editor.set_helper(Some(Assistant { typing: send.clone(), words: Arc::clone(&keyboard.words) }));
+        editor.set_helper(Some(Assistant {
+            typing: send.clone(),
+            words: Arc::clone(&keyboard.words),
+        }));
         let mut printer = editor.create_external_printer().map_err(unusable)?;
         keyboard.printer = Some(Box::new(move |text| printer.print(text)));
         let (prompts, prompted) = std::sync::mpsc::channel::<String>();
         keyboard.prompts = Some(prompts);
-        thread::Builder::new().name("keyboard".to_owned()).spawn(move || edit(editor, &prompted, &send))?;
+        thread::Builder::new()
+            .name("keyboard".to_owned())
+            .spawn(move || edit(editor, &prompted, &send))?;
         Ok(keyboard)
     }
 
@@ -87,7 +99,9 @@ impl Keyboard {
     /// Shows a line above the one that is being edited.
     pub(crate) fn print(&mut self, line: &str) -> Result<(), Failure> {
         match &mut self.printer {
-            Some(print) => print(format!("{line}\n")).map_err(|error| io::Error::other(error).into()),
+            Some(print) => {
+                print(format!("{line}\n")).map_err(|error| io::Error::other(error).into())
+            }
             None => self.output.line(line),
         }
     }
@@ -124,7 +138,9 @@ fn edit(
         };
         let is_said = !line.starts_with('/') || line.starts_with("//") || line.starts_with("/me ");
         if is_said && !line.trim().is_empty() {
-            let columns = editor.dimensions().map_or(80, |(columns, _)| usize::from(columns.max(1)));
+            let columns = editor
+                .dimensions()
+                .map_or(80, |(columns, _)| usize::from(columns.max(1)));
             erase((prompt.chars().count() + line.chars().count()) / columns + 1);
         }
         if typed.send(Typed::Line(line)).is_err() {
@@ -139,7 +155,10 @@ fn erase(rows: usize) {
     let mut out = io::stdout();
     let up = "\x1b[1A\x1b[2K".repeat(rows);
     // A screen that cannot be tidied is left as it is.
-    let _ = out.write_all(up.as_bytes()).and_then(|()| out.write_all(b"\r")).and_then(|()| out.flush());
+    let _ = out
+        .write_all(up.as_bytes())
+        .and_then(|()| out.write_all(b"\r"))
+        .and_then(|()| out.flush());
 }
 
 /// Completes commands and rooms, and notices that something is being written.
@@ -162,14 +181,36 @@ impl Hinter for Assistant {
 impl Completer for Assistant {
     type Candidate = Pair;
 
-    fn complete(&self, line: &str, pos: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
+    fn complete(
+        &self,
+        line: &str,
+        pos: usize,
+        _: &Context<'_>,
+    ) -> rustyline::Result<(usize, Vec<Pair>)> {
         let start = line[..pos].rfind(' ').map_or(0, |space| space + 1);
         let word = &line[start..pos];
         let words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
-        let commands = HELP.iter().filter_map(|(command, _)| command.split(' ').next()).map(str::to_owned);
-        let candidates: Vec<String> = if start == 0 { commands.collect() } else { words.clone() };
-        let pair = |word: String| Pair { display: word.clone(), replacement: word };
-        Ok((start, candidates.into_iter().filter(|candidate| candidate.starts_with(word)).map(pair).collect()))
+        let commands = HELP
+            .iter()
+            .filter_map(|(command, _)| command.split(' ').next())
+            .map(str::to_owned);
+        let candidates: Vec<String> = if start == 0 {
+            commands.collect()
+        } else {
+            words.clone()
+        };
+        let pair = |word: String| Pair {
+            display: word.clone(),
+            replacement: word,
+        };
+        Ok((
+            start,
+            candidates
+                .into_iter()
+                .filter(|candidate| candidate.starts_with(word))
+                .map(pair)
+                .collect(),
+        ))
     }
 }
 

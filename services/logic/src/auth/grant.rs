@@ -80,7 +80,11 @@ impl Grant {
 
     /// Whether the token covers this id as an open room. Never a direct room's id.
     pub fn opens(&self, room: &RoomId) -> bool {
-        !room.is_direct() && self.rooms.iter().any(|pattern| pattern::covers(pattern, room.as_str()))
+        !room.is_direct()
+            && self
+                .rooms
+                .iter()
+                .any(|pattern| pattern::covers(pattern, room.as_str()))
     }
 }
 
@@ -90,7 +94,13 @@ mod tests {
 
     fn grant() -> Grant {
         let rooms = vec!["live://*".to_owned()];
-        Grant { version: Grant::VERSION, user: "ann".to_owned(), device: "phone".to_owned(), rooms, ..Grant::default() }
+        Grant {
+            version: Grant::VERSION,
+            user: "ann".to_owned(),
+            device: "phone".to_owned(),
+            rooms,
+            ..Grant::default()
+        }
     }
 
     #[test]
@@ -100,7 +110,10 @@ mod tests {
 
     #[test]
     fn what_is_no_grant_is_refused() {
-        let newer = Grant { version: 2, ..grant() };
+        let newer = Grant {
+            version: 2,
+            ..grant()
+        };
         for bytes in [Vec::new(), b"\xff\xff".to_vec(), newer.encode_to_vec()] {
             assert_eq!(Grant::read(&bytes), Err(Error::NoGrant), "{bytes:?}");
         }
@@ -111,15 +124,39 @@ mod tests {
         let now = clock::now_ms();
         let none = Duration::ZERO;
         let some = Duration::from_secs(60);
-        assert_eq!(Grant { expires_ms: now - 10, ..grant() }.alive(none), Err(Error::Expired));
-        assert!(Grant { expires_ms: now - 10, ..grant() }.alive(some).is_ok());
-        assert!(Grant { expires_ms: now + 60_000, ..grant() }.alive(none).is_ok());
+        assert_eq!(
+            Grant {
+                expires_ms: now - 10,
+                ..grant()
+            }
+            .alive(none),
+            Err(Error::Expired)
+        );
+        assert!(
+            Grant {
+                expires_ms: now - 10,
+                ..grant()
+            }
+            .alive(some)
+            .is_ok()
+        );
+        assert!(
+            Grant {
+                expires_ms: now + 60_000,
+                ..grant()
+            }
+            .alive(none)
+            .is_ok()
+        );
         assert!(grant().alive(none).is_ok(), "no end");
     }
 
     #[test]
     fn a_direct_room_is_never_opened_by_a_pattern() {
-        let all = Grant { rooms: vec!["*".to_owned()], ..grant() };
+        let all = Grant {
+            rooms: vec!["*".to_owned()],
+            ..grant()
+        };
         let (ann, bob) = (UserId::new("ann").unwrap(), UserId::new("bob").unwrap());
         assert!(!all.opens(&RoomId::direct(&ann, &bob).unwrap()));
         assert!(all.opens(&RoomId::new("live://1").unwrap()));

@@ -26,11 +26,21 @@ impl Core {
     }
 
     /// A connection presents itself; its presence begins.
-    pub(crate) async fn authenticate(&self, conn: &str, ask: Authenticate) -> Result<Authenticated> {
+    pub(crate) async fn authenticate(
+        &self,
+        conn: &str,
+        ask: Authenticate,
+    ) -> Result<Authenticated> {
         let grant = self.identify(&ask)?;
         self.bans.loaded().await?;
         self.seal.ready().await?;
-        self.bans.refuse(&grant, ask.remote_ip.parse().ok().map(|address: IpAddr| address.to_canonical()))?;
+        self.bans.refuse(
+            &grant,
+            ask.remote_ip
+                .parse()
+                .ok()
+                .map(|address: IpAddr| address.to_canonical()),
+        )?;
         if !conn.is_empty() {
             let presence = Presence {
                 user: grant.user()?,
@@ -45,8 +55,21 @@ impl Core {
         }
         let grant_sealed = self.seal.close(&grant)?;
         let expires_ms = grant.expires_ms;
-        let Grant { user, device, issued_ms, device_unproven, .. } = grant;
-        Ok(Authenticated { grant: grant_sealed, expires_ms, user, device, issued_ms, device_unproven })
+        let Grant {
+            user,
+            device,
+            issued_ms,
+            device_unproven,
+            ..
+        } = grant;
+        Ok(Authenticated {
+            grant: grant_sealed,
+            expires_ms,
+            user,
+            device,
+            issued_ms,
+            device_unproven,
+        })
     }
 
     fn identify(&self, ask: &Authenticate) -> Result<Grant> {
@@ -54,7 +77,8 @@ impl Core {
             "" => None,
             device => Some(DeviceId::new(device)?),
         };
-        if ask.token.is_empty() && self.options.auth.allow_unsigned && !ask.unsigned_user.is_empty() {
+        if ask.token.is_empty() && self.options.auth.allow_unsigned && !ask.unsigned_user.is_empty()
+        {
             UNSIGNED.inc();
             return self.unsigned(&UserId::new(&ask.unsigned_user)?, named);
         }
@@ -69,7 +93,12 @@ impl Core {
             }
             (Some(device), _) | (None, Some(device)) => device,
             // Nobody can have named it before.
-            (None, None) => return Ok(Grant { device_unproven: false, ..claims.grant(&generated_device()?) }),
+            (None, None) => {
+                return Ok(Grant {
+                    device_unproven: false,
+                    ..claims.grant(&generated_device()?)
+                });
+            }
         };
         Ok(claims.grant(&device))
     }
@@ -96,16 +125,35 @@ impl Core {
             return Err(failed(auth::Error::OtherUser));
         }
         let device = DeviceId::new(&grant.device)?;
-        if claims.device.as_ref().is_some_and(|claimed| *claimed != device) {
+        if claims
+            .device
+            .as_ref()
+            .is_some_and(|claimed| *claimed != device)
+        {
             return Err(failed(auth::Error::OtherDevice));
         }
         let renewed = claims.grant(&device);
         // A token of this connection has named the device once: that one without the claim follows takes nothing back.
-        let renewed = Grant { device_unproven: renewed.device_unproven && grant.device_unproven, ..renewed };
+        let renewed = Grant {
+            device_unproven: renewed.device_unproven && grant.device_unproven,
+            ..renewed
+        };
         self.bans.refuse(&renewed, None)?;
-        let as_wide = (renewed.admin || !grant.admin) && grant.rooms.iter().all(|room| renewed.rooms.contains(room));
-        let Grant { expires_ms, issued_ms, device_unproven, .. } = renewed;
-        Ok(Refreshed { grant: self.seal.close(&renewed)?, expires_ms, as_wide, issued_ms, device_unproven })
+        let as_wide = (renewed.admin || !grant.admin)
+            && grant.rooms.iter().all(|room| renewed.rooms.contains(room));
+        let Grant {
+            expires_ms,
+            issued_ms,
+            device_unproven,
+            ..
+        } = renewed;
+        Ok(Refreshed {
+            grant: self.seal.close(&renewed)?,
+            expires_ms,
+            as_wide,
+            issued_ms,
+            device_unproven,
+        })
     }
 }
 

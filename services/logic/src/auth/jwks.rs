@@ -27,7 +27,8 @@ const LAST_RETRY: Duration = Duration::from_secs(60);
 
 static FETCHES: LazyLock<IntCounterVec> = LazyLock::new(|| {
     let help = "Fetches of the key set that tokens are checked with, by result: ok or failed.";
-    register_int_counter_vec!("im_logic_jwks_fetches_total", help, &["result"]).expect("registered once")
+    register_int_counter_vec!("im_logic_jwks_fetches_total", help, &["result"])
+        .expect("registered once")
 });
 
 /// Why there is no key set.
@@ -66,7 +67,11 @@ fn keys(set: &[u8]) -> Result<Vec<(Option<String>, Key)>, Error> {
         Some((jwk.common.key_id.clone(), Key::jwk(&jwk)?))
     };
     let keys: Vec<_> = set.keys.into_iter().filter_map(read).collect();
-    if keys.is_empty() { Err(Error::NoKeys) } else { Ok(keys) }
+    if keys.is_empty() {
+        Err(Error::NoKeys)
+    } else {
+        Ok(keys)
+    }
 }
 
 /// Fetches until logic ends or is gone, every `refresh` and sooner where a token names an unknown key.
@@ -80,7 +85,9 @@ pub(crate) async fn keep_fetching(
         let mut retry = FIRST_RETRY;
         loop {
             let fetched = source.fetch().await.and_then(|set| keys(&set));
-            FETCHES.with_label_values(&[if fetched.is_ok() { "ok" } else { "failed" }]).inc();
+            FETCHES
+                .with_label_values(&[if fetched.is_ok() { "ok" } else { "failed" }])
+                .inc();
             match fetched {
                 Ok(keys) => {
                     tracing::debug!(url = source.url(), keys = keys.len(), "fetched the key set");

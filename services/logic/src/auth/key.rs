@@ -14,7 +14,9 @@ const ED25519_BYTES: usize = 32;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nothing to check tokens with.
-    #[error("no key to check tokens with: give an HS256 secret, a public key file or the URL of a key set")]
+    #[error(
+        "no key to check tokens with: give an HS256 secret, a public key file or the URL of a key set"
+    )]
     None,
     /// The URL of the key set cannot be used.
     #[error("the key set's URL {url:?} {problem}")]
@@ -61,7 +63,10 @@ impl Key {
         if secret.len() < SECRET_BYTES {
             return Err(Error::ShortSecret(secret.len()));
         }
-        Ok(Self { algorithm: Algorithm::HS256, key: DecodingKey::from_secret(secret.as_bytes()) })
+        Ok(Self {
+            algorithm: Algorithm::HS256,
+            key: DecodingKey::from_secret(secret.as_bytes()),
+        })
     }
 
     /// Of a public key in PEM: its kind says the algorithm.
@@ -74,7 +79,9 @@ impl Key {
             (Algorithm::EdDSA, DecodingKey::from_ed_pem(pem)),
             (Algorithm::RS256, DecodingKey::from_rsa_pem(pem)),
         ];
-        let (algorithm, key) = kinds.into_iter().find_map(|(algorithm, key)| Some((algorithm, key.ok()?)))?;
+        let (algorithm, key) = kinds
+            .into_iter()
+            .find_map(|(algorithm, key)| Some((algorithm, key.ok()?)))?;
         Self::usable(algorithm, key)
     }
 
@@ -91,8 +98,15 @@ impl Key {
             AlgorithmParameters::RSA(_) => (Algorithm::RS256, KeyAlgorithm::RS256),
             _ => return None,
         };
-        let to_sign = jwk.common.public_key_use.as_ref().is_none_or(|usage| *usage == PublicKeyUse::Signature);
-        let to_sign_so = jwk.common.key_algorithm.is_none_or(|algorithm| algorithm == named);
+        let to_sign = jwk
+            .common
+            .public_key_use
+            .as_ref()
+            .is_none_or(|usage| *usage == PublicKeyUse::Signature);
+        let to_sign_so = jwk
+            .common
+            .key_algorithm
+            .is_none_or(|algorithm| algorithm == named);
         if !to_sign || !to_sign_so {
             return None;
         }
@@ -114,14 +128,24 @@ impl Key {
 /// # Errors
 /// The file cannot be read, holds none, or holds something else beside.
 pub fn read(path: &Path) -> Result<Vec<Key>, Error> {
-    let text = std::fs::read_to_string(path).map_err(|error| Error::Unreadable { path: path.to_owned(), error })?;
-    let not_a_key = |number| Error::NotAKey { path: path.to_owned(), number };
-    let blocks: Vec<_> = text.match_indices("-----BEGIN ").map(|(at, _)| &text[at..]).collect();
+    let text = std::fs::read_to_string(path).map_err(|error| Error::Unreadable {
+        path: path.to_owned(),
+        error,
+    })?;
+    let not_a_key = |number| Error::NotAKey {
+        path: path.to_owned(),
+        number,
+    };
+    let blocks: Vec<_> = text
+        .match_indices("-----BEGIN ")
+        .map(|(at, _)| &text[at..])
+        .collect();
     if blocks.is_empty() {
         return Err(not_a_key(0));
     }
     let keys = blocks.iter().enumerate();
-    keys.map(|(at, pem)| Key::public(first_block(pem)).ok_or_else(|| not_a_key(at + 1))).collect()
+    keys.map(|(at, pem)| Key::public(first_block(pem)).ok_or_else(|| not_a_key(at + 1)))
+        .collect()
 }
 
 fn first_block(pem: &str) -> &[u8] {

@@ -9,8 +9,12 @@ use super::Error;
 const ONCE: &str = "each metric is registered once, under a name of its own";
 
 static FAILURES: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!("im_logic_auth_failures_total", "Tokens that were not accepted, by reason.", &["reason"])
-        .expect(ONCE)
+    register_int_counter_vec!(
+        "im_logic_auth_failures_total",
+        "Tokens that were not accepted, by reason.",
+        &["reason"]
+    )
+    .expect(ONCE)
 });
 
 pub(super) static UNSIGNED: LazyLock<IntCounter> = LazyLock::new(|| {

@@ -38,7 +38,10 @@ pub(crate) struct Seal {
 
 impl Default for Seal {
     fn default() -> Self {
-        Self { keys: ArcSwap::default(), known: watch::Sender::new(false) }
+        Self {
+            keys: ArcSwap::default(),
+            known: watch::Sender::new(false),
+        }
     }
 }
 
@@ -61,12 +64,20 @@ impl Seal {
     /// # Errors
     /// [`Error::NoGrant`] where there is none, where it is not as logic sealed it, or where it is not understood.
     pub(crate) fn open(&self, sealed: &[u8]) -> Result<Grant> {
-        let (grant, shown) = sealed.split_last_chunk::<CODE_BYTES>().ok_or(Error::NoGrant)?;
+        let (grant, shown) = sealed
+            .split_last_chunk::<CODE_BYTES>()
+            .ok_or(Error::NoGrant)?;
         let keys = self.keys.load();
         if keys.is_empty() {
             return Err(unknown());
         }
-        let ours = |one: &Known| one.code.clone().chain_update(grant).verify_truncated_left(shown).is_ok();
+        let ours = |one: &Known| {
+            one.code
+                .clone()
+                .chain_update(grant)
+                .verify_truncated_left(shown)
+                .is_ok()
+        };
         if !keys.iter().any(ours) {
             return Err(Error::NoGrant.into());
         }
@@ -93,8 +104,17 @@ impl Seal {
             let code = Code::new_from_slice(&key).expect("keys of any length are good");
             self.keys.rcu(|keys| {
                 let before = keys.iter().filter(|known| known.key != key);
-                let before = before.map(|known| Known { key: known.key, code: known.code.clone() });
-                std::iter::once(Known { key, code: code.clone() }).chain(before).take(MAX_KEYS).collect::<Vec<_>>()
+                let before = before.map(|known| Known {
+                    key: known.key,
+                    code: known.code.clone(),
+                });
+                std::iter::once(Known {
+                    key,
+                    code: code.clone(),
+                })
+                .chain(before)
+                .take(MAX_KEYS)
+                .collect::<Vec<_>>()
             });
         }
         self.known.send_replace(true);
@@ -102,7 +122,8 @@ impl Seal {
 }
 
 fn unknown() -> crate::error::Error {
-    store::Error::Unavailable("the key of the cluster's grants has not been read yet".to_owned()).into()
+    store::Error::Unavailable("the key of the cluster's grants has not been read yet".to_owned())
+        .into()
 }
 
 #[cfg(test)]
@@ -110,7 +131,12 @@ mod tests {
     use super::*;
 
     fn grant() -> Grant {
-        Grant { version: Grant::VERSION, user: "ann".to_owned(), device: "phone".to_owned(), ..Grant::default() }
+        Grant {
+            version: Grant::VERSION,
+            user: "ann".to_owned(),
+            device: "phone".to_owned(),
+            ..Grant::default()
+        }
     }
 
     fn seal(key: u8) -> Seal {
@@ -135,15 +161,25 @@ mod tests {
         let good = seal.close(&grant()).unwrap();
         assert!(refused(seal.open(&[])));
         assert!(refused(seal.open(&grant().encode_to_vec())), "no code");
-        let admin = Grant { admin: true, ..grant() }.encode_to_vec();
-        assert!(refused(seal.open(&[&admin, &good[good.len() - CODE_BYTES..]].concat())), "the code of another grant");
+        let admin = Grant {
+            admin: true,
+            ..grant()
+        }
+        .encode_to_vec();
+        assert!(
+            refused(seal.open(&[&admin, &good[good.len() - CODE_BYTES..]].concat())),
+            "the code of another grant"
+        );
         for at in 0..good.len() {
             let mut changed = good.to_vec();
             changed[at] ^= 1;
             assert!(refused(seal.open(&changed)), "byte {at} changed");
             assert!(refused(seal.open(&good[..at])), "cut at {at}");
         }
-        assert!(refused(seal.open(&self::seal(2).close(&grant()).unwrap())), "of another cluster");
+        assert!(
+            refused(seal.open(&self::seal(2).close(&grant()).unwrap())),
+            "of another cluster"
+        );
     }
 
     #[test]
@@ -157,13 +193,19 @@ mod tests {
         seal.learn([4; 32]);
         assert!(refused(seal.open(&first)));
         seal.learn([2; 32]);
-        assert!(self::seal(2).open(&seal.close(&grant()).unwrap()).is_ok(), "the store's key is the one in force");
+        assert!(
+            self::seal(2).open(&seal.close(&grant()).unwrap()).is_ok(),
+            "the store's key is the one in force"
+        );
     }
 
     #[test]
     fn without_a_key_nothing_is_sealed_and_the_call_may_be_made_again() {
         let none = Seal::default();
-        for error in [none.close(&grant()).unwrap_err(), none.open(&[0; 40]).unwrap_err()] {
+        for error in [
+            none.close(&grant()).unwrap_err(),
+            none.open(&[0; 40]).unwrap_err(),
+        ] {
             assert!(error.fault().retryable, "{error}");
         }
     }

@@ -88,7 +88,11 @@ struct Checking {
 impl Checking {
     fn new(id: Option<String>, key: Key, options: &Options) -> Self {
         let validation = validation(key.algorithm, options);
-        Self { id, key, validation }
+        Self {
+            id,
+            key,
+            validation,
+        }
     }
 
     fn check(&self, token: &str) -> Outcome {
@@ -120,8 +124,15 @@ impl Verifier {
         if keys.is_empty() && fetched.is_none() && !options.allow_unsigned {
             return Err(key::Error::None);
         }
-        let fixed = keys.into_iter().map(|key| Checking::new(None, key, options)).collect();
-        Ok(Self { fixed, fetched, options: options.clone() })
+        let fixed = keys
+            .into_iter()
+            .map(|key| Checking::new(None, key, options))
+            .collect();
+        Ok(Self {
+            fixed,
+            fetched,
+            options: options.clone(),
+        })
     }
 
     /// What the token says, if it is to be believed now.
@@ -138,7 +149,9 @@ impl Verifier {
                 break;
             }
         }
-        if let (Err(Error::Forged | Error::WrongAlgorithm(_)), Some(set)) = (&outcome, &self.fetched) {
+        if let (Err(Error::Forged | Error::WrongAlgorithm(_)), Some(set)) =
+            (&outcome, &self.fetched)
+        {
             outcome = set.check(token, &algorithm, id.as_deref(), outcome);
         }
         claims(&outcome?)
@@ -147,7 +160,10 @@ impl Verifier {
     /// Takes the keys of a key set, in place of those before.
     pub(crate) fn replace(&self, keys: Vec<(Option<String>, Key)>) {
         let Some(set) = &self.fetched else { return };
-        let keys = keys.into_iter().map(|(id, key)| Checking::new(id, key, &self.options)).collect();
+        let keys = keys
+            .into_iter()
+            .map(|(id, key)| Checking::new(id, key, &self.options))
+            .collect();
         set.keys.store(Some(Arc::new(keys)));
     }
 
@@ -168,9 +184,12 @@ impl KeySet {
         if !FETCHED.iter().any(|fetched| name(*fetched) == algorithm) {
             return otherwise;
         }
-        let Some(keys) = self.keys.load_full() else { return Err(Error::NoKeysYet) };
+        let Some(keys) = self.keys.load_full() else {
+            return Err(Error::NoKeysYet);
+        };
         let fits = |one: &&Checking| {
-            name(one.key.algorithm) == algorithm && (id.is_none() || one.id.is_none() || one.id.as_deref() == id)
+            name(one.key.algorithm) == algorithm
+                && (id.is_none() || one.id.is_none() || one.id.as_deref() == id)
         };
         let mut outcome = Err(Error::UnknownKey);
         for one in keys.iter().filter(fits) {
@@ -221,10 +240,14 @@ fn named(token: &str) -> Result<Named, Error> {
         return Err(Error::Malformed("it is too long"));
     }
     let mut parts = token.split('.');
-    let (Some(header), Some(_), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+    let (Some(header), Some(_), Some(_), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
         return Err(Error::Malformed("it has not three parts"));
     };
-    let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| Error::Malformed("its header is not base64url"))?;
+    let header = URL_SAFE_NO_PAD
+        .decode(header)
+        .map_err(|_| Error::Malformed("its header is not base64url"))?;
     let Ok(Value::Object(header)) = serde_json::from_slice(&header) else {
         return Err(Error::Malformed("its header is not a JSON object"));
     };
@@ -234,7 +257,10 @@ fn named(token: &str) -> Result<Named, Error> {
     }
     let text = |name: &str| header.get(name).and_then(Value::as_str).map(str::to_owned);
     let algorithm = text("alg").ok_or(Error::Malformed("its header names no algorithm"))?;
-    Ok(Named { algorithm, key: text("kid") })
+    Ok(Named {
+        algorithm,
+        key: text("kid"),
+    })
 }
 
 fn name(algorithm: Algorithm) -> &'static str {
@@ -252,12 +278,16 @@ fn refused(error: jsonwebtoken::errors::Error) -> Error {
         ErrorKind::InvalidSignature => Error::Forged,
         ErrorKind::ExpiredSignature => Error::Expired,
         ErrorKind::ImmatureSignature => Error::NotYetValid,
-        ErrorKind::MissingRequiredClaim(claim) | ErrorKind::InvalidClaimFormat(claim) => Error::BadClaim(claim),
+        ErrorKind::MissingRequiredClaim(claim) | ErrorKind::InvalidClaimFormat(claim) => {
+            Error::BadClaim(claim)
+        }
         ErrorKind::InvalidIssuer => Error::BadClaim("iss".to_owned()),
         ErrorKind::InvalidAudience => Error::BadClaim("aud".to_owned()),
         ErrorKind::InvalidSubject => Error::BadClaim("sub".to_owned()),
         ErrorKind::Base64(_) => Error::Malformed("a part is not base64url"),
-        ErrorKind::Json(_) | ErrorKind::Utf8(_) => Error::Malformed("its claims are not a JSON object"),
+        ErrorKind::Json(_) | ErrorKind::Utf8(_) => {
+            Error::Malformed("its claims are not a JSON object")
+        }
         _ => Error::Malformed("it cannot be read"),
     }
 }
@@ -265,7 +295,10 @@ fn refused(error: jsonwebtoken::errors::Error) -> Error {
 fn claims(token: &TokenData<Map<String, Value>>) -> Result<Claims, Error> {
     let claims = &token.claims;
     let bad = |claim: &str| Error::BadClaim(claim.to_owned());
-    let user = claims.get("sub").and_then(Value::as_str).ok_or_else(|| bad("sub"))?;
+    let user = claims
+        .get("sub")
+        .and_then(Value::as_str)
+        .ok_or_else(|| bad("sub"))?;
     let device = match claims.get("dev") {
         None | Some(Value::Null) => None,
         Some(Value::String(device)) => Some(DeviceId::new(device).map_err(|_| bad("dev"))?),

@@ -20,11 +20,16 @@ use crate::store;
 const ONCE: &str = "each metric is registered once, under a name of its own";
 
 static NOTED: LazyLock<IntGauge> = LazyLock::new(|| {
-    register_int_gauge!("im_logic_bans", "Bans and revocations in the list, as this process knows it.").expect(ONCE)
+    register_int_gauge!(
+        "im_logic_bans",
+        "Bans and revocations in the list, as this process knows it."
+    )
+    .expect(ONCE)
 });
 
 static REFUSALS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let help = "Tokens, calls and HTTP requests refused by a ban or revocation, by what it is about.";
+    let help =
+        "Tokens, calls and HTTP requests refused by a ban or revocation, by what it is about.";
     register_int_counter_vec!("im_logic_ban_refusals_total", help, &["kind"]).expect(ONCE)
 });
 
@@ -55,7 +60,11 @@ impl Default for BanList {
             bans: Bans::default(),
             complete: watch::Sender::new(false),
             asking: tokio::sync::Mutex::default(),
-            lines: Mutex::new(Lines { since: Instant::now(), written: 0, left_out: 0 }),
+            lines: Mutex::new(Lines {
+                since: Instant::now(),
+                written: 0,
+                left_out: 0,
+            }),
         }
     }
 }
@@ -88,7 +97,10 @@ impl BanList {
         let loaded = complete.wait_for(|complete| *complete);
         match tokio::time::timeout(TIMEOUT, loaded).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(store::Error::Unavailable("the list of bans has not been read yet".to_owned()).into()),
+            Err(_) => Err(store::Error::Unavailable(
+                "the list of bans has not been read yet".to_owned(),
+            )
+            .into()),
         }
     }
 
@@ -108,23 +120,43 @@ impl BanList {
         let Grant { user, device, .. } = grant;
         let device_unproven = grant.device_unproven;
         let issued_ms = grant.issued_ms;
-        self.check(&Who { user, device, device_unproven, issued_ms, address })
+        self.check(&Who {
+            user,
+            device,
+            device_unproven,
+            issued_ms,
+            address,
+        })
     }
 
     /// Refuses whoever comes from a banned address. Not for administrators: a range that was banned by mistake could not
     /// be unbanned from within.
     pub(crate) fn refuse_address(&self, address: IpAddr) -> Result<()> {
-        self.check(&Who { address: Some(address.to_canonical()), ..Who::default() })
+        self.check(&Who {
+            address: Some(address.to_canonical()),
+            ..Who::default()
+        })
     }
 
     fn check(&self, who: &Who<'_>) -> Result<()> {
-        let Some((kind, ban)) = self.bans.refuses(who, clock::now_ms) else { return Ok(()) };
+        let Some((kind, ban)) = self.bans.refuses(who, clock::now_ms) else {
+            return Ok(());
+        };
         REFUSALS.with_label_values(&[kind.name()]).inc();
         let error = match kind {
             Kind::Tokens => auth::Error::Revoked,
-            Kind::User => auth::Error::Banned { what: "the user", until_ms: ban.until_ms },
-            Kind::UserDevice | Kind::Device => auth::Error::Banned { what: "the device", until_ms: ban.until_ms },
-            Kind::Address => auth::Error::Banned { what: "the address", until_ms: ban.until_ms },
+            Kind::User => auth::Error::Banned {
+                what: "the user",
+                until_ms: ban.until_ms,
+            },
+            Kind::UserDevice | Kind::Device => auth::Error::Banned {
+                what: "the device",
+                until_ms: ban.until_ms,
+            },
+            Kind::Address => auth::Error::Banned {
+                what: "the address",
+                until_ms: ban.until_ms,
+            },
         };
         count_failure(&error);
         self.log_refusal(who, &ban);
@@ -144,7 +176,10 @@ impl BanList {
         lines.written += 1;
         let left_out = std::mem::take(&mut lines.left_out);
         drop(lines);
-        let address = who.address.map(|address| address.to_string()).unwrap_or_default();
+        let address = who
+            .address
+            .map(|address| address.to_string())
+            .unwrap_or_default();
         let user = who.user;
         let device = who.device;
         let id = &ban.id;

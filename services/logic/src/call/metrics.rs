@@ -24,7 +24,9 @@ static SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
         "im_logic_call_seconds",
         "How long calls of connect processes took, by operation.",
         &["op"],
-        vec![0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0]
+        vec![
+            0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0
+        ]
     )
     .expect(ONCE)
 });
@@ -57,16 +59,23 @@ pub(super) struct Call {
 
 impl Call {
     pub(super) fn begin(op: &'static str) -> Self {
-        Self { op, since: Instant::now() }
+        Self {
+            op,
+            since: Instant::now(),
+        }
     }
 
     /// Counts it, and logs what is our own fault.
     pub(super) fn end(self, error: Option<&Error>) {
         let code = error.map_or("ok", |error| error.code().name());
         CALLS.with_label_values(&[self.op, code]).inc();
-        SECONDS.with_label_values(&[self.op]).observe(self.since.elapsed().as_secs_f64());
+        SECONDS
+            .with_label_values(&[self.op])
+            .observe(self.since.elapsed().as_secs_f64());
         match error {
-            Some(error) if error.is_a_defect() => tracing::error!(op = self.op, %error, "a call failed"),
+            Some(error) if error.is_a_defect() => {
+                tracing::error!(op = self.op, %error, "a call failed")
+            }
             Some(error) => tracing::debug!(op = self.op, code, %error, "call refused"),
             None => {}
         }

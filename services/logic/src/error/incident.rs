@@ -32,13 +32,17 @@ static LAST: [Mutex<Last>; 3] = [const { Mutex::new(None) }; 3];
 
 /// Writes the line, unless one of the kind was written just now. Returns its number.
 pub(super) fn log(what: What, details: &str) -> String {
-    let mut last = LAST[what as usize].lock().unwrap_or_else(PoisonError::into_inner);
+    let mut last = LAST[what as usize]
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
     match &*last {
         Some((at, number)) if at.elapsed() < APART => number.clone(),
         _ => {
             let number = format!("{:08x}", rand::random::<u32>());
             match what {
-                What::Corrupt => tracing::error!(number, details, "the store holds something unreadable"),
+                What::Corrupt => {
+                    tracing::error!(number, details, "the store holds something unreadable")
+                }
                 _ => tracing::warn!(number, details, ?what, "store request failed"),
             }
             *last = Some((Instant::now(), number.clone()));

@@ -26,12 +26,20 @@ impl Indexed {
 
     pub(super) fn epoch(&self, room: &RoomId) -> Option<Epoch> {
         let hash = Self::hash(room);
-        let generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        generations.iter().find_map(|generation| generation.get(&hash).copied())
+        let generations = self
+            .generations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        generations
+            .iter()
+            .find_map(|generation| generation.get(&hash).copied())
     }
 
     pub(super) fn insert(&self, room: &RoomId, epoch: Epoch) {
-        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut generations = self
+            .generations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if generations[0].len() >= REMEMBERED {
             generations.swap(0, 1);
             generations[0].clear();
@@ -42,7 +50,10 @@ impl Indexed {
     /// The room has been deleted, and is to be indexed again before something is said there.
     pub(crate) fn forget(&self, room: &RoomId) {
         let hash = Self::hash(room);
-        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut generations = self
+            .generations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for generation in generations.iter_mut() {
             generation.remove(&hash);
         }

@@ -28,7 +28,12 @@ pub(crate) fn for_caller(who: &Grant, room: &RoomId) -> Result<Access> {
     if room.is_direct() && !direct && !who.admin {
         return Err(Error::Forbidden(NOT_YOURS));
     }
-    Ok(Access { user, direct, open: who.opens(room), system: who.admin })
+    Ok(Access {
+        user,
+        direct,
+        open: who.opens(room),
+        system: who.admin,
+    })
 }
 
 /// A direct room's members; `None` for other rooms.
@@ -36,7 +41,12 @@ pub(crate) fn pair(room: &RoomId) -> Result<Option<(im_wire::ids::UserId, im_wir
     if !room.is_direct() {
         return Ok(None);
     }
-    let wrong = || Error::bad("room", "begins with \"direct:\" and is no direct room's id: create the room to get it");
+    let wrong = || {
+        Error::bad(
+            "room",
+            "begins with \"direct:\" and is no direct room's id: create the room to get it",
+        )
+    };
     room.direct_members().map(Some).ok_or_else(wrong)
 }
 
@@ -62,7 +72,11 @@ pub(crate) fn judge(who: &Grant, room: &RoomId, view: Option<View>) -> Result<Vi
 /// # Errors
 /// Forbidden to a guest.
 pub(crate) fn not_a_guest(who: &Grant) -> Result<()> {
-    if who.guest { Err(Error::Forbidden(NOT_FOR_GUESTS)) } else { Ok(()) }
+    if who.guest {
+        Err(Error::Forbidden(NOT_FOR_GUESTS))
+    } else {
+        Ok(())
+    }
 }
 
 fn may_hear(access: &Access, view: &View) -> bool {
@@ -76,7 +90,15 @@ fn may_hear(access: &Access, view: &View) -> bool {
 
 /// A room that exists in principle and has never been spoken in.
 fn nothing_yet(kind: Kind) -> View {
-    View { kind, epoch: 0, head: 0, role: None, read: 0, joined: 0, created_ms: 0 }
+    View {
+        kind,
+        epoch: 0,
+        head: 0,
+        role: None,
+        read: 0,
+        joined: 0,
+        created_ms: 0,
+    }
 }
 
 #[cfg(test)]
@@ -89,7 +111,13 @@ mod tests {
 
     fn grant(user: &str, admin: bool, rooms: &[&str]) -> Grant {
         let rooms = rooms.iter().map(|room| (*room).to_owned()).collect();
-        Grant { version: Grant::VERSION, user: user.to_owned(), admin, rooms, ..Grant::default() }
+        Grant {
+            version: Grant::VERSION,
+            user: user.to_owned(),
+            admin,
+            rooms,
+            ..Grant::default()
+        }
     }
 
     fn room(id: &str) -> RoomId {
@@ -101,7 +129,10 @@ mod tests {
     }
 
     fn view(kind: Kind, role: Option<Role>) -> Option<View> {
-        Some(View { role, ..nothing_yet(kind) })
+        Some(View {
+            role,
+            ..nothing_yet(kind)
+        })
     }
 
     #[test]
@@ -109,35 +140,126 @@ mod tests {
         let group = room("g-1");
         let live = room("live://1");
         let none = None;
-        type Row<'a> = (Grant, &'a RoomId, Option<View>, std::result::Result<Kind, ErrorCode>);
+        type Row<'a> = (
+            Grant,
+            &'a RoomId,
+            Option<View>,
+            std::result::Result<Kind, ErrorCode>,
+        );
         let table: &[Row<'_>] = &[
-            (grant("ann", false, &[]), &direct(), none.clone(), Ok(Kind::Direct)),
-            (grant("bob", false, &[]), &direct(), view(Kind::Direct, None), Ok(Kind::Direct)),
-            (grant("eve", false, &["*"]), &direct(), view(Kind::Direct, None), Err(ErrorCode::Forbidden)),
-            (grant("eve", false, &["*"]), &direct(), none.clone(), Err(ErrorCode::Forbidden)),
-            (grant("root", true, &[]), &direct(), view(Kind::Direct, None), Ok(Kind::Direct)),
-            (grant("root", true, &[]), &direct(), none.clone(), Err(ErrorCode::NoSuchRoom)),
-            (grant("ann", false, &[]), &group, view(Kind::Group, Some(Role::Member)), Ok(Kind::Group)),
-            (grant("eve", false, &["*"]), &group, view(Kind::Group, None), Err(ErrorCode::NotAMember)),
-            (grant("root", true, &[]), &group, view(Kind::Group, None), Ok(Kind::Group)),
-            (grant("ann", false, &[]), &group, none.clone(), Err(ErrorCode::NoSuchRoom)),
-            (grant("root", true, &[]), &group, none.clone(), Err(ErrorCode::NoSuchRoom)),
-            (grant("ann", false, &["live://*"]), &live, none.clone(), Ok(Kind::Open)),
-            (grant("ann", false, &["live://*"]), &live, view(Kind::Open, None), Ok(Kind::Open)),
-            (grant("ann", false, &["video://*"]), &live, view(Kind::Open, None), Err(ErrorCode::Forbidden)),
-            (grant("ann", false, &[]), &live, none, Err(ErrorCode::NoSuchRoom)),
+            (
+                grant("ann", false, &[]),
+                &direct(),
+                none.clone(),
+                Ok(Kind::Direct),
+            ),
+            (
+                grant("bob", false, &[]),
+                &direct(),
+                view(Kind::Direct, None),
+                Ok(Kind::Direct),
+            ),
+            (
+                grant("eve", false, &["*"]),
+                &direct(),
+                view(Kind::Direct, None),
+                Err(ErrorCode::Forbidden),
+            ),
+            (
+                grant("eve", false, &["*"]),
+                &direct(),
+                none.clone(),
+                Err(ErrorCode::Forbidden),
+            ),
+            (
+                grant("root", true, &[]),
+                &direct(),
+                view(Kind::Direct, None),
+                Ok(Kind::Direct),
+            ),
+            (
+                grant("root", true, &[]),
+                &direct(),
+                none.clone(),
+                Err(ErrorCode::NoSuchRoom),
+            ),
+            (
+                grant("ann", false, &[]),
+                &group,
+                view(Kind::Group, Some(Role::Member)),
+                Ok(Kind::Group),
+            ),
+            (
+                grant("eve", false, &["*"]),
+                &group,
+                view(Kind::Group, None),
+                Err(ErrorCode::NotAMember),
+            ),
+            (
+                grant("root", true, &[]),
+                &group,
+                view(Kind::Group, None),
+                Ok(Kind::Group),
+            ),
+            (
+                grant("ann", false, &[]),
+                &group,
+                none.clone(),
+                Err(ErrorCode::NoSuchRoom),
+            ),
+            (
+                grant("root", true, &[]),
+                &group,
+                none.clone(),
+                Err(ErrorCode::NoSuchRoom),
+            ),
+            (
+                grant("ann", false, &["live://*"]),
+                &live,
+                none.clone(),
+                Ok(Kind::Open),
+            ),
+            (
+                grant("ann", false, &["live://*"]),
+                &live,
+                view(Kind::Open, None),
+                Ok(Kind::Open),
+            ),
+            (
+                grant("ann", false, &["video://*"]),
+                &live,
+                view(Kind::Open, None),
+                Err(ErrorCode::Forbidden),
+            ),
+            (
+                grant("ann", false, &[]),
+                &live,
+                none,
+                Err(ErrorCode::NoSuchRoom),
+            ),
         ];
         for (who, room, seen, expected) in table {
-            let judged = judge(who, room, seen.clone()).map(|view| view.kind).map_err(|error| error.code());
+            let judged = judge(who, room, seen.clone())
+                .map(|view| view.kind)
+                .map_err(|error| error.code());
             assert_eq!(judged, *expected, "{} in {room}", who.user);
         }
     }
 
     #[test]
     fn an_id_that_only_looks_direct_is_refused() {
-        for id in ["direct:", "direct:9:ann:bob", "direct:3:bob:ann", "direct:3:ann:ann"] {
+        for id in [
+            "direct:",
+            "direct:9:ann:bob",
+            "direct:3:bob:ann",
+            "direct:3:ann:ann",
+        ] {
             let error = for_caller(&grant("ann", false, &["*"]), &room(id)).unwrap_err();
-            assert_eq!((error.code(), error.field()), (ErrorCode::BadRequest, "room"), "{id}");
+            assert_eq!(
+                (error.code(), error.field()),
+                (ErrorCode::BadRequest, "room"),
+                "{id}"
+            );
         }
     }
 

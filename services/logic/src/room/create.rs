@@ -31,11 +31,18 @@ pub(crate) struct Created {
 
 impl Core {
     /// Creates a room, or finds it as it was asked for.
-    pub(crate) async fn create_room(self: &Arc<Self>, who: &Grant, wanted: Wanted) -> Result<Created> {
+    pub(crate) async fn create_room(
+        self: &Arc<Self>,
+        who: &Grant,
+        wanted: Wanted,
+    ) -> Result<Created> {
         let user = who.user()?;
         let limit = self.options.limits.max_members_per_call;
         if wanted.members.len() > limit {
-            return Err(Error::LimitReached { what: "members named when a room is created", limit });
+            return Err(Error::LimitReached {
+                what: "members named when a room is created",
+                limit,
+            });
         }
         let (room, mut members) = match wanted.kind {
             Kind::Direct => (direct(who, &user, &wanted)?, Vec::new()),
@@ -48,16 +55,26 @@ impl Core {
         let mut invited = Vec::new();
         if wanted.kind == Kind::Group {
             let named: Vec<UserId> = members.iter().map(|(member, _)| member.clone()).collect();
-            let others: Vec<UserId> = named.iter().filter(|member| **member != user).cloned().collect();
+            let others: Vec<UserId> = named
+                .iter()
+                .filter(|member| **member != user)
+                .cloned()
+                .collect();
             self.no_guests(&named, "members")?;
             if self.may_bring(who, &others, "members").await? == Brings::Invited {
-                invited = members.extract_if(.., |(member, _)| *member != user).collect();
+                invited = members
+                    .extract_if(.., |(member, _)| *member != user)
+                    .collect();
             }
             self.spend_adds(who, others.len()).await?;
             self.spend_group(who).await?;
         }
         let hearers: Vec<UserId> = match wanted.kind {
-            Kind::Direct => wanted.members.iter().map(|(user, _)| user.clone()).collect(),
+            Kind::Direct => wanted
+                .members
+                .iter()
+                .map(|(user, _)| user.clone())
+                .collect(),
             Kind::Group => members.iter().map(|(user, _)| user.clone()).collect(),
             Kind::Open => Vec::new(),
         };
@@ -65,7 +82,12 @@ impl Core {
         if wanted.kind == Kind::Group {
             self.store.index.index_room(&hearers, &room).await?;
         }
-        let create = Create { room: room.clone(), kind: wanted.kind, members, time_ms: clock::now_ms() };
+        let create = Create {
+            room: room.clone(),
+            kind: wanted.kind,
+            members,
+            time_ms: clock::now_ms(),
+        };
         let created = match self.store.rooms.create(create).await {
             Ok(created) => created,
             Err(error) => {
@@ -79,25 +101,39 @@ impl Core {
         if !hearers.is_empty() {
             self.store.index.index_room(&hearers, &room).await?;
             let told = room.clone();
-            self.follow_up(async move |core: Arc<Self>| core.tell_rooms_changed(&hearers, Some(&told), None, 0).await)
-                .await;
+            self.follow_up(async move |core: Arc<Self>| {
+                core.tell_rooms_changed(&hearers, Some(&told), None, 0)
+                    .await
+            })
+            .await;
         }
-        Ok(Created { room, kind: wanted.kind, created, invited })
+        Ok(Created {
+            room,
+            kind: wanted.kind,
+            created,
+            invited,
+        })
     }
 }
 
 fn direct(who: &Grant, user: &UserId, wanted: &Wanted) -> Result<RoomId> {
     let [(one, _), (other, _)] = wanted.members.as_slice() else {
-        return Err(Error::bad("members", "of a direct room are exactly two users: name both"));
+        return Err(Error::bad(
+            "members",
+            "of a direct room are exactly two users: name both",
+        ));
     };
     if one != user && other != user && !who.admin {
-        return Err(Error::Forbidden("a direct room is created by one of its two members"));
+        return Err(Error::Forbidden(
+            "a direct room is created by one of its two members",
+        ));
     }
     let room = RoomId::direct(one, other).map_err(|bad| Error::bad("members", bad.problem))?;
     match &wanted.id {
-        Some(id) if *id != room => {
-            Err(Error::bad("id", format!("of this direct room is {room}: leave it out, or give this one")))
-        }
+        Some(id) if *id != room => Err(Error::bad(
+            "id",
+            format!("of this direct room is {room}: leave it out, or give this one"),
+        )),
         _ => Ok(room),
     }
 }
@@ -107,8 +143,7 @@ type Group = (RoomId, Vec<(UserId, Role)>);
 fn group(who: &Grant, user: UserId, wanted: &Wanted) -> Result<Group> {
     let room = match &wanted.id {
         Some(_) if !who.admin => {
-            let problem =
-                "of a group is chosen by the server: leave it out, or ask with a token of the scope \"admin\"";
+            let problem = "of a group is chosen by the server: leave it out, or ask with a token of the scope \"admin\"";
             return Err(Error::bad("id", problem));
         }
         Some(id) => not_direct(id)?,
@@ -132,9 +167,15 @@ fn group(who: &Grant, user: UserId, wanted: &Wanted) -> Result<Group> {
 }
 
 fn open(who: &Grant, wanted: &Wanted) -> Result<RoomId> {
-    let id = wanted.id.as_ref().ok_or_else(|| Error::bad("id", "is missing: an open room is known by its id"))?;
+    let id = wanted
+        .id
+        .as_ref()
+        .ok_or_else(|| Error::bad("id", "is missing: an open room is known by its id"))?;
     if !wanted.members.is_empty() {
-        return Err(Error::bad("members", "are given for an open room: whoever enters it is in it"));
+        return Err(Error::bad(
+            "members",
+            "are given for an open room: whoever enters it is in it",
+        ));
     }
     let id = not_direct(id)?;
     if !who.opens(&id) && !who.admin {
@@ -145,7 +186,10 @@ fn open(who: &Grant, wanted: &Wanted) -> Result<RoomId> {
 
 fn not_direct(id: &RoomId) -> Result<RoomId> {
     if id.is_direct() {
-        return Err(Error::bad("id", "begins with \"direct:\", which only direct rooms do: choose another"));
+        return Err(Error::bad(
+            "id",
+            "begins with \"direct:\", which only direct rooms do: choose another",
+        ));
     }
     Ok(id.clone())
 }
@@ -157,30 +201,64 @@ mod tests {
     use super::*;
 
     fn grant(user: &str, admin: bool) -> Grant {
-        Grant { version: Grant::VERSION, user: user.to_owned(), admin, ..Grant::default() }
+        Grant {
+            version: Grant::VERSION,
+            user: user.to_owned(),
+            admin,
+            ..Grant::default()
+        }
     }
 
     fn wanted(id: Option<&str>, kind: Kind, members: &[(&str, Role)]) -> Wanted {
-        let members = members.iter().map(|(user, role)| (UserId::new(user).unwrap(), *role)).collect();
-        Wanted { id: id.map(|id| RoomId::new(id).unwrap()), kind, members }
+        let members = members
+            .iter()
+            .map(|(user, role)| (UserId::new(user).unwrap(), *role))
+            .collect();
+        Wanted {
+            id: id.map(|id| RoomId::new(id).unwrap()),
+            kind,
+            members,
+        }
     }
 
     fn names(members: &[(UserId, Role)]) -> Vec<(&str, Role)> {
-        members.iter().map(|(user, role)| (user.as_str(), *role)).collect()
+        members
+            .iter()
+            .map(|(user, role)| (user.as_str(), *role))
+            .collect()
     }
 
     #[test]
     fn the_creator_owns_a_group() {
         let ann = UserId::new("ann").unwrap();
         let m = Role::Member;
-        let (room, members) =
-            group(&grant("ann", false), ann.clone(), &wanted(None, Kind::Group, &[("bob", m)])).unwrap();
+        let (room, members) = group(
+            &grant("ann", false),
+            ann.clone(),
+            &wanted(None, Kind::Group, &[("bob", m)]),
+        )
+        .unwrap();
         assert!(room.as_str().starts_with("g-"));
-        assert_eq!(names(&members), [("bob", Role::Member), ("ann", Role::Owner)]);
-        let named = wanted(Some("team"), Kind::Group, &[("ann", m), ("bob", Role::Admin)]);
-        assert_eq!(group(&grant("ann", false), ann.clone(), &named).unwrap_err().field(), "id");
+        assert_eq!(
+            names(&members),
+            [("bob", Role::Member), ("ann", Role::Owner)]
+        );
+        let named = wanted(
+            Some("team"),
+            Kind::Group,
+            &[("ann", m), ("bob", Role::Admin)],
+        );
+        assert_eq!(
+            group(&grant("ann", false), ann.clone(), &named)
+                .unwrap_err()
+                .field(),
+            "id"
+        );
         let (room, members) = group(&grant("ann", true), ann.clone(), &named).unwrap();
-        assert_eq!((room.as_str(), names(&members)), ("team", vec![("ann", Role::Owner), ("bob", Role::Admin)]));
+        assert_eq!(
+            (room.as_str(), names(&members)),
+            ("team", vec![("ann", Role::Owner), ("bob", Role::Admin)])
+        );
         let twice = wanted(None, Kind::Group, &[("bob", m), ("bob", m)]);
         assert!(group(&grant("ann", false), ann, &twice).is_err());
     }
@@ -198,27 +276,65 @@ mod tests {
         let ann = UserId::new("ann").unwrap();
         let m = Role::Member;
         let pair = wanted(None, Kind::Direct, &[("bob", m), ("ann", m)]);
-        assert_eq!(direct(&grant("ann", false), &ann, &pair).unwrap().as_str(), "direct:3:ann:bob");
+        assert_eq!(
+            direct(&grant("ann", false), &ann, &pair).unwrap().as_str(),
+            "direct:3:ann:bob"
+        );
         let eve = UserId::new("eve").unwrap();
-        assert_eq!(direct(&grant("eve", false), &eve, &pair).unwrap_err().code(), ErrorCode::Forbidden);
+        assert_eq!(
+            direct(&grant("eve", false), &eve, &pair)
+                .unwrap_err()
+                .code(),
+            ErrorCode::Forbidden
+        );
         assert!(direct(&grant("eve", true), &eve, &pair).is_ok());
-        for members in [&[("ann", m)][..], &[("ann", m), ("ann", m)], &[("ann", m), ("bob", m), ("eve", m)]] {
-            let error = direct(&grant("ann", false), &ann, &wanted(None, Kind::Direct, members)).unwrap_err();
+        for members in [
+            &[("ann", m)][..],
+            &[("ann", m), ("ann", m)],
+            &[("ann", m), ("bob", m), ("eve", m)],
+        ] {
+            let error = direct(
+                &grant("ann", false),
+                &ann,
+                &wanted(None, Kind::Direct, members),
+            )
+            .unwrap_err();
             assert_eq!(error.field(), "members");
         }
         let other_id = wanted(Some("mine"), Kind::Direct, &[("ann", m), ("bob", m)]);
-        assert_eq!(direct(&grant("ann", false), &ann, &other_id).unwrap_err().field(), "id");
+        assert_eq!(
+            direct(&grant("ann", false), &ann, &other_id)
+                .unwrap_err()
+                .field(),
+            "id"
+        );
     }
 
     #[test]
     fn an_open_room_needs_a_token_that_covers_it() {
         let live = wanted(Some("live://1"), Kind::Open, &[]);
-        assert_eq!(open(&grant("ann", false), &live).unwrap_err().code(), ErrorCode::Forbidden);
+        assert_eq!(
+            open(&grant("ann", false), &live).unwrap_err().code(),
+            ErrorCode::Forbidden
+        );
         assert!(open(&grant("root", true), &live).is_ok());
-        let covered = Grant { rooms: vec!["live://*".to_owned()], ..grant("ann", false) };
+        let covered = Grant {
+            rooms: vec!["live://*".to_owned()],
+            ..grant("ann", false)
+        };
         assert!(open(&covered, &live).is_ok());
-        assert_eq!(open(&covered, &wanted(None, Kind::Open, &[])).unwrap_err().field(), "id");
+        assert_eq!(
+            open(&covered, &wanted(None, Kind::Open, &[]))
+                .unwrap_err()
+                .field(),
+            "id"
+        );
         let looks_direct = wanted(Some("direct:x"), Kind::Open, &[]);
-        assert_eq!(open(&grant("root", true), &looks_direct).unwrap_err().field(), "id");
+        assert_eq!(
+            open(&grant("root", true), &looks_direct)
+                .unwrap_err()
+                .field(),
+            "id"
+        );
     }
 }

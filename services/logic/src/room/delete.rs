@@ -25,8 +25,19 @@ pub(crate) struct Deleted {
 
 impl Core {
     /// Deletes a room. Afterwards its id is free; a room that takes it has a greater epoch.
-    pub(crate) async fn delete_room(self: &Arc<Self>, by: &Grant, room: &RoomId) -> Result<Deleted> {
-        let deleted = self.store.rooms.delete(Delete { room: room.clone(), entry: entry(by) }).await?;
+    pub(crate) async fn delete_room(
+        self: &Arc<Self>,
+        by: &Grant,
+        room: &RoomId,
+    ) -> Result<Deleted> {
+        let deleted = self
+            .store
+            .rooms
+            .delete(Delete {
+                room: room.clone(),
+                entry: entry(by),
+            })
+            .await?;
         let members = match room.direct_members() {
             Some((one, other)) if deleted.kind == Kind::Direct => vec![one, other],
             _ => deleted.members,
@@ -39,7 +50,10 @@ impl Core {
         self.indexed.forget(room);
         // Whoever this does not reach finds the room gone when the list is read.
         self.unindex_all(&members, room).await;
-        Ok(Deleted { kind: deleted.kind, seq: deleted.seq })
+        Ok(Deleted {
+            kind: deleted.kind,
+            seq: deleted.seq,
+        })
     }
 }
 

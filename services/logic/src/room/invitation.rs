@@ -32,7 +32,11 @@ impl Core {
     ) -> Vec<UserId> {
         let mut invited = Vec::with_capacity(users.len());
         for some in users.chunks(CONCURRENCY) {
-            let outcomes = join_all(some.iter().map(|(user, role)| self.invite(who, room, user, *role))).await;
+            let outcomes = join_all(
+                some.iter()
+                    .map(|(user, role)| self.invite(who, room, user, *role)),
+            )
+            .await;
             for ((user, _), outcome) in some.iter().zip(outcomes) {
                 match outcome {
                     Ok(()) => invited.push(user.clone()),
@@ -44,18 +48,37 @@ impl Core {
     }
 
     /// Invites a user into a group. One who has an invitation into it already has this one instead.
-    pub(super) async fn invite(self: &Arc<Self>, who: &Grant, room: &RoomId, user: &UserId, role: Role) -> Result<()> {
+    pub(super) async fn invite(
+        self: &Arc<Self>,
+        who: &Grant,
+        room: &RoomId,
+        user: &UserId,
+        role: Role,
+    ) -> Result<()> {
         let by = who.user()?;
         let has = self.store.invitations.invitations(user).await?;
-        let by_one = has.iter().filter(|one| one.by == by && one.room != *room).count();
+        let by_one = has
+            .iter()
+            .filter(|one| one.by == by && one.room != *room)
+            .count();
         if by_one >= MAX_FROM_ONE {
             return Err(Error::LimitReached {
                 what: "invitations by you that a user has not answered",
                 limit: MAX_FROM_ONE,
             });
         }
-        let invitation = Invitation { room: room.clone(), by, role, time_ms: clock::now_ms() };
-        if !self.store.invitations.invite(user, invitation, MAX_INVITATIONS).await? {
+        let invitation = Invitation {
+            room: room.clone(),
+            by,
+            role,
+            time_ms: clock::now_ms(),
+        };
+        if !self
+            .store
+            .invitations
+            .invite(user, invitation, MAX_INVITATIONS)
+            .await?
+        {
             return Err(Error::LimitReached {
                 what: "invitations that a user has not answered",
                 limit: MAX_INVITATIONS,
@@ -91,27 +114,44 @@ impl Core {
             if view.is_some_and(|view| view.role.is_none()) {
                 open.push(invitation);
             } else {
-                self.store.invitations.uninvite(&user, &invitation.room).await?;
+                self.store
+                    .invitations
+                    .uninvite(&user, &invitation.room)
+                    .await?;
             }
         }
         Ok(open)
     }
 
     /// Makes the caller a member of a group by an invitation, as if who wrote it added them now. `None`: there is none.
-    pub(super) async fn take_invitation(self: &Arc<Self>, who: &Grant, room: &RoomId) -> Result<Option<bool>> {
+    pub(super) async fn take_invitation(
+        self: &Arc<Self>,
+        who: &Grant,
+        room: &RoomId,
+    ) -> Result<Option<bool>> {
         let user = who.user()?;
         let all = self.store.invitations.invitations(&user).await?;
-        let Some(invitation) = all.into_iter().find(|one| one.room == *room) else { return Ok(None) };
+        let Some(invitation) = all.into_iter().find(|one| one.room == *room) else {
+            return Ok(None);
+        };
         access::not_a_guest(who)?;
-        let inviter = Grant { version: Grant::VERSION, user: invitation.by.as_str().to_owned(), ..Grant::default() };
+        let inviter = Grant {
+            version: Grant::VERSION,
+            user: invitation.by.as_str().to_owned(),
+            ..Grant::default()
+        };
         let joining = async {
-            self.may_change(&inviter, room, &user, Some(invitation.role)).await?;
-            self.put_member(&inviter, room, &user, invitation.role).await
+            self.may_change(&inviter, room, &user, Some(invitation.role))
+                .await?;
+            self.put_member(&inviter, room, &user, invitation.role)
+                .await
         };
         match joining.await {
             Err(Error::Forbidden(_) | Error::NotAMember(_)) => {
                 self.store.invitations.uninvite(&user, room).await?;
-                Err(Error::Forbidden("who invited you may not do so any more: ask for a new invitation"))
+                Err(Error::Forbidden(
+                    "who invited you may not do so any more: ask for a new invitation",
+                ))
             }
             Ok(changed) => {
                 self.store.invitations.uninvite(&user, room).await?;

@@ -60,7 +60,10 @@ impl Core {
         role: Role,
     ) -> Result<bool> {
         // Before and after: see the module `index`.
-        self.store.index.index_room(std::slice::from_ref(user), room).await?;
+        self.store
+            .index
+            .index_room(std::slice::from_ref(user), room)
+            .await?;
         let changed = match self.change(who, room, user, Some(role)).await {
             Err(Error::Store(error)) if error.is_refusal() => {
                 self.unindex_all(std::slice::from_ref(user), room).await;
@@ -68,7 +71,10 @@ impl Core {
             }
             changed => changed?,
         };
-        self.store.index.index_room(std::slice::from_ref(user), room).await?;
+        self.store
+            .index
+            .index_room(std::slice::from_ref(user), room)
+            .await?;
         // Also where it was so already: an earlier try may have been stored and not told.
         self.tell_later(user, room, true, changed).await;
         Ok(changed.is_some())
@@ -80,17 +86,28 @@ impl Core {
         if who.admin || who.user()? == *user {
             return Ok(Brings::Members);
         }
-        let now = self.store.rooms.views(std::slice::from_ref(room), user).await?;
+        let now = self
+            .store
+            .rooms
+            .views(std::slice::from_ref(room), user)
+            .await?;
         if now.into_iter().flatten().any(|view| view.role.is_some()) {
             return Ok(Brings::Members);
         }
-        let brings = self.may_bring(who, std::slice::from_ref(user), "user").await?;
+        let brings = self
+            .may_bring(who, std::slice::from_ref(user), "user")
+            .await?;
         self.spend_adds(who, 1).await?;
         Ok(brings)
     }
 
     /// Ends a membership, one's own or another's, or takes an invitation back. `false`: there was none.
-    pub(crate) async fn end_member(self: &Arc<Self>, who: &Grant, room: &RoomId, user: &UserId) -> Result<bool> {
+    pub(crate) async fn end_member(
+        self: &Arc<Self>,
+        who: &Grant,
+        room: &RoomId,
+        user: &UserId,
+    ) -> Result<bool> {
         self.may_change(who, room, user, None).await?;
         let changed = self.change(who, room, user, None).await?;
         if changed.is_none() && self.store.invitations.uninvite(user, room).await? {
@@ -106,7 +123,10 @@ impl Core {
     pub(crate) async fn join(self: &Arc<Self>, who: &Grant, room: &RoomId) -> Result<bool> {
         let view = match self.view(who, room).await {
             Err(Error::NotAMember(room)) => {
-                return self.take_invitation(who, &room).await?.ok_or(Error::NotAMember(room));
+                return self
+                    .take_invitation(who, &room)
+                    .await?
+                    .ok_or(Error::NotAMember(room));
             }
             view => view?,
         };
@@ -115,7 +135,10 @@ impl Core {
         }
         if view.role.is_some() {
             let user = who.user()?;
-            self.store.index.index_room(std::slice::from_ref(&user), room).await?;
+            self.store
+                .index
+                .index_room(std::slice::from_ref(&user), room)
+                .await?;
             self.tell_later(&user, room, true, None).await;
             return Ok(false);
         }
@@ -126,7 +149,11 @@ impl Core {
     pub(crate) async fn leave(self: &Arc<Self>, who: &Grant, room: &RoomId) -> Result<bool> {
         let user = who.user()?;
         let view = match self.view(who, room).await {
-            Err(Error::NotAMember(room)) if self.store.invitations.uninvite(&user, &room).await? => return Ok(true),
+            Err(Error::NotAMember(room))
+                if self.store.invitations.uninvite(&user, &room).await? =>
+            {
+                return Ok(true);
+            }
             Err(Error::NotAMember(room)) => return self.left_before(who, &room, &user).await,
             view => view?,
         };
@@ -138,15 +165,38 @@ impl Core {
 
     /// The caller seems to have left. An earlier try may have done that without the replicas' word, so that a failover could
     /// still take it back, and without telling anybody: the store confirms it now, and the rest is made good.
-    async fn left_before(self: &Arc<Self>, who: &Grant, room: &RoomId, user: &UserId) -> Result<bool> {
+    async fn left_before(
+        self: &Arc<Self>,
+        who: &Grant,
+        room: &RoomId,
+        user: &UserId,
+    ) -> Result<bool> {
         // Whoever is no member may change nothing, not even end what has ended: the store is asked in the system's name.
-        let access = Access { system: true, ..access::for_caller(who, room)? };
+        let access = Access {
+            system: true,
+            ..access::for_caller(who, room)?
+        };
         let entry = entry(who, user, None);
-        let change = Membership { room: room.clone(), user: user.clone(), role: None, access, entry };
-        let changed = self.store.rooms.change_membership(change).await?.map(|appended| appended.seq);
+        let change = Membership {
+            room: room.clone(),
+            user: user.clone(),
+            role: None,
+            access,
+            entry,
+        };
+        let changed = self
+            .store
+            .rooms
+            .change_membership(change)
+            .await?
+            .map(|appended| appended.seq);
         self.unindex(user, room).await?;
         self.tell_later(user, room, false, changed).await;
-        if changed.is_some() { Ok(true) } else { Err(Error::NotAMember(room.clone())) }
+        if changed.is_some() {
+            Ok(true)
+        } else {
+            Err(Error::NotAMember(room.clone()))
+        }
     }
 
     /// The members of a room that the caller may hear, in order of user id.
@@ -160,12 +210,24 @@ impl Core {
         let view = self.view(who, room).await?;
         match view.kind {
             Kind::Group => Ok(self.store.rooms.members(room, after, limit).await?),
-            Kind::Open => Err(Error::Conflict(format!("{room} is open: whoever is connected to it is in it"))),
+            Kind::Open => Err(Error::Conflict(format!(
+                "{room} is open: whoever is connected to it is in it"
+            ))),
             Kind::Direct => {
-                let (one, other) = access::pair(room)?.ok_or(Error::Internal("a direct room without members"))?;
-                let member = |user| Member { user, role: Role::Member, joined: 0 };
+                let (one, other) =
+                    access::pair(room)?.ok_or(Error::Internal("a direct room without members"))?;
+                let member = |user| Member {
+                    user,
+                    role: Role::Member,
+                    joined: 0,
+                };
                 let behind = |member: &Member| after.is_none_or(|after| member.user > *after);
-                Ok([one, other].into_iter().map(member).filter(behind).take(limit).collect())
+                Ok([one, other]
+                    .into_iter()
+                    .map(member)
+                    .filter(behind)
+                    .take(limit)
+                    .collect())
             }
         }
     }
@@ -173,13 +235,23 @@ impl Core {
     /// What the store's rule (a member leaves alone; administrators and owners change others) leaves open: only owners
     /// make and unmake administrators and owners. The roles may change between this look and the change; a role that is
     /// taken away at that very moment counts as still held.
-    pub(super) async fn may_change(&self, who: &Grant, room: &RoomId, user: &UserId, role: Option<Role>) -> Result<()> {
+    pub(super) async fn may_change(
+        &self,
+        who: &Grant,
+        room: &RoomId,
+        user: &UserId,
+        role: Option<Role>,
+    ) -> Result<()> {
         if room.is_direct() {
-            return Err(Error::Conflict(format!("{room} is direct: its members are its two users, for ever")));
+            return Err(Error::Conflict(format!(
+                "{room} is direct: its members are its two users, for ever"
+            )));
         }
         let view = self.view(who, room).await?;
         if view.kind != Kind::Group {
-            return Err(Error::Conflict(format!("{room} is open: nobody is made a member of it")));
+            return Err(Error::Conflict(format!(
+                "{room} is open: nobody is made a member of it"
+            )));
         }
         let caller = who.user()?;
         let leaves = caller == *user && role.is_none();
@@ -187,18 +259,32 @@ impl Core {
             return Ok(());
         }
         if view.role == Some(Role::Member) && !(caller == *user && role == view.role) {
-            return Err(Error::Forbidden("only administrators and owners of a group change who is in it"));
+            return Err(Error::Forbidden(
+                "only administrators and owners of a group change who is in it",
+            ));
         }
-        let now = self.store.rooms.views(std::slice::from_ref(room), user).await?;
+        let now = self
+            .store
+            .rooms
+            .views(std::slice::from_ref(room), user)
+            .await?;
         let now = now.into_iter().next().flatten().and_then(|view| view.role);
         if role.max(now) > Some(Role::Member) && role != now {
-            return Err(Error::Forbidden("only owners of a group make and unmake its administrators and owners"));
+            return Err(Error::Forbidden(
+                "only owners of a group make and unmake its administrators and owners",
+            ));
         }
         Ok(())
     }
 
     /// Where the change stands in the room's log; `None`: it was so already.
-    async fn change(&self, who: &Grant, room: &RoomId, user: &UserId, role: Option<Role>) -> Result<Option<Seq>> {
+    async fn change(
+        &self,
+        who: &Grant,
+        room: &RoomId,
+        user: &UserId,
+        role: Option<Role>,
+    ) -> Result<Option<Seq>> {
         let change = Membership {
             room: room.clone(),
             user: user.clone(),
@@ -206,16 +292,32 @@ impl Core {
             access: access::for_caller(who, room)?,
             entry: entry(who, user, role),
         };
-        Ok(self.store.rooms.change_membership(change).await?.map(|appended| appended.seq))
+        Ok(self
+            .store
+            .rooms
+            .change_membership(change)
+            .await?
+            .map(|appended| appended.seq))
     }
 
-    async fn tell_later(self: &Arc<Self>, user: &UserId, room: &RoomId, added: bool, seq: Option<Seq>) {
+    async fn tell_later(
+        self: &Arc<Self>,
+        user: &UserId,
+        room: &RoomId,
+        added: bool,
+        seq: Option<Seq>,
+    ) {
         let seq = seq.unwrap_or(0);
         let user = user.clone();
         let room = room.clone();
         self.follow_up(async move |core: Arc<Self>| {
-            let (added, removed) = if added { (Some(&room), None) } else { (None, Some(&room)) };
-            core.tell_rooms_changed(std::slice::from_ref(&user), added, removed, seq).await;
+            let (added, removed) = if added {
+                (Some(&room), None)
+            } else {
+                (None, Some(&room))
+            };
+            core.tell_rooms_changed(std::slice::from_ref(&user), added, removed, seq)
+                .await;
         })
         .await;
     }
@@ -224,7 +326,10 @@ impl Core {
 fn entry(who: &Grant, user: &UserId, role: Option<Role>) -> Entry {
     let id = Uuid::now_v7().to_string();
     let (kind, body) = match role {
-        Some(role) => (JOIN, serde_json::json!({"user": user, "by": who.user, "role": role_name(role)})),
+        Some(role) => (
+            JOIN,
+            serde_json::json!({"user": user, "by": who.user, "role": role_name(role)}),
+        ),
         None => (LEAVE, serde_json::json!({"user": user, "by": who.user})),
     };
     Entry {

@@ -52,7 +52,11 @@ pub(crate) async fn serve(
         .add_service(LogicServer::new(Uplink { handle }).max_decoding_message_size(MAX_CALL_BATCH));
     let end = async move { reached(&mut phase, Phase::Ending).await };
     match tls {
-        Some((tls, name)) => router.serve_with_incoming_shutdown(Incoming::new(tls, listener, name), end).await,
+        Some((tls, name)) => {
+            router
+                .serve_with_incoming_shutdown(Incoming::new(tls, listener, name), end)
+                .await
+        }
         None => {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             router.serve_with_incoming_shutdown(incoming, end).await
@@ -64,10 +68,16 @@ pub(crate) async fn serve(
 impl Logic for Uplink {
     type UplinkStream = Pin<Box<dyn Stream<Item = Result<ReplyBatch, Status>> + Send>>;
 
-    async fn uplink(&self, request: Request<Streaming<CallBatch>>) -> Result<Response<Self::UplinkStream>, Status> {
+    async fn uplink(
+        &self,
+        request: Request<Streaming<CallBatch>>,
+    ) -> Result<Response<Self::UplinkStream>, Status> {
         self.admit(&request)?;
         let (replies, waiting) = mpsc::channel(WAITING_BATCHES);
-        let peer = request.remote_addr().map(|address| address.to_string()).unwrap_or_default();
+        let peer = request
+            .remote_addr()
+            .map(|address| address.to_string())
+            .unwrap_or_default();
         let stream = Serving::new(self.handle.clone(), replies);
         let core = Arc::clone(&self.handle.core);
         core.under_way.spawn(async move {
@@ -75,20 +85,31 @@ impl Logic for Uplink {
             stream.run(request.into_inner()).await;
             tracing::debug!(peer, "stream ended");
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(waiting).map(Ok))))
+        Ok(Response::new(Box::pin(
+            ReceiverStream::new(waiting).map(Ok),
+        )))
     }
 }
 
 impl Uplink {
     fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        let Some(secret) = &self.handle.core.options.uplink.secret else { return Ok(()) };
-        let shown = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-        let shown = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+        let Some(secret) = &self.handle.core.options.uplink.secret else {
+            return Ok(());
+        };
+        let shown = request
+            .metadata()
+            .get("authorization")
+            .and_then(|value| value.to_str().ok());
+        let shown = shown
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .unwrap_or_default();
         if peer::same(shown.as_bytes(), secret.expose().as_bytes()) {
             return Ok(());
         }
         metrics::REFUSED.inc();
-        Err(Status::unauthenticated("the stream shows no secret of this cluster"))
+        Err(Status::unauthenticated(
+            "the stream shows no secret of this cluster",
+        ))
     }
 }
 
@@ -108,7 +129,14 @@ struct Serving {
 impl Serving {
     fn new(handle: Handle, replies: mpsc::Sender<ReplyBatch>) -> Self {
         let gauges = metrics::Stream::begin();
-        Self { handle, replies, running: FuturesUnordered::new(), waiting: VecDeque::new(), done: Vec::new(), gauges }
+        Self {
+            handle,
+            replies,
+            running: FuturesUnordered::new(),
+            waiting: VecDeque::new(),
+            done: Vec::new(),
+            gauges,
+        }
     }
 
     /// Reads calls while there is room for them, sends replies as soon as there are any, and ends when the node has
@@ -150,7 +178,9 @@ impl Serving {
     /// the store in the order of the stream.
     async fn begin(&mut self, bound: usize) {
         while self.running.len() < bound {
-            let Some(call) = self.waiting.pop_front() else { return };
+            let Some(call) = self.waiting.pop_front() else {
+                return;
+            };
             let mut running: Running = Box::pin(answer(self.handle.clone(), call));
             match futures::poll!(&mut running) {
                 std::task::Poll::Ready(reply) => self.done.push(reply),
@@ -183,15 +213,28 @@ impl Serving {
 }
 
 async fn answer(handle: Handle, call: Call) -> Reply {
-    let Call { id, grant, conn, op } = call;
+    let Call {
+        id,
+        grant,
+        conn,
+        op,
+    } = call;
     let result = match op {
         // A defect in one call is not to take the stream's other calls with it.
-        Some(op) => match AssertUnwindSafe(handle.call(grant, &conn, op)).catch_unwind().await {
+        Some(op) => match AssertUnwindSafe(handle.call(grant, &conn, op))
+            .catch_unwind()
+            .await
+        {
             Ok(answer) => answer.unwrap_or_else(reply::Result::Fault),
-            Err(_) => reply::Result::Fault(Error::Internal("a call ended in a defect of ours").fault()),
+            Err(_) => {
+                reply::Result::Fault(Error::Internal("a call ended in a defect of ours").fault())
+            }
         },
         // A newer node may ask for what this process does not know yet.
         None => reply::Result::Fault(Error::bad("op", "is none that is known here").fault()),
     };
-    Reply { id, result: Some(result) }
+    Reply {
+        id,
+        result: Some(result),
+    }
 }

@@ -37,10 +37,16 @@ fn router(handle: &Handle, others: Router<Handle>) -> Router {
         .route("/v1/me", get(people::me))
         .route("/v1/rooms", get(rooms::mine).post(rooms::create))
         .route("/v1/rooms/{room}", get(rooms::show).delete(rooms::delete))
-        .route("/v1/rooms/{room}/messages", get(messages::list).post(messages::send))
+        .route(
+            "/v1/rooms/{room}/messages",
+            get(messages::list).post(messages::send),
+        )
         .route("/v1/rooms/{room}/signals", post(messages::signal))
         .route("/v1/rooms/{room}/read", put(messages::read))
-        .route("/v1/rooms/{room}/members", get(members::list).post(members::add))
+        .route(
+            "/v1/rooms/{room}/members",
+            get(members::list).post(members::add),
+        )
         .route("/v1/rooms/{room}/members/{user}", delete(members::remove))
         .route("/v1/rooms/{room}/join", post(members::join))
         .route("/v1/rooms/{room}/leave", post(members::leave))
@@ -49,11 +55,17 @@ fn router(handle: &Handle, others: Router<Handle>) -> Router {
         .route("/v1/unread", get(conversations::unread))
         .route("/v1/presence", get(people::presence))
         .route("/v1/users/{user}/push", post(people::push_user))
-        .route("/v1/users/{user}/devices/{device}/push", post(people::push_user_device))
+        .route(
+            "/v1/users/{user}/devices/{device}/push",
+            post(people::push_user_device),
+        )
         .route("/v1/devices/{device}/push", post(people::push_device))
         .route("/v1/broadcast", post(people::broadcast))
         .route("/v1/kick", post(people::kick))
-        .route("/v1/bans", get(bans::list).post(bans::make).delete(bans::lift_about))
+        .route(
+            "/v1/bans",
+            get(bans::list).post(bans::make).delete(bans::lift_about),
+        )
         .route("/v1/bans/{id}", delete(bans::lift))
         .route("/v1/users/{user}/revoke", post(bans::revoke))
         .route("/v1/nodes", get(people::nodes))
@@ -64,7 +76,10 @@ fn router(handle: &Handle, others: Router<Handle>) -> Router {
     native
         .layer(DefaultBodyLimit::max(limit))
         .layer(axum::middleware::from_fn_with_state(guard, guard::guard))
-        .layer(axum::middleware::from_fn_with_state(handle.clone(), cors::cors))
+        .layer(axum::middleware::from_fn_with_state(
+            handle.clone(),
+            cors::cors,
+        ))
 }
 
 async fn no_such_route(method: Method, uri: axum::http::Uri) -> Failure {
@@ -73,6 +88,9 @@ async fn no_such_route(method: Method, uri: axum::http::Uri) -> Failure {
 }
 
 async fn no_such_method(method: Method, uri: axum::http::Uri) -> Failure {
-    let text = format!("{} does not take {method}: see docs/http-api.md", uri.path());
+    let text = format!(
+        "{} does not take {method}: see docs/http-api.md",
+        uri.path()
+    );
     Failure::bad_request(StatusCode::METHOD_NOT_ALLOWED, text)
 }

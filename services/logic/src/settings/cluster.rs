@@ -11,8 +11,10 @@ use crate::store::redis;
 use crate::{Options, peers};
 
 /// The process.
-pub const PROGRAM: Program =
-    Program { name: "im-logic", about: "Decides, stores and publishes what an ImCluster's clients and backends say." };
+pub const PROGRAM: Program = Program {
+    name: "im-logic",
+    about: "Decides, stores and publishes what an ImCluster's clients and backends say.",
+};
 
 /// How long a drain may take where nothing else is said.
 pub const DRAIN: Duration = Duration::from_secs(30);
@@ -48,8 +50,9 @@ impl Settings {
     /// Asks for them.
     pub fn read(from: &mut Reader<'_>) -> Self {
         from.group("Addresses");
-        let http_listen =
-            from.address("http_listen", "Where backends call the HTTP API.").or(SocketAddr::from(([0, 0, 0, 0], 3111)));
+        let http_listen = from
+            .address("http_listen", "Where backends call the HTTP API.")
+            .or(SocketAddr::from(([0, 0, 0, 0], 3111)));
         let grpc_listen = from
             .address("grpc_listen", "Where connect processes call this one.")
             .or(SocketAddr::from(([0, 0, 0, 0], 3119)));
@@ -98,7 +101,10 @@ impl Settings {
                 .or(Duration::from_secs(3)),
             tls: None,
         };
-        let settings = Self { tls: tls::Files::read(from), ..settings };
+        let settings = Self {
+            tls: tls::Files::read(from),
+            ..settings
+        };
         let proof = settings.tls.is_some() || settings.logic.uplink.secret.is_some();
         peer::refuse_open(from, settings.grpc_listen, proof);
         settings
@@ -109,7 +115,13 @@ impl Settings {
 fn check_keys(from: &mut Reader<'_>, logic: &Options) {
     let auth = &logic.auth;
     // One that is given and of no use is a mistake of its own.
-    let given = ["auth_hs256_secret", "auth_hs256_secret_old", "auth_jwks_url"].iter().any(|key| from.given(key));
+    let given = [
+        "auth_hs256_secret",
+        "auth_hs256_secret_old",
+        "auth_jwks_url",
+    ]
+    .iter()
+    .any(|key| from.given(key));
     let key = given || !auth.public_key_files.is_empty();
     if !key && !auth.allow_unsigned && from.is_complete() {
         let text = "there is nothing to check tokens with: give IM_AUTH_HS256_SECRET (or IM_AUTH_HS256_SECRET_FILE), \
@@ -126,7 +138,8 @@ fn store(from: &mut Reader<'_>) -> redis::Options {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(error.to_string()),
     };
-    let form = "URL: redis://, rediss://, redis+sentinel://host:port,host:port/service, redis+cluster://";
+    let form =
+        "URL: redis://, rediss://, redis+sentinel://host:port,host:port/service, redis+cluster://";
     redis::Options {
         url: from
             .parsed("redis_url", form, parse, String::clone, "The redis in which rooms live.")
@@ -173,14 +186,19 @@ fn store(from: &mut Reader<'_>) -> redis::Options {
 }
 
 fn peer_secret(from: &mut Reader<'_>) -> Option<Secret> {
-    from.strong_secret("peer_secret", peer::HELP).optional().map(|secret| Secret::new(secret.reveal()))
+    from.strong_secret("peer_secret", peer::HELP)
+        .optional()
+        .map(|secret| Secret::new(secret.reveal()))
 }
 
 fn peers(from: &mut Reader<'_>, secret: Option<Secret>) -> peers::Options {
     let default = peers::Options::default();
     peers::Options {
         timeout: from
-            .duration("peer_timeout", "How long a connect process may take to deliver a push or end a connection.")
+            .duration(
+                "peer_timeout",
+                "How long a connect process may take to deliver a push or end a connection.",
+            )
             .within(Duration::from_millis(100)..=Duration::from_secs(60))
             .or(default.timeout),
         secret,
@@ -206,7 +224,10 @@ mod tests {
     const OTHER: &str = "another secret of more than 32 bytes";
 
     fn try_load(environment: &[(&str, &str)]) -> Result<Settings, Stop> {
-        let environment = STORES.iter().chain(environment).map(|(name, value)| (name.into(), value.into()));
+        let environment = STORES
+            .iter()
+            .chain(environment)
+            .map(|(name, value)| (name.into(), value.into()));
         load(PROGRAM, Settings::read, [], environment)
     }
 
@@ -229,7 +250,9 @@ mod tests {
         let mistakes = mistakes(&[]);
         assert_eq!(mistakes.len(), 1, "{mistakes:?}");
         assert!(
-            mistakes[0].starts_with("auth_hs256_secret (not given): there is nothing to check tokens with"),
+            mistakes[0].starts_with(
+                "auth_hs256_secret (not given): there is nothing to check tokens with"
+            ),
             "{mistakes:?}"
         );
         for given in [
@@ -245,14 +268,29 @@ mod tests {
     fn weak_set_ups_are_refused() {
         let key = ("IM_AUTH_HS256_SECRET", LONG);
         for (weak, says) in [
-            (("IM_AUTH_HS256_SECRET", "0123456789abcdef0123456789abcde"), "it has 31 bytes and can be found by trying"),
-            (("IM_AUTH_HS256_SECRET_OLD", "hush"), "it has 4 bytes and can be found by trying"),
-            (("IM_PEER_SECRET", "hush"), "it has 4 bytes and can be found by trying"),
-            (("IM_AUTH_JWKS_URL", "http://keys.example/"), "it begins with http://"),
+            (
+                ("IM_AUTH_HS256_SECRET", "0123456789abcdef0123456789abcde"),
+                "it has 31 bytes and can be found by trying",
+            ),
+            (
+                ("IM_AUTH_HS256_SECRET_OLD", "hush"),
+                "it has 4 bytes and can be found by trying",
+            ),
+            (
+                ("IM_PEER_SECRET", "hush"),
+                "it has 4 bytes and can be found by trying",
+            ),
+            (
+                ("IM_AUTH_JWKS_URL", "http://keys.example/"),
+                "it begins with http://",
+            ),
         ] {
             let found = mistakes(&[key, weak]);
             assert_eq!(found.len(), 1, "{found:?}");
-            assert!(found[0].contains(says) && !found[0].contains("hush"), "{found:?}");
+            assert!(
+                found[0].contains(says) && !found[0].contains("hush"),
+                "{found:?}"
+            );
         }
     }
 
@@ -262,9 +300,13 @@ mod tests {
         for open in ["0.0.0.0:3119", "10.0.0.7:3119", "[::]:3119"] {
             let listen = ("IM_GRPC_LISTEN", open);
             let found = mistakes(&[key, listen]);
-            assert!(found.len() == 1 && found[0].contains(open) && found[0].contains("IM_PEER_SECRET"), "{found:?}");
+            assert!(
+                found.len() == 1 && found[0].contains(open) && found[0].contains("IM_PEER_SECRET"),
+                "{found:?}"
+            );
             assert!(try_load(&[key, listen, ("IM_PEER_SECRET", OTHER)]).is_ok());
-            let tls = ["IM_TLS_CERT_FILE", "IM_TLS_KEY_FILE", "IM_TLS_CA_FILE"].map(|name| (name, "/pem"));
+            let tls = ["IM_TLS_CERT_FILE", "IM_TLS_KEY_FILE", "IM_TLS_CA_FILE"]
+                .map(|name| (name, "/pem"));
             assert!(try_load(&[key, listen, tls[0], tls[1], tls[2]]).is_ok());
         }
         assert!(try_load(&[key, ("IM_GRPC_LISTEN", "[::1]:3119")]).is_ok());
@@ -281,11 +323,17 @@ mod tests {
             ("IM_HTTP_LISTEN", "127.0.0.1:1"),
         ])
         .unwrap();
-        assert_eq!(settings.logic.auth.hs256_secrets, [Secret::new(LONG), Secret::new(OTHER)]);
+        assert_eq!(
+            settings.logic.auth.hs256_secrets,
+            [Secret::new(LONG), Secret::new(OTHER)]
+        );
         assert_eq!(settings.logic.uplink.secret, Some(Secret::new(OTHER)));
         assert_eq!(settings.peers.secret, Some(Secret::new(OTHER)));
         assert_eq!(settings.store.wait_replicas, 2);
-        assert_eq!(settings.store.retention.dedupe_window, Duration::from_secs(600));
+        assert_eq!(
+            settings.store.retention.dedupe_window,
+            Duration::from_secs(600)
+        );
         assert_eq!(settings.http_listen.port(), 1);
     }
 }

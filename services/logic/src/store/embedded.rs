@@ -129,7 +129,9 @@ pub struct EmbeddedStore {
 
 impl std::fmt::Debug for EmbeddedStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EmbeddedStore").field("epoch", &self.epoch).finish_non_exhaustive()
+        f.debug_struct("EmbeddedStore")
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
     }
 }
 
@@ -138,7 +140,10 @@ impl EmbeddedStore {
     ///
     /// # Errors
     /// [`OpenError`] names the folder or file and what to do.
-    pub fn open(options: Options, publish: Arc<dyn Publish>) -> std::result::Result<Self, OpenError> {
+    pub fn open(
+        options: Options,
+        publish: Arc<dyn Publish>,
+    ) -> std::result::Result<Self, OpenError> {
         Self::open_on(&Arc::default(), options, publish)
     }
 
@@ -175,8 +180,17 @@ impl EmbeddedStore {
     ///
     /// # Errors
     /// [`OpenError::Thread`].
-    pub fn in_memory(retention: Retention, publish: Arc<dyn Publish>) -> std::result::Result<Self, OpenError> {
-        Self::open(Options { retention, ..Options::default() }, publish)
+    pub fn in_memory(
+        retention: Retention,
+        publish: Arc<dyn Publish>,
+    ) -> std::result::Result<Self, OpenError> {
+        Self::open(
+            Options {
+                retention,
+                ..Options::default()
+            },
+            publish,
+        )
     }
 
     /// Ends background work after everything accepted has been stored.
@@ -200,16 +214,22 @@ impl EmbeddedStore {
     ) -> Result<T> {
         let closed = || Error::Unavailable(CLOSED.to_owned());
         let _counted = Counted::one();
-        let turn = Arc::clone(&self.readers).acquire_owned().await.map_err(|_| closed())?;
+        let turn = Arc::clone(&self.readers)
+            .acquire_owned()
+            .await
+            .map_err(|_| closed())?;
         let handle = Arc::clone(&self.handle);
         let task = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let handle = handle.read().unwrap_or_else(PoisonError::into_inner);
             let database = handle.as_ref().ok_or_else(closed)?;
-            let snapshot = database.begin_read().map_err(|error| failed(error.into()))?;
+            let snapshot = database
+                .begin_read()
+                .map_err(|error| failed(error.into()))?;
             read(&snapshot).map_err(failed)
         });
-        task.await.unwrap_or_else(|_| Err(Error::Unavailable("a read has failed".to_owned())))
+        task.await
+            .unwrap_or_else(|_| Err(Error::Unavailable("a read has failed".to_owned())))
     }
 }
 
@@ -226,7 +246,9 @@ async fn queued<T>(writes: &mpsc::Sender<Write>, make: impl FnOnce(Done<T>) -> W
         };
         return Err(Error::Unavailable(why.to_owned()));
     }
-    answer.await.unwrap_or_else(|_| Err(Error::Unavailable(CLOSED.to_owned())))
+    answer
+        .await
+        .unwrap_or_else(|_| Err(Error::Unavailable(CLOSED.to_owned())))
 }
 
 /// A read in the gauge.
@@ -269,7 +291,9 @@ fn failed(error: redb::Error) -> Error {
         {
             Error::Full(error.to_string())
         }
-        redb::Error::Corrupted(_) | redb::Error::TableTypeMismatch { .. } => Error::Corrupt(error.to_string()),
+        redb::Error::Corrupted(_) | redb::Error::TableTypeMismatch { .. } => {
+            Error::Corrupt(error.to_string())
+        }
         _ => Error::Unavailable(error.to_string()),
     }
 }
@@ -314,33 +338,63 @@ mod tests {
 
     fn message(client_id: &str) -> Append {
         let user = UserId::new("ann").expect("a good id");
-        let access = Access { user, direct: false, open: true, system: false };
-        let entry = Entry { id: client_id.to_owned(), ..Entry::default() };
+        let access = Access {
+            user,
+            direct: false,
+            open: true,
+            system: false,
+        };
+        let entry = Entry {
+            id: client_id.to_owned(),
+            ..Entry::default()
+        };
         let room = RoomId::new("lobby").expect("a good id");
-        Append { room, access, client_id: ClientId::new(client_id).expect("a good id"), entry, index: Vec::new() }
+        Append {
+            room,
+            access,
+            client_id: ClientId::new(client_id).expect("a good id"),
+            entry,
+            index: Vec::new(),
+        }
     }
 
     #[tokio::test]
     async fn after_a_sync_that_failed_nothing_is_acknowledged_any_more() {
         let folder = tempfile::tempdir().expect("a folder");
-        let options = Options { folder: Some(folder.path().to_owned()), ..Options::default() };
+        let options = Options {
+            folder: Some(folder.path().to_owned()),
+            ..Options::default()
+        };
         let disk = Arc::new(disk::Disk::default());
-        let store = EmbeddedStore::open_on(&disk, options.clone(), Arc::new(Silent)).expect("a new store");
+        let store =
+            EmbeddedStore::open_on(&disk, options.clone(), Arc::new(Silent)).expect("a new store");
         assert_eq!(store.append(message("one")).await.expect("stored").seq, 1);
         disk.fails_to_sync.store(true, Ordering::Release);
         let refused = store.append(message("two")).await;
-        assert!(matches!(&refused, Err(Error::Unavailable(why)) if why.contains("disk")), "{refused:?}");
+        assert!(
+            matches!(&refused, Err(Error::Unavailable(why)) if why.contains("disk")),
+            "{refused:?}"
+        );
         // The disk seems to be well again. What it dropped meanwhile nobody knows.
         disk.fails_to_sync.store(false, Ordering::Release);
         for id in ["three", "one", "two"] {
             tokio::time::sleep(Duration::from_millis(250)).await;
             let refused = store.append(message(id)).await;
-            assert!(matches!(&refused, Err(Error::Unavailable(why)) if why.contains("disk")), "{refused:?}");
+            assert!(
+                matches!(&refused, Err(Error::Unavailable(why)) if why.contains("disk")),
+                "{refused:?}"
+            );
         }
         assert_eq!(metrics::DISK_FAILED.get(), 1);
         store.close().await;
         drop(store);
         let store = EmbeddedStore::open(options, Arc::new(Silent)).expect("the file as it was");
-        assert!(store.append(message("one")).await.expect("stored").duplicate);
+        assert!(
+            store
+                .append(message("one"))
+                .await
+                .expect("stored")
+                .duplicate
+        );
     }
 }

@@ -62,7 +62,14 @@ pub struct ReadPosition {
 #[async_trait]
 pub trait History: Send + Sync + 'static {
     /// The log after (epoch, seq), with the verdict on what that position still is worth. No such room: an empty log.
-    async fn tail(&self, room: &RoomId, epoch: Epoch, seq: Seq, limit: usize, max_bytes: usize) -> Result<Tail>;
+    async fn tail(
+        &self,
+        room: &RoomId,
+        epoch: Epoch,
+        seq: Seq,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Tail>;
     /// A part of the log, at most `limit` entries.
     async fn page(&self, room: &RoomId, slice: Slice, limit: usize) -> Result<Page>;
     /// (epoch, head) of these rooms, in their order; (0, 0) where there is no such room.

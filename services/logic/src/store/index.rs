@@ -12,7 +12,12 @@ use super::error::Result;
 pub trait Index: Send + Sync + 'static {
     /// The user's index of rooms from behind `after`, at most `limit`: direct rooms first, then groups, each in order of id,
     /// so that no number of groups pushes a direct room out of what is read first.
-    async fn user_rooms(&self, user: &UserId, after: Option<&RoomId>, limit: usize) -> Result<Vec<RoomId>>;
+    async fn user_rooms(
+        &self,
+        user: &UserId,
+        after: Option<&RoomId>,
+        limit: usize,
+    ) -> Result<Vec<RoomId>>;
     /// Puts a room into users' indexes. Idempotent.
     async fn index_room(&self, users: &[UserId], room: &RoomId) -> Result<()>;
     /// Takes a room out of a user's index. Idempotent.
@@ -29,8 +34,12 @@ pub(crate) fn spans(after: Option<&RoomId>) -> Vec<(Bound<&str>, Bound<&str>)> {
     let direct_from = |from| (from, Bound::Excluded(BEHIND));
     match after {
         None => vec![direct_from(Bound::Included(DIRECT_PREFIX)), before, behind],
-        Some(after) if after.is_direct() => vec![direct_from(Bound::Excluded(after.as_str())), before, behind],
-        Some(after) if after.as_str() < DIRECT_PREFIX => vec![(Bound::Excluded(after.as_str()), DIRECT), behind],
+        Some(after) if after.is_direct() => {
+            vec![direct_from(Bound::Excluded(after.as_str())), before, behind]
+        }
+        Some(after) if after.as_str() < DIRECT_PREFIX => {
+            vec![(Bound::Excluded(after.as_str()), DIRECT), behind]
+        }
         Some(after) => vec![(Bound::Excluded(after.as_str()), Bound::Unbounded)],
     }
 }

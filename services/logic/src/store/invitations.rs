@@ -49,5 +49,12 @@ pub trait Invitations: Send + Sync + 'static {
 pub trait Quotas: Send + Sync + 'static {
     /// Counts `amount` of something (a short name) for a user on a day, where no more than `limit` come together then;
     /// `false`: they would, and nothing is counted. A process that dies, or embedded is started anew, may count less.
-    async fn spend(&self, user: &UserId, what: &'static str, day: u64, amount: u64, limit: u64) -> Result<bool>;
+    async fn spend(
+        &self,
+        user: &UserId,
+        what: &'static str,
+        day: u64,
+        amount: u64,
+        limit: u64,
+    ) -> Result<bool>;
 }

@@ -77,7 +77,12 @@ pub trait Connections: Send + Sync + 'static {
     /// A connection has ended; the time is kept as the user's last seen.
     async fn disconnected(&self, ended: Ended) -> Result<()>;
     /// A node names all connections that it has at these places. Changes nothing where they are as named.
-    async fn assert_presence(&self, node: &str, places: Range<u64>, named: Vec<Presence>) -> Result<Asserted>;
+    async fn assert_presence(
+        &self,
+        node: &str,
+        places: Range<u64>,
+        named: Vec<Presence>,
+    ) -> Result<Asserted>;
     /// The users' connections on living nodes, and when they were last seen (unix milliseconds, 0: never), in order.
     async fn presence(&self, users: &[UserId]) -> Result<Vec<(Vec<Presence>, u64)>>;
 }
@@ -87,7 +92,13 @@ pub trait Connections: Send + Sync + 'static {
 pub trait Leases: Send + Sync + 'static {
     /// A node lives for `lease` more, with so many connections and so many online per room. `false`: the store's counts of
     /// the node are not in the state that the change is from, and stay as they are.
-    async fn node_beat(&self, node: &str, lease: Duration, connections: u64, counts: Counts) -> Result<bool>;
+    async fn node_beat(
+        &self,
+        node: &str,
+        lease: Duration,
+        connections: u64,
+        counts: Counts,
+    ) -> Result<bool>;
     /// A node has ended: its presence is void at once. Asked also after the node's last connection has ended.
     async fn node_gone(&self, node: &str) -> Result<()>;
     /// The nodes whose lease runs, with their connections.

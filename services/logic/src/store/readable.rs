@@ -21,7 +21,8 @@ const LINE_EVERY_MS: u64 = 10_000;
 
 static UNREADABLE: LazyLock<IntCounter> = LazyLock::new(|| {
     let help = "Log entries that could not be decoded when they were read; readers are told that they are gone.";
-    register_int_counter!("im_store_unreadable_entries_total", help).expect("metric names are used once")
+    register_int_counter!("im_store_unreadable_entries_total", help)
+        .expect("metric names are used once")
 });
 
 /// An entry as it is stored; `None`, said and counted, where it is none.
@@ -56,9 +57,17 @@ impl Run {
     /// Takes the next one. `false`: the run ends before it.
     pub(super) fn take(&mut self, room: &RoomId, seq: Seq, bytes: &[u8]) -> bool {
         match decode(room, seq, bytes) {
-            Some(entry) => self.entries.push(LogEntry { seq, entry: Some(entry) }),
+            Some(entry) => self.entries.push(LogEntry {
+                seq,
+                entry: Some(entry),
+            }),
             None if !self.entries.is_empty() => return false,
-            None => self.gone = Some(self.gone.map_or((seq, seq), |(from, to)| (from.min(seq), to.max(seq)))),
+            None => {
+                self.gone = Some(
+                    self.gone
+                        .map_or((seq, seq), |(from, to)| (from.min(seq), to.max(seq))),
+                )
+            }
         }
         true
     }
@@ -71,12 +80,19 @@ mod tests {
     #[test]
     fn a_run_goes_over_what_cannot_be_read_before_it_and_ends_at_what_cannot_be_read_in_it() {
         let room = RoomId::new("lobby").expect("a good id");
-        let good = Entry { id: "one".to_owned(), ..Entry::default() }.encode_to_vec();
+        let good = Entry {
+            id: "one".to_owned(),
+            ..Entry::default()
+        }
+        .encode_to_vec();
         let mut run = Run::default();
         assert!(run.take(&room, 7, b"\x7fbad") && run.take(&room, 6, b""));
         assert!(run.take(&room, 5, &good) && run.take(&room, 4, &good));
         assert!(!run.take(&room, 3, b"\x7fbad"));
         assert_eq!(run.gone, Some((6, 7)));
-        assert_eq!(run.entries.iter().map(|one| one.seq).collect::<Vec<_>>(), [5, 4]);
+        assert_eq!(
+            run.entries.iter().map(|one| one.seq).collect::<Vec<_>>(),
+            [5, 4]
+        );
     }
 }

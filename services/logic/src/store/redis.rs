@@ -109,7 +109,11 @@ impl RedisStore {
             prefix: options.prefix.clone(),
             connections: options.connections,
             // One for each append queue, and one for rooms being created.
-            blocking: if options.wait_replicas > 0 { workers + 1 } else { 0 },
+            blocking: if options.wait_replicas > 0 {
+                workers + 1
+            } else {
+                0
+            },
             command_timeout: options.command_timeout,
             blocking_timeout: options.wait_timeout,
             connect_timeout: options.connect_timeout,
@@ -135,12 +139,20 @@ impl RedisStore {
 impl Messages for RedisStore {
     async fn append(&self, append: Append) -> Result<Appended> {
         let place = queue::place(&append.room);
-        self.queue.run(place, |answer| Job::Append(append, answer)).await
+        self.queue
+            .run(place, |answer| Job::Append(append, answer))
+            .await
     }
 
     async fn signal(&self, room: &RoomId, signal: Signal) -> Result<()> {
         let call = self.shared.publish(room, Envelope::signal(&signal));
         // The same lane for the same room keeps its signals in order.
-        reply::value(self.shared.client.call(Lane::Fixed(queue::place(room)), call).await).map(drop)
+        reply::value(
+            self.shared
+                .client
+                .call(Lane::Fixed(queue::place(room)), call)
+                .await,
+        )
+        .map(drop)
     }
 }

@@ -121,7 +121,12 @@ pub trait Rooms: Send + Sync + 'static {
     /// no such room; one that takes its id begins at seq 1 in a greater epoch, and knows nothing of it.
     async fn delete(&self, delete: Delete) -> Result<Deleted>;
     /// A group's members in order of user id, from behind `after`, at most `limit`.
-    async fn members(&self, room: &RoomId, after: Option<&UserId>, limit: usize) -> Result<Vec<Member>>;
+    async fn members(
+        &self,
+        room: &RoomId,
+        after: Option<&UserId>,
+        limit: usize,
+    ) -> Result<Vec<Member>>;
     /// What `user` sees of these rooms, in their order; `None` where there is no such room.
     async fn views(&self, rooms: &[RoomId], user: &UserId) -> Result<Vec<Option<View>>>;
 }

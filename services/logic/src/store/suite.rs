@@ -37,7 +37,12 @@ pub async fn cases(store: Store) {
 }
 
 async fn grants_have_one_key(stage: &Stage) {
-    let kept = stage.store.grant_keys.grant_key([1; 32]).await.expect("a key");
+    let kept = stage
+        .store
+        .grant_keys
+        .grant_key([1; 32])
+        .await
+        .expect("a key");
     assert_eq!(stage.store.grant_keys.grant_key([2; 32]).await, Ok(kept));
 }
 
@@ -50,11 +55,19 @@ struct Stage {
 
 impl Stage {
     fn new(store: Store) -> Self {
-        Self { store, run: uuid::Uuid::now_v7().simple().to_string(), next: AtomicU64::new(1) }
+        Self {
+            store,
+            run: uuid::Uuid::now_v7().simple().to_string(),
+            next: AtomicU64::new(1),
+        }
     }
 
     fn name(&self, what: &str) -> String {
-        format!("{what}-{}-{}", self.run, self.next.fetch_add(1, Ordering::Relaxed))
+        format!(
+            "{what}-{}-{}",
+            self.run,
+            self.next.fetch_add(1, Ordering::Relaxed)
+        )
     }
 
     fn room(&self) -> RoomId {
@@ -68,8 +81,16 @@ impl Stage {
     /// A new group.
     async fn group(&self, members: &[(&UserId, Role)]) -> RoomId {
         let room = self.room();
-        let members = members.iter().map(|(user, role)| ((*user).clone(), *role)).collect();
-        let create = Create { room: room.clone(), kind: Kind::Group, members, time_ms: 1_000 };
+        let members = members
+            .iter()
+            .map(|(user, role)| ((*user).clone(), *role))
+            .collect();
+        let create = Create {
+            room: room.clone(),
+            kind: Kind::Group,
+            members,
+            time_ms: 1_000,
+        };
         assert_eq!(self.store.rooms.create(create).await, Ok(true));
         room
     }
@@ -85,28 +106,52 @@ impl Stage {
     }
 
     async fn say(&self, room: &RoomId, access: Access, client_id: &str) -> Appended {
-        self.store.messages.append(message(room, access, client_id)).await.expect("the access allows it")
+        self.store
+            .messages
+            .append(message(room, access, client_id))
+            .await
+            .expect("the access allows it")
     }
 }
 
 /// In an open room.
 fn open(user: &UserId) -> Access {
-    Access { user: user.clone(), direct: false, open: true, system: false }
+    Access {
+        user: user.clone(),
+        direct: false,
+        open: true,
+        system: false,
+    }
 }
 
 /// In a direct room.
 fn direct(user: &UserId) -> Access {
-    Access { user: user.clone(), direct: true, open: false, system: false }
+    Access {
+        user: user.clone(),
+        direct: true,
+        open: false,
+        system: false,
+    }
 }
 
 /// As what one is: in a group by membership.
 fn plain(user: &UserId) -> Access {
-    Access { user: user.clone(), direct: false, open: false, system: false }
+    Access {
+        user: user.clone(),
+        direct: false,
+        open: false,
+        system: false,
+    }
 }
 
 /// As a backend.
 fn system(user: &UserId) -> Access {
-    Access { user: user.clone(), direct: false, open: false, system: true }
+    Access {
+        user: user.clone(),
+        direct: false,
+        open: false,
+        system: true,
+    }
 }
 
 fn entry(from: &UserId, client_id: &str, kind: &str) -> Entry {
@@ -124,11 +169,27 @@ fn entry(from: &UserId, client_id: &str, kind: &str) -> Entry {
 fn message(room: &RoomId, access: Access, client_id: &str) -> Append {
     let entry = entry(&access.user, client_id, "text");
     let client_id = ClientId::new(client_id).expect("a good id");
-    Append { room: room.clone(), access, client_id, entry, index: Vec::new() }
+    Append {
+        room: room.clone(),
+        access,
+        client_id,
+        entry,
+        index: Vec::new(),
+    }
 }
 
 fn change(room: &RoomId, access: Access, user: &UserId, role: Option<Role>) -> Membership {
-    let kind = if role.is_some() { "im.join" } else { "im.leave" };
+    let kind = if role.is_some() {
+        "im.join"
+    } else {
+        "im.leave"
+    };
     let entry = entry(&access.user, "", kind);
-    Membership { room: room.clone(), user: user.clone(), role, access, entry }
+    Membership {
+        room: room.clone(),
+        user: user.clone(),
+        role,
+        access,
+        entry,
+    }
 }

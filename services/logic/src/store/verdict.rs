@@ -17,7 +17,9 @@ const PER_MILLISECOND: u64 = 2048;
 /// An epoch that begins now, greater than `last`; of `mark` only the last digits count.
 pub(super) fn next_epoch(last: Epoch, now_ms: u64, mark: u64) -> Epoch {
     let moment = now_ms.max(last / PER_MILLISECOND + 1);
-    moment.saturating_mul(PER_MILLISECOND).saturating_add(mark % PER_MILLISECOND)
+    moment
+        .saturating_mul(PER_MILLISECOND)
+        .saturating_add(mark % PER_MILLISECOND)
 }
 
 /// A room's epochs in their order, each with its base: the head at the moment it began.
@@ -31,8 +33,13 @@ impl Transitions {
             let (epoch, base) = pair.split_once(':')?;
             Some((epoch.parse().ok()?, base.parse().ok()?))
         };
-        let all: Option<Vec<_>> = text.split(',').filter(|pair| !pair.is_empty()).map(one).collect();
-        all.map(Self).ok_or_else(|| Error::Corrupt(format!("epochs {text:?}")))
+        let all: Option<Vec<_>> = text
+            .split(',')
+            .filter(|pair| !pair.is_empty())
+            .map(one)
+            .collect();
+        all.map(Self)
+            .ok_or_else(|| Error::Corrupt(format!("epochs {text:?}")))
     }
 
     /// As [`Transitions::parse`] reads it.
@@ -65,8 +72,17 @@ impl Transitions {
     /// the best that can be said, and its base counts.
     pub(super) fn reset(&self, epoch: Epoch, seq: Seq, head: Seq) -> Option<Seq> {
         let known = self.0.iter().any(|(other, _)| *other == epoch);
-        let later = self.0.iter().filter(|(other, _)| *other > epoch).map(|(_, base)| *base).min();
-        let before = self.0.iter().filter(|(other, _)| *other < epoch).max_by_key(|(other, _)| *other);
+        let later = self
+            .0
+            .iter()
+            .filter(|(other, _)| *other > epoch)
+            .map(|(_, base)| *base)
+            .min();
+        let before = self
+            .0
+            .iter()
+            .filter(|(other, _)| *other < epoch)
+            .max_by_key(|(other, _)| *other);
         let before = before.filter(|_| !known).map(|(_, base)| *base);
         let safe = match epoch {
             0 => None,
@@ -146,8 +162,14 @@ mod tests {
         assert_eq!(transitions.0.len(), MAX_TRANSITIONS);
         assert_eq!(transitions.reset(5, 10, 20), Some(3));
         assert_eq!(transitions.reset(20, 10, 20), None);
-        assert_eq!(Transitions::parse(&transitions.text()), Ok(transitions.clone()));
-        assert_eq!((last_epoch(&transitions.text()), last_epoch("")), (Some(330), None));
+        assert_eq!(
+            Transitions::parse(&transitions.text()),
+            Ok(transitions.clone())
+        );
+        assert_eq!(
+            (last_epoch(&transitions.text()), last_epoch("")),
+            (Some(330), None)
+        );
     }
 
     #[test]
@@ -166,7 +188,10 @@ mod tests {
     fn what_is_not_a_list_of_epochs_is_corrupt() {
         assert_eq!(Transitions::parse(""), Ok(Transitions::default()));
         for bad in ["x", "1", "1:", ":1", "1:2,x"] {
-            assert!(matches!(Transitions::parse(bad), Err(Error::Corrupt(_))), "{bad}");
+            assert!(
+                matches!(Transitions::parse(bad), Err(Error::Corrupt(_))),
+                "{bad}"
+            );
         }
     }
 }

@@ -21,13 +21,15 @@ fn append_and_tell(folder: &Path) {
         let run = uuid::Uuid::now_v7().simple().to_string();
         let mut flight = FuturesUnordered::new();
         for number in 0_usize.. {
-            let (in_room, client_id) = (format!("room{}", number % ROOMS), format!("{run}-{number}"));
+            let (in_room, client_id) =
+                (format!("room{}", number % ROOMS), format!("{run}-{number}"));
             let appended = store.append(message(&in_room, &client_id));
             flight.push(async move { (in_room, client_id, appended.await.expect("stored")) });
             if flight.len() >= 64 {
                 let (in_room, client_id, appended) = flight.next().await.expect("something flies");
                 let mut out = std::io::stdout().lock();
-                writeln!(out, "acknowledged {in_room} {client_id} {}", appended.seq).expect("the parent listens");
+                writeln!(out, "acknowledged {in_room} {client_id} {}", appended.seq)
+                    .expect("the parent listens");
             }
         }
     });
@@ -36,7 +38,11 @@ fn append_and_tell(folder: &Path) {
 /// Lets a child append until it has told of so many, kills it, and returns what it told.
 fn run_and_kill(folder: &Path, after: usize) -> Vec<(String, String, u64)> {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "crash::a_killed_process_has_lost_nothing_that_it_acknowledged", "--nocapture"])
+        .args([
+            "--exact",
+            "crash::a_killed_process_has_lost_nothing_that_it_acknowledged",
+            "--nocapture",
+        ])
         .env(FOLDER, folder)
         .stdout(Stdio::piped())
         .spawn()
@@ -52,7 +58,9 @@ fn run_and_kill(folder: &Path, after: usize) -> Vec<(String, String, u64)> {
             continue;
         }
         // The last line may be torn.
-        if let (Some(room), Some(id), Some(Ok(seq))) = (words.next(), words.next(), words.next().map(str::parse)) {
+        if let (Some(room), Some(id), Some(Ok(seq))) =
+            (words.next(), words.next(), words.next().map(str::parse))
+        {
             told.push((room.to_owned(), id.to_owned(), seq));
         }
         if told.len() >= after && !killed {
@@ -61,7 +69,11 @@ fn run_and_kill(folder: &Path, after: usize) -> Vec<(String, String, u64)> {
         }
     }
     child.wait().unwrap();
-    assert!(killed, "the child ended by itself after {} messages", told.len());
+    assert!(
+        killed,
+        "the child ended by itself after {} messages",
+        told.len()
+    );
     told
 }
 

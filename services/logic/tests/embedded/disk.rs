@@ -20,14 +20,31 @@ fn a_full_disk_refuses_writes_loses_nothing_and_takes_them_again() {
     let folder = tempfile::tempdir().unwrap();
     let script = format!("mount -t tmpfs -o size={SIZE} tmpfs \"${FOLDER}\" && exec \"$@\"");
     let output = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount", "sh", "-ec", &script, "sh"])
+        .args([
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-ec",
+            &script,
+            "sh",
+        ])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "disk::a_full_disk_refuses_writes_loses_nothing_and_takes_them_again", "--nocapture"])
+        .args([
+            "--exact",
+            "disk::a_full_disk_refuses_writes_loses_nothing_and_takes_them_again",
+            "--nocapture",
+        ])
         .env(FOLDER, folder.path())
         .output()
         .expect("unshare (util-linux) can be run");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}\n{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
 }
 
 /// Appends until the disk is full; returns how many were acknowledged.
@@ -67,8 +84,15 @@ async fn fill_and_free(folder: &Path) {
     insist(&store, message("lobby", "after")).await;
     acknowledged.push("after".to_owned());
     let check = async |store, acknowledged: &[String]| {
-        let stored: Vec<String> = log(store, "lobby").await.into_iter().map(|(_, name)| name).collect();
-        assert!(acknowledged.iter().all(|name| stored.contains(name)), "{acknowledged:?} {stored:?}");
+        let stored: Vec<String> = log(store, "lobby")
+            .await
+            .into_iter()
+            .map(|(_, name)| name)
+            .collect();
+        assert!(
+            acknowledged.iter().all(|name| stored.contains(name)),
+            "{acknowledged:?} {stored:?}"
+        );
         // Nothing was stored twice, and next to nothing that was not acknowledged.
         assert!(stored.len() <= acknowledged.len() + 3);
     };

@@ -37,14 +37,31 @@ async fn a_file_that_was_put_back_resets_whoever_had_more() {
     let store = open(folder.path());
     let lobby = room("lobby");
     // Before anybody has said anything, and after others have said more than was lost.
-    let tail = store.tail(&lobby, lost.0, lost.1, 100, usize::MAX).await.unwrap();
-    assert!(tail.reset_to.is_some_and(|stands| stands <= 10), "{:?}", tail.reset_to);
+    let tail = store
+        .tail(&lobby, lost.0, lost.1, 100, usize::MAX)
+        .await
+        .unwrap();
+    assert!(
+        tail.reset_to.is_some_and(|stands| stands <= 10),
+        "{:?}",
+        tail.reset_to
+    );
     let new = fill(&store, 21..=26).await;
     assert_eq!(new.1, 16);
-    let tail = store.tail(&lobby, lost.0, lost.1, 100, usize::MAX).await.unwrap();
-    assert!(tail.reset_to.is_some_and(|stands| stands <= 10), "{:?}", tail.reset_to);
+    let tail = store
+        .tail(&lobby, lost.0, lost.1, 100, usize::MAX)
+        .await
+        .unwrap();
+    assert!(
+        tail.reset_to.is_some_and(|stands| stands <= 10),
+        "{:?}",
+        tail.reset_to
+    );
     assert_eq!(tail.entries.last().map(|one| one.seq), Some(16));
-    let again = store.tail(&lobby, kept.0, kept.1, 100, usize::MAX).await.unwrap();
+    let again = store
+        .tail(&lobby, kept.0, kept.1, 100, usize::MAX)
+        .await
+        .unwrap();
     assert_eq!((again.reset_to, again.entries.len()), (None, 6));
     let heads = store.heads(std::slice::from_ref(&lobby)).await.unwrap();
     assert_eq!(heads, [(new.0, 16)]);
@@ -64,7 +81,10 @@ async fn a_disk_that_was_rolled_back_under_one_opening_resets_whoever_had_more()
     std::fs::copy(&copy, &file).unwrap();
     let store = open(folder.path());
     fill(&store, 21..=26).await;
-    let tail = store.tail(&room("lobby"), lost.0, lost.1, 100, usize::MAX).await.unwrap();
+    let tail = store
+        .tail(&room("lobby"), lost.0, lost.1, 100, usize::MAX)
+        .await
+        .unwrap();
     assert_eq!((tail.reset_to, tail.entries.len()), (Some(10), 6));
 }
 
@@ -77,12 +97,22 @@ async fn an_ordinary_restart_resets_nobody() {
         let store = open(folder.path());
         places.push(fill(&store, round * 10 + 1..=round * 10 + 4).await);
         for (epoch, seq) in &places {
-            let tail = store.tail(&lobby, *epoch, *seq, 100, usize::MAX).await.unwrap();
-            assert_eq!((tail.reset_to, tail.head), (None, (round + 1) * 4), "{epoch} {seq}");
+            let tail = store
+                .tail(&lobby, *epoch, *seq, 100, usize::MAX)
+                .await
+                .unwrap();
+            assert_eq!(
+                (tail.reset_to, tail.head),
+                (None, (round + 1) * 4),
+                "{epoch} {seq}"
+            );
         }
         store.close().await;
     }
-    assert!(places.is_sorted_by(|one, next| one.0 < next.0), "{places:?}");
+    assert!(
+        places.is_sorted_by(|one, next| one.0 < next.0),
+        "{places:?}"
+    );
     let store = open(folder.path());
     let last = places.last().unwrap();
     assert_eq!(store.heads(&[lobby]).await, Ok(vec![*last]));
@@ -97,9 +127,13 @@ async fn a_file_of_the_release_before_is_taken_and_resets_nobody() {
     // As the release before wrote it: one epoch for the whole file, nothing noted for rooms.
     let database = Database::create(folder.path().join("im.redb")).unwrap();
     let transaction = database.begin_write().unwrap();
-    transaction.delete_table(TableDefinition::<&str, &str>::new("epochs")).unwrap();
+    transaction
+        .delete_table(TableDefinition::<&str, &str>::new("epochs"))
+        .unwrap();
     {
-        let mut meta = transaction.open_table(TableDefinition::<&str, u64>::new("meta")).unwrap();
+        let mut meta = transaction
+            .open_table(TableDefinition::<&str, u64>::new("meta"))
+            .unwrap();
         meta.insert("epoch", 1_700_000_000_000).unwrap();
         meta.remove("opened").unwrap();
     }
@@ -108,11 +142,17 @@ async fn a_file_of_the_release_before_is_taken_and_resets_nobody() {
     let store = open(folder.path());
     let lobby = room("lobby");
     let old = 1_700_000_000_000;
-    assert_eq!(store.heads(std::slice::from_ref(&lobby)).await, Ok(vec![(old, 4)]));
+    assert_eq!(
+        store.heads(std::slice::from_ref(&lobby)).await,
+        Ok(vec![(old, 4)])
+    );
     let new = fill(&store, 5..=6).await;
     assert!(new.0 > old);
     let tail = store.tail(&lobby, old, 4, 100, usize::MAX).await.unwrap();
-    assert_eq!((tail.reset_to, tail.entries.len(), tail.epoch), (None, 2, new.0));
+    assert_eq!(
+        (tail.reset_to, tail.entries.len(), tail.epoch),
+        (None, 2, new.0)
+    );
     let tail = store.tail(&lobby, old, 5, 100, usize::MAX).await.unwrap();
     assert_eq!(tail.reset_to, Some(4));
 }
@@ -136,20 +176,30 @@ async fn an_entry_that_cannot_be_read_is_gone_and_what_follows_is_not() {
     let database = Database::create(folder.path().join("im.redb")).unwrap();
     let transaction = database.begin_write().unwrap();
     {
-        let mut log = transaction.open_table(TableDefinition::<(&str, u64), &[u8]>::new("log")).unwrap();
+        let mut log = transaction
+            .open_table(TableDefinition::<(&str, u64), &[u8]>::new("log"))
+            .unwrap();
         for seq in [4, 5] {
-            log.insert(("lobby", seq), b"\x7fno entry".as_slice()).unwrap();
+            log.insert(("lobby", seq), b"\x7fno entry".as_slice())
+                .unwrap();
         }
     }
     transaction.commit().unwrap();
     drop(database);
-    let retention = Retention { max_entries: 5, ..Retention::default() };
-    let store = EmbeddedStore::open(options(Some(folder.path()), retention), Arc::new(Silent)).unwrap();
+    let retention = Retention {
+        max_entries: 5,
+        ..Retention::default()
+    };
+    let store =
+        EmbeddedStore::open(options(Some(folder.path()), retention), Arc::new(Silent)).unwrap();
     goes_over_unreadable(&store, &room("lobby")).await;
     // A retry of it is known, and retention goes over it.
     assert!(say(&store, "lobby", "m4").await.duplicate);
     fill(&store, 7..=12).await;
-    assert_eq!(said(&store, "lobby").await, ["m8", "m9", "m10", "m11", "m12"]);
+    assert_eq!(
+        said(&store, "lobby").await,
+        ["m8", "m9", "m10", "m11", "m12"]
+    );
 }
 
 struct Silent;
@@ -179,7 +229,10 @@ impl Publish for Gate {
 async fn what_nobody_waits_for_any_more_is_not_stored() {
     let (reached, at_gate) = mpsc::channel();
     let (let_go, go) = mpsc::channel();
-    let gate = Arc::new(Gate { reached: Mutex::new(reached), go: Mutex::new(go) });
+    let gate = Arc::new(Gate {
+        reached: Mutex::new(reached),
+        go: Mutex::new(go),
+    });
     let store = EmbeddedStore::open(options(None, Retention::default()), gate).unwrap();
     let mut first = Box::pin(store.append(message("lobby", "one")));
     assert!(futures::poll!(&mut first).is_pending());

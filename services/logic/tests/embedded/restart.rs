@@ -14,25 +14,54 @@ async fn everything_is_there_again() {
     let group = room("group");
     let lobby = room("lobby");
     let members = vec![(ann.clone(), Role::Owner), (user("bob"), Role::Member)];
-    let create = Create { room: group.clone(), kind: Kind::Group, members, time_ms: 5 };
+    let create = Create {
+        room: group.clone(),
+        kind: Kind::Group,
+        members,
+        time_ms: 5,
+    };
     assert_eq!(store.create(create.clone()).await, Ok(true));
     let first = say(&store, "lobby", "one").await;
     say(&store, "lobby", "two").await;
     store.mark_read(&lobby, &ann, 1).await.unwrap();
-    store.index_room(std::slice::from_ref(&ann), &lobby).await.unwrap();
+    store
+        .index_room(std::slice::from_ref(&ann), &lobby)
+        .await
+        .unwrap();
     let node = "n".to_owned();
     let conn = "c1".to_owned();
     let user = Some(ann.clone());
-    store.disconnected(Ended { conn, user, node, place: 0, at_ms: 77 }).await.unwrap();
+    store
+        .disconnected(Ended {
+            conn,
+            user,
+            node,
+            place: 0,
+            at_ms: 77,
+        })
+        .await
+        .unwrap();
     let rooms = [group.clone(), lobby.clone()];
-    let before = (store.views(&rooms, &ann).await, store.members(&group, None, 10).await);
+    let before = (
+        store.views(&rooms, &ann).await,
+        store.members(&group, None, 10).await,
+    );
     store.close().await;
 
     let store = open(folder.path());
-    assert_eq!((store.views(&rooms, &ann).await, store.members(&group, None, 10).await), before);
+    assert_eq!(
+        (
+            store.views(&rooms, &ann).await,
+            store.members(&group, None, 10).await
+        ),
+        before
+    );
     assert_eq!(said(&store, "lobby").await, ["one", "two"]);
     let again = say(&store, "lobby", "one").await;
-    assert_eq!((again.seq, again.duplicate, again.id, again.epoch), (1, true, first.id, first.epoch));
+    assert_eq!(
+        (again.seq, again.duplicate, again.id, again.epoch),
+        (1, true, first.id, first.epoch)
+    );
     assert_eq!(say(&store, "lobby", "three").await.seq, 3);
     assert_eq!(store.create(create).await, Ok(false));
     assert_eq!(store.user_rooms(&ann, None, 10).await, Ok(vec![lobby]));
@@ -52,7 +81,10 @@ async fn a_store_that_is_made_anew_takes_back_what_the_old_one_had() {
         new = open(&folder.path().join(format!("new{count}")));
     }
     say(&new, "lobby", "two").await;
-    let tail = new.tail(&room("lobby"), had.epoch, had.seq, 100, usize::MAX).await.unwrap();
+    let tail = new
+        .tail(&room("lobby"), had.epoch, had.seq, 100, usize::MAX)
+        .await
+        .unwrap();
     assert_eq!((tail.reset_to, tail.entries.len()), (Some(0), 2));
 }
 
@@ -61,9 +93,19 @@ async fn a_folder_in_use_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
     let refused = try_open(folder.path()).unwrap_err();
-    assert!(matches!(&refused, OpenError::InUse { folder: named } if named == folder.path()), "{refused:?}");
-    assert!(refused.to_string().contains(&folder.path().display().to_string()));
-    store.append(message("lobby", "one")).await.expect("the one that has it is not disturbed");
+    assert!(
+        matches!(&refused, OpenError::InUse { folder: named } if named == folder.path()),
+        "{refused:?}"
+    );
+    assert!(
+        refused
+            .to_string()
+            .contains(&folder.path().display().to_string())
+    );
+    store
+        .append(message("lobby", "one"))
+        .await
+        .expect("the one that has it is not disturbed");
 }
 
 #[tokio::test]
@@ -100,7 +142,11 @@ async fn a_database_of_another_program_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let other = Database::create(folder.path().join("im.redb")).unwrap();
     let transaction = other.begin_write().unwrap();
-    transaction.open_table(TableDefinition::<u64, u64>::new("squares")).unwrap().insert(2, 4).unwrap();
+    transaction
+        .open_table(TableDefinition::<u64, u64>::new("squares"))
+        .unwrap()
+        .insert(2, 4)
+        .unwrap();
     transaction.commit().unwrap();
     drop(other);
     assert!(refused_file(folder.path()).contains("another program"));
@@ -112,7 +158,11 @@ async fn another_layout_is_refused_and_named() {
     open(folder.path()).close().await;
     let other = Database::create(folder.path().join("im.redb")).unwrap();
     let transaction = other.begin_write().unwrap();
-    transaction.open_table(TableDefinition::<&str, u64>::new("meta")).unwrap().insert("format", 99).unwrap();
+    transaction
+        .open_table(TableDefinition::<&str, u64>::new("meta"))
+        .unwrap()
+        .insert("format", 99)
+        .unwrap();
     transaction.commit().unwrap();
     drop(other);
     assert!(refused_file(folder.path()).contains("layout 99"));
@@ -138,8 +188,16 @@ async fn a_damaged_file_is_refused_or_what_it_has_is_whole() {
             Err(OpenError::File { .. }) => refused += 1,
             Err(other) => panic!("{other:?}"),
             Ok(store) => {
-                match store.tail(&room("lobby"), 0, 0, usize::MAX, usize::MAX).await {
-                    Ok(tail) => assert!(tail.entries.iter().enumerate().all(|(at, one)| one.seq == at as u64 + 1)),
+                match store
+                    .tail(&room("lobby"), 0, 0, usize::MAX, usize::MAX)
+                    .await
+                {
+                    Ok(tail) => assert!(
+                        tail.entries
+                            .iter()
+                            .enumerate()
+                            .all(|(at, one)| one.seq == at as u64 + 1)
+                    ),
                     Err(_) => unreadable += 1,
                 }
                 store.close().await;

@@ -24,11 +24,17 @@ pub(crate) enum Heard {
 
 impl Publish for Ear {
     fn logged(&self, room: &RoomId, epoch: Epoch, seq: Seq, entry: &Entry) {
-        self.0.lock().unwrap().push(Heard::Logged(room.clone(), epoch, seq, entry.clone()));
+        self.0
+            .lock()
+            .unwrap()
+            .push(Heard::Logged(room.clone(), epoch, seq, entry.clone()));
     }
 
     fn signal(&self, room: &RoomId, signal: &Signal) {
-        self.0.lock().unwrap().push(Heard::Signal(room.clone(), signal.clone()));
+        self.0
+            .lock()
+            .unwrap()
+            .push(Heard::Signal(room.clone(), signal.clone()));
     }
 }
 
@@ -39,11 +45,18 @@ impl Ear {
 }
 
 pub(crate) fn options(folder: Option<&Path>, retention: Retention) -> Options {
-    Options { folder: folder.map(Path::to_owned), retention, ..Options::default() }
+    Options {
+        folder: folder.map(Path::to_owned),
+        retention,
+        ..Options::default()
+    }
 }
 
 pub(crate) fn try_open(folder: &Path) -> Result<EmbeddedStore, OpenError> {
-    EmbeddedStore::open(options(Some(folder), Retention::default()), Arc::new(Ear::default()))
+    EmbeddedStore::open(
+        options(Some(folder), Retention::default()),
+        Arc::new(Ear::default()),
+    )
 }
 
 pub(crate) fn open(folder: &Path) -> EmbeddedStore {
@@ -64,19 +77,38 @@ pub(crate) fn user(id: &str) -> UserId {
 
 /// Somebody says something in an open room.
 pub(crate) fn message_of(who: &str, in_room: &str, client_id: &str) -> Append {
-    let access = Access { user: user(who), direct: false, open: true, system: false };
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    let access = Access {
+        user: user(who),
+        direct: false,
+        open: true,
+        system: false,
+    };
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("after 1970");
     let entry = Entry {
         id: uuid::Uuid::now_v7().to_string(),
         from: who.to_owned(),
         client_id: client_id.to_owned(),
         r#type: "text".to_owned(),
-        body: format!("this is {client_id}, about as long as what people write to each other in a chat").into(),
-        time_ms: now.as_millis().try_into().expect("before the year 584 million"),
+        body: format!(
+            "this is {client_id}, about as long as what people write to each other in a chat"
+        )
+        .into(),
+        time_ms: now
+            .as_millis()
+            .try_into()
+            .expect("before the year 584 million"),
         ..Entry::default()
     };
     let client_id = ClientId::new(client_id).expect("a client id");
-    Append { room: room(in_room), access, client_id, entry, index: Vec::new() }
+    Append {
+        room: room(in_room),
+        access,
+        client_id,
+        entry,
+        index: Vec::new(),
+    }
 }
 
 pub(crate) fn message(in_room: &str, client_id: &str) -> Append {
@@ -84,7 +116,10 @@ pub(crate) fn message(in_room: &str, client_id: &str) -> Append {
 }
 
 pub(crate) async fn say(store: &EmbeddedStore, in_room: &str, client_id: &str) -> Appended {
-    store.append(message(in_room, client_id)).await.unwrap_or_else(|error| panic!("{client_id}: {error}"))
+    store
+        .append(message(in_room, client_id))
+        .await
+        .unwrap_or_else(|error| panic!("{client_id}: {error}"))
 }
 
 /// What a client does: the same message again until it is acknowledged.
@@ -93,24 +128,42 @@ pub(crate) async fn insist(store: &EmbeddedStore, append: Append) -> Appended {
         loop {
             match store.append(append.clone()).await {
                 Ok(appended) => return appended,
-                Err(Error::Unavailable(_) | Error::Full(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(Error::Unavailable(_) | Error::Full(_)) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await
+                }
                 Err(error) => panic!("{error}"),
             }
         }
     };
-    tokio::time::timeout(TIMEOUT, trying).await.expect("stored in time")
+    tokio::time::timeout(TIMEOUT, trying)
+        .await
+        .expect("stored in time")
 }
 
 /// The client ids of a room's whole log with their seqs, which must be contiguous.
 pub(crate) async fn log(store: &EmbeddedStore, of: &str) -> Vec<(Seq, String)> {
-    let tail = store.tail(&room(of), 0, 0, usize::MAX, usize::MAX).await.expect("the log can be read");
-    let said: Vec<_> = tail.entries.into_iter().map(|one| (one.seq, one.entry.expect("an entry").client_id)).collect();
+    let tail = store
+        .tail(&room(of), 0, 0, usize::MAX, usize::MAX)
+        .await
+        .expect("the log can be read");
+    let said: Vec<_> = tail
+        .entries
+        .into_iter()
+        .map(|one| (one.seq, one.entry.expect("an entry").client_id))
+        .collect();
     let first = said.first().map_or(tail.head + 1, |(seq, _)| *seq);
-    assert!(said.iter().map(|(seq, _)| *seq).eq(first..=tail.head), "{of} has gaps: {said:?}");
+    assert!(
+        said.iter().map(|(seq, _)| *seq).eq(first..=tail.head),
+        "{of} has gaps: {said:?}"
+    );
     said
 }
 
 /// The client ids only.
 pub(crate) async fn said(store: &EmbeddedStore, of: &str) -> Vec<String> {
-    log(store, of).await.into_iter().map(|(_, client_id)| client_id).collect()
+    log(store, of)
+        .await
+        .into_iter()
+        .map(|(_, client_id)| client_id)
+        .collect()
 }

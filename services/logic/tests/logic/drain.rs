@@ -26,7 +26,10 @@ async fn streams_end_when_everything_is_answered() {
     busy.send(vec![say(2, &grant, "direct:3:ann:bob")]).await;
     eventually(|| (gated.begun().len() == 2).then_some(())).await;
     idle.ends().await;
-    assert!(began.elapsed() >= Duration::from_millis(100), "not before the time");
+    assert!(
+        began.elapsed() >= Duration::from_millis(100),
+        "not before the time"
+    );
     assert!(!drained.is_finished());
     gated.gate.add_permits(2);
     assert_eq!(busy.replies(2).await.len(), 2);
@@ -45,9 +48,15 @@ async fn http_goes_on_and_asks_clients_to_leave() {
     let drained = tokio::spawn(async move { service.drain().await });
     tokio::task::yield_now().await;
     let during = site.get(&token("ann"), "/v1/me").await;
-    assert_eq!((during.status, &during.headers["connection"]), (200, &"close".parse().unwrap()));
+    assert_eq!(
+        (during.status, &during.headers["connection"]),
+        (200, &"close".parse().unwrap())
+    );
     assert!(drained.await.unwrap());
-    assert!(tokio::net::TcpStream::connect(site.http).await.is_err(), "nobody listens any more");
+    assert!(
+        tokio::net::TcpStream::connect(site.http).await.is_err(),
+        "nobody listens any more"
+    );
 }
 
 #[tokio::test]

@@ -34,24 +34,83 @@ async fn every_failure_of_the_store_has_its_answer() {
     let user = UserId::new("ann").unwrap();
     let table = [
         (Error::NoSuchRoom(room.clone()), 404, "no_such_room", false),
-        (Error::NotAMember { room: room.clone(), user: user.clone() }, 403, "not_a_member", false),
-        (Error::Forbidden { room: room.clone(), user, why: "no" }, 403, "forbidden", false),
-        (Error::Conflict { room: room.clone(), what: "a group" }, 409, "conflict", false),
-        (Error::TooManyMembers { room, limit: 1 }, 409, "limit_reached", false),
-        (Error::NotReplicated { confirmed: 0, wanted: 1 }, 503, "not_replicated", true),
+        (
+            Error::NotAMember {
+                room: room.clone(),
+                user: user.clone(),
+            },
+            403,
+            "not_a_member",
+            false,
+        ),
+        (
+            Error::Forbidden {
+                room: room.clone(),
+                user,
+                why: "no",
+            },
+            403,
+            "forbidden",
+            false,
+        ),
+        (
+            Error::Conflict {
+                room: room.clone(),
+                what: "a group",
+            },
+            409,
+            "conflict",
+            false,
+        ),
+        (
+            Error::TooManyMembers { room, limit: 1 },
+            409,
+            "limit_reached",
+            false,
+        ),
+        (
+            Error::NotReplicated {
+                confirmed: 0,
+                wanted: 1,
+            },
+            503,
+            "not_replicated",
+            true,
+        ),
         (Error::Full("disk".to_owned()), 503, "store_full", true),
-        (Error::Unavailable("gone".to_owned()), 503, "unavailable", true),
+        (
+            Error::Unavailable("gone".to_owned()),
+            503,
+            "unavailable",
+            true,
+        ),
         (Error::Corrupt("?".to_owned()), 500, "internal", true),
     ];
     let grant = site.connect(&token("ann"), "c").await.grant;
     for (error, status, code, retryable) in table {
         *store.failing.lock().unwrap() = Some(error.clone());
-        let answer = site.post(&token("ann"), &messages(), json!({"body": "x"})).await;
-        assert_eq!((answer.refused().0, answer.refused().1), (status, code), "{error}");
+        let answer = site
+            .post(&token("ann"), &messages(), json!({"body": "x"}))
+            .await;
+        assert_eq!(
+            (answer.refused().0, answer.refused().1),
+            (status, code),
+            "{error}"
+        );
         assert_eq!(answer.body["error"]["retryable"], retryable);
-        assert_eq!(answer.headers.contains_key("retry-after"), status == 503, "{error}");
-        let send = Send { room: DIRECT.to_owned(), ..Send::default() };
-        let fault = site.call(grant.clone(), "c", call::Op::Send(send)).await.unwrap_err();
+        assert_eq!(
+            answer.headers.contains_key("retry-after"),
+            status == 503,
+            "{error}"
+        );
+        let send = Send {
+            room: DIRECT.to_owned(),
+            ..Send::default()
+        };
+        let fault = site
+            .call(grant.clone(), "c", call::Op::Send(send))
+            .await
+            .unwrap_err();
         assert_eq!((fault.code.as_str(), fault.retryable), (code, retryable));
     }
 }
@@ -61,7 +120,9 @@ async fn an_answer_that_does_not_come_is_said_to_be_uncertain() {
     let mut options = options();
     options.http.request_timeout = Duration::from_millis(50);
     let (site, _store) = gated(options, 0).await;
-    let answer = site.post(&token("ann"), &messages(), json!({"body": "x"})).await;
+    let answer = site
+        .post(&token("ann"), &messages(), json!({"body": "x"}))
+        .await;
     assert_eq!(answer.refused(), (503, "unavailable", ""));
     assert_eq!(answer.body["error"]["retryable"], true);
 }
@@ -69,7 +130,9 @@ async fn an_answer_that_does_not_come_is_said_to_be_uncertain() {
 #[tokio::test]
 async fn a_defect_costs_one_request_and_one_call() {
     let (site, _store) = gated(options(), 10).await;
-    let answer = site.post(&token("ann"), &messages(), json!({"body": PANIC})).await;
+    let answer = site
+        .post(&token("ann"), &messages(), json!({"body": PANIC}))
+        .await;
     assert_eq!(answer.refused(), (500, "internal", ""));
     assert_eq!(site.say(&token("ann"), DIRECT, "fine").await, 1);
 
@@ -82,7 +145,9 @@ async fn a_defect_costs_one_request_and_one_call() {
     stream.send(vec![bad, say(2, &grant, DIRECT)]).await;
     let mut replies = stream.replies(2).await;
     replies.sort_by_key(|reply| reply.id);
-    assert!(matches!(&replies[0].result, Some(reply::Result::Fault(fault)) if fault.code == "internal"));
+    assert!(
+        matches!(&replies[0].result, Some(reply::Result::Fault(fault)) if fault.code == "internal")
+    );
     assert!(matches!(&replies[1].result, Some(reply::Result::Stored(stored)) if stored.seq == 2));
 }
 
@@ -113,11 +178,28 @@ async fn an_index_that_names_too_much_is_repaired_when_it_is_read() {
     let group = RoomId::new(site.group(&token("ann"), &[]).await).unwrap();
     let nowhere = RoomId::new("g-nowhere").unwrap();
     for room in [&group, &nowhere] {
-        store.index.index_room(std::slice::from_ref(&eve), room).await.unwrap();
+        store
+            .index
+            .index_room(std::slice::from_ref(&eve), room)
+            .await
+            .unwrap();
     }
-    assert_eq!(store.index.user_rooms(&eve, None, 10).await.unwrap().len(), 2);
-    assert_eq!(site.get(&token("eve"), "/v1/rooms").await.good()["rooms"], json!([]));
-    assert!(store.index.user_rooms(&eve, None, 10).await.unwrap().is_empty());
+    assert_eq!(
+        store.index.user_rooms(&eve, None, 10).await.unwrap().len(),
+        2
+    );
+    assert_eq!(
+        site.get(&token("eve"), "/v1/rooms").await.good()["rooms"],
+        json!([])
+    );
+    assert!(
+        store
+            .index
+            .user_rooms(&eve, None, 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -129,7 +211,11 @@ async fn the_first_message_of_a_direct_room_is_in_both_lists_when_it_is_acknowle
     let _held = gated.indexing.lock().await;
     site.say(&token("ann"), DIRECT, "hi").await;
     for user in ["ann", "bob"] {
-        let rooms = inner.index.user_rooms(&UserId::new(user).unwrap(), None, 10).await.unwrap();
+        let rooms = inner
+            .index
+            .user_rooms(&UserId::new(user).unwrap(), None, 10)
+            .await
+            .unwrap();
         assert_eq!(rooms, [RoomId::new(DIRECT).unwrap()], "{user}");
     }
 }
@@ -155,15 +241,25 @@ async fn a_room_that_an_index_lacks_is_put_there_when_its_user_names_it() {
         }
     }
     let grant = site.connect(&token("ann"), "c").await.grant;
-    let rooms = vec![DIRECT.to_owned(), group.as_str().to_owned(), "direct:3:ann:zoe".to_owned()];
+    let rooms = vec![
+        DIRECT.to_owned(),
+        group.as_str().to_owned(),
+        "direct:3:ann:zoe".to_owned(),
+    ];
     let subscribe = im_proto::v1::Subscribe { rooms, all: true };
-    site.call(grant, "c", call::Op::Subscribe(subscribe)).await.unwrap();
+    site.call(grant, "c", call::Op::Subscribe(subscribe))
+        .await
+        .unwrap();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     while store.index.user_rooms(&ann, None, 10).await.unwrap().len() < 2 {
         assert!(tokio::time::Instant::now() < deadline, "not indexed");
         tokio::task::yield_now().await;
     }
-    assert_eq!(store.index.user_rooms(&bob, None, 10).await.unwrap(), [direct], "the other one's direct room too");
+    assert_eq!(
+        store.index.user_rooms(&bob, None, 10).await.unwrap(),
+        [direct],
+        "the other one's direct room too"
+    );
 }
 
 #[tokio::test]
@@ -171,8 +267,15 @@ async fn lists_of_rooms_are_compared_by_their_digest() {
     let site = Site::new().await;
     let group = site.group(&token("ann"), &["bob"]).await;
     let known = async |digests: [u64; 2]| {
-        let list = |(user, digest): (&str, u64)| im_proto::v1::KnownList { user: user.to_owned(), digest };
-        let lists = ["ann", "nobody"].into_iter().zip(digests).map(list).collect();
+        let list = |(user, digest): (&str, u64)| im_proto::v1::KnownList {
+            user: user.to_owned(),
+            digest,
+        };
+        let lists = ["ann", "nobody"]
+            .into_iter()
+            .zip(digests)
+            .map(list)
+            .collect();
         let ask = call::Op::KnownRooms(im_proto::v1::KnownRooms { lists });
         match site.call(Default::default(), "", ask).await {
             Ok(reply::Result::RoomLists(answer)) => answer.lists,
@@ -180,12 +283,20 @@ async fn lists_of_rooms_are_compared_by_their_digest() {
         }
     };
     let first = known([0, 0]).await;
-    assert_eq!((&first[0].rooms, first[1].rooms.len()), (&vec![group.clone()], 0));
+    assert_eq!(
+        (&first[0].rooms, first[1].rooms.len()),
+        (&vec![group.clone()], 0)
+    );
     let digests = [first[0].digest, first[1].digest];
-    assert!(digests[0] != 0 && digests[1] != 0 && digests[0] != digests[1], "{digests:?}");
+    assert!(
+        digests[0] != 0 && digests[1] != 0 && digests[0] != digests[1],
+        "{digests:?}"
+    );
     let same = known(digests).await;
     assert_eq!(
-        same.iter().map(|list| (list.digest, list.rooms.len())).collect::<Vec<_>>(),
+        same.iter()
+            .map(|list| (list.digest, list.rooms.len()))
+            .collect::<Vec<_>>(),
         digests.map(|digest| (digest, 0))
     );
     site.say(&token("ann"), DIRECT, "hi").await;

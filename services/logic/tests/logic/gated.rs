@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use im_logic::store::{
-    Append, Appended, Create, Delete, Deleted, Error, Index, Member, Membership, Messages, Result, Rooms, Store, View,
+    Append, Appended, Create, Delete, Deleted, Error, Index, Member, Membership, Messages, Result,
+    Rooms, Store, View,
 };
 use im_proto::v1::Signal;
 use im_wire::ids::{RoomId, UserId};
@@ -50,7 +51,12 @@ impl Gated {
 
     /// The store with the gate before it.
     pub(crate) fn store(self: &Arc<Self>) -> Store {
-        Store { messages: self.clone(), index: self.clone(), rooms: self.clone(), ..self.inner.clone() }
+        Store {
+            messages: self.clone(),
+            index: self.clone(),
+            rooms: self.clone(),
+            ..self.inner.clone()
+        }
     }
 
     pub(crate) fn begun(&self) -> Vec<String> {
@@ -65,10 +71,17 @@ impl Messages for Gated {
         if let Some(error) = self.failing.lock().unwrap().clone() {
             return Err(error);
         }
-        self.begun.lock().unwrap().push(String::from_utf8_lossy(&append.entry.body).into_owned());
+        self.begun
+            .lock()
+            .unwrap()
+            .push(String::from_utf8_lossy(&append.entry.body).into_owned());
         let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(now, Ordering::SeqCst);
-        self.gate.acquire().await.expect("the gate is never closed").forget();
+        self.gate
+            .acquire()
+            .await
+            .expect("the gate is never closed")
+            .forget();
         let appended = self.inner.messages.append(append).await;
         self.now.fetch_sub(1, Ordering::SeqCst);
         appended
@@ -81,7 +94,12 @@ impl Messages for Gated {
 
 #[async_trait]
 impl Index for Gated {
-    async fn user_rooms(&self, user: &UserId, after: Option<&RoomId>, limit: usize) -> Result<Vec<RoomId>> {
+    async fn user_rooms(
+        &self,
+        user: &UserId,
+        after: Option<&RoomId>,
+        limit: usize,
+    ) -> Result<Vec<RoomId>> {
         self.inner.index.user_rooms(user, after, limit).await
     }
 
@@ -104,7 +122,10 @@ impl Rooms for Gated {
     async fn change_membership(&self, change: Membership) -> Result<Option<Appended>> {
         let changed = self.inner.rooms.change_membership(change).await?;
         if self.unconfirmed.load(Ordering::SeqCst) {
-            return Err(Error::NotReplicated { confirmed: 0, wanted: 1 });
+            return Err(Error::NotReplicated {
+                confirmed: 0,
+                wanted: 1,
+            });
         }
         Ok(changed)
     }
@@ -113,7 +134,12 @@ impl Rooms for Gated {
         self.inner.rooms.delete(delete).await
     }
 
-    async fn members(&self, room: &RoomId, after: Option<&UserId>, limit: usize) -> Result<Vec<Member>> {
+    async fn members(
+        &self,
+        room: &RoomId,
+        after: Option<&UserId>,
+        limit: usize,
+    ) -> Result<Vec<Member>> {
         self.inner.rooms.members(room, after, limit).await
     }
 

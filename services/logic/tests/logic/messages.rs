@@ -24,16 +24,25 @@ async fn a_message_comes_back_as_it_was_said() {
         let stored = site.post(&ann, &path, sent).await;
         assert_eq!(stored.status, 201);
         assert_eq!(stored.body["seq"].as_u64().unwrap(), start + at as u64 + 1);
-        assert!(stored.body["id"].is_string() && stored.body["time"].as_u64().unwrap() > 1_600_000_000_000);
+        assert!(
+            stored.body["id"].is_string()
+                && stored.body["time"].as_u64().unwrap() > 1_600_000_000_000
+        );
     }
-    let page = site.get(&token("bob"), &format!("{path}?after={start}")).await.good();
+    let page = site
+        .get(&token("bob"), &format!("{path}?after={start}"))
+        .await
+        .good();
     let messages = page["messages"].as_array().unwrap();
     assert_eq!(messages.len(), bodies.len());
     for (message, body) in messages.iter().zip(&bodies) {
         for (name, value) in body.as_object().unwrap() {
             assert_eq!(message[name], *value, "{message}");
         }
-        assert_eq!((&message["from"], &message["type"]), (&json!("ann"), &json!("sample")));
+        assert_eq!(
+            (&message["from"], &message["type"]),
+            (&json!("ann"), &json!("sample"))
+        );
     }
     assert!(page.get("truncated").is_none());
 }
@@ -43,13 +52,26 @@ async fn the_same_client_id_is_stored_once() {
     let site = Site::new().await;
     let ann = token("ann");
     let path = format!("/v1/rooms/{}/messages", site.group(&ann, &[]).await);
-    let first = site.post(&ann, &path, json!({"client_id": "c", "body": "once"})).await;
-    let again = site.post(&ann, &path, json!({"client_id": "c", "body": "twice"})).await;
+    let first = site
+        .post(&ann, &path, json!({"client_id": "c", "body": "once"}))
+        .await;
+    let again = site
+        .post(&ann, &path, json!({"client_id": "c", "body": "twice"}))
+        .await;
     assert_eq!((first.status, again.status), (201, 200));
-    assert_eq!((&first.body["seq"], &first.body["id"]), (&again.body["seq"], &again.body["id"]));
-    assert_eq!((&first.body["duplicate"], &again.body["duplicate"]), (&json!(false), &json!(true)));
+    assert_eq!(
+        (&first.body["seq"], &first.body["id"]),
+        (&again.body["seq"], &again.body["id"])
+    );
+    assert_eq!(
+        (&first.body["duplicate"], &again.body["duplicate"]),
+        (&json!(false), &json!(true))
+    );
     let other = site.post(&ann, &path, json!({"body": "no id"})).await;
-    assert_eq!(other.body["seq"].as_u64(), first.body["seq"].as_u64().map(|seq| seq + 1));
+    assert_eq!(
+        other.body["seq"].as_u64(),
+        first.body["seq"].as_u64().map(|seq| seq + 1)
+    );
 }
 
 #[tokio::test]
@@ -74,8 +96,12 @@ async fn history_is_read_in_both_directions() {
     ];
     for (query, expected) in table {
         let page = site.get(&ann, &format!("{path}{query}")).await.good();
-        let seqs: Vec<_> =
-            page["messages"].as_array().unwrap().iter().map(|one| one["seq"].as_u64().unwrap()).collect();
+        let seqs: Vec<_> = page["messages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["seq"].as_u64().unwrap())
+            .collect();
         assert_eq!(seqs, expected.collect::<Vec<_>>(), "{query}");
         assert_eq!(page["head"], 250);
     }
@@ -98,9 +124,17 @@ async fn a_page_of_long_messages_is_shorter() {
     }
     let path = "/v1/rooms/direct%3A3%3Aann%3Abob/messages";
     let seqs = |page: serde_json::Value| -> Vec<u64> {
-        page["messages"].as_array().unwrap().iter().map(|one| one["seq"].as_u64().unwrap()).collect()
+        page["messages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["seq"].as_u64().unwrap())
+            .collect()
     };
-    assert_eq!(seqs(site.get(&ann, &format!("{path}?after=2")).await.good()), [3, 4, 5]);
+    assert_eq!(
+        seqs(site.get(&ann, &format!("{path}?after=2")).await.good()),
+        [3, 4, 5]
+    );
     assert_eq!(seqs(site.get(&ann, path).await.good()), [8, 9, 10]);
 }
 
@@ -109,8 +143,16 @@ async fn a_room_nobody_has_spoken_in_is_empty() {
     let site = Site::new().await;
     let ann = token("ann");
     let path = "/v1/rooms/direct%3A3%3Aann%3Abob";
-    assert_eq!(site.get(&ann, &format!("{path}/messages")).await.good()["messages"], json!([]));
-    assert_eq!(site.put(&ann, &format!("{path}/read"), json!({"seq": 9})).await.good()["read"], 0);
+    assert_eq!(
+        site.get(&ann, &format!("{path}/messages")).await.good()["messages"],
+        json!([])
+    );
+    assert_eq!(
+        site.put(&ann, &format!("{path}/read"), json!({"seq": 9}))
+            .await
+            .good()["read"],
+        0
+    );
 }
 
 #[tokio::test]
@@ -118,16 +160,37 @@ async fn an_administrator_speaks_for_others_and_nobody_else_does() {
     let site = Site::new().await;
     let room = site.group(&token("ann"), &["bob"]).await;
     let path = format!("/v1/rooms/{room}/messages");
-    let seq = site.post(&admin(), &path, json!({"from": "bob", "body": "for bob"})).await.good()["seq"].clone();
+    let seq = site
+        .post(&admin(), &path, json!({"from": "bob", "body": "for bob"}))
+        .await
+        .good()["seq"]
+        .clone();
     let page = site.get(&admin(), &format!("{path}?limit=1")).await.good();
-    assert_eq!((&page["messages"][0]["from"], &page["messages"][0]["seq"]), (&json!("bob"), &seq));
-    let refused = site.post(&token("ann"), &path, json!({"from": "bob", "body": "x"})).await;
+    assert_eq!(
+        (&page["messages"][0]["from"], &page["messages"][0]["seq"]),
+        (&json!("bob"), &seq)
+    );
+    let refused = site
+        .post(&token("ann"), &path, json!({"from": "bob", "body": "x"}))
+        .await;
     assert_eq!(refused.refused().1, "forbidden");
-    site.post(&token("ann"), &path, json!({"from": "ann", "body": "me"})).await.good();
-    let direct =
-        site.post(&admin(), "/v1/rooms/direct%3A3%3Aann%3Abob/messages", json!({"from": "ann", "body": "x"})).await;
-    assert_eq!(direct.status, 201, "acting for a member, the direct room may come into being");
-    let none = site.post(&admin(), "/v1/rooms/nowhere/messages", json!({"body": "x"})).await;
+    site.post(&token("ann"), &path, json!({"from": "ann", "body": "me"}))
+        .await
+        .good();
+    let direct = site
+        .post(
+            &admin(),
+            "/v1/rooms/direct%3A3%3Aann%3Abob/messages",
+            json!({"from": "ann", "body": "x"}),
+        )
+        .await;
+    assert_eq!(
+        direct.status, 201,
+        "acting for a member, the direct room may come into being"
+    );
+    let none = site
+        .post(&admin(), "/v1/rooms/nowhere/messages", json!({"body": "x"}))
+        .await;
     assert_eq!(none.refused(), (404, "no_such_room", ""));
 }
 
@@ -137,11 +200,29 @@ async fn signals_are_published_and_not_stored() {
     let ann = token("ann");
     let room = site.group(&ann, &["bob"]).await;
     let head = site.get(&ann, &format!("/v1/rooms/{room}")).await.good()["head"].clone();
-    site.post(&ann, &format!("/v1/rooms/{room}/signals"), json!({"type": "typing", "body": {"on": true}})).await.good();
+    site.post(
+        &ann,
+        &format!("/v1/rooms/{room}/signals"),
+        json!({"type": "typing", "body": {"on": true}}),
+    )
+    .await
+    .good();
     let (to, signal) = site.bus.signals.lock().unwrap().pop().unwrap();
-    assert_eq!((to.as_str(), signal.from.as_str(), signal.r#type.as_str()), (room.as_str(), "ann", "typing"));
+    assert_eq!(
+        (to.as_str(), signal.from.as_str(), signal.r#type.as_str()),
+        (room.as_str(), "ann", "typing")
+    );
     assert_eq!(signal.body, r#"{"on":true}"#);
-    assert_eq!(site.get(&ann, &format!("/v1/rooms/{room}")).await.good()["head"], head);
-    let eve = site.post(&token("eve"), &format!("/v1/rooms/{room}/signals"), json!({"type": "typing"})).await;
+    assert_eq!(
+        site.get(&ann, &format!("/v1/rooms/{room}")).await.good()["head"],
+        head
+    );
+    let eve = site
+        .post(
+            &token("eve"),
+            &format!("/v1/rooms/{room}/signals"),
+            json!({"type": "typing"}),
+        )
+        .await;
     assert_eq!(eve.refused().1, "not_a_member");
 }

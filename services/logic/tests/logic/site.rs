@@ -17,7 +17,8 @@ use im_logic::nodes::{Node, Tally, To};
 use im_logic::store::{Publish, Store};
 use im_logic::{Handle, Nodes, Options, Service};
 use im_proto::v1::{
-    Authenticate, Authenticated, Entry, Fault, KickRequest, PushRequest, RoomsChangedRequest, Signal, call, reply,
+    Authenticate, Authenticated, Entry, Fault, KickRequest, PushRequest, RoomsChangedRequest,
+    Signal, call, reply,
 };
 use im_wire::ids::{Epoch, RoomId, Seq};
 use jsonwebtoken::{EncodingKey, Header, encode};
@@ -50,11 +51,21 @@ impl Remembering {
         let (Told::Push(to, _) | Told::Kick(to, _) | Told::RoomsChanged(to, _)) = &told;
         if self.away.load(Ordering::SeqCst) {
             self.unanswered.fetch_add(1, Ordering::SeqCst);
-            let failed = if let To::Named(names) = to { names.clone() } else { Vec::new() };
-            return Tally { connections: 0, failed };
+            let failed = if let To::Named(names) = to {
+                names.clone()
+            } else {
+                Vec::new()
+            };
+            return Tally {
+                connections: 0,
+                failed,
+            };
         }
         self.told.lock().unwrap().push(told);
-        Tally { connections: 1, failed: Vec::new() }
+        Tally {
+            connections: 1,
+            failed: Vec::new(),
+        }
     }
 
     pub(crate) fn take(&self) -> Vec<Told> {
@@ -98,11 +109,17 @@ pub(crate) struct Bus {
 
 impl Publish for Bus {
     fn logged(&self, room: &RoomId, _: Epoch, seq: Seq, entry: &Entry) {
-        self.logged.lock().unwrap().push((room.as_str().to_owned(), seq, entry.clone()));
+        self.logged
+            .lock()
+            .unwrap()
+            .push((room.as_str().to_owned(), seq, entry.clone()));
     }
 
     fn signal(&self, room: &RoomId, signal: &Signal) {
-        self.signals.lock().unwrap().push((room.as_str().to_owned(), signal.clone()));
+        self.signals
+            .lock()
+            .unwrap()
+            .push((room.as_str().to_owned(), signal.clone()));
     }
 }
 
@@ -113,7 +130,8 @@ pub(crate) fn store() -> (Store, Arc<Bus>) {
 }
 
 pub(crate) fn embedded(bus: Arc<Bus>) -> im_logic::store::embedded::EmbeddedStore {
-    im_logic::store::embedded::EmbeddedStore::in_memory(Default::default(), bus).expect("an empty store in memory")
+    im_logic::store::embedded::EmbeddedStore::in_memory(Default::default(), bus)
+        .expect("an empty store in memory")
 }
 
 /// Options that accept the tests' tokens.
@@ -152,9 +170,16 @@ impl Answer {
     /// (status, code, field) of a refusal in the API's shape.
     pub(crate) fn refused(&self) -> (u16, &str, &str) {
         let error = &self.body["error"];
-        assert!(error["text"].as_str().is_some_and(|text| !text.is_empty()), "{self:?}");
+        assert!(
+            error["text"].as_str().is_some_and(|text| !text.is_empty()),
+            "{self:?}"
+        );
         assert!(error["retryable"].is_boolean(), "{self:?}");
-        (self.status, error["code"].as_str().unwrap_or_default(), error["field"].as_str().unwrap_or_default())
+        (
+            self.status,
+            error["code"].as_str().unwrap_or_default(),
+            error["field"].as_str().unwrap_or_default(),
+        )
     }
 }
 
@@ -180,24 +205,49 @@ impl Site {
         tokio::spawn(async move { over_http.serve_http(http).await });
         tokio::spawn(async move { over_grpc.serve_grpc(grpc, None).await.unwrap() });
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Self { handle: service.handle(), service, nodes, bus, http: http_at, grpc: grpc_at, client }
+        Self {
+            handle: service.handle(),
+            service,
+            nodes,
+            bus,
+            http: http_at,
+            grpc: grpc_at,
+            client,
+        }
     }
 
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
-        let response = tokio::time::timeout(TIMEOUT, self.client.request(request)).await.unwrap().unwrap();
+        let response = tokio::time::timeout(TIMEOUT, self.client.request(request))
+            .await
+            .unwrap()
+            .unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        let body = serde_json::from_slice(&bytes).unwrap_or_else(|error| panic!("{error}: {bytes:?}"));
-        Answer { status, headers, body }
+        let body =
+            serde_json::from_slice(&bytes).unwrap_or_else(|error| panic!("{error}: {bytes:?}"));
+        Answer {
+            status,
+            headers,
+            body,
+        }
     }
 
     /// A request with a body as it is.
-    pub(crate) async fn raw(&self, method: Method, path: &str, token: &str, body: impl Into<Bytes>) -> Answer {
-        let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.http));
+    pub(crate) async fn raw(
+        &self,
+        method: Method,
+        path: &str,
+        token: &str,
+        body: impl Into<Bytes>,
+    ) -> Answer {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.http));
         if !token.is_empty() {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        self.send(request.body(Full::new(body.into())).unwrap()).await
+        self.send(request.body(Full::new(body.into())).unwrap())
+            .await
     }
 
     pub(crate) async fn get(&self, token: &str, path: &str) -> Answer {
@@ -218,26 +268,47 @@ impl Site {
 
     /// A group of `owner` and others; its id.
     pub(crate) async fn group(&self, owner: &str, others: &[&str]) -> String {
-        let made = self.post(owner, "/v1/rooms", json!({"kind": "group", "members": others})).await.good();
+        let made = self
+            .post(
+                owner,
+                "/v1/rooms",
+                json!({"kind": "group", "members": others}),
+            )
+            .await
+            .good();
         made["id"].as_str().unwrap().to_owned()
     }
 
     /// Says something and returns its seq.
     pub(crate) async fn say(&self, token: &str, room: &str, text: &str) -> u64 {
         let path = format!("/v1/rooms/{}/messages", encoded(room));
-        self.post(token, &path, json!({"body": text})).await.good()["seq"].as_u64().unwrap()
+        self.post(token, &path, json!({"body": text})).await.good()["seq"]
+            .as_u64()
+            .unwrap()
     }
 
     /// A connection of the token's user on `node-1`.
     pub(crate) async fn connect(&self, token: &str, conn: &str) -> Authenticated {
-        let ask = Authenticate { token: token.to_owned(), node: "node-1".to_owned(), ..Authenticate::default() };
-        match self.call(Bytes::new(), conn, call::Op::Authenticate(ask)).await {
+        let ask = Authenticate {
+            token: token.to_owned(),
+            node: "node-1".to_owned(),
+            ..Authenticate::default()
+        };
+        match self
+            .call(Bytes::new(), conn, call::Op::Authenticate(ask))
+            .await
+        {
             Ok(reply::Result::Authenticated(authenticated)) => authenticated,
             other => panic!("{other:?}"),
         }
     }
 
-    pub(crate) async fn call(&self, grant: Bytes, conn: &str, op: call::Op) -> Result<reply::Result, Fault> {
+    pub(crate) async fn call(
+        &self,
+        grant: Bytes,
+        conn: &str,
+        op: call::Op,
+    ) -> Result<reply::Result, Fault> {
         self.handle.call(grant, conn, op).await
     }
 
@@ -249,7 +320,9 @@ impl Site {
             connections: 3,
             ..Default::default()
         };
-        self.call(Bytes::new(), "", call::Op::NodeBeat(beat)).await.unwrap();
+        self.call(Bytes::new(), "", call::Op::NodeBeat(beat))
+            .await
+            .unwrap();
     }
 
     /// What the nodes were told, once there is something: follow-ups come after the answer.
@@ -268,15 +341,25 @@ pub(crate) async fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(TIMEOUT, search).await.expect("it happens in time")
+    tokio::time::timeout(TIMEOUT, search)
+        .await
+        .expect("it happens in time")
 }
 
 pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
 }
 
 pub(crate) fn signed(claims: &Value) -> String {
-    encode(&Header::default(), claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
+    encode(
+        &Header::default(),
+        claims,
+        &EncodingKey::from_secret(SECRET.as_bytes()),
+    )
+    .unwrap()
 }
 
 /// A user's token.

@@ -18,8 +18,10 @@ async fn only_rooms_that_are_wanted_are_heard() {
     }
     ear.subscriber.unsubscribe(&room("one"));
     until("the room is left", async || {
-        let channels: Vec<String> =
-            redis.ask(redis::cmd("PUBSUB").arg("SHARDCHANNELS")).await.expect("redis lists channels");
+        let channels: Vec<String> = redis
+            .ask(redis::cmd("PUBSUB").arg("SHARDCHANNELS"))
+            .await
+            .expect("redis lists channels");
         channels.len() == 2
     })
     .await;
@@ -50,10 +52,22 @@ async fn signals_are_heard_and_not_stored() {
     let store = store(options(redis.url())).await;
     let mut ear = Ear::new(&store, 64);
     ear.hear("lobby").await;
-    let signal = Signal { from: "ann".into(), r#type: "typing".into(), ..Signal::default() };
-    store.signal(&room("lobby"), signal.clone()).await.expect("published");
-    let BusNotification::Event(event) = ear.next().await else { panic!("an event is expected") };
-    assert_eq!((event.room.as_str(), event.event), ("lobby", Some(Event::Signal(signal))));
+    let signal = Signal {
+        from: "ann".into(),
+        r#type: "typing".into(),
+        ..Signal::default()
+    };
+    store
+        .signal(&room("lobby"), signal.clone())
+        .await
+        .expect("published");
+    let BusNotification::Event(event) = ear.next().await else {
+        panic!("an event is expected")
+    };
+    assert_eq!(
+        (event.room.as_str(), event.event),
+        ("lobby", Some(Event::Signal(signal)))
+    );
     assert_eq!(store.heads(&[room("lobby")]).await, Ok(vec![(0, 0)]));
 }
 
@@ -69,8 +83,10 @@ async fn a_killed_connection_is_replaced_and_the_disturbance_told_once_everythin
     for _ in &rooms {
         assert!(matches!(ear.next().await, BusNotification::Subscribed(_)));
     }
-    let killed: usize =
-        redis.ask(redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub")).await.expect("redis kills");
+    let killed: usize = redis
+        .ask(redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub"))
+        .await
+        .expect("redis kills");
     assert_eq!(killed, 1);
     let mut confirmed = 0;
     loop {
@@ -89,11 +105,13 @@ async fn a_killed_connection_is_replaced_and_the_disturbance_told_once_everythin
 async fn subscriptions_wait_for_a_server_that_comes_late() {
     let mut redis = Server::start(&[]).await;
     redis.kill();
-    let store = im_logic::store::redis::RedisStore::start(options(redis.url())).expect("good options");
+    let store =
+        im_logic::store::redis::RedisStore::start(options(redis.url())).expect("good options");
     let mut ear = Ear::new(&store, 64);
     ear.subscriber.subscribe(room("lobby"));
     redis.revive().await;
-    ear.until(|tiding| *tiding == BusNotification::Subscribed(room("lobby"))).await;
+    ear.until(|tiding| *tiding == BusNotification::Subscribed(room("lobby")))
+        .await;
 }
 
 #[tokio::test]
@@ -102,8 +120,12 @@ async fn events_that_nobody_takes_are_dropped_and_the_loss_is_told() {
     let store = store(options(redis.url())).await;
     let dropped = || {
         let families = prometheus::gather();
-        let family = families.iter().find(|family| family.name() == "im_bus_dropped_total");
-        family.map_or(0.0, |family| family.get_metric()[0].get_counter().get_value())
+        let family = families
+            .iter()
+            .find(|family| family.name() == "im_bus_dropped_total");
+        family.map_or(0.0, |family| {
+            family.get_metric()[0].get_counter().get_value()
+        })
     };
     // Too many, and too many bytes.
     for (places, bytes) in [(4, 64 << 20), (4_096, 2_048)] {
@@ -114,7 +136,8 @@ async fn events_that_nobody_takes_are_dropped_and_the_loss_is_told() {
             say(&store, "lobby", &format!("m{places}-{number}")).await;
         }
         until("something is dropped", async || dropped() > before).await;
-        ear.until(|tiding| *tiding == BusNotification::GapPossible).await;
+        ear.until(|tiding| *tiding == BusNotification::GapPossible)
+            .await;
     }
 }
 
@@ -124,8 +147,15 @@ async fn a_server_that_hangs_is_noticed() {
     let store = store(options(redis.url())).await;
     let mut ear = Ear::new(&store, 64);
     ear.hear("lobby").await;
-    let sleeper = async { redis.ask::<redis::Value>(redis::cmd("DEBUG").arg("SLEEP").arg("4")).await };
-    let (_, ()) = tokio::join!(sleeper, ear.until(|tiding| *tiding == BusNotification::GapPossible));
+    let sleeper = async {
+        redis
+            .ask::<redis::Value>(redis::cmd("DEBUG").arg("SLEEP").arg("4"))
+            .await
+    };
+    let (_, ()) = tokio::join!(
+        sleeper,
+        ear.until(|tiding| *tiding == BusNotification::GapPossible)
+    );
     say_when_back(&store).await;
     ear.logged().await;
 }

@@ -9,7 +9,10 @@ use crate::servers::Server;
 use crate::stage::{Ear, insist, log, message, options, room, say, store, user};
 
 fn url(nodes: &[Server]) -> String {
-    let hosts: Vec<String> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+    let hosts: Vec<String> = nodes
+        .iter()
+        .map(|node| format!("127.0.0.1:{}", node.port))
+        .collect();
     format!("redis+cluster://{}", hosts.join(","))
 }
 
@@ -22,7 +25,9 @@ async fn rooms_on_all_masters_are_stored_listed_and_heard() {
     for name in &names {
         ear.hear(name).await;
     }
-    let sends = names.iter().flat_map(|name| (0..5).map(move |number| message(name, &format!("m{number}"))));
+    let sends = names
+        .iter()
+        .flat_map(|name| (0..5).map(move |number| message(name, &format!("m{number}"))));
     for appended in join_all(sends.map(|append| store.append(append))).await {
         appended.expect("stored");
     }
@@ -36,7 +41,11 @@ async fn rooms_on_all_masters_are_stored_listed_and_heard() {
     let heads = store.heads(&rooms).await.expect("heads");
     assert!(heads.iter().all(|(epoch, seq)| *epoch > 0 && *seq == 5));
     let views = store.views(&rooms, &user("ann")).await.expect("views");
-    assert!(views.iter().all(|view| view.as_ref().is_some_and(|view| view.head == 5)));
+    assert!(
+        views
+            .iter()
+            .all(|view| view.as_ref().is_some_and(|view| view.head == 5))
+    );
     for node in &nodes {
         let size: usize = node.ask(&redis::cmd("DBSIZE")).await.expect("it answers");
         assert!(size > 0, "every master has rooms");
@@ -46,10 +55,22 @@ async fn rooms_on_all_masters_are_stored_listed_and_heard() {
 #[tokio::test]
 async fn replicas_are_waited_for_on_each_master() {
     let nodes = Server::start_cluster().await;
-    let store = store(Options { wait_replicas: 1, ..options(url(&nodes)) }).await;
-    let outcomes = join_all((0..20).map(|number| store.append(message(&format!("room{number}"), "one")))).await;
+    let store = store(Options {
+        wait_replicas: 1,
+        ..options(url(&nodes))
+    })
+    .await;
+    let outcomes =
+        join_all((0..20).map(|number| store.append(message(&format!("room{number}"), "one"))))
+            .await;
     for outcome in outcomes {
-        assert_eq!(outcome, Err(Error::NotReplicated { confirmed: 0, wanted: 1 }));
+        assert_eq!(
+            outcome,
+            Err(Error::NotReplicated {
+                confirmed: 0,
+                wanted: 1
+            })
+        );
     }
 }
 
@@ -65,7 +86,8 @@ async fn a_slot_that_moves_takes_its_room_along() {
     let moved = insist(&store, message("lobby", "two")).await;
     assert_eq!(moved.seq, 2);
     assert_eq!(log(&store, "lobby").await, ["one", "two"]);
-    ear.until(|tiding| *tiding == BusNotification::GapPossible).await;
+    ear.until(|tiding| *tiding == BusNotification::GapPossible)
+        .await;
     say(&store, "lobby", "three").await;
     while ear.logged().await.1.seq != 3 {}
 }
@@ -81,7 +103,10 @@ async fn a_send_into_a_slot_on_its_way_waits_for_its_arrival() {
         // One call, as a client's send: nobody repeats it.
         store.append(message("lobby", "two")).await
     };
-    let ((), sent) = tokio::join!(move_slot_slowly(&nodes, "im:r:{lobby}:", Some(under_way)), send);
+    let ((), sent) = tokio::join!(
+        move_slot_slowly(&nodes, "im:r:{lobby}:", Some(under_way)),
+        send
+    );
     assert_eq!(sent.expect("stored once the slot has arrived").seq, 2);
     assert_eq!(log(&store, "lobby").await, ["one", "two"]);
 }
@@ -95,9 +120,15 @@ async fn move_slot(nodes: &[Server], key: &str) {
 }
 
 /// Moves the slot of a key to another master, the way redis-cli does; tells when it is under way and waits a while then.
-async fn move_slot_slowly(nodes: &[Server], key: &str, told: Option<tokio::sync::oneshot::Sender<()>>) {
+async fn move_slot_slowly(
+    nodes: &[Server],
+    key: &str,
+    told: Option<tokio::sync::oneshot::Sender<()>>,
+) {
     let ask = async |node: &Server, words: &[&str]| -> redis::Value {
-        node.ask(redis::cmd(words[0]).arg(&words[1..])).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+        node.ask(redis::cmd(words[0]).arg(&words[1..]))
+            .await
+            .unwrap_or_else(|error| panic!("{words:?}: {error}"))
     };
     let text = |value: redis::Value| redis::from_redis_value::<String>(value).expect("text");
     let slot = text(ask(&nodes[0], &["CLUSTER", "KEYSLOT", key]).await);
@@ -110,7 +141,10 @@ async fn move_slot_slowly(nodes: &[Server], key: &str, told: Option<tokio::sync:
     }
     let from = &nodes[owner];
     let to = &nodes[(owner + 1) % nodes.len()];
-    let (from_id, to_id) = (text(ask(from, &["CLUSTER", "MYID"]).await), text(ask(to, &["CLUSTER", "MYID"]).await));
+    let (from_id, to_id) = (
+        text(ask(from, &["CLUSTER", "MYID"]).await),
+        text(ask(to, &["CLUSTER", "MYID"]).await),
+    );
     ask(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]).await;
     ask(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]).await;
     if let Some(told) = told {
@@ -119,7 +153,8 @@ async fn move_slot_slowly(nodes: &[Server], key: &str, told: Option<tokio::sync:
         tokio::time::sleep(std::time::Duration::from_millis(450)).await;
     }
     let keys: Vec<String> =
-        redis::from_redis_value(ask(from, &["CLUSTER", "GETKEYSINSLOT", &slot, "100"]).await).expect("names");
+        redis::from_redis_value(ask(from, &["CLUSTER", "GETKEYSINSLOT", &slot, "100"]).await)
+            .expect("names");
     assert!(!keys.is_empty());
     let port = to.port.to_string();
     let mut words = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
@@ -134,14 +169,23 @@ async fn move_slot_slowly(nodes: &[Server], key: &str, told: Option<tokio::sync:
 async fn a_lost_master_fails_its_rooms_only() {
     let mut nodes = Server::start_cluster().await;
     for node in &nodes {
-        node.tell(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]).await;
+        node.tell(&["CONFIG", "SET", "cluster-require-full-coverage", "no"])
+            .await;
     }
     let store = store(options(url(&nodes))).await;
     nodes[0].kill();
-    let outcomes = join_all((0..60).map(|number| store.append(message(&format!("room{number}"), "one")))).await;
+    let outcomes =
+        join_all((0..60).map(|number| store.append(message(&format!("room{number}"), "one"))))
+            .await;
     let stored = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
-    let failed = outcomes.iter().filter(|outcome| matches!(outcome, Err(Error::Unavailable(_)))).count();
-    assert!(stored > 20 && failed > 5 && stored + failed == 60, "{stored} stored, {failed} failed");
+    let failed = outcomes
+        .iter()
+        .filter(|outcome| matches!(outcome, Err(Error::Unavailable(_))))
+        .count();
+    assert!(
+        stored > 20 && failed > 5 && stored + failed == 60,
+        "{stored} stored, {failed} failed"
+    );
     nodes[0].revive().await;
     for number in 0..60 {
         insist(&store, message(&format!("room{number}"), "two")).await;
@@ -151,5 +195,8 @@ async fn a_lost_master_fails_its_rooms_only() {
 #[tokio::test]
 async fn a_cluster_does_what_every_store_must_do() {
     let nodes = Server::start_cluster().await;
-    im_logic::store::suite::cases(Store::new(std::sync::Arc::new(store(options(url(&nodes))).await))).await;
+    im_logic::store::suite::cases(Store::new(std::sync::Arc::new(
+        store(options(url(&nodes))).await,
+    )))
+    .await;
 }

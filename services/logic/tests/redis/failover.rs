@@ -19,7 +19,9 @@ async fn hears_what_is_said(store: &RedisStore, ear: &Mutex<Ear>) {
         let last = insist(store, message("lobby", &uuid::Uuid::now_v7().to_string())).await;
         let mut ear = ear.lock().await;
         let heard = async { while ear.logged().await.1.seq != last.seq {} };
-        tokio::time::timeout(Duration::from_millis(200), heard).await.is_ok()
+        tokio::time::timeout(Duration::from_millis(200), heard)
+            .await
+            .is_ok()
     })
     .await;
 }
@@ -38,7 +40,12 @@ impl Watched {
         let replica = Server::start_replica(&master).await;
         let sentinel = Server::start_sentinel(&master).await;
         let store = store(options(sentinel.sentinel_url())).await;
-        Self { master, replica, sentinel, store }
+        Self {
+            master,
+            replica,
+            sentinel,
+            store,
+        }
     }
 }
 
@@ -63,7 +70,13 @@ impl Behind {
         say(&store, "lobby", "before").await;
         assert_eq!(ear.logged().await.1.seq, 1);
         old.wait_in_step(1).await;
-        Self { old, new, address, store, ear: Mutex::new(ear) }
+        Self {
+            old,
+            new,
+            address,
+            store,
+            ear: Mutex::new(ear),
+        }
     }
 }
 
@@ -79,7 +92,8 @@ async fn after_a_failover_appends_and_events_go_on_in_another_epoch() {
     let after = insist(&watched.store, message("lobby", "two")).await;
     assert!(after.epoch > before.epoch);
     assert_eq!(log(&watched.store, "lobby").await, ["one", "two"]);
-    ear.until(|tiding| *tiding == BusNotification::GapPossible).await;
+    ear.until(|tiding| *tiding == BusNotification::GapPossible)
+        .await;
     let last = insist(&watched.store, message("lobby", "three")).await;
     while ear.logged().await.1.seq != last.seq {}
 }
@@ -103,15 +117,39 @@ async fn a_tail_that_a_failover_takes_back_is_told_to_whoever_had_it() {
     assert_eq!((new.seq, lost[0].seq), (3, 3));
     assert!(new.epoch > lost[0].epoch);
     let phantom = &lost[2];
-    let tail = watched.store.tail(&room("lobby"), phantom.epoch, phantom.seq, 100, 1 << 20).await.expect("readable");
-    assert_eq!((tail.reset_to, tail.epoch, tail.head), (Some(2), new.epoch, 4));
-    assert_eq!(tail.entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [3, 4]);
+    let tail = watched
+        .store
+        .tail(&room("lobby"), phantom.epoch, phantom.seq, 100, 1 << 20)
+        .await
+        .expect("readable");
+    assert_eq!(
+        (tail.reset_to, tail.epoch, tail.head),
+        (Some(2), new.epoch, 4)
+    );
+    assert_eq!(
+        tail.entries
+            .iter()
+            .map(|entry| entry.seq)
+            .collect::<Vec<_>>(),
+        [3, 4]
+    );
     // Whoever had only what was kept forgets nothing.
-    let tail = watched.store.tail(&room("lobby"), phantom.epoch, 2, 100, 1 << 20).await.expect("readable");
+    let tail = watched
+        .store
+        .tail(&room("lobby"), phantom.epoch, 2, 100, 1 << 20)
+        .await
+        .expect("readable");
     assert_eq!((tail.reset_to, tail.entries.len()), (None, 2));
-    assert_eq!(log(&watched.store, "lobby").await, ["kept1", "kept2", "new3", "new4"]);
+    assert_eq!(
+        log(&watched.store, "lobby").await,
+        ["kept1", "kept2", "new3", "new4"]
+    );
     // What was taken back is not taken for a retry.
-    assert!(!insist(&watched.store, message("lobby", "lost3")).await.duplicate);
+    assert!(
+        !insist(&watched.store, message("lobby", "lost3"))
+            .await
+            .duplicate
+    );
 }
 
 #[tokio::test]
@@ -123,11 +161,22 @@ async fn a_failover_that_is_asked_for_is_followed_although_the_old_master_lives(
     say(&watched.store, "lobby", "one").await;
     watched.master.wait_in_step(1).await;
     watched.sentinel.tell(&["SENTINEL", "FAILOVER", "im"]).await;
-    until("the replica is the master", async || watched.replica.is_master().await).await;
+    until("the replica is the master", async || {
+        watched.replica.is_master().await
+    })
+    .await;
     // The old master may still take writes for a moment; those are what the new epoch takes back.
     until("appends go to the new master", async || {
-        insist(&watched.store, message("lobby", &uuid::Uuid::now_v7().to_string())).await;
-        watched.replica.ask::<usize>(redis::cmd("XLEN").arg("im:r:{lobby}:log")).await.is_ok_and(|length| length > 1)
+        insist(
+            &watched.store,
+            message("lobby", &uuid::Uuid::now_v7().to_string()),
+        )
+        .await;
+        watched
+            .replica
+            .ask::<usize>(redis::cmd("XLEN").arg("im:r:{lobby}:log"))
+            .await
+            .is_ok_and(|length| length > 1)
     })
     .await;
     // What is said before the subscription has moved too is not heard, and nobody said that it would be.
@@ -137,19 +186,35 @@ async fn a_failover_that_is_asked_for_is_followed_although_the_old_master_lives(
 /// Both servers of a planned failover live on; the address in front of them is all that says which is meant.
 #[tokio::test]
 async fn after_a_planned_failover_behind_one_address_the_bus_follows_the_master() {
-    let Behind { old, new, address, store, ear } = Behind::start().await;
+    let Behind {
+        old,
+        new,
+        address,
+        store,
+        ear,
+    } = Behind::start().await;
     old.tell(&["FAILOVER"]).await;
     until("the replica is the master", async || new.is_master().await).await;
     address.switch(new.port);
     let begun = tokio::time::Instant::now();
     hears_what_is_said(&store, &ear).await;
-    assert!(begun.elapsed() < Duration::from_secs(5), "heard after {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "heard after {:?}",
+        begun.elapsed()
+    );
 }
 
 /// The address leads elsewhere and the old server still believes to be a master, as a replica is promoted by hand.
 #[tokio::test]
 async fn when_commands_go_to_another_server_behind_the_address_the_bus_goes_there_too() {
-    let Behind { old, new, address, store, ear } = Behind::start().await;
+    let Behind {
+        old,
+        new,
+        address,
+        store,
+        ear,
+    } = Behind::start().await;
     new.tell(&["REPLICAOF", "NO", "ONE"]).await;
     address.switch(new.port);
     // Commands are made to connect again; the subscription's connection stays as it is.
@@ -161,8 +226,14 @@ async fn when_commands_go_to_another_server_behind_the_address_the_bus_goes_ther
 async fn bans_that_a_failover_takes_back_are_out_of_every_copy() {
     let mut watched = Watched::start().await;
     let ban = |user: &str| {
-        let ban = Ban { user: user.to_owned(), ..Ban::default() };
-        Ban { id: subject(&ban).expect("about a user").1, ..ban }
+        let ban = Ban {
+            user: user.to_owned(),
+            ..Ban::default()
+        };
+        Ban {
+            id: subject(&ban).expect("about a user").1,
+            ..ban
+        }
     };
     let copy = Bans::default();
     assert_eq!(watched.store.ban(ban("kept"), 10).await, Ok(true));
@@ -173,7 +244,10 @@ async fn bans_that_a_failover_takes_back_are_out_of_every_copy() {
     assert_eq!(copy.read().len(), 2);
     watched.master.kill();
     // The new master's first change comes before the copy has asked again.
-    until("another ban is taken", async || watched.store.ban(ban("new"), 10).await == Ok(true)).await;
+    until("another ban is taken", async || {
+        watched.store.ban(ban("new"), 10).await == Ok(true)
+    })
+    .await;
     copy.apply(watched.store.bans(copy.known()).await.expect("the list"));
     let book = copy.read();
     let found = ["user:kept", "user:lost", "user:new"].map(|id| book.get(id).is_some());

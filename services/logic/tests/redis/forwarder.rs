@@ -22,7 +22,11 @@ impl Forwarder {
         let behind = Arc::new(AtomicU16::new(port));
         let mut task = JoinSet::new();
         task.spawn(forward(listener, Arc::clone(&behind)));
-        Self { port: own, behind, _task: task }
+        Self {
+            port: own,
+            behind,
+            _task: task,
+        }
     }
 
     /// New connections go to this port from now on; the others stay where they are.

@@ -13,10 +13,17 @@ use crate::stage::{options, store};
 async fn appends_go_through_in_batches() {
     let master = Server::start(&[]).await;
     let _replica = Server::start_replica(&master).await;
-    let count = std::env::var("APPENDS").ok().and_then(|count| count.parse().ok()).unwrap_or(4000);
+    let count = std::env::var("APPENDS")
+        .ok()
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(4000);
     for wait_replicas in [0, 1] {
-        let store =
-            store(Options { wait_replicas, wait_timeout: Duration::from_secs(5), ..options(master.url()) }).await;
+        let store = store(Options {
+            wait_replicas,
+            wait_timeout: Duration::from_secs(5),
+            ..options(master.url())
+        })
+        .await;
         for (rooms, flying) in [(500, 512), (1, 512), (500, 16)] {
             let (rate, slowest) = pace(&store, count, flying, rooms).await;
             let _ = writeln!(

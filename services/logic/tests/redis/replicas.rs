@@ -12,7 +12,11 @@ use crate::stage::{Ear, insist, log, message, now_ms, options, room, say, store}
 
 /// Patient: a busy machine is no lost replica.
 fn waiting(url: String) -> Options {
-    Options { wait_replicas: 1, wait_timeout: Duration::from_secs(5), ..options(url) }
+    Options {
+        wait_replicas: 1,
+        wait_timeout: Duration::from_secs(5),
+        ..options(url)
+    }
 }
 
 #[tokio::test]
@@ -23,7 +27,10 @@ async fn a_confirmed_append_is_published() {
     let mut ear = Ear::new(&store, 64);
     ear.hear("lobby").await;
     for number in 1..=5 {
-        assert_eq!(say(&store, "lobby", &format!("m{number}")).await.seq, number);
+        assert_eq!(
+            say(&store, "lobby", &format!("m{number}")).await.seq,
+            number
+        );
         assert_eq!(ear.logged().await.1.seq, number);
     }
 }
@@ -32,7 +39,10 @@ async fn a_confirmed_append_is_published() {
 async fn what_no_replica_confirms_is_not_acknowledged_and_a_retry_finds_it_stored() {
     let master = Server::start(&[]).await;
     let replica = Server::start_replica(&master).await;
-    let impatient = Options { wait_timeout: Duration::from_millis(300), ..waiting(master.url()) };
+    let impatient = Options {
+        wait_timeout: Duration::from_millis(300),
+        ..waiting(master.url())
+    };
     let (one, other) = (store(impatient.clone()).await, store(impatient).await);
     let mut ear = Ear::new(&one, 64);
     ear.hear("lobby").await;
@@ -41,22 +51,57 @@ async fn what_no_replica_confirms_is_not_acknowledged_and_a_retry_finds_it_store
     master.cut_replicas_off().await;
     let first = message("lobby", "one");
     let failed = one.append(first.clone()).await;
-    assert_eq!(failed, Err(Error::NotReplicated { confirmed: 0, wanted: 1 }));
+    assert_eq!(
+        failed,
+        Err(Error::NotReplicated {
+            confirmed: 0,
+            wanted: 1
+        })
+    );
     // A connection that has not written it itself must not be told that it is confirmed.
     let failed = other.append(message("lobby", "one")).await;
-    assert_eq!(failed, Err(Error::NotReplicated { confirmed: 0, wanted: 1 }));
-    let create = Create { room: room("room"), kind: Kind::Open, members: Vec::new(), time_ms: now_ms() };
+    assert_eq!(
+        failed,
+        Err(Error::NotReplicated {
+            confirmed: 0,
+            wanted: 1
+        })
+    );
+    let create = Create {
+        room: room("room"),
+        kind: Kind::Open,
+        members: Vec::new(),
+        time_ms: now_ms(),
+    };
     let failed = other.create(create).await;
-    assert_eq!(failed, Err(Error::NotReplicated { confirmed: 0, wanted: 1 }));
-    assert!(ear.heard.try_recv().is_err(), "nothing is published before it is confirmed");
+    assert_eq!(
+        failed,
+        Err(Error::NotReplicated {
+            confirmed: 0,
+            wanted: 1
+        })
+    );
+    assert!(
+        ear.heard.try_recv().is_err(),
+        "nothing is published before it is confirmed"
+    );
     master.let_replicas_in().await;
     master.wait_in_step(1).await;
     let again = insist(&other, message("lobby", "one")).await;
-    assert_eq!((again.seq, again.duplicate, &again.id), (2, true, &first.entry.id));
+    assert_eq!(
+        (again.seq, again.duplicate, &again.id),
+        (2, true, &first.entry.id)
+    );
     let (_, logged) = ear.logged().await;
-    assert_eq!((logged.seq, logged.entry.expect("an entry").id), (2, first.entry.id));
+    assert_eq!(
+        (logged.seq, logged.entry.expect("an entry").id),
+        (2, first.entry.id)
+    );
     assert_eq!(log(&one, "lobby").await, ["before", "one"]);
-    let copied: usize = replica.ask(redis::cmd("XLEN").arg("im:r:{lobby}:log")).await.expect("a replica may be read");
+    let copied: usize = replica
+        .ask(redis::cmd("XLEN").arg("im:r:{lobby}:log"))
+        .await
+        .expect("a replica may be read");
     assert_eq!(copied, 2);
 }
 
@@ -64,11 +109,19 @@ async fn what_no_replica_confirms_is_not_acknowledged_and_a_retry_finds_it_store
 async fn whoever_left_is_not_said_to_have_left_before_replicas_confirm_it() {
     let master = Server::start(&[]).await;
     let _replica = Server::start_replica(&master).await;
-    let impatient = Options { wait_timeout: Duration::from_millis(300), ..waiting(master.url()) };
+    let impatient = Options {
+        wait_timeout: Duration::from_millis(300),
+        ..waiting(master.url())
+    };
     let (one, other) = (store(impatient.clone()).await, store(impatient).await);
     let ann = UserId::new("ann").expect("a user");
     let members = vec![(ann.clone(), Role::Member)];
-    let create = Create { room: room("group"), kind: Kind::Group, members, time_ms: now_ms() };
+    let create = Create {
+        room: room("group"),
+        kind: Kind::Group,
+        members,
+        time_ms: now_ms(),
+    };
     while let Err(error) = one.create(create.clone()).await {
         assert!(matches!(error, Error::NotReplicated { .. }), "{error}");
     }
@@ -76,12 +129,23 @@ async fn whoever_left_is_not_said_to_have_left_before_replicas_confirm_it() {
         room: room("group"),
         user: ann.clone(),
         role: None,
-        access: Access { user: ann.clone(), direct: false, open: false, system: true },
+        access: Access {
+            user: ann.clone(),
+            direct: false,
+            open: false,
+            system: true,
+        },
         entry: message("group", "leaves").entry,
     };
     master.cut_replicas_off().await;
     for store in [&one, &other] {
-        assert_eq!(store.change_membership(leaves()).await, Err(Error::NotReplicated { confirmed: 0, wanted: 1 }));
+        assert_eq!(
+            store.change_membership(leaves()).await,
+            Err(Error::NotReplicated {
+                confirmed: 0,
+                wanted: 1
+            })
+        );
     }
     master.let_replicas_in().await;
     master.wait_in_step(1).await;
@@ -99,7 +163,9 @@ async fn a_master_that_wants_replicas_itself_refuses_writes_without_them() {
     let store = store(options(master.url())).await;
     say(&store, "lobby", "one").await;
     master.cut_replicas_off().await;
-    master.tell(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+    master
+        .tell(&["CONFIG", "SET", "min-replicas-to-write", "1"])
+        .await;
     let refused = store.append(message("lobby", "two")).await;
     assert!(matches!(refused, Err(Error::Full(_))), "{refused:?}");
     master.let_replicas_in().await;
@@ -135,5 +201,8 @@ async fn confirmed_messages_are_published_in_order_under_load() {
 async fn with_a_replica_to_wait_for_it_does_what_every_store_must_do() {
     let master = Server::start(&[]).await;
     let _replica = Server::start_replica(&master).await;
-    im_logic::store::suite::cases(Store::new(std::sync::Arc::new(store(waiting(master.url())).await))).await;
+    im_logic::store::suite::cases(Store::new(std::sync::Arc::new(
+        store(waiting(master.url())).await,
+    )))
+    .await;
 }

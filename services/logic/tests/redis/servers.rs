@@ -30,14 +30,28 @@ impl Server {
     pub(crate) async fn start(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let port = unused_port().expect("a port");
-        let mut all: Vec<String> =
-            ["--bind", "127.0.0.1", "--appendonly", "yes", "--save", ""].map(str::to_owned).into();
-        all.extend(["--repl-diskless-sync-delay", "0", "--repl-diskless-load", "swapdb"].map(str::to_owned));
+        let mut all: Vec<String> = ["--bind", "127.0.0.1", "--appendonly", "yes", "--save", ""]
+            .map(str::to_owned)
+            .into();
+        all.extend(
+            [
+                "--repl-diskless-sync-delay",
+                "0",
+                "--repl-diskless-load",
+                "swapdb",
+            ]
+            .map(str::to_owned),
+        );
         all.extend(["--enable-debug-command", "local"].map(str::to_owned));
         all.extend(["--masteruser", COPIER, "--masterauth", "copy"].map(str::to_owned));
         all.extend(["--user", COPIER, "on", ">copy", "~*", "&*", "+@all"].map(str::to_owned));
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        let mut server = Self { port, arguments: all, folder, process: None };
+        let mut server = Self {
+            port,
+            arguments: all,
+            folder,
+            process: None,
+        };
         server.revive().await;
         server
     }
@@ -52,13 +66,26 @@ impl Server {
     /// Starts it (again) on its data.
     pub(crate) async fn revive(&mut self) {
         let mut command = Command::new("redis-server");
-        command.arg("--port").arg(self.port.to_string()).arg("--dir").arg(self.folder.path());
+        command
+            .arg("--port")
+            .arg(self.port.to_string())
+            .arg("--dir")
+            .arg(self.folder.path());
         self.run(command.args(&self.arguments)).await;
     }
 
     async fn run(&mut self, command: &mut Command) {
-        self.process = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("redis is installed"));
-        until("redis answers", async || self.ask::<String>(&redis::cmd("PING")).await.is_ok()).await;
+        self.process = Some(
+            command
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("redis is installed"),
+        );
+        until("redis answers", async || {
+            self.ask::<String>(&redis::cmd("PING")).await.is_ok()
+        })
+        .await;
     }
 
     /// `kill -9`.
@@ -82,9 +109,11 @@ impl Server {
 
     /// A command in words, whose reply does not matter.
     pub(crate) async fn tell(&self, words: &[&str]) {
-        self.ask::<redis::Value>(redis::cmd(words[0]).arg(&words[1..])).await.unwrap_or_else(|error| {
-            panic!("{words:?}: {error}");
-        });
+        self.ask::<redis::Value>(redis::cmd(words[0]).arg(&words[1..]))
+            .await
+            .unwrap_or_else(|error| {
+                panic!("{words:?}: {error}");
+            });
     }
 
     /// Whether it is a master just now.
@@ -97,10 +126,22 @@ impl Server {
     pub(crate) async fn wait_in_step(&self, replicas: usize) {
         until("replicas are in step", async || {
             let client = redis::Client::open(self.url()).expect("a good URL");
-            let Ok(mut connection) = client.get_multiplexed_async_connection().await else { return false };
+            let Ok(mut connection) = client.get_multiplexed_async_connection().await else {
+                return false;
+            };
             let mut written = redis::pipe();
-            written.cmd("SET").arg("in-step").arg(1).ignore().cmd("WAIT").arg(replicas).arg(200);
-            written.query_async::<(usize,)>(&mut connection).await.is_ok_and(|(confirmed,)| confirmed >= replicas)
+            written
+                .cmd("SET")
+                .arg("in-step")
+                .arg(1)
+                .ignore()
+                .cmd("WAIT")
+                .arg(replicas)
+                .arg(200);
+            written
+                .query_async::<(usize,)>(&mut connection)
+                .await
+                .is_ok_and(|(confirmed,)| confirmed >= replicas)
         })
         .await;
     }
@@ -127,10 +168,18 @@ impl Server {
             master.port
         );
         std::fs::write(&file, settings).expect("the folder can be written");
-        let mut server = Self { port, arguments: Vec::new(), folder, process: None };
+        let mut server = Self {
+            port,
+            arguments: Vec::new(),
+            folder,
+            process: None,
+        };
         server.run(Command::new("redis-sentinel").arg(file)).await;
         until("the Sentinel knows the replica", async || {
-            let info: String = server.ask(redis::cmd("INFO").arg("sentinel")).await.unwrap_or_default();
+            let info: String = server
+                .ask(redis::cmd("INFO").arg("sentinel"))
+                .await
+                .unwrap_or_default();
             info.contains("slaves=1") && server.replica_is_good().await
         })
         .await;
@@ -139,9 +188,14 @@ impl Server {
 
     /// Whether this Sentinel would promote the replica: it must have read that it follows the master.
     async fn replica_is_good(&self) -> bool {
-        let replicas: Vec<std::collections::HashMap<String, String>> =
-            self.ask(redis::cmd("SENTINEL").arg("REPLICAS").arg("im")).await.unwrap_or_default();
-        replicas.iter().any(|one| one.get("master-link-status").is_some_and(|status| status == "ok"))
+        let replicas: Vec<std::collections::HashMap<String, String>> = self
+            .ask(redis::cmd("SENTINEL").arg("REPLICAS").arg("im"))
+            .await
+            .unwrap_or_default();
+        replicas.iter().any(|one| {
+            one.get("master-link-status")
+                .is_some_and(|status| status == "ok")
+        })
     }
 
     pub(crate) fn sentinel_url(&self) -> String {
@@ -153,16 +207,39 @@ impl Server {
         let mut nodes = Vec::new();
         let buses = [(); 3].map(|()| unused_port().expect("a port").to_string());
         for bus in &buses {
-            let cluster = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", bus];
+            let cluster = [
+                "--cluster-enabled",
+                "yes",
+                "--cluster-node-timeout",
+                "2000",
+                "--cluster-port",
+                bus,
+            ];
             nodes.push(Self::start(&cluster).await);
         }
         for (node, (from, to)) in nodes.iter().zip([(0, 5460), (5461, 10922), (10923, 16383)]) {
-            node.tell(&["CLUSTER", "ADDSLOTSRANGE", &from.to_string(), &to.to_string()]).await;
-            node.tell(&["CLUSTER", "MEET", "127.0.0.1", &nodes[0].port.to_string(), &buses[0]]).await;
+            node.tell(&[
+                "CLUSTER",
+                "ADDSLOTSRANGE",
+                &from.to_string(),
+                &to.to_string(),
+            ])
+            .await;
+            node.tell(&[
+                "CLUSTER",
+                "MEET",
+                "127.0.0.1",
+                &nodes[0].port.to_string(),
+                &buses[0],
+            ])
+            .await;
         }
         for node in &nodes {
             until("the cluster is complete", async || {
-                let info: String = node.ask(redis::cmd("CLUSTER").arg("INFO")).await.unwrap_or_default();
+                let info: String = node
+                    .ask(redis::cmd("CLUSTER").arg("INFO"))
+                    .await
+                    .unwrap_or_default();
                 info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
             })
             .await;
@@ -175,7 +252,10 @@ impl Server {
 pub(crate) async fn until(what: &str, holds: impl AsyncFn() -> bool) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     while !holds().await {
-        assert!(tokio::time::Instant::now() < deadline, "not within 30 s: {what}");
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "not within 30 s: {what}"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

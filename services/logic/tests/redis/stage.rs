@@ -19,8 +19,12 @@ pub(crate) fn user(id: &str) -> UserId {
 }
 
 pub(crate) fn now_ms() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-    now.as_millis().try_into().expect("before the year 584 million")
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("after 1970");
+    now.as_millis()
+        .try_into()
+        .expect("before the year 584 million")
 }
 
 /// A store on this redis, with short time limits.
@@ -35,13 +39,22 @@ pub(crate) fn options(url: String) -> Options {
 
 pub(crate) async fn store(options: Options) -> RedisStore {
     let store = RedisStore::start(options).expect("good options");
-    store.client().ready(Duration::from_secs(10)).await.expect("redis is there");
+    store
+        .client()
+        .ready(Duration::from_secs(10))
+        .await
+        .expect("redis is there");
     store
 }
 
 /// Ann says something in an open room.
 pub(crate) fn message(in_room: &str, client_id: &str) -> Append {
-    let access = Access { user: user("ann"), direct: false, open: true, system: false };
+    let access = Access {
+        user: user("ann"),
+        direct: false,
+        open: true,
+        system: false,
+    };
     let entry = Entry {
         id: uuid::Uuid::now_v7().to_string(),
         from: "ann".to_owned(),
@@ -52,11 +65,20 @@ pub(crate) fn message(in_room: &str, client_id: &str) -> Append {
         ..Entry::default()
     };
     let client_id = ClientId::new(client_id).expect("a client id");
-    Append { room: room(in_room), access, client_id, entry, index: Vec::new() }
+    Append {
+        room: room(in_room),
+        access,
+        client_id,
+        entry,
+        index: Vec::new(),
+    }
 }
 
 pub(crate) async fn say(store: &RedisStore, in_room: &str, client_id: &str) -> Appended {
-    store.append(message(in_room, client_id)).await.unwrap_or_else(|error| panic!("{client_id}: {error}"))
+    store
+        .append(message(in_room, client_id))
+        .await
+        .unwrap_or_else(|error| panic!("{client_id}: {error}"))
 }
 
 /// What a client does: the same message again until it is acknowledged.
@@ -66,7 +88,10 @@ pub(crate) async fn insist(store: &RedisStore, append: Append) -> Appended {
         match store.append(append.clone()).await {
             Ok(appended) => return appended,
             Err(error @ (Error::Unavailable(_) | Error::Full(_) | Error::NotReplicated { .. })) => {
-                assert!(tokio::time::Instant::now() < deadline, "not within 30 s: {error}");
+                assert!(
+                    tokio::time::Instant::now() < deadline,
+                    "not within 30 s: {error}"
+                );
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             Err(error) => panic!("{error}"),
@@ -76,11 +101,17 @@ pub(crate) async fn insist(store: &RedisStore, append: Append) -> Appended {
 
 /// The client ids of a room's whole log, in order of seq, which must be contiguous from the first.
 pub(crate) async fn log(store: &RedisStore, of: &str) -> Vec<String> {
-    let tail = store.tail(&room(of), 0, 0, 10_000, usize::MAX >> 12).await.expect("the log can be read");
+    let tail = store
+        .tail(&room(of), 0, 0, 10_000, usize::MAX >> 12)
+        .await
+        .expect("the log can be read");
     let seqs: Vec<u64> = tail.entries.iter().map(|entry| entry.seq).collect();
     let first = seqs.first().copied().unwrap_or(1);
     assert_eq!(seqs, (first..first + seqs.len() as u64).collect::<Vec<_>>());
-    tail.entries.into_iter().map(|entry| entry.entry.expect("an entry").client_id).collect()
+    tail.entries
+        .into_iter()
+        .map(|entry| entry.entry.expect("an entry").client_id)
+        .collect()
 }
 
 /// Hears what a store's redis publishes.
@@ -104,13 +135,15 @@ impl Ear {
 
     pub(crate) async fn next(&mut self) -> BusNotification {
         let next = tokio::time::timeout(Duration::from_secs(30), self.heard.recv()).await;
-        next.expect("a tiding within 30 s").expect("the subscriber runs")
+        next.expect("a tiding within 30 s")
+            .expect("the subscriber runs")
     }
 
     /// Subscribes and waits for the confirmation.
     pub(crate) async fn hear(&mut self, id: &str) {
         self.subscriber.subscribe(room(id));
-        self.until(|tiding| *tiding == BusNotification::Subscribed(room(id))).await;
+        self.until(|tiding| *tiding == BusNotification::Subscribed(room(id)))
+            .await;
     }
 
     /// Skips what comes before.

@@ -34,23 +34,38 @@ pub struct Call {
 impl Call {
     /// A command on keys of this slot.
     pub fn new(slot: Slot, command: Cmd) -> Self {
-        Self { slot, command, script: None, wait: None, repeatable: false }
+        Self {
+            slot,
+            command,
+            script: None,
+            wait: None,
+            repeatable: false,
+        }
     }
 
     /// A script's call, begun with [`Script::call`].
     pub fn script(slot: Slot, script: &'static Script, command: Cmd) -> Self {
-        Self { script: Some(script), ..Self::new(slot, command) }
+        Self {
+            script: Some(script),
+            ..Self::new(slot, command)
+        }
     }
 
     /// Done twice it does no harm: it is tried again also where it may have happened.
     pub fn repeatable(self) -> Self {
-        Self { repeatable: true, ..self }
+        Self {
+            repeatable: true,
+            ..self
+        }
     }
 
     /// Followed by `WAIT replicas milliseconds` on the same connection (one for all calls made together): the reply becomes
     /// `[reply, confirmed]`. To be sent over [`Lane::Blocking`].
     pub fn wait(self, replicas: usize, milliseconds: u64) -> Self {
-        Self { wait: Some((replicas, milliseconds)), ..self }
+        Self {
+            wait: Some((replicas, milliseconds)),
+            ..self
+        }
     }
 }
 
@@ -63,7 +78,9 @@ impl Client {
     /// [`Error`] tells whether it may have happened.
     pub async fn call(&self, lane: Lane, call: Call) -> Outcome {
         let mut outcomes = self.calls(lane, vec![call]).await;
-        outcomes.pop().unwrap_or_else(|| Err(Error::Down("no call was made".to_owned())))
+        outcomes
+            .pop()
+            .unwrap_or_else(|| Err(Error::Down("no call was made".to_owned())))
     }
 
     /// Several calls; outcomes in their order. Calls to one slot happen in their order.
@@ -105,18 +122,35 @@ impl Client {
             if elsewhere || moving {
                 // The server was the wrong one, or is not ready: a moment to find out who is. A slot on
                 // its way is there soon.
-                let pause = if elsewhere { CHANGEOVER } else { arrival.next() };
+                let pause = if elsewhere {
+                    CHANGEOVER
+                } else {
+                    arrival.next()
+                };
                 topology.mark_unchanged();
-                let _ = tokio::time::timeout_at(deadline.min(Instant::now() + pause), topology.changed()).await;
+                let _ = tokio::time::timeout_at(
+                    deadline.min(Instant::now() + pause),
+                    topology.changed(),
+                )
+                .await;
             }
             self.attempt(lane, &calls, &mut outcomes, deadline).await;
         }
         let unanswered = || Err(Error::Down("no call was made".to_owned()));
-        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(unanswered).map_err(outward)).collect()
+        outcomes
+            .into_iter()
+            .map(|outcome| outcome.unwrap_or_else(unanswered).map_err(outward))
+            .collect()
     }
 
     /// Makes every call that has no outcome yet.
-    async fn attempt(&self, lane: Lane, calls: &[Call], outcomes: &mut [Option<Outcome>], deadline: Instant) {
+    async fn attempt(
+        &self,
+        lane: Lane,
+        calls: &[Call],
+        outcomes: &mut [Option<Outcome>],
+        deadline: Instant,
+    ) {
         let mut groups: Vec<(Arc<Master>, Vec<usize>)> = Vec::new();
         for (number, call) in calls.iter().enumerate() {
             if outcomes[number].is_some() {
@@ -124,7 +158,10 @@ impl Client {
             }
             match self.owner(call.slot, deadline).await {
                 Err(error) => outcomes[number] = Some(Err(error.counted())),
-                Ok(master) => match groups.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &master)) {
+                Ok(master) => match groups
+                    .iter_mut()
+                    .find(|(other, _)| Arc::ptr_eq(other, &master))
+                {
                     Some((_, numbers)) => numbers.push(number),
                     None => groups.push((master, vec![number])),
                 },
@@ -135,7 +172,11 @@ impl Client {
             let replies = self.exchange(&master, lane, &group).await;
             numbers.into_iter().zip(replies).collect::<Vec<_>>()
         });
-        for (number, outcome) in futures::future::join_all(exchanges).await.into_iter().flatten() {
+        for (number, outcome) in futures::future::join_all(exchanges)
+            .await
+            .into_iter()
+            .flatten()
+        {
             outcomes[number] = Some(outcome);
         }
     }
@@ -169,17 +210,28 @@ impl Client {
                 *outcome = self.ask(&host, lane, call).await;
             }
         }
-        let suspicious =
-            outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).find(|error| error.is_suspicious());
+        let suspicious = outcomes
+            .iter()
+            .filter_map(|outcome| outcome.as_ref().err())
+            .find(|error| error.is_suspicious());
         if let Some(error) = suspicious {
             tracing::debug!(master = %master.host, %error, "call failed, checking the redis topology");
             self.refresh_soon();
         }
-        outcomes.into_iter().map(|outcome| outcome.map_err(Error::counted)).collect()
+        outcomes
+            .into_iter()
+            .map(|outcome| outcome.map_err(Error::counted))
+            .collect()
     }
 
     /// Makes the master know the scripts it did not know, and calls them again, in their order.
-    async fn load_scripts(&self, master: &Master, lane: Lane, calls: &[&Call], outcomes: &mut [Outcome]) {
+    async fn load_scripts(
+        &self,
+        master: &Master,
+        lane: Lane,
+        calls: &[&Call],
+        outcomes: &mut [Outcome],
+    ) {
         let unknown = |number: &usize| matches!(outcomes[*number], Err(Error::NoScript));
         let again: Vec<usize> = (0..calls.len()).filter(unknown).collect();
         let mut scripts: Vec<&Script> = Vec::new();
@@ -190,7 +242,10 @@ impl Client {
         }
         for script in scripts {
             // Where this fails, so will the call.
-            let _ = master.connection(lane).req_packed_command(&script.load()).await;
+            let _ = master
+                .connection(lane)
+                .req_packed_command(&script.load())
+                .await;
         }
         if !again.is_empty() {
             let group: Vec<&Call> = again.iter().map(|number| calls[*number]).collect();
@@ -208,15 +263,22 @@ impl Client {
             return Err(Error::Elsewhere(format!("the slot moves to {host}")));
         };
         if let Some(script) = call.script {
-            let loaded = master.connection(lane).req_packed_command(&script.load()).await;
-            loaded.map_err(|error| Error::of_connection(&error)).and_then(checked)?;
+            let loaded = master
+                .connection(lane)
+                .req_packed_command(&script.load())
+                .await;
+            loaded
+                .map_err(|error| Error::of_connection(&error))
+                .and_then(checked)?;
         }
         let mut pipeline = Pipeline::with_capacity(3);
         pipeline.add_command(redis::cmd("ASKING"));
         add(&mut pipeline, &[call]);
         let mut replies = run(master, lane, &pipeline).await?;
         replies.remove(0);
-        take(&[call], replies).pop().unwrap_or_else(|| Err(Error::Lost("no reply".to_owned())))
+        take(&[call], replies)
+            .pop()
+            .unwrap_or_else(|| Err(Error::Lost("no reply".to_owned())))
     }
 
     async fn send(&self, master: &Master, lane: Lane, calls: &[&Call]) -> Vec<Outcome> {
@@ -236,7 +298,10 @@ impl Client {
 
 async fn run(master: &Master, lane: Lane, pipeline: &Pipeline) -> Result<Vec<Value>, Error> {
     let mut connection = master.connection(lane);
-    connection.req_packed_commands(pipeline, 0, pipeline.len()).await.map_err(|error| Error::of_connection(&error))
+    connection
+        .req_packed_commands(pipeline, 0, pipeline.len())
+        .await
+        .map_err(|error| Error::of_connection(&error))
 }
 
 /// One `WAIT` behind all of them: it counts for everything that was written before it.
@@ -255,7 +320,11 @@ fn take(calls: &[&Call], mut replies: Vec<Value>) -> Vec<Outcome> {
         let error = Error::Lost(format!("{} replies to {wanted} commands", replies.len()));
         return calls.iter().map(|_| Err(error.clone())).collect();
     }
-    let confirmed = if wanted > calls.len() { replies.pop().map(checked) } else { None };
+    let confirmed = if wanted > calls.len() {
+        replies.pop().map(checked)
+    } else {
+        None
+    };
     let outcome = |(call, reply): (&&Call, Value)| match (&confirmed, call.wait) {
         // What was refused was not written, whatever WAIT said.
         (Some(confirmed), Some(_)) => Ok(Value::Array(vec![checked(reply)?, confirmed.clone()?])),

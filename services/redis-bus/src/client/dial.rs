@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ClientTlsConfig, ConnectionAddr, ConnectionInfo, TlsCertificates};
+use redis::{
+    AsyncConnectionConfig, ClientTlsConfig, ConnectionAddr, ConnectionInfo, TlsCertificates,
+};
 
 use super::Options;
 
@@ -24,15 +26,30 @@ pub(crate) async fn dial(
     if let Some(push) = push {
         config = config.set_push_sender(move |info| push.send(info));
     }
-    let client = match options.tls.as_ref().filter(|_| matches!(info.addr(), ConnectionAddr::TcpTls { .. })) {
+    let client = match options
+        .tls
+        .as_ref()
+        .filter(|_| matches!(info.addr(), ConnectionAddr::TcpTls { .. }))
+    {
         None => redis::Client::open(info)?,
         Some(tls) => {
             // Read anew for each connection, as certificates are renewed.
             let pem = tls.pem();
             let root_cert = Some(pem.authority_and_system());
-            let shown = ClientTlsConfig { client_cert: pem.certificate, client_key: pem.key };
-            redis::Client::build_with_tls(info, TlsCertificates { client_tls: Some(shown), root_cert })?
+            let shown = ClientTlsConfig {
+                client_cert: pem.certificate,
+                client_key: pem.key,
+            };
+            redis::Client::build_with_tls(
+                info,
+                TlsCertificates {
+                    client_tls: Some(shown),
+                    root_cert,
+                },
+            )?
         }
     };
-    client.get_multiplexed_async_connection_with_config(&config).await
+    client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
 }

@@ -57,9 +57,17 @@ impl Error {
                 Self::of_code(code, details)
             }
             "NOSCRIPT" => Self::NoScript,
-            "ASK" => Self::Ask(details.split_ascii_whitespace().nth(1).unwrap_or_default().to_owned()),
+            "ASK" => Self::Ask(
+                details
+                    .split_ascii_whitespace()
+                    .nth(1)
+                    .unwrap_or_default()
+                    .to_owned(),
+            ),
             "TRYAGAIN" => Self::Moving(text),
-            "MOVED" | "CLUSTERDOWN" | "READONLY" | "LOADING" | "MASTERDOWN" | "BUSY" => Self::Elsewhere(text),
+            "MOVED" | "CLUSTERDOWN" | "READONLY" | "LOADING" | "MASTERDOWN" | "BUSY" => {
+                Self::Elsewhere(text)
+            }
             // A script met a key of a slot that is being moved away.
             _ if details.contains("access a non local key") => Self::Moving(text),
             "OOM" | "MISCONF" | "NOREPLICAS" => Self::Refused(text),
@@ -70,7 +78,10 @@ impl Error {
 
     /// Whether it certainly did not happen, and may on another try soon.
     pub(crate) fn is_safe_to_repeat(&self) -> bool {
-        matches!(self, Self::Down(_) | Self::Elsewhere(_) | Self::NoScript | Self::Ask(_) | Self::Moving(_))
+        matches!(
+            self,
+            Self::Down(_) | Self::Elsewhere(_) | Self::NoScript | Self::Ask(_) | Self::Moving(_)
+        )
     }
 
     /// Whether the connections to the master should be looked at.
@@ -114,15 +125,30 @@ mod tests {
 
     #[test]
     fn codes_tell_what_became_of_a_call() {
-        assert!(matches!(Error::of_code("READONLY", "x"), Error::Elsewhere(_)));
+        assert!(matches!(
+            Error::of_code("READONLY", "x"),
+            Error::Elsewhere(_)
+        ));
         assert!(matches!(Error::of_code("OOM", "x"), Error::Refused(_)));
-        assert!(matches!(Error::of_code("NOREPLICAS", "x"), Error::Refused(_)));
+        assert!(matches!(
+            Error::of_code("NOREPLICAS", "x"),
+            Error::Refused(_)
+        ));
         assert!(matches!(Error::of_code("WRONGTYPE", "x"), Error::Failed(_)));
-        assert!(matches!(Error::of_code("ERR", "OOM command not allowed"), Error::Refused(_)));
+        assert!(matches!(
+            Error::of_code("ERR", "OOM command not allowed"),
+            Error::Refused(_)
+        ));
         assert!(matches!(Error::of_code("ERR", "ERR ERR"), Error::Failed(_)));
-        assert_eq!(Error::of_code("ASK", "7 10.0.0.1:7000"), Error::Ask("10.0.0.1:7000".into()));
+        assert_eq!(
+            Error::of_code("ASK", "7 10.0.0.1:7000"),
+            Error::Ask("10.0.0.1:7000".into())
+        );
         let moving = "Script attempted to access a non local key in a cluster node";
         assert!(matches!(Error::of_code("ERR", moving), Error::Moving(_)));
-        assert!(matches!(Error::of_code("TRYAGAIN", "Multiple keys request"), Error::Moving(_)));
+        assert!(matches!(
+            Error::of_code("TRYAGAIN", "Multiple keys request"),
+            Error::Moving(_)
+        ));
     }
 }

@@ -26,11 +26,18 @@ pub(super) struct Sentinels {
 
 impl Sentinels {
     fn known(&self, host: &Host) -> Option<MultiplexedConnection> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner).get(host).cloned()
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(host)
+            .cloned()
     }
 
     fn keep(&self, host: &Host, connection: Option<MultiplexedConnection>) {
-        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut connections = self
+            .connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         match connection {
             Some(connection) => drop(connections.insert(host.clone(), connection)),
             None => drop(connections.remove(host)),
@@ -52,7 +59,10 @@ impl Sentinels {
 
 pub(super) async fn master_of(shared: &Shared, service: &str) -> Result<Host, String> {
     let hosts = &shared.address.hosts;
-    let mut answers: FuturesUnordered<_> = hosts.iter().map(|host| ask(shared, host, service)).collect();
+    let mut answers: FuturesUnordered<_> = hosts
+        .iter()
+        .map(|host| ask(shared, host, service))
+        .collect();
     let mut heard = 0;
     let mut best = None;
     let mut trouble = String::new();
@@ -71,10 +81,14 @@ pub(super) async fn master_of(shared: &Shared, service: &str) -> Result<Host, St
         }
     }
     let Some((epoch, master)) = best else {
-        return Err(format!("no Sentinel knows the master of {service}: {trouble}"));
+        return Err(format!(
+            "no Sentinel knows the master of {service}: {trouble}"
+        ));
     };
     if !shared.sentinels.believes(epoch) {
-        return Err(format!("only Sentinels that lag behind answer: they still name {master}"));
+        return Err(format!(
+            "only Sentinels that lag behind answer: they still name {master}"
+        ));
     }
     Ok(master)
 }
@@ -93,18 +107,24 @@ async fn question(shared: &Shared, host: &Host, service: &str) -> Result<(u64, H
         Some(connection) => connection,
         None => {
             let info = shared.address.sentinel(host).map_err(failed)?;
-            let connection = dial(info, &shared.options, Duration::ZERO, None).await.map_err(failed)?;
+            let connection = dial(info, &shared.options, Duration::ZERO, None)
+                .await
+                .map_err(failed)?;
             shared.sentinels.keep(host, Some(connection.clone()));
             connection
         }
     };
     // The first names a master from its promotion on, the second only once the other replicas follow it; but it knows the epoch.
     let mut both = redis::pipe();
-    both.cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(service);
+    both.cmd("SENTINEL")
+        .arg("GET-MASTER-ADDR-BY-NAME")
+        .arg(service);
     both.cmd("SENTINEL").arg("MASTER").arg(service);
     let (address, said): (Option<(String, u16)>, HashMap<String, String>) =
         both.query_async(&mut connection).await.map_err(failed)?;
-    let epoch = said.get("config-epoch").and_then(|number| number.parse::<u64>().ok());
+    let epoch = said
+        .get("config-epoch")
+        .and_then(|number| number.parse::<u64>().ok());
     match (address, epoch) {
         (Some((name, port)), Some(epoch)) => Ok((epoch, Host { name, port })),
         _ => Err("SENTINEL MASTER: unexpected reply".to_owned()),
@@ -118,7 +138,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_sentinel_that_lags_behind_is_not_believed_but_a_new_beginning_is() {
         let sentinels = Sentinels::default();
-        assert!(sentinels.believes(4) && sentinels.believes(5) && !sentinels.believes(4) && sentinels.believes(5));
+        assert!(
+            sentinels.believes(4)
+                && sentinels.believes(5)
+                && !sentinels.believes(4)
+                && sentinels.believes(5)
+        );
         tokio::time::advance(LAG).await;
         assert!(sentinels.believes(0) && sentinels.believes(1));
     }

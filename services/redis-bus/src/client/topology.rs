@@ -45,19 +45,31 @@ impl Master {
     ) -> Self {
         let next = AtomicUsize::new(0);
         let broken = AtomicBool::new(false);
-        Self { host, run_id, opened_at: Instant::now(), shared, blocking, next, broken, broken_at: OnceLock::new() }
+        Self {
+            host,
+            run_id,
+            opened_at: Instant::now(),
+            shared,
+            blocking,
+            next,
+            broken,
+            broken_at: OnceLock::new(),
+        }
     }
 
     /// Whether commands go to another server than a connection to the same address that was opened at this time and found
     /// the server of this id there. The older of two that differ is the one that has been left behind.
     pub(crate) fn has_replaced(&self, run_id: Option<&str>, opened_at: Instant) -> bool {
-        let same = matches!((self.run_id.as_deref(), run_id), (Some(own), Some(other)) if own == other);
+        let same =
+            matches!((self.run_id.as_deref(), run_id), (Some(own), Some(other)) if own == other);
         !same && self.opened_at > opened_at && !self.is_broken()
     }
 
     /// The connection of a lane.
     pub(crate) fn connection(&self, lane: Lane) -> MultiplexedConnection {
-        let of = |connections: &[MultiplexedConnection], number: usize| connections[number % connections.len()].clone();
+        let of = |connections: &[MultiplexedConnection], number: usize| {
+            connections[number % connections.len()].clone()
+        };
         match lane {
             Lane::Blocking(number) if !self.blocking.is_empty() => of(&self.blocking, number),
             Lane::Fixed(number) | Lane::Blocking(number) => of(&self.shared, number),
@@ -102,12 +114,22 @@ pub struct Topology {
 impl Topology {
     /// No master, and why.
     pub(crate) fn none(trouble: Option<String>) -> Self {
-        Self { masters: Vec::new(), owners: None, since: Instant::now(), trouble }
+        Self {
+            masters: Vec::new(),
+            owners: None,
+            since: Instant::now(),
+            trouble,
+        }
     }
 
     /// One master for everything.
     pub(crate) fn one(master: Arc<Master>) -> Self {
-        Self { masters: vec![master], owners: None, since: Instant::now(), trouble: None }
+        Self {
+            masters: vec![master],
+            owners: None,
+            since: Instant::now(),
+            trouble: None,
+        }
     }
 
     /// Masters with ranges of slots (both ends inclusive).
@@ -123,14 +145,21 @@ impl Topology {
             }
             list.push(master);
         }
-        Self { masters: list, owners: Some(owners), since: Instant::now(), trouble }
+        Self {
+            masters: list,
+            owners: Some(owners),
+            since: Instant::now(),
+            trouble,
+        }
     }
 
     /// The master that owns a slot, usable or not.
     pub(crate) fn owner(&self, slot: Slot) -> Option<&Arc<Master>> {
         match &self.owners {
             None => self.masters.first(),
-            Some(owners) => owners.get(slot.index()).and_then(|owner| self.masters.get(usize::from(*owner))),
+            Some(owners) => owners
+                .get(slot.index())
+                .and_then(|owner| self.masters.get(usize::from(*owner))),
         }
     }
 
@@ -145,7 +174,9 @@ impl Topology {
     }
 
     pub(crate) fn by_name(&self, host: &str) -> Option<&Arc<Master>> {
-        self.masters.iter().find(|master| master.host.to_string() == host)
+        self.masters
+            .iter()
+            .find(|master| master.host.to_string() == host)
     }
 
     pub(crate) fn since(&self) -> Instant {
@@ -154,24 +185,36 @@ impl Topology {
 
     /// Whether every slot has a usable master.
     pub fn is_complete(&self) -> bool {
-        let owned = self.owners.as_ref().is_none_or(|owners| owners.iter().all(|owner| *owner != NOBODY));
+        let owned = self
+            .owners
+            .as_ref()
+            .is_none_or(|owners| owners.iter().all(|owner| *owner != NOBODY));
         owned && !self.masters.is_empty() && !self.masters.iter().any(|master| master.is_broken())
     }
 
     /// What is missing, for people.
     pub(crate) fn trouble(&self) -> String {
-        self.trouble.clone().unwrap_or_else(|| "not connected yet".to_owned())
+        self.trouble
+            .clone()
+            .unwrap_or_else(|| "not connected yet".to_owned())
     }
 
     /// The same, but without a master for as long as `before`.
     pub(crate) fn away_since(self, before: &Self) -> Self {
-        Self { since: before.since, ..self }
+        Self {
+            since: before.since,
+            ..self
+        }
     }
 
     /// Whether it says the same as another.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.owners == other.owners
             && self.masters.len() == other.masters.len()
-            && self.masters.iter().zip(&other.masters).all(|(one, two)| Arc::ptr_eq(one, two))
+            && self
+                .masters
+                .iter()
+                .zip(&other.masters)
+                .all(|(one, two)| Arc::ptr_eq(one, two))
     }
 }

@@ -18,7 +18,10 @@ pub(super) struct DesiredSubscriptions {
 impl DesiredSubscriptions {
     /// Whether the room is to be subscribed. The lock is held for one insertion.
     pub(super) fn set(&self, room: RoomId, wanted: bool) {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(room, wanted);
+        self.pending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(room, wanted);
         self.changed.notify_one();
     }
 

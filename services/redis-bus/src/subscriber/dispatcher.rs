@@ -41,7 +41,8 @@ pub(super) struct PushState {
 
 impl PushState {
     pub(super) fn unsubscribing(&self, rooms: usize) {
-        self.leaving.fetch_add(i64::try_from(rooms).unwrap_or(i64::MAX), Ordering::AcqRel);
+        self.leaving
+            .fetch_add(i64::try_from(rooms).unwrap_or(i64::MAX), Ordering::AcqRel);
     }
 
     /// A subscription has ended. Not asked for, it means that the slot has moved to another master, and that replies no
@@ -82,8 +83,14 @@ impl<T: From<BusNotification> + Weigh + Send + 'static> Dispatcher<T> {
 
     /// A subscription is confirmed.
     pub(super) fn subscribed(&self, room: RoomId) {
-        if let Err(TrySendError::Full(_)) = self.into.try_send(BusNotification::Subscribed(room.clone()).into()) {
-            self.unconfirmed.lock().unwrap_or_else(PoisonError::into_inner).push(room);
+        if let Err(TrySendError::Full(_)) = self
+            .into
+            .try_send(BusNotification::Subscribed(room.clone()).into())
+        {
+            self.unconfirmed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(room);
             self.pending.notify_one();
         }
     }
@@ -98,12 +105,22 @@ impl<T: From<BusNotification> + Weigh + Send + 'static> Dispatcher<T> {
     pub(super) async fn flush_pending(&self) {
         loop {
             let nothing = !self.gap.load(Ordering::Acquire)
-                && self.unconfirmed.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+                && self
+                    .unconfirmed
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .is_empty();
             if nothing {
                 return;
             }
-            let Some(slot) = self.into.reserve().await else { return };
-            let room = self.unconfirmed.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some(slot) = self.into.reserve().await else {
+                return;
+            };
+            let room = self
+                .unconfirmed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop();
             if let Some(room) = room {
                 slot.send(BusNotification::Subscribed(room).into());
             } else if self.gap.swap(false, Ordering::AcqRel) {
@@ -126,7 +143,11 @@ impl<T: From<BusNotification> + Weigh + Send + 'static> Dispatcher<T> {
                 return;
             }
         };
-        let kind = if matches!(event.event, Some(Event::Logged(_))) { "logged" } else { "signal" };
+        let kind = if matches!(event.event, Some(Event::Logged(_))) {
+            "logged"
+        } else {
+            "signal"
+        };
         match self.into.try_send(BusNotification::Event(event).into()) {
             Ok(()) => metrics::EVENTS.with_label_values(&[kind]).inc(),
             Err(TrySendError::Full(_)) => {
@@ -139,7 +160,9 @@ impl<T: From<BusNotification> + Weigh + Send + 'static> Dispatcher<T> {
 
     fn room(&self, data: &[Value]) -> Option<RoomId> {
         match data.first()? {
-            Value::BulkString(channel) => self.keys.room_of_channel(std::str::from_utf8(channel).ok()?),
+            Value::BulkString(channel) => self
+                .keys
+                .room_of_channel(std::str::from_utf8(channel).ok()?),
             Value::SimpleString(channel) => self.keys.room_of_channel(channel),
             _ => None,
         }

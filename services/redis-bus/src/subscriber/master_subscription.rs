@@ -65,7 +65,11 @@ impl Lost {
     }
 
     fn of(state: &PushState) -> Self {
-        if state.moved.load(Ordering::Acquire) { Self::SlotMoved } else { Self::Ended }
+        if state.moved.load(Ordering::Acquire) {
+            Self::SlotMoved
+        } else {
+            Self::Ended
+        }
     }
 }
 
@@ -103,7 +107,9 @@ impl<T: From<BusNotification> + Weigh + Send + 'static> MasterSubscription<T> {
         loop {
             let Err(lost) = self.connected().await;
             if std::mem::take(&mut self.was_connected) {
-                metrics::BUS_RESTARTS.with_label_values(&[lost.reason()]).inc();
+                metrics::BUS_RESTARTS
+                    .with_label_values(&[lost.reason()])
+                    .inc();
                 tracing::warn!(master = %self.host, %lost, rooms = self.rooms.len(), "lost bus connection, reconnecting");
             } else {
                 tracing::debug!(master = %self.host, %lost, "cannot open bus connection");
@@ -147,7 +153,10 @@ impl<T: From<BusNotification> + Weigh + Send + 'static> MasterSubscription<T> {
     /// A connection to whatever is at the address, if that is a master.
     async fn dial(&self, state: &Arc<PushState>) -> Result<Found, Lost> {
         let opened_at = Instant::now();
-        let info = self.client.address().server(&self.host, ProtocolVersion::RESP3)?;
+        let info = self
+            .client
+            .address()
+            .server(&self.host, ProtocolVersion::RESP3)?;
         let dispatcher = Arc::clone(&self.dispatcher);
         let state = Arc::clone(state);
         let push = Box::new(move |push| {
@@ -159,7 +168,11 @@ impl<T: From<BusNotification> + Weigh + Send + 'static> MasterSubscription<T> {
             return Err(Lost::Replica);
         }
         let run_id = run_id(&mut connection).await;
-        Ok(Found { connection, run_id, opened_at })
+        Ok(Found {
+            connection,
+            run_id,
+            opened_at,
+        })
     }
 
     /// Whether the server at the other end answers, and is the one that publishes: a master that was made a replica keeps
@@ -171,7 +184,9 @@ impl<T: From<BusNotification> + Weigh + Send + 'static> MasterSubscription<T> {
         let topology = self.client.topology();
         let topology = topology.borrow();
         match topology.at(&self.host) {
-            Some(master) if master.has_replaced(found.run_id.as_deref(), found.opened_at) => Err(Lost::OtherServer),
+            Some(master) if master.has_replaced(found.run_id.as_deref(), found.opened_at) => {
+                Err(Lost::OtherServer)
+            }
             _ => Ok(()),
         }
     }
@@ -193,12 +208,21 @@ impl<T: From<BusNotification> + Weigh + Send + 'static> MasterSubscription<T> {
     }
 
     /// Subscribes and unsubscribes what is open. Returns whether something was refused and is to be tried again.
-    async fn apply(&mut self, connection: &mut MultiplexedConnection, state: &PushState) -> Result<bool, Lost> {
+    async fn apply(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        state: &PushState,
+    ) -> Result<bool, Lost> {
         for batch in std::mem::take(&mut self.leaving).chunks(BATCH) {
             state.unsubscribing(batch.len());
             self.command(connection, "SUNSUBSCRIBE", batch).await?;
         }
-        let open: Vec<RoomId> = self.rooms.iter().filter(|(_, asked)| !**asked).map(|(room, _)| room.clone()).collect();
+        let open: Vec<RoomId> = self
+            .rooms
+            .iter()
+            .filter(|(_, asked)| !**asked)
+            .map(|(room, _)| room.clone())
+            .collect();
         let mut refused = 0;
         for batch in open.chunks(BATCH) {
             let replies = self.command(connection, "SSUBSCRIBE", batch).await?;
@@ -234,8 +258,12 @@ impl<T: From<BusNotification> + Weigh + Send + 'static> MasterSubscription<T> {
     ) -> Result<Vec<Value>, Lost> {
         let mut pipeline = Pipeline::with_capacity(rooms.len());
         for room in rooms {
-            pipeline.cmd(name).arg(self.client.keys().room(room).channel());
+            pipeline
+                .cmd(name)
+                .arg(self.client.keys().room(room).channel());
         }
-        Ok(connection.req_packed_commands(&pipeline, 0, rooms.len()).await?)
+        Ok(connection
+            .req_packed_commands(&pipeline, 0, rooms.len())
+            .await?)
     }
 }

@@ -13,7 +13,10 @@ pub struct Liveness {
 
 impl Default for Liveness {
     fn default() -> Self {
-        Self { began: Instant::now(), pulses: Arc::default() }
+        Self {
+            began: Instant::now(),
+            pulses: Arc::default(),
+        }
     }
 }
 
@@ -30,9 +33,17 @@ pub struct Pulse {
 impl Liveness {
     /// A loop that beats at least once in `limit` while it turns; it counts as just having done so.
     pub fn pulse(&self, name: impl Into<Arc<str>>, limit: Duration) -> Pulse {
-        let pulse = Pulse { name: name.into(), limit, began: self.began, last: Arc::default() };
+        let pulse = Pulse {
+            name: name.into(),
+            limit,
+            began: self.began,
+            last: Arc::default(),
+        };
         pulse.beat();
-        self.pulses.lock().unwrap_or_else(PoisonError::into_inner).push(pulse.clone());
+        self.pulses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(pulse.clone());
         pulse
     }
 
@@ -40,7 +51,11 @@ impl Liveness {
     pub fn late(&self) -> Vec<String> {
         let mut pulses = self.pulses.lock().unwrap_or_else(PoisonError::into_inner);
         pulses.retain(|pulse| Arc::strong_count(&pulse.last) > 1);
-        pulses.iter().filter(|pulse| pulse.is_late()).map(|pulse| pulse.name.to_string()).collect()
+        pulses
+            .iter()
+            .filter(|pulse| pulse.is_late())
+            .map(|pulse| pulse.name.to_string())
+            .collect()
     }
 }
 

@@ -19,15 +19,25 @@ pub struct Latch {
 impl Readiness {
     /// A further condition, which does not hold yet. Its name completes "not ready: …".
     pub fn latch(&self, name: &'static str) -> Latch {
-        let latch = Latch { name, holds: Arc::new(AtomicBool::new(false)) };
-        self.latches.lock().unwrap_or_else(PoisonError::into_inner).push(latch.clone());
+        let latch = Latch {
+            name,
+            holds: Arc::new(AtomicBool::new(false)),
+        };
+        self.latches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(latch.clone());
         latch
     }
 
     /// The names of the conditions that do not hold.
     pub fn missing(&self) -> Vec<&'static str> {
         let latches = self.latches.lock().unwrap_or_else(PoisonError::into_inner);
-        latches.iter().filter(|latch| !latch.holds()).map(|latch| latch.name).collect()
+        latches
+            .iter()
+            .filter(|latch| !latch.holds())
+            .map(|latch| latch.name)
+            .collect()
     }
 }
 

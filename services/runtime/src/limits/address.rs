@@ -78,8 +78,13 @@ pub fn client<'a>(
 /// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`.
 fn parsed(hop: &[u8]) -> Option<IpAddr> {
     let hop = std::str::from_utf8(hop).ok()?.trim();
-    let bare = hop.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(hop);
-    bare.parse().ok().or_else(|| hop.parse::<SocketAddr>().ok().map(|address| address.ip()))
+    let bare = hop
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(hop);
+    bare.parse()
+        .ok()
+        .or_else(|| hop.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
 #[cfg(test)]
@@ -101,16 +106,31 @@ mod tests {
 
     #[test]
     fn the_nearest_address_that_no_proxy_of_ours_has_is_the_clients() {
-        let proxies: Vec<IpNet> = ["10.0.0.0/8", "fd00::/8"].iter().map(|one| one.parse().unwrap()).collect();
+        let proxies: Vec<IpNet> = ["10.0.0.0/8", "fd00::/8"]
+            .iter()
+            .map(|one| one.parse().unwrap())
+            .collect();
         let table: &[(&str, &[&str], Option<&str>)] = &[
             ("203.0.113.1", &["192.0.2.1"], Some("203.0.113.1")),
             ("203.0.113.1", &["nonsense"], Some("203.0.113.1")),
             ("10.0.0.1", &[], Some("10.0.0.1")),
             ("10.0.0.1", &["192.0.2.1"], Some("192.0.2.1")),
             ("::ffff:10.0.0.1", &["192.0.2.1:4711"], Some("192.0.2.1")),
-            ("10.0.0.1", &["6.6.6.6, 192.0.2.1 , 10.0.0.2"], Some("192.0.2.1")),
-            ("10.0.0.1", &["6.6.6.6", "192.0.2.1, 10.0.0.2"], Some("192.0.2.1")),
-            ("10.0.0.1", &["6.6.6.6", "192.0.2.1:4711", "10.0.0.2"], Some("192.0.2.1")),
+            (
+                "10.0.0.1",
+                &["6.6.6.6, 192.0.2.1 , 10.0.0.2"],
+                Some("192.0.2.1"),
+            ),
+            (
+                "10.0.0.1",
+                &["6.6.6.6", "192.0.2.1, 10.0.0.2"],
+                Some("192.0.2.1"),
+            ),
+            (
+                "10.0.0.1",
+                &["6.6.6.6", "192.0.2.1:4711", "10.0.0.2"],
+                Some("192.0.2.1"),
+            ),
             ("10.0.0.1", &["nonsense, 192.0.2.1"], Some("192.0.2.1")),
             ("fd00::1", &["2001:db8::1"], Some("2001:db8::1")),
             ("fd00::1", &["[2001:db8::1]"], Some("2001:db8::1")),
@@ -125,10 +145,19 @@ mod tests {
         for (peer, given, expected) in table {
             let given = given.iter().map(|value| value.as_bytes());
             let client = client(peer.parse().unwrap(), given, &proxies);
-            let expected = expected.map(|address| address.parse::<IpAddr>().unwrap()).ok_or(Malformed);
+            let expected = expected
+                .map(|address| address.parse::<IpAddr>().unwrap())
+                .ok_or(Malformed);
             assert_eq!(client, expected, "{peer}");
         }
         let bytes: &[u8] = b"\xff";
-        assert_eq!(client("10.0.0.1".parse().unwrap(), std::iter::once(bytes), &proxies), Err(Malformed));
+        assert_eq!(
+            client(
+                "10.0.0.1".parse().unwrap(),
+                std::iter::once(bytes),
+                &proxies
+            ),
+            Err(Malformed)
+        );
     }
 }

@@ -40,7 +40,13 @@ pub struct Attempts {
 impl Attempts {
     /// So many failures of one address cost it nothing; no pause is longer than `longest`.
     pub fn new(free: u32, longest: Duration) -> Self {
-        Self { free, longest, failures: Mutex::default(), good: Mutex::default(), hasher: RandomState::new() }
+        Self {
+            free,
+            longest,
+            failures: Mutex::default(),
+            good: Mutex::default(),
+            hasher: RandomState::new(),
+        }
     }
 
     /// Whether a token from there is looked at.
@@ -50,9 +56,16 @@ impl Attempts {
     pub fn admit(&self, network: Network, token: &str) -> Result<(), Duration> {
         let now = Instant::now();
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let wait = failures.get(&network).map(|one| one.until.saturating_duration_since(now)).unwrap_or_default();
+        let wait = failures
+            .get(&network)
+            .map(|one| one.until.saturating_duration_since(now))
+            .unwrap_or_default();
         drop(failures);
-        if wait.is_zero() || self.was_good(token) { Ok(()) } else { Err(wait) }
+        if wait.is_zero() || self.was_good(token) {
+            Ok(())
+        } else {
+            Err(wait)
+        }
     }
 
     /// The token was not accepted. Returns the pause that begins.
@@ -65,7 +78,11 @@ impl Attempts {
                 failures.clear();
             }
         }
-        let one = failures.entry(network).or_insert(Failures { count: 0, halved: now, until: now });
+        let one = failures.entry(network).or_insert(Failures {
+            count: 0,
+            halved: now,
+            until: now,
+        });
         while one.count > 0 && now.saturating_duration_since(one.halved) >= HALVED_EVERY {
             one.count /= 2;
             one.halved += HALVED_EVERY;
@@ -77,7 +94,9 @@ impl Attempts {
         let beyond = one.count.saturating_sub(self.free);
         let pause = match beyond {
             0 => Duration::ZERO,
-            beyond => FIRST.saturating_mul(1 << (beyond - 1).min(10)).min(self.longest),
+            beyond => FIRST
+                .saturating_mul(1 << (beyond - 1).min(10))
+                .min(self.longest),
         };
         one.until = now + pause;
         pause
@@ -128,8 +147,16 @@ mod tests {
         let pauses: Vec<_> = (0..9).map(|_| attempts.failed(eve).as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
         assert_eq!(attempts.admit(eve, "x"), Err(LONGEST));
-        assert_eq!(attempts.admit(eve, "good"), Ok(()), "who was there before is not locked out");
-        assert_eq!(attempts.admit(network(2), "x"), Ok(()), "nor is anybody else");
+        assert_eq!(
+            attempts.admit(eve, "good"),
+            Ok(()),
+            "who was there before is not locked out"
+        );
+        assert_eq!(
+            attempts.admit(network(2), "x"),
+            Ok(()),
+            "nor is anybody else"
+        );
         tokio::time::advance(LONGEST).await;
         assert_eq!(attempts.admit(eve, "x"), Ok(()));
         assert_eq!(attempts.failed(eve).as_secs(), 8, "half of it is forgotten");
@@ -150,7 +177,10 @@ mod tests {
     async fn no_pause_is_longer_than_the_longest() {
         for longest in [Duration::from_millis(100), Duration::from_secs(5)] {
             let attempts = Attempts::new(0, longest);
-            assert_eq!((0..50).map(|_| attempts.failed(network(1))).max(), Some(longest));
+            assert_eq!(
+                (0..50).map(|_| attempts.failed(network(1))).max(),
+                Some(longest)
+            );
         }
     }
 
@@ -164,6 +194,15 @@ mod tests {
             attempts.succeeded(&number.to_string());
         }
         assert!(attempts.failures.lock().unwrap().len() <= MOST);
-        assert!(attempts.good.lock().unwrap().iter().map(HashSet::len).sum::<usize>() <= 2 * GOOD);
+        assert!(
+            attempts
+                .good
+                .lock()
+                .unwrap()
+                .iter()
+                .map(HashSet::len)
+                .sum::<usize>()
+                <= 2 * GOOD
+        );
     }
 }

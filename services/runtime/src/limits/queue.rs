@@ -19,7 +19,11 @@ pub trait Weigh {
 pub fn queue<T: Weigh>(places: usize, bytes: usize) -> (Sender<T>, Receiver<T>) {
     let (into, items) = mpsc::channel(places);
     let waiting = Arc::new(AtomicUsize::new(0));
-    let sender = Sender { into, waiting: Arc::clone(&waiting), bound: bytes };
+    let sender = Sender {
+        into,
+        waiting: Arc::clone(&waiting),
+        bound: bytes,
+    };
     (sender, Receiver { items, waiting })
 }
 
@@ -33,7 +37,11 @@ pub struct Sender<T> {
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        Self { into: self.into.clone(), waiting: Arc::clone(&self.waiting), bound: self.bound }
+        Self {
+            into: self.into.clone(),
+            waiting: Arc::clone(&self.waiting),
+            bound: self.bound,
+        }
     }
 }
 
@@ -74,7 +82,10 @@ impl<T: Weigh> Sender<T> {
     /// Waits for a place, to decide then what to put in; `None`: the receiver has gone. Cancelling it loses nothing.
     pub async fn reserve(&self) -> Option<Place<'_, T>> {
         let place = self.into.reserve().await.ok()?;
-        Some(Place { place, waiting: &self.waiting })
+        Some(Place {
+            place,
+            waiting: &self.waiting,
+        })
     }
 
     /// Waits until the receiver has gone.
@@ -184,7 +195,10 @@ mod tests {
             assert_eq!(from.try_recv(), Ok(Item(60)));
             let mut rest = Vec::new();
             assert_eq!(from.recv_many(&mut rest, 10).await, 2);
-            assert_eq!((rest, from.bytes(), from.is_empty()), (vec![Item(0), Item(50)], 0, true));
+            assert_eq!(
+                (rest, from.bytes(), from.is_empty()),
+                (vec![Item(0), Item(50)], 0, true)
+            );
         }
     }
 
@@ -203,7 +217,10 @@ mod tests {
         let (into, from) = queue(4, 100);
         drop(from);
         for _ in 0..2 {
-            assert!(matches!(into.try_send(Item(80)), Err(TrySendError::Closed(_))));
+            assert!(matches!(
+                into.try_send(Item(80)),
+                Err(TrySendError::Closed(_))
+            ));
         }
         assert!(into.reserve().await.is_none() && into.send(Item(1)).await.is_err());
         into.closed().await;

@@ -16,7 +16,10 @@ pub struct Rate {
 impl Rate {
     /// So much per second in the long run, and so much at once, one at least.
     pub fn new(per_second: f64, burst: f64) -> Self {
-        Self { per_second, burst: burst.max(1.0) }
+        Self {
+            per_second,
+            burst: burst.max(1.0),
+        }
     }
 
     /// So many things a second, twice as many at once.
@@ -46,7 +49,10 @@ pub struct Bucket {
 impl Bucket {
     /// One that nothing was taken from.
     pub fn full(rate: Rate, now: Instant) -> Self {
-        Self { tokens: rate.burst, filled: now }
+        Self {
+            tokens: rate.burst,
+            filled: now,
+        }
     }
 
     fn level(&self, rate: Rate, now: Instant) -> f64 {
@@ -126,7 +132,12 @@ pub struct Buckets {
 impl Buckets {
     /// All full. A rate of 0 per second: nothing is limited.
     pub fn new(rate: Rate) -> Self {
-        Self { rate, processes: AtomicUsize::new(1), parts: Default::default(), hasher: RandomState::new() }
+        Self {
+            rate,
+            processes: AtomicUsize::new(1),
+            parts: Default::default(),
+            hasher: RandomState::new(),
+        }
     }
 
     /// So many processes, this one among them, share the rate.
@@ -155,7 +166,8 @@ impl Buckets {
     /// # Errors
     /// How long to wait until there is.
     pub fn spend(&self, name: &str, amount: usize) -> Result<(), Duration> {
-        self.with(name, |bucket, rate, now| bucket.spend(rate, amount, now)).unwrap_or(Ok(()))
+        self.with(name, |bucket, rate, now| bucket.spend(rate, amount, now))
+            .unwrap_or(Ok(()))
     }
 
     /// Takes so much whatever there is.
@@ -167,12 +179,19 @@ impl Buckets {
     }
 
     /// `None` where nothing is limited.
-    fn with<T>(&self, name: &str, change: impl FnOnce(&mut Bucket, Rate, Instant) -> T) -> Option<T> {
+    fn with<T>(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut Bucket, Rate, Instant) -> T,
+    ) -> Option<T> {
         if self.rate.per_second <= 0.0 {
             return None;
         }
         let processes = self.processes.load(Ordering::Relaxed) as f64;
-        let rate = Rate { per_second: self.rate.per_second / processes, burst: self.rate.burst / processes };
+        let rate = Rate {
+            per_second: self.rate.per_second / processes,
+            burst: self.rate.burst / processes,
+        };
         let now = tokio::time::Instant::now().into_std();
         let hash = self.hasher.hash_one(name);
         let mut buckets = self.part(hash);
@@ -182,11 +201,19 @@ impl Buckets {
                 buckets.clear();
             }
         }
-        Some(change(buckets.entry(hash).or_insert_with(|| Bucket::full(rate, now)), rate, now))
+        Some(change(
+            buckets
+                .entry(hash)
+                .or_insert_with(|| Bucket::full(rate, now)),
+            rate,
+            now,
+        ))
     }
 
     fn part(&self, hash: u64) -> MutexGuard<'_, Part> {
-        self.parts[hash as usize % PARTS].lock().unwrap_or_else(PoisonError::into_inner)
+        self.parts[hash as usize % PARTS]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -199,10 +226,16 @@ mod tests {
         let start = Instant::now();
         let rate = Rate::of_things(10);
         let mut bucket = Bucket::full(rate, start);
-        assert_eq!((0..30).filter(|_| bucket.take(rate, start).is_ok()).count(), 20);
+        assert_eq!(
+            (0..30).filter(|_| bucket.take(rate, start).is_ok()).count(),
+            20
+        );
         assert!(!bucket.is_full(rate, start));
         let later = start + Duration::from_millis(500);
-        assert_eq!((0..30).filter(|_| bucket.take(rate, later).is_ok()).count(), 5);
+        assert_eq!(
+            (0..30).filter(|_| bucket.take(rate, later).is_ok()).count(),
+            5
+        );
         assert!(bucket.is_full(rate, later + Duration::from_secs(2)));
     }
 
@@ -211,14 +244,32 @@ mod tests {
         let start = Instant::now();
         let rate = Rate::of_bytes(1_000);
         let mut bucket = Bucket::full(rate, start);
-        assert_eq!(bucket.spend(rate, 10_000, start), Ok(()), "a burst of 8,000 lets one in that is larger");
-        assert!(bucket.spend(rate, 1, start + Duration::from_millis(1_900)).is_err());
-        assert_eq!(bucket.spend(rate, 1, start + Duration::from_millis(2_100)), Ok(()));
+        assert_eq!(
+            bucket.spend(rate, 10_000, start),
+            Ok(()),
+            "a burst of 8,000 lets one in that is larger"
+        );
+        assert!(
+            bucket
+                .spend(rate, 1, start + Duration::from_millis(1_900))
+                .is_err()
+        );
+        assert_eq!(
+            bucket.spend(rate, 1, start + Duration::from_millis(2_100)),
+            Ok(())
+        );
         let things = Rate::of_things(10);
         let mut bucket = Bucket::full(things, start);
         bucket.owe(30);
-        assert!(bucket.take(things, start + Duration::from_millis(900)).is_err());
-        assert_eq!(bucket.take(things, start + Duration::from_millis(1_200)), Ok(()));
+        assert!(
+            bucket
+                .take(things, start + Duration::from_millis(900))
+                .is_err()
+        );
+        assert_eq!(
+            bucket.take(things, start + Duration::from_millis(1_200)),
+            Ok(())
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -239,9 +290,16 @@ mod tests {
     async fn what_is_said_is_paid_for_before_the_next() {
         let buckets = Buckets::new(Rate::new(100.0, 300.0));
         assert_eq!(buckets.spend("ann", 299), Ok(()));
-        assert_eq!(buckets.spend("ann", 201), Ok(()), "the last may be larger than what is left");
+        assert_eq!(
+            buckets.spend("ann", 201),
+            Ok(()),
+            "the last may be larger than what is left"
+        );
         let wait = buckets.spend("ann", 1).unwrap_err();
-        assert!(wait > Duration::from_secs(2) && wait <= Duration::from_millis(2010), "{wait:?}");
+        assert!(
+            wait > Duration::from_secs(2) && wait <= Duration::from_millis(2010),
+            "{wait:?}"
+        );
         assert_eq!(buckets.spend("bob", 1), Ok(()));
         tokio::time::advance(wait).await;
         assert_eq!(buckets.check("ann"), Ok(()));
@@ -270,7 +328,10 @@ mod tests {
             tokio::time::advance(Duration::from_secs(1)).await;
         }
         let allowed = 400 / 4 + 99 * 100 / 4;
-        assert!((allowed - 10..=allowed + 20).contains(&taken), "{taken} of {allowed}");
+        assert!(
+            (allowed - 10..=allowed + 20).contains(&taken),
+            "{taken} of {allowed}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -279,6 +340,11 @@ mod tests {
         for number in 0..2 * PARTS * MOST {
             let _ = buckets.spend(&number.to_string(), 1);
         }
-        assert!(buckets.parts.iter().all(|part| part.lock().unwrap().len() <= MOST));
+        assert!(
+            buckets
+                .parts
+                .iter()
+                .all(|part| part.lock().unwrap().len() <= MOST)
+        );
     }
 }

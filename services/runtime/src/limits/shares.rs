@@ -21,7 +21,10 @@ pub struct Share<K: Eq + Hash> {
 impl<K: Eq + Hash + Clone> Shares<K> {
     /// Everybody may hold so many.
     pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, held: Mutex::default() })
+        Arc::new(Self {
+            most,
+            held: Mutex::default(),
+        })
     }
 
     /// One more; `None` for whoever holds as many as may be.
@@ -32,14 +35,19 @@ impl<K: Eq + Hash + Clone> Shares<K> {
             return None;
         }
         held.insert(key.clone(), own + 1);
-        Some(Share { of: Arc::clone(self), key })
+        Some(Share {
+            of: Arc::clone(self),
+            key,
+        })
     }
 }
 
 impl<K: Eq + Hash> Drop for Share<K> {
     fn drop(&mut self) {
         let mut held = self.of.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(own) = held.get_mut(&self.key) else { return };
+        let Some(own) = held.get_mut(&self.key) else {
+            return;
+        };
         *own -= 1;
         if *own == 0 {
             held.remove(&self.key);
@@ -62,6 +70,10 @@ mod tests {
         drop(first);
         assert!(shares.take("ann").is_some());
         drop(bob);
-        assert_eq!(shares.held.lock().unwrap().len(), 1, "nobody is remembered for nothing");
+        assert_eq!(
+            shares.held.lock().unwrap().len(),
+            1,
+            "nobody is remembered for nothing"
+        );
     }
 }

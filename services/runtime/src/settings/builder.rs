@@ -47,62 +47,127 @@ impl<'s> Reader<'s> {
             switch: false,
             effective: None,
         };
-        SettingBuilder { reader: self, declared, parse: Box::new(parse), show: Box::new(show) }
+        SettingBuilder {
+            reader: self,
+            declared,
+            parse: Box::new(parse),
+            show: Box::new(show),
+        }
     }
 
     /// Any text but an empty one.
-    pub fn text<'r>(&'r mut self, key: &'static str, help: &'static str) -> SettingBuilder<'r, 's, String> {
+    pub fn text<'r>(
+        &'r mut self,
+        key: &'static str,
+        help: &'static str,
+    ) -> SettingBuilder<'r, 's, String> {
         self.parsed(key, "text", |text| Ok(text.to_owned()), String::clone, help)
     }
 
     /// A text that is never shown, and may stand in a file named by `<key>_file`.
-    pub fn secret<'r>(&'r mut self, key: &'static str, help: &'static str) -> SettingBuilder<'r, 's, Secret> {
-        let mut ask = self.parsed(key, "secret text", |text| Ok(Secret::new(text)), |_| "***".to_owned(), help);
+    pub fn secret<'r>(
+        &'r mut self,
+        key: &'static str,
+        help: &'static str,
+    ) -> SettingBuilder<'r, 's, Secret> {
+        let mut ask = self.parsed(
+            key,
+            "secret text",
+            |text| Ok(Secret::new(text)),
+            |_| "***".to_owned(),
+            help,
+        );
         ask.declared.secrecy = Secrecy::Secret;
         ask
     }
 
     /// A [secret](Self::secret) that signs or lets in: [`SECRET_BYTES`](super::SECRET_BYTES) or more.
-    pub fn strong_secret<'r>(&'r mut self, key: &'static str, help: &'static str) -> SettingBuilder<'r, 's, Secret> {
+    pub fn strong_secret<'r>(
+        &'r mut self,
+        key: &'static str,
+        help: &'static str,
+    ) -> SettingBuilder<'r, 's, Secret> {
         self.secret(key, help).check(form::long_enough)
     }
 
     /// An IP address and port to listen on.
-    pub fn address<'r>(&'r mut self, key: &'static str, help: &'static str) -> SettingBuilder<'r, 's, SocketAddr> {
-        self.parsed(key, "address:port", form::socket_address, SocketAddr::to_string, help)
+    pub fn address<'r>(
+        &'r mut self,
+        key: &'static str,
+        help: &'static str,
+    ) -> SettingBuilder<'r, 's, SocketAddr> {
+        self.parsed(
+            key,
+            "address:port",
+            form::socket_address,
+            SocketAddr::to_string,
+            help,
+        )
     }
 
     /// A host (name or address) and port that somebody dials.
-    pub fn authority<'r>(&'r mut self, key: &'static str, help: &'static str) -> SettingBuilder<'r, 's, String> {
+    pub fn authority<'r>(
+        &'r mut self,
+        key: &'static str,
+        help: &'static str,
+    ) -> SettingBuilder<'r, 's, String> {
         self.parsed(key, "host:port", form::authority, String::clone, help)
     }
 
     /// A time span: `500ms`, `10s`, `1m30s`.
-    pub fn duration<'r>(&'r mut self, key: &'static str, help: &'static str) -> SettingBuilder<'r, 's, Duration> {
+    pub fn duration<'r>(
+        &'r mut self,
+        key: &'static str,
+        help: &'static str,
+    ) -> SettingBuilder<'r, 's, Duration> {
         self.parsed(key, "duration", form::duration, form::show_duration, help)
     }
 
     /// A size: `4096`, `64KiB`, `1MB`.
-    pub fn bytes<'r, N>(&'r mut self, key: &'static str, help: &'static str) -> SettingBuilder<'r, 's, N>
+    pub fn bytes<'r, N>(
+        &'r mut self,
+        key: &'static str,
+        help: &'static str,
+    ) -> SettingBuilder<'r, 's, N>
     where
         N: TryFrom<u64> + TryInto<u64> + Copy + 'static,
     {
-        let parse =
-            |text: &str| N::try_from(form::bytes(text)?).map_err(|_| "that is too many bytes: write fewer".to_owned());
-        self.parsed(key, "bytes", parse, |n| form::show_bytes((*n).try_into().unwrap_or(u64::MAX)), help)
+        let parse = |text: &str| {
+            N::try_from(form::bytes(text)?)
+                .map_err(|_| "that is too many bytes: write fewer".to_owned())
+        };
+        self.parsed(
+            key,
+            "bytes",
+            parse,
+            |n| form::show_bytes((*n).try_into().unwrap_or(u64::MAX)),
+            help,
+        )
     }
 
     /// A whole number; `_` may stand between digits.
-    pub fn integer<'r, N>(&'r mut self, key: &'static str, help: &'static str) -> SettingBuilder<'r, 's, N>
+    pub fn integer<'r, N>(
+        &'r mut self,
+        key: &'static str,
+        help: &'static str,
+    ) -> SettingBuilder<'r, 's, N>
     where
         N: FromStr + Display + 'static,
     {
-        let parse = |text: &str| text.replace('_', "").parse().map_err(|_| "write a whole number".to_owned());
+        let parse = |text: &str| {
+            text.replace('_', "")
+                .parse()
+                .map_err(|_| "write a whole number".to_owned())
+        };
         self.parsed(key, "whole number", parse, N::to_string, help)
     }
 
     /// A number, with or without a fraction.
-    pub fn number<'r>(&'r mut self, key: &'static str, help: &'static str) -> SettingBuilder<'r, 's, f64> {
+    pub fn number<'r>(
+        &'r mut self,
+        key: &'static str,
+        help: &'static str,
+    ) -> SettingBuilder<'r, 's, f64> {
         let parse = |text: &str| match text.parse::<f64>() {
             Ok(number) if number.is_finite() => Ok(number),
             _ => Err("write a number".to_owned()),
@@ -111,15 +176,29 @@ impl<'s> Reader<'s> {
     }
 
     /// Yes or no. The flag alone means yes.
-    pub fn boolean<'r>(&'r mut self, key: &'static str, help: &'static str) -> SettingBuilder<'r, 's, bool> {
+    pub fn boolean<'r>(
+        &'r mut self,
+        key: &'static str,
+        help: &'static str,
+    ) -> SettingBuilder<'r, 's, bool> {
         let mut ask = self.parsed(key, "true or false", form::boolean, bool::to_string, help);
         ask.declared.switch = true;
         ask
     }
 
     /// A file or directory.
-    pub fn path<'r>(&'r mut self, key: &'static str, help: &'static str) -> SettingBuilder<'r, 's, PathBuf> {
-        self.parsed(key, "path", |text| Ok(PathBuf::from(text)), |path| path.display().to_string(), help)
+    pub fn path<'r>(
+        &'r mut self,
+        key: &'static str,
+        help: &'static str,
+    ) -> SettingBuilder<'r, 's, PathBuf> {
+        self.parsed(
+            key,
+            "path",
+            |text| Ok(PathBuf::from(text)),
+            |path| path.display().to_string(),
+            help,
+        )
     }
 
     /// A URL with one of these schemes. Its password is not shown.
@@ -129,7 +208,13 @@ impl<'s> Reader<'s> {
         schemes: &'static [&'static str],
         help: &'static str,
     ) -> SettingBuilder<'r, 's, String> {
-        let ask = self.parsed(key, "URL", |text| form::url(text, schemes), |url| form::mask_secrets(url), help);
+        let ask = self.parsed(
+            key,
+            "URL",
+            |text| form::url(text, schemes),
+            |url| form::mask_secrets(url),
+            help,
+        );
         ask.form(format!("URL: {}://", schemes.join("://, ")))
     }
 
@@ -143,8 +228,13 @@ impl<'s> Reader<'s> {
         help: &'static str,
     ) -> SettingBuilder<'r, 's, Vec<T>> {
         let parse_all = move |text: &str| {
-            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-            items.map(|item| parse(item).map_err(|what| format!("{item:?}: {what}"))).collect()
+            let items = text
+                .split(',')
+                .map(str::trim)
+                .filter(|item| !item.is_empty());
+            items
+                .map(|item| parse(item).map_err(|what| format!("{item:?}: {what}")))
+                .collect()
         };
         let show_all = move |items: &Vec<T>| items.iter().map(&show).collect::<Vec<_>>().join(",");
         self.parsed(key, format!("list of {form}"), parse_all, show_all, help)
@@ -157,12 +247,24 @@ impl<'s> Reader<'s> {
         words: &'static [(&'static str, T)],
         help: &'static str,
     ) -> SettingBuilder<'r, 's, T> {
-        let names = || words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
+        let names = || {
+            words
+                .iter()
+                .map(|(word, _)| *word)
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
         let parse = move |text: &str| match words.iter().find(|(word, _)| *word == text) {
             Some((_, value)) => Ok(*value),
             None => Err(format!("write one of {}", names())),
         };
-        let show = |value: &T| words.iter().find(|(_, other)| other == value).map_or("?", |(word, _)| *word).to_owned();
+        let show = |value: &T| {
+            words
+                .iter()
+                .find(|(_, other)| other == value)
+                .map_or("?", |(word, _)| *word)
+                .to_owned()
+        };
         self.parsed(key, format!("one of {}", names()), parse, show, help)
     }
 }
@@ -191,7 +293,8 @@ impl<T: 'static> SettingBuilder<'_, '_, T> {
     /// A further condition; it answers with what to write.
     pub fn check(mut self, check: impl Fn(&T) -> Result<(), String> + 'static) -> Self {
         let parse = self.parse;
-        self.parse = Box::new(move |text| parse(text).and_then(|value| check(&value).map(|()| value)));
+        self.parse =
+            Box::new(move |text| parse(text).and_then(|value| check(&value).map(|()| value)));
         self
     }
 
@@ -246,15 +349,25 @@ impl<T: 'static> SettingBuilder<'_, '_, T> {
         };
         let shown = match self.declared.secrecy {
             // Also where no password belongs: one that was written there all the same is not shown.
-            Secrecy::Public => outcome.as_ref().map_or_else(|_| form::mask_secrets(&given.text), &self.show),
+            Secrecy::Public => outcome
+                .as_ref()
+                .map_or_else(|_| form::mask_secrets(&given.text), &self.show),
             Secrecy::Credentials => form::mask_secrets(&given.text),
             Secrecy::Secret => "***".to_owned(),
         };
         let value = outcome.map_err(|what| {
-            let text = if self.declared.secrecy == Secrecy::Secret { what } else { format!("{shown:?}: {what}") };
+            let text = if self.declared.secrecy == Secrecy::Secret {
+                what
+            } else {
+                format!("{shown:?}: {what}")
+            };
             let field = self.declared.key.to_owned();
             let source = given.origin.to_string();
-            self.reader.mistakes.push(ConfigError { field, source, text });
+            self.reader.mistakes.push(ConfigError {
+                field,
+                source,
+                text,
+            });
         });
         self.declared.effective = Some((shown, given.origin));
         value.ok()
@@ -267,10 +380,17 @@ impl<T: 'static> SettingBuilder<'_, '_, T> {
                 let key = self.declared.key;
                 let environment = &self.declared.environment;
                 let form = &self.declared.form;
-                let text = format!("is needed: set {environment} or --{} to {form}", self.declared.flag());
+                let text = format!(
+                    "is needed: set {environment} or --{} to {form}",
+                    self.declared.flag()
+                );
                 let field = key.to_owned();
                 let source = "not given".to_owned();
-                self.reader.mistakes.push(ConfigError { field, source, text });
+                self.reader.mistakes.push(ConfigError {
+                    field,
+                    source,
+                    text,
+                });
             }
             DefaultValue::Required => {}
         }

@@ -51,7 +51,10 @@ impl Declared {
 /// The keys that may be written: those of the settings, and `…_file` of those whose value may stand in a file.
 pub(super) fn keys(declared: &[Declared]) -> impl Iterator<Item = (String, &Declared)> {
     declared.iter().flat_map(|one| {
-        let file = one.secrecy.has_file().then(|| (format!("{}_file", one.key), one));
+        let file = one
+            .secrecy
+            .has_file()
+            .then(|| (format!("{}_file", one.key), one));
         std::iter::once((one.key.to_owned(), one)).chain(file)
     })
 }

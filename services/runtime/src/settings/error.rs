@@ -20,12 +20,21 @@ impl fmt::Display for ConfigError {
 }
 
 /// A name that is no setting, and the known one that is nearest to it.
-pub(super) fn unknown(name: &str, source: &str, nearest: Option<&str>, otherwise: &str) -> ConfigError {
+pub(super) fn unknown(
+    name: &str,
+    source: &str,
+    nearest: Option<&str>,
+    otherwise: &str,
+) -> ConfigError {
     let text = match nearest {
         Some(known) => format!("there is no such setting: did you mean {known}?"),
         None => format!("there is no such setting: {otherwise}"),
     };
-    ConfigError { field: name.to_owned(), source: source.to_owned(), text }
+    ConfigError {
+        field: name.to_owned(),
+        source: source.to_owned(),
+        text,
+    }
 }
 
 /// Everything that is wrong with a program's configuration.

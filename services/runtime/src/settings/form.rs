@@ -28,7 +28,8 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
 }
 
 pub(super) fn socket_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "write ADDRESS:PORT, for example 0.0.0.0:3101 or [::]:3101".to_owned())
+    text.parse()
+        .map_err(|_| "write ADDRESS:PORT, for example 0.0.0.0:3101 or [::]:3101".to_owned())
 }
 
 /// `host:port`, where the host may be a name: what others dial.
@@ -37,7 +38,10 @@ pub(super) fn authority(text: &str) -> Result<String, String> {
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     let bracketed = host.starts_with('[') && host.ends_with(']');
     let good_host = !host.is_empty()
-        && (bracketed || host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')));
+        && (bracketed
+            || host
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')));
     match port.parse::<u16>() {
         Ok(1..) if good_host => Ok(text.to_owned()),
         _ => Err(wrong()),
@@ -53,7 +57,10 @@ const DURATION_UNITS: [(&str, u128); 5] = [
 ];
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "write a duration with its unit (ms, s, m, h, d), for example 500ms, 10s or 1m30s".to_owned();
+    let wrong = || {
+        "write a duration with its unit (ms, s, m, h, d), for example 500ms, 10s or 1m30s"
+            .to_owned()
+    };
     if text == "0" {
         return Ok(Duration::ZERO);
     }
@@ -61,18 +68,28 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let mut rest = text;
     while !rest.is_empty() {
         let (number, after) = split_number(rest).ok_or_else(wrong)?;
-        let unit_end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let unit_end = after
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(after.len());
         let (unit, next) = after.split_at(unit_end);
-        let (_, factor) = DURATION_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
-        nanoseconds =
-            u128::from(number).checked_mul(*factor).and_then(|n| nanoseconds.checked_add(n)).ok_or_else(wrong)?;
+        let (_, factor) = DURATION_UNITS
+            .iter()
+            .find(|(name, _)| *name == unit)
+            .ok_or_else(wrong)?;
+        nanoseconds = u128::from(number)
+            .checked_mul(*factor)
+            .and_then(|n| nanoseconds.checked_add(n))
+            .ok_or_else(wrong)?;
         rest = next;
     }
     if text.is_empty() {
         return Err(wrong());
     }
     let seconds = u64::try_from(nanoseconds / 1_000_000_000).map_err(|_| wrong())?;
-    Ok(Duration::new(seconds, u32::try_from(nanoseconds % 1_000_000_000).map_err(|_| wrong())?))
+    Ok(Duration::new(
+        seconds,
+        u32::try_from(nanoseconds % 1_000_000_000).map_err(|_| wrong())?,
+    ))
 }
 
 /// A duration in the largest unit that divides it: `1500ms`, `90s`, `5m`.
@@ -81,7 +98,10 @@ pub fn show_duration(duration: &Duration) -> String {
     if nanoseconds == 0 {
         return "0s".to_owned();
     }
-    let fitting = DURATION_UNITS.iter().rev().find(|(_, factor)| nanoseconds.is_multiple_of(*factor));
+    let fitting = DURATION_UNITS
+        .iter()
+        .rev()
+        .find(|(_, factor)| nanoseconds.is_multiple_of(*factor));
     match fitting {
         Some((unit, factor)) => format!("{}{unit}", nanoseconds / factor),
         None => format!("{duration:?}"),
@@ -102,7 +122,10 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let wrong = || "write a number of bytes, for example 4096, 64KiB or 1MB".to_owned();
     let (number, unit) = split_number(text).ok_or_else(wrong)?;
     let unit = unit.trim_start();
-    let factor = match BYTE_UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)) {
+    let factor = match BYTE_UNITS
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(unit))
+    {
         Some((_, factor)) => *factor,
         None if unit.is_empty() => 1,
         None => return Err(wrong()),
@@ -122,27 +145,51 @@ pub fn show_bytes(bytes: u64) -> String {
 }
 
 fn split_number(text: &str) -> Option<(u64, &str)> {
-    let end = text.find(|c: char| !(c.is_ascii_digit() || c == '_')).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !(c.is_ascii_digit() || c == '_'))
+        .unwrap_or(text.len());
     let (number, rest) = text.split_at(end);
     Some((number.replace('_', "").parse().ok()?, rest))
 }
 
 pub(super) fn url(text: &str, schemes: &[&str]) -> Result<String, String> {
-    let known = text.split_once("://").is_some_and(|(scheme, rest)| schemes.contains(&scheme) && !rest.is_empty());
+    let known = text
+        .split_once("://")
+        .is_some_and(|(scheme, rest)| schemes.contains(&scheme) && !rest.is_empty());
     if known {
         return Ok(text.to_owned());
     }
-    let forms: Vec<String> = schemes.iter().map(|scheme| format!("{scheme}://…")).collect();
-    Err(format!("write a URL that begins with {}", forms.join(" or ")))
+    let forms: Vec<String> = schemes
+        .iter()
+        .map(|scheme| format!("{scheme}://…"))
+        .collect();
+    Err(format!(
+        "write a URL that begins with {}",
+        forms.join(" or ")
+    ))
 }
 
 /// A URL whose secrets are hidden: the password before the last `@` (it may hold a `/`), and parameters that are named like
 /// a secret. Text that is no URL stays as it is.
 pub fn mask_secrets(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let (before, query) = rest.split_once('?').map_or((rest, String::new()), |(before, query)| {
-        (before, format!("?{}", query.split('&').map(masked_parameter).collect::<Vec<_>>().join("&")))
-    });
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let (before, query) = rest
+        .split_once('?')
+        .map_or((rest, String::new()), |(before, query)| {
+            (
+                before,
+                format!(
+                    "?{}",
+                    query
+                        .split('&')
+                        .map(masked_parameter)
+                        .collect::<Vec<_>>()
+                        .join("&")
+                ),
+            )
+        });
     match before.rsplit_once('@') {
         // The question mark may belong to a password.
         None if query.contains('@') => format!("{scheme}://***"),
@@ -158,7 +205,11 @@ const SECRET_PARAMETERS: [&str; 5] = ["password", "passwd", "secret", "token", "
 
 fn masked_parameter(parameter: &str) -> String {
     match parameter.split_once('=') {
-        Some((name, _)) if SECRET_PARAMETERS.iter().any(|secret| name.to_ascii_lowercase().contains(secret)) => {
+        Some((name, _))
+            if SECRET_PARAMETERS
+                .iter()
+                .any(|secret| name.to_ascii_lowercase().contains(secret)) =>
+        {
             format!("{name}=***")
         }
         _ => parameter.to_owned(),
@@ -186,7 +237,17 @@ mod tests {
             assert_eq!(read, Duration::from_millis(milliseconds), "{text}");
             assert_eq!(show_duration(&read), shown, "{text}");
         }
-        for text in ["", "10", "s", "10x", "-1s", "1.5s", "10 s", "99999999999999999999s", "999999999999999999d"] {
+        for text in [
+            "",
+            "10",
+            "s",
+            "10x",
+            "-1s",
+            "1.5s",
+            "10 s",
+            "99999999999999999999s",
+            "999999999999999999d",
+        ] {
             assert!(duration(text).is_err(), "{text}");
         }
     }
@@ -204,7 +265,15 @@ mod tests {
             assert_eq!(bytes(text), Ok(number), "{text}");
             assert_eq!(show_bytes(number), shown, "{text}");
         }
-        for text in ["", "KiB", "-1", "1.5KiB", "64KX", "99999999999999999999", "99999999999999GiB"] {
+        for text in [
+            "",
+            "KiB",
+            "-1",
+            "1.5KiB",
+            "64KX",
+            "99999999999999999999",
+            "99999999999999GiB",
+        ] {
             assert!(bytes(text).is_err(), "{text}");
         }
     }
@@ -214,13 +283,28 @@ mod tests {
         for text in ["0.0.0.0:3101", "[::]:3101", "127.0.0.1:0"] {
             assert!(socket_address(text).is_ok(), "{text}");
         }
-        for text in ["", "3101", ":3101", "localhost:3101", "1.2.3.4", "1.2.3.4:99999"] {
+        for text in [
+            "",
+            "3101",
+            ":3101",
+            "localhost:3101",
+            "1.2.3.4",
+            "1.2.3.4:99999",
+        ] {
             assert!(socket_address(text).is_err(), "{text}");
         }
         for text in ["10.0.0.7:3109", "node-1.example:3109", "[::1]:3109"] {
             assert!(authority(text).is_ok(), "{text}");
         }
-        for text in ["", "10.0.0.7", ":3109", "10.0.0.7:0", "a b:1", "http://x:1", "x:99999"] {
+        for text in [
+            "",
+            "10.0.0.7",
+            ":3109",
+            "10.0.0.7:0",
+            "a b:1",
+            "http://x:1",
+            "x:99999",
+        ] {
             assert!(authority(text).is_err(), "{text}");
         }
     }
@@ -237,7 +321,10 @@ mod tests {
             ("redis://h:1/0", "redis://h:1/0"),
             ("redis://:p@h:1/0", "redis://:***@h:1/0"),
             ("redis://u:p@w@h:1", "redis://u:***@h:1"),
-            ("redis+sentinel://u:p@a:1,b:2/m", "redis+sentinel://u:***@a:1,b:2/m"),
+            (
+                "redis+sentinel://u:p@a:1,b:2/m",
+                "redis+sentinel://u:***@a:1,b:2/m",
+            ),
             ("redis://token@h:1", "redis://:***@h:1"),
             ("redis://u:p/q@h:1/0", "redis://u:***@h:1/0"),
             ("redis://u:p?q@h:1/0", "redis://***"),
@@ -250,9 +337,18 @@ mod tests {
                 "rediss+sentinel://u:p@a:1/m?sentinel_user=x&sentinel_password=s@t",
                 "rediss+sentinel://u:***@a:1/m?sentinel_user=x&sentinel_password=***",
             ),
-            ("redis+sentinel://a:1/m?sentinel_password=s@t", "redis+sentinel://a:1/m?sentinel_password=***"),
-            ("https://h/keys?api_key=s&v=1", "https://h/keys?api_key=***&v=1"),
-            ("https://u:p@h/keys?access_token=s", "https://u:***@h/keys?access_token=***"),
+            (
+                "redis+sentinel://a:1/m?sentinel_password=s@t",
+                "redis+sentinel://a:1/m?sentinel_password=***",
+            ),
+            (
+                "https://h/keys?api_key=s&v=1",
+                "https://h/keys?api_key=***&v=1",
+            ),
+            (
+                "https://u:p@h/keys?access_token=s",
+                "https://u:***@h/keys?access_token=***",
+            ),
             ("plain", "plain"),
         ] {
             assert_eq!(mask_secrets(url), masked);

@@ -30,7 +30,9 @@ impl fmt::Display for Origin {
             Self::Flag(flag) => write!(f, "flag {flag}"),
             Self::Environment(name) => write!(f, "environment {name}"),
             Self::File(path) => write!(f, "file {}", path.display()),
-            Self::OwnFile { path, named_by } => write!(f, "file {}, named by {named_by}", path.display()),
+            Self::OwnFile { path, named_by } => {
+                write!(f, "file {}, named by {named_by}", path.display())
+            }
         }
     }
 }

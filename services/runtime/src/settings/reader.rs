@@ -18,7 +18,12 @@ pub struct Reader<'s> {
 
 impl<'s> Reader<'s> {
     pub(super) fn new(sources: &'s Sources) -> Self {
-        Self { sources, group: "Settings", declared: Vec::new(), mistakes: Vec::new() }
+        Self {
+            sources,
+            group: "Settings",
+            declared: Vec::new(),
+            mistakes: Vec::new(),
+        }
     }
 
     /// The settings that follow belong under this title in help and documentation.
@@ -28,12 +33,20 @@ impl<'s> Reader<'s> {
 
     /// A mistake that only shows when settings are seen together. `key` names the setting to change.
     pub fn mistake(&mut self, key: &str, text: impl Into<String>) {
-        let source = match self.declared.iter().find(|declared| declared.key == key).and_then(|d| d.effective.as_ref())
+        let source = match self
+            .declared
+            .iter()
+            .find(|declared| declared.key == key)
+            .and_then(|d| d.effective.as_ref())
         {
             Some((_, origin)) => origin.to_string(),
             None => "not given".to_owned(),
         };
-        self.mistakes.push(ConfigError { field: key.to_owned(), source, text: text.into() });
+        self.mistakes.push(ConfigError {
+            field: key.to_owned(),
+            source,
+            text: text.into(),
+        });
     }
 
     /// Whether everything was read: false while settings are only declared, or a source could not be understood. What is
@@ -50,6 +63,8 @@ impl<'s> Reader<'s> {
     /// Whether a setting that was asked for before is given anywhere (a default is not).
     pub fn given(&self, key: &str) -> bool {
         let declared = self.declared.iter().find(|declared| declared.key == key);
-        declared.and_then(|d| d.effective.as_ref()).is_some_and(|(_, origin)| *origin != Origin::Default)
+        declared
+            .and_then(|d| d.effective.as_ref())
+            .is_some_and(|(_, origin)| *origin != Origin::Default)
     }
 }

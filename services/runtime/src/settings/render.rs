@@ -18,7 +18,9 @@ pub(super) fn effective(program: Program, declared: &[Declared]) -> String {
             let _ = writeln!(text, "\n# {group}");
         }
         let _ = match &one.effective {
-            Some((shown, origin)) => writeln!(text, "{} = {}  # {origin}", one.key, quoted(one, shown)),
+            Some((shown, origin)) => {
+                writeln!(text, "{} = {}  # {origin}", one.key, quoted(one, shown))
+            }
             None => writeln!(text, "# {} is not set", one.key),
         };
     }
@@ -29,7 +31,11 @@ fn quoted(declared: &Declared, shown: &str) -> String {
     let bare = declared.form == "true or false"
         || declared.form.starts_with("whole number")
         || declared.form.starts_with("number");
-    if bare { shown.to_owned() } else { toml::Value::String(shown.to_owned()).to_string() }
+    if bare {
+        shown.to_owned()
+    } else {
+        toml::Value::String(shown.to_owned()).to_string()
+    }
 }
 
 /// All settings of a program as a section of Markdown: one table per group.
@@ -56,7 +62,10 @@ pub fn markdown<T>(program: Program, read: impl Fn(&mut Reader<'_>) -> T) -> Str
         let secrecy = match one.secrecy {
             Secrecy::Public => String::new(),
             Secrecy::Credentials | Secrecy::Secret => {
-                format!(" May stand in a file: `{0}_file`, `{1}_FILE`.", one.key, one.environment)
+                format!(
+                    " May stand in a file: `{0}_file`, `{1}_FILE`.",
+                    one.key, one.environment
+                )
             }
         };
         let what = format!("{}{secrecy}", one.help).replace('|', "\\|");

@@ -33,25 +33,48 @@ impl Sources {
         let (command, flags) = flags::parse(program, declared, arguments, &mut mistakes)?;
         let mut environment = Environment::read(declared, environment, &mut mistakes);
         let named = command.config.clone().map(|path| (path, "flag --config"));
-        let named = named.or_else(|| environment.config.take().map(|path| (path, "environment IM_CONFIG")));
-        let mut complete = mistakes.iter().all(|mistake| mistake.field != flags::COMMAND_LINE);
+        let named = named.or_else(|| {
+            environment
+                .config
+                .take()
+                .map(|path| (path, "environment IM_CONFIG"))
+        });
+        let mut complete = mistakes
+            .iter()
+            .all(|mistake| mistake.field != flags::COMMAND_LINE);
         let file = named
             .map(|(path, by)| read_file(&path, by, declared, &mut mistakes))
             .unwrap_or_else(|| Some(BTreeMap::new()));
         complete &= file.is_some();
         let layers = vec![flags, environment.values, file.unwrap_or_default()];
-        Ok((Self { layers, mistakes, of_others: environment.of_others, complete }, command))
+        Ok((
+            Self {
+                layers,
+                mistakes,
+                of_others: environment.of_others,
+                complete,
+            },
+            command,
+        ))
     }
 
     /// The value of a setting from the first layer that has it.
     pub(super) fn find(&self, declared: &Declared) -> Result<Option<RawValue>, ConfigError> {
         let file_key = format!("{}_file", declared.key);
         for layer in &self.layers {
-            let named = if declared.secrecy.has_file() { layer.get(&file_key) } else { None };
+            let named = if declared.secrecy.has_file() {
+                layer.get(&file_key)
+            } else {
+                None
+            };
             match (layer.get(declared.key), named) {
                 (Some(_), Some(named)) => {
                     let text = format!("both it and {} are given: leave one out", declared.key);
-                    return Err(ConfigError { field: file_key, source: named.origin.to_string(), text });
+                    return Err(ConfigError {
+                        field: file_key,
+                        source: named.origin.to_string(),
+                        text,
+                    });
                 }
                 (Some(given), None) => return Ok(Some(given.clone())),
                 (None, Some(named)) => return own_file(&file_key, named).map(Some),
@@ -66,12 +89,22 @@ fn own_file(key: &str, named: &RawValue) -> Result<RawValue, ConfigError> {
     let path = PathBuf::from(&named.text);
     match std::fs::read_to_string(&path) {
         Ok(text) => {
-            let origin = Origin::OwnFile { path, named_by: Box::new(named.origin.clone()) };
-            Ok(RawValue { text: text.trim_end_matches(['\r', '\n']).to_owned(), origin })
+            let origin = Origin::OwnFile {
+                path,
+                named_by: Box::new(named.origin.clone()),
+            };
+            Ok(RawValue {
+                text: text.trim_end_matches(['\r', '\n']).to_owned(),
+                origin,
+            })
         }
         Err(error) => {
             let text = format!("{} cannot be read: {error}", path.display());
-            Err(ConfigError { field: key.to_owned(), source: named.origin.to_string(), text })
+            Err(ConfigError {
+                field: key.to_owned(),
+                source: named.origin.to_string(),
+                text,
+            })
         }
     }
 }
@@ -90,12 +123,25 @@ impl Environment {
     ) -> Self {
         let known: BTreeMap<String, String> = keys(declared)
             .map(|(key, one)| {
-                (if key == one.key { one.environment.clone() } else { format!("{}_FILE", one.environment) }, key)
+                (
+                    if key == one.key {
+                        one.environment.clone()
+                    } else {
+                        format!("{}_FILE", one.environment)
+                    },
+                    key,
+                )
             })
             .collect();
-        let mut read = Self { values: BTreeMap::new(), of_others: Vec::new(), config: None };
+        let mut read = Self {
+            values: BTreeMap::new(),
+            of_others: Vec::new(),
+            config: None,
+        };
         for (name, value) in environment {
-            let Ok(name) = name.into_string() else { continue };
+            let Ok(name) = name.into_string() else {
+                continue;
+            };
             if name == "IM_CONFIG" {
                 read.config = Some(PathBuf::from(value));
                 continue;
@@ -107,12 +153,21 @@ impl Environment {
                 }
                 (Some(key), Err(_)) => {
                     let text = "is not UTF-8: write it in UTF-8".to_owned();
-                    mistakes.push(ConfigError { field: key.clone(), source: origin.to_string(), text });
+                    mistakes.push(ConfigError {
+                        field: key.clone(),
+                        source: origin.to_string(),
+                        text,
+                    });
                 }
                 (None, _) if is_of_another(&name) => read.of_others.push(name),
                 (None, value) if is_ours(&name, value.as_deref().unwrap_or_default()) => {
                     let names = known.keys().map(String::as_str).chain(["IM_CONFIG"]);
-                    mistakes.push(unknown(&name, "environment", suggest::nearest(&name, names), "unset it"));
+                    mistakes.push(unknown(
+                        &name,
+                        "environment",
+                        suggest::nearest(&name, names),
+                        "unset it",
+                    ));
                 }
                 (None, _) => {}
             }
@@ -151,7 +206,11 @@ fn read_file(
     mistakes: &mut Vec<ConfigError>,
 ) -> Option<BTreeMap<String, RawValue>> {
     let mut broken = |text: String| {
-        mistakes.push(ConfigError { field: "config".to_owned(), source: named_by.to_owned(), text });
+        mistakes.push(ConfigError {
+            field: "config".to_owned(),
+            source: named_by.to_owned(),
+            text,
+        });
     };
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
@@ -163,7 +222,11 @@ fn read_file(
     match text.parse::<toml::Table>() {
         Ok(table) => Some(read_table(path, table, declared, mistakes)),
         Err(error) => {
-            broken(format!("{} is not TOML: {}", path.display(), error.to_string().trim_end()));
+            broken(format!(
+                "{} is not TOML: {}",
+                path.display(),
+                error.to_string().trim_end()
+            ));
             None
         }
     }
@@ -186,11 +249,22 @@ fn read_table(
         }
         match written(value) {
             Some(text) => {
-                values.insert(name, RawValue { text, origin: source.clone() });
+                values.insert(
+                    name,
+                    RawValue {
+                        text,
+                        origin: source.clone(),
+                    },
+                );
             }
             None => {
-                let text = "write a string, a number, true or false, or an array of strings".to_owned();
-                mistakes.push(ConfigError { field: name, source: source.to_string(), text });
+                let text =
+                    "write a string, a number, true or false, or an array of strings".to_owned();
+                mistakes.push(ConfigError {
+                    field: name,
+                    source: source.to_string(),
+                    text,
+                });
             }
         }
     }
@@ -201,8 +275,16 @@ fn read_table(
 fn written(value: toml::Value) -> Option<String> {
     match value {
         toml::Value::String(text) => Some(text),
-        toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => Some(value.to_string()),
-        toml::Value::Array(items) => Some(items.into_iter().map(written).collect::<Option<Vec<_>>>()?.join(",")),
+        toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => {
+            Some(value.to_string())
+        }
+        toml::Value::Array(items) => Some(
+            items
+                .into_iter()
+                .map(written)
+                .collect::<Option<Vec<_>>>()?
+                .join(","),
+        ),
         toml::Value::Datetime(_) | toml::Value::Table(_) => None,
     }
 }

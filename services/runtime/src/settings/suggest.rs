@@ -1,8 +1,14 @@
 //! "Did you mean": the known name nearest to an unknown one.
 
 /// The candidate that can be reached with the fewest single-character edits, where that is few for its length.
-pub(super) fn nearest<'a>(unknown: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let (edits, name) = known.into_iter().map(|name| (distance(unknown, name), name)).min()?;
+pub(super) fn nearest<'a>(
+    unknown: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let (edits, name) = known
+        .into_iter()
+        .map(|name| (distance(unknown, name), name))
+        .min()?;
     (edits <= (unknown.len() / 3).max(1)).then_some(name)
 }
 
@@ -17,7 +23,9 @@ fn distance(from: &str, to: &str) -> usize {
     for i in 1..=from.len() {
         for j in 1..=to.len() {
             let change = usize::from(from[i - 1] != to[j - 1]);
-            let mut best = (rows[i - 1][j] + 1).min(rows[i][j - 1] + 1).min(rows[i - 1][j - 1] + change);
+            let mut best = (rows[i - 1][j] + 1)
+                .min(rows[i][j - 1] + 1)
+                .min(rows[i - 1][j - 1] + change);
             if i > 1 && j > 1 && from[i - 1] == to[j - 2] && from[i - 2] == to[j - 1] {
                 best = best.min(rows[i - 2][j - 2] + 1);
             }
@@ -47,7 +55,12 @@ mod tests {
 
     #[test]
     fn edits_are_counted() {
-        for (from, to, edits) in [("", "", 0), ("a", "", 1), ("ab", "ba", 1), ("kitten", "sitting", 3)] {
+        for (from, to, edits) in [
+            ("", "", 0),
+            ("a", "", 1),
+            ("ab", "ba", 1),
+            ("kitten", "sitting", 3),
+        ] {
             assert_eq!(distance(from, to), edits, "{from} {to}");
         }
     }

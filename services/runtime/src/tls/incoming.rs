@@ -29,7 +29,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 static HANDSHAKES: LazyLock<IntCounterVec> = LazyLock::new(|| {
     let help = "TLS handshakes on internal ports, by result: done, refused (no or a wrong certificate), other_tier, late, crowded (too many of one address).";
-    register_int_counter_vec!("im_tls_handshakes_total", help, &["result"]).expect("registered once")
+    register_int_counter_vec!("im_tls_handshakes_total", help, &["result"])
+        .expect("registered once")
 });
 
 /// Connections of one tier's processes of this cluster. Ends never; dropping it closes the listener.
@@ -50,7 +51,10 @@ impl Incoming {
     pub fn new(tls: Arc<Tls>, listener: TcpListener, tier: ServerName<'static>) -> Self {
         LazyLock::force(&HANDSHAKES);
         let (sender, accepted) = mpsc::channel(AT_ONCE);
-        Self { accepted, task: tokio::spawn(accept(tls, listener, tier, sender)).abort_handle() }
+        Self {
+            accepted,
+            task: tokio::spawn(accept(tls, listener, tier, sender)).abort_handle(),
+        }
     }
 }
 
@@ -58,7 +62,9 @@ impl Stream for Incoming {
     type Item = io::Result<TlsStream<TcpStream>>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.accepted.poll_recv(context).map(|stream| stream.map(Ok))
+        self.accepted
+            .poll_recv(context)
+            .map(|stream| stream.map(Ok))
     }
 }
 
@@ -72,7 +78,9 @@ async fn accept(
     let shares = Shares::new(AT_ONCE_PER_ADDRESS);
     loop {
         // The semaphore is never closed.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -115,7 +123,11 @@ async fn accept(
 /// Whether the client's certificate names this tier. The authority signs for every process of the cluster, redis and etcd
 /// among them: belonging to it is not enough to call this port.
 fn names(stream: &TlsStream<TcpStream>, tier: &ServerName<'_>) -> bool {
-    let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let shown = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first());
     let parsed = shown.and_then(|certificate| ParsedCertificate::try_from(certificate).ok());
     parsed.is_some_and(|certificate| verify_server_name(&certificate, tier).is_ok())
 }

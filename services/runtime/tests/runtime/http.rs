@@ -25,7 +25,14 @@ async fn serve(limits: Limits) -> Server {
     let routes = Router::new()
         .route(
             "/peer",
-            get(async |request: Request| request.extensions().get::<SocketAddr>().unwrap().ip().to_string()),
+            get(async |request: Request| {
+                request
+                    .extensions()
+                    .get::<SocketAddr>()
+                    .unwrap()
+                    .ip()
+                    .to_string()
+            }),
         )
         .route(
             "/slow",
@@ -35,21 +42,37 @@ async fn serve(limits: Limits) -> Server {
             }),
         );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let server =
-        Server { address: listener.local_addr().unwrap(), open: TaskTracker::new(), end: CancellationToken::new() };
-    tokio::spawn(http::serve(listener, limits, routes, server.open.clone(), server.end.clone()));
+    let server = Server {
+        address: listener.local_addr().unwrap(),
+        open: TaskTracker::new(),
+        end: CancellationToken::new(),
+    };
+    tokio::spawn(http::serve(
+        listener,
+        limits,
+        routes,
+        server.open.clone(),
+        server.end.clone(),
+    ));
     server
 }
 
 async fn ask(server: &Server, path: &str) -> Result<String, http::Error> {
-    let limits = RequestLimits { timeout: SOON, max_body: 1 << 10 };
-    http::get(&format!("http://{}{path}", server.address), limits).await.map(|answer| answer.text())
+    let limits = RequestLimits {
+        timeout: SOON,
+        max_body: 1 << 10,
+    };
+    http::get(&format!("http://{}{path}", server.address), limits)
+        .await
+        .map(|answer| answer.text())
 }
 
 /// What comes until the other side closes.
 async fn rest(mut stream: TcpStream) -> String {
     let mut text = String::new();
-    let _broken = timeout(SOON, stream.read_to_string(&mut text)).await.expect("closed in time");
+    let _broken = timeout(SOON, stream.read_to_string(&mut text))
+        .await
+        .expect("closed in time");
     text
 }
 
@@ -71,12 +94,19 @@ async fn who_has_too_many_connections_is_told_so_and_others_wait() {
     let server = serve(limits).await;
     let first = TcpStream::connect(server.address).await.unwrap();
     let _second = TcpStream::connect(server.address).await.unwrap();
-    assert_eq!(rest(TcpStream::connect(server.address).await.unwrap()).await, "too many");
+    assert_eq!(
+        rest(TcpStream::connect(server.address).await.unwrap()).await,
+        "too many"
+    );
     drop(first);
     let again = async { while ask(&server, "/peer").await.is_err() {} };
     timeout(SOON, again).await.unwrap();
 
-    let server = serve(Limits { connections: 1, ..Limits::new("test") }).await;
+    let server = serve(Limits {
+        connections: 1,
+        ..Limits::new("test")
+    })
+    .await;
     let first = TcpStream::connect(server.address).await.unwrap();
     let (asked, ()) = tokio::join!(ask(&server, "/peer"), async { drop(first) });
     assert_eq!(asked.unwrap(), "127.0.0.1");
@@ -84,11 +114,19 @@ async fn who_has_too_many_connections_is_told_so_and_others_wait() {
 
 #[tokio::test]
 async fn slow_heads_and_long_stays_are_cut_off() {
-    let server = serve(Limits { header_timeout: Duration::from_millis(50), ..Limits::new("test") }).await;
+    let server = serve(Limits {
+        header_timeout: Duration::from_millis(50),
+        ..Limits::new("test")
+    })
+    .await;
     let mut slow = TcpStream::connect(server.address).await.unwrap();
     slow.write_all(b"GET /peer HT").await.unwrap();
     rest(slow).await;
-    let server = serve(Limits { life: Duration::from_millis(50), ..Limits::new("test") }).await;
+    let server = serve(Limits {
+        life: Duration::from_millis(50),
+        ..Limits::new("test")
+    })
+    .await;
     rest(TcpStream::connect(server.address).await.unwrap()).await;
 }
 

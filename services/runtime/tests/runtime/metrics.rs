@@ -17,7 +17,9 @@ fn literals(source: &str) -> Vec<Literal> {
     let (bytes, mut found, mut at) = (source.as_bytes(), Vec::new(), 0);
     while at < bytes.len() {
         match bytes[at] {
-            b'/' if bytes.get(at + 1) == Some(&b'/') => at += source[at..].find('\n').unwrap_or(source.len() - at),
+            b'/' if bytes.get(at + 1) == Some(&b'/') => {
+                at += source[at..].find('\n').unwrap_or(source.len() - at)
+            }
             b'\'' if bytes.get(at + 1) == Some(&b'"') => at += 3,
             b'"' => {
                 let begin = at;
@@ -27,7 +29,11 @@ fn literals(source: &str) -> Vec<Literal> {
                 }
                 at += 1;
                 let lines = source[begin + 1..at - 1].split("\\\n").map(str::trim_start);
-                found.push(Literal { text: lines.collect(), begin, end: at });
+                found.push(Literal {
+                    text: lines.collect(),
+                    begin,
+                    end: at,
+                });
             }
             _ => at += 1,
         }
@@ -42,11 +48,18 @@ fn is_metric(text: &str) -> bool {
 
 /// Whether what stands before is a call that declares: `register_int_gauge!(`, `counter(`, `IntGauge(`.
 fn is_declaration(before: &str) -> bool {
-    let Some(call) = before.trim_end().strip_suffix('(') else { return false };
+    let Some(call) = before.trim_end().strip_suffix('(') else {
+        return false;
+    };
     let call = call.trim_end_matches('!');
-    let name = call.rsplit(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap_or_default();
+    let name = call
+        .rsplit(|c: char| !(c.is_alphanumeric() || c == '_'))
+        .next()
+        .unwrap_or_default();
     let name = name.to_ascii_lowercase();
-    ["counter", "gauge", "histogram"].iter().any(|kind| name.contains(kind))
+    ["counter", "gauge", "histogram"]
+        .iter()
+        .any(|kind| name.contains(kind))
 }
 
 /// Name → (kind, help) of what a source file declares.
@@ -56,10 +69,18 @@ fn declared(path: &Path, source: &str) -> BTreeMap<String, (&'static str, String
     let metrics = metrics.filter(|(_, l)| is_metric(&l.text) && is_declaration(&source[..l.begin]));
     let described = metrics.map(|(number, name)| {
         // The help is the next argument, or a variable's value just before.
-        let argument = source[name.end..].trim_start().trim_start_matches(',').trim_start();
-        let after = literals.get(number + 1).filter(|_| argument.starts_with('"'));
-        let help = after
-            .or_else(|| literals[..number].iter().rfind(|other| other.text.contains(' ') && other.text.ends_with('.')));
+        let argument = source[name.end..]
+            .trim_start()
+            .trim_start_matches(',')
+            .trim_start();
+        let after = literals
+            .get(number + 1)
+            .filter(|_| argument.starts_with('"'));
+        let help = after.or_else(|| {
+            literals[..number]
+                .iter()
+                .rfind(|other| other.text.contains(' ') && other.text.ends_with('.'))
+        });
         let help = help.unwrap_or_else(|| panic!("{}: no help for {}", path.display(), name.text));
         let before = source[..name.begin].to_ascii_lowercase();
         let kinds = ["counter", "gauge", "histogram"].into_iter();
@@ -70,7 +91,10 @@ fn declared(path: &Path, source: &str) -> BTreeMap<String, (&'static str, String
 }
 
 fn walk(folder: &Path, visit: &mut impl FnMut(&Path)) {
-    let mut entries: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut entries: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     entries.sort();
     for path in entries {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -86,16 +110,23 @@ fn walk(folder: &Path, visit: &mut impl FnMut(&Path)) {
 fn every_metric_is_documented() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut all = BTreeMap::new();
-    let services = std::fs::read_dir(root.join("services")).unwrap().map(|service| service.unwrap().path());
+    let services = std::fs::read_dir(root.join("services"))
+        .unwrap()
+        .map(|service| service.unwrap().path());
     for program in services.chain([root.join("operator")]) {
         let sources = program.join("src");
         if sources.is_dir() {
-            walk(&sources, &mut |path| all.append(&mut declared(path, &std::fs::read_to_string(path).unwrap())));
+            walk(&sources, &mut |path| {
+                all.append(&mut declared(path, &std::fs::read_to_string(path).unwrap()))
+            });
         }
     }
     let mut table = "| metric | kind | what it says |\n|---|---|---|\n".to_owned();
     for (name, (kind, help)) in &all {
-        assert!(help.ends_with('.'), "{name}: the help is no sentence: {help}");
+        assert!(
+            help.ends_with('.'),
+            "{name}: the help is no sentence: {help}"
+        );
         table.push_str(&format!("| `{name}` | {kind} | {help} |\n"));
     }
     documentation::check(&root.join("docs/metrics.md"), "metrics", &table).unwrap();
@@ -132,6 +163,12 @@ fn declared_metrics_show_once_they_are_registered() {
     SEEN.with_label_values(&["it"]).inc();
     SECONDS.observe(0.5);
     let text = im_runtime::metrics::text();
-    assert!(text.contains("im_test_seen_total{what=\"it\"} 1\n"), "{text}");
-    assert!(text.contains("im_test_seconds_bucket{le=\"1\"} 1\n"), "{text}");
+    assert!(
+        text.contains("im_test_seen_total{what=\"it\"} 1\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("im_test_seconds_bucket{le=\"1\"} 1\n"),
+        "{text}"
+    );
 }

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use im_runtime::settings::{Program, Reader, Secret, Stop, load, markdown};
 
-const PROGRAM: Program = Program { name: "im-sample", about: "A program for tests." };
+const PROGRAM: Program = Program {
+    name: "im-sample",
+    about: "A program for tests.",
+};
 
 #[derive(Debug, PartialEq)]
 struct Sample {
@@ -27,7 +30,9 @@ struct Sample {
 fn read(from: &mut Reader<'_>) -> Sample {
     from.group("Clients");
     let sample = Sample {
-        listen: from.address("tcp_listen", "Where clients connect.").or(([0, 0, 0, 0], 3101).into()),
+        listen: from
+            .address("tcp_listen", "Where clients connect.")
+            .or(([0, 0, 0, 0], 3101).into()),
         redis_url: from
             .url("redis_url", &["redis", "rediss"], "The store.")
             .with_credentials()
@@ -37,15 +42,33 @@ fn read(from: &mut Reader<'_>) -> Sample {
             .duration("patience", "How long to wait.")
             .within(Duration::from_millis(1)..=Duration::from_secs(60))
             .or(Duration::from_secs(10)),
-        outbox: from.bytes("outbox_bytes", "Bound of an outbox.").or(64 * 1024),
-        shards: from.integer("shards", "How many shards.").within(1..=64).or(2),
+        outbox: from
+            .bytes("outbox_bytes", "Bound of an outbox.")
+            .or(64 * 1024),
+        shards: from
+            .integer("shards", "How many shards.")
+            .within(1..=64)
+            .or(2),
         share: from.number("share", "A share.").or(0.5),
-        unsigned: from.boolean("auth_allow_unsigned", "Believes everybody.").or(false),
+        unsigned: from
+            .boolean("auth_allow_unsigned", "Believes everybody.")
+            .or(false),
         endpoints: from
-            .list("etcd_endpoints", "URL", |text| Ok(text.to_owned()), String::clone, "Where etcd is.")
+            .list(
+                "etcd_endpoints",
+                "URL",
+                |text| Ok(text.to_owned()),
+                String::clone,
+                "Where etcd is.",
+            )
             .or(Vec::new()),
-        store: from.choice("store", &[("memory", 1), ("disk", 2)], "Where rooms live.").or(2),
-        collector: from.text("otlp_endpoint", "Traces.").environment("OTEL_EXPORTER_OTLP_ENDPOINT").optional(),
+        store: from
+            .choice("store", &[("memory", 1), ("disk", 2)], "Where rooms live.")
+            .or(2),
+        collector: from
+            .text("otlp_endpoint", "Traces.")
+            .environment("OTEL_EXPORTER_OTLP_ENDPOINT")
+            .optional(),
     };
     if sample.secret.is_none() && sample.share > 1.0 {
         from.mistake("share", "with no secret it must be 1 or less");
@@ -55,7 +78,9 @@ fn read(from: &mut Reader<'_>) -> Sample {
 
 fn try_load(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Sample, Stop> {
     let arguments = arguments.iter().map(OsString::from);
-    let environment = environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    let environment = environment
+        .iter()
+        .map(|(name, value)| (OsString::from(name), OsString::from(value)));
     load(PROGRAM, read, arguments, environment)
 }
 
@@ -136,16 +161,31 @@ fn every_form_is_read_from_flags_environment_and_file_alike() {
 #[test]
 fn flags_come_before_the_environment_and_the_environment_before_the_file() {
     let folder = tempfile::tempdir().unwrap();
-    let config = file(folder.path(), "c.toml", "redis_url = 'redis://file'\nshards = 3\nstore = 'memory'\n");
-    let environment = [("IM_CONFIG", config.as_str()), ("IM_REDIS_URL", "redis://environment"), ("IM_SHARDS", "4")];
+    let config = file(
+        folder.path(),
+        "c.toml",
+        "redis_url = 'redis://file'\nshards = 3\nstore = 'memory'\n",
+    );
+    let environment = [
+        ("IM_CONFIG", config.as_str()),
+        ("IM_REDIS_URL", "redis://environment"),
+        ("IM_SHARDS", "4"),
+    ];
     let sample = try_load(&["--shards", "5"], &environment).unwrap();
-    assert_eq!((sample.shards, sample.redis_url.as_str(), sample.store), (5, "redis://environment", 1));
+    assert_eq!(
+        (sample.shards, sample.redis_url.as_str(), sample.store),
+        (5, "redis://environment", 1)
+    );
 }
 
 #[test]
 fn each_mistake_names_field_and_source_and_what_to_write() {
     for (arguments, environment, expected) in [
-        (vec!["--shards", "many"], vec![REDIS], r#"shards (flag --shards): "many": write a whole number"#),
+        (
+            vec!["--shards", "many"],
+            vec![REDIS],
+            r#"shards (flag --shards): "many": write a whole number"#,
+        ),
         (
             vec![],
             vec![REDIS, ("IM_SHARDS", "65")],
@@ -186,7 +226,11 @@ fn each_mistake_names_field_and_source_and_what_to_write() {
             vec![REDIS],
             r#"auth_allow_unsigned (flag --auth-allow-unsigned): "perhaps": write true or false"#,
         ),
-        (vec!["--store", "tape"], vec![REDIS], r#"store (flag --store): "tape": write one of memory, disk"#),
+        (
+            vec!["--store", "tape"],
+            vec![REDIS],
+            r#"store (flag --store): "tape": write one of memory, disk"#,
+        ),
         (
             vec![],
             vec![REDIS, ("IM_TPC_LISTEN", "1.2.3.4:5")],
@@ -202,13 +246,21 @@ fn each_mistake_names_field_and_source_and_what_to_write() {
             vec![REDIS],
             "--tpc-listen (flag): there is no such setting: did you mean --tcp-listen?",
         ),
-        (vec!["stray"], vec![REDIS], "stray (flag): there is no such setting: take it out"),
+        (
+            vec!["stray"],
+            vec![REDIS],
+            "stray (flag): there is no such setting: take it out",
+        ),
         (
             vec!["--shards"],
             vec![REDIS],
             "command line (flags): a value is required for '--shards <whole number, 1 to 64>' but none was supplied",
         ),
-        (vec!["--share", "2"], vec![REDIS], "share (flag --share): with no secret it must be 1 or less"),
+        (
+            vec!["--share", "2"],
+            vec![REDIS],
+            "share (flag --share): with no secret it must be 1 or less",
+        ),
         (
             vec!["--config", "/does/not/exist.toml"],
             vec![REDIS],
@@ -221,11 +273,19 @@ fn each_mistake_names_field_and_source_and_what_to_write() {
         ),
         (
             vec![],
-            vec![REDIS, ("IM_AUTH_HS256_SECRET_FILE", "/f"), ("IM_AUTH_HS256_SECRET", "s")],
+            vec![
+                REDIS,
+                ("IM_AUTH_HS256_SECRET_FILE", "/f"),
+                ("IM_AUTH_HS256_SECRET", "s"),
+            ],
             "auth_hs256_secret_file (environment IM_AUTH_HS256_SECRET_FILE): both it and auth_hs256_secret are given: leave one out",
         ),
     ] {
-        assert_eq!(mistakes(&arguments, &environment), [expected], "{arguments:?} {environment:?}");
+        assert_eq!(
+            mistakes(&arguments, &environment),
+            [expected],
+            "{arguments:?} {environment:?}"
+        );
     }
 }
 
@@ -233,33 +293,86 @@ fn each_mistake_names_field_and_source_and_what_to_write() {
 fn mistakes_in_the_file_are_named() {
     let folder = tempfile::tempdir().unwrap();
     for (text, expected) in [
-        ("shards = 'many'", r#"shards (file FILE): "many": write a whole number"#),
-        ("shard = 2", "shard (file FILE): there is no such setting: did you mean shards?"),
-        ("[redis]\nurl = 'x'", "redis (file FILE): there is no such setting: take it out"),
-        ("[store]\nkind = 'x'", "store (file FILE): write a string, a number, true or false, or an array of strings"),
+        (
+            "shards = 'many'",
+            r#"shards (file FILE): "many": write a whole number"#,
+        ),
+        (
+            "shard = 2",
+            "shard (file FILE): there is no such setting: did you mean shards?",
+        ),
+        (
+            "[redis]\nurl = 'x'",
+            "redis (file FILE): there is no such setting: take it out",
+        ),
+        (
+            "[store]\nkind = 'x'",
+            "store (file FILE): write a string, a number, true or false, or an array of strings",
+        ),
     ] {
         let path = file(folder.path(), "c.toml", text);
-        assert_eq!(mistakes(&["--config", &path], &[REDIS]), [expected.replace("FILE", &path)], "{text}");
+        assert_eq!(
+            mistakes(&["--config", &path], &[REDIS]),
+            [expected.replace("FILE", &path)],
+            "{text}"
+        );
     }
     let path = file(folder.path(), "broken.toml", "shards = = 2");
     let broken = mistakes(&["--config", &path], &[]);
-    assert_eq!(broken.len(), 1, "what the file may hold is not said to be missing: {broken:?}");
-    assert!(broken[0].starts_with(&format!("config (flag --config): {path} is not TOML: ")), "{broken:?}");
+    assert_eq!(
+        broken.len(),
+        1,
+        "what the file may hold is not said to be missing: {broken:?}"
+    );
+    assert!(
+        broken[0].starts_with(&format!("config (flag --config): {path} is not TOML: ")),
+        "{broken:?}"
+    );
 }
 
 #[test]
 fn all_mistakes_come_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(folder.path(), "c.toml", "stroe = 'disk'\npatience = '0s'\n");
-    let environment = [("IM_SHARDS", "0"), ("IM_OUTBOX", "1"), ("IM_CONFIG", path.as_str())];
-    let found = mistakes(&["--colour", "red", "--taste=sweet", "--share", "x"], &environment);
-    let fields: Vec<&str> = found.iter().map(|mistake| mistake.split(' ').next().unwrap()).collect();
-    assert_eq!(fields, ["--colour", "--taste", "IM_OUTBOX", "stroe", "redis_url", "patience", "shards", "share"]);
+    let environment = [
+        ("IM_SHARDS", "0"),
+        ("IM_OUTBOX", "1"),
+        ("IM_CONFIG", path.as_str()),
+    ];
+    let found = mistakes(
+        &["--colour", "red", "--taste=sweet", "--share", "x"],
+        &environment,
+    );
+    let fields: Vec<&str> = found
+        .iter()
+        .map(|mistake| mistake.split(' ').next().unwrap())
+        .collect();
+    assert_eq!(
+        fields,
+        [
+            "--colour",
+            "--taste",
+            "IM_OUTBOX",
+            "stroe",
+            "redis_url",
+            "patience",
+            "shards",
+            "share"
+        ]
+    );
 
-    let Err(Stop::Mistakes(all)) = try_load(&["--share", "x"], &[]) else { panic!("no mistakes") };
+    let Err(Stop::Mistakes(all)) = try_load(&["--share", "x"], &[]) else {
+        panic!("no mistakes")
+    };
     let text = all.to_string();
-    assert!(text.starts_with("im-sample: 2 mistakes in the configuration\n  - redis_url (not given)"), "{text}");
-    assert!(text.ends_with("`im-sample --help` lists all settings"), "{text}");
+    assert!(
+        text.starts_with("im-sample: 2 mistakes in the configuration\n  - redis_url (not given)"),
+        "{text}"
+    );
+    assert!(
+        text.ends_with("`im-sample --help` lists all settings"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -279,11 +392,24 @@ fn what_kubernetes_tells_of_services_and_imctl_reads_is_no_mistake() {
 
 #[test]
 fn variables_of_our_other_programs_are_passed_over_and_named() {
-    let environment = [("IM_REDIS_APPEND_WORKERS", "4"), ("IM_PEER_SECRET_FILE", "/x"), ("IM_DATA_DIR", "/y"), REDIS];
-    let environment = environment.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    let environment = [
+        ("IM_REDIS_APPEND_WORKERS", "4"),
+        ("IM_PEER_SECRET_FILE", "/x"),
+        ("IM_DATA_DIR", "/y"),
+        REDIS,
+    ];
+    let environment =
+        environment.map(|(name, value)| (OsString::from(name), OsString::from(value)));
     let named = |from: &mut Reader<'_>| (read(from), from.of_others().to_vec());
     let (_, passed_over) = load(PROGRAM, named, [], environment).unwrap();
-    assert_eq!(passed_over, ["IM_REDIS_APPEND_WORKERS", "IM_PEER_SECRET_FILE", "IM_DATA_DIR"]);
+    assert_eq!(
+        passed_over,
+        [
+            "IM_REDIS_APPEND_WORKERS",
+            "IM_PEER_SECRET_FILE",
+            "IM_DATA_DIR"
+        ]
+    );
     let misspelled = mistakes(&[], &[("IM_AUTH_HS256_SECERT", "s"), REDIS]);
     assert!(
         misspelled[0].starts_with("IM_AUTH_HS256_SECERT (environment): there is no such setting"),
@@ -296,10 +422,16 @@ fn a_secret_is_read_from_its_file_without_the_last_line_end() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(folder.path(), "secret", "hush hush\n");
     for (arguments, environment) in [
-        (vec![], vec![REDIS, ("IM_AUTH_HS256_SECRET_FILE", path.as_str())]),
+        (
+            vec![],
+            vec![REDIS, ("IM_AUTH_HS256_SECRET_FILE", path.as_str())],
+        ),
         (vec!["--auth-hs256-secret-file", &path], vec![REDIS]),
         // A layer with precedence wins whichever way it gives the value.
-        (vec!["--auth-hs256-secret-file", &path], vec![REDIS, ("IM_AUTH_HS256_SECRET", "other")]),
+        (
+            vec!["--auth-hs256-secret-file", &path],
+            vec![REDIS, ("IM_AUTH_HS256_SECRET", "other")],
+        ),
     ] {
         let sample = try_load(&arguments, &environment).unwrap();
         assert_eq!(sample.secret, Some(Secret::new("hush hush")));
@@ -329,7 +461,10 @@ fn the_configuration_in_force_says_where_each_value_comes_from_and_hides_secrets
         "auth_allow_unsigned = false  # default",
         "# otlp_endpoint is not set",
     ] {
-        assert!(text.lines().any(|other| other == line), "{line}\nis not in\n{text}");
+        assert!(
+            text.lines().any(|other| other == line),
+            "{line}\nis not in\n{text}"
+        );
     }
     assert!(text.parse::<toml::Table>().is_ok(), "it is TOML: {text}");
 }
@@ -337,7 +472,13 @@ fn the_configuration_in_force_says_where_each_value_comes_from_and_hides_secrets
 #[test]
 fn help_and_version_are_printed_whatever_else_is_wrong() {
     let help = printed(&["--help"], &[("IM_SHARDS", "x")]);
-    for part in ["--redis-url", "[IM_REDIS_URL, needed]", "--auth-hs256-secret-file", "Clients:", "default \"64KiB\""] {
+    for part in [
+        "--redis-url",
+        "[IM_REDIS_URL, needed]",
+        "--auth-hs256-secret-file",
+        "Clients:",
+        "default \"64KiB\"",
+    ] {
         assert!(help.contains(part), "{part}\nis not in\n{help}");
     }
     assert!(printed(&["--version"], &[]).starts_with("im-sample 0."));
@@ -351,6 +492,9 @@ fn the_documentation_lists_every_setting() {
         "| `shards` | `IM_SHARDS` | whole number, 1 to 64 | `2` | How many shards. |",
         "| `etcd_endpoints` | `IM_ETCD_ENDPOINTS` | list of URL | none | Where etcd is. |",
     ] {
-        assert!(text.lines().any(|other| other == line), "{line}\nis not in\n{text}");
+        assert!(
+            text.lines().any(|other| other == line),
+            "{line}\nis not in\n{text}"
+        );
     }
 }

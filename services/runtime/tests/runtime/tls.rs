@@ -20,7 +20,10 @@ fn authority() -> Authority {
 /// Writes a new certificate that names `name`, and where it is.
 fn issue(folder: &Path, authority: &Authority, trusted: &Authority, name: &str) -> Files {
     let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, authority).unwrap();
+    let certificate = CertificateParams::new([name.to_owned()])
+        .unwrap()
+        .signed_by(&key, authority)
+        .unwrap();
     let files = Files {
         certificate: folder.join(format!("{name}.crt")),
         key: folder.join(format!("{name}.key")),
@@ -45,7 +48,9 @@ async fn echo(tls: &Arc<Tls>) -> String {
         while let Some(Ok(mut stream)) = incoming.next().await {
             tokio::spawn(async move {
                 let mut heard = [0; 1];
-                while stream.read_exact(&mut heard).await.is_ok() && stream.write_all(&heard).await.is_ok() {}
+                while stream.read_exact(&mut heard).await.is_ok()
+                    && stream.write_all(&heard).await.is_ok()
+                {}
             });
         }
     });
@@ -68,7 +73,9 @@ async fn processes_of_one_authority_are_let_in_and_strangers_are_not() {
 
     let connect = Tls::load(issue(folder.path(), &ours, &ours, "im-connect")).unwrap();
     admitted(&connect, &address, "im-logic").await.unwrap();
-    let wrong = admitted(&connect, &address, "im-connect").await.unwrap_err();
+    let wrong = admitted(&connect, &address, "im-connect")
+        .await
+        .unwrap_err();
     assert!(wrong.to_string().contains("not valid for name"), "{wrong}");
 
     let stranger = Tls::load(issue(folder.path(), &theirs, &ours, "stranger")).unwrap();
@@ -76,14 +83,22 @@ async fn processes_of_one_authority_are_let_in_and_strangers_are_not() {
     assert!(refused.to_string().contains("fatal alert"), "{refused}");
 
     let redis = Tls::load(issue(folder.path(), &ours, &ours, "im-redis")).unwrap();
-    admitted(&redis, &address, "im-logic").await.expect_err("another tier has no business here");
+    admitted(&redis, &address, "im-logic")
+        .await
+        .expect_err("another tier has no business here");
 
     let mut plain = TcpStream::connect(&address).await.unwrap();
-    plain.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    plain
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .await
+        .unwrap();
     let mut answer = Vec::new();
     // A TLS alert and the end, or the end at once.
     let _ = plain.read_to_end(&mut answer).await;
-    assert!(answer.first().is_none_or(|first| *first == 21), "{answer:?}");
+    assert!(
+        answer.first().is_none_or(|first| *first == 21),
+        "{answer:?}"
+    );
 }
 
 #[tokio::test]
@@ -100,7 +115,9 @@ async fn renewed_certificates_are_taken_up_and_broken_ones_are_not() {
 
     std::fs::write(&files.key, "not a key").unwrap();
     server.look();
-    admitted(&before, &address, "im-logic").await.expect("what was good before stays in use");
+    admitted(&before, &address, "im-logic")
+        .await
+        .expect("what was good before stays in use");
 
     issue(folder.path(), &new, &new, "im-logic");
     server.look();
@@ -108,7 +125,9 @@ async fn renewed_certificates_are_taken_up_and_broken_ones_are_not() {
     admitted(&after, &address, "im-logic").await.unwrap();
     admitted(&before, &address, "im-logic").await.unwrap_err();
     open.write_all(b"y").await.unwrap();
-    open.read_exact(&mut [0; 1]).await.expect("open connections go on");
+    open.read_exact(&mut [0; 1])
+        .await
+        .expect("open connections go on");
 }
 
 #[test]
@@ -118,15 +137,49 @@ fn mistakes_name_the_setting_and_the_file() {
     let good = issue(folder.path(), &ours, &ours, "im-logic");
     let missing = folder.path().join("missing");
     let told = |files: Files| Tls::load(files).unwrap_err().to_string();
-    let said = told(Files { certificate: missing.clone(), ..good.clone() });
-    assert_eq!(said, format!("tls_cert_file {}: No such file or directory (os error 2)", missing.display()));
-    let said = told(Files { certificate: good.key.clone(), ..good.clone() });
-    assert_eq!(said, format!("tls_cert_file {}: it holds no certificate", good.key.display()));
-    let said = told(Files { key: good.certificate.clone(), ..good.clone() });
-    assert!(said.starts_with(&format!("tls_key_file {}: ", good.certificate.display())), "{said}");
-    let said = told(Files { authority: good.key.clone(), ..good.clone() });
-    assert!(said.starts_with(&format!("tls_ca_file {}: ", good.key.display())), "{said}");
+    let said = told(Files {
+        certificate: missing.clone(),
+        ..good.clone()
+    });
+    assert_eq!(
+        said,
+        format!(
+            "tls_cert_file {}: No such file or directory (os error 2)",
+            missing.display()
+        )
+    );
+    let said = told(Files {
+        certificate: good.key.clone(),
+        ..good.clone()
+    });
+    assert_eq!(
+        said,
+        format!(
+            "tls_cert_file {}: it holds no certificate",
+            good.key.display()
+        )
+    );
+    let said = told(Files {
+        key: good.certificate.clone(),
+        ..good.clone()
+    });
+    assert!(
+        said.starts_with(&format!("tls_key_file {}: ", good.certificate.display())),
+        "{said}"
+    );
+    let said = told(Files {
+        authority: good.key.clone(),
+        ..good.clone()
+    });
+    assert!(
+        said.starts_with(&format!("tls_ca_file {}: ", good.key.display())),
+        "{said}"
+    );
     let other = issue(folder.path(), &ours, &ours, "im-connect");
-    let pair = Tls::load(Files { key: other.key, ..good }).unwrap_err();
+    let pair = Tls::load(Files {
+        key: other.key,
+        ..good
+    })
+    .unwrap_err();
     assert!(matches!(pair, Error::Pair(_)), "{pair}");
 }

@@ -42,7 +42,11 @@ const CONTENT: &[(&str, &[u8])] = files! {
 };
 
 static FILES: LazyLock<Vec<File>> = LazyLock::new(|| {
-    let file = |(path, content): &(&'static str, &'static [u8])| File { path, content, tag: tag(content) };
+    let file = |(path, content): &(&'static str, &'static [u8])| File {
+        path,
+        content,
+        tag: tag(content),
+    };
     CONTENT.iter().map(file).collect()
 });
 
@@ -63,13 +67,30 @@ fn kind(path: &str) -> &'static str {
 
 /// Answers with a file; browsers ask each time whether it is still the same.
 pub(super) async fn serve(uri: Uri, headers: HeaderMap) -> Response {
-    let path = if uri.path() == "/index.html" { "/" } else { uri.path() };
-    let Some(file) = FILES.iter().find(|file| file.path == path) else {
-        return (StatusCode::NOT_FOUND, "There is no such page. The chat is at /\n").into_response();
+    let path = if uri.path() == "/index.html" {
+        "/"
+    } else {
+        uri.path()
     };
-    let about = [(header::ETAG, file.tag.as_str()), (header::CACHE_CONTROL, "no-cache")];
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok()).unwrap_or_default();
-    if known.split(',').any(|known| known.trim().trim_start_matches("W/") == file.tag) {
+    let Some(file) = FILES.iter().find(|file| file.path == path) else {
+        return (
+            StatusCode::NOT_FOUND,
+            "There is no such page. The chat is at /\n",
+        )
+            .into_response();
+    };
+    let about = [
+        (header::ETAG, file.tag.as_str()),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    let known = headers
+        .get(header::IF_NONE_MATCH)
+        .and_then(|tags| tags.to_str().ok())
+        .unwrap_or_default();
+    if known
+        .split(',')
+        .any(|known| known.trim().trim_start_matches("W/") == file.tag)
+    {
         return (StatusCode::NOT_MODIFIED, about).into_response();
     }
     (about, [(header::CONTENT_TYPE, kind(path))], file.content).into_response()
@@ -84,11 +105,20 @@ mod tests {
     #[test]
     fn every_file_of_the_page_and_the_client_is_served() {
         for (folder, prefix) in [("page", "/"), ("client", "/client/")] {
-            let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("../web").join(folder);
+            let here = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("../web")
+                .join(folder);
             for file in std::fs::read_dir(here).unwrap() {
                 let name = file.unwrap().file_name().into_string().unwrap();
-                let path = if name == "index.html" { "/".to_owned() } else { format!("{prefix}{name}") };
-                assert!(FILES.iter().any(|file| file.path == path), "{path} is missing in the list");
+                let path = if name == "index.html" {
+                    "/".to_owned()
+                } else {
+                    format!("{prefix}{name}")
+                };
+                assert!(
+                    FILES.iter().any(|file| file.path == path),
+                    "{path} is missing in the list"
+                );
             }
         }
     }
@@ -96,9 +126,20 @@ mod tests {
     #[test]
     fn the_page_has_nothing_that_its_policy_forbids() {
         let html = include_str!("../../../web/page/index.html");
-        for forbidden in ["<style", "style=", "onclick", "onload", "javascript:", "http://", "https://"] {
+        for forbidden in [
+            "<style",
+            "style=",
+            "onclick",
+            "onload",
+            "javascript:",
+            "http://",
+            "https://",
+        ] {
             assert!(!html.contains(forbidden), "{forbidden}");
         }
-        assert_eq!(html.matches("<script").count(), html.matches("<script type=\"module\" src=\"/").count());
+        assert_eq!(
+            html.matches("<script").count(),
+            html.matches("<script type=\"module\" src=\"/").count()
+        );
     }
 }

@@ -53,12 +53,29 @@ impl Signer {
     /// With this HS256 secret; empty `issuer` and `audience` are left out.
     pub(crate) fn new(secret: &str, issuer: &str, audience: &str) -> Self {
         let key = EncodingKey::from_secret(secret.as_bytes());
-        Self { key, issuer: issuer.to_owned(), audience: audience.to_owned() }
+        Self {
+            key,
+            issuer: issuer.to_owned(),
+            audience: audience.to_owned(),
+        }
     }
 
-    fn sign(&self, user: &UserId, rooms: &[String], iat: u64, exp: u64) -> Result<String, jsonwebtoken::errors::Error> {
-        let claims =
-            Claims { sub: user.as_str(), iat, exp, rooms, scope: GUEST, iss: &self.issuer, aud: &self.audience };
+    fn sign(
+        &self,
+        user: &UserId,
+        rooms: &[String],
+        iat: u64,
+        exp: u64,
+    ) -> Result<String, jsonwebtoken::errors::Error> {
+        let claims = Claims {
+            sub: user.as_str(),
+            iat,
+            exp,
+            rooms,
+            scope: GUEST,
+            iss: &self.issuer,
+            aud: &self.audience,
+        };
         encode(&Header::default(), &claims, &self.key)
     }
 }
@@ -84,18 +101,30 @@ pub(super) async fn mint(
     }
     let user = match wish(&headers, &body) {
         Ok(user) => user,
-        Err((field, text)) => return refusal(StatusCode::BAD_REQUEST, "bad_request", text, Some(field)),
+        Err((field, text)) => {
+            return refusal(StatusCode::BAD_REQUEST, "bad_request", text, Some(field));
+        }
     };
     let now = im_runtime::clock::unix();
     let expires = now + page.options.guest_ttl;
-    match signer.sign(&user, &page.options.guest_rooms, now.as_secs(), expires.as_secs()) {
+    match signer.sign(
+        &user,
+        &page.options.guest_rooms,
+        now.as_secs(),
+        expires.as_secs(),
+    ) {
         Ok(token) => {
             let known = json!({"token": token, "user": user, "expires": expires.as_secs() * 1000});
             ([(header::CACHE_CONTROL, "no-store")], Json(known)).into_response()
         }
         Err(error) => {
             tracing::error!(%error, "a guest's token could not be signed");
-            refusal(StatusCode::INTERNAL_SERVER_ERROR, "internal", "no token could be signed: the log says why", None)
+            refusal(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "no token could be signed: the log says why",
+                None,
+            )
         }
     }
 }
@@ -103,16 +132,26 @@ pub(super) async fn mint(
 /// A page of another site must not get a token through the visitor's browser: not across origins (Origin), and not under
 /// a name that was made to point here (Host).
 fn is_here(peer: SocketAddr, headers: &HeaderMap) -> Result<(), &'static str> {
-    const ELSEWHERE: &str =
-        "guests come from the server's own machine only: get a token from `imctl token` and give it to the page";
+    const ELSEWHERE: &str = "guests come from the server's own machine only: get a token from `imctl token` and give it to the page";
     let here = host::of(headers).filter(host::Host::is_this_machine);
-    let (true, Some(here)) = (peer.ip().to_canonical().is_loopback(), here) else { return Err(ELSEWHERE) };
-    if ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|name| headers.contains_key(*name)) {
+    let (true, Some(here)) = (peer.ip().to_canonical().is_loopback(), here) else {
+        return Err(ELSEWHERE);
+    };
+    if ["forwarded", "x-forwarded-for", "x-real-ip", "via"]
+        .iter()
+        .any(|name| headers.contains_key(*name))
+    {
         return Err(ELSEWHERE);
     }
     if let Some(origin) = headers.get(header::ORIGIN) {
-        let own = [format!("http://{}", here.authority), format!("https://{}", here.authority)];
-        if !own.iter().any(|own| origin.as_bytes().eq_ignore_ascii_case(own.as_bytes())) {
+        let own = [
+            format!("http://{}", here.authority),
+            format!("https://{}", here.authority),
+        ];
+        if !own
+            .iter()
+            .any(|own| origin.as_bytes().eq_ignore_ascii_case(own.as_bytes()))
+        {
             return Err("pages of other sites get no tokens here");
         }
     }
@@ -124,11 +163,14 @@ fn is_here(peer: SocketAddr, headers: &HeaderMap) -> Result<(), &'static str> {
 
 fn wish(headers: &HeaderMap, body: &[u8]) -> Result<UserId, (&'static str, &'static str)> {
     // A form or an image of another site cannot send this type without asking first.
-    let json = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    let json = headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
     if !json {
         return Err(("content-type", "send application/json"));
     }
-    let Wish { name } = serde_json::from_slice(body).map_err(|_| ("name", "send {\"name\": \"…\"}"))?;
+    let Wish { name } =
+        serde_json::from_slice(body).map_err(|_| ("name", "send {\"name\": \"…\"}"))?;
     let user = user_of(&name).ok_or(("name", "give a name"))?;
     UserId::new(user).map_err(|_| ("name", "give another name"))
 }
@@ -137,7 +179,13 @@ fn wish(headers: &HeaderMap, body: &[u8]) -> Result<UserId, (&'static str, &'sta
 fn user_of(name: &str) -> Option<String> {
     let name = name.trim();
     let mut user = String::from(PREFIX);
-    for c in name.chars().map(|c| if c.is_whitespace() || c.is_control() || is_unseen(c) { '_' } else { c }) {
+    for c in name.chars().map(|c| {
+        if c.is_whitespace() || c.is_control() || is_unseen(c) {
+            '_'
+        } else {
+            c
+        }
+    }) {
         if user.len() + c.len_utf8() > MAX_ID {
             break;
         }

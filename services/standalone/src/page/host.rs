@@ -25,15 +25,27 @@ pub(super) fn of(headers: &HeaderMap) -> Option<Host> {
         Some(end) => (&authority[..=end], &authority[end + 1..]),
         None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
     };
-    let good_port = port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
-    (is_host(name) && good_port).then(|| Host { name: name.to_ascii_lowercase(), authority: authority.to_owned() })
+    let good_port = port.is_empty()
+        || port
+            .strip_prefix(':')
+            .is_some_and(|port| port.parse::<u16>().is_ok());
+    (is_host(name) && good_port).then(|| Host {
+        name: name.to_ascii_lowercase(),
+        authority: authority.to_owned(),
+    })
 }
 
 fn is_host(name: &str) -> bool {
     if let Some(address) = name.strip_prefix('[') {
-        return address.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
+        return address
+            .strip_suffix(']')
+            .is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
     }
-    !name.is_empty() && name.len() <= 253 && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'))
+    !name.is_empty()
+        && name.len() <= 253
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'))
 }
 
 impl Host {
@@ -43,7 +55,8 @@ impl Host {
             return true;
         }
         let bare = self.name.trim_start_matches('[').trim_end_matches(']');
-        bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        bare.parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
     }
 }
 
@@ -59,22 +72,41 @@ mod tests {
 
     #[test]
     fn hosts_are_read_strictly() {
-        for (host, name) in
-            [("localhost:1999", "localhost"), ("A.b-C", "a.b-c"), ("[::1]:80", "[::1]"), ("127.0.0.1", "127.0.0.1")]
-        {
+        for (host, name) in [
+            ("localhost:1999", "localhost"),
+            ("A.b-C", "a.b-c"),
+            ("[::1]:80", "[::1]"),
+            ("127.0.0.1", "127.0.0.1"),
+        ] {
             assert_eq!(read(host).unwrap().name, name);
         }
-        for bad in ["", ":80", "a;b", "a b", "a'b", "[::1", "[x]", "a:b", "a:70000", "a:1:2", "[::1]x"] {
+        for bad in [
+            "", ":80", "a;b", "a b", "a'b", "[::1", "[x]", "a:b", "a:70000", "a:1:2", "[::1]x",
+        ] {
             assert_eq!(read(bad), None, "{bad}");
         }
     }
 
     #[test]
     fn only_names_that_cannot_lie_are_this_machine() {
-        for own in ["localhost", "LOCALHOST:1", "app.localhost:1999", "127.0.0.1:1999", "127.9.9.9", "[::1]:1999"] {
+        for own in [
+            "localhost",
+            "LOCALHOST:1",
+            "app.localhost:1999",
+            "127.0.0.1:1999",
+            "127.9.9.9",
+            "[::1]:1999",
+        ] {
             assert!(read(own).unwrap().is_this_machine(), "{own}");
         }
-        for other in ["localhost.evil.example", "evil.example:1999", "0.0.0.0", "10.0.0.1", "[::]", "notlocalhost"] {
+        for other in [
+            "localhost.evil.example",
+            "evil.example:1999",
+            "0.0.0.0",
+            "10.0.0.1",
+            "[::]",
+            "notlocalhost",
+        ] {
             assert!(!read(other).unwrap().is_this_machine(), "{other}");
         }
     }

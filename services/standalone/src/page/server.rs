@@ -16,9 +16,16 @@ const LIFE: Duration = Duration::from_secs(120);
 const MAX_BODY: usize = 4 << 10;
 
 /// Serves until `end`; open connections finish what they are about.
-pub(crate) async fn serve(listener: TcpListener, router: Router, end: CancellationToken) -> Result<(), Infallible> {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    end: CancellationToken,
+) -> Result<(), Infallible> {
     let router = router.layer(DefaultBodyLimit::max(MAX_BODY));
-    let limits = Limits { life: LIFE, ..Limits::new("page's server") };
+    let limits = Limits {
+        life: LIFE,
+        ..Limits::new("page's server")
+    };
     http::serve(listener, limits, router, TaskTracker::new(), end).await;
     Ok(())
 }

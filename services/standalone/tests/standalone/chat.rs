@@ -16,9 +16,21 @@ pub(crate) fn room(name: &str) -> RoomId {
 
 /// A native client in these rooms, from their beginning.
 pub(crate) fn client(address: &str, token: String, rooms: &[&str]) -> Result<(Client, Events)> {
-    let from_start = |name: &&str| Position { room: room(name), epoch: 0, seq: Some(0) };
-    let encoding = if address.starts_with("ws:") { Encoding::Json } else { Encoding::Binary };
-    let builder = Client::builder().address(address).token(token).device("test").encoding(encoding);
+    let from_start = |name: &&str| Position {
+        room: room(name),
+        epoch: 0,
+        seq: Some(0),
+    };
+    let encoding = if address.starts_with("ws:") {
+        Encoding::Json
+    } else {
+        Encoding::Binary
+    };
+    let builder = Client::builder()
+        .address(address)
+        .token(token)
+        .device("test")
+        .encoding(encoding);
     Ok(builder.subscribe(rooms.iter().map(from_start)).build()?)
 }
 
@@ -34,22 +46,41 @@ pub(crate) async fn next(events: &mut Events) -> Result<Message> {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, search).await.context("no message in time")?
+    tokio::time::timeout(PATIENCE, search)
+        .await
+        .context("no message in time")?
 }
 
 pub(crate) async fn heard(events: &mut Events, count: usize) -> Result<Vec<(u64, String)>> {
     let mut all = Vec::new();
     for _ in 0..count {
         let message = next(events).await?;
-        all.push((message.seq, String::from_utf8_lossy(message.body.bytes()).into_owned()));
+        all.push((
+            message.seq,
+            String::from_utf8_lossy(message.body.bytes()).into_owned(),
+        ));
     }
     Ok(all)
 }
 
-pub(crate) async fn ask(server: &Server, method: Method, path: &str, token: &str, body: Value) -> Result<(u16, Value)> {
-    let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
-    let (status, text) = http::call(method, &server.addresses.http, path, Some(token), body).await?;
-    Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+pub(crate) async fn ask(
+    server: &Server,
+    method: Method,
+    path: &str,
+    token: &str,
+    body: Value,
+) -> Result<(u16, Value)> {
+    let body = if body.is_null() {
+        Bytes::new()
+    } else {
+        Bytes::from(body.to_string())
+    };
+    let (status, text) =
+        http::call(method, &server.addresses.http, path, Some(token), body).await?;
+    Ok((
+        status,
+        serde_json::from_str(&text).unwrap_or(Value::String(text)),
+    ))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,18 +88,32 @@ async fn native_goim_golang_im_and_http_share_one_room_and_one_order() -> Result
     const ROOM: &str = "live://1000";
     let server = Server::start(&[]).await?;
     let token = |user: &str| server.token(user, &["live://*"], "");
-    let (tcp, mut over_tcp) = client(&format!("tcp://{}", server.addresses.tcp), token("ann")?, &[ROOM])?;
-    let (ws, mut over_ws) = client(&format!("ws://{}/ws", server.addresses.ws), token("bob")?, &[ROOM])?;
+    let (tcp, mut over_tcp) = client(
+        &format!("tcp://{}", server.addresses.tcp),
+        token("ann")?,
+        &[ROOM],
+    )?;
+    let (ws, mut over_ws) = client(
+        &format!("ws://{}/ws", server.addresses.ws),
+        token("bob")?,
+        &[ROOM],
+    )?;
     tcp.connected().await?;
     ws.connected().await?;
 
     let mut goim = CompatClient::tcp(&server.addresses.tcp).await?;
-    let auth =
-        json!({"mid": 7, "key": "k", "room_id": ROOM, "platform": "web", "accepts": [1000], "token": token("7")?});
+    let auth = json!({"mid": 7, "key": "k", "room_id": ROOM, "platform": "web", "accepts": [1000], "token": token("7")?});
     goim.request(7, auth.to_string().as_bytes(), 8).await?;
     let mut golang = CompatClient::websocket(&server.addresses.ws, "/ws").await?;
-    let auth = json!({"user_id": "cleo", "device_id": "d", "room_id": ROOM, "token": token("cleo")?});
-    assert_eq!(golang.request(7, auth.to_string().as_bytes(), 8).await?.body, Bytes::from_static(b"ok"));
+    let auth =
+        json!({"user_id": "cleo", "device_id": "d", "room_id": ROOM, "token": token("cleo")?});
+    assert_eq!(
+        golang
+            .request(7, auth.to_string().as_bytes(), 8)
+            .await?
+            .body,
+        Bytes::from_static(b"ok")
+    );
     golang.request(14, ROOM.as_bytes(), 15).await?;
 
     let sent = tcp.send(Outgoing::text(room(ROOM), "one")).await?;
@@ -96,8 +141,11 @@ async fn native_goim_golang_im_and_http_share_one_room_and_one_order() -> Result
     .await?;
     assert_eq!((status, stored["seq"].as_u64()), (201, Some(4)), "{stored}");
 
-    let all: Vec<(u64, String)> =
-        ["one", "two", "three", "four"].iter().zip(1..).map(|(said, seq)| (seq, (*said).to_owned())).collect();
+    let all: Vec<(u64, String)> = ["one", "two", "three", "four"]
+        .iter()
+        .zip(1..)
+        .map(|(said, seq)| (seq, (*said).to_owned()))
+        .collect();
     assert_eq!(heard(&mut over_tcp, 4).await?, all);
     assert_eq!(heard(&mut over_ws, 4).await?, all);
     for (seq, said) in &all {
@@ -112,7 +160,10 @@ async fn native_goim_golang_im_and_http_share_one_room_and_one_order() -> Result
         let frame = goim.next().await?;
         over_goim.push((frame.operation, frame.body));
     }
-    let said: Vec<(i32, Bytes)> = all.iter().map(|(_, said)| (5, Bytes::from(said.clone()))).collect();
+    let said: Vec<(i32, Bytes)> = all
+        .iter()
+        .map(|(_, said)| (5, Bytes::from(said.clone())))
+        .collect();
     assert_eq!(over_goim, said);
     Ok(())
 }
@@ -123,7 +174,13 @@ async fn history_order_and_unread_survive_kill_9_and_clients_resume_by_themselve
     let (ann, bob) = (server.token("ann", &[], "")?, server.token("bob", &[], "")?);
     let backend = server.token("backend", &[], "admin")?;
     let group = json!({"id": "team", "kind": "group", "members": ["bob", {"user": "ann", "role": "owner"}]});
-    assert_eq!(ask(&server, Method::POST, "/v1/rooms", &backend, group).await?.0 / 100, 2);
+    assert_eq!(
+        ask(&server, Method::POST, "/v1/rooms", &backend, group)
+            .await?
+            .0
+            / 100,
+        2
+    );
     let address = format!("tcp://{}", server.addresses.tcp);
     let (speaker, _heard_by_ann) = client(&address, ann.clone(), &["team"])?;
     let (listener, mut listening) = client(&address, bob.clone(), &["team"])?;
@@ -131,23 +188,44 @@ async fn history_order_and_unread_survive_kill_9_and_clients_resume_by_themselve
         speaker.send(Outgoing::text(room("team"), said)).await?;
     }
     let mut story = Vec::new();
-    while story.last().is_none_or(|(_, said): &(u64, String)| said != "c") {
+    while story
+        .last()
+        .is_none_or(|(_, said): &(u64, String)| said != "c")
+    {
         story.extend(heard(&mut listening, 1).await?);
     }
     let read = story[story.len() - 2].0;
     assert_eq!(listener.read(room("team"), read).await?.unread, 1);
-    let conversations = async |server: &Server| ask(server, Method::GET, "/v1/conversations", &bob, Value::Null).await;
+    let conversations = async |server: &Server| {
+        ask(server, Method::GET, "/v1/conversations", &bob, Value::Null).await
+    };
     let before = conversations(&server).await?;
-    let history =
-        async |server: &Server| ask(server, Method::GET, "/v1/rooms/team/messages?after=0", &bob, Value::Null).await;
+    let history = async |server: &Server| {
+        ask(
+            server,
+            Method::GET,
+            "/v1/rooms/team/messages?after=0",
+            &bob,
+            Value::Null,
+        )
+        .await
+    };
     let log = history(&server).await?;
 
     server.kill_and_start(&[]).await?;
-    assert_eq!(conversations(&server).await?, before, "unread and read positions are as they were");
+    assert_eq!(
+        conversations(&server).await?,
+        before,
+        "unread and read positions are as they were"
+    );
     assert_eq!(history(&server).await?, log);
     let sent = speaker.send(Outgoing::text(room("team"), "d")).await?;
     assert_eq!(sent.seq, story.len() as u64 + 1);
-    assert_eq!(heard(&mut listening, 1).await?, [(sent.seq, "d".to_owned())], "no gap and no repeat");
+    assert_eq!(
+        heard(&mut listening, 1).await?,
+        [(sent.seq, "d".to_owned())],
+        "no gap and no repeat"
+    );
     Ok(())
 }
 
@@ -156,12 +234,33 @@ async fn a_retry_is_stored_once_also_after_kill_9() -> Result<()> {
     let mut server = Server::start(&[]).await?;
     let token = server.token("ann", &["*"], "")?;
     let say = json!({"client_id": "once", "type": "text", "body": {"n": 1}});
-    let (_, first) = ask(&server, Method::POST, "/v1/rooms/r/messages", &token, say.clone()).await?;
+    let (_, first) = ask(
+        &server,
+        Method::POST,
+        "/v1/rooms/r/messages",
+        &token,
+        say.clone(),
+    )
+    .await?;
     server.kill_and_start(&[]).await?;
     let (_, again) = ask(&server, Method::POST, "/v1/rooms/r/messages", &token, say).await?;
-    assert_eq!((first["seq"].as_u64(), first["id"].as_str()), (Some(1), again["id"].as_str()));
-    let (_, history) = ask(&server, Method::GET, "/v1/rooms/r/messages", &token, Value::Null).await?;
-    assert_eq!(history["messages"].as_array().map(Vec::len), Some(1), "{history}");
+    assert_eq!(
+        (first["seq"].as_u64(), first["id"].as_str()),
+        (Some(1), again["id"].as_str())
+    );
+    let (_, history) = ask(
+        &server,
+        Method::GET,
+        "/v1/rooms/r/messages",
+        &token,
+        Value::Null,
+    )
+    .await?;
+    assert_eq!(
+        history["messages"].as_array().map(Vec::len),
+        Some(1),
+        "{history}"
+    );
     assert_eq!(history["messages"][0]["body"], json!({"n": 1}));
     Ok(())
 }

@@ -45,7 +45,9 @@ impl Console {
     }
 
     async fn authenticated(mut self, token: &str) -> Result<Self> {
-        let answer = self.ask(json!({"op": "auth", "token": token, "device": "console"})).await?;
+        let answer = self
+            .ask(json!({"op": "auth", "token": token, "device": "console"}))
+            .await?;
         ensure!(answer["op"] == "auth_ok", "{answer}");
         Ok(self)
     }
@@ -53,7 +55,9 @@ impl Console {
     /// The same, authenticated and in a room.
     pub(crate) async fn hear_room(self, token: &str, room: &str) -> Result<Self> {
         let mut console = self.authenticated(token).await?;
-        let answer = console.ask(json!({"op": "subscribe", "rooms": [room]})).await?;
+        let answer = console
+            .ask(json!({"op": "subscribe", "rooms": [room]}))
+            .await?;
         ensure!(answer["rooms"][0]["error"].is_null(), "{answer}");
         Ok(console)
     }
@@ -85,17 +89,30 @@ impl Console {
     /// Says a frame and returns the code of the error that answers it.
     pub(crate) async fn refused(&mut self, frame: Value) -> Result<String> {
         let answer = self.ask(frame).await?;
-        let error = if answer["op"] == "subscribed" { &answer["rooms"][0]["error"] } else { &answer };
-        ensure!(answer["op"] == "error" || error["code"].is_string(), "not refused: {answer}");
+        let error = if answer["op"] == "subscribed" {
+            &answer["rooms"][0]["error"]
+        } else {
+            &answer
+        };
+        ensure!(
+            answer["op"] == "error" || error["code"].is_string(),
+            "not refused: {answer}"
+        );
         Ok(error["code"].as_str().unwrap_or_default().to_owned())
     }
 
     pub(crate) async fn next(&mut self) -> Result<Heard> {
         loop {
-            let next = tokio::time::timeout(PATIENCE, self.stream.next()).await.context("nothing in time")?;
+            let next = tokio::time::timeout(PATIENCE, self.stream.next())
+                .await
+                .context("nothing in time")?;
             match next {
-                Some(Ok(Message::Text(text))) => return Ok(Heard::Frame(serde_json::from_str(&text)?)),
-                Some(Ok(Message::Close(Some(close)))) => return Ok(Heard::Closed(close.code.into())),
+                Some(Ok(Message::Text(text))) => {
+                    return Ok(Heard::Frame(serde_json::from_str(&text)?));
+                }
+                Some(Ok(Message::Close(Some(close)))) => {
+                    return Ok(Heard::Closed(close.code.into()));
+                }
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error.into()),
                 None => bail!("ended without a word"),

@@ -22,17 +22,27 @@ async fn make(server: &Server, backend: &str) -> Result<()> {
 
 async fn code(server: &Server, method: Method, path: &str, token: &str) -> Result<(u16, String)> {
     let (status, told) = ask(server, method, path, token, Value::Null).await?;
-    Ok((status, told["error"]["code"].as_str().unwrap_or_default().to_owned()))
+    Ok((
+        status,
+        told["error"]["code"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned(),
+    ))
 }
 
 /// What comes first of a room, and the seqs of messages after it.
 async fn rest(console: &mut Console, count: usize) -> Result<(Value, Vec<u64>)> {
     let (mut first, mut seqs) = (None, Vec::new());
     while seqs.len() < count {
-        let Heard::Frame(frame) = console.next().await? else { anyhow::bail!("closed") };
+        let Heard::Frame(frame) = console.next().await? else {
+            anyhow::bail!("closed")
+        };
         match frame["op"].as_str() {
             Some("message") => seqs.push(frame["seq"].as_u64().unwrap_or_default()),
-            Some("reset" | "truncated") if first.is_none() && seqs.is_empty() => first = Some(frame),
+            Some("reset" | "truncated") if first.is_none() && seqs.is_empty() => {
+                first = Some(frame)
+            }
             other => anyhow::bail!("{other:?} in between: {frame}"),
         }
     }
@@ -50,7 +60,10 @@ async fn a_deleted_room_is_told_stays_gone_and_its_id_may_be_used_again() -> Res
     for said in ["a", "b", "c"] {
         speaker.send(Outgoing::text(room("team"), said)).await?;
     }
-    assert_eq!(heard(&mut events, 3).await?.last(), Some(&(3, "c".to_owned())));
+    assert_eq!(
+        heard(&mut events, 3).await?.last(),
+        Some(&(3, "c".to_owned()))
+    );
     let (_, shown) = ask(&server, Method::GET, TEAM, &bob, Value::Null).await?;
     let old = shown["epoch"].as_u64().context("an epoch")?;
 
@@ -61,20 +74,31 @@ async fn a_deleted_room_is_told_stays_gone_and_its_id_may_be_used_again() -> Res
         while let Some(event) = events.next().await {
             match event {
                 Event::Message(message) => end = message.kind == "im.delete" && message.seq == 4,
-                Event::RoomChanged { subscribed: false, reason, .. } => return Some((end, reason)),
+                Event::RoomChanged {
+                    subscribed: false,
+                    reason,
+                    ..
+                } => return Some((end, reason)),
                 _ => {}
             }
         }
         None
     };
-    assert_eq!(tokio::time::timeout(PATIENCE, told).await?, Some((true, "deleted".to_owned())));
+    assert_eq!(
+        tokio::time::timeout(PATIENCE, told).await?,
+        Some((true, "deleted".to_owned()))
+    );
     for _ in 0..2 {
         for (method, path, token) in [
             (Method::GET, TEAM, &ann),
             (Method::DELETE, TEAM, &backend),
             (Method::GET, "/v1/rooms/team/messages", &bob),
         ] {
-            assert_eq!(code(&server, method, path, token).await?, (404, "no_such_room".to_owned()), "{path}");
+            assert_eq!(
+                code(&server, method, path, token).await?,
+                (404, "no_such_room".to_owned()),
+                "{path}"
+            );
         }
         let (_, rooms) = ask(&server, Method::GET, "/v1/rooms", &ann, Value::Null).await?;
         assert_eq!(rooms["rooms"], json!([]));
@@ -92,41 +116,82 @@ async fn a_deleted_room_is_told_stays_gone_and_its_id_may_be_used_again() -> Res
     for seq in [1, 2, 3, 4] {
         let mut console = Console::enter(&server, &bob).await?;
         let rooms = json!([{"room": "team", "epoch": old, "seq": seq}]);
-        let answer = console.ask(json!({"op": "subscribe", "rooms": rooms})).await?;
+        let answer = console
+            .ask(json!({"op": "subscribe", "rooms": rooms}))
+            .await?;
         assert_eq!(answer["rooms"][0]["head"], 2, "{answer}");
         let (first, seqs) = rest(&mut console, 2).await?;
-        assert_eq!((&first["op"], &first["seq"], seqs), (&json!("reset"), &json!(0), vec![1, 2]), "{first}");
+        assert_eq!(
+            (&first["op"], &first["seq"], seqs),
+            (&json!("reset"), &json!(0), vec![1, 2]),
+            "{first}"
+        );
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_log_and_an_abandoned_room_go_by_themselves() -> Result<()> {
-    let settings = ["--history-max-age", "1s", "--rooms-end-after", "5s", "--head-compare", "1s"];
+    let settings = [
+        "--history-max-age",
+        "1s",
+        "--rooms-end-after",
+        "5s",
+        "--head-compare",
+        "1s",
+    ];
     let server = Server::start(&settings).await?;
-    let (ann, backend) = (server.token("ann", &["*"], "")?, server.token("backend", &[], "admin")?);
+    let (ann, backend) = (
+        server.token("ann", &["*"], "")?,
+        server.token("backend", &[], "admin")?,
+    );
     make(&server, &backend).await?;
     for path in ["/v1/rooms/lobby/messages", "/v1/rooms/team/messages"] {
-        assert_eq!(ask(&server, Method::POST, path, &ann, json!({"body": "hi"})).await?.0, 201);
+        assert_eq!(
+            ask(&server, Method::POST, path, &ann, json!({"body": "hi"}))
+                .await?
+                .0,
+            201
+        );
     }
     let mut console = Console::hear(&server, &ann, "lobby").await?;
     let emptied = async |path: &str| {
-        let (_, page) = ask(&server, Method::GET, path, &ann, Value::Null).await.ok()?;
+        let (_, page) = ask(&server, Method::GET, path, &ann, Value::Null)
+            .await
+            .ok()?;
         (page["messages"] == json!([])).then_some(page)
     };
-    let page = until("the log is empty", PATIENCE, async || emptied("/v1/rooms/team/messages?after=0").await).await?;
-    assert_eq!((&page["head"], &page["truncated"]), (&json!(1), &json!({"from": 1, "to": 1})), "{page}");
+    let page = until("the log is empty", PATIENCE, async || {
+        emptied("/v1/rooms/team/messages?after=0").await
+    })
+    .await?;
+    assert_eq!(
+        (&page["head"], &page["truncated"]),
+        (&json!(1), &json!({"from": 1, "to": 1})),
+        "{page}"
+    );
     // Whoever hears a room that ends is told that there is nothing any more.
     let reset = loop {
-        let Heard::Frame(frame) = console.next().await? else { anyhow::bail!("closed") };
+        let Heard::Frame(frame) = console.next().await? else {
+            anyhow::bail!("closed")
+        };
         if frame["op"] == "reset" {
             break frame;
         }
     };
-    assert_eq!((&reset["room"], &reset["seq"]), (&json!("lobby"), &json!(0)));
+    assert_eq!(
+        (&reset["room"], &reset["seq"]),
+        (&json!("lobby"), &json!(0))
+    );
     let (_, shown) = ask(&server, Method::GET, TEAM, &ann, Value::Null).await?;
-    assert_eq!((&shown["head"], &shown["first"]), (&json!(1), &json!(2)), "a group with members stays: {shown}");
-    let said = console.ask(json!({"op": "send", "room": "lobby", "body": "again"})).await?;
+    assert_eq!(
+        (&shown["head"], &shown["first"]),
+        (&json!(1), &json!(2)),
+        "a group with members stays: {shown}"
+    );
+    let said = console
+        .ask(json!({"op": "send", "room": "lobby", "body": "again"}))
+        .await?;
     assert_eq!(said["seq"], 1, "{said}");
     Ok(())
 }

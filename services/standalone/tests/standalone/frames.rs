@@ -27,7 +27,9 @@ async fn thrown_out(server: &Server, bytes: &[u8]) -> Result<()> {
     stream.write_all(bytes).await?;
     let mut answer = Vec::new();
     // Bytes of ours that the server has not read may turn its end into a reset.
-    let _reset = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.context("still open")?;
+    let _reset = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer))
+        .await
+        .context("still open")?;
     Ok(())
 }
 
@@ -49,7 +51,9 @@ async fn malformed_frames_end_their_connection_and_no_other() -> Result<()> {
         Bytes::from(vec![0; 64]),
         Bytes::from(vec![0xff; 64]),
     ] {
-        thrown_out(&server, &bytes).await.with_context(|| format!("{bytes:?}"))?;
+        thrown_out(&server, &bytes)
+            .await
+            .with_context(|| format!("{bytes:?}"))?;
     }
     for (said, code) in [
         (Message::binary(frame(17, 16, 7, b"")), 1002),
@@ -65,7 +69,10 @@ async fn malformed_frames_end_their_connection_and_no_other() -> Result<()> {
     }
     bystander.lives().await?;
     let (_, metrics) = im_e2e::http::get(&server.addresses.admin, "/metrics").await?;
-    assert!(metrics.contains("im_connect_malformed_total{code=\"protocol_error\"}"), "counted: {metrics}");
+    assert!(
+        metrics.contains("im_connect_malformed_total{code=\"protocol_error\"}"),
+        "counted: {metrics}"
+    );
     Ok(())
 }
 
@@ -79,9 +86,14 @@ async fn text_that_is_not_utf_8_ends_the_connection() -> Result<()> {
     // A masked text frame of one byte that no UTF-8 text holds.
     stream.write_all(&[0x81, 0x81, 0, 0, 0, 0, 0xff]).await?;
     let mut answer = Vec::new();
-    let _reset = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.context("still open")?;
+    let _reset = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer))
+        .await
+        .context("still open")?;
     assert!(answer.starts_with(b"HTTP/1.1 101"), "{answer:?}");
-    assert!(answer.windows(2).any(|pair| pair == 1007_u16.to_be_bytes()), "no code 1007 in {answer:?}");
+    assert!(
+        answer.windows(2).any(|pair| pair == 1007_u16.to_be_bytes()),
+        "no code 1007 in {answer:?}"
+    );
     Ok(())
 }
 
@@ -90,8 +102,7 @@ async fn a_frame_over_the_limit_ends_the_connection_and_a_body_over_it_is_refuse
     let server = Server::start(&["--max-body", "8KiB", "--max-message", "1KiB"]).await?;
     let token = server.token("ann", &["*"], "")?;
     let mut console = Console::enter(&server, &token).await?;
-    let say =
-        |bytes: usize| json!({"op": "send", "room": "r", "client_id": "c", "type": "text", "body": "x".repeat(bytes)});
+    let say = |bytes: usize| json!({"op": "send", "room": "r", "client_id": "c", "type": "text", "body": "x".repeat(bytes)});
     assert_eq!(console.refused(say(2_000)).await?, "too_large");
     console.lives().await?;
     assert_eq!(console.ask(say(1_000)).await?["op"], "ack");
@@ -113,9 +124,18 @@ async fn what_is_not_understood_is_answered_and_the_connection_goes_on() -> Resu
         (json!({"op": "send", "room": "r"}), "body"),
         (json!({"op": "send", "room": "", "body": "x"}), "room"),
         (json!({"op": "send", "room": "a b", "body": "x"}), "room"),
-        (json!({"op": "send", "room": "r".repeat(300), "body": "x"}), "room"),
-        (json!({"op": "send", "room": "r", "body_base64": "?"}), "body_base64"),
-        (json!({"op": "send", "room": "r", "client_id": "c", "type": "im.join", "body": "x"}), "type"),
+        (
+            json!({"op": "send", "room": "r".repeat(300), "body": "x"}),
+            "room",
+        ),
+        (
+            json!({"op": "send", "room": "r", "body_base64": "?"}),
+            "body_base64",
+        ),
+        (
+            json!({"op": "send", "room": "r", "client_id": "c", "type": "im.join", "body": "x"}),
+            "type",
+        ),
         (json!({"op": "history", "room": "r", "after": -1}), "after"),
         (json!({"op": "read", "room": "r"}), "seq"),
         (json!({"op": "subscribe", "rooms": "r"}), "rooms"),
@@ -147,7 +167,12 @@ async fn nothing_can_be_done_before_auth_and_auth_comes_once() -> Result<()> {
         assert_eq!(console.closed().await?, 4011, "{early}");
     }
     let mut console = Console::enter(&server, &token).await?;
-    assert_eq!(console.refused(json!({"op": "auth", "token": token})).await?, "wrong_state");
+    assert_eq!(
+        console
+            .refused(json!({"op": "auth", "token": token}))
+            .await?,
+        "wrong_state"
+    );
     console.lives().await
 }
 

@@ -14,22 +14,35 @@ use crate::console::{Console, Heard};
 use crate::server::Server;
 
 fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |now| now.as_secs())
 }
 
 fn signed(secret: &str, algorithm: Algorithm, claims: &Value) -> String {
-    encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
+    encode(
+        &Header::new(algorithm),
+        claims,
+        &EncodingKey::from_secret(secret.as_bytes()),
+    )
+    .unwrap()
 }
 
 fn unsigned(claims: &Value) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    format!("{}.{}.", part(&json!({"alg": "none", "typ": "JWT"})), part(claims))
+    format!(
+        "{}.{}.",
+        part(&json!({"alg": "none", "typ": "JWT"})),
+        part(claims)
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_not_good_opens_nothing() -> Result<()> {
     let server = Server::start(&[]).await?;
-    let secret = std::fs::read_to_string(server.data().join("auth.secret"))?.trim().to_owned();
+    let secret = std::fs::read_to_string(server.data().join("auth.secret"))?
+        .trim()
+        .to_owned();
     let good = json!({"sub": "ann", "exp": now() + 60, "scope": "admin"});
     let with = |name: &str, value: Value| {
         let mut claims = good.clone();
@@ -43,19 +56,56 @@ async fn a_token_that_is_not_good_opens_nothing() -> Result<()> {
     for (what, token, error, code) in [
         ("another secret", forged.clone(), "unauthenticated", 4001),
         ("alg none", unsigned(&good), "unauthenticated", 4001),
-        ("alg none with a signature", format!("{}{signature}", unsigned(&good)), "unauthenticated", 4001),
-        ("another algorithm", signed(&secret, Algorithm::HS512, &good), "unauthenticated", 4001),
+        (
+            "alg none with a signature",
+            format!("{}{signature}", unsigned(&good)),
+            "unauthenticated",
+            4001,
+        ),
+        (
+            "another algorithm",
+            signed(&secret, Algorithm::HS512, &good),
+            "unauthenticated",
+            4001,
+        ),
         ("no signature", format!("{head}."), "unauthenticated", 4001),
         ("garbage", "garbage".to_owned(), "unauthenticated", 4001),
         ("nothing", String::new(), "unauthenticated", 4001),
-        ("no end", signed(&secret, Algorithm::HS256, &no_end), "unauthenticated", 4001),
-        ("no subject", signed(&secret, Algorithm::HS256, &with("sub", Value::Null)), "unauthenticated", 4001),
-        ("not yet", signed(&secret, Algorithm::HS256, &with("nbf", json!(now() + 3600))), "unauthenticated", 4001),
-        ("another device", signed(&secret, Algorithm::HS256, &with("dev", json!("phone"))), "unauthenticated", 4001),
-        ("over", signed(&secret, Algorithm::HS256, &with("exp", json!(now() - 60))), "token_expired", 4002),
+        (
+            "no end",
+            signed(&secret, Algorithm::HS256, &no_end),
+            "unauthenticated",
+            4001,
+        ),
+        (
+            "no subject",
+            signed(&secret, Algorithm::HS256, &with("sub", Value::Null)),
+            "unauthenticated",
+            4001,
+        ),
+        (
+            "not yet",
+            signed(&secret, Algorithm::HS256, &with("nbf", json!(now() + 3600))),
+            "unauthenticated",
+            4001,
+        ),
+        (
+            "another device",
+            signed(&secret, Algorithm::HS256, &with("dev", json!("phone"))),
+            "unauthenticated",
+            4001,
+        ),
+        (
+            "over",
+            signed(&secret, Algorithm::HS256, &with("exp", json!(now() - 60))),
+            "token_expired",
+            4002,
+        ),
     ] {
         let mut console = Console::open(&server).await?;
-        console.send(json!({"op": "auth", "token": token, "device": "console"})).await?;
+        console
+            .send(json!({"op": "auth", "token": token, "device": "console"}))
+            .await?;
         match console.next().await? {
             Heard::Frame(frame) => assert_eq!(
                 (frame["op"].as_str(), frame["code"].as_str()),
@@ -66,8 +116,13 @@ async fn a_token_that_is_not_good_opens_nothing() -> Result<()> {
         }
         assert_eq!(console.closed().await?, code, "{what}");
         if what != "another device" {
-            let (status, told) = ask(&server, Method::GET, "/v1/rooms", &token, Value::Null).await?;
-            assert_eq!((status, told["error"]["code"].as_str()), (401, Some(error)), "{what} over HTTP: {told}");
+            let (status, told) =
+                ask(&server, Method::GET, "/v1/rooms", &token, Value::Null).await?;
+            assert_eq!(
+                (status, told["error"]["code"].as_str()),
+                (401, Some(error)),
+                "{what} over HTTP: {told}"
+            );
         }
     }
     Ok(())
@@ -76,14 +131,30 @@ async fn a_token_that_is_not_good_opens_nothing() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_connection_ends_with_its_token_unless_a_newer_one_comes() -> Result<()> {
     let server = Server::start(&["--auth-leeway", "0s"]).await?;
-    let secret = std::fs::read_to_string(server.data().join("auth.secret"))?.trim().to_owned();
+    let secret = std::fs::read_to_string(server.data().join("auth.secret"))?
+        .trim()
+        .to_owned();
     let token = |user: &str, seconds: u64| {
-        signed(&secret, Algorithm::HS256, &json!({"sub": user, "exp": now() + seconds, "rooms": ["*"]}))
+        signed(
+            &secret,
+            Algorithm::HS256,
+            &json!({"sub": user, "exp": now() + seconds, "rooms": ["*"]}),
+        )
     };
     let mut forgetful = Console::enter(&server, &token("ann", 3)).await?;
     let mut careful = Console::enter(&server, &token("bob", 3)).await?;
-    assert_eq!(careful.refused(json!({"op": "refresh", "token": token("eve", 600)})).await?, "unauthenticated");
-    assert_eq!(careful.ask(json!({"op": "refresh", "token": token("bob", 600)})).await?["op"], "refreshed");
+    assert_eq!(
+        careful
+            .refused(json!({"op": "refresh", "token": token("eve", 600)}))
+            .await?,
+        "unauthenticated"
+    );
+    assert_eq!(
+        careful
+            .ask(json!({"op": "refresh", "token": token("bob", 600)}))
+            .await?["op"],
+        "refreshed"
+    );
     assert_eq!(forgetful.closed().await?, 4002);
     careful.lives().await
 }
@@ -92,10 +163,18 @@ async fn an_open_connection_ends_with_its_token_unless_a_newer_one_comes() -> Re
 async fn strangers_stay_outside() -> Result<()> {
     const DIRECT: &str = "direct:3:ann:bob";
     let server = Server::start(&[]).await?;
-    let (ann, eve) = (server.token("ann", &[], "")?, server.token("eve", &["open-*"], "")?);
+    let (ann, eve) = (
+        server.token("ann", &[], "")?,
+        server.token("eve", &["open-*"], "")?,
+    );
     let backend = server.token("backend", &[], "admin")?;
     let group = json!({"id": "team", "kind": "group", "members": ["bob", {"user": "ann", "role": "owner"}]});
-    assert_eq!(ask(&server, Method::POST, "/v1/rooms", &backend, group).await?.0, 201);
+    assert_eq!(
+        ask(&server, Method::POST, "/v1/rooms", &backend, group)
+            .await?
+            .0,
+        201
+    );
     let mut ann = Console::enter(&server, &ann).await?;
     for room in [DIRECT, "team"] {
         let sent =
@@ -119,7 +198,9 @@ async fn strangers_stay_outside() -> Result<()> {
             assert_eq!(eve.refused(asked.clone()).await?, code, "{asked}");
         }
     }
-    let sent = eve.ask(json!({"op": "send", "room": "open-1", "client_id": "c", "type": "text", "body": "x"})).await?;
+    let sent = eve
+        .ask(json!({"op": "send", "room": "open-1", "client_id": "c", "type": "text", "body": "x"}))
+        .await?;
     assert_eq!(sent["op"], "ack", "{sent}");
     Ok(())
 }
@@ -140,6 +221,15 @@ async fn the_same_client_id_is_stored_once_and_another_senders_is_another() -> R
     let elsewhere = ann.ask(say("other")).await?;
     places.push((elsewhere["seq"].as_u64(), elsewhere["duplicate"].as_bool()));
     let place = |seq, duplicate| (Some(seq), Some(duplicate));
-    assert_eq!(places, [place(1, false), place(1, true), place(2, false), place(2, true), place(1, false)]);
+    assert_eq!(
+        places,
+        [
+            place(1, false),
+            place(1, true),
+            place(2, false),
+            place(2, true),
+            place(1, false)
+        ]
+    );
     Ok(())
 }

@@ -5,7 +5,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::fields::bad;
 use super::generated as pb;
-use super::{Body, ClientOp, Error, Message, Position, Request, Response, ServerOp, SubscribedRoom};
+use super::{
+    Body, ClientOp, Error, Message, Position, Request, Response, ServerOp, SubscribedRoom,
+};
 use crate::code::{CloseCode, ErrorCode};
 use crate::frame::{self, Frame};
 use crate::ids::{RoomId, UserId};
@@ -92,7 +94,9 @@ pub enum Refusal {
 }
 
 fn read<T: prost::Message + Default>(frame: &Frame) -> Result<T, Refusal> {
-    T::decode(frame.body.clone()).map_err(|_| Refusal::Broken { operation: frame.operation })
+    T::decode(frame.body.clone()).map_err(|_| Refusal::Broken {
+        operation: frame.operation,
+    })
 }
 
 /// Reads a client's frame. Its strings and bodies share the frame's bytes where they can.
@@ -100,41 +104,101 @@ fn read<T: prost::Message + Default>(frame: &Frame) -> Result<T, Refusal> {
 /// # Errors
 /// [`Refusal`]: an answer, or the end of the connection.
 pub fn decode_request(frame: &Frame) -> Result<Request, Refusal> {
-    let rejected = |error: Error| Refusal::Rejected { req: frame.seq, error };
+    let rejected = |error: Error| Refusal::Rejected {
+        req: frame.seq,
+        error,
+    };
     let op = match frame.operation {
         AUTH => {
-            let pb::Auth { token, device, resume, all, agent } = read(frame)?;
-            ClientOp::Auth { token, device, resume: positions(resume).map_err(rejected)?, all, agent }
+            let pb::Auth {
+                token,
+                device,
+                resume,
+                all,
+                agent,
+            } = read(frame)?;
+            ClientOp::Auth {
+                token,
+                device,
+                resume: positions(resume).map_err(rejected)?,
+                all,
+                agent,
+            }
         }
         SUBSCRIBE => {
             let pb::Subscribe { rooms, all } = read(frame)?;
-            ClientOp::Subscribe { rooms: positions(rooms).map_err(rejected)?, all }
+            ClientOp::Subscribe {
+                rooms: positions(rooms).map_err(rejected)?,
+                all,
+            }
         }
         UNSUBSCRIBE => {
             let pb::Unsubscribe { rooms } = read(frame)?;
             let rooms = rooms.iter().map(RoomId::new).collect::<Result<_, _>>();
-            ClientOp::Unsubscribe { rooms: rooms.map_err(|bad_id| rejected(bad_id.into()))? }
+            ClientOp::Unsubscribe {
+                rooms: rooms.map_err(|bad_id| rejected(bad_id.into()))?,
+            }
         }
         SEND => {
-            let pb::Send { room, client_id, r#type, body: bytes, encoding } = read(frame)?;
+            let pb::Send {
+                room,
+                client_id,
+                r#type,
+                body: bytes,
+                encoding,
+            } = read(frame)?;
             let body = body(bytes, encoding);
-            ClientOp::Send { room: room_id(room).map_err(rejected)?, client_id, kind: r#type, body }
+            ClientOp::Send {
+                room: room_id(room).map_err(rejected)?,
+                client_id,
+                kind: r#type,
+                body,
+            }
         }
         SEND_SIGNAL => {
-            let pb::SendSignal { room, r#type, body: bytes, encoding } = read(frame)?;
-            ClientOp::Signal { room: room_id(room).map_err(rejected)?, kind: r#type, body: body(bytes, encoding) }
+            let pb::SendSignal {
+                room,
+                r#type,
+                body: bytes,
+                encoding,
+            } = read(frame)?;
+            ClientOp::Signal {
+                room: room_id(room).map_err(rejected)?,
+                kind: r#type,
+                body: body(bytes, encoding),
+            }
         }
         HISTORY => {
-            let pb::History { room, after, before, limit } = read(frame)?;
-            ClientOp::History { room: room_id(room).map_err(rejected)?, after, before, limit }
+            let pb::History {
+                room,
+                after,
+                before,
+                limit,
+            } = read(frame)?;
+            ClientOp::History {
+                room: room_id(room).map_err(rejected)?,
+                after,
+                before,
+                limit,
+            }
         }
         READ => {
             let pb::Read { room, seq } = read(frame)?;
-            ClientOp::Read { room: room_id(room).map_err(rejected)?, seq }
+            ClientOp::Read {
+                room: room_id(room).map_err(rejected)?,
+                seq,
+            }
         }
-        REFRESH => ClientOp::Refresh { token: read::<pb::Refresh>(frame)?.token },
+        REFRESH => ClientOp::Refresh {
+            token: read::<pb::Refresh>(frame)?.token,
+        },
         PING => ClientOp::Ping,
-        other => return Err(rejected(bad("operation", format!("operation {other} is not known")))),
+        other => {
+            return Err(rejected(bad(
+                "operation",
+                format!("operation {other} is not known"),
+            )));
+        }
     };
     Ok(Request { req: frame.seq, op })
 }
@@ -144,64 +208,198 @@ pub fn decode_request(frame: &Frame) -> Result<Request, Refusal> {
 /// # Errors
 /// [`Refusal`] says what a client cannot understand.
 pub fn decode_response(frame: &Frame) -> Result<Response, Refusal> {
-    let rejected = |error: Error| Refusal::Rejected { req: frame.seq, error };
+    let rejected = |error: Error| Refusal::Rejected {
+        req: frame.seq,
+        error,
+    };
     let room = |room: String| room_id(room).map_err(rejected);
     let op = match frame.operation {
         AUTH_OK => {
-            let pb::AuthOk { user, device, conn, node, heartbeat_ms, time, expires } = read(frame)?;
+            let pb::AuthOk {
+                user,
+                device,
+                conn,
+                node,
+                heartbeat_ms,
+                time,
+                expires,
+            } = read(frame)?;
             let user = UserId::new(user).map_err(|bad_id| rejected(bad_id.into()))?;
-            ServerOp::AuthOk { user, device, conn, node, heartbeat_ms, time_ms: time, expires_ms: expires }
+            ServerOp::AuthOk {
+                user,
+                device,
+                conn,
+                node,
+                heartbeat_ms,
+                time_ms: time,
+                expires_ms: expires,
+            }
         }
         SUBSCRIBED => {
             let pb::Subscribed { rooms } = read(frame)?;
-            let rooms = rooms.into_iter().map(read_subscribed).collect::<Result<_, _>>().map_err(rejected)?;
+            let rooms = rooms
+                .into_iter()
+                .map(read_subscribed)
+                .collect::<Result<_, _>>()
+                .map_err(rejected)?;
             ServerOp::Subscribed { rooms }
         }
         ACK => {
-            let pb::Ack { room: id_of_room, client_id, id, epoch, seq, time, duplicate } = read(frame)?;
-            ServerOp::Ack { room: room(id_of_room)?, client_id, id, epoch, seq, time_ms: time, duplicate }
+            let pb::Ack {
+                room: id_of_room,
+                client_id,
+                id,
+                epoch,
+                seq,
+                time,
+                duplicate,
+            } = read(frame)?;
+            ServerOp::Ack {
+                room: room(id_of_room)?,
+                client_id,
+                id,
+                epoch,
+                seq,
+                time_ms: time,
+                duplicate,
+            }
         }
         MESSAGE => ServerOp::Message(read_message(read(frame)?).map_err(rejected)?),
         SIGNAL => {
-            let pb::Signal { room, from, r#type, body: bytes, encoding, operation } = read(frame)?;
-            ServerOp::Signal { room, from, kind: r#type, body: body(bytes, encoding), operation }
+            let pb::Signal {
+                room,
+                from,
+                r#type,
+                body: bytes,
+                encoding,
+                operation,
+            } = read(frame)?;
+            ServerOp::Signal {
+                room,
+                from,
+                kind: r#type,
+                body: body(bytes, encoding),
+                operation,
+            }
         }
         HISTORY_PAGE => {
-            let pb::HistoryPage { room: id_of_room, epoch, head, truncated, messages } = read(frame)?;
-            let messages = messages.into_iter().map(read_message).collect::<Result<_, _>>().map_err(rejected)?;
+            let pb::HistoryPage {
+                room: id_of_room,
+                epoch,
+                head,
+                truncated,
+                messages,
+            } = read(frame)?;
+            let messages = messages
+                .into_iter()
+                .map(read_message)
+                .collect::<Result<_, _>>()
+                .map_err(rejected)?;
             let truncated = truncated.map(|range| (range.from, range.to));
-            ServerOp::History { room: room(id_of_room)?, epoch, head, truncated, messages }
+            ServerOp::History {
+                room: room(id_of_room)?,
+                epoch,
+                head,
+                truncated,
+                messages,
+            }
         }
         READ_STATE => {
-            let pb::ReadState { room: id_of_room, read, head, unread } = read(frame)?;
-            ServerOp::ReadState { room: room(id_of_room)?, read, head, unread }
+            let pb::ReadState {
+                room: id_of_room,
+                read,
+                head,
+                unread,
+            } = read(frame)?;
+            ServerOp::ReadState {
+                room: room(id_of_room)?,
+                read,
+                head,
+                unread,
+            }
         }
-        REFRESHED => ServerOp::Refreshed { expires_ms: read::<pb::Refreshed>(frame)?.expires },
+        REFRESHED => ServerOp::Refreshed {
+            expires_ms: read::<pb::Refreshed>(frame)?.expires,
+        },
         DONE => ServerOp::Done,
-        PONG => ServerOp::Pong { time_ms: read::<pb::Pong>(frame)?.time },
+        PONG => ServerOp::Pong {
+            time_ms: read::<pb::Pong>(frame)?.time,
+        },
         ERROR => ServerOp::Error(read_error(read(frame)?)),
         TRUNCATED => {
-            let pb::Truncated { room: id_of_room, from, to } = read(frame)?;
-            ServerOp::Truncated { room: room(id_of_room)?, from, to }
+            let pb::Truncated {
+                room: id_of_room,
+                from,
+                to,
+            } = read(frame)?;
+            ServerOp::Truncated {
+                room: room(id_of_room)?,
+                from,
+                to,
+            }
         }
         RESET => {
-            let pb::Reset { room: id_of_room, epoch, seq } = read(frame)?;
-            ServerOp::Reset { room: room(id_of_room)?, epoch, seq }
+            let pb::Reset {
+                room: id_of_room,
+                epoch,
+                seq,
+            } = read(frame)?;
+            ServerOp::Reset {
+                room: room(id_of_room)?,
+                epoch,
+                seq,
+            }
         }
         ROOM_CHANGED => {
-            let pb::RoomChanged { room: id_of_room, subscribed, reason } = read(frame)?;
-            ServerOp::RoomChanged { room: room(id_of_room)?, subscribed, reason }
+            let pb::RoomChanged {
+                room: id_of_room,
+                subscribed,
+                reason,
+            } = read(frame)?;
+            ServerOp::RoomChanged {
+                room: room(id_of_room)?,
+                subscribed,
+                reason,
+            }
         }
         MOVE => {
-            let pb::Move { after_ms, deadline_ms, to, reason } = read(frame)?;
-            ServerOp::Move { after_ms, deadline_ms, to, reason }
+            let pb::Move {
+                after_ms,
+                deadline_ms,
+                to,
+                reason,
+            } = read(frame)?;
+            ServerOp::Move {
+                after_ms,
+                deadline_ms,
+                to,
+                reason,
+            }
         }
         CLOSE => {
-            let pb::Close { code, text, reconnect, after_ms } = read(frame)?;
-            let code = u16::try_from(code).ok().and_then(CloseCode::from_number).unwrap_or(CloseCode::Internal);
-            ServerOp::Close { code, text, reconnect, after_ms }
+            let pb::Close {
+                code,
+                text,
+                reconnect,
+                after_ms,
+            } = read(frame)?;
+            let code = u16::try_from(code)
+                .ok()
+                .and_then(CloseCode::from_number)
+                .unwrap_or(CloseCode::Internal);
+            ServerOp::Close {
+                code,
+                text,
+                reconnect,
+                after_ms,
+            }
         }
-        other => return Err(rejected(bad("operation", format!("operation {other} is not known")))),
+        other => {
+            return Err(rejected(bad(
+                "operation",
+                format!("operation {other} is not known"),
+            )));
+        }
     };
     Ok(Response { req: frame.seq, op })
 }
@@ -216,25 +414,106 @@ fn put(out: &mut BytesMut, operation: i32, req: u32, body: &impl prost::Message)
 pub fn encode_request(request: &Request, out: &mut BytesMut) {
     let req = request.req;
     match request.op.clone() {
-        ClientOp::Auth { token, device, resume, all, agent } => {
-            put(out, AUTH, req, &pb::Auth { token, device, resume: shown(resume), all, agent });
+        ClientOp::Auth {
+            token,
+            device,
+            resume,
+            all,
+            agent,
+        } => {
+            put(
+                out,
+                AUTH,
+                req,
+                &pb::Auth {
+                    token,
+                    device,
+                    resume: shown(resume),
+                    all,
+                    agent,
+                },
+            );
         }
-        ClientOp::Subscribe { rooms, all } => put(out, SUBSCRIBE, req, &pb::Subscribe { rooms: shown(rooms), all }),
+        ClientOp::Subscribe { rooms, all } => put(
+            out,
+            SUBSCRIBE,
+            req,
+            &pb::Subscribe {
+                rooms: shown(rooms),
+                all,
+            },
+        ),
         ClientOp::Unsubscribe { rooms } => {
-            put(out, UNSUBSCRIBE, req, &pb::Unsubscribe { rooms: rooms.iter().map(RoomId::to_string).collect() });
+            put(
+                out,
+                UNSUBSCRIBE,
+                req,
+                &pb::Unsubscribe {
+                    rooms: rooms.iter().map(RoomId::to_string).collect(),
+                },
+            );
         }
-        ClientOp::Send { room, client_id, kind, body } => {
+        ClientOp::Send {
+            room,
+            client_id,
+            kind,
+            body,
+        } => {
             let (body, encoding) = parts(body);
-            put(out, SEND, req, &pb::Send { room: room.to_string(), client_id, r#type: kind, body, encoding });
+            put(
+                out,
+                SEND,
+                req,
+                &pb::Send {
+                    room: room.to_string(),
+                    client_id,
+                    r#type: kind,
+                    body,
+                    encoding,
+                },
+            );
         }
         ClientOp::Signal { room, kind, body } => {
             let (body, encoding) = parts(body);
-            put(out, SEND_SIGNAL, req, &pb::SendSignal { room: room.to_string(), r#type: kind, body, encoding });
+            put(
+                out,
+                SEND_SIGNAL,
+                req,
+                &pb::SendSignal {
+                    room: room.to_string(),
+                    r#type: kind,
+                    body,
+                    encoding,
+                },
+            );
         }
-        ClientOp::History { room, after, before, limit } => {
-            put(out, HISTORY, req, &pb::History { room: room.to_string(), after, before, limit });
+        ClientOp::History {
+            room,
+            after,
+            before,
+            limit,
+        } => {
+            put(
+                out,
+                HISTORY,
+                req,
+                &pb::History {
+                    room: room.to_string(),
+                    after,
+                    before,
+                    limit,
+                },
+            );
         }
-        ClientOp::Read { room, seq } => put(out, READ, req, &pb::Read { room: room.to_string(), seq }),
+        ClientOp::Read { room, seq } => put(
+            out,
+            READ,
+            req,
+            &pb::Read {
+                room: room.to_string(),
+                seq,
+            },
+        ),
         ClientOp::Refresh { token } => put(out, REFRESH, req, &pb::Refresh { token }),
         ClientOp::Ping => put(out, PING, req, &pb::Ping {}),
     }
@@ -244,7 +523,15 @@ pub fn encode_request(request: &Request, out: &mut BytesMut) {
 pub fn encode_response(response: &Response, out: &mut BytesMut) {
     let req = response.req;
     match &response.op {
-        ServerOp::AuthOk { user, device, conn, node, heartbeat_ms, time_ms, expires_ms } => {
+        ServerOp::AuthOk {
+            user,
+            device,
+            conn,
+            node,
+            heartbeat_ms,
+            time_ms,
+            expires_ms,
+        } => {
             let user = user.to_string();
             let device = device.clone();
             let conn = conn.clone();
@@ -261,62 +548,198 @@ pub fn encode_response(response: &Response, out: &mut BytesMut) {
             put(out, AUTH_OK, req, &body);
         }
         ServerOp::Subscribed { rooms } => {
-            put(out, SUBSCRIBED, req, &pb::Subscribed { rooms: rooms.iter().map(subscribed).collect() });
+            put(
+                out,
+                SUBSCRIBED,
+                req,
+                &pb::Subscribed {
+                    rooms: rooms.iter().map(subscribed).collect(),
+                },
+            );
         }
-        ServerOp::Ack { room, client_id, id, epoch, seq, time_ms, duplicate } => {
+        ServerOp::Ack {
+            room,
+            client_id,
+            id,
+            epoch,
+            seq,
+            time_ms,
+            duplicate,
+        } => {
             let room = room.to_string();
             let client_id = client_id.clone();
             let id = id.clone();
             let epoch = *epoch;
             let seq = *seq;
             let time = *time_ms;
-            put(out, ACK, req, &pb::Ack { room, client_id, id, epoch, seq, time, duplicate: *duplicate });
+            put(
+                out,
+                ACK,
+                req,
+                &pb::Ack {
+                    room,
+                    client_id,
+                    id,
+                    epoch,
+                    seq,
+                    time,
+                    duplicate: *duplicate,
+                },
+            );
         }
         ServerOp::Message(message) => put(out, MESSAGE, req, &said(message)),
-        ServerOp::Signal { room, from, kind, body, operation } => {
+        ServerOp::Signal {
+            room,
+            from,
+            kind,
+            body,
+            operation,
+        } => {
             let (body, encoding) = parts(body.clone());
             let room = room.clone();
             let from = from.clone();
             let r#type = kind.clone();
-            put(out, SIGNAL, req, &pb::Signal { room, from, r#type, body, encoding, operation: *operation });
+            put(
+                out,
+                SIGNAL,
+                req,
+                &pb::Signal {
+                    room,
+                    from,
+                    r#type,
+                    body,
+                    encoding,
+                    operation: *operation,
+                },
+            );
         }
-        ServerOp::History { room, epoch, head, truncated, messages } => {
+        ServerOp::History {
+            room,
+            epoch,
+            head,
+            truncated,
+            messages,
+        } => {
             let truncated = truncated.map(|(from, to)| pb::Range { from, to });
             let messages = messages.iter().map(said).collect();
-            let body = pb::HistoryPage { room: room.to_string(), epoch: *epoch, head: *head, truncated, messages };
+            let body = pb::HistoryPage {
+                room: room.to_string(),
+                epoch: *epoch,
+                head: *head,
+                truncated,
+                messages,
+            };
             put(out, HISTORY_PAGE, req, &body);
         }
-        ServerOp::ReadState { room, read, head, unread } => {
+        ServerOp::ReadState {
+            room,
+            read,
+            head,
+            unread,
+        } => {
             put(
                 out,
                 READ_STATE,
                 req,
-                &pb::ReadState { room: room.to_string(), read: *read, head: *head, unread: *unread },
+                &pb::ReadState {
+                    room: room.to_string(),
+                    read: *read,
+                    head: *head,
+                    unread: *unread,
+                },
             );
         }
-        ServerOp::Refreshed { expires_ms } => put(out, REFRESHED, req, &pb::Refreshed { expires: *expires_ms }),
+        ServerOp::Refreshed { expires_ms } => put(
+            out,
+            REFRESHED,
+            req,
+            &pb::Refreshed {
+                expires: *expires_ms,
+            },
+        ),
         ServerOp::Done => put(out, DONE, req, &pb::Done {}),
         ServerOp::Pong { time_ms } => put(out, PONG, req, &pb::Pong { time: *time_ms }),
         ServerOp::Error(error) => put(out, ERROR, req, &error_message(error)),
         ServerOp::Truncated { room, from, to } => {
-            put(out, TRUNCATED, req, &pb::Truncated { room: room.to_string(), from: *from, to: *to });
+            put(
+                out,
+                TRUNCATED,
+                req,
+                &pb::Truncated {
+                    room: room.to_string(),
+                    from: *from,
+                    to: *to,
+                },
+            );
         }
         ServerOp::Reset { room, epoch, seq } => {
-            put(out, RESET, req, &pb::Reset { room: room.to_string(), epoch: *epoch, seq: *seq });
+            put(
+                out,
+                RESET,
+                req,
+                &pb::Reset {
+                    room: room.to_string(),
+                    epoch: *epoch,
+                    seq: *seq,
+                },
+            );
         }
-        ServerOp::RoomChanged { room, subscribed, reason } => {
+        ServerOp::RoomChanged {
+            room,
+            subscribed,
+            reason,
+        } => {
             let reason = reason.clone();
-            put(out, ROOM_CHANGED, req, &pb::RoomChanged { room: room.to_string(), subscribed: *subscribed, reason });
+            put(
+                out,
+                ROOM_CHANGED,
+                req,
+                &pb::RoomChanged {
+                    room: room.to_string(),
+                    subscribed: *subscribed,
+                    reason,
+                },
+            );
         }
-        ServerOp::Move { after_ms, deadline_ms, to, reason } => {
+        ServerOp::Move {
+            after_ms,
+            deadline_ms,
+            to,
+            reason,
+        } => {
             let to = to.clone();
             let reason = reason.clone();
-            put(out, MOVE, req, &pb::Move { after_ms: *after_ms, deadline_ms: *deadline_ms, to, reason });
+            put(
+                out,
+                MOVE,
+                req,
+                &pb::Move {
+                    after_ms: *after_ms,
+                    deadline_ms: *deadline_ms,
+                    to,
+                    reason,
+                },
+            );
         }
-        ServerOp::Close { code, text, reconnect, after_ms } => {
+        ServerOp::Close {
+            code,
+            text,
+            reconnect,
+            after_ms,
+        } => {
             let code = code.number().into();
             let text = text.clone();
-            put(out, CLOSE, req, &pb::Close { code, text, reconnect: *reconnect, after_ms: *after_ms });
+            put(
+                out,
+                CLOSE,
+                req,
+                &pb::Close {
+                    code,
+                    text,
+                    reconnect: *reconnect,
+                    after_ms: *after_ms,
+                },
+            );
         }
     }
 }
@@ -326,12 +749,22 @@ fn room_id(room: String) -> Result<RoomId, Error> {
 }
 
 fn positions(positions: Vec<pb::Position>) -> Result<Vec<Position>, Error> {
-    let read = |p: pb::Position| Ok(Position { room: room_id(p.room)?, epoch: p.epoch, seq: p.seq });
+    let read = |p: pb::Position| {
+        Ok(Position {
+            room: room_id(p.room)?,
+            epoch: p.epoch,
+            seq: p.seq,
+        })
+    };
     positions.into_iter().map(read).collect()
 }
 
 fn shown(positions: Vec<Position>) -> Vec<pb::Position> {
-    let show = |p: Position| pb::Position { room: p.room.to_string(), epoch: p.epoch, seq: p.seq };
+    let show = |p: Position| pb::Position {
+        room: p.room.to_string(),
+        epoch: p.epoch,
+        seq: p.seq,
+    };
     positions.into_iter().map(show).collect()
 }
 
@@ -393,13 +826,28 @@ fn error_message(error: &Error) -> pb::Error {
 }
 
 fn read_error(error: pb::Error) -> Error {
-    let code = u16::try_from(error.code).ok().and_then(ErrorCode::from_number).unwrap_or(ErrorCode::Internal);
-    Error { code, text: error.text, retryable: error.retryable, field: error.field }
+    let code = u16::try_from(error.code)
+        .ok()
+        .and_then(ErrorCode::from_number)
+        .unwrap_or(ErrorCode::Internal);
+    Error {
+        code,
+        text: error.text,
+        retryable: error.retryable,
+        field: error.field,
+    }
 }
 
 fn subscribed(room: &SubscribedRoom) -> pb::SubscribedRoom {
     match room {
-        SubscribedRoom::Ok { room, kind, epoch, head, read, joined } => pb::SubscribedRoom {
+        SubscribedRoom::Ok {
+            room,
+            kind,
+            epoch,
+            head,
+            read,
+            joined,
+        } => pb::SubscribedRoom {
             room: room.to_string(),
             error: None,
             kind: kind.clone(),
@@ -408,17 +856,37 @@ fn subscribed(room: &SubscribedRoom) -> pb::SubscribedRoom {
             read: *read,
             joined: *joined,
         },
-        SubscribedRoom::Refused { room, error } => {
-            pb::SubscribedRoom { room: room.to_string(), error: Some(error_message(error)), ..Default::default() }
-        }
+        SubscribedRoom::Refused { room, error } => pb::SubscribedRoom {
+            room: room.to_string(),
+            error: Some(error_message(error)),
+            ..Default::default()
+        },
     }
 }
 
 fn read_subscribed(room: pb::SubscribedRoom) -> Result<SubscribedRoom, Error> {
-    let pb::SubscribedRoom { room, error, kind, epoch, head, read, joined } = room;
+    let pb::SubscribedRoom {
+        room,
+        error,
+        kind,
+        epoch,
+        head,
+        read,
+        joined,
+    } = room;
     let room = room_id(room)?;
     Ok(match error {
-        Some(error) => SubscribedRoom::Refused { room, error: read_error(error) },
-        None => SubscribedRoom::Ok { room, kind, epoch, head, read, joined },
+        Some(error) => SubscribedRoom::Refused {
+            room,
+            error: read_error(error),
+        },
+        None => SubscribedRoom::Ok {
+            room,
+            kind,
+            epoch,
+            head,
+            read,
+            joined,
+        },
     })
 }

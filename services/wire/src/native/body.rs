@@ -30,7 +30,10 @@ struct Strict(usize);
 
 impl Strict {
     fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
-        self.0.checked_sub(1).map(Self).ok_or_else(|| E::custom("too deep"))
+        self.0
+            .checked_sub(1)
+            .map(Self)
+            .ok_or_else(|| E::custom("too deep"))
     }
 }
 
@@ -106,7 +109,9 @@ impl Body {
     /// # Errors
     /// What is wrong with the text.
     pub fn from_base64(text: &str) -> Result<Self, base64::DecodeError> {
-        STANDARD.decode(text).map(|bytes| Self::Binary(bytes.into()))
+        STANDARD
+            .decode(text)
+            .map(|bytes| Self::Binary(bytes.into()))
     }
 
     /// Bytes with the encoding that their sender named. What is not what it claims to be is binary; so is JSON that not
@@ -149,12 +154,17 @@ impl<'a> From<&'a Body> for BodyFields<'a> {
         let shown = match body {
             Body::Text(bytes) => std::str::from_utf8(bytes).ok().map(Shown::Text),
             // A log may hold what was taken before the rule was as strict as now: it is shown as the bytes that it is.
-            Body::Json(bytes) if is_sound_json(bytes) => serde_json::from_slice(bytes).ok().map(Shown::Json),
+            Body::Json(bytes) if is_sound_json(bytes) => {
+                serde_json::from_slice(bytes).ok().map(Shown::Json)
+            }
             Body::Json(_) => None,
             Body::Binary(_) => None,
         };
         let body_base64 = shown.is_none().then(|| STANDARD.encode(body.bytes()));
-        Self { body: shown, body_base64 }
+        Self {
+            body: shown,
+            body_base64,
+        }
     }
 }
 
@@ -165,7 +175,9 @@ mod tests {
     #[test]
     fn json_is_what_strict_readers_read() {
         let nested = |levels: usize| [vec![b'['; levels], vec![b']'; levels]].concat();
-        let objects = |levels: usize| format!("{}1{}", r#"{"a":"#.repeat(levels), "}".repeat(levels)).into_bytes();
+        let objects = |levels: usize| {
+            format!("{}1{}", r#"{"a":"#.repeat(levels), "}".repeat(levels)).into_bytes()
+        };
         let sound: [&[u8]; 9] = [
             b"null",
             b" [1, -2.5e3, true] ",
@@ -201,7 +213,10 @@ mod tests {
         for bytes in unsound {
             assert!(!is_sound_json(bytes), "{}", String::from_utf8_lossy(bytes));
         }
-        assert!(!is_sound_json(&[b'['; 1 << 20]), "and its depth costs no stack");
+        assert!(
+            !is_sound_json(&[b'['; 1 << 20]),
+            "and its depth costs no stack"
+        );
     }
 
     #[test]
@@ -209,7 +224,10 @@ mod tests {
         for old in ["1e999", "\"\\ud800\""] {
             let body = Body::Json(Bytes::from(old));
             let shown = serde_json::to_value(BodyFields::from(&body)).unwrap();
-            assert_eq!(shown, serde_json::json!({"body_base64": STANDARD.encode(old)}));
+            assert_eq!(
+                shown,
+                serde_json::json!({"body_base64": STANDARD.encode(old)})
+            );
         }
     }
 }

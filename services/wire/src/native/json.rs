@@ -25,18 +25,36 @@ pub struct Rejected {
 fn object(text: &[u8]) -> Result<Map<String, Value>, Rejected> {
     let error = match serde_json::from_slice(text) {
         Ok(Value::Object(fields)) => return Ok(fields),
-        Ok(_) => bad("", "a frame must be a JSON object like {\"op\": \"ping\"}".to_owned()),
+        Ok(_) => bad(
+            "",
+            "a frame must be a JSON object like {\"op\": \"ping\"}".to_owned(),
+        ),
         Err(error) => bad("", format!("a frame must be a JSON object: {error}")),
     };
-    Err(Rejected { req: 0, error, fatal: true })
+    Err(Rejected {
+        req: 0,
+        error,
+        fatal: true,
+    })
 }
 
 fn with_number<T>(
     fields: &Fields<'_>,
     read: impl FnOnce(&Fields<'_>) -> Result<T, Error>,
 ) -> Result<(u32, T), Rejected> {
-    let req = fields.small("req").map_err(|error| Rejected { req: 0, error, fatal: false })?.unwrap_or(0);
-    read(fields).map(|op| (req, op)).map_err(|error| Rejected { req, error, fatal: false })
+    let req = fields
+        .small("req")
+        .map_err(|error| Rejected {
+            req: 0,
+            error,
+            fatal: false,
+        })?
+        .unwrap_or(0);
+    read(fields).map(|op| (req, op)).map_err(|error| Rejected {
+        req,
+        error,
+        fatal: false,
+    })
 }
 
 /// Reads a client's frame.
@@ -59,9 +77,16 @@ fn client_op(fields: &Fields<'_>) -> Result<ClientOp, Error> {
             all: fields.flag("all")?,
             agent: fields.text("agent")?,
         },
-        "subscribe" => ClientOp::Subscribe { rooms: fields.positions("rooms")?, all: fields.flag("all")? },
+        "subscribe" => ClientOp::Subscribe {
+            rooms: fields.positions("rooms")?,
+            all: fields.flag("all")?,
+        },
         "unsubscribe" => {
-            let rooms = fields.texts("rooms")?.iter().map(RoomId::new).collect::<Result<_, _>>()?;
+            let rooms = fields
+                .texts("rooms")?
+                .iter()
+                .map(RoomId::new)
+                .collect::<Result<_, _>>()?;
             ClientOp::Unsubscribe { rooms }
         }
         "send" => ClientOp::Send {
@@ -77,7 +102,11 @@ fn client_op(fields: &Fields<'_>) -> Result<ClientOp, Error> {
             } else {
                 super::Body::Text(Bytes::new())
             };
-            ClientOp::Signal { room: fields.room()?, kind, body }
+            ClientOp::Signal {
+                room: fields.room()?,
+                kind,
+                body,
+            }
         }
         "history" => ClientOp::History {
             room: fields.room()?,
@@ -85,10 +114,20 @@ fn client_op(fields: &Fields<'_>) -> Result<ClientOp, Error> {
             before: fields.number("before")?,
             limit: fields.small("limit")?.unwrap_or(0),
         },
-        "read" => ClientOp::Read { room: fields.room()?, seq: fields.needed_number("seq")? },
-        "refresh" => ClientOp::Refresh { token: fields.needed_text("token")? },
+        "read" => ClientOp::Read {
+            room: fields.room()?,
+            seq: fields.needed_number("seq")?,
+        },
+        "refresh" => ClientOp::Refresh {
+            token: fields.needed_text("token")?,
+        },
         "ping" => ClientOp::Ping,
-        other => return Err(bad("op", format!("op {other:?} is not known: see the protocol's list of operations"))),
+        other => {
+            return Err(bad(
+                "op",
+                format!("op {other:?} is not known: see the protocol's list of operations"),
+            ));
+        }
     })
 }
 
@@ -116,7 +155,11 @@ fn server_op(fields: &Fields<'_>) -> Result<ServerOp, Error> {
             expires_ms: fields.number("expires")?.unwrap_or(0),
         },
         "subscribed" => {
-            let rooms = fields.objects("rooms")?.iter().map(subscribed_room).collect::<Result<_, _>>()?;
+            let rooms = fields
+                .objects("rooms")?
+                .iter()
+                .map(subscribed_room)
+                .collect::<Result<_, _>>()?;
             ServerOp::Subscribed { rooms }
         }
         "ack" => ServerOp::Ack {
@@ -139,14 +182,23 @@ fn server_op(fields: &Fields<'_>) -> Result<ServerOp, Error> {
         "history" => {
             let room = fields.room()?;
             let messages = fields.objects("messages")?;
-            let messages = messages.iter().map(|fields| read_message(fields, Some(&room))).collect::<Result<_, _>>()?;
+            let messages = messages
+                .iter()
+                .map(|fields| read_message(fields, Some(&room)))
+                .collect::<Result<_, _>>()?;
             let truncated = match fields.object("truncated")? {
                 Some(range) => Some((range.needed_number("from")?, range.needed_number("to")?)),
                 None => None,
             };
             let epoch = fields.needed_number("epoch")?;
             let head = fields.needed_number("head")?;
-            ServerOp::History { room, epoch, head, truncated, messages }
+            ServerOp::History {
+                room,
+                epoch,
+                head,
+                truncated,
+                messages,
+            }
         }
         "read_state" => ServerOp::ReadState {
             room: fields.room()?,
@@ -154,9 +206,13 @@ fn server_op(fields: &Fields<'_>) -> Result<ServerOp, Error> {
             head: fields.needed_number("head")?,
             unread: fields.needed_number("unread")?,
         },
-        "refreshed" => ServerOp::Refreshed { expires_ms: fields.needed_number("expires")? },
+        "refreshed" => ServerOp::Refreshed {
+            expires_ms: fields.needed_number("expires")?,
+        },
         "done" => ServerOp::Done,
-        "pong" => ServerOp::Pong { time_ms: fields.needed_number("time")? },
+        "pong" => ServerOp::Pong {
+            time_ms: fields.needed_number("time")?,
+        },
         "error" => ServerOp::Error(read_error(fields)?),
         "truncated" => ServerOp::Truncated {
             room: fields.room()?,
@@ -193,7 +249,10 @@ fn server_op(fields: &Fields<'_>) -> Result<ServerOp, Error> {
 fn subscribed_room(fields: &Fields<'_>) -> Result<SubscribedRoom, Error> {
     let room = fields.room()?;
     if let Some(error) = fields.object("error")? {
-        return Ok(SubscribedRoom::Refused { room, error: read_error(&error)? });
+        return Ok(SubscribedRoom::Refused {
+            room,
+            error: read_error(&error)?,
+        });
     }
     Ok(SubscribedRoom::Ok {
         room,
@@ -291,8 +350,15 @@ pub fn encode_request(request: &Request) -> Bytes {
     let req = request.req;
     let named = |op: &str, rest: Value| write(op, req, rest);
     match &request.op {
-        ClientOp::Auth { token, device, resume, all, agent } => {
-            let mut rest = serde_json::json!({"token": token, "resume": positions(resume), "all": all});
+        ClientOp::Auth {
+            token,
+            device,
+            resume,
+            all,
+            agent,
+        } => {
+            let mut rest =
+                serde_json::json!({"token": token, "resume": positions(resume), "all": all});
             for (name, value) in [("device", device), ("agent", agent)] {
                 if let Some(value) = value {
                     rest[name] = value.as_str().into();
@@ -300,20 +366,50 @@ pub fn encode_request(request: &Request) -> Bytes {
             }
             named("auth", rest)
         }
-        ClientOp::Subscribe { rooms, all } => {
-            named("subscribe", serde_json::json!({"rooms": positions(rooms), "all": all}))
+        ClientOp::Subscribe { rooms, all } => named(
+            "subscribe",
+            serde_json::json!({"rooms": positions(rooms), "all": all}),
+        ),
+        ClientOp::Unsubscribe { rooms } => {
+            named("unsubscribe", serde_json::json!({"rooms": rooms}))
         }
-        ClientOp::Unsubscribe { rooms } => named("unsubscribe", serde_json::json!({"rooms": rooms})),
-        ClientOp::Send { room, client_id, kind, body } => {
-            write("send", req, Said { room, client_id: Some(client_id), kind, body: body.into() })
+        ClientOp::Send {
+            room,
+            client_id,
+            kind,
+            body,
+        } => write(
+            "send",
+            req,
+            Said {
+                room,
+                client_id: Some(client_id),
+                kind,
+                body: body.into(),
+            },
+        ),
+        ClientOp::Signal { room, kind, body } => write(
+            "signal",
+            req,
+            Said {
+                room,
+                client_id: None,
+                kind,
+                body: body.into(),
+            },
+        ),
+        ClientOp::History {
+            room,
+            after,
+            before,
+            limit,
+        } => named(
+            "history",
+            serde_json::json!({"room": room, "after": after, "before": before, "limit": limit}),
+        ),
+        ClientOp::Read { room, seq } => {
+            named("read", serde_json::json!({"room": room, "seq": seq}))
         }
-        ClientOp::Signal { room, kind, body } => {
-            write("signal", req, Said { room, client_id: None, kind, body: body.into() })
-        }
-        ClientOp::History { room, after, before, limit } => {
-            named("history", serde_json::json!({"room": room, "after": after, "before": before, "limit": limit}))
-        }
-        ClientOp::Read { room, seq } => named("read", serde_json::json!({"room": room, "seq": seq})),
         ClientOp::Refresh { token } => named("refresh", serde_json::json!({"token": token})),
         ClientOp::Ping => named("ping", serde_json::json!({})),
     }
@@ -341,15 +437,41 @@ fn positions(positions: &[Position]) -> Value {
 /// Writes a server's frame.
 pub fn encode_response(response: &Response) -> Bytes {
     let (op, rest) = match &response.op {
-        ServerOp::Message(message) => return write("message", response.req, MessageJson::from(message)),
-        ServerOp::Signal { room, from, kind, body, operation } => {
-            let rest = Signal { room, from, kind, body: body.into(), operation: *operation };
+        ServerOp::Message(message) => {
+            return write("message", response.req, MessageJson::from(message));
+        }
+        ServerOp::Signal {
+            room,
+            from,
+            kind,
+            body,
+            operation,
+        } => {
+            let rest = Signal {
+                room,
+                from,
+                kind,
+                body: body.into(),
+                operation: *operation,
+            };
             return write("signal", response.req, rest);
         }
-        ServerOp::History { room, epoch, head, truncated, messages } => {
+        ServerOp::History {
+            room,
+            epoch,
+            head,
+            truncated,
+            messages,
+        } => {
             let messages = Messages(messages);
             let truncated = truncated.map(|(from, to)| Range { from, to });
-            let rest = History { room, epoch: *epoch, head: *head, truncated, messages };
+            let rest = History {
+                room,
+                epoch: *epoch,
+                head: *head,
+                truncated,
+                messages,
+            };
             return write("history", response.req, rest);
         }
         other => plain(other),
@@ -403,50 +525,103 @@ impl Serialize for Messages<'_> {
 fn plain(op: &ServerOp) -> (&'static str, Value) {
     use serde_json::json;
     match op {
-        ServerOp::AuthOk { user, device, conn, node, heartbeat_ms, time_ms, expires_ms } => (
+        ServerOp::AuthOk {
+            user,
+            device,
+            conn,
+            node,
+            heartbeat_ms,
+            time_ms,
+            expires_ms,
+        } => (
             "auth_ok",
             json!({"user": user, "device": device, "conn": conn, "node": node, "heartbeat_ms": heartbeat_ms,
                 "time": time_ms, "expires": expires_ms}),
         ),
-        ServerOp::Subscribed { rooms } => {
-            ("subscribed", json!({"rooms": rooms.iter().map(subscribed).collect::<Value>()}))
-        }
-        ServerOp::Ack { room, client_id, id, epoch, seq, time_ms, duplicate } => (
+        ServerOp::Subscribed { rooms } => (
+            "subscribed",
+            json!({"rooms": rooms.iter().map(subscribed).collect::<Value>()}),
+        ),
+        ServerOp::Ack {
+            room,
+            client_id,
+            id,
+            epoch,
+            seq,
+            time_ms,
+            duplicate,
+        } => (
             "ack",
             json!({"room": room, "client_id": client_id, "id": id, "epoch": epoch, "seq": seq, "time": time_ms,
                 "duplicate": duplicate}),
         ),
-        ServerOp::ReadState { room, read, head, unread } => {
-            ("read_state", json!({"room": room, "read": read, "head": head, "unread": unread}))
-        }
+        ServerOp::ReadState {
+            room,
+            read,
+            head,
+            unread,
+        } => (
+            "read_state",
+            json!({"room": room, "read": read, "head": head, "unread": unread}),
+        ),
         ServerOp::Refreshed { expires_ms } => ("refreshed", json!({"expires": expires_ms})),
         ServerOp::Pong { time_ms } => ("pong", json!({"time": time_ms})),
         ServerOp::Error(error) => ("error", error_json(error)),
-        ServerOp::Truncated { room, from, to } => ("truncated", json!({"room": room, "from": from, "to": to})),
-        ServerOp::Reset { room, epoch, seq } => ("reset", json!({"room": room, "epoch": epoch, "seq": seq})),
-        ServerOp::RoomChanged { room, subscribed, reason } => {
-            ("room_changed", json!({"room": room, "subscribed": subscribed, "reason": reason}))
+        ServerOp::Truncated { room, from, to } => {
+            ("truncated", json!({"room": room, "from": from, "to": to}))
         }
-        ServerOp::Move { after_ms, deadline_ms, to, reason } => {
-            ("move", json!({"after_ms": after_ms, "deadline_ms": deadline_ms, "to": to, "reason": reason}))
+        ServerOp::Reset { room, epoch, seq } => {
+            ("reset", json!({"room": room, "epoch": epoch, "seq": seq}))
         }
-        ServerOp::Close { code, text, reconnect, after_ms } => (
+        ServerOp::RoomChanged {
+            room,
+            subscribed,
+            reason,
+        } => (
+            "room_changed",
+            json!({"room": room, "subscribed": subscribed, "reason": reason}),
+        ),
+        ServerOp::Move {
+            after_ms,
+            deadline_ms,
+            to,
+            reason,
+        } => (
+            "move",
+            json!({"after_ms": after_ms, "deadline_ms": deadline_ms, "to": to, "reason": reason}),
+        ),
+        ServerOp::Close {
+            code,
+            text,
+            reconnect,
+            after_ms,
+        } => (
             "close",
             json!({"code": code.number(), "name": code.name(), "text": text, "reconnect": reconnect, "after_ms": after_ms}),
         ),
         // Done, and the three that are written without a value.
-        ServerOp::Done | ServerOp::Message(_) | ServerOp::Signal { .. } | ServerOp::History { .. } => {
-            ("done", json!({}))
-        }
+        ServerOp::Done
+        | ServerOp::Message(_)
+        | ServerOp::Signal { .. }
+        | ServerOp::History { .. } => ("done", json!({})),
     }
 }
 
 fn subscribed(room: &SubscribedRoom) -> Value {
     match room {
-        SubscribedRoom::Ok { room, kind, epoch, head, read, joined } => {
+        SubscribedRoom::Ok {
+            room,
+            kind,
+            epoch,
+            head,
+            read,
+            joined,
+        } => {
             serde_json::json!({"room": room, "kind": kind, "epoch": epoch, "head": head, "read": read, "joined": joined})
         }
-        SubscribedRoom::Refused { room, error } => serde_json::json!({"room": room, "error": error_json(error)}),
+        SubscribedRoom::Refused { room, error } => {
+            serde_json::json!({"room": room, "error": error_json(error)})
+        }
     }
 }
 

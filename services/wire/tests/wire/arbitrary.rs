@@ -13,7 +13,9 @@ const LIMIT: usize = 1 << 16;
 
 fn one_frame(bytes: &[u8]) -> Frame {
     let mut buffer = BytesMut::from(bytes);
-    let frame = frame::decode(&mut buffer, LIMIT).expect("well-formed").expect("whole");
+    let frame = frame::decode(&mut buffer, LIMIT)
+        .expect("well-formed")
+        .expect("whole");
     assert!(buffer.is_empty());
     frame
 }
@@ -133,8 +135,20 @@ fn malformed_headers_are_refused_before_their_body_is_waited_for() {
     assert_eq!(refused(header(i32::MIN, 16)), Malformed::TooShort(i32::MIN));
     assert_eq!(refused(header(20, 17)), Malformed::HeaderLength(17));
     assert_eq!(refused(header(20, -16)), Malformed::HeaderLength(-16));
-    assert_eq!(refused(header(117, 16)), Malformed::TooLarge { length: 101, limit: 100 });
-    assert_eq!(refused(header(i32::MAX, 16)), Malformed::TooLarge { length: i32::MAX as usize - 16, limit: 100 });
+    assert_eq!(
+        refused(header(117, 16)),
+        Malformed::TooLarge {
+            length: 101,
+            limit: 100
+        }
+    );
+    assert_eq!(
+        refused(header(i32::MAX, 16)),
+        Malformed::TooLarge {
+            length: i32::MAX as usize - 16,
+            limit: 100
+        }
+    );
     assert_eq!(frame::decode(&mut header(116, 16), 100), Ok(None));
 }
 
@@ -148,16 +162,23 @@ fn a_websocket_message_is_exactly_one_frame() {
     assert_eq!(cut, Err(Malformed::Length { said: 20, had: 19 }));
     let long = frame::decode_exact([&whole[..], b"x"].concat().into(), 100);
     assert_eq!(long, Err(Malformed::Length { said: 20, had: 21 }));
-    assert_eq!(frame::decode_exact(Bytes::from_static(b"x"), 100), Err(Malformed::Length { said: 16, had: 1 }));
+    assert_eq!(
+        frame::decode_exact(Bytes::from_static(b"x"), 100),
+        Err(Malformed::Length { said: 16, had: 1 })
+    );
 }
 
 #[test]
 fn a_request_with_a_wrong_field_is_answered_under_its_number_and_names_the_field() {
-    let rejected = json::decode_request(br#"{"op": "read", "req": 9, "room": "r", "seq": -1}"#).unwrap_err();
+    let rejected =
+        json::decode_request(br#"{"op": "read", "req": 9, "room": "r", "seq": -1}"#).unwrap_err();
     assert_eq!((rejected.req, rejected.fatal), (9, false));
     assert_eq!(rejected.error.field.as_deref(), Some("seq"));
     let rejected = json::decode_request(br#"{"op": "dance", "req": 3}"#).unwrap_err();
-    assert_eq!((rejected.req, rejected.error.field.as_deref()), (3, Some("op")));
+    assert_eq!(
+        (rejected.req, rejected.error.field.as_deref()),
+        (3, Some("op"))
+    );
     assert!(json::decode_request(b"[1]").unwrap_err().fatal);
     assert!(json::decode_request(b"not json").unwrap_err().fatal);
 }

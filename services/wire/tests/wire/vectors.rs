@@ -7,15 +7,24 @@ use bytes::{Bytes, BytesMut};
 use im_wire::code::{CloseCode, ErrorCode};
 use im_wire::ids::UserId;
 use im_wire::native::{
-    Body, ClientOp, Error, Message, Position, Request, Response, ServerOp, SubscribedRoom, binary, json,
+    Body, ClientOp, Error, Message, Position, Request, Response, ServerOp, SubscribedRoom, binary,
+    json,
 };
 use serde_json::{Value, json};
 
 use crate::samples::room;
 
 fn requests() -> Vec<Request> {
-    let at = |seq| Position { room: room("lobby"), epoch: 1_700_000_000_000, seq: Some(seq) };
-    let now = Position { room: room("direct:5:alice:bob"), epoch: 0, seq: None };
+    let at = |seq| Position {
+        room: room("lobby"),
+        epoch: 1_700_000_000_000,
+        seq: Some(seq),
+    };
+    let now = Position {
+        room: room("direct:5:alice:bob"),
+        epoch: 0,
+        seq: None,
+    };
     let ops = [
         ClientOp::Auth {
             token: "a.b.c".into(),
@@ -24,8 +33,13 @@ fn requests() -> Vec<Request> {
             all: true,
             agent: Some("vectors/1".into()),
         },
-        ClientOp::Subscribe { rooms: vec![now], all: false },
-        ClientOp::Unsubscribe { rooms: vec![room("lobby")] },
+        ClientOp::Subscribe {
+            rooms: vec![now],
+            all: false,
+        },
+        ClientOp::Unsubscribe {
+            rooms: vec![room("lobby")],
+        },
         ClientOp::Send {
             room: room("lobby"),
             client_id: "c-1".into(),
@@ -44,13 +58,30 @@ fn requests() -> Vec<Request> {
             kind: "blob".into(),
             body: Body::Binary(Bytes::from_static(&[0, 255, 1])),
         },
-        ClientOp::Signal { room: room("lobby"), kind: "typing".into(), body: Body::Text(Bytes::new()) },
-        ClientOp::History { room: room("lobby"), after: None, before: Some(42), limit: 50 },
-        ClientOp::Read { room: room("lobby"), seq: 42 },
-        ClientOp::Refresh { token: "d.e.f".into() },
+        ClientOp::Signal {
+            room: room("lobby"),
+            kind: "typing".into(),
+            body: Body::Text(Bytes::new()),
+        },
+        ClientOp::History {
+            room: room("lobby"),
+            after: None,
+            before: Some(42),
+            limit: 50,
+        },
+        ClientOp::Read {
+            room: room("lobby"),
+            seq: 42,
+        },
+        ClientOp::Refresh {
+            token: "d.e.f".into(),
+        },
         ClientOp::Ping,
     ];
-    ops.into_iter().zip(1..).map(|(op, req)| Request { req, op }).collect()
+    ops.into_iter()
+        .zip(1..)
+        .map(|(op, req)| Request { req, op })
+        .collect()
 }
 
 fn message() -> Message {
@@ -87,8 +118,18 @@ fn responses() -> Vec<Response> {
         },
         ServerOp::Subscribed {
             rooms: vec![
-                SubscribedRoom::Ok { room: room("lobby"), kind: "open".into(), epoch, head: 42, read: 40, joined: 0 },
-                SubscribedRoom::Refused { room: room("g-1"), error: error.clone() },
+                SubscribedRoom::Ok {
+                    room: room("lobby"),
+                    kind: "open".into(),
+                    epoch,
+                    head: 42,
+                    read: 40,
+                    joined: 0,
+                },
+                SubscribedRoom::Refused {
+                    room: room("g-1"),
+                    error: error.clone(),
+                },
             ],
         },
         ServerOp::Ack {
@@ -108,24 +149,57 @@ fn responses() -> Vec<Response> {
             body: Body::Text(Bytes::new()),
             operation: 0,
         },
-        ServerOp::History { room: room("lobby"), epoch, head: 42, truncated: Some((1, 41)), messages: vec![message()] },
-        ServerOp::ReadState { room: room("lobby"), read: 42, head: 42, unread: 0 },
-        ServerOp::Refreshed { expires_ms: 1_700_003_600_000 },
+        ServerOp::History {
+            room: room("lobby"),
+            epoch,
+            head: 42,
+            truncated: Some((1, 41)),
+            messages: vec![message()],
+        },
+        ServerOp::ReadState {
+            room: room("lobby"),
+            read: 42,
+            head: 42,
+            unread: 0,
+        },
+        ServerOp::Refreshed {
+            expires_ms: 1_700_003_600_000,
+        },
         ServerOp::Done,
         ServerOp::Pong { time_ms },
         ServerOp::Error(error),
-        ServerOp::Truncated { room: room("lobby"), from: 1, to: 41 },
-        ServerOp::Reset { room: room("lobby"), epoch: epoch + 1, seq: 40 },
-        ServerOp::RoomChanged { room: room("g-1"), subscribed: true, reason: "joined".into() },
+        ServerOp::Truncated {
+            room: room("lobby"),
+            from: 1,
+            to: 41,
+        },
+        ServerOp::Reset {
+            room: room("lobby"),
+            epoch: epoch + 1,
+            seq: 40,
+        },
+        ServerOp::RoomChanged {
+            room: room("g-1"),
+            subscribed: true,
+            reason: "joined".into(),
+        },
         ServerOp::Move {
             after_ms: 250,
             deadline_ms: 60_000,
             to: vec!["10.0.0.2:3101".into()],
             reason: "draining".into(),
         },
-        ServerOp::Close { code: CloseCode::SlowReader, text: "resume".into(), reconnect: true, after_ms: 0 },
+        ServerOp::Close {
+            code: CloseCode::SlowReader,
+            text: "resume".into(),
+            reconnect: true,
+            after_ms: 0,
+        },
     ];
-    ops.into_iter().zip(1..).map(|(op, req)| Response { req, op }).collect()
+    ops.into_iter()
+        .zip(1..)
+        .map(|(op, req)| Response { req, op })
+        .collect()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -151,12 +225,18 @@ fn vectors_stand_as_committed() {
     let requests: Vec<_> = requests().iter().map(of_request).collect();
     let responses: Vec<_> = responses().iter().map(of_response).collect();
     let fresh =
-        serde_json::to_string_pretty(&json!({"requests": requests, "responses": responses})).expect("JSON") + "\n";
+        serde_json::to_string_pretty(&json!({"requests": requests, "responses": responses}))
+            .expect("JSON")
+            + "\n";
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/native.json");
     if std::env::var_os("REGENERATE").is_some() {
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("the folder");
         std::fs::write(&path, &fresh).expect("write vectors");
     }
     let stands = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(stands == fresh, "{} differs: the protocol has changed", path.display());
+    assert!(
+        stands == fresh,
+        "{} differs: the protocol has changed",
+        path.display()
+    );
 }

@@ -6,7 +6,15 @@ use proptest::prelude::*;
 use super::*;
 
 fn pod(name: &str, newest: bool) -> Pod {
-    Pod { name: name.to_owned(), newest, ready: true, ending: false, accepts: true, cost: None, connections: Some(10) }
+    Pod {
+        name: name.to_owned(),
+        newest,
+        ready: true,
+        ending: false,
+        accepts: true,
+        cost: None,
+        connections: Some(10),
+    }
 }
 
 fn seen(wanted: i32, replicas: i32, pods: Vec<Pod>) -> Observed {
@@ -14,7 +22,10 @@ fn seen(wanted: i32, replicas: i32, pods: Vec<Pod>) -> Observed {
         wanted,
         max_draining: 1,
         by_node: false,
-        deployment: Some(Deployment { replicas, observed: true }),
+        deployment: Some(Deployment {
+            replicas,
+            observed: true,
+        }),
         pods,
     }
 }
@@ -37,7 +48,15 @@ fn a_settled_cluster_needs_nothing() {
 fn the_next_replacement_waits_for_the_drain_before() {
     let mut old = pod("a", false);
     old.ending = true;
-    let pods = vec![old, pod("b", false), pod("c", true), Pod { ready: false, ..pod("d", true) }];
+    let pods = vec![
+        old,
+        pod("b", false),
+        pod("c", true),
+        Pod {
+            ready: false,
+            ..pod("d", true)
+        },
+    ];
     let decided = decide(&seen(2, 2, pods.clone()));
     assert!(decided.paused);
     assert_eq!(decided.accept, [("b".to_owned(), false)]);
@@ -48,20 +67,38 @@ fn the_next_replacement_waits_for_the_drain_before() {
 
 #[test]
 fn with_no_new_pod_ready_everybody_accepts() {
-    let old = Pod { accepts: false, ..pod("a", false) };
-    let new = Pod { ready: false, ..pod("b", true) };
-    assert_eq!(decide(&seen(1, 1, vec![old, new])).accept, [("a".to_owned(), true)]);
+    let old = Pod {
+        accepts: false,
+        ..pod("a", false)
+    };
+    let new = Pod {
+        ready: false,
+        ..pod("b", true)
+    };
+    assert_eq!(
+        decide(&seen(1, 1, vec![old, new])).accept,
+        [("a".to_owned(), true)]
+    );
 }
 
 #[test]
 fn who_has_the_fewest_clients_is_marked_and_goes_then() {
     let mut pods = vec![
         pod("a", true),
-        Pod { connections: Some(3), ..pod("b", true) },
-        Pod { connections: None, ..pod("c", true) },
+        Pod {
+            connections: Some(3),
+            ..pod("b", true)
+        },
+        Pod {
+            connections: None,
+            ..pod("c", true)
+        },
     ];
     let first = decide(&seen(2, 3, pods.clone()));
-    assert_eq!((first.replicas, first.cost), (3, vec![("b".to_owned(), Some(VICTIM))]));
+    assert_eq!(
+        (first.replicas, first.cost),
+        (3, vec![("b".to_owned(), Some(VICTIM))])
+    );
     pods[1].cost = Some(VICTIM);
     let second = decide(&seen(2, 3, pods.clone()));
     assert_eq!((second.replicas, second.cost), (2, Vec::new()));
@@ -74,17 +111,54 @@ fn who_has_the_fewest_clients_is_marked_and_goes_then() {
 
 #[test]
 fn a_pod_that_does_not_answer_is_never_marked() {
-    let pods = vec![Pod { connections: None, ..pod("a", true) }, pod("b", true)];
-    assert_eq!(decide(&seen(1, 2, pods)).cost, [("b".to_owned(), Some(VICTIM))]);
-    let silent = vec![Pod { connections: None, ..pod("a", true) }, Pod { connections: None, ..pod("b", true) }];
+    let pods = vec![
+        Pod {
+            connections: None,
+            ..pod("a", true)
+        },
+        pod("b", true),
+    ];
+    assert_eq!(
+        decide(&seen(1, 2, pods)).cost,
+        [("b".to_owned(), Some(VICTIM))]
+    );
+    let silent = vec![
+        Pod {
+            connections: None,
+            ..pod("a", true)
+        },
+        Pod {
+            connections: None,
+            ..pod("b", true)
+        },
+    ];
     let decided = decide(&seen(1, 2, silent));
-    assert_eq!((decided.replicas, decided.cost), (2, Vec::new()), "without a number none goes");
-    assert!(decided.progressing.unwrap().message.contains("none goes before"));
+    assert_eq!(
+        (decided.replicas, decided.cost),
+        (2, Vec::new()),
+        "without a number none goes"
+    );
+    assert!(
+        decided
+            .progressing
+            .unwrap()
+            .message
+            .contains("none goes before")
+    );
 }
 
 #[test]
 fn a_scale_in_that_is_taken_back_leaves_no_mark() {
-    let pods = vec![Pod { cost: Some(VICTIM), ..pod("a", true) }, Pod { cost: Some(7), ..pod("b", true) }];
+    let pods = vec![
+        Pod {
+            cost: Some(VICTIM),
+            ..pod("a", true)
+        },
+        Pod {
+            cost: Some(7),
+            ..pod("b", true)
+        },
+    ];
     assert_eq!(decide(&seen(2, 2, pods)).cost, [("a".to_owned(), None)]);
 }
 
@@ -163,20 +237,36 @@ impl World {
     /// The Deployment's controller: rolling update with maxUnavailable 0 and maxSurge `max_draining`.
     fn control(&mut self) {
         let staying = |world: &Self, newest: Option<bool>| {
-            let of = |pod: &&Simulated| newest.is_none_or(|newest| newest == (pod.template == world.template));
-            count(world.pods.iter().filter(|pod| pod.ends.is_none()).filter(of).count())
+            let of = |pod: &&Simulated| {
+                newest.is_none_or(|newest| newest == (pod.template == world.template))
+            };
+            count(
+                world
+                    .pods
+                    .iter()
+                    .filter(|pod| pod.ends.is_none())
+                    .filter(of)
+                    .count(),
+            )
         };
         if self.paused {
             let surplus = staying(self, None) - self.replicas - self.max_draining;
             (0..surplus).for_each(|_| self.end_one(None));
             return;
         }
-        while staying(self, Some(true)) < self.replicas && staying(self, None) < self.replicas + self.max_draining {
+        while staying(self, Some(true)) < self.replicas
+            && staying(self, None) < self.replicas + self.max_draining
+        {
             self.make();
         }
         let surplus = staying(self, Some(true)) - self.replicas;
         (0..surplus).for_each(|_| self.end_one(Some(true)));
-        let available = count(self.pods.iter().filter(|pod| pod.ends.is_none() && self.available(pod)).count());
+        let available = count(
+            self.pods
+                .iter()
+                .filter(|pod| pod.ends.is_none() && self.available(pod))
+                .count(),
+        );
         let old = staying(self, Some(false));
         (0..old.min((available - self.replicas).max(0))).for_each(|_| self.end_one(Some(false)));
     }
@@ -184,9 +274,11 @@ impl World {
     fn end_one(&mut self, newest: Option<bool>) {
         let now = self.now;
         let ranked = self.pods.iter().enumerate().filter(|(_, pod)| {
-            pod.ends.is_none() && newest.is_none_or(|newest| newest == (pod.template == self.template))
+            pod.ends.is_none()
+                && newest.is_none_or(|newest| newest == (pod.template == self.template))
         });
-        let first = ranked.min_by_key(|(_, pod)| (self.ready(pod), pod.cost.unwrap_or(0), u32::MAX - pod.born));
+        let first = ranked
+            .min_by_key(|(_, pod)| (self.ready(pod), pod.cost.unwrap_or(0), u32::MAX - pod.born));
         if let Some(index) = first.map(|(index, _)| index) {
             self.pods[index].ends = Some(now + self.drain);
         }
@@ -195,7 +287,8 @@ impl World {
     fn tick(&mut self) {
         self.now += 1;
         let now = self.now;
-        self.pods.retain(|pod| pod.ends.is_none_or(|ends| now < ends));
+        self.pods
+            .retain(|pod| pod.ends.is_none_or(|ends| now < ends));
         self.control();
         let draining = self.pods.iter().filter(|pod| pod.ends.is_some()).count();
         self.most_draining = self.most_draining.max(count(draining));
@@ -215,7 +308,10 @@ impl World {
             wanted: self.wanted,
             max_draining: self.max_draining,
             by_node: self.by_node,
-            deployment: Some(Deployment { replicas: self.replicas, observed: true }),
+            deployment: Some(Deployment {
+                replicas: self.replicas,
+                observed: true,
+            }),
             pods: self.pods.iter().map(pod).collect(),
         }
     }
@@ -250,12 +346,19 @@ impl World {
 
     /// Whether one of the pods that can take new clients, if there are any, is told to.
     fn served(&self) -> bool {
-        let able: Vec<_> = self.pods.iter().filter(|pod| pod.ends.is_none() && self.ready(pod)).collect();
+        let able: Vec<_> = self
+            .pods
+            .iter()
+            .filter(|pod| pod.ends.is_none() && self.ready(pod))
+            .collect();
         able.is_empty() || able.iter().any(|pod| pod.accepts)
     }
 
     fn is_settled(&self) -> bool {
-        let all_new = self.pods.iter().all(|pod| pod.template == self.template && pod.ends.is_none() && pod.accepts);
+        let all_new = self
+            .pods
+            .iter()
+            .all(|pod| pod.template == self.template && pod.ends.is_none() && pod.accepts);
         all_new
             && !self.paused
             && count(self.pods.len()) == self.wanted
@@ -269,7 +372,11 @@ fn settle(world: &mut World, operator: impl Fn(u32) -> usize) -> u32 {
     for _ in 0..20_000 {
         world.tick();
         let writes = operator(world.now);
-        let calm = if writes > 0 { world.visit(writes).progressing.is_none() } else { false };
+        let calm = if writes > 0 {
+            world.visit(writes).progressing.is_none()
+        } else {
+            false
+        };
         if writes > 0 {
             assert!(world.served(), "nobody takes new clients: {world:#?}");
         }
@@ -293,7 +400,10 @@ fn a_rollout_drains_one_pod_after_the_other() {
 fn without_the_operator_more_drain_at_once_and_the_end_is_the_same() {
     let mut world = World::new(4, 1, 60, 5);
     world.template = 2;
-    settle(&mut world, |now| if now % 100 == 0 { usize::MAX } else { 0 });
+    settle(
+        &mut world,
+        |now| if now % 100 == 0 { usize::MAX } else { 0 },
+    );
     assert!(world.most_draining > 1);
 }
 
@@ -306,7 +416,11 @@ struct Clients {
 
 impl Clients {
     fn on(world: &World, each: usize) -> Self {
-        let places = world.pods.iter().flat_map(|pod| std::iter::repeat_n((pod.name.clone(), 0), each)).collect();
+        let places = world
+            .pods
+            .iter()
+            .flat_map(|pod| std::iter::repeat_n((pod.name.clone(), 0), each))
+            .collect();
         Self { places, dice: 7 }
     }
 
@@ -314,9 +428,15 @@ impl Clients {
         let takes = |pod: &&Simulated| pod.ends.is_none() && pod.accepts && world.ready(pod);
         let takers: Vec<&Simulated> = world.pods.iter().filter(takes).collect();
         for (place, moves) in &mut self.places {
-            let stays = world.pods.iter().any(|pod| pod.name == *place && pod.ends.is_none());
+            let stays = world
+                .pods
+                .iter()
+                .any(|pod| pod.name == *place && pod.ends.is_none());
             if !stays && !takers.is_empty() {
-                self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                self.dice = self
+                    .dice
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
                 place.clone_from(&takers[(self.dice >> 33) as usize % takers.len()].name);
                 *moves += 1;
             }
@@ -327,7 +447,12 @@ impl Clients {
         world
             .pods
             .iter()
-            .map(|pod| self.places.iter().filter(|(place, _)| *place == pod.name).count())
+            .map(|pod| {
+                self.places
+                    .iter()
+                    .filter(|(place, _)| *place == pod.name)
+                    .count()
+            })
             .max()
             .unwrap_or(0)
     }
@@ -346,7 +471,10 @@ fn clients_move_twice_at_most_and_no_pod_takes_more_than_twice_its_share() {
             clients.follow(&world);
             let most = clients.most_on_one(&world);
             // With what chance adds.
-            assert!(most <= 2 * EACH + EACH / 4, "{replicas} pods: one has {most}");
+            assert!(
+                most <= 2 * EACH + EACH / 4,
+                "{replicas} pods: one has {most}"
+            );
         }
         assert!(world.is_settled());
         let moves = clients.places.iter().map(|(_, moves)| *moves).max();
@@ -356,10 +484,16 @@ fn clients_move_twice_at_most_and_no_pod_takes_more_than_twice_its_share() {
 
 #[test]
 fn a_surge_that_never_gets_ready_and_a_balancer_of_nodes_change_nothing_for_clients() {
-    let new = Pod { ready: false, ..pod("c", true) };
+    let new = Pod {
+        ready: false,
+        ..pod("c", true)
+    };
     let decided = decide(&seen(2, 2, vec![pod("a", false), pod("b", false), new]));
     assert_eq!((decided.accept, decided.cost), (Vec::new(), Vec::new()));
-    let by_node = Observed { by_node: true, ..seen(2, 2, vec![pod("a", false), pod("b", false), pod("c", true)]) };
+    let by_node = Observed {
+        by_node: true,
+        ..seen(2, 2, vec![pod("a", false), pod("b", false), pod("c", true)])
+    };
     let decided = decide(&by_node);
     assert_eq!((decided.accept, decided.cost), (Vec::new(), Vec::new()));
 }
@@ -367,7 +501,11 @@ fn a_surge_that_never_gets_ready_and_a_balancer_of_nodes_change_nothing_for_clie
 #[test]
 fn fewer_pods_go_one_by_one_and_those_with_the_fewest_clients() {
     let mut world = World::new(4, 1, 60, 5);
-    world.pods.iter_mut().zip([40, 10, 30, 20]).for_each(|(pod, clients)| pod.connections = Some(clients));
+    world
+        .pods
+        .iter_mut()
+        .zip([40, 10, 30, 20])
+        .for_each(|(pod, clients)| pod.connections = Some(clients));
     world.wanted = 2;
     settle(&mut world, |_| usize::MAX);
     assert_eq!(world.most_draining, 1);

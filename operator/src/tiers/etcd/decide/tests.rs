@@ -23,12 +23,25 @@ struct Held {
 }
 
 fn healthy(led: bool) -> Answer {
-    Answer { led, learner: false, leads: false, size: 1000, in_use: 900, full: false }
+    Answer {
+        led,
+        learner: false,
+        leads: false,
+        size: 1000,
+        in_use: 900,
+        full: false,
+    }
 }
 
 impl World {
     fn new(count: usize) -> Self {
-        Self { members: Vec::new(), replicas: vec![Held::default(); count], mirrored: false, anew: false, next_id: 1 }
+        Self {
+            members: Vec::new(),
+            replicas: vec![Held::default(); count],
+            mirrored: false,
+            anew: false,
+            next_id: 1,
+        }
     }
 
     /// Whether a member can be part of a quorum: whoever has data of a listed member.
@@ -39,14 +52,19 @@ impl World {
 
     fn led(&self) -> bool {
         let voters = self.members.iter().filter(|member| !member.learner).count();
-        let there = (0..self.replicas.len()).filter_map(|ordinal| self.alive(ordinal)).filter(|member| !member.learner);
+        let there = (0..self.replicas.len())
+            .filter_map(|ordinal| self.alive(ordinal))
+            .filter(|member| !member.learner);
         voters > 0 && there.count() > voters / 2
     }
 
     fn seen(&self) -> Observed {
         let replica = |number: usize| {
             let held = &self.replicas[number];
-            let answer = self.alive(number).map(|member| Answer { learner: member.learner, ..healthy(self.led()) });
+            let answer = self.alive(number).map(|member| Answer {
+                learner: member.learner,
+                ..healthy(self.led())
+            });
             Replica {
                 bootstrapped: held.bootstrapped,
                 ready: answer.is_some_and(|answer| answer.led && !answer.learner),
@@ -79,12 +97,20 @@ impl World {
             for ordinal in 0..self.replicas.len() {
                 let id = self.next_id;
                 self.next_id += 1;
-                self.members.push(Member { id, ordinal: Some(ordinal), started: true, learner: false });
+                self.members.push(Member {
+                    id,
+                    ordinal: Some(ordinal),
+                    started: true,
+                    learner: false,
+                });
                 self.replicas[ordinal].data = Some(id);
             }
         }
         for (ordinal, held) in self.replicas.iter_mut().enumerate() {
-            let awaited = self.members.iter_mut().find(|member| member.ordinal == Some(ordinal) && !member.started);
+            let awaited = self
+                .members
+                .iter_mut()
+                .find(|member| member.ordinal == Some(ordinal) && !member.started);
             if let Some(member) = awaited.filter(|_| held.data.is_none() && held.existing) {
                 member.started = true;
                 held.data = Some(member.id);
@@ -108,11 +134,20 @@ impl World {
                 assert!(led, "a member is added without a majority");
                 let id = self.next_id;
                 self.next_id += 1;
-                self.members.push(Member { id, ordinal: Some(ordinal), started: false, learner: true });
+                self.members.push(Member {
+                    id,
+                    ordinal: Some(ordinal),
+                    started: false,
+                    learner: true,
+                });
             }
             Action::Promote(id) => {
                 assert!(led, "a member is promoted without a majority");
-                let member = self.members.iter_mut().find(|member| member.id == id).expect("listed");
+                let member = self
+                    .members
+                    .iter_mut()
+                    .find(|member| member.id == id)
+                    .expect("listed");
                 assert!(member.started, "an absent member gets a vote");
                 member.learner = false;
             }
@@ -124,7 +159,11 @@ impl World {
     /// One round, of which only so many actions are done: the operator dies after them.
     fn round(&mut self, done: usize) -> Decision {
         let decision = decide(&self.seen());
-        decision.actions.iter().take(done).for_each(|action| self.act(*action));
+        decision
+            .actions
+            .iter()
+            .take(done)
+            .for_each(|action| self.act(*action));
         if done >= decision.actions.len() {
             self.mirrored = decision.existing;
         }
@@ -161,11 +200,18 @@ fn a_first_start_latches_every_volume_and_then_says_existing() {
     assert!(!decision.existing);
     assert_eq!(
         decision.actions,
-        [Action::MarkBootstrapped(0), Action::MarkBootstrapped(1), Action::MarkBootstrapped(2)]
+        [
+            Action::MarkBootstrapped(0),
+            Action::MarkBootstrapped(1),
+            Action::MarkBootstrapped(2)
+        ]
     );
     world.settle();
     assert!(world.existing());
-    assert!(decide(&world.seen()).actions.is_empty(), "a settled etcd is left alone");
+    assert!(
+        decide(&world.seen()).actions.is_empty(),
+        "a settled etcd is left alone"
+    );
 }
 
 #[test]
@@ -187,12 +233,19 @@ fn a_lost_member_is_let_go_and_taken_in_again_as_a_learner() {
     let decision = world.round(usize::MAX);
     assert_eq!(decision.actions, [Action::Remove(old)]);
     assert_eq!(decision.verdict.reason, Reason::MemberReplacing);
-    assert_eq!(decision.verdict.status, ConditionStatus::True, "two of three serve");
+    assert_eq!(
+        decision.verdict.status,
+        ConditionStatus::True,
+        "two of three serve"
+    );
     assert_eq!(world.round(usize::MAX).actions, [Action::Add(1)]);
     let new = world.replicas[1].data.expect("joined");
     assert_ne!(new, old, "it must not have the votes of the lost one");
     assert_eq!(world.round(usize::MAX).actions, [Action::Promote(new)]);
-    assert_eq!(world.round(usize::MAX).actions, [Action::MarkBootstrapped(1)]);
+    assert_eq!(
+        world.round(usize::MAX).actions,
+        [Action::MarkBootstrapped(1)]
+    );
     world.settle();
 }
 
@@ -203,16 +256,33 @@ fn two_lost_of_three_are_said_and_never_healed_silently() {
     world.lose(0, true);
     world.lose(2, true);
     let decision = world.round(usize::MAX);
-    assert_eq!((decision.verdict.reason, decision.actions.as_slice()), (Reason::DataLost, [].as_slice()));
-    assert!(decision.verdict.message.contains("demo-etcd-0 and demo-etcd-2"), "{}", decision.verdict.message);
+    assert_eq!(
+        (decision.verdict.reason, decision.actions.as_slice()),
+        (Reason::DataLost, [].as_slice())
+    );
+    assert!(
+        decision
+            .verdict
+            .message
+            .contains("demo-etcd-0 and demo-etcd-2"),
+        "{}",
+        decision.verdict.message
+    );
     // What the message says to run.
     for ordinal in 0..3 {
         world.lose(ordinal, true);
     }
-    assert_eq!(world.round(usize::MAX).verdict.reason, Reason::DataLost, "the status remembers");
+    assert_eq!(
+        world.round(usize::MAX).verdict.reason,
+        Reason::DataLost,
+        "the status remembers"
+    );
     world.anew = true;
     world.settle();
-    assert!(!world.anew, "the word was taken back, and does not count another time");
+    assert!(
+        !world.anew,
+        "the word was taken back, and does not count another time"
+    );
 }
 
 #[test]
@@ -222,7 +292,10 @@ fn the_only_member_with_an_empty_volume_waits_for_a_person() {
     world.lose(0, true);
     for _ in 0..5 {
         let decision = world.round(usize::MAX);
-        assert_eq!((decision.verdict.reason, decision.actions.as_slice()), (Reason::DataLost, [].as_slice()));
+        assert_eq!(
+            (decision.verdict.reason, decision.actions.as_slice()),
+            (Reason::DataLost, [].as_slice())
+        );
     }
     world.anew = true;
     world.settle();
@@ -238,7 +311,10 @@ fn without_a_majority_nothing_is_changed() {
         (replica.answer, replica.ready) = (None, false);
     }
     let decision = decide(&seen);
-    assert_eq!((decision.verdict.reason, decision.actions.as_slice()), (Reason::NoQuorum, [].as_slice()));
+    assert_eq!(
+        (decision.verdict.reason, decision.actions.as_slice()),
+        (Reason::NoQuorum, [].as_slice())
+    );
 }
 
 #[test]
@@ -246,19 +322,31 @@ fn new_templates_go_one_at_a_time_and_only_while_all_serve() {
     let mut world = World::new(3);
     world.settle();
     let mut seen = world.seen();
-    seen.replicas.iter_mut().for_each(|replica| replica.outdated = true);
+    seen.replicas
+        .iter_mut()
+        .for_each(|replica| replica.outdated = true);
     assert_eq!(decide(&seen).actions, [Action::Restart(2)]);
-    seen.replicas[2] = Replica { bootstrapped: true, ..Replica::default() };
+    seen.replicas[2] = Replica {
+        bootstrapped: true,
+        ..Replica::default()
+    };
     assert_eq!(decide(&seen).actions, [], "one is away");
     seen.replicas[2].outdated = true;
-    assert_eq!(decide(&seen).actions, [Action::Restart(2)], "what does not serve with its template gets the next one");
+    assert_eq!(
+        decide(&seen).actions,
+        [Action::Restart(2)],
+        "what does not serve with its template gets the next one"
+    );
 }
 
 #[test]
 fn a_stale_template_alone_restarts_nobody() {
     let mut world = World::new(3);
     world.settle();
-    assert!(world.seen().replicas.iter().all(|replica| replica.stale), "they began before a cluster existed");
+    assert!(
+        world.seen().replicas.iter().all(|replica| replica.stale),
+        "they began before a cluster existed"
+    );
     assert_eq!(decide(&world.seen()).actions, []);
 }
 
@@ -269,7 +357,14 @@ fn a_member_that_a_person_removed_is_told_of() {
     world.members.retain(|member| member.ordinal != Some(1));
     let decision = decide(&world.seen());
     assert_eq!(decision.verdict.reason, Reason::NeedsDecision);
-    assert!(decision.verdict.message.contains("delete pvc data-demo-etcd-1"), "{}", decision.verdict.message);
+    assert!(
+        decision
+            .verdict
+            .message
+            .contains("delete pvc data-demo-etcd-1"),
+        "{}",
+        decision.verdict.message
+    );
 }
 
 proptest! {
@@ -326,12 +421,23 @@ fn what_only_the_operator_cannot_reach_is_unknown() {
     world.settle();
     let mut seen = world.seen();
     seen.members = None;
-    seen.replicas.iter_mut().for_each(|replica| replica.answer = None);
+    seen.replicas
+        .iter_mut()
+        .for_each(|replica| replica.answer = None);
     let decision = decide(&seen);
-    let told = (decision.verdict.status, decision.verdict.reason, decision.actions);
-    assert_eq!(told, (ConditionStatus::Unknown, Reason::Unreachable, Vec::new()));
+    let told = (
+        decision.verdict.status,
+        decision.verdict.reason,
+        decision.actions,
+    );
+    assert_eq!(
+        told,
+        (ConditionStatus::Unknown, Reason::Unreachable, Vec::new())
+    );
     // Where Kubernetes finds no majority ready, there is none.
-    seen.replicas[..2].iter_mut().for_each(|replica| replica.ready = false);
+    seen.replicas[..2]
+        .iter_mut()
+        .for_each(|replica| replica.ready = false);
     assert_eq!(decide(&seen).verdict.reason, Reason::NoQuorum);
 }
 
@@ -340,7 +446,14 @@ fn files_that_hold_little_are_written_anew_one_by_one_and_the_leaders_last() {
     let mut world = World::new(3);
     world.settle();
     let mut seen = world.seen();
-    let answer = |leads| Some(Answer { leads, size: SMALL, in_use: SMALL / 2 - 1, ..healthy(true) });
+    let answer = |leads| {
+        Some(Answer {
+            leads,
+            size: SMALL,
+            in_use: SMALL / 2 - 1,
+            ..healthy(true)
+        })
+    };
     for (ordinal, leads) in [(0, true), (1, false), (2, false)] {
         seen.replicas[ordinal].answer = answer(leads);
     }
@@ -354,7 +467,11 @@ fn files_that_hold_little_are_written_anew_one_by_one_and_the_leaders_last() {
     seen.replicas[1].ready = false;
     assert_eq!(decide(&seen).actions, [], "not while another is away");
     seen.replicas[1].ready = true;
-    seen.replicas[0].answer = Some(Answer { size: SMALL, in_use: SMALL / 2, ..healthy(true) });
+    seen.replicas[0].answer = Some(Answer {
+        size: SMALL,
+        in_use: SMALL / 2,
+        ..healthy(true)
+    });
     assert_eq!(decide(&seen).actions, []);
 }
 
@@ -363,16 +480,33 @@ fn a_quota_that_is_used_up_is_told_and_lifted_once_there_is_room() {
     let mut world = World::new(3);
     world.settle();
     let mut seen = world.seen();
-    let of = |size, full| Some(Answer { size, in_use: 500, full, ..healthy(true) });
-    seen.replicas.iter_mut().for_each(|replica| replica.answer = of(1000, true));
-    assert_eq!((decide(&seen).verdict.reason, decide(&seen).verdict.holds()), (Reason::DiskFailing, false));
+    let of = |size, full| {
+        Some(Answer {
+            size,
+            in_use: 500,
+            full,
+            ..healthy(true)
+        })
+    };
+    seen.replicas
+        .iter_mut()
+        .for_each(|replica| replica.answer = of(1000, true));
+    assert_eq!(
+        (decide(&seen).verdict.reason, decide(&seen).verdict.holds()),
+        (Reason::DiskFailing, false)
+    );
     for ordinal in 0..3 {
         assert_eq!(decide(&seen).actions, [Action::Defragment(ordinal)]);
         seen.replicas[ordinal].answer = of(500, true);
     }
     assert_eq!(decide(&seen).actions, [Action::Disarm]);
-    seen.replicas.iter_mut().for_each(|replica| replica.answer = of(500, false));
-    assert_eq!((decide(&seen).verdict.holds(), decide(&seen).actions), (true, Vec::new()));
+    seen.replicas
+        .iter_mut()
+        .for_each(|replica| replica.answer = of(500, false));
+    assert_eq!(
+        (decide(&seen).verdict.holds(), decide(&seen).actions),
+        (true, Vec::new())
+    );
 }
 
 #[test]
@@ -380,10 +514,29 @@ fn a_member_that_cannot_run_is_told_with_the_way_out() {
     let mut world = World::new(3);
     world.settle();
     let mut seen = world.seen();
-    seen.replicas[1] = Replica { ready: false, crashing: true, answer: None, ..seen.replicas[1] };
+    seen.replicas[1] = Replica {
+        ready: false,
+        crashing: true,
+        answer: None,
+        ..seen.replicas[1]
+    };
     let decision = decide(&seen);
-    assert_eq!((decision.verdict.reason, decision.actions), (Reason::NeedsDecision, Vec::new()));
-    assert!(decision.verdict.message.contains("delete pvc data-demo-etcd-1 "), "{}", decision.verdict.message);
+    assert_eq!(
+        (decision.verdict.reason, decision.actions),
+        (Reason::NeedsDecision, Vec::new())
+    );
+    assert!(
+        decision
+            .verdict
+            .message
+            .contains("delete pvc data-demo-etcd-1 "),
+        "{}",
+        decision.verdict.message
+    );
     seen.replicas[1].outdated = true;
-    assert_ne!(decide(&seen).verdict.reason, Reason::NeedsDecision, "the next template may mend it");
+    assert_ne!(
+        decide(&seen).verdict.reason,
+        Reason::NeedsDecision,
+        "the next template may mend it"
+    );
 }

@@ -69,7 +69,13 @@ impl Log {
             return (*seq, true);
         }
         self.head += 1;
-        self.entries.insert(self.head, Entry { epoch: self.epoch, client_id: client_id.to_owned() });
+        self.entries.insert(
+            self.head,
+            Entry {
+                epoch: self.epoch,
+                client_id: client_id.to_owned(),
+            },
+        );
         self.dedupe.insert(client_id.to_owned(), self.head);
         (self.head, false)
     }
@@ -84,7 +90,11 @@ impl Log {
     }
 
     fn reset_to(&self, epoch: Epoch, seq: Seq) -> Option<Seq> {
-        let bases = self.bases.iter().filter(|(began, _)| *began > epoch).map(|(_, base)| *base);
+        let bases = self
+            .bases
+            .iter()
+            .filter(|(began, _)| *began > epoch)
+            .map(|(_, base)| *base);
         bases.chain([self.head]).filter(|base| seq > *base).min()
     }
 }
@@ -116,8 +126,24 @@ fn name(room: u8) -> String {
 
 impl World {
     fn new() -> Self {
-        let positions = (0..2).map(|number| Position { room: room(&name(number)), epoch: 1, seq: Some(0) }).collect();
-        let logs = (0..2).map(|number| (room(&name(number)), Log { epoch: 1, ..Log::default() })).collect();
+        let positions = (0..2)
+            .map(|number| Position {
+                room: room(&name(number)),
+                epoch: 1,
+                seq: Some(0),
+            })
+            .collect();
+        let logs = (0..2)
+            .map(|number| {
+                (
+                    room(&name(number)),
+                    Log {
+                        epoch: 1,
+                        ..Log::default()
+                    },
+                )
+            })
+            .collect();
         Self {
             play: Play::new(setup(options(), positions, false, false)),
             logs,
@@ -146,7 +172,8 @@ impl World {
                     }
                 }
                 Action::Hangup { slot } => {
-                    self.gone.extend(self.conns[slot.index()].take().map(|conn| conn.requests));
+                    self.gone
+                        .extend(self.conns[slot.index()].take().map(|conn| conn.requests));
                     self.dialling[slot.index()] = false;
                 }
                 Action::FetchToken { .. } => prop_assert!(false, "a fixed token is not renewed"),
@@ -164,8 +191,14 @@ impl World {
                 let last = self.last.entry(message.room.clone()).or_default();
                 prop_assert_eq!(message.seq, *last + 1, "room {}", message.room);
                 *last = message.seq;
-                let entry = Entry { epoch: message.epoch, client_id: message.client_id };
-                self.copies.entry(message.room).or_default().insert(message.seq, entry);
+                let entry = Entry {
+                    epoch: message.epoch,
+                    client_id: message.client_id,
+                };
+                self.copies
+                    .entry(message.room)
+                    .or_default()
+                    .insert(message.seq, entry);
             }
             Event::Reset { room, seq, .. } => {
                 let last = self.last.entry(room.clone()).or_default();
@@ -205,7 +238,14 @@ impl World {
             Happening::Break(which) => {
                 if let Some(conn) = self.conns[usize::from(*which)].take() {
                     self.gone.push(conn.requests);
-                    self.play.core.lost(Self::slot(*which), Loss { code: None, reason: "broken".to_owned() }, now);
+                    self.play.core.lost(
+                        Self::slot(*which),
+                        Loss {
+                            code: None,
+                            reason: "broken".to_owned(),
+                        },
+                        now,
+                    );
                 }
             }
             Happening::Dialled(well) => self.dialled(*well),
@@ -232,8 +272,15 @@ impl World {
                 }
             }
             Happening::ServeGone => {
-                let sends = self.gone.iter_mut().find_map(VecDeque::pop_front).map(|request| request.op);
-                if let Some(ClientOp::Send { room, client_id, .. }) = sends {
+                let sends = self
+                    .gone
+                    .iter_mut()
+                    .find_map(VecDeque::pop_front)
+                    .map(|request| request.op);
+                if let Some(ClientOp::Send {
+                    room, client_id, ..
+                }) = sends
+                {
                     self.logs.get_mut(&room).unwrap().append(&client_id);
                     self.publish();
                 }
@@ -258,15 +305,29 @@ impl World {
             }
             if well {
                 self.conns[slot.index()] = Some(Conn::default());
-                self.play.core.dialled(slot, "token".to_owned(), self.play.now);
+                self.play
+                    .core
+                    .dialled(slot, "token".to_owned(), self.play.now);
             } else {
-                self.play.core.lost(slot, Loss { code: None, reason: "refused".to_owned() }, self.play.now);
+                self.play.core.lost(
+                    slot,
+                    Loss {
+                        code: None,
+                        reason: "refused".to_owned(),
+                    },
+                    self.play.now,
+                );
             }
         }
     }
 
     fn arrive(&mut self, slot: Slot, twice: bool) {
-        let Some(frame) = self.conns[slot.index()].as_mut().and_then(|conn| conn.frames.pop_front()) else { return };
+        let Some(frame) = self.conns[slot.index()]
+            .as_mut()
+            .and_then(|conn| conn.frames.pop_front())
+        else {
+            return;
+        };
         self.play.core.frame(slot, frame.clone(), self.play.now);
         let repeatable = matches!(frame.op, ServerOp::Message(_) | ServerOp::Ack { .. });
         if twice && repeatable && self.conns[slot.index()].is_some() {
@@ -276,8 +337,12 @@ impl World {
 
     fn serve(&mut self, slot: Slot, answer: Answer) {
         let welcome = self.play.welcome(0);
-        let Some(conn) = &mut self.conns[slot.index()] else { return };
-        let Some(Request { req, op }) = conn.requests.pop_front() else { return };
+        let Some(conn) = &mut self.conns[slot.index()] else {
+            return;
+        };
+        let Some(Request { req, op }) = conn.requests.pop_front() else {
+            return;
+        };
         let mut say = |op| conn.frames.push_back(Response { req, op });
         match op {
             ClientOp::Auth { resume, .. } => {
@@ -285,7 +350,9 @@ impl World {
                 self.subscribe(slot, req, resume);
             }
             ClientOp::Subscribe { rooms, .. } => self.subscribe(slot, req, rooms),
-            ClientOp::Send { room, client_id, .. } => {
+            ClientOp::Send {
+                room, client_id, ..
+            } => {
                 if answer == Answer::Limited {
                     return say(ServerOp::Error(error(ErrorCode::RateLimited)));
                 }
@@ -294,7 +361,15 @@ impl World {
                 let epoch = log.epoch;
                 say(match answer {
                     Answer::StoredUnsure => ServerOp::Error(error(ErrorCode::Unavailable)),
-                    _ => ServerOp::Ack { room, client_id, id: String::new(), epoch, seq, time_ms: 0, duplicate },
+                    _ => ServerOp::Ack {
+                        room,
+                        client_id,
+                        id: String::new(),
+                        epoch,
+                        seq,
+                        time_ms: 0,
+                        duplicate,
+                    },
                 });
                 self.publish();
             }
@@ -308,12 +383,19 @@ impl World {
     }
 
     fn subscribe(&mut self, slot: Slot, req: u32, positions: Vec<Position>) {
-        let Some(conn) = &mut self.conns[slot.index()] else { return };
+        let Some(conn) = &mut self.conns[slot.index()] else {
+            return;
+        };
         let rooms = positions.iter().map(|position| {
             let log = &self.logs[&position.room];
             heard(position.room.as_str(), log.epoch, log.head)
         });
-        conn.frames.push_back(Response { req, op: ServerOp::Subscribed { rooms: rooms.collect() } });
+        conn.frames.push_back(Response {
+            req,
+            op: ServerOp::Subscribed {
+                rooms: rooms.collect(),
+            },
+        });
         for Position { room, epoch, seq } in positions {
             conn.heard.insert(room, (epoch, seq.unwrap_or(0)));
         }
@@ -328,13 +410,21 @@ impl World {
                 let log = &self.logs[room];
                 let mut say = |op| frames.push_back(Response { req: 0, op });
                 if let Some(base) = log.reset_to(*epoch, *seq) {
-                    say(ServerOp::Reset { room: room.clone(), epoch: log.epoch, seq: base });
+                    say(ServerOp::Reset {
+                        room: room.clone(),
+                        epoch: log.epoch,
+                        seq: base,
+                    });
                     *seq = base;
                 }
                 *epoch = log.epoch;
                 let first = log.entries.keys().next().copied().unwrap_or(log.head + 1);
                 if first > *seq + 1 {
-                    say(ServerOp::Truncated { room: room.clone(), from: *seq + 1, to: first - 1 });
+                    say(ServerOp::Truncated {
+                        room: room.clone(),
+                        from: *seq + 1,
+                        to: first - 1,
+                    });
                     *seq = first - 1;
                 }
                 for (next, entry) in log.entries.range(*seq + 1..) {
@@ -359,7 +449,8 @@ impl World {
         let end = self.play.now + Duration::from_secs(120);
         while self.play.now < end {
             for _ in 0..40 {
-                calm.iter().try_for_each(|happening| self.happen(happening))?;
+                calm.iter()
+                    .try_for_each(|happening| self.happen(happening))?;
             }
             self.happen(&Happening::Wait)?;
         }
@@ -378,8 +469,15 @@ impl World {
         }
         for (id, log) in &self.logs {
             let copy = self.copies.entry(id.clone()).or_default();
-            prop_assert_eq!(self.last.get(id).copied().unwrap_or(0), log.head, "room {} is not at its head", id);
-            let kept = |entries: &BTreeMap<Seq, Entry>, in_too: &BTreeMap<Seq, Entry>| -> BTreeMap<Seq, Entry> {
+            prop_assert_eq!(
+                self.last.get(id).copied().unwrap_or(0),
+                log.head,
+                "room {} is not at its head",
+                id
+            );
+            let kept = |entries: &BTreeMap<Seq, Entry>,
+                        in_too: &BTreeMap<Seq, Entry>|
+             -> BTreeMap<Seq, Entry> {
                 entries
                     .iter()
                     .filter(|(seq, _)| in_too.contains_key(seq))
@@ -387,9 +485,19 @@ impl World {
                     .collect()
             };
             prop_assert_eq!(kept(&log.entries, copy), kept(copy, &log.entries));
-            let mine = log.entries.values().map(|entry| &entry.client_id).filter(|id| id.starts_with("mine"));
-            let mine: Vec<_> = mine.filter(|client_id| acknowledged.contains(*client_id)).collect();
-            prop_assert_eq!(mine.iter().collect::<HashSet<_>>().len(), mine.len(), "stored twice");
+            let mine = log
+                .entries
+                .values()
+                .map(|entry| &entry.client_id)
+                .filter(|id| id.starts_with("mine"));
+            let mine: Vec<_> = mine
+                .filter(|client_id| acknowledged.contains(*client_id))
+                .collect();
+            prop_assert_eq!(
+                mine.iter().collect::<HashSet<_>>().len(),
+                mine.len(),
+                "stored twice"
+            );
             prop_assert!(!in_order || mine.is_sorted(), "overtaken: {:?}", mine);
         }
         Ok(())
@@ -415,7 +523,11 @@ fn happening() -> impl Strategy<Value = Happening> {
 }
 
 fn run(happenings: &[Happening]) -> Result<(), TestCaseError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let mut world = World::new();
         world.settle()?;
@@ -424,7 +536,11 @@ fn run(happenings: &[Happening]) -> Result<(), TestCaseError> {
         }
         world.heal()?;
         let overtaking = |happening: &Happening| {
-            matches!(happening, Happening::Serve(_, Answer::Limited | Answer::StoredUnsure) | Happening::Failover(..))
+            matches!(
+                happening,
+                Happening::Serve(_, Answer::Limited | Answer::StoredUnsure)
+                    | Happening::Failover(..)
+            )
         };
         world.judge(!happenings.iter().any(overtaking))
     })

@@ -16,7 +16,11 @@ impl Play {
     pub(super) fn new(setup: Setup) -> Self {
         let mut core = Core::new(setup);
         core.start();
-        Self { core, now: Instant::now(), permits: Arc::new(Semaphore::new(1000)) }
+        Self {
+            core,
+            now: Instant::now(),
+            permits: Arc::new(Semaphore::new(1000)),
+        }
     }
 
     /// Connected on slot A, with everything asked answered and nothing to catch up with.
@@ -41,7 +45,9 @@ impl Play {
         actions
             .map(|action| match action {
                 Action::Dial { slot, address } => format!("dial {slot:?} {address}"),
-                Action::Write { slot, request } => format!("write {slot:?} {}", op_name(&request.op)),
+                Action::Write { slot, request } => {
+                    format!("write {slot:?} {}", op_name(&request.op))
+                }
                 Action::Hangup { slot } => format!("hang up {slot:?}"),
                 Action::FetchToken { slot } => format!("token {slot:?}"),
             })
@@ -55,10 +61,14 @@ impl Play {
     /// Dials, authenticates and answers subscriptions at their positions.
     pub(super) fn connect(&mut self, slot: Slot) {
         let auth = self.authenticate(slot);
-        let ClientOp::Auth { resume, all, .. } = auth.op else { panic!("{auth:?}") };
+        let ClientOp::Auth { resume, all, .. } = auth.op else {
+            panic!("{auth:?}")
+        };
         if !resume.is_empty() || all {
-            let rooms =
-                resume.iter().map(|position| heard(position.room.as_str(), 1, position.seq.unwrap_or(0))).collect();
+            let rooms = resume
+                .iter()
+                .map(|position| heard(position.room.as_str(), 1, position.seq.unwrap_or(0)))
+                .collect();
             self.say(slot, auth.req, ServerOp::Subscribed { rooms });
         }
     }
@@ -75,7 +85,15 @@ impl Play {
         let text = |text: &str| text.to_owned();
         let user = im_wire::ids::UserId::new("u").unwrap();
         let (device, conn, node) = (text("d"), text("c1"), text("n1"));
-        ServerOp::AuthOk { user, device, conn, node, heartbeat_ms: 30_000, time_ms: 1_000_000, expires_ms }
+        ServerOp::AuthOk {
+            user,
+            device,
+            conn,
+            node,
+            heartbeat_ms: 30_000,
+            time_ms: 1_000_000,
+            expires_ms,
+        }
     }
 
     pub(super) fn say(&mut self, slot: Slot, req: u32, op: ServerOp) {
@@ -100,11 +118,17 @@ impl Play {
     pub(super) fn wait_for(&mut self, action: &str) {
         while !self.actions().contains(&action.to_owned()) {
             self.wait();
-            Slot::BOTH.into_iter().for_each(|slot| self.core.heard(slot, self.now));
+            Slot::BOTH
+                .into_iter()
+                .for_each(|slot| self.core.heard(slot, self.now));
         }
     }
 
-    pub(super) fn send(&mut self, name: &str, client_id: &str) -> oneshot::Receiver<Result<Sent, SendError>> {
+    pub(super) fn send(
+        &mut self,
+        name: &str,
+        client_id: &str,
+    ) -> oneshot::Receiver<Result<Sent, SendError>> {
         let permit = Arc::clone(&self.permits).try_acquire_owned().unwrap();
         let (reply, answer) = oneshot::channel();
         let send = PendingSend {
@@ -114,24 +138,55 @@ impl Play {
             body: Body::Text(bytes::Bytes::new()),
         };
         let deadline = self.now + Duration::from_secs(30);
-        self.core.command(Command::Send { send, deadline, reply: SendReply::new(reply, permit) }, self.now);
+        self.core.command(
+            Command::Send {
+                send,
+                deadline,
+                reply: SendReply::new(reply, permit),
+            },
+            self.now,
+        );
         answer
     }
 
-    pub(super) fn ask(&mut self, op: ClientOp) -> oneshot::Receiver<Result<ServerOp, RequestError>> {
+    pub(super) fn ask(
+        &mut self,
+        op: ClientOp,
+    ) -> oneshot::Receiver<Result<ServerOp, RequestError>> {
         let (reply, answer) = oneshot::channel();
         let deadline = self.now + Duration::from_secs(10);
-        self.core.command(Command::Request { op, deadline, reply }, self.now);
+        self.core.command(
+            Command::Request {
+                op,
+                deadline,
+                reply,
+            },
+            self.now,
+        );
         answer
     }
 
     pub(super) fn close(&mut self, slot: Slot, code: CloseCode) {
-        let op = ServerOp::Close { code, text: String::new(), reconnect: code.reconnect(), after_ms: 0 };
+        let op = ServerOp::Close {
+            code,
+            text: String::new(),
+            reconnect: code.reconnect(),
+            after_ms: 0,
+        };
         self.say(slot, 0, op);
     }
 
     pub(super) fn ask_to_move(&mut self, slot: Slot, after_ms: u32, to: &[&str]) {
         let to = to.iter().map(|&address| address.to_owned()).collect();
-        self.say(slot, 0, ServerOp::Move { after_ms, deadline_ms: 10_000, to, reason: "draining".to_owned() });
+        self.say(
+            slot,
+            0,
+            ServerOp::Move {
+                after_ms,
+                deadline_ms: 10_000,
+                to,
+                reason: "draining".to_owned(),
+            },
+        );
     }
 }

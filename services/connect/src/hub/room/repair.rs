@@ -26,7 +26,11 @@ impl Room {
 
     fn ask(&mut self, id: &RoomId, effects: &mut Vec<Effect>) {
         self.repair = Repair::Asked;
-        effects.push(Effect::Fetch { room: id.clone(), asker: Asker::Room, after: self.head });
+        effects.push(Effect::Fetch {
+            room: id.clone(),
+            asker: Asker::Room,
+            after: self.head,
+        });
     }
 
     /// `left`: bytes that may still wait, of this and all other rooms.
@@ -67,12 +71,18 @@ impl Room {
     }
 
     fn hand_out(&mut self, message: Arc<Message>) {
-        self.head = LogPosition { epoch: message.epoch, seq: message.seq };
+        self.head = LogPosition {
+            epoch: message.epoch,
+            seq: message.seq,
+        };
         self.items.push(Item::Message(message));
     }
 
     /// What the log says follows the head.
-    #[expect(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call site; a struct would only rename them"
+    )]
     pub(in crate::hub) fn repaired(
         &mut self,
         id: &RoomId,
@@ -83,8 +93,9 @@ impl Room {
         counts: &mut Counts,
         effects: &mut Vec<Effect>,
     ) {
-        let continues =
-            asked.epoch == self.head.epoch && answer.head.epoch == self.head.epoch && asked.seq <= self.head.seq;
+        let continues = asked.epoch == self.head.epoch
+            && answer.head.epoch == self.head.epoch
+            && asked.seq <= self.head.seq;
         if asked != self.head && !continues {
             // Something else moved the head meanwhile; what follows it is asked anew.
             self.ask(id, effects);
@@ -107,7 +118,11 @@ impl Room {
             self.fruitless = 0;
             self.drop_pending();
         } else {
-            self.fruitless = if self.head == before { self.fruitless + 1 } else { 0 };
+            self.fruitless = if self.head == before {
+                self.fruitless + 1
+            } else {
+                0
+            };
             self.repair = Repair::Retry(now + limits.retry * self.fruitless);
         }
         self.wake_members(id, effects);
@@ -115,7 +130,14 @@ impl Room {
 
     /// The room is asked about again after a pause that grows. What fails for good is left out: who hears the room is told
     /// that there is something that cannot be had, and goes on.
-    fn failed(&mut self, id: &RoomId, now: Instant, failure: Failure, limits: &Limits, counts: &mut Counts) {
+    fn failed(
+        &mut self,
+        id: &RoomId,
+        now: Instant,
+        failure: Failure,
+        limits: &Limits,
+        counts: &mut Counts,
+    ) {
         self.tries.failed(failure);
         if !self.tries.is_over() {
             self.repair = Repair::Retry(now + limits.pause(id, self.tries));
@@ -124,10 +146,17 @@ impl Room {
         counts.given_up += 1;
         self.tries = Tries::default();
         self.repair = Repair::None;
-        let first =
-            self.pending.iter().filter(|message| message.epoch == self.head.epoch).map(|message| message.seq).min();
+        let first = self
+            .pending
+            .iter()
+            .filter(|message| message.epoch == self.head.epoch)
+            .map(|message| message.seq)
+            .min();
         if let Some(first) = first.filter(|first| *first > self.head.seq + 1) {
-            self.items.push(Item::Truncated { from: self.head.seq + 1, to: first - 1 });
+            self.items.push(Item::Truncated {
+                from: self.head.seq + 1,
+                to: first - 1,
+            });
             self.head.seq = first - 1;
         }
         self.settle_pending(counts);
@@ -164,7 +193,10 @@ impl Room {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call site; a struct would only rename them"
+    )]
     pub(in crate::hub) fn fetch_failed(
         &mut self,
         id: &RoomId,
@@ -182,7 +214,9 @@ impl Room {
                     self.wake_members(id, effects);
                 }
             }
-            Asker::Member(member) => self.member_failed(id, member, failure, now, limits, counts, effects),
+            Asker::Member(member) => {
+                self.member_failed(id, member, failure, now, limits, counts, effects)
+            }
         }
     }
 
@@ -201,7 +235,11 @@ impl Room {
         }
         for (member, catch_up) in &mut self.behind {
             if let Some(after) = catch_up.ask_again(now) {
-                effects.push(Effect::Fetch { room: id.clone(), asker: Asker::Member(*member), after });
+                effects.push(Effect::Fetch {
+                    room: id.clone(),
+                    asker: Asker::Member(*member),
+                    after,
+                });
             }
         }
     }
@@ -211,7 +249,9 @@ impl Room {
             *at = now;
             self.tries.forget_passing();
         }
-        self.behind.values_mut().for_each(|catch_up| catch_up.end_pause(now));
+        self.behind
+            .values_mut()
+            .for_each(|catch_up| catch_up.end_pause(now));
     }
 
     pub(in crate::hub) fn compared(
@@ -239,7 +279,10 @@ impl Room {
     }
 
     /// The log answered a member. It is told what lies up to the room's head; what lies beyond is the room's to deliver.
-    #[expect(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call site; a struct would only rename them"
+    )]
     pub(in crate::hub) fn caught_up(
         &mut self,
         id: &RoomId,
@@ -252,11 +295,19 @@ impl Room {
         effects: &mut Vec<Effect>,
     ) {
         let head = self.head;
-        let Some(catch_up) = self.behind.get_mut(&member) else { return };
-        let Some((items, step)) = catch_up.answered(asked, &answer, head) else { return };
+        let Some(catch_up) = self.behind.get_mut(&member) else {
+            return;
+        };
+        let Some((items, step)) = catch_up.answered(asked, &answer, head) else {
+            return;
+        };
         if !items.is_empty() {
             // Before the next page is asked for: whether the client can take one shows after this.
-            effects.push(Effect::Tell { room: id.clone(), member, items });
+            effects.push(Effect::Tell {
+                room: id.clone(),
+                member,
+                items,
+            });
         }
         match step {
             Step::Arrived => {
@@ -265,9 +316,15 @@ impl Room {
             }
             Step::Wait => {}
             Step::OtherEpoch => return self.suspect(now, answer.head),
-            Step::Stalled => self.member_failed(id, member, Failure::Lasting, now, limits, counts, effects),
+            Step::Stalled => {
+                self.member_failed(id, member, Failure::Lasting, now, limits, counts, effects)
+            }
             Step::Ask(after) => {
-                effects.push(Effect::Fetch { room: id.clone(), asker: Asker::Member(member), after });
+                effects.push(Effect::Fetch {
+                    room: id.clone(),
+                    asker: Asker::Member(member),
+                    after,
+                });
             }
         }
         if answer.head.seq > head.seq {
@@ -276,7 +333,10 @@ impl Room {
     }
 
     /// The log did not answer a member: it is asked again after a pause that grows, and no more where it fails for good.
-    #[expect(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call site; a struct would only rename them"
+    )]
     fn member_failed(
         &mut self,
         id: &RoomId,
@@ -287,10 +347,18 @@ impl Room {
         counts: &mut Counts,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(catch_up) = self.behind.get_mut(&member) else { return };
-        if catch_up.failed(failure, |tries| now + limits.pause(id, tries)).is_err() {
+        let Some(catch_up) = self.behind.get_mut(&member) else {
+            return;
+        };
+        if catch_up
+            .failed(failure, |tries| now + limits.pause(id, tries))
+            .is_err()
+        {
             counts.given_up += 1;
-            effects.push(Effect::GiveUp { room: id.clone(), member });
+            effects.push(Effect::GiveUp {
+                room: id.clone(),
+                member,
+            });
         }
     }
 
@@ -298,7 +366,11 @@ impl Room {
     fn wake_members(&mut self, id: &RoomId, effects: &mut Vec<Effect>) {
         for (member, catch_up) in &mut self.behind {
             if let Some(after) = catch_up.room_moved() {
-                effects.push(Effect::Fetch { room: id.clone(), asker: Asker::Member(*member), after });
+                effects.push(Effect::Fetch {
+                    room: id.clone(),
+                    asker: Asker::Member(*member),
+                    after,
+                });
             }
         }
     }

@@ -14,7 +14,9 @@ fn rooms_that_everybody_has_left_cost_nothing() {
     let mut hub = Hub::new(limits());
     let mut effects = Vec::new();
     let now = Instant::now();
-    let rooms: Vec<RoomId> = (0..100_000).map(|number| RoomId::new(format!("r-{number}")).unwrap()).collect();
+    let rooms: Vec<RoomId> = (0..100_000)
+        .map(|number| RoomId::new(format!("r-{number}")).unwrap())
+        .collect();
     let start = LogPosition { epoch: 1, seq: 0 };
     for room in &rooms {
         hub.join(room, 1, start, start, &mut effects);
@@ -26,7 +28,11 @@ fn rooms_that_everybody_has_left_cost_nothing() {
     hub.tick(now + Duration::from_secs(2), &mut effects);
     assert_eq!(effects.len(), rooms.len() - 1, "all but one are forgotten");
     assert_eq!(hub.len(), 1);
-    assert!(hub.rooms.capacity() < 2_000, "room for {}", hub.rooms.capacity());
+    assert!(
+        hub.rooms.capacity() < 2_000,
+        "room for {}",
+        hub.rooms.capacity()
+    );
 }
 
 #[test]
@@ -35,14 +41,23 @@ fn who_comes_and_goes_while_a_large_room_is_delivered_changes_nothing_for_the_ot
     let large = RoomId::new("large").unwrap();
     let mut heard: HashMap<Member, Vec<Seq>> = HashMap::new();
     let deliver = |hub: &mut Hub, heard: &mut HashMap<Member, Vec<Seq>>| {
-        hub.deliver(Turn { members: 64, now: Instant::now(), hold: Duration::ZERO }, |_, part| {
-            let seqs = part.items.iter().map(|item| match item {
-                Item::Message(message) => message.seq,
-                other => panic!("{other:?}"),
-            });
-            let seqs: Vec<Seq> = seqs.collect();
-            part.members.iter().for_each(|member| heard.entry(*member).or_default().extend(&seqs));
-        })
+        hub.deliver(
+            Turn {
+                members: 64,
+                now: Instant::now(),
+                hold: Duration::ZERO,
+            },
+            |_, part| {
+                let seqs = part.items.iter().map(|item| match item {
+                    Item::Message(message) => message.seq,
+                    other => panic!("{other:?}"),
+                });
+                let seqs: Vec<Seq> = seqs.collect();
+                part.members
+                    .iter()
+                    .for_each(|member| heard.entry(*member).or_default().extend(&seqs));
+            },
+        )
     };
     let mut effects = Vec::new();
     let now = Instant::now();
@@ -57,7 +72,16 @@ fn who_comes_and_goes_while_a_large_room_is_delivered_changes_nothing_for_the_ot
         let head = hub.head(&large).unwrap();
         hub.join(&large, 1_001 + round, head, head, &mut effects);
         hear(&mut hub, "large", head.seq + 1);
-        hub.join(&large, 2_001 + round, LogPosition { epoch: 1, seq: head.seq + 1 }, head, &mut effects);
+        hub.join(
+            &large,
+            2_001 + round,
+            LogPosition {
+                epoch: 1,
+                seq: head.seq + 1,
+            },
+            head,
+            &mut effects,
+        );
     }
     while deliver(&mut hub, &mut heard) == Next::Now {}
     assert!(effects.is_empty(), "{effects:?}");
@@ -67,6 +91,13 @@ fn who_comes_and_goes_while_a_large_room_is_delivered_changes_nothing_for_the_ot
         let expected = (!gone).then(|| (1..=head).collect::<Vec<Seq>>());
         assert_eq!(heard.get(&member).cloned(), expected, "member {member}");
     }
-    assert_eq!(heard[&1_004], [5], "who came while something waited hears what came after");
-    assert_eq!((heard.get(&2_001).cloned(), heard.get(&2_004).cloned()), (Some(vec![3, 4, 5]), None));
+    assert_eq!(
+        heard[&1_004],
+        [5],
+        "who came while something waited hears what came after"
+    );
+    assert_eq!(
+        (heard.get(&2_001).cloned(), heard.get(&2_004).cloned()),
+        (Some(vec![3, 4, 5]), None)
+    );
 }

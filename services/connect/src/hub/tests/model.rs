@@ -76,18 +76,27 @@ struct Log {
 
 impl Log {
     fn head(&self) -> LogPosition {
-        LogPosition { epoch: self.transitions.last().map_or(0, |(epoch, _)| *epoch), seq: self.entries.len() as Seq }
+        LogPosition {
+            epoch: self.transitions.last().map_or(0, |(epoch, _)| *epoch),
+            seq: self.entries.len() as Seq,
+        }
     }
 
     fn append(&mut self) -> Arc<Message> {
         if self.transitions.is_empty() || std::mem::take(&mut self.lost_tail) {
-            self.transitions.push((self.spoken + 1, self.entries.len() as Seq));
+            self.transitions
+                .push((self.spoken + 1, self.entries.len() as Seq));
         }
         self.spoken += 1;
         let epoch = self.head().epoch;
         let seq = self.entries.len() as Seq + 1;
         let (id, client_id) = (self.spoken.to_string(), self.spoken.to_string());
-        let message = Arc::new(Message { epoch, id, client_id, ..message("r", seq) });
+        let message = Arc::new(Message {
+            epoch,
+            id,
+            client_id,
+            ..message("r", seq)
+        });
         self.entries.push(Arc::clone(&message));
         message
     }
@@ -96,8 +105,15 @@ impl Log {
         const PAGE: usize = 3;
         let head = self.head();
         let later = |(epoch, _): &&(Epoch, Seq)| *epoch > after.epoch;
-        let known = self.transitions.iter().any(|(epoch, _)| *epoch == after.epoch);
-        let newest = self.transitions.last().filter(|_| !known).map(|(_, base)| *base);
+        let known = self
+            .transitions
+            .iter()
+            .any(|(epoch, _)| *epoch == after.epoch);
+        let newest = self
+            .transitions
+            .last()
+            .filter(|_| !known)
+            .map(|(_, base)| *base);
         let stands = if after.epoch == 0 {
             head.seq
         } else {
@@ -107,7 +123,12 @@ impl Log {
         let reset_to = (after.seq > stands).then_some(stands);
         let from = reset_to.unwrap_or(after.seq) as usize;
         let entries = self.entries.iter().skip(from).take(PAGE).cloned().collect();
-        Answer { head, reset_to, truncated: None, entries }
+        Answer {
+            head,
+            reset_to,
+            truncated: None,
+            entries,
+        }
     }
 }
 
@@ -144,7 +165,10 @@ impl Record {
             Item::Truncated { .. } => panic!("nothing is ever truncated here"),
             Item::Signal(signal) => {
                 let last = self.kept.last().map_or(self.from, |(seq, _)| *seq);
-                assert_eq!(signal.operation, last as i32, "a signal is heard behind exactly what was said before it");
+                assert_eq!(
+                    signal.operation, last as i32,
+                    "a signal is heard behind exactly what was said before it"
+                );
             }
         }
     }
@@ -173,8 +197,17 @@ impl World {
     }
 
     fn deliver(&mut self, members: usize) {
-        let Self { records, now, hold, .. } = self;
-        self.hub.deliver(Turn { members, now: *now, hold: *hold }, |_, part| tell(records, &part));
+        let Self {
+            records, now, hold, ..
+        } = self;
+        self.hub.deliver(
+            Turn {
+                members,
+                now: *now,
+                hold: *hold,
+            },
+            |_, part| tell(records, &part),
+        );
     }
 
     fn carry_out(&mut self, effects: Vec<Effect>) {
@@ -184,7 +217,10 @@ impl World {
                 Effect::Unsubscribe(_) => (self.hear_wanted, self.subscribed) = (false, false),
                 Effect::Fetch { asker, after, .. } => self.asked.push_back((asker, after, None)),
                 Effect::Tell { member, items, .. } => {
-                    let record = self.records.get_mut(&member).expect("a member that catches up has joined");
+                    let record = self
+                        .records
+                        .get_mut(&member)
+                        .expect("a member that catches up has joined");
                     items.iter().for_each(|item| record.tell(item));
                 }
                 Effect::GiveUp { .. } => panic!("nothing fails for good here"),
@@ -221,7 +257,9 @@ impl World {
                 if keep < self.log.entries.len() {
                     self.log.entries.truncate(keep);
                     // Transitions are written with entries: those of lost entries are lost too.
-                    self.log.transitions.retain(|(_, base)| (*base as usize) < keep || *base == 0);
+                    self.log
+                        .transitions
+                        .retain(|(_, base)| (*base as usize) < keep || *base == 0);
                     self.log.lost_tail = true;
                 }
             }
@@ -229,14 +267,26 @@ impl World {
                 let head = self.log.head();
                 let seq = seq.min(head.seq);
                 // The epoch of the entry that the member had last.
-                let epoch = seq.checked_sub(1).and_then(|n| self.log.entries.get(n as usize)).map_or(0, |m| m.epoch);
-                self.records.insert(member, Record { from: seq, kept: Vec::new() });
-                self.with(|hub, effects| hub.join(&room(), member, LogPosition { epoch, seq }, head, effects));
+                let epoch = seq
+                    .checked_sub(1)
+                    .and_then(|n| self.log.entries.get(n as usize))
+                    .map_or(0, |m| m.epoch);
+                self.records.insert(
+                    member,
+                    Record {
+                        from: seq,
+                        kept: Vec::new(),
+                    },
+                );
+                self.with(|hub, effects| {
+                    hub.join(&room(), member, LogPosition { epoch, seq }, head, effects)
+                });
             }
             Step::Leave(member) if self.records.contains_key(&member) => {
                 self.records.remove(&member);
                 self.hub.leave(&room(), member, now);
-                self.asked.retain(|(asker, ..)| *asker != Asker::Member(member));
+                self.asked
+                    .retain(|(asker, ..)| *asker != Asker::Member(member));
             }
             Step::ReadNow(n) if n < self.asked.len() => {
                 let after = self.asked[n].1;
@@ -249,7 +299,9 @@ impl World {
             }
             Step::Failed(n) if n < self.asked.len() => {
                 let (asker, ..) = self.asked.remove(n).expect("just checked");
-                self.with(|hub, effects| hub.fetch_failed(&room(), asker, Failure::Passing, now, effects));
+                self.with(|hub, effects| {
+                    hub.fetch_failed(&room(), asker, Failure::Passing, now, effects)
+                });
             }
             Step::Heard if self.hear_wanted && !self.subscribed => {
                 self.subscribed = true;

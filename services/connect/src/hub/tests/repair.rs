@@ -11,8 +11,18 @@ use super::super::{Answer, Asker, Effect, Failure, Hub, Item, LogPosition, Turn}
 use super::{hear, hub_of, limits, message, room};
 
 fn answer(head: Seq, entries: impl IntoIterator<Item = Seq>) -> Answer {
-    let entries = entries.into_iter().map(|seq| Arc::new(message("r", seq))).collect();
-    Answer { head: LogPosition { epoch: 1, seq: head }, entries, ..Answer::default() }
+    let entries = entries
+        .into_iter()
+        .map(|seq| Arc::new(message("r", seq)))
+        .collect();
+    Answer {
+        head: LogPosition {
+            epoch: 1,
+            seq: head,
+        },
+        entries,
+        ..Answer::default()
+    }
 }
 
 #[test]
@@ -23,15 +33,28 @@ fn what_continues_the_head_is_delivered_whatever_the_room_waits_for() {
     let place = |seq| LogPosition { epoch: 1, seq };
     let deliver = |hub: &mut Hub| {
         let mut told = 0;
-        let turn = Turn { members: usize::MAX, now, hold: Duration::ZERO };
-        hub.deliver(turn, |_, part| told += part.members.len() * part.items.len());
+        let turn = Turn {
+            members: usize::MAX,
+            now,
+            hold: Duration::ZERO,
+        };
+        hub.deliver(turn, |_, part| {
+            told += part.members.len() * part.items.len()
+        });
         told
     };
     hear(&mut hub, "r", 1);
     assert_eq!(deliver(&mut hub), 2);
     // Somebody joins and sees that the log is further than the bus: the room is not held up by that.
     hub.join(&room(), 9, place(0), place(1), &mut effects);
-    hub.fetched(&room(), Asker::Member(9), place(0), answer(2, 1..=2), now, &mut effects);
+    hub.fetched(
+        &room(),
+        Asker::Member(9),
+        place(0),
+        answer(2, 1..=2),
+        now,
+        &mut effects,
+    );
     effects.clear();
     hear(&mut hub, "r", 2);
     assert_eq!(deliver(&mut hub), 3, "at once, to all three");
@@ -40,11 +63,25 @@ fn what_continues_the_head_is_delivered_whatever_the_room_waits_for() {
     assert_eq!(effects, []);
     // The same while the log is asked; its answer is good for what it still adds.
     hub.subscribed(&room(), &mut effects);
-    assert_eq!(effects, [Effect::Fetch { room: room(), asker: Asker::Room, after: place(2) }]);
+    assert_eq!(
+        effects,
+        [Effect::Fetch {
+            room: room(),
+            asker: Asker::Room,
+            after: place(2)
+        }]
+    );
     hear(&mut hub, "r", 3);
     assert_eq!(deliver(&mut hub), 3);
     effects.clear();
-    hub.fetched(&room(), Asker::Room, place(2), answer(4, 3..=4), now, &mut effects);
+    hub.fetched(
+        &room(),
+        Asker::Room,
+        place(2),
+        answer(4, 3..=4),
+        now,
+        &mut effects,
+    );
     assert_eq!((deliver(&mut hub), effects), (3, vec![]));
 }
 
@@ -55,9 +92,28 @@ fn a_room_that_the_bus_does_not_carry_yet_is_compared_like_any_other() {
     let start = LogPosition { epoch: 1, seq: 0 };
     hub.join(&room(), 1, start, start, &mut effects);
     effects.clear();
-    hub.compared(&room(), start, LogPosition { epoch: 1, seq: 1 }, &mut effects);
-    assert_eq!(effects, [Effect::Fetch { room: room(), asker: Asker::Room, after: start }]);
-    hub.fetched(&room(), Asker::Room, start, answer(1, [1]), Instant::now(), &mut effects);
+    hub.compared(
+        &room(),
+        start,
+        LogPosition { epoch: 1, seq: 1 },
+        &mut effects,
+    );
+    assert_eq!(
+        effects,
+        [Effect::Fetch {
+            room: room(),
+            asker: Asker::Room,
+            after: start
+        }]
+    );
+    hub.fetched(
+        &room(),
+        Asker::Room,
+        start,
+        answer(1, [1]),
+        Instant::now(),
+        &mut effects,
+    );
     assert_eq!(hub.head(&room()), Some(LogPosition { epoch: 1, seq: 1 }));
 }
 
@@ -69,8 +125,15 @@ fn pauses(hub: &mut Hub, asker: Asker, failure: Failure, times: usize) -> Vec<Du
     for _ in 0..times {
         let failed = now;
         hub.fetch_failed(&room(), asker, failure, now, &mut effects);
-        while !effects.iter().any(|effect| matches!(effect, Effect::Fetch { .. })) {
-            if effects.iter().any(|effect| matches!(effect, Effect::GiveUp { .. })) || now - failed > limits().longest {
+        while !effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Fetch { .. }))
+        {
+            if effects
+                .iter()
+                .any(|effect| matches!(effect, Effect::GiveUp { .. }))
+                || now - failed > limits().longest
+            {
                 return pauses;
             }
             now += Duration::from_millis(5);
@@ -87,7 +150,13 @@ fn what_is_not_answered_is_asked_again_after_growing_pauses() {
     for asker in [Asker::Room, Asker::Member(5)] {
         let mut hub = hub_of(&[("r", 1)]);
         hear(&mut hub, "r", 1);
-        hub.join(&room(), 5, LogPosition { epoch: 1, seq: 0 }, LogPosition { epoch: 1, seq: 1 }, &mut Vec::new());
+        hub.join(
+            &room(),
+            5,
+            LogPosition { epoch: 1, seq: 0 },
+            LogPosition { epoch: 1, seq: 1 },
+            &mut Vec::new(),
+        );
         let pauses = pauses(&mut hub, asker, Failure::Passing, 12);
         assert_eq!(pauses.len(), 12, "for as long as nobody answers");
         // Once anything is answered again nobody waits for their pause.
@@ -101,7 +170,10 @@ fn what_is_not_answered_is_asked_again_after_growing_pauses() {
         assert!(matches!(effects[..], [Effect::Fetch { .. }]), "{effects:?}");
         for (tries, pause) in pauses.iter().enumerate() {
             let whole = limits().longest.min(limits().retry * (1 << tries.min(8)));
-            assert!((whole / 2..=whole + Duration::from_millis(5)).contains(pause), "{pauses:?}");
+            assert!(
+                (whole / 2..=whole + Duration::from_millis(5)).contains(pause),
+                "{pauses:?}"
+            );
         }
     }
 }
@@ -111,8 +183,17 @@ fn what_fails_for_good_is_given_up_and_said() {
     // A member that cannot be told what it has missed no longer hears the room.
     let mut hub = hub_of(&[("r", 1)]);
     hear(&mut hub, "r", 1);
-    hub.join(&room(), 5, LogPosition { epoch: 1, seq: 0 }, LogPosition { epoch: 1, seq: 1 }, &mut Vec::new());
-    assert_eq!(pauses(&mut hub, Asker::Member(5), Failure::Lasting, 20).len(), 4);
+    hub.join(
+        &room(),
+        5,
+        LogPosition { epoch: 1, seq: 0 },
+        LogPosition { epoch: 1, seq: 1 },
+        &mut Vec::new(),
+    );
+    assert_eq!(
+        pauses(&mut hub, Asker::Member(5), Failure::Lasting, 20).len(),
+        4
+    );
     assert_eq!(hub.counts.given_up, 1);
 
     // A room whose gap cannot be filled says so, and goes on behind it.
@@ -121,10 +202,21 @@ fn what_fails_for_good_is_given_up_and_said() {
     hub.logged(Arc::new(message("r", 3)), &mut effects);
     assert_eq!(pauses(&mut hub, Asker::Room, Failure::Lasting, 20).len(), 4);
     let mut told = Vec::new();
-    hub.deliver(Turn { members: 64, now: Instant::now(), hold: Duration::ZERO }, |_, part| {
-        told.extend(part.items.to_vec())
-    });
-    assert!(matches!(told[..], [Item::Truncated { from: 1, to: 2 }, Item::Message(_)]), "{told:?}");
+    hub.deliver(
+        Turn {
+            members: 64,
+            now: Instant::now(),
+            hold: Duration::ZERO,
+        },
+        |_, part| told.extend(part.items.to_vec()),
+    );
+    assert!(
+        matches!(
+            told[..],
+            [Item::Truncated { from: 1, to: 2 }, Item::Message(_)]
+        ),
+        "{told:?}"
+    );
     hear(&mut hub, "r", 4);
 
     // So does an answer that names more than it gives, again and again.
@@ -132,12 +224,24 @@ fn what_fails_for_good_is_given_up_and_said() {
     let mut now = Instant::now();
     let mut asked = 0;
     let start = LogPosition { epoch: 1, seq: 0 };
-    hub.compared(&room(), start, LogPosition { epoch: 1, seq: 9 }, &mut effects);
+    hub.compared(
+        &room(),
+        start,
+        LogPosition { epoch: 1, seq: 9 },
+        &mut effects,
+    );
     for _ in 0..200 {
         for effect in std::mem::take(&mut effects) {
             assert!(matches!(effect, Effect::Fetch { .. }));
             asked += 1;
-            hub.fetched(&room(), Asker::Room, start, answer(9, []), now, &mut effects);
+            hub.fetched(
+                &room(),
+                Asker::Room,
+                start,
+                answer(9, []),
+                now,
+                &mut effects,
+            );
         }
         now += Duration::from_millis(100);
         hub.tick(now, &mut effects);
@@ -151,10 +255,15 @@ fn what_waits_for_repairs_is_bounded_in_bytes_over_all_rooms() {
     let mut effects = Vec::new();
     let long = |room: &str, seq| {
         let body = Body::Binary(vec![0; 1_000].into());
-        Arc::new(Message { body, ..message(room, seq) })
+        Arc::new(Message {
+            body,
+            ..message(room, seq)
+        })
     };
     for seq in 2..=3 {
-        ["a", "b"].into_iter().for_each(|room| hub.logged(long(room, seq), &mut effects));
+        ["a", "b"]
+            .into_iter()
+            .for_each(|room| hub.logged(long(room, seq), &mut effects));
     }
     assert_eq!((hub.pending_bytes(), hub.counts.overflows), (3 * 1_256, 1));
     // What was dropped is fetched, and what has waited leaves its place to others.
@@ -162,10 +271,22 @@ fn what_waits_for_repairs_is_bounded_in_bytes_over_all_rooms() {
         let room = RoomId::new(name).unwrap();
         let start = LogPosition { epoch: 1, seq: 0 };
         let now = Instant::now();
-        let missing =
-            Answer { head: LogPosition { epoch: 1, seq: 3 }, entries: vec![long(name, 1)], ..Answer::default() };
+        let missing = Answer {
+            head: LogPosition { epoch: 1, seq: 3 },
+            entries: vec![long(name, 1)],
+            ..Answer::default()
+        };
         hub.fetched(&room, Asker::Room, start, missing, now, &mut effects);
     }
     assert_eq!(hub.pending_bytes(), 0);
-    assert!(matches!(effects.last(), Some(Effect::Fetch { after: LogPosition { seq: 2, .. }, .. })), "{effects:?}");
+    assert!(
+        matches!(
+            effects.last(),
+            Some(Effect::Fetch {
+                after: LogPosition { seq: 2, .. },
+                ..
+            })
+        ),
+        "{effects:?}"
+    );
 }

@@ -30,7 +30,11 @@ impl Logic for Outside {
     async fn call(&self, _: Bytes, _: &str, op: call::Op) -> Result<reply::Result, Refused> {
         match op {
             call::Op::NodeBeat(_) => Ok(reply::Result::NodeBeaten(pb::NodeBeaten::default())),
-            _ => Err(Refused { code: "unavailable".to_owned(), retryable: true, ..Refused::default() }),
+            _ => Err(Refused {
+                code: "unavailable".to_owned(),
+                retryable: true,
+                ..Refused::default()
+            }),
         }
     }
 
@@ -86,12 +90,25 @@ fn node(name: &str) -> Watched {
         ..Options::default()
     };
     let outside = Arc::new(Outside::default());
-    let parts = Parts { logic: Arc::clone(&outside) as _, bus: Arc::clone(&outside) as _, logic_losses: None };
+    let parts = Parts {
+        logic: Arc::clone(&outside) as _,
+        bus: Arc::clone(&outside) as _,
+        logic_losses: None,
+    };
     let shutdown = Shutdown::new(SOON);
     let tasks = Tasks::new(shutdown.clone());
     let liveness = Liveness::default();
-    let handle = Service::bind(options, parts).unwrap().spawn(&tasks, &liveness).unwrap();
-    Watched { handle, outside, shutdown, tasks, liveness }
+    let handle = Service::bind(options, parts)
+        .unwrap()
+        .spawn(&tasks, &liveness)
+        .unwrap();
+    Watched {
+        handle,
+        outside,
+        shutdown,
+        tasks,
+        liveness,
+    }
 }
 
 impl Watched {
@@ -110,9 +127,15 @@ async fn a_panic_in_any_loop_of_the_shard_that_has_the_bus_ends_the_process_with
         let node = node(&format!("panics-first-{place}"));
         plant(&format!("panics-first-{place}"), 0, place, Fault::Panic);
         node.stir().await;
-        let ended = timeout(SOON, node.tasks.ended()).await.unwrap_or_else(|_| panic!("{place}: nothing ended"));
+        let ended = timeout(SOON, node.tasks.ended())
+            .await
+            .unwrap_or_else(|_| panic!("{place}: nothing ended"));
         assert_eq!(ended.task, "shard");
-        assert!(ended.why.starts_with("number 0: ") && ended.why.contains(&format!("planted in {place}")), "{ended}");
+        assert!(
+            ended.why.starts_with("number 0: ")
+                && ended.why.contains(&format!("planted in {place}")),
+            "{ended}"
+        );
     }
 }
 
@@ -123,13 +146,18 @@ async fn a_panic_in_any_loop_of_another_shard_drains_the_rest_and_the_process_ha
         let node = node(&name);
         plant(&name, 1, place, Fault::Panic);
         node.stir().await;
-        timeout(SOON, node.shutdown.begun()).await.unwrap_or_else(|_| panic!("{place}: nothing ended"));
+        timeout(SOON, node.shutdown.begun())
+            .await
+            .unwrap_or_else(|_| panic!("{place}: nothing ended"));
         let failed = node.tasks.failure().expect("a reason");
         assert!(
-            failed.why.starts_with("number 1: ") && failed.why.contains(&format!("planted in {place}")),
+            failed.why.starts_with("number 1: ")
+                && failed.why.contains(&format!("planted in {place}")),
             "{failed}"
         );
-        timeout(SOON, node.handle.drain(Duration::from_secs(1), Vec::new())).await.expect("the other shard drains");
+        timeout(SOON, node.handle.drain(Duration::from_secs(1), Vec::new()))
+            .await
+            .expect("the other shard drains");
     }
 }
 
@@ -142,7 +170,10 @@ async fn a_bus_that_says_no_more_is_an_end_of_its_shard() {
     assert!(ended.why.contains("its router returned"), "{ended}");
 }
 
-#[expect(clippy::await_holding_lock, reason = "the lock is what the shard stands at, on a thread of its own")]
+#[expect(
+    clippy::await_holding_lock,
+    reason = "the lock is what the shard stands at, on a thread of its own"
+)]
 #[tokio::test]
 async fn a_shard_that_stands_still_fails_liveness_until_it_turns_again() {
     let node = node("stands");

@@ -52,7 +52,10 @@ impl AffinityGuard {
             }
         }
         drop(part);
-        Ok(Self { shared: Arc::clone(shared), conn })
+        Ok(Self {
+            shared: Arc::clone(shared),
+            conn,
+        })
     }
 }
 
@@ -74,12 +77,16 @@ impl Affinities {
     }
 
     fn part(&self, conn: &str) -> MutexGuard<'_, HashMap<Box<str>, Affinity>> {
-        self.parts[self.index(conn)].lock().unwrap_or_else(PoisonError::into_inner)
+        self.parts[self.index(conn)]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.parts.iter().all(|part| part.lock().is_ok_and(|part| part.is_empty()))
+        self.parts
+            .iter()
+            .all(|part| part.lock().is_ok_and(|part| part.is_empty()))
     }
 
     /// Gives the calls of the process `from`, and then whatever its queue holds, to others that `choose` names.

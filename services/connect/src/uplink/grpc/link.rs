@@ -44,11 +44,20 @@ impl Link {
         static NUMBERS: AtomicU64 = AtomicU64::new(1);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let up = Arc::new(AtomicBool::new(false));
-        let capacity = shared.upgrade().map_or(1, |shared| shared.options.queue.max(1) + OWN);
+        let capacity = shared
+            .upgrade()
+            .map_or(1, |shared| shared.options.queue.max(1) + OWN);
         let (queue, calls) = mpsc::channel(capacity);
         if let Some(shared) = shared.upgrade() {
             let end = shared.end.clone();
-            let stream = Stream { node: node.to_owned(), number, channel, shared, calls, up: Arc::clone(&up) };
+            let stream = Stream {
+                node: node.to_owned(),
+                number,
+                channel,
+                shared,
+                calls,
+                up: Arc::clone(&up),
+            };
             tokio::spawn(async move {
                 tokio::select! {
                     () = stream.run() => {}
@@ -92,7 +101,10 @@ impl Stream {
     async fn run(mut self) {
         let mut pauses = pauses(&self.shared.options);
         loop {
-            match self.while_down(open(self.channel.clone(), self.shared.options.clone())).await {
+            match self
+                .while_down(open(self.channel.clone(), self.shared.options.clone()))
+                .await
+            {
                 Some(Ok(open)) => {
                     let proven = open.since + PROVEN;
                     if self.serve(open).await {
@@ -140,11 +152,14 @@ impl Stream {
         let unanswered: Vec<Waiting> = std::mem::take(&mut open.pending).into_values().collect();
         match end {
             End::Unused => return true,
-            End::Closed if unanswered.is_empty() => tracing::info!(node = self.node, "logic closed its stream"),
+            End::Closed if unanswered.is_empty() => {
+                tracing::info!(node = self.node, "logic closed its stream")
+            }
             End::Closed => self.lost(unanswered.len(), "closed by logic"),
             End::Broken(status) => self.lost(unanswered.len(), status.message()),
         }
-        self.shared.move_on(self.number, unanswered, &mut self.calls);
+        self.shared
+            .move_on(self.number, unanswered, &mut self.calls);
         false
     }
 
@@ -169,7 +184,9 @@ impl Drop for Stream {
 }
 
 fn pauses(options: &Options) -> ExponentialBackoff {
-    let pauses = ExponentialBuilder::new().with_min_delay(options.pause_min).with_max_delay(options.pause_max);
+    let pauses = ExponentialBuilder::new()
+        .with_min_delay(options.pause_min)
+        .with_max_delay(options.pause_max);
     pauses.with_jitter().without_max_times().build()
 }
 
@@ -179,18 +196,33 @@ async fn open(channel: Channel, options: Options) -> Result<Open, Status> {
     let mut request = Request::new(ReceiverStream::new(outgoing));
     if let Some(secret) = &options.secret {
         let shown = format!("Bearer {secret}").parse();
-        let shown =
-            shown.map_err(|_| Status::invalid_argument("the peer secret has characters that no header may have"))?;
+        let shown = shown.map_err(|_| {
+            Status::invalid_argument("the peer secret has characters that no header may have")
+        })?;
         request.metadata_mut().insert("authorization", shown);
     }
     let opened = tokio::time::timeout(options.open_timeout, client.uplink(request)).await;
-    let replies = opened.map_err(|_| Status::deadline_exceeded("the stream did not open in time"))??.into_inner();
-    Ok(Open { batches, replies, pending: BTreeMap::new(), next_id: 1, since: Instant::now() })
+    let replies = opened
+        .map_err(|_| Status::deadline_exceeded("the stream did not open in time"))??
+        .into_inner();
+    Ok(Open {
+        batches,
+        replies,
+        pending: BTreeMap::new(),
+        next_id: 1,
+        since: Instant::now(),
+    })
 }
 
 impl Open {
     async fn carry(&mut self, calls: &mut mpsc::Receiver<Waiting>, batch: usize) -> End {
-        let Self { batches, replies, pending, next_id, .. } = self;
+        let Self {
+            batches,
+            replies,
+            pending,
+            next_id,
+            ..
+        } = self;
         let mut sweep = tokio::time::interval(SWEEP);
         let mut taken = Vec::with_capacity(batch);
         let mut unused = false;
@@ -217,7 +249,9 @@ impl Open {
 
 fn answer(pending: &mut BTreeMap<u64, Waiting>, reply: Reply) {
     // Whoever made the call may have given up.
-    let Some(waiting) = pending.remove(&reply.id) else { return };
+    let Some(waiting) = pending.remove(&reply.id) else {
+        return;
+    };
     let answer = match reply.result {
         Some(im_proto::v1::reply::Result::Fault(fault)) => Err(fault),
         Some(result) => Ok(result),
@@ -240,8 +274,14 @@ async fn take<'b>(
 }
 
 /// Numbers the calls and keeps them until they are answered.
-fn write(pending: &mut BTreeMap<u64, Waiting>, next_id: &mut u64, taken: &mut Vec<Waiting>) -> CallBatch {
-    let mut batch = CallBatch { calls: Vec::with_capacity(taken.len()) };
+fn write(
+    pending: &mut BTreeMap<u64, Waiting>,
+    next_id: &mut u64,
+    taken: &mut Vec<Waiting>,
+) -> CallBatch {
+    let mut batch = CallBatch {
+        calls: Vec::with_capacity(taken.len()),
+    };
     for mut waiting in taken.drain(..) {
         metrics::QUEUED.dec();
         if waiting.answer.is_closed() {

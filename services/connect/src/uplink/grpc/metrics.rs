@@ -3,20 +3,23 @@
 use std::sync::LazyLock;
 
 use prometheus::{
-    Histogram, IntCounter, IntCounterVec, IntGauge, exponential_buckets, histogram_opts, register_histogram,
-    register_int_counter, register_int_counter_vec, register_int_gauge,
+    Histogram, IntCounter, IntCounterVec, IntGauge, exponential_buckets, histogram_opts,
+    register_histogram, register_int_counter, register_int_counter_vec, register_int_gauge,
 };
 
 pub(super) static SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
-    let help = "From a call to its answer, over gRPC, in seconds; calls without an answer are not in it.";
+    let help =
+        "From a call to its answer, over gRPC, in seconds; calls without an answer are not in it.";
     let buckets = exponential_buckets(0.0005, 2.0, 15).expect("start and factor are positive");
-    register_histogram!(histogram_opts!("im_connect_uplink_seconds", help, buckets)).expect("registered once")
+    register_histogram!(histogram_opts!("im_connect_uplink_seconds", help, buckets))
+        .expect("registered once")
 });
 
 pub(super) static FAULTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     let help = "Calls that logic did not answer: no_logic (none could be reached), lost (the process that had it was lost), \
         timeout, queue_full.";
-    register_int_counter_vec!("im_connect_uplink_faults_total", help, &["why"]).expect("registered once")
+    register_int_counter_vec!("im_connect_uplink_faults_total", help, &["why"])
+        .expect("registered once")
 });
 
 pub(super) static IN_FLIGHT: LazyLock<IntGauge> = LazyLock::new(|| {
@@ -32,7 +35,12 @@ pub(super) static QUEUED: LazyLock<IntGauge> = LazyLock::new(|| {
 pub(super) static BATCH: LazyLock<Histogram> = LazyLock::new(|| {
     let help = "Calls written to a logic process at once.";
     let buckets = exponential_buckets(1.0, 2.0, 10).expect("start and factor are positive");
-    register_histogram!(histogram_opts!("im_connect_uplink_batch_calls", help, buckets)).expect("registered once")
+    register_histogram!(histogram_opts!(
+        "im_connect_uplink_batch_calls",
+        help,
+        buckets
+    ))
+    .expect("registered once")
 });
 
 pub(super) static MOVED: LazyLock<IntCounter> = LazyLock::new(|| {

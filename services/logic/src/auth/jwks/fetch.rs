@@ -36,7 +36,10 @@ pub fn check(url: &str) -> Result<(), String> {
 
 /// Whether a host is this machine, where nobody is on the way.
 fn is_here(host: &str) -> bool {
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    host == "localhost"
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 /// Where the key set is.
@@ -60,9 +63,15 @@ impl Source {
     }
 
     fn at(url: &str) -> Result<Self, key::Error> {
-        let bad = |problem| key::Error::BadUrl { url: mask_secrets(url), problem };
+        let bad = |problem| key::Error::BadUrl {
+            url: mask_secrets(url),
+            problem,
+        };
         let uri: Uri = url.parse().map_err(|_| bad("is no URL"))?;
-        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| bad("names no host"))?;
+        let host = uri
+            .host()
+            .filter(|host| !host.is_empty())
+            .ok_or_else(|| bad("names no host"))?;
         let host = host.trim_matches(['[', ']']).to_owned();
         let tls = match uri.scheme_str() {
             Some("http") if !is_here(&host) => {
@@ -77,10 +86,20 @@ impl Source {
             }
             _ => return Err(bad("begins with neither https:// nor http://")),
         };
-        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            return Err(bad("names a user: the key set is fetched without credentials, take it out"));
+        if uri
+            .authority()
+            .is_some_and(|authority| authority.as_str().contains('@'))
+        {
+            return Err(bad(
+                "names a user: the key set is fetched without credentials, take it out",
+            ));
         }
-        Ok(Self { url: mask_secrets(url), uri, host, tls })
+        Ok(Self {
+            url: mask_secrets(url),
+            uri,
+            host,
+            tls,
+        })
     }
 
     /// As it was given, secrets hidden.
@@ -93,25 +112,50 @@ impl Source {
     /// # Errors
     /// Why there are none.
     pub(crate) async fn fetch(&self) -> Result<Bytes, Error> {
-        tokio::time::timeout(TIMEOUT, self.ask()).await.map_err(|_| Error::Timeout(TIMEOUT))?
+        tokio::time::timeout(TIMEOUT, self.ask())
+            .await
+            .map_err(|_| Error::Timeout(TIMEOUT))?
     }
 
     async fn ask(&self) -> Result<Bytes, Error> {
-        let port = self.uri.port_u16().unwrap_or(if self.tls.is_some() { 443 } else { 80 });
-        let stream = TcpStream::connect((self.host.as_str(), port)).await.map_err(unreachable)?;
+        let port = self
+            .uri
+            .port_u16()
+            .unwrap_or(if self.tls.is_some() { 443 } else { 80 });
+        let stream = TcpStream::connect((self.host.as_str(), port))
+            .await
+            .map_err(unreachable)?;
         match &self.tls {
             None => self.get(stream).await,
-            Some((tls, name)) => self.get(tls.connect(name.clone(), stream).await.map_err(unreachable)?).await,
+            Some((tls, name)) => {
+                self.get(
+                    tls.connect(name.clone(), stream)
+                        .await
+                        .map_err(unreachable)?,
+                )
+                .await
+            }
         }
     }
 
-    async fn get<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S) -> Result<Bytes, Error> {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
+    async fn get<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &self,
+        stream: S,
+    ) -> Result<Bytes, Error> {
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(unreachable)?;
         // It ends with the sender, or with an error that the answer reports.
         let connection = tokio::spawn(connection);
         let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
-        let host = self.uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
-        let request = Request::get(path).header(header::HOST, host).header(header::ACCEPT, "application/json");
+        let host = self
+            .uri
+            .authority()
+            .map(|authority| authority.as_str())
+            .unwrap_or_default();
+        let request = Request::get(path)
+            .header(header::HOST, host)
+            .header(header::ACCEPT, "application/json");
         let request = request.body(Empty::<Bytes>::new()).map_err(unreachable)?;
         let answer = sender.send_request(request).await.map_err(unreachable)?;
         if answer.status() != 200 {
@@ -119,10 +163,13 @@ impl Source {
         }
         let body = Limited::new(answer.into_body(), MAX_SET).collect().await;
         connection.abort();
-        let body = body.map_err(|error| match error.downcast::<http_body_util::LengthLimitError>() {
-            Ok(_) => Error::TooLarge(MAX_SET),
-            Err(error) => unreachable(error),
-        })?;
+        let body =
+            body.map_err(
+                |error| match error.downcast::<http_body_util::LengthLimitError>() {
+                    Ok(_) => Error::TooLarge(MAX_SET),
+                    Err(error) => unreachable(error),
+                },
+            )?;
         Ok(body.to_bytes())
     }
 }

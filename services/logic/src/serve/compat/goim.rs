@@ -46,24 +46,44 @@ struct Answer {
 impl From<Result<Value>> for Answer {
     fn from(result: Result<Value>) -> Self {
         match result {
-            Ok(data) => Self { code: 0, message: String::new(), data },
+            Ok(data) => Self {
+                code: 0,
+                message: String::new(),
+                data,
+            },
             Err(error) => {
                 let (code, _) = compat_codes(error.code());
-                Self { code, message: error.shown(), data: Value::Null }
+                Self {
+                    code,
+                    message: error.shown(),
+                    data: Value::Null,
+                }
             }
         }
     }
 }
 
 fn operation(params: &Params) -> Result<i32> {
-    params.number("operation")?.ok_or_else(|| Error::bad("operation", "is missing"))
+    params
+        .number("operation")?
+        .ok_or_else(|| Error::bad("operation", "is missing"))
 }
 
 /// Pushed bytes say nothing of what they are; text is shown as text to native clients.
 fn signal(operation: i32, body: Bytes) -> Signal {
     let text = std::str::from_utf8(&body).is_ok();
-    let encoding = if text { Encoding::Text } else { Encoding::Binary };
-    Signal { r#type: PUSH.to_owned(), body, encoding: encoding.into(), operation, ..Signal::default() }
+    let encoding = if text {
+        Encoding::Text
+    } else {
+        Encoding::Binary
+    };
+    Signal {
+        r#type: PUSH.to_owned(),
+        body,
+        encoding: encoding.into(),
+        operation,
+        ..Signal::default()
+    }
 }
 
 fn room_id(kind: Option<&str>, room: &str) -> Result<RoomId> {
@@ -74,21 +94,38 @@ fn room_id(kind: Option<&str>, room: &str) -> Result<RoomId> {
     })
 }
 
-async fn push_keys(State(handle): State<Handle>, who: Credentials, params: Params, Raw(body): Raw) -> Json<Answer> {
+async fn push_keys(
+    State(handle): State<Handle>,
+    who: Credentials,
+    params: Params,
+    Raw(body): Raw,
+) -> Json<Answer> {
     let push = async {
         who.admin()?;
         let operation = operation(&params)?;
-        let keys = params.list("keys").into_iter().map(DeviceId::new).collect::<std::result::Result<Vec<_>, _>>()?;
+        let keys = params
+            .list("keys")
+            .into_iter()
+            .map(DeviceId::new)
+            .collect::<std::result::Result<Vec<_>, _>>()?;
         if keys.is_empty() {
             return Err(Error::bad("keys", "is missing"));
         }
-        handle.core.push_devices(&keys, signal(operation, body)).await?;
+        handle
+            .core
+            .push_devices(&keys, signal(operation, body))
+            .await?;
         Ok(Value::Null)
     };
     Json(push.await.into())
 }
 
-async fn push_mids(State(handle): State<Handle>, who: Credentials, params: Params, Raw(body): Raw) -> Json<Answer> {
+async fn push_mids(
+    State(handle): State<Handle>,
+    who: Credentials,
+    params: Params,
+    Raw(body): Raw,
+) -> Json<Answer> {
     let push = async {
         who.admin()?;
         let operation = operation(&params)?;
@@ -97,54 +134,93 @@ async fn push_mids(State(handle): State<Handle>, who: Credentials, params: Param
         if mids.is_empty() || !mids.iter().all(number) {
             return Err(Error::bad("mids", "must be numbers, one at least"));
         }
-        let users = mids.into_iter().map(UserId::new).collect::<std::result::Result<Vec<_>, _>>()?;
-        handle.core.push_users(&users, signal(operation, body)).await?;
+        let users = mids
+            .into_iter()
+            .map(UserId::new)
+            .collect::<std::result::Result<Vec<_>, _>>()?;
+        handle
+            .core
+            .push_users(&users, signal(operation, body))
+            .await?;
         Ok(Value::Null)
     };
     Json(push.await.into())
 }
 
-async fn push_room(State(handle): State<Handle>, who: Credentials, params: Params, Raw(body): Raw) -> Json<Answer> {
+async fn push_room(
+    State(handle): State<Handle>,
+    who: Credentials,
+    params: Params,
+    Raw(body): Raw,
+) -> Json<Answer> {
     let push = async {
         who.admin()?;
         let operation = operation(&params)?;
-        let room = params.text("room").ok_or_else(|| Error::bad("room", "is missing"))?;
+        let room = params
+            .text("room")
+            .ok_or_else(|| Error::bad("room", "is missing"))?;
         let room = room_id(params.text("type"), room)?;
-        handle.core.push_room(&room, signal(operation, body)).await?;
+        handle
+            .core
+            .push_room(&room, signal(operation, body))
+            .await?;
         Ok(Value::Null)
     };
     Json(push.await.into())
 }
 
-async fn push_all(State(handle): State<Handle>, who: Credentials, params: Params, Raw(body): Raw) -> Json<Answer> {
+async fn push_all(
+    State(handle): State<Handle>,
+    who: Credentials,
+    params: Params,
+    Raw(body): Raw,
+) -> Json<Answer> {
     let push = async {
         who.admin()?;
         let operation = operation(&params)?;
         let speed = params.number("speed")?.unwrap_or(0);
-        handle.core.broadcast(signal(operation, body), speed).await?;
+        handle
+            .core
+            .broadcast(signal(operation, body), speed)
+            .await?;
         Ok(Value::Null)
     };
     Json(push.await.into())
 }
 
-async fn online_top(State(handle): State<Handle>, who: Credentials, params: Params) -> Json<Answer> {
+async fn online_top(
+    State(handle): State<Handle>,
+    who: Credentials,
+    params: Params,
+) -> Json<Answer> {
     let top = async {
         who.admin()?;
-        let kind = params.text("type").ok_or_else(|| Error::bad("type", "is missing"))?;
-        let limit: usize = params.number("limit")?.ok_or_else(|| Error::bad("limit", "is missing"))?;
+        let kind = params
+            .text("type")
+            .ok_or_else(|| Error::bad("type", "is missing"))?;
+        let limit: usize = params
+            .number("limit")?
+            .ok_or_else(|| Error::bad("limit", "is missing"))?;
         let prefix = format!("{kind}://");
         let counted = handle.core.store.leases.online_rooms().await?.into_iter();
-        let of_type =
-            counted.filter_map(|(room, count)| Some((room.as_str().strip_prefix(&prefix)?.to_owned(), count)));
+        let of_type = counted.filter_map(|(room, count)| {
+            Some((room.as_str().strip_prefix(&prefix)?.to_owned(), count))
+        });
         let mut rooms: Vec<_> = of_type.collect();
         rooms.sort_by(|(one, most), (other, more)| more.cmp(most).then_with(|| one.cmp(other)));
         let rooms = rooms.into_iter().take(limit.min(MAX_LIMIT));
-        Ok(rooms.map(|(room, count)| json!({"room_id": room, "count": count})).collect())
+        Ok(rooms
+            .map(|(room, count)| json!({"room_id": room, "count": count}))
+            .collect())
     };
     Json(top.await.into())
 }
 
-async fn online_room(State(handle): State<Handle>, who: Credentials, params: Params) -> Json<Answer> {
+async fn online_room(
+    State(handle): State<Handle>,
+    who: Credentials,
+    params: Params,
+) -> Json<Answer> {
     let online = async {
         who.admin()?;
         let named = params.list("rooms");
@@ -153,9 +229,15 @@ async fn online_room(State(handle): State<Handle>, who: Credentials, params: Par
         }
         let limit = handle.core.options.limits.max_rooms_per_call;
         if named.len() > limit {
-            return Err(Error::LimitReached { what: "rooms in one question", limit });
+            return Err(Error::LimitReached {
+                what: "rooms in one question",
+                limit,
+            });
         }
-        let rooms = named.iter().map(|room| room_id(params.text("type"), room)).collect::<Result<Vec<_>>>()?;
+        let rooms = named
+            .iter()
+            .map(|room| room_id(params.text("type"), room))
+            .collect::<Result<Vec<_>>>()?;
         let online = handle.core.store.leases.online(&rooms).await?;
         let counts: HashMap<_, _> = named.into_iter().zip(online).collect();
         Ok(json!(counts))
@@ -166,7 +248,15 @@ async fn online_room(State(handle): State<Handle>, who: Credentials, params: Par
 async fn online_total(State(handle): State<Handle>, who: Credentials) -> Json<Answer> {
     let total = async {
         who.admin()?;
-        let connections: u64 = handle.core.store.leases.nodes().await?.iter().map(|(_, connections)| connections).sum();
+        let connections: u64 = handle
+            .core
+            .store
+            .leases
+            .nodes()
+            .await?
+            .iter()
+            .map(|(_, connections)| connections)
+            .sum();
         // Addresses are not counted here: nobody keeps them over nodes.
         Ok(json!({"ip_count": 0, "conn_count": connections}))
     };
@@ -178,13 +268,22 @@ fn host(address: &str) -> &str {
     address.rsplit_once(':').map_or(address, |(host, _)| host)
 }
 
-async fn nodes_weighted(State(handle): State<Handle>, who: Credentials, params: Params) -> Json<Answer> {
+async fn nodes_weighted(
+    State(handle): State<Handle>,
+    who: Credentials,
+    params: Params,
+) -> Json<Answer> {
     let weighted = async {
         // Any user may ask where to connect.
         who.0?;
         let options = &handle.core.options.compat;
         let web = params.text("platform") == Some("web");
-        let known = handle.core.nodes.known().into_iter().filter(|node| !node.draining);
+        let known = handle
+            .core
+            .nodes
+            .known()
+            .into_iter()
+            .filter(|node| !node.draining);
         let mut nodes: Vec<String> = known
             .map(|node| host(if web { &node.ws } else { &node.tcp }).to_owned())
             .filter(|host| !host.is_empty())
@@ -215,7 +314,14 @@ async fn nodes_weighted(State(handle): State<Handle>, who: Credentials, params: 
 async fn nodes_instances(State(handle): State<Handle>, who: Credentials) -> Json<Answer> {
     let instances = async {
         who.admin()?;
-        let living: HashMap<String, u64> = handle.core.store.leases.nodes().await?.into_iter().collect();
+        let living: HashMap<String, u64> = handle
+            .core
+            .store
+            .leases
+            .nodes()
+            .await?
+            .into_iter()
+            .collect();
         let instance = |node: crate::nodes::Node| {
             let connections = living.get(&node.name).copied().unwrap_or_default();
             json!({
@@ -236,7 +342,13 @@ async fn nodes_instances(State(handle): State<Handle>, who: Credentials) -> Json
                 },
             })
         };
-        Ok(handle.core.nodes.known().into_iter().map(instance).collect())
+        Ok(handle
+            .core
+            .nodes
+            .known()
+            .into_iter()
+            .map(instance)
+            .collect())
     };
     Json(instances.await.into())
 }

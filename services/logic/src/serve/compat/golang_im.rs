@@ -25,7 +25,9 @@ const BELOW: u64 = 100;
 const PAGES_BELOW: u64 = 10_000;
 
 pub(super) fn routes() -> Router<Handle> {
-    Router::new().route("/open/push", post(push)).route("/open/listmsg", post(list))
+    Router::new()
+        .route("/open/push", post(push))
+        .route("/open/listmsg", post(list))
 }
 
 /// golang-im's answer.
@@ -41,10 +43,20 @@ struct Answer {
 impl From<Result<Value>> for Answer {
     fn from(result: Result<Value>) -> Self {
         match result {
-            Ok(result) => Self { code: 200, msg: "success".to_owned(), success: true, result },
+            Ok(result) => Self {
+                code: 200,
+                msg: "success".to_owned(),
+                success: true,
+                result,
+            },
             Err(error) => {
                 let (_, code) = compat_codes(error.code());
-                Self { code, msg: error.shown(), success: false, result: Value::Null }
+                Self {
+                    code,
+                    msg: error.shown(),
+                    success: false,
+                    result: Value::Null,
+                }
             }
         }
     }
@@ -59,10 +71,18 @@ fn field<'a>(form: &'a Params, query: &'a Params, name: &str) -> Result<&'a str>
 /// golang-im's rooms come into being by being spoken in; for a backend with the admin scope they do so here too.
 fn access(who: &Grant, room: &RoomId) -> Result<Access> {
     let access = access::for_caller(who, room)?;
-    Ok(Access { open: access.open || (who.admin && !room.is_direct()), ..access })
+    Ok(Access {
+        open: access.open || (who.admin && !room.is_direct()),
+        ..access
+    })
 }
 
-async fn push(State(handle): State<Handle>, who: Credentials, query: Params, Raw(body): Raw) -> Json<Answer> {
+async fn push(
+    State(handle): State<Handle>,
+    who: Credentials,
+    query: Params,
+    Raw(body): Raw,
+) -> Json<Answer> {
     let push = async {
         let form = Params::parse(&body);
         let who = who.0?;
@@ -72,38 +92,70 @@ async fn push(State(handle): State<Handle>, who: Credentials, query: Params, Raw
         let user = UserId::new(field(&form, &query, "user_id")?)?;
         field(&form, &query, "shop_id")?;
         if user.as_str() != who.user && !who.admin {
-            return Err(Error::Forbidden("the token is for another user than \"user_id\""));
+            return Err(Error::Forbidden(
+                "the token is for another user than \"user_id\"",
+            ));
         }
-        let who = Grant { user: user.as_str().to_owned(), ..who };
+        let who = Grant {
+            user: user.as_str().to_owned(),
+            ..who
+        };
         let access = access(&who, &room)?;
         let encoding = Encoding::Text.into();
-        let draft = Draft { room, client_id: String::new(), kind, body: said.into(), encoding };
+        let draft = Draft {
+            room,
+            client_id: String::new(),
+            kind,
+            body: said.into(),
+            encoding,
+        };
         handle.core.store_message(access, who.device, draft).await?;
         Ok(Value::Null)
     };
     Json(push.await.into())
 }
 
-async fn list(State(handle): State<Handle>, who: Credentials, query: Params, Raw(body): Raw) -> Json<Answer> {
+async fn list(
+    State(handle): State<Handle>,
+    who: Credentials,
+    query: Params,
+    Raw(body): Raw,
+) -> Json<Answer> {
     let list = async {
         let form = Params::parse(&body);
         let who = who.0?;
         let room = RoomId::new(field(&form, &query, "room_id")?)?;
-        let limit = query.number("limit")?.filter(|limit| (1..BELOW).contains(limit)).unwrap_or(USUAL);
-        let page = query.number("page")?.filter(|page| (1..PAGES_BELOW).contains(page)).unwrap_or(1);
+        let limit = query
+            .number("limit")?
+            .filter(|limit| (1..BELOW).contains(limit))
+            .unwrap_or(USUAL);
+        let page = query
+            .number("page")?
+            .filter(|page| (1..PAGES_BELOW).contains(page))
+            .unwrap_or(1);
         let view = handle.core.view(&who, &room).await?;
         let newest = view.head.saturating_sub((page - 1) * limit);
         let entries = if newest == 0 {
             Vec::new()
         } else {
-            handle.core.page(&room, Slice::Before(newest + 1), limit as usize).await?.entries
+            handle
+                .core
+                .page(&room, Slice::Before(newest + 1), limit as usize)
+                .await?
+                .entries
         };
-        let messages = entries.into_iter().rev().map(|entry| message(&room, view.epoch, entry));
+        let messages = entries
+            .into_iter()
+            .rev()
+            .map(|entry| message(&room, view.epoch, entry));
         // Each message is JSON text in a JSON string, as golang-im's list has them.
-        let as_text = |message| serde_json::to_string(&MessageJson::from(&message)).unwrap_or_default();
+        let as_text =
+            |message| serde_json::to_string(&MessageJson::from(&message)).unwrap_or_default();
         let list: Vec<String> = messages.map(as_text).collect();
         let last_page = view.head.div_ceil(limit);
-        Ok(json!({"total": view.head, "limit": limit, "page": page, "last_page": last_page, "list": list}))
+        Ok(
+            json!({"total": view.head, "limit": limit, "page": page, "last_page": last_page, "list": list}),
+        )
     };
     Json(list.await.into())
 }

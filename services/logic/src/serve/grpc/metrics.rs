@@ -7,11 +7,19 @@ use prometheus::{IntCounter, IntGauge, register_int_counter, register_int_gauge}
 const ONCE: &str = "each metric is registered once, under a name of its own";
 
 static STREAMS: LazyLock<IntGauge> = LazyLock::new(|| {
-    register_int_gauge!("im_logic_uplink_streams", "Streams that connect processes hold open.").expect(ONCE)
+    register_int_gauge!(
+        "im_logic_uplink_streams",
+        "Streams that connect processes hold open."
+    )
+    .expect(ONCE)
 });
 
 static IN_FLIGHT: LazyLock<IntGauge> = LazyLock::new(|| {
-    register_int_gauge!("im_logic_uplink_in_flight", "Calls of all streams that wait for the store.").expect(ONCE)
+    register_int_gauge!(
+        "im_logic_uplink_in_flight",
+        "Calls of all streams that wait for the store."
+    )
+    .expect(ONCE)
 });
 
 static FULL: LazyLock<IntCounter> = LazyLock::new(|| {
@@ -23,8 +31,11 @@ static FULL: LazyLock<IntCounter> = LazyLock::new(|| {
 });
 
 pub(super) static REFUSED: LazyLock<IntCounter> = LazyLock::new(|| {
-    register_int_counter!("im_logic_uplink_refused_total", "Streams that did not show the cluster's secret.")
-        .expect(ONCE)
+    register_int_counter!(
+        "im_logic_uplink_refused_total",
+        "Streams that did not show the cluster's secret."
+    )
+    .expect(ONCE)
 });
 
 /// One stream.
@@ -36,7 +47,10 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn begin() -> Self {
         STREAMS.inc();
-        Self { in_flight: 0, full: false }
+        Self {
+            in_flight: 0,
+            full: false,
+        }
     }
 
     /// So many of its calls are in flight now.

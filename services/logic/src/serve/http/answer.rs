@@ -25,7 +25,13 @@ pub(crate) struct Failure {
 impl Failure {
     /// `bad_request` with another status than 400, where HTTP has a better one.
     pub(crate) fn bad_request(status: StatusCode, text: String) -> Self {
-        Self { status, code: ErrorCode::BadRequest, text, field: String::new(), retry_after: None }
+        Self {
+            status,
+            code: ErrorCode::BadRequest,
+            text,
+            field: String::new(),
+            retry_after: None,
+        }
     }
 }
 
@@ -38,7 +44,8 @@ impl From<Error> for Failure {
         let busy = (http_status(code) == 503).then_some(Duration::from_secs(1));
         let retry_after = error.wait().or(busy);
         Self {
-            status: StatusCode::from_u16(http_status(code)).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            status: StatusCode::from_u16(http_status(code))
+                .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
             code,
             text: error.shown(),
             field: error.field().to_owned(),
@@ -69,9 +76,12 @@ impl IntoResponse for Failure {
         if !self.field.is_empty() {
             error["field"] = self.field.into();
         }
-        let mut response = (self.status, Json(serde_json::json!({ "error": error }))).into_response();
+        let mut response =
+            (self.status, Json(serde_json::json!({ "error": error }))).into_response();
         let headers = response.headers_mut();
-        if self.status == StatusCode::REQUEST_TIMEOUT || self.status == StatusCode::PAYLOAD_TOO_LARGE {
+        if self.status == StatusCode::REQUEST_TIMEOUT
+            || self.status == StatusCode::PAYLOAD_TOO_LARGE
+        {
             // The rest of the body may still come.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -79,7 +89,10 @@ impl IntoResponse for Failure {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if let Some(wait) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs_f64().ceil().max(1.0) as u64));
+            headers.insert(
+                header::RETRY_AFTER,
+                HeaderValue::from(wait.as_secs_f64().ceil().max(1.0) as u64),
+            );
         }
         response
     }

@@ -29,15 +29,23 @@ pub(crate) struct Caller(pub(crate) Grant);
 impl Caller {
     /// The caller, who must have the admin scope.
     pub(crate) fn admin(&self) -> Result<&Grant> {
-        self.0.admin.then_some(&self.0).ok_or(Error::Forbidden("this needs a token with the scope \"admin\""))
+        self.0.admin.then_some(&self.0).ok_or(Error::Forbidden(
+            "this needs a token with the scope \"admin\"",
+        ))
     }
 
     /// Whom the caller acts for: another user where they are named, which needs the admin scope.
     pub(crate) fn acting_for(self, user: Option<UserId>) -> Result<Grant> {
         match user {
             Some(user) if user.as_str() != self.0.user => {
-                self.admin().map_err(|_| Error::Forbidden("to speak for another user needs the scope \"admin\""))?;
-                Ok(Grant { user: user.as_str().to_owned(), device: String::new(), ..self.0 })
+                self.admin().map_err(|_| {
+                    Error::Forbidden("to speak for another user needs the scope \"admin\"")
+                })?;
+                Ok(Grant {
+                    user: user.as_str().to_owned(),
+                    device: String::new(),
+                    ..self.0
+                })
             }
             _ => Ok(self.0),
         }
@@ -60,7 +68,10 @@ impl Credentials {
 impl FromRequestParts<Handle> for Credentials {
     type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Handle) -> std::result::Result<Self, Infallible> {
+    async fn from_request_parts(
+        parts: &mut Parts,
+        _: &Handle,
+    ) -> std::result::Result<Self, Infallible> {
         let seen = parts.extensions.get::<Self>().cloned();
         Ok(seen.unwrap_or_else(|| Self(Err(auth::Error::Missing.into()))))
     }
@@ -68,7 +79,10 @@ impl FromRequestParts<Handle> for Credentials {
 
 /// The token of `Authorization: Bearer …`; empty where there is none.
 pub(crate) fn bearer(headers: &HeaderMap) -> &str {
-    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let value = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     match value.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
         _ => "",
@@ -82,7 +96,10 @@ pub(super) fn compat_token<'a>(headers: &'a HeaderMap, params: &'a Params) -> (&
     if !bearer.is_empty() {
         return (bearer, false);
     }
-    let header = headers.get("token").and_then(|value| value.to_str().ok()).filter(|token| !token.is_empty());
+    let header = headers
+        .get("token")
+        .and_then(|value| value.to_str().ok())
+        .filter(|token| !token.is_empty());
     match header {
         Some(token) => (token, false),
         None => (params.text("token").unwrap_or_default(), true),
@@ -92,7 +109,10 @@ pub(super) fn compat_token<'a>(headers: &'a HeaderMap, params: &'a Params) -> (&
 impl FromRequestParts<Handle> for Caller {
     type Rejection = Failure;
 
-    async fn from_request_parts(parts: &mut Parts, handle: &Handle) -> std::result::Result<Self, Failure> {
+    async fn from_request_parts(
+        parts: &mut Parts,
+        handle: &Handle,
+    ) -> std::result::Result<Self, Failure> {
         let Ok(Credentials(who)) = Credentials::from_request_parts(parts, handle).await;
         Ok(Self(who?))
     }
@@ -104,9 +124,15 @@ pub(crate) struct Room(pub(crate) RoomId);
 impl FromRequestParts<Handle> for Room {
     type Rejection = Failure;
 
-    async fn from_request_parts(parts: &mut Parts, handle: &Handle) -> std::result::Result<Self, Failure> {
+    async fn from_request_parts(
+        parts: &mut Parts,
+        handle: &Handle,
+    ) -> std::result::Result<Self, Failure> {
         let names = names(parts, handle).await?;
-        let room = names.iter().find(|(name, _)| name == "room").map_or("", |(_, room)| room);
+        let room = names
+            .iter()
+            .find(|(name, _)| name == "room")
+            .map_or("", |(_, room)| room);
         Ok(Self(RoomId::new(room)?))
     }
 }
@@ -117,9 +143,18 @@ pub(crate) struct Name(pub(crate) String);
 impl FromRequestParts<Handle> for Name {
     type Rejection = Failure;
 
-    async fn from_request_parts(parts: &mut Parts, handle: &Handle) -> std::result::Result<Self, Failure> {
+    async fn from_request_parts(
+        parts: &mut Parts,
+        handle: &Handle,
+    ) -> std::result::Result<Self, Failure> {
         let names = names(parts, handle).await?;
-        Ok(Self(names.into_iter().find(|(name, _)| name != "room").map(|(_, name)| name).unwrap_or_default()))
+        Ok(Self(
+            names
+                .into_iter()
+                .find(|(name, _)| name != "room")
+                .map(|(_, name)| name)
+                .unwrap_or_default(),
+        ))
     }
 }
 
@@ -132,17 +167,34 @@ pub(crate) struct DeviceOf {
 impl FromRequestParts<Handle> for DeviceOf {
     type Rejection = Failure;
 
-    async fn from_request_parts(parts: &mut Parts, handle: &Handle) -> std::result::Result<Self, Failure> {
+    async fn from_request_parts(
+        parts: &mut Parts,
+        handle: &Handle,
+    ) -> std::result::Result<Self, Failure> {
         let names = names(parts, handle).await?;
-        let named = |wanted: &str| names.iter().find(|(name, _)| name == wanted).map(|(_, name)| name.clone());
-        Ok(Self { user: named("user").unwrap_or_default(), device: named("device").unwrap_or_default() })
+        let named = |wanted: &str| {
+            names
+                .iter()
+                .find(|(name, _)| name == wanted)
+                .map(|(_, name)| name.clone())
+        };
+        Ok(Self {
+            user: named("user").unwrap_or_default(),
+            device: named("device").unwrap_or_default(),
+        })
     }
 }
 
-async fn names(parts: &mut Parts, handle: &Handle) -> std::result::Result<Vec<(String, String)>, Failure> {
+async fn names(
+    parts: &mut Parts,
+    handle: &Handle,
+) -> std::result::Result<Vec<(String, String)>, Failure> {
     let names = Path::<Vec<(String, String)>>::from_request_parts(parts, handle).await;
     names.map(|Path(names)| names).map_err(|rejection| {
-        Failure::bad_request(StatusCode::BAD_REQUEST, format!("the path cannot be read: {}", rejection.body_text()))
+        Failure::bad_request(
+            StatusCode::BAD_REQUEST,
+            format!("the path cannot be read: {}", rejection.body_text()),
+        )
     })
 }
 
@@ -156,28 +208,47 @@ impl Params {
 
     /// The first value of this name; an empty one counts as none.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+            .filter(|value| !value.is_empty())
     }
 
     /// A number.
     pub(crate) fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>> {
-        let wrong =
-            |text: &str| Error::bad(name, format!("{text:?} is no number that fits: give a whole one from 0 on"));
-        self.text(name).map(|text| text.parse().map_err(|_| wrong(text))).transpose()
+        let wrong = |text: &str| {
+            Error::bad(
+                name,
+                format!("{text:?} is no number that fits: give a whole one from 0 on"),
+            )
+        };
+        self.text(name)
+            .map(|text| text.parse().map_err(|_| wrong(text)))
+            .transpose()
     }
 
     /// Every value of this name, each also a list with commas.
     pub(crate) fn list(&self, name: &str) -> Vec<&str> {
         let values = self.0.iter().filter(|(key, _)| key == name);
-        values.flat_map(|(_, value)| value.split(',')).map(str::trim).filter(|value| !value.is_empty()).collect()
+        values
+            .flat_map(|(_, value)| value.split(','))
+            .map(str::trim)
+            .filter(|value| !value.is_empty())
+            .collect()
     }
 }
 
 impl FromRequestParts<Handle> for Params {
     type Rejection = Failure;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Handle) -> std::result::Result<Self, Failure> {
-        Ok(Self::parse(parts.uri.query().unwrap_or_default().as_bytes()))
+    async fn from_request_parts(
+        parts: &mut Parts,
+        _: &Handle,
+    ) -> std::result::Result<Self, Failure> {
+        Ok(Self::parse(
+            parts.uri.query().unwrap_or_default().as_bytes(),
+        ))
     }
 }
 
@@ -192,10 +263,18 @@ impl FromRequest<Handle> for Raw {
         match Bytes::from_request(request, handle).await {
             Ok(body) => Ok(Self(body)),
             Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                Err(Error::TooLarge { field: "", bytes: limit + 1, limit }.into())
+                Err(Error::TooLarge {
+                    field: "",
+                    bytes: limit + 1,
+                    limit,
+                }
+                .into())
             }
             Err(rejection) => {
-                let text = format!("the request's body cannot be read: {}", rejection.body_text());
+                let text = format!(
+                    "the request's body cannot be read: {}",
+                    rejection.body_text()
+                );
                 Err(Failure::bad_request(StatusCode::BAD_REQUEST, text))
             }
         }
@@ -228,18 +307,27 @@ fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
         match field.as_str() {
             "." | "?" => Error::bad(named_in(&problem).to_owned(), problem),
             // What is inside of a body is its sender's affair, and may be named as they like.
-            inside if inside.starts_with("body.") || inside.starts_with("body[") => Error::bad("body", problem),
+            inside if inside.starts_with("body.") || inside.starts_with("body[") => {
+                Error::bad("body", problem)
+            }
             _ => Error::bad(field, problem),
         }
     })?;
-    json.end().map_err(|error| Error::bad("", format!("something follows the JSON object: {error}")))?;
+    json.end()
+        .map_err(|error| Error::bad("", format!("something follows the JSON object: {error}")))?;
     Ok(value)
 }
 
 /// The field that serde's text names, where the path does not: "missing field `kind` at line 1 column 2".
 fn named_in(problem: &str) -> &str {
-    let of = |what: &str| problem.strip_prefix(what).and_then(|rest| rest.split('`').next());
-    of("missing field `").or_else(|| of("duplicate field `")).unwrap_or_default()
+    let of = |what: &str| {
+        problem
+            .strip_prefix(what)
+            .and_then(|rest| rest.split('`').next())
+    };
+    of("missing field `")
+        .or_else(|| of("duplicate field `"))
+        .unwrap_or_default()
 }
 
 /// The body of a message or signal in a JSON object: `body`, any JSON value, or `body_base64`.
@@ -252,7 +340,9 @@ pub(crate) struct Content {
 }
 
 /// `null` is a value here, and not the absence of one.
-fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<Value>, D::Error> {
+fn present<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<Value>, D::Error> {
     Value::deserialize(deserializer).map(Some)
 }
 
@@ -261,7 +351,10 @@ impl Content {
     pub(crate) fn read(self) -> Result<Option<(Bytes, i32)>> {
         let body = match (self.body, self.body_base64) {
             (Some(_), Some(_)) => {
-                return Err(Error::bad("body_base64", "stands beside \"body\": give one of the two"));
+                return Err(Error::bad(
+                    "body_base64",
+                    "stands beside \"body\": give one of the two",
+                ));
             }
             (Some(value), None) => native::Body::from_json(&value),
             (None, Some(text)) => {
@@ -280,7 +373,12 @@ impl Content {
 
     /// The same, where there must be one.
     pub(crate) fn needed(self) -> Result<(Bytes, i32)> {
-        self.read()?.ok_or_else(|| Error::bad("body", "is missing: give any JSON value, or bytes as \"body_base64\""))
+        self.read()?.ok_or_else(|| {
+            Error::bad(
+                "body",
+                "is missing: give any JSON value, or bytes as \"body_base64\"",
+            )
+        })
     }
 }
 
@@ -313,7 +411,10 @@ mod tests {
             let error = object::<Sample>(body.as_bytes()).unwrap_err();
             assert_eq!(error.field(), field, "{body}: {error}");
         }
-        assert!(object::<Sample>(br#"{"kind": "a", "unknown": 1}"#).is_ok(), "what is not known is passed over");
+        assert!(
+            object::<Sample>(br#"{"kind": "a", "unknown": 1}"#).is_ok(),
+            "what is not known is passed over"
+        );
     }
 
     fn content(body: &str) -> Result<Option<(Bytes, i32)>> {
@@ -325,19 +426,34 @@ mod tests {
         type Row<'a> = (&'a str, Option<(&'a [u8], Encoding)>);
         let table: [Row<'_>; 6] = [
             (r#"{"body": "hi"}"#, Some((b"hi", Encoding::Text))),
-            (r#"{"body": {"a": [1]}}"#, Some((br#"{"a":[1]}"#, Encoding::Json))),
+            (
+                r#"{"body": {"a": [1]}}"#,
+                Some((br#"{"a":[1]}"#, Encoding::Json)),
+            ),
             (r#"{"body": null}"#, Some((b"null", Encoding::Json))),
             (r#"{"body": 7}"#, Some((b"7", Encoding::Json))),
-            (r#"{"body_base64": "AAH/"}"#, Some((&[0, 1, 255], Encoding::Binary))),
+            (
+                r#"{"body_base64": "AAH/"}"#,
+                Some((&[0, 1, 255], Encoding::Binary)),
+            ),
             ("{}", None),
         ];
         for (given, expected) in table {
             let read = content(given).unwrap();
-            let expected = expected.map(|(bytes, encoding)| (Bytes::copy_from_slice(bytes), i32::from(encoding)));
+            let expected = expected
+                .map(|(bytes, encoding)| (Bytes::copy_from_slice(bytes), i32::from(encoding)));
             assert_eq!(read, expected, "{given}");
         }
-        assert_eq!(content(r#"{"body": 1, "body_base64": "AA=="}"#).unwrap_err().field(), "body_base64");
-        assert_eq!(content(r#"{"body_base64": "?"}"#).unwrap_err().field(), "body_base64");
+        assert_eq!(
+            content(r#"{"body": 1, "body_base64": "AA=="}"#)
+                .unwrap_err()
+                .field(),
+            "body_base64"
+        );
+        assert_eq!(
+            content(r#"{"body_base64": "?"}"#).unwrap_err().field(),
+            "body_base64"
+        );
     }
 
     #[test]
@@ -352,7 +468,13 @@ mod tests {
 
     #[test]
     fn the_token_is_found_in_its_header() {
-        let table = [("Bearer abc", "abc"), ("bearer  abc", "abc"), ("Basic abc", ""), ("abc", ""), ("", "")];
+        let table = [
+            ("Bearer abc", "abc"),
+            ("bearer  abc", "abc"),
+            ("Basic abc", ""),
+            ("abc", ""),
+            ("", ""),
+        ];
         for (value, token) in table {
             let mut headers = HeaderMap::new();
             headers.insert(header::AUTHORIZATION, value.parse().unwrap());

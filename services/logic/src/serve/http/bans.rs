@@ -24,9 +24,18 @@ const MAX_LIMIT: usize = 1_000;
 /// How long something is to hold: until a moment, or for a time; neither: for ever.
 fn end(until: Option<u64>, length: Option<u64>) -> LogicResult<u64> {
     match (until, length) {
-        (Some(_), Some(_)) => Err(Error::bad("for", "stands beside \"until\": give one of the two")),
-        (Some(0), None) => Err(Error::bad("until", "is 0: leave it out for a ban without end")),
-        (None, Some(0)) => Err(Error::bad("for", "is 0: give milliseconds, or leave it out for a ban without end")),
+        (Some(_), Some(_)) => Err(Error::bad(
+            "for",
+            "stands beside \"until\": give one of the two",
+        )),
+        (Some(0), None) => Err(Error::bad(
+            "until",
+            "is 0: leave it out for a ban without end",
+        )),
+        (None, Some(0)) => Err(Error::bad(
+            "for",
+            "is 0: give milliseconds, or leave it out for a ban without end",
+        )),
         (until, None) => Ok(until.unwrap_or(0)),
         (None, Some(length)) => Ok(clock::now_ms().saturating_add(length)),
     }
@@ -49,9 +58,16 @@ fn about(user: Option<&str>, device: Option<&str>, address: Option<&str>) -> Log
     let mut ban = Ban::default();
     if let Some(address) = address {
         if user.is_some() || device.is_some() {
-            return Err(Error::bad("address", "stands beside \"user\" or \"device\": make a ban of each"));
+            return Err(Error::bad(
+                "address",
+                "stands beside \"user\" or \"device\": make a ban of each",
+            ));
         }
-        let plain = || address.parse().map(|ip: std::net::IpAddr| IpNet::from(ip.to_canonical()));
+        let plain = || {
+            address
+                .parse()
+                .map(|ip: std::net::IpAddr| IpNet::from(ip.to_canonical()))
+        };
         let net: Result<IpNet, _> = address.parse().or_else(|_| plain());
         let wrong = |_| {
             Error::bad(
@@ -70,7 +86,11 @@ fn about(user: Option<&str>, device: Option<&str>, address: Option<&str>) -> Log
 
 fn shown(kind: Kind, ban: &Ban) -> Value {
     let mut shown = json!({"id": ban.id, "kind": kind.name(), "reason": ban.reason, "by": ban.by, "made": ban.made_ms});
-    for (name, value) in [("user", &ban.user), ("device", &ban.device), ("address", &ban.address)] {
+    for (name, value) in [
+        ("user", &ban.user),
+        ("device", &ban.device),
+        ("address", &ban.address),
+    ] {
         if !value.is_empty() {
             shown[name] = value.as_str().into();
         }
@@ -101,17 +121,42 @@ pub(super) async fn make(
 ) -> Result<(StatusCode, Json<Value>), Failure> {
     let admin = caller.admin()?;
     let user = new.user.as_ref().map(UserId::as_str);
-    let ban = about(user, new.device.as_ref().map(DeviceId::as_str), new.address.as_deref())?;
-    let ban = Ban { until_ms: end(new.until, new.length)?, reason: new.reason, ..ban };
-    Ok((StatusCode::CREATED, Json(done(&handle.core.ban(admin, ban).await?))))
+    let ban = about(
+        user,
+        new.device.as_ref().map(DeviceId::as_str),
+        new.address.as_deref(),
+    )?;
+    let ban = Ban {
+        until_ms: end(new.until, new.length)?,
+        reason: new.reason,
+        ..ban
+    };
+    Ok((
+        StatusCode::CREATED,
+        Json(done(&handle.core.ban(admin, ban).await?)),
+    ))
 }
 
 /// `GET /v1/bans`
-pub(super) async fn list(State(handle): State<Handle>, caller: Caller, params: Params) -> Result<Json<Value>, Failure> {
+pub(super) async fn list(
+    State(handle): State<Handle>,
+    caller: Caller,
+    params: Params,
+) -> Result<Json<Value>, Failure> {
     caller.admin()?;
-    let limit = params.number("limit")?.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
-    let page = handle.core.list_bans(params.number("after")?.unwrap_or(0), limit).await?;
-    let bans: Vec<_> = page.bans.iter().map(|(kind, ban)| shown(*kind, ban)).collect();
+    let limit = params
+        .number("limit")?
+        .unwrap_or(DEFAULT_LIMIT)
+        .clamp(1, MAX_LIMIT);
+    let page = handle
+        .core
+        .list_bans(params.number("after")?.unwrap_or(0), limit)
+        .await?;
+    let bans: Vec<_> = page
+        .bans
+        .iter()
+        .map(|(kind, ban)| shown(*kind, ban))
+        .collect();
     let mut answer = json!({ "bans": bans });
     if let Some(next) = page.next {
         answer["next"] = next.to_string().into();
@@ -120,7 +165,11 @@ pub(super) async fn list(State(handle): State<Handle>, caller: Caller, params: P
 }
 
 /// `DELETE /v1/bans/{id}`
-pub(super) async fn lift(State(handle): State<Handle>, caller: Caller, Name(id): Name) -> Result<Json<Value>, Failure> {
+pub(super) async fn lift(
+    State(handle): State<Handle>,
+    caller: Caller,
+    Name(id): Name,
+) -> Result<Json<Value>, Failure> {
     let admin = caller.admin()?;
     let changed = handle.core.lift_ban(admin, &id).await?;
     Ok(Json(json!({"id": id, "changed": changed})))
@@ -133,8 +182,17 @@ pub(super) async fn lift_about(
     params: Params,
 ) -> Result<Json<Value>, Failure> {
     let admin = caller.admin()?;
-    let ban = about(params.text("user"), params.text("device"), params.text("address"))?;
-    let missing = || Error::bad("user", "is missing, and so are \"device\" and \"address\": say whose ban is lifted");
+    let ban = about(
+        params.text("user"),
+        params.text("device"),
+        params.text("address"),
+    )?;
+    let missing = || {
+        Error::bad(
+            "user",
+            "is missing, and so are \"device\" and \"address\": say whose ban is lifted",
+        )
+    };
     let (_, id) = subject(&ban).ok_or_else(missing)?;
     let changed = handle.core.lift_ban(admin, &id).await?;
     Ok(Json(json!({"id": id, "changed": changed})))
@@ -157,6 +215,14 @@ pub(super) async fn revoke(
 ) -> Result<Json<Value>, Failure> {
     let admin = caller.admin()?;
     let user = UserId::new(user)?;
-    let revoked = handle.core.revoke(admin, user.as_str(), asked.before, end(asked.until, asked.length)?).await?;
+    let revoked = handle
+        .core
+        .revoke(
+            admin,
+            user.as_str(),
+            asked.before,
+            end(asked.until, asked.length)?,
+        )
+        .await?;
     Ok(Json(done(&revoked)))
 }

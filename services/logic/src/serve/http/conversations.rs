@@ -27,21 +27,40 @@ pub(super) async fn list(
     Caller(who): Caller,
     params: Params,
 ) -> Result<Response, Failure> {
-    let limit = params.number("limit")?.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
+    let limit = params
+        .number("limit")?
+        .unwrap_or(DEFAULT_LIMIT)
+        .clamp(1, MAX_LIMIT);
     let after = params.text("after").map(RoomId::new).transpose()?;
     handle.core.may_read_on(&who)?;
-    let (mut conversations, next) = handle.core.conversations(&who, after.as_ref(), limit).await?;
-    handle.core.has_read(&who, conversations.iter().map(Conversation::shown_bytes).sum());
+    let (mut conversations, next) = handle
+        .core
+        .conversations(&who, after.as_ref(), limit)
+        .await?;
+    handle.core.has_read(
+        &who,
+        conversations.iter().map(Conversation::shown_bytes).sum(),
+    );
     let time = |one: &Conversation| match one.last.as_ref().and_then(|last| last.entry.as_ref()) {
         Some(last) => last.time_ms,
         None => one.view.created_ms,
     };
     conversations.sort_by_key(|one| std::cmp::Reverse(time(one)));
     let conversations = conversations.into_iter().map(|mut one| {
-        let last = one.last.take().map(|last| message(&one.room, one.view.epoch, last));
-        Shown { room: rooms::shown("room", &one.room, &one.view), last }
+        let last = one
+            .last
+            .take()
+            .map(|last| message(&one.room, one.view.epoch, last));
+        Shown {
+            room: rooms::shown("room", &one.room, &one.view),
+            last,
+        }
     });
-    Ok(Json(Page { conversations: conversations.collect(), next }).into_response())
+    Ok(Json(Page {
+        conversations: conversations.collect(),
+        next,
+    })
+    .into_response())
 }
 
 #[derive(Serialize)]
@@ -61,7 +80,10 @@ struct Shown {
 }
 
 fn as_json<S: Serializer>(message: &Option<Message>, serializer: S) -> Result<S::Ok, S::Error> {
-    message.as_ref().map(MessageJson::from).serialize(serializer)
+    message
+        .as_ref()
+        .map(MessageJson::from)
+        .serialize(serializer)
 }
 
 /// `GET /v1/unread`
@@ -74,11 +96,16 @@ pub(super) async fn unread(
     let after = params.text("after").map(RoomId::new).transpose()?;
     let all = handle.core.options.limits.max_rooms_per_user;
     let (rooms, _) = handle.core.rooms_of(&who, after.as_ref(), all).await?;
-    let counted = rooms.into_iter().map(|(room, view)| (room, unread_of(view.head, view.read, view.joined)));
+    let counted = rooms
+        .into_iter()
+        .map(|(room, view)| (room, unread_of(view.head, view.read, view.joined)));
     let counted: Vec<_> = counted.filter(|(_, unread)| *unread > 0).collect();
     let total: u64 = counted.iter().map(|(_, unread)| unread).sum();
     let listed = &counted[..counted.len().min(limit)];
-    let rooms: Vec<_> = listed.iter().map(|(room, unread)| json!({"room": room, "unread": unread})).collect();
+    let rooms: Vec<_> = listed
+        .iter()
+        .map(|(room, unread)| json!({"room": room, "unread": unread}))
+        .collect();
     let mut answer = json!({"total": total, "rooms": rooms});
     if listed.len() < counted.len() {
         answer["next"] = json!(listed.last().map(|(room, _)| room));

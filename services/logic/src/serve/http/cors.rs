@@ -23,12 +23,20 @@ pub(super) async fn cors(State(handle): State<Handle>, request: Request, next: N
         return next.run(request).await;
     }
     let allowed = allowed(origins, request.headers());
-    let asks = request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let asks = request
+        .headers()
+        .contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     let beforehand = asks && request.method() == Method::OPTIONS;
-    let mut response = if beforehand { StatusCode::NO_CONTENT.into_response() } else { next.run(request).await };
+    let mut response = if beforehand {
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        next.run(request).await
+    };
     let headers = response.headers_mut();
     headers.append(header::VARY, HeaderValue::from_static("origin"));
-    let Some(origin) = allowed else { return response };
+    let Some(origin) = allowed else {
+        return response;
+    };
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     if beforehand {
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS);
@@ -57,14 +65,22 @@ fn allowed(origins: &[String], headers: &HeaderMap) -> Option<HeaderValue> {
 pub(crate) fn origin(text: &str) -> Result<String, String> {
     const FORM: &str = "write *, or an origin as browsers send it, like https://app.example or http://localhost:8080";
     let Some((scheme, authority)) = text.split_once("://") else {
-        return if text == ANY { Ok(text.to_owned()) } else { Err(FORM.to_owned()) };
+        return if text == ANY {
+            Ok(text.to_owned())
+        } else {
+            Err(FORM.to_owned())
+        };
     };
     let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
     let sound = !scheme.is_empty()
-        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+        && scheme
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
         && !authority.is_empty()
         && authority.chars().all(plain);
-    sound.then(|| text.to_ascii_lowercase()).ok_or_else(|| FORM.to_owned())
+    sound
+        .then(|| text.to_ascii_lowercase())
+        .ok_or_else(|| FORM.to_owned())
 }
 
 #[cfg(test)]
@@ -73,11 +89,28 @@ mod tests {
 
     #[test]
     fn origins_are_written_as_browsers_send_them() {
-        for good in ["*", "https://app.example", "http://localhost:8080", "http://[::1]:80", "capacitor://localhost"] {
+        for good in [
+            "*",
+            "https://app.example",
+            "http://localhost:8080",
+            "http://[::1]:80",
+            "capacitor://localhost",
+        ] {
             assert_eq!(origin(good).as_deref(), Ok(good));
         }
-        assert_eq!(origin("https://App.Example").as_deref(), Ok("https://app.example"));
-        for bad in ["", "null", "app.example", "https://app.example/", "https://*.example", "https://", "://x"] {
+        assert_eq!(
+            origin("https://App.Example").as_deref(),
+            Ok("https://app.example")
+        );
+        for bad in [
+            "",
+            "null",
+            "app.example",
+            "https://app.example/",
+            "https://*.example",
+            "https://",
+            "://x",
+        ] {
             assert!(origin(bad).is_err(), "{bad}");
         }
     }
@@ -91,9 +124,20 @@ mod tests {
             allowed(&origins, &headers).map(|value| value.to_str().unwrap().to_owned())
         };
         let listed = ["https://a.example", "https://b.example"];
-        assert_eq!(asked(&listed, Some("https://b.example")).as_deref(), Some("https://b.example"));
-        assert_eq!(asked(&["*"], Some("https://c.example")).as_deref(), Some("*"));
-        for stranger in [None, Some("https://c.example"), Some("null"), Some("https://b.example.evil.example")] {
+        assert_eq!(
+            asked(&listed, Some("https://b.example")).as_deref(),
+            Some("https://b.example")
+        );
+        assert_eq!(
+            asked(&["*"], Some("https://c.example")).as_deref(),
+            Some("*")
+        );
+        for stranger in [
+            None,
+            Some("https://c.example"),
+            Some("null"),
+            Some("https://b.example.evil.example"),
+        ] {
             assert_eq!(asked(&listed, stranger), None);
         }
     }

@@ -76,30 +76,63 @@ pub(super) struct Held {
 }
 
 /// Runs the request, counted; while logic is leaving, clients are told not to keep their connection.
-pub(super) async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
-    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+pub(super) async fn guard(
+    State(guard): State<Arc<Guard>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map(|path| path.as_str().to_owned());
     let label = route.clone().unwrap_or_else(|| "none".to_owned());
     let observed = metrics::Asked::begin(request.method(), label);
-    let mut response = guard.run(route, request, next).await.unwrap_or_else(Failure::into_response);
+    let mut response = guard
+        .run(route, request, next)
+        .await
+        .unwrap_or_else(Failure::into_response);
     if guard.core.phase() != Phase::Serving {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     observed.end(response.status());
     response
 }
 
 impl Guard {
-    async fn run(&self, route: Option<String>, request: Request, next: Next) -> std::result::Result<Response, Failure> {
+    async fn run(
+        &self,
+        route: Option<String>,
+        request: Request,
+        next: Next,
+    ) -> std::result::Result<Response, Failure> {
         let (mut parts, body) = request.into_parts();
-        let peer = parts.extensions.get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0);
-        let forwarded_for: Vec<&[u8]> =
-            parts.headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
-        let client = address::client(peer, forwarded_for.into_iter(), &self.core.options.http.forwarded_from)
-            .map_err(|malformed| Failure::bad_request(StatusCode::BAD_REQUEST, malformed.to_string()))?;
+        let peer = parts
+            .extensions
+            .get::<Peer>()
+            .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0);
+        let forwarded_for: Vec<&[u8]> = parts
+            .headers
+            .get_all(FORWARDED_FOR)
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect();
+        let client = address::client(
+            peer,
+            forwarded_for.into_iter(),
+            &self.core.options.http.forwarded_from,
+        )
+        .map_err(|malformed| {
+            Failure::bad_request(StatusCode::BAD_REQUEST, malformed.to_string())
+        })?;
         parts.extensions.insert(Peer(client));
         let network = Network::from(client);
         let share = self.by_address.take(network).ok_or_else(too_many)?;
-        let mut held = Held { _address: Some(Arc::new(share)), _user: None };
+        let mut held = Held {
+            _address: Some(Arc::new(share)),
+            _user: None,
+        };
         let Some(route) = route else {
             // There is nothing here whatever the body says, and whoever asks.
             return Ok(next.run(Request::from_parts(parts, Body::empty())).await);
@@ -114,15 +147,19 @@ impl Guard {
         let mut pending = None;
         if let Ok(who) = &credentials {
             if !who.admin {
-                held._user = Some(Arc::new(self.by_user.take(who.user.clone()).ok_or_else(too_many)?));
+                held._user = Some(Arc::new(
+                    self.by_user.take(who.user.clone()).ok_or_else(too_many)?,
+                ));
             }
             (bytes, pending) = self.gather(&parts, body).await?;
         }
         parts.extensions.insert(Credentials(credentials));
-        let place = Arc::clone(&self.requests).try_acquire_owned().map_err(|_| {
-            metrics::SHED.inc();
-            Error::Overloaded
-        })?;
+        let place = Arc::clone(&self.requests)
+            .try_acquire_owned()
+            .map_err(|_| {
+                metrics::SHED.inc();
+                Error::Overloaded
+            })?;
         // A look ends with whoever looks. A change goes on to its end where the client does not wait for it: half a change of
         // membership helps nobody.
         let safe = parts.method == Method::GET || parts.method == Method::HEAD;
@@ -131,12 +168,19 @@ impl Guard {
         let request = Request::from_parts(parts, Body::from(bytes));
         let running = async move {
             let _place = (place, pending);
-            tokio::time::timeout(limit, next.run(request)).await.map_err(|_| Error::Timeout(limit))
+            tokio::time::timeout(limit, next.run(request))
+                .await
+                .map_err(|_| Error::Timeout(limit))
         };
         // In a task of its own: a panic ends nothing but it.
         let task = tokio::spawn(running.instrument(span));
-        let ended = if safe { AbortOnDropHandle::new(task).await } else { task.await };
-        let mut response = ended.map_err(|_| Error::Internal("a request ended in a defect of ours"))??;
+        let ended = if safe {
+            AbortOnDropHandle::new(task).await
+        } else {
+            task.await
+        };
+        let mut response =
+            ended.map_err(|_| Error::Internal("a request ended in a defect of ours"))??;
         response.extensions_mut().insert(held);
         Ok(response)
     }
@@ -182,7 +226,11 @@ impl Guard {
                 Error::RateLimited(wait)
             })?;
         }
-        let device = claims.device.as_ref().map(|device| device.as_str().to_owned()).unwrap_or_default();
+        let device = claims
+            .device
+            .as_ref()
+            .map(|device| device.as_str().to_owned())
+            .unwrap_or_default();
         let grant = claims.grant_for(device);
         self.core.bans.refuse(&grant, None)?;
         Ok(grant)
@@ -195,9 +243,17 @@ impl Guard {
         mut body: Body,
     ) -> std::result::Result<(Bytes, Option<OwnedSemaphorePermit>), Failure> {
         let limit = self.core.options.http.max_request_bytes;
-        let announced = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let announced = parts
+            .headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse().ok());
         if let Some(bytes) = announced.filter(|bytes| *bytes > limit) {
-            return Err(Error::TooLarge { field: "", bytes, limit }.into());
+            return Err(Error::TooLarge {
+                field: "",
+                bytes,
+                limit,
+            }
+            .into());
         }
         let reading = async {
             let mut whole = BytesMut::new();
@@ -207,15 +263,23 @@ impl Guard {
                     let text = format!("the request's body cannot be read: {error}");
                     Failure::bad_request(StatusCode::BAD_REQUEST, text)
                 })?;
-                let Ok(data) = frame.into_data() else { continue };
+                let Ok(data) = frame.into_data() else {
+                    continue;
+                };
                 if whole.len() + data.len() > limit {
-                    return Err(Failure::from(Error::TooLarge { field: "", bytes: limit + 1, limit }));
+                    return Err(Failure::from(Error::TooLarge {
+                        field: "",
+                        bytes: limit + 1,
+                        limit,
+                    }));
                 }
                 let permits = u32::try_from(data.len()).unwrap_or(u32::MAX);
-                let more = Arc::clone(&self.pending_bytes).try_acquire_many_owned(permits).map_err(|_| {
-                    metrics::SHED.inc();
-                    Error::Overloaded
-                })?;
+                let more = Arc::clone(&self.pending_bytes)
+                    .try_acquire_many_owned(permits)
+                    .map_err(|_| {
+                        metrics::SHED.inc();
+                        Error::Overloaded
+                    })?;
                 match &mut held {
                     Some(held) => held.merge(more),
                     None => held = Some(more),
@@ -225,10 +289,15 @@ impl Guard {
             Ok((whole.freeze(), held))
         };
         let limit = self.core.options.http.body_timeout;
-        tokio::time::timeout(limit, reading).await.unwrap_or_else(|_| {
-            let text = format!("the request's body did not come within {} ms", limit.as_millis());
-            Err(Failure::bad_request(StatusCode::REQUEST_TIMEOUT, text))
-        })
+        tokio::time::timeout(limit, reading)
+            .await
+            .unwrap_or_else(|_| {
+                let text = format!(
+                    "the request's body did not come within {} ms",
+                    limit.as_millis()
+                );
+                Err(Failure::bad_request(StatusCode::REQUEST_TIMEOUT, text))
+            })
     }
 }
 

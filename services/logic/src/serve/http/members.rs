@@ -30,9 +30,15 @@ pub(super) async fn list(
     Room(room): Room,
     params: Params,
 ) -> Result<Json<Value>, Failure> {
-    let limit = params.number("limit")?.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
+    let limit = params
+        .number("limit")?
+        .unwrap_or(DEFAULT_LIMIT)
+        .clamp(1, MAX_LIMIT);
     let after = params.text("after").map(UserId::new).transpose()?;
-    let members = handle.core.members(&who, &room, after.as_ref(), limit).await?;
+    let members = handle
+        .core
+        .members(&who, &room, after.as_ref(), limit)
+        .await?;
     let mut answer = json!({});
     if members.len() == limit {
         answer["next"] = json!(members.last().map(|member| &member.user));
@@ -51,9 +57,18 @@ pub(super) async fn add(
     Room(room): Room,
     Object(member): Object<NewMember>,
 ) -> Result<Json<Value>, Failure> {
-    let role = member.role.as_deref().map(role_of).transpose()?.unwrap_or(Role::Member);
-    let put = handle.core.set_member(&who, &room, &member.user, role).await?;
-    let mut answer = json!({"user": member.user, "role": role_name(role), "changed": put == Put::Changed});
+    let role = member
+        .role
+        .as_deref()
+        .map(role_of)
+        .transpose()?
+        .unwrap_or(Role::Member);
+    let put = handle
+        .core
+        .set_member(&who, &room, &member.user, role)
+        .await?;
+    let mut answer =
+        json!({"user": member.user, "role": role_name(role), "changed": put == Put::Changed});
     if put == Put::Invited {
         answer["invited"] = true.into();
     }
@@ -78,7 +93,9 @@ pub(super) async fn join(
     Caller(who): Caller,
     Room(room): Room,
 ) -> Result<Json<Value>, Failure> {
-    Ok(Json(json!({"changed": handle.core.join(&who, &room).await?})))
+    Ok(Json(
+        json!({"changed": handle.core.join(&who, &room).await?}),
+    ))
 }
 
 /// `POST /v1/rooms/{room}/leave`
@@ -87,11 +104,16 @@ pub(super) async fn leave(
     Caller(who): Caller,
     Room(room): Room,
 ) -> Result<Json<Value>, Failure> {
-    Ok(Json(json!({"changed": handle.core.leave(&who, &room).await?})))
+    Ok(Json(
+        json!({"changed": handle.core.leave(&who, &room).await?}),
+    ))
 }
 
 /// `GET /v1/invitations`
-pub(super) async fn invitations(State(handle): State<Handle>, Caller(who): Caller) -> Result<Json<Value>, Failure> {
+pub(super) async fn invitations(
+    State(handle): State<Handle>,
+    Caller(who): Caller,
+) -> Result<Json<Value>, Failure> {
     let invitations = handle.core.invitations(&who).await?;
     let shown = invitations
         .iter()

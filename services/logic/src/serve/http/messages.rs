@@ -39,9 +39,19 @@ pub(super) async fn send(
     let who = caller.acting_for(new.from)?;
     let (body, encoding) = new.content.needed()?;
     let access = access::for_caller(&who, &room)?;
-    let draft = Draft { room: room.clone(), client_id: new.client_id, kind: new.kind, body, encoding };
+    let draft = Draft {
+        room: room.clone(),
+        client_id: new.client_id,
+        kind: new.kind,
+        body,
+        encoding,
+    };
     let stored = handle.core.store_message(access, who.device, draft).await?;
-    let status = if stored.duplicate { StatusCode::OK } else { StatusCode::CREATED };
+    let status = if stored.duplicate {
+        StatusCode::OK
+    } else {
+        StatusCode::CREATED
+    };
     let answer = json!({
         "room": room,
         "id": stored.id,
@@ -91,8 +101,15 @@ pub(super) async fn list(
     let answer = Page {
         epoch: page.epoch,
         head: page.head,
-        truncated: page.truncated.map(|range| Range { from: range.from, to: range.to }),
-        messages: page.entries.into_iter().map(|entry| message(&room, page.epoch, entry)).collect(),
+        truncated: page.truncated.map(|range| Range {
+            from: range.from,
+            to: range.to,
+        }),
+        messages: page
+            .entries
+            .into_iter()
+            .map(|entry| message(&room, page.epoch, entry))
+            .collect(),
         room,
     };
     Ok(Json(answer).into_response())
@@ -114,7 +131,12 @@ pub(super) async fn signal(
     Object(new): Object<NewSignal>,
 ) -> Result<Json<Value>, Failure> {
     let (body, encoding) = new.content.read()?.unwrap_or_default();
-    let ask = SendSignal { room: room.as_str().to_owned(), r#type: new.kind, body, encoding };
+    let ask = SendSignal {
+        room: room.as_str().to_owned(),
+        r#type: new.kind,
+        body,
+        encoding,
+    };
     handle.core.signal(&who, ask).await?;
     Ok(Json(json!({})))
 }

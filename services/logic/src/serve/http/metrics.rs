@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use axum::http::{Method, StatusCode};
 use prometheus::{
-    HistogramVec, IntCounter, IntCounterVec, IntGauge, register_histogram_vec, register_int_counter,
-    register_int_counter_vec, register_int_gauge,
+    HistogramVec, IntCounter, IntCounterVec, IntGauge, register_histogram_vec,
+    register_int_counter, register_int_counter_vec, register_int_gauge,
 };
 
 const ONCE: &str = "each metric is registered once, under a name of its own";
@@ -25,26 +25,39 @@ static SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
         "im_logic_http_request_seconds",
         "How long HTTP requests took, by route.",
         &["route"],
-        vec![0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0]
+        vec![
+            0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0
+        ]
     )
     .expect(ONCE)
 });
 
 static UNDER_WAY: LazyLock<IntGauge> = LazyLock::new(|| {
-    register_int_gauge!("im_logic_http_requests_under_way", "HTTP requests that are not answered yet.").expect(ONCE)
+    register_int_gauge!(
+        "im_logic_http_requests_under_way",
+        "HTTP requests that are not answered yet."
+    )
+    .expect(ONCE)
 });
 
-pub(super) static CONNECTIONS: LazyLock<IntGauge> =
-    LazyLock::new(|| register_int_gauge!("im_logic_http_connections", "Open HTTP connections.").expect(ONCE));
+pub(super) static CONNECTIONS: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!("im_logic_http_connections", "Open HTTP connections.").expect(ONCE)
+});
 
 pub(super) static SHED: LazyLock<IntCounter> = LazyLock::new(|| {
-    register_int_counter!("im_logic_http_shed_total", "HTTP requests refused because as many as may be were under way.")
-        .expect(ONCE)
+    register_int_counter!(
+        "im_logic_http_shed_total",
+        "HTTP requests refused because as many as may be were under way."
+    )
+    .expect(ONCE)
 });
 
 pub(super) static RATE_LIMITED: LazyLock<IntCounter> = LazyLock::new(|| {
-    register_int_counter!("im_logic_http_rate_limited_total", "HTTP requests refused by their user's rate.")
-        .expect(ONCE)
+    register_int_counter!(
+        "im_logic_http_rate_limited_total",
+        "HTTP requests refused by their user's rate."
+    )
+    .expect(ONCE)
 });
 
 pub(super) static CONNECTIONS_REFUSED: LazyLock<IntCounter> = LazyLock::new(|| {
@@ -90,13 +103,24 @@ impl Asked {
     pub(super) fn begin(method: &Method, route: String) -> Self {
         UNDER_WAY.inc();
         let known = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"];
-        let method = known.into_iter().find(|name| *name == method.as_str()).unwrap_or("other");
-        Self { method, route, since: Instant::now() }
+        let method = known
+            .into_iter()
+            .find(|name| *name == method.as_str())
+            .unwrap_or("other");
+        Self {
+            method,
+            route,
+            since: Instant::now(),
+        }
     }
 
     pub(super) fn end(self, status: StatusCode) {
-        REQUESTS.with_label_values(&[self.method, self.route.as_str(), status.as_str()]).inc();
-        SECONDS.with_label_values(&[self.route.as_str()]).observe(self.since.elapsed().as_secs_f64());
+        REQUESTS
+            .with_label_values(&[self.method, self.route.as_str(), status.as_str()])
+            .inc();
+        SECONDS
+            .with_label_values(&[self.route.as_str()])
+            .observe(self.since.elapsed().as_secs_f64());
     }
 }
 
@@ -114,7 +138,12 @@ pub(in crate::serve) fn declare() {
     LazyLock::force(&CONNECTIONS);
     LazyLock::force(&SHED);
     LazyLock::force(&RATE_LIMITED);
-    for counter in [&CONNECTIONS_REFUSED, &SHARES_REFUSED, &ATTEMPTS_REFUSED, &PAUSES] {
+    for counter in [
+        &CONNECTIONS_REFUSED,
+        &SHARES_REFUSED,
+        &ATTEMPTS_REFUSED,
+        &PAUSES,
+    ] {
         LazyLock::force(counter);
     }
 }

@@ -43,7 +43,10 @@ pub(super) async fn presence(
     if users.is_empty() {
         return Err(Error::bad("users", "is missing: name users, with commas between them").into());
     }
-    let users = users.into_iter().map(UserId::new).collect::<Result<Vec<_>, _>>()?;
+    let users = users
+        .into_iter()
+        .map(UserId::new)
+        .collect::<Result<Vec<_>, _>>()?;
     let present = handle.core.presence(users).await?;
     let users: Vec<_> = present.iter().map(|one| shown(one, &who)).collect();
     Ok(Json(json!({ "users": users })))
@@ -52,17 +55,21 @@ pub(super) async fn presence(
 /// What a user calls their devices is shown to themselves and to administrators, which node holds a connection to
 /// administrators only.
 fn shown(present: &Present, to: &Grant) -> Value {
-    let connections = present.connections.iter().take(CONNECTIONS).map(|connection| {
-        let mut shown = json!({"since": connection.since_ms});
-        if to.admin || present.user.as_str() == to.user {
-            shown["device"] = connection.device.as_str().into();
-        }
-        if to.admin {
-            shown["conn"] = connection.conn.as_str().into();
-            shown["node"] = connection.node.as_str().into();
-        }
-        shown
-    });
+    let connections = present
+        .connections
+        .iter()
+        .take(CONNECTIONS)
+        .map(|connection| {
+            let mut shown = json!({"since": connection.since_ms});
+            if to.admin || present.user.as_str() == to.user {
+                shown["device"] = connection.device.as_str().into();
+            }
+            if to.admin {
+                shown["conn"] = connection.conn.as_str().into();
+                shown["node"] = connection.node.as_str().into();
+            }
+            shown
+        });
     let connections: Vec<_> = connections.collect();
     json!({
         "user": present.user,
@@ -90,8 +97,18 @@ pub(super) struct NewPush {
 impl NewPush {
     fn signal(self) -> LogicResult<Signal> {
         let (body, encoding) = self.content.needed()?;
-        let kind = if self.kind.is_empty() { PUSH.to_owned() } else { self.kind };
-        Ok(Signal { r#type: kind, body, encoding, operation: self.operation, ..Signal::default() })
+        let kind = if self.kind.is_empty() {
+            PUSH.to_owned()
+        } else {
+            self.kind
+        };
+        Ok(Signal {
+            r#type: kind,
+            body,
+            encoding,
+            operation: self.operation,
+            ..Signal::default()
+        })
     }
 }
 
@@ -112,7 +129,9 @@ pub(super) async fn push_user(
 ) -> Result<Json<Value>, Failure> {
     caller.admin()?;
     let user = UserId::new(user)?;
-    Ok(delivered(&handle.core.push_users(&[user], push.signal()?).await?))
+    Ok(delivered(
+        &handle.core.push_users(&[user], push.signal()?).await?,
+    ))
 }
 
 /// `POST /v1/users/{user}/devices/{device}/push`
@@ -125,7 +144,12 @@ pub(super) async fn push_user_device(
     caller.admin()?;
     let user = UserId::new(user)?;
     let device = DeviceId::new(device)?;
-    Ok(delivered(&handle.core.push_user_device(&user, &device, push.signal()?).await?))
+    Ok(delivered(
+        &handle
+            .core
+            .push_user_device(&user, &device, push.signal()?)
+            .await?,
+    ))
 }
 
 /// `POST /v1/devices/{device}/push`
@@ -137,7 +161,9 @@ pub(super) async fn push_device(
 ) -> Result<Json<Value>, Failure> {
     caller.admin()?;
     let device = DeviceId::new(device)?;
-    Ok(delivered(&handle.core.push_devices(&[device], push.signal()?).await?))
+    Ok(delivered(
+        &handle.core.push_devices(&[device], push.signal()?).await?,
+    ))
 }
 
 /// `POST /v1/broadcast`
@@ -148,7 +174,9 @@ pub(super) async fn broadcast(
 ) -> Result<Json<Value>, Failure> {
     caller.admin()?;
     let speed = push.speed;
-    Ok(delivered(&handle.core.broadcast(push.signal()?, speed).await?))
+    Ok(delivered(
+        &handle.core.broadcast(push.signal()?, speed).await?,
+    ))
 }
 
 #[derive(Deserialize)]
@@ -171,17 +199,33 @@ pub(super) async fn kick(
     caller.admin()?;
     let code = match kick.code {
         None => CloseCode::Kicked,
-        Some(number) => CloseCode::from_number(number)
-            .ok_or_else(|| Error::bad("code", format!("{number} is no close code: see docs/protocol.md")))?,
+        Some(number) => CloseCode::from_number(number).ok_or_else(|| {
+            Error::bad(
+                "code",
+                format!("{number} is no close code: see docs/protocol.md"),
+            )
+        })?,
     };
     let request = KickRequest {
-        user: kick.user.map(|user| user.as_str().to_owned()).unwrap_or_default(),
-        device: kick.device.map(|device| device.as_str().to_owned()).unwrap_or_default(),
+        user: kick
+            .user
+            .map(|user| user.as_str().to_owned())
+            .unwrap_or_default(),
+        device: kick
+            .device
+            .map(|device| device.as_str().to_owned())
+            .unwrap_or_default(),
         conn: kick.conn,
         code: code.number().into(),
         text: kick.text,
     };
-    let KickRequest { user, device, conn, text, .. } = &request;
+    let KickRequest {
+        user,
+        device,
+        conn,
+        text,
+        ..
+    } = &request;
     tracing::info!(target: "audit", action = "kick", by = caller.0.user, user, device, conn, reason = text, "asked");
     let tally = handle.core.kick(request).await?;
     let mut answer = json!({"closed": tally.connections});
@@ -192,12 +236,26 @@ pub(super) async fn kick(
 }
 
 /// `GET /v1/nodes`
-pub(super) async fn nodes(State(handle): State<Handle>, caller: Caller) -> Result<Json<Value>, Failure> {
+pub(super) async fn nodes(
+    State(handle): State<Handle>,
+    caller: Caller,
+) -> Result<Json<Value>, Failure> {
     caller.admin()?;
-    let living: HashMap<String, u64> =
-        handle.core.store.leases.nodes().await.map_err(Error::from)?.into_iter().collect();
+    let living: HashMap<String, u64> = handle
+        .core
+        .store
+        .leases
+        .nodes()
+        .await
+        .map_err(Error::from)?
+        .into_iter()
+        .collect();
     let known = handle.core.nodes.known();
-    let silent: Vec<_> = living.keys().filter(|name| known.iter().all(|node| node.name != **name)).cloned().collect();
+    let silent: Vec<_> = living
+        .keys()
+        .filter(|name| known.iter().all(|node| node.name != **name))
+        .cloned()
+        .collect();
     let mut nodes: Vec<_> = known
         .into_iter()
         .map(|node| {
@@ -213,7 +271,11 @@ pub(super) async fn nodes(State(handle): State<Handle>, caller: Caller) -> Resul
         })
         .collect();
     // Its lease runs, but it cannot be found: just ended, or discovery is away.
-    nodes.extend(silent.iter().map(|name| json!({"name": name, "connections": living.get(name)})));
+    nodes.extend(
+        silent
+            .iter()
+            .map(|name| json!({"name": name, "connections": living.get(name)})),
+    );
     nodes.sort_by(|one, other| one["name"].as_str().cmp(&other["name"].as_str()));
     Ok(Json(json!({ "nodes": nodes })))
 }

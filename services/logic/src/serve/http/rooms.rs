@@ -29,7 +29,10 @@ pub(super) struct NewRoom {
 
 /// A user, or a user with a role.
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "a user is a string, or an object {\"user\", \"role\"?}")]
+#[serde(
+    untagged,
+    expecting = "a user is a string, or an object {\"user\", \"role\"?}"
+)]
 enum NewMember {
     User(UserId),
     WithRole { user: UserId, role: Option<String> },
@@ -39,7 +42,10 @@ impl NewMember {
     fn read(self) -> Result<(UserId, Role)> {
         match self {
             Self::User(user) | Self::WithRole { user, role: None } => Ok((user, Role::Member)),
-            Self::WithRole { user, role: Some(role) } => Ok((user, role_of(&role)?)),
+            Self::WithRole {
+                user,
+                role: Some(role),
+            } => Ok((user, role_of(&role)?)),
         }
     }
 }
@@ -54,12 +60,35 @@ pub(super) async fn create(
         "direct" => Kind::Direct,
         "group" => Kind::Group,
         "open" => Kind::Open,
-        _ => return Err(Error::bad("kind", "is none: use \"direct\", \"group\" or \"open\"").into()),
+        _ => {
+            return Err(
+                Error::bad("kind", "is none: use \"direct\", \"group\" or \"open\"").into(),
+            );
+        }
     };
-    let members = room.members.into_iter().map(NewMember::read).collect::<Result<_>>()?;
-    let made = handle.core.create_room(&who, Wanted { id: room.id, kind, members }).await?;
-    let status = if made.created { StatusCode::CREATED } else { StatusCode::OK };
-    let mut answer = json!({"id": made.room, "kind": kind_name(made.kind), "created": made.created});
+    let members = room
+        .members
+        .into_iter()
+        .map(NewMember::read)
+        .collect::<Result<_>>()?;
+    let made = handle
+        .core
+        .create_room(
+            &who,
+            Wanted {
+                id: room.id,
+                kind,
+                members,
+            },
+        )
+        .await?;
+    let status = if made.created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    let mut answer =
+        json!({"id": made.room, "kind": kind_name(made.kind), "created": made.created});
     if !made.invited.is_empty() {
         answer["invited"] = json!(made.invited);
     }
@@ -74,7 +103,13 @@ pub(super) async fn show(
 ) -> std::result::Result<Json<Value>, Failure> {
     let view = handle.core.view(&who, &room).await?;
     let first = handle.core.first(&room).await?;
-    let online = handle.core.store.leases.online(std::slice::from_ref(&room)).await.map_err(Error::from)?;
+    let online = handle
+        .core
+        .store
+        .leases
+        .online(std::slice::from_ref(&room))
+        .await
+        .map_err(Error::from)?;
     let mut shown = shown("id", &room, &view);
     shown["first"] = first.into();
     shown["created"] = view.created_ms.into();
@@ -89,7 +124,9 @@ pub(super) async fn delete(
     Room(room): Room,
 ) -> std::result::Result<Json<Value>, Failure> {
     let deleted = handle.core.delete_room(caller.admin()?, &room).await?;
-    Ok(Json(json!({"id": room, "kind": kind_name(deleted.kind), "seq": deleted.seq})))
+    Ok(Json(
+        json!({"id": room, "kind": kind_name(deleted.kind), "seq": deleted.seq}),
+    ))
 }
 
 /// `GET /v1/rooms`
@@ -98,10 +135,16 @@ pub(super) async fn mine(
     Caller(who): Caller,
     params: Params,
 ) -> std::result::Result<Json<Value>, Failure> {
-    let limit = params.number("limit")?.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
+    let limit = params
+        .number("limit")?
+        .unwrap_or(DEFAULT_LIMIT)
+        .clamp(1, MAX_LIMIT);
     let after = params.text("after").map(RoomId::new).transpose()?;
     let (rooms, next) = handle.core.rooms_of(&who, after.as_ref(), limit).await?;
-    let rooms: Vec<_> = rooms.iter().map(|(room, view)| shown("id", room, view)).collect();
+    let rooms: Vec<_> = rooms
+        .iter()
+        .map(|(room, view)| shown("id", room, view))
+        .collect();
     let mut answer = json!({ "rooms": rooms });
     if let Some(next) = next {
         answer["next"] = json!(next);

@@ -53,7 +53,9 @@ pub(crate) async fn serve(handle: Handle, others: Router<Handle>, listener: TcpL
             tokio::time::sleep(wait).await;
         }
         // The semaphore is never closed.
-        let Ok(all) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(all) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
@@ -88,7 +90,13 @@ fn refuse(stream: TcpStream) {
     drop(stream);
 }
 
-async fn connection(core: Arc<Core>, router: Router, stream: TcpStream, peer: Peer, places: Places) {
+async fn connection(
+    core: Arc<Core>,
+    router: Router,
+    stream: TcpStream,
+    peer: Peer,
+    places: Places,
+) {
     let _ = stream.set_nodelay(true);
     metrics::CONNECTIONS.inc();
     let unsent = Unsent::<Held>::default();

@@ -44,15 +44,26 @@ pub(super) struct WriteTimeout<S, T> {
 
 impl<S, T> WriteTimeout<S, T> {
     pub(super) fn new(inner: S, timeout: Duration, unsent: Unsent<T>) -> Self {
-        Self { inner, timeout, deadline: None, unsent }
+        Self {
+            inner,
+            timeout,
+            deadline: None,
+            unsent,
+        }
     }
 
-    fn checked<R>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
+    fn checked<R>(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<R>>,
+    ) -> Poll<io::Result<R>> {
         if written.is_ready() && self.deadline.is_none() {
             return written;
         }
         let until = Instant::now() + self.timeout;
-        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        let deadline = self
+            .deadline
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
         match deadline.as_mut().poll(context) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => written,
@@ -61,13 +72,21 @@ impl<S, T> WriteTimeout<S, T> {
 }
 
 impl<S: AsyncRead + Unpin, T> AsyncRead for WriteTimeout<S, T> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_read(context, into)
     }
 }
 
 impl<S: AsyncWrite + Unpin, T> AsyncWrite for WriteTimeout<S, T> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(context, bytes);
         self.checked(context, written)
     }
@@ -119,6 +138,9 @@ mod tests {
         assert_eq!(Arc::strong_count(&held), 1);
         let began = Instant::now();
         let cut = ours.write_all(&[1; 15]).await.unwrap_err();
-        assert_eq!((cut.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, 10));
+        assert_eq!(
+            (cut.kind(), began.elapsed().as_secs()),
+            (io::ErrorKind::TimedOut, 10)
+        );
     }
 }

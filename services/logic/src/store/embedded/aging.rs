@@ -44,7 +44,11 @@ impl Ages {
     fn new(retention: &Retention, now_ms: u64) -> Self {
         let entries_ms = milliseconds(retention.max_age);
         let rooms_ms = milliseconds(retention.rooms_end_after);
-        Self { now_ms, entries_ms, rooms_ms }
+        Self {
+            now_ms,
+            entries_ms,
+            rooms_ms,
+        }
     }
 
     fn is_old(self, time_ms: u64) -> bool {
@@ -52,7 +56,11 @@ impl Ages {
     }
 
     /// A room that may end, and in which nothing was said for long.
-    fn is_abandoned(self, room: &Room, last_ms: impl FnOnce() -> DbResult<Option<u64>>) -> DbResult<bool> {
+    fn is_abandoned(
+        self,
+        room: &Room,
+        last_ms: impl FnOnce() -> DbResult<Option<u64>>,
+    ) -> DbResult<bool> {
         let may_end = match room.kind {
             Kind::Open => true,
             Kind::Group => room.members == 0,
@@ -60,7 +68,11 @@ impl Ages {
         };
         let is_past = |time_ms: u64| self.now_ms.saturating_sub(time_ms) > self.rooms_ms;
         // The oldest entry, or the last one of an empty log, or where nothing was ever said, when the room was made.
-        let begun_ms = if room.oldest_ms > 0 { room.oldest_ms } else { room.created_ms };
+        let begun_ms = if room.oldest_ms > 0 {
+            room.oldest_ms
+        } else {
+            room.created_ms
+        };
         if self.rooms_ms == 0 || !may_end || !is_past(begun_ms) {
             return Ok(false);
         }
@@ -83,9 +95,14 @@ pub(super) fn look(
     let log = snapshot.open_table(LOG)?;
     let time = |id: &RoomId, seq: u64| -> DbResult<Option<u64>> {
         let row = log.get((id.as_str(), seq))?;
-        Ok(row.and_then(|bytes| decode(id, seq, bytes.value())).map(|entry| entry.time_ms))
+        Ok(row
+            .and_then(|bytes| decode(id, seq, bytes.value()))
+            .map(|entry| entry.time_ms))
     };
-    let mut due = Due { rows: snapshot.open_table(GONE)?.first()?.is_some(), ..Due::default() };
+    let mut due = Due {
+        rows: snapshot.open_table(GONE)?.first()?.is_some(),
+        ..Due::default()
+    };
     let mut rows = 0;
     let from = std::mem::take(cursor);
     for (looks, row) in rooms.range(from.as_str()..)?.enumerate() {
@@ -94,7 +111,9 @@ pub(super) fn look(
             id.value().clone_into(cursor);
             break;
         }
-        let (Ok(id), room) = (RoomId::known(id.value()), Room::from(row.value())) else { continue };
+        let (Ok(id), room) = (RoomId::known(id.value()), Room::from(row.value())) else {
+            continue;
+        };
         if ages.is_abandoned(&room, || time(&id, room.head))? {
             rows += 1;
             due.abandoned.push(id);
@@ -102,7 +121,9 @@ pub(super) fn look(
             && ages.is_old(room.oldest_ms)
             && time(&id, room.first)?.is_none_or(|time_ms| ages.is_old(time_ms))
         {
-            rows += usize::try_from(room.head - room.first + 1).unwrap_or(usize::MAX).min(ROWS);
+            rows += usize::try_from(room.head - room.first + 1)
+                .unwrap_or(usize::MAX)
+                .min(ROWS);
             due.aged.push(id);
         }
     }
@@ -116,7 +137,9 @@ impl Tables<'_> {
         let mut left = ROWS;
         for id in &due.abandoned {
             let Some(room) = self.room(id)? else { continue };
-            if ages.is_abandoned(&room, || Ok(self.entry(id, room.head)?.map(|entry| entry.time_ms)))? {
+            if ages.is_abandoned(&room, || {
+                Ok(self.entry(id, room.head)?.map(|entry| entry.time_ms))
+            })? {
                 self.end_room(id)?;
                 tracing::debug!(room = %id, "ended an abandoned room");
             }
@@ -128,10 +151,14 @@ impl Tables<'_> {
     }
 
     fn remove_aged(&mut self, id: &RoomId, ages: Ages, left: &mut usize) -> DbResult<()> {
-        let Some(mut room) = self.room(id)? else { return Ok(()) };
+        let Some(mut room) = self.room(id)? else {
+            return Ok(());
+        };
         while room.first <= room.head && *left > 0 {
             // One that cannot be read is as old as the one before it.
-            let time_ms = self.entry(id, room.first)?.map_or(room.oldest_ms, |entry| entry.time_ms);
+            let time_ms = self
+                .entry(id, room.first)?
+                .map_or(room.oldest_ms, |entry| entry.time_ms);
             room.oldest_ms = room.oldest_ms.max(time_ms);
             if !ages.is_old(time_ms) {
                 break;

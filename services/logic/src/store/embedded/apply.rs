@@ -8,7 +8,9 @@ use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::dedupe::{self, DedupeTable, Generations};
 use super::epochs::Epochs;
-use super::tables::{DEDUPE, EPOCHS, GONE, LOG, MEMBERS, READS, ROOMS, Room, RoomRow, SEEN, USER_ROOMS, role};
+use super::tables::{
+    DEDUPE, EPOCHS, GONE, LOG, MEMBERS, READS, ROOMS, Room, RoomRow, SEEN, USER_ROOMS, role,
+};
 use super::{DbResult, milliseconds};
 use crate::store::readable::decode;
 use crate::store::{Access, Append, Appended, Error, Kind, ReadPosition, Result, Retention, Role};
@@ -82,15 +84,31 @@ impl<'t> Tables<'t> {
     }
 
     pub(super) fn room(&self, room: &RoomId) -> DbResult<Option<Room>> {
-        Ok(self.rooms.get(room.as_str())?.map(|row| Room::from(row.value())))
+        Ok(self
+            .rooms
+            .get(room.as_str())?
+            .map(|row| Room::from(row.value())))
     }
 
     pub(super) fn role(&self, room: &RoomId, user: &UserId) -> DbResult<Option<Role>> {
-        Ok(self.members.get((room.as_str(), user.as_str()))?.map(|row| role(row.value().0)))
+        Ok(self
+            .members
+            .get((room.as_str(), user.as_str()))?
+            .map(|row| role(row.value().0)))
     }
 
-    pub(super) fn append(&mut self, append: Append, publications: &mut Vec<Publication>) -> Written<Appended> {
-        let Append { room: id, access, client_id, entry, index } = append;
+    pub(super) fn append(
+        &mut self,
+        append: Append,
+        publications: &mut Vec<Publication>,
+    ) -> Written<Appended> {
+        let Append {
+            room: id,
+            access,
+            client_id,
+            entry,
+            index,
+        } = append;
         let (room, created) = match self.admit(&id, &access, entry.time_ms)? {
             Ok(admitted) => admitted,
             Err(refused) => return Ok(Err(refused)),
@@ -104,14 +122,28 @@ impl<'t> Tables<'t> {
         if let Some(first) = self.known(&id, &access.user, client_id.as_str())? {
             // What retention has removed is not published again, and still known.
             if let Some(entry) = self.entry(&id, first.seq)? {
-                publications.push(Publication { room: id, epoch: first.epoch, seq: first.seq, entry });
+                publications.push(Publication {
+                    room: id,
+                    epoch: first.epoch,
+                    seq: first.seq,
+                    entry,
+                });
             }
             return Ok(Ok(first));
         }
         let appended = self.store(&id, room, entry, publications)?;
-        let key = (self.generation, id.as_str(), access.user.as_str(), client_id.as_str());
-        self.dedupe.insert(key, (appended.seq, appended.time_ms, appended.id.as_str()))?;
-        Ok(Ok(Appended { created, ..appended }))
+        let key = (
+            self.generation,
+            id.as_str(),
+            access.user.as_str(),
+            client_id.as_str(),
+        );
+        self.dedupe
+            .insert(key, (appended.seq, appended.time_ms, appended.id.as_str()))?;
+        Ok(Ok(Appended {
+            created,
+            ..appended
+        }))
     }
 
     /// Whether the access covers the room; one that may come into being with this append is made up here.
@@ -125,13 +157,22 @@ impl<'t> Tables<'t> {
             };
             return Ok(Ok((Room::new(kind, time_ms), true)));
         };
-        let forbidden = |why| Error::Forbidden { room: id.clone(), user: user.clone(), why };
+        let forbidden = |why| Error::Forbidden {
+            room: id.clone(),
+            user: user.clone(),
+            why,
+        };
         let refused = match room.kind {
             _ if access.system => None,
-            Kind::Direct => (!access.direct).then(|| forbidden("a direct room is for its two members")),
+            Kind::Direct => {
+                (!access.direct).then(|| forbidden("a direct room is for its two members"))
+            }
             Kind::Open => (!access.open).then(|| forbidden("the token's rooms must cover it")),
             Kind::Group if self.role(id, user)?.is_some() => None,
-            Kind::Group => Some(Error::NotAMember { room: id.clone(), user: user.clone() }),
+            Kind::Group => Some(Error::NotAMember {
+                room: id.clone(),
+                user: user.clone(),
+            }),
         };
         Ok(refused.map_or(Ok((room, false)), Err))
     }
@@ -139,11 +180,21 @@ impl<'t> Tables<'t> {
     /// What was stored under this client id within the window.
     fn known(&mut self, id: &RoomId, user: &UserId, client_id: &str) -> DbResult<Option<Appended>> {
         for generation in &self.living {
-            if let Some(row) = self.dedupe.get((*generation, id.as_str(), user.as_str(), client_id))? {
+            if let Some(row) =
+                self.dedupe
+                    .get((*generation, id.as_str(), user.as_str(), client_id))?
+            {
                 let (seq, time_ms, entry) = row.value();
                 let epoch = self.epochs.in_force(&self.noted_epochs, id)?;
                 let id = entry.to_owned();
-                return Ok(Some(Appended { id, epoch, seq, time_ms, duplicate: true, created: false }));
+                return Ok(Some(Appended {
+                    id,
+                    epoch,
+                    seq,
+                    time_ms,
+                    duplicate: true,
+                    created: false,
+                }));
             }
         }
         Ok(None)
@@ -151,7 +202,10 @@ impl<'t> Tables<'t> {
 
     /// `None`: it is gone, or cannot be read, which is as good as gone.
     pub(super) fn entry(&self, id: &RoomId, seq: Seq) -> DbResult<Option<Entry>> {
-        Ok(self.log.get((id.as_str(), seq))?.and_then(|bytes| decode(id, seq, bytes.value())))
+        Ok(self
+            .log
+            .get((id.as_str(), seq))?
+            .and_then(|bytes| decode(id, seq, bytes.value())))
     }
 
     /// Before an entry of a log that ends at `head`: the epoch that it is in. A room that comes into being begins its first.
@@ -174,18 +228,34 @@ impl<'t> Tables<'t> {
     ) -> DbResult<Appended> {
         let epoch = self.settle_epoch(id, room.head)?;
         room.head += 1;
-        entry.time_ms = entry.time_ms.clamp(self.now_ms.saturating_sub(SKEW), self.now_ms.saturating_add(SKEW));
+        entry.time_ms = entry.time_ms.clamp(
+            self.now_ms.saturating_sub(SKEW),
+            self.now_ms.saturating_add(SKEW),
+        );
         let seq = room.head;
         let time_ms = entry.time_ms;
-        self.log.insert((id.as_str(), seq), entry.encode_to_vec().as_slice())?;
+        self.log
+            .insert((id.as_str(), seq), entry.encode_to_vec().as_slice())?;
         if room.first == seq {
             room.oldest_ms = time_ms;
         }
         self.trim(id, &mut room)?;
         self.rooms.insert(id.as_str(), room.row())?;
         self.stored += 1;
-        let appended = Appended { id: entry.id.clone(), epoch, seq, time_ms, duplicate: false, created: false };
-        publications.push(Publication { room: id.clone(), epoch, seq, entry });
+        let appended = Appended {
+            id: entry.id.clone(),
+            epoch,
+            seq,
+            time_ms,
+            duplicate: false,
+            created: false,
+        };
+        publications.push(Publication {
+            room: id.clone(),
+            epoch,
+            seq,
+            entry,
+        });
         Ok(appended)
     }
 
@@ -220,19 +290,34 @@ impl<'t> Tables<'t> {
         dedupe::sweep(&mut self.dedupe, generation, FORGET.max(4 * self.stored))
     }
 
-    pub(super) fn mark_read(&mut self, id: &RoomId, user: &UserId, seq: Seq) -> Written<ReadPosition> {
-        let Some(room) = self.room(id)? else { return Ok(Err(Error::NoSuchRoom(id.clone()))) };
+    pub(super) fn mark_read(
+        &mut self,
+        id: &RoomId,
+        user: &UserId,
+        seq: Seq,
+    ) -> Written<ReadPosition> {
+        let Some(room) = self.room(id)? else {
+            return Ok(Err(Error::NoSuchRoom(id.clone())));
+        };
         let key = (id.as_str(), user.as_str());
         let member = self.members.get(key)?.map(|row| row.value().1);
         if room.kind == Kind::Group && member.is_none() {
-            return Ok(Err(Error::NotAMember { room: id.clone(), user: user.clone() }));
+            return Ok(Err(Error::NotAMember {
+                room: id.clone(),
+                user: user.clone(),
+            }));
         }
         let before = self.reads.get(key)?.map_or(0, |row| row.value());
         let read = before.max(seq.min(room.head));
         if read > before {
             self.reads.insert(key, read)?;
         }
-        Ok(Ok(ReadPosition { read, joined: member.unwrap_or(0), head: room.head, moved: read > before }))
+        Ok(Ok(ReadPosition {
+            read,
+            joined: member.unwrap_or(0),
+            head: room.head,
+            moved: read > before,
+        }))
     }
 
     pub(super) fn note_seen(&mut self, user: &UserId, at_ms: u64) -> Written<()> {

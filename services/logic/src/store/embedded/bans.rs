@@ -82,7 +82,11 @@ impl EmbeddedStore {
         let book = Arc::clone(&self.bans);
         // Goes on to its end where the caller does not wait for it: list and file must not part.
         let changing = tokio::spawn(async move { changed(&writes, &book, wish).await });
-        changing.await.unwrap_or_else(|_| Err(Error::Unavailable("the list of bans was not changed".to_owned())))
+        changing.await.unwrap_or_else(|_| {
+            Err(Error::Unavailable(
+                "the list of bans was not changed".to_owned(),
+            ))
+        })
     }
 }
 
@@ -90,7 +94,12 @@ async fn changed(writes: &mpsc::Sender<Write>, book: &Mutex<Book>, wish: BanChan
     let mut book = book.lock().await;
     let now = clock::now_ms();
     let is_over = |ban: &&Ban| ban.until_ms > 0 && ban.until_ms <= now;
-    let mut remove: Vec<String> = book.after(0).filter(is_over).take(FORGET_BATCH).map(|ban| ban.id.clone()).collect();
+    let mut remove: Vec<String> = book
+        .after(0)
+        .filter(is_over)
+        .take(FORGET_BATCH)
+        .map(|ban| ban.id.clone())
+        .collect();
     let over = remove.len();
     let mut version = book.version().max(now.saturating_mul(1_000));
     let mut put = None;
@@ -103,18 +112,31 @@ async fn changed(writes: &mpsc::Sender<Write>, book: &Mutex<Book>, wish: BanChan
             }
         }
         BanChange::Lift(_) => outcome = 0,
-        BanChange::Put(ban, max) if book.get(&ban.id).is_none() && book.len() - over >= max => outcome = -1,
+        BanChange::Put(ban, max) if book.get(&ban.id).is_none() && book.len() - over >= max => {
+            outcome = -1
+        }
         BanChange::Put(ban, _) => {
             remove.retain(|id| *id != ban.id);
             put = Some(ban);
         }
     }
-    let removed: Vec<(String, u64)> = remove.iter().map(|id| (id.clone(), following(&mut version))).collect();
-    let put = put.map(|ban| Ban { version: following(&mut version), ..ban });
+    let removed: Vec<(String, u64)> = remove
+        .iter()
+        .map(|id| (id.clone(), following(&mut version)))
+        .collect();
+    let put = put.map(|ban| Ban {
+        version: following(&mut version),
+        ..ban
+    });
     if put.is_some() || !remove.is_empty() {
-        let change = BansWrite { put: put.clone(), remove };
+        let change = BansWrite {
+            put: put.clone(),
+            remove,
+        };
         queued(writes, |done| Write::Bans(change, done)).await?;
-        removed.iter().for_each(|(id, version)| _ = book.lift(id, *version));
+        removed
+            .iter()
+            .for_each(|(id, version)| _ = book.lift(id, *version));
         put.into_iter().for_each(|ban| book.put(ban));
     }
     Ok(outcome)

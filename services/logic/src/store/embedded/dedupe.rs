@@ -28,10 +28,15 @@ impl Generations {
         while let Some(row) = table.range((from, "", "", "")..)?.next() {
             let generation = row?.0.value().0;
             begun.push(generation);
-            let Some(next) = generation.checked_add(1) else { break };
+            let Some(next) = generation.checked_add(1) else {
+                break;
+            };
             from = next;
         }
-        Ok(Self { window: window.max(1), begun })
+        Ok(Self {
+            window: window.max(1),
+            begun,
+        })
     }
 
     /// The one that takes what is stored now. A clock that was set back makes the newest last longer.
@@ -47,7 +52,11 @@ impl Generations {
 
     /// Those in which a client id may still count, newest first.
     pub(super) fn living(&self, now_ms: u64) -> Vec<u64> {
-        let dead = self.begun.windows(2).filter(|pair| self.is_over(pair[1], now_ms)).count();
+        let dead = self
+            .begun
+            .windows(2)
+            .filter(|pair| self.is_over(pair[1], now_ms))
+            .count();
         self.begun[dead..].iter().rev().copied().collect()
     }
 
@@ -58,7 +67,9 @@ impl Generations {
 
     /// The oldest, where all in it may be forgotten.
     pub(super) fn dead(&self, now_ms: u64) -> Option<u64> {
-        let [oldest, next, ..] = self.begun.as_slice() else { return None };
+        let [oldest, next, ..] = self.begun.as_slice() else {
+            return None;
+        };
         self.is_over(*next, now_ms).then_some(*oldest)
     }
 
@@ -90,7 +101,10 @@ mod tests {
 
     #[test]
     fn what_was_stored_counts_for_a_window_at_least_and_two_at_most() {
-        let mut generations = Generations { window: 100, begun: Vec::new() };
+        let mut generations = Generations {
+            window: 100,
+            begun: Vec::new(),
+        };
         assert_eq!(generations.current(1_000), 1_000);
         assert_eq!(generations.current(1_099), 1_000);
         assert_eq!(generations.current(1_100), 1_100);
@@ -105,7 +119,10 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_set_back_forgets_nothing() {
-        let mut generations = Generations { window: 100, begun: vec![5_000] };
+        let mut generations = Generations {
+            window: 100,
+            begun: vec![5_000],
+        };
         assert_eq!(generations.current(1_000), 5_000);
         assert_eq!(generations.living(1_000), [5_000]);
     }

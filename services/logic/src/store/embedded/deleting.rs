@@ -29,21 +29,41 @@ macro_rules! remove_range {
 }
 
 impl Tables<'_> {
-    pub(super) fn delete(&mut self, delete: Delete, publications: &mut Vec<Publication>) -> Written<Deleted> {
+    pub(super) fn delete(
+        &mut self,
+        delete: Delete,
+        publications: &mut Vec<Publication>,
+    ) -> Written<Deleted> {
         let Delete { room: id, entry } = delete;
-        let Some(room) = self.room(&id)? else { return Ok(Err(Error::NoSuchRoom(id))) };
+        let Some(room) = self.room(&id)? else {
+            return Ok(Err(Error::NoSuchRoom(id)));
+        };
         let epoch = self.settle_epoch(&id, room.head)?;
-        let deleted = Deleted { kind: room.kind, epoch, seq: room.head + 1, members: self.all_members(&id)? };
+        let deleted = Deleted {
+            kind: room.kind,
+            epoch,
+            seq: room.head + 1,
+            members: self.all_members(&id)?,
+        };
         self.end_room(&id)?;
-        publications.push(Publication { room: id, epoch, seq: deleted.seq, entry });
+        publications.push(Publication {
+            room: id,
+            epoch,
+            seq: deleted.seq,
+            entry,
+        });
         Ok(Ok(deleted))
     }
 
     fn all_members(&self, id: &RoomId) -> DbResult<Vec<UserId>> {
         let behind = behind(id.as_str());
         let mut members = Vec::new();
-        for row in self.members.range((id.as_str(), "")..(behind.as_str(), ""))? {
-            let user = UserId::known(row?.0.value().1).map_err(|bad| redb::Error::Corrupted(bad.to_string()))?;
+        for row in self
+            .members
+            .range((id.as_str(), "")..(behind.as_str(), ""))?
+        {
+            let user = UserId::known(row?.0.value().1)
+                .map_err(|bad| redb::Error::Corrupted(bad.to_string()))?;
             members.push(user);
         }
         Ok(members)
@@ -71,7 +91,9 @@ impl Tables<'_> {
     /// Removes rows of rooms that have ended, up to `left`.
     pub(super) fn forget_rows(&mut self, left: &mut usize) -> DbResult<()> {
         while *left > 0 {
-            let Some(id) = self.gone.first()?.map(|(id, _)| id.value().to_owned()) else { break };
+            let Some(id) = self.gone.first()?.map(|(id, _)| id.value().to_owned()) else {
+                break;
+            };
             if self.remove_rows(&id, left)? {
                 self.gone.remove(id.as_str())?;
             }
@@ -90,7 +112,11 @@ impl Tables<'_> {
             return Ok(false);
         }
         for generation in self.generations.clone() {
-            if !remove_range!(self.dedupe, (generation, id, "", "")..(generation, behind, "", ""), left) {
+            if !remove_range!(
+                self.dedupe,
+                (generation, id, "", "")..(generation, behind, "", ""),
+                left
+            ) {
                 return Ok(false);
             }
         }

@@ -29,7 +29,10 @@ impl Disk {
 
     /// A database's way to a file on this disk.
     pub(super) fn watch(self: &Arc<Self>, file: File) -> Result<Watched, redb::DatabaseError> {
-        Ok(Watched { file: FileBackend::new(file)?, disk: Arc::clone(self) })
+        Ok(Watched {
+            file: FileBackend::new(file)?,
+            disk: Arc::clone(self),
+        })
     }
 
     fn sync(&self, file: &FileBackend) -> io::Result<()> {

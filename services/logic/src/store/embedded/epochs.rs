@@ -29,7 +29,12 @@ pub(super) struct Epochs {
 
 impl Epochs {
     pub(super) fn new(file: Epoch, opening: Epoch) -> Self {
-        Self { file, opening, fresh: opening, in_force: HashMap::new() }
+        Self {
+            file,
+            opening,
+            fresh: opening,
+            in_force: HashMap::new(),
+        }
     }
 
     /// Of rooms for which nothing is noted.
@@ -38,11 +43,18 @@ impl Epochs {
     }
 
     /// The one in which a room's log stands.
-    pub(super) fn in_force(&mut self, noted: &Table<'_, &'static str, &'static str>, room: &RoomId) -> DbResult<Epoch> {
+    pub(super) fn in_force(
+        &mut self,
+        noted: &Table<'_, &'static str, &'static str>,
+        room: &RoomId,
+    ) -> DbResult<Epoch> {
         if let Some(epoch) = self.in_force.get(room) {
             return Ok(*epoch);
         }
-        let epoch = noted.get(room.as_str())?.and_then(|row| last_epoch(row.value())).unwrap_or(self.file);
+        let epoch = noted
+            .get(room.as_str())?
+            .and_then(|row| last_epoch(row.value()))
+            .unwrap_or(self.file);
         self.remember(room, epoch);
         Ok(epoch)
     }
@@ -113,6 +125,13 @@ pub(super) fn in_force(snapshot: &ReadTransaction, room: &RoomId, file: Epoch) -
 }
 
 /// The epochs of a room that is there.
-pub(super) fn transitions(snapshot: &ReadTransaction, room: &RoomId, file: Epoch) -> DbResult<Transitions> {
-    snapshot.open_table(EPOCHS)?.get(room.as_str())?.map_or_else(|| Ok(since(file)), |row| parse(row.value()))
+pub(super) fn transitions(
+    snapshot: &ReadTransaction,
+    room: &RoomId,
+    file: Epoch,
+) -> DbResult<Transitions> {
+    snapshot
+        .open_table(EPOCHS)?
+        .get(room.as_str())?
+        .map_or_else(|| Ok(since(file)), |row| parse(row.value()))
 }

@@ -15,7 +15,9 @@ use redb::{Database, DatabaseError, ReadableTable, StorageError, TableHandle};
 use super::dedupe::Generations;
 use super::disk::Disk;
 use super::epochs::Epochs;
-use super::tables::{DEDUPE, EPOCHS, GONE, INVITATIONS, LOG, MEMBERS, META, OPENED, READS, ROOMS, SEEN, USER_ROOMS};
+use super::tables::{
+    DEDUPE, EPOCHS, GONE, INVITATIONS, LOG, MEMBERS, META, OPENED, READS, ROOMS, SEEN, USER_ROOMS,
+};
 use super::{DbResult, OpenError, Options, bans, milliseconds};
 use crate::clock;
 use crate::store::verdict::next_epoch;
@@ -30,10 +32,15 @@ pub(super) type Opened = (Database, Epochs, Generations);
 /// Opens or creates the database.
 pub(super) fn open(options: &Options, disk: &Arc<Disk>) -> Result<Opened, OpenError> {
     let database = create(options, disk)?;
-    let file = options.folder.as_deref().map_or_else(|| Path::new("(memory)").to_owned(), |folder| folder.join(FILE));
+    let file = options.folder.as_deref().map_or_else(
+        || Path::new("(memory)").to_owned(),
+        |folder| folder.join(FILE),
+    );
     let window = milliseconds(options.retention.dedupe_window);
     let prepared = std::panic::catch_unwind(AssertUnwindSafe(|| prepare(&database, window)));
-    let problem = match prepared.unwrap_or_else(|_| Err(redb::Error::Corrupted("it is damaged".to_owned()))) {
+    let problem = match prepared
+        .unwrap_or_else(|_| Err(redb::Error::Corrupted("it is damaged".to_owned())))
+    {
         Ok(Facts::Ours(epochs, generations)) => return Ok((database, epochs, generations)),
         Ok(Facts::OtherLayout(other)) => format!(
             "has layout {other}, and this program reads {FORMAT}: use the release that wrote it, or another data_dir"
@@ -47,7 +54,11 @@ pub(super) fn open(options: &Options, disk: &Arc<Disk>) -> Result<Opened, OpenEr
 /// The list of bans that the file has.
 pub(super) fn bans(options: &Options, database: &Database) -> Result<Book, OpenError> {
     bans::read(database).map_err(|error| {
-        let file = options.folder.as_deref().unwrap_or(Path::new("(memory)")).join(FILE);
+        let file = options
+            .folder
+            .as_deref()
+            .unwrap_or(Path::new("(memory)"))
+            .join(FILE);
         let problem = format!("its list of bans cannot be read: {error}: restore it from a backup");
         OpenError::File { file, problem }
     })
@@ -60,24 +71,44 @@ pub(super) fn create(options: &Options, disk: &Arc<Disk>) -> Result<Database, Op
     let Some(folder) = &options.folder else {
         let file = Path::new("(memory)").to_owned();
         let made = builder.create_with_backend(InMemoryBackend::new());
-        return made.map_err(|error| OpenError::File { file, problem: error.to_string() });
+        return made.map_err(|error| OpenError::File {
+            file,
+            problem: error.to_string(),
+        });
     };
-    let folder_error = |error| OpenError::Folder { folder: folder.clone(), error };
+    let folder_error = |error| OpenError::Folder {
+        folder: folder.clone(),
+        error,
+    };
     std::fs::create_dir_all(folder).map_err(folder_error)?;
     let file = folder.join(FILE);
-    let opened = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&file);
+    let opened = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&file);
     let opened = opened.map_err(folder_error)?;
     private::keep(&file, "the rooms").map_err(folder_error)?;
     // What a damaged file makes the database trip over is told like any other damage.
-    let opened = std::panic::catch_unwind(AssertUnwindSafe(|| builder.create_with_backend(disk.watch(opened)?)));
+    let opened = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        builder.create_with_backend(disk.watch(opened)?)
+    }));
     let damaged = |why: String| OpenError::File {
         file: file.clone(),
-        problem: format!("is no database of this store, or damaged ({why}): restore it from a backup, or move it away"),
+        problem: format!(
+            "is no database of this store, or damaged ({why}): restore it from a backup, or move it away"
+        ),
     };
     match opened {
         Ok(Ok(database)) => Ok(database),
-        Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => Err(OpenError::InUse { folder: folder.clone() }),
-        Ok(Err(DatabaseError::Storage(StorageError::Io(error)))) if error.kind() != ErrorKind::InvalidData => {
+        Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => Err(OpenError::InUse {
+            folder: folder.clone(),
+        }),
+        Ok(Err(DatabaseError::Storage(StorageError::Io(error))))
+            if error.kind() != ErrorKind::InvalidData =>
+        {
             Err(folder_error(error))
         }
         Ok(Err(error)) => Err(damaged(error.to_string())),
@@ -95,13 +126,18 @@ enum Facts {
 fn prepare(database: &Database, window: u64) -> DbResult<Facts> {
     let transaction = database.begin_write()?;
     let is_new = transaction.list_tables()?.next().is_none();
-    if !is_new && !transaction.list_tables()?.any(|table| table.name() == META.name()) {
+    if !is_new
+        && !transaction
+            .list_tables()?
+            .any(|table| table.name() == META.name())
+    {
         return Ok(Facts::Foreign);
     }
     let (epochs, generations) = {
         let mut meta = transaction.open_table(META)?;
-        let fact =
-            |meta: &redb::Table<'_, &str, u64>, name| Ok::<_, redb::Error>(meta.get(name)?.map(|value| value.value()));
+        let fact = |meta: &redb::Table<'_, &str, u64>, name| {
+            Ok::<_, redb::Error>(meta.get(name)?.map(|value| value.value()))
+        };
         let last = fact(&meta, OPENED)?.or(fact(&meta, "epoch")?).unwrap_or(0);
         let opening = next_epoch(last, clock::now_ms(), rand::random());
         if is_new {
@@ -124,7 +160,10 @@ fn prepare(database: &Database, window: u64) -> DbResult<Facts> {
         transaction.open_table(INVITATIONS)?;
         transaction.open_table(GONE)?;
         transaction.open_table(SEEN)?;
-        (Epochs::new(file, opening), Generations::read(&transaction.open_table(DEDUPE)?, window)?)
+        (
+            Epochs::new(file, opening),
+            Generations::read(&transaction.open_table(DEDUPE)?, window)?,
+        )
     };
     transaction.commit()?;
     Ok(Facts::Ours(epochs, generations))

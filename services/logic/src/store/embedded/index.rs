@@ -15,10 +15,16 @@ use crate::store::{Index, Result};
 
 #[async_trait]
 impl Index for EmbeddedStore {
-    async fn user_rooms(&self, user: &UserId, after: Option<&RoomId>, limit: usize) -> Result<Vec<RoomId>> {
+    async fn user_rooms(
+        &self,
+        user: &UserId,
+        after: Option<&RoomId>,
+        limit: usize,
+    ) -> Result<Vec<RoomId>> {
         let user = user.clone();
         let after = after.cloned();
-        self.read(move |snapshot| user_rooms(snapshot, &user, after.as_ref(), limit)).await
+        self.read(move |snapshot| user_rooms(snapshot, &user, after.as_ref(), limit))
+            .await
     }
 
     async fn index_room(&self, users: &[UserId], room: &RoomId) -> Result<()> {

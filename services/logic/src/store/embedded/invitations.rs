@@ -11,7 +11,12 @@ use super::{DbResult, EmbeddedStore};
 use crate::store::{Invitation, Invitations, Result};
 
 fn invitation(room: &str, (number, time_ms, by): InvitationRow<'_>) -> DbResult<Invitation> {
-    Ok(Invitation { room: checked(RoomId::known(room))?, by: checked(UserId::known(by))?, role: role(number), time_ms })
+    Ok(Invitation {
+        room: checked(RoomId::known(room))?,
+        by: checked(UserId::known(by))?,
+        role: role(number),
+        time_ms,
+    })
 }
 
 /// All of a user's, whether they hold or not.
@@ -37,7 +42,13 @@ fn of(snapshot: &ReadTransaction, user: &UserId) -> DbResult<Vec<Invitation>> {
 impl Invitations for EmbeddedStore {
     async fn invite(&self, user: &UserId, invitation: Invitation, max: usize) -> Result<bool> {
         let user = user.clone();
-        self.write(|done| Write::Invite { user, invitation, max, done }).await
+        self.write(|done| Write::Invite {
+            user,
+            invitation,
+            max,
+            done,
+        })
+        .await
     }
 
     async fn invitations(&self, user: &UserId) -> Result<Vec<Invitation>> {
@@ -48,7 +59,8 @@ impl Invitations for EmbeddedStore {
     async fn uninvite(&self, user: &UserId, room: &RoomId) -> Result<bool> {
         let user = user.clone();
         let room = room.clone();
-        self.write(|done| Write::Uninvite { user, room, done }).await
+        self.write(|done| Write::Uninvite { user, room, done })
+            .await
     }
 }
 
@@ -66,7 +78,10 @@ impl Tables<'_> {
         if others >= max {
             return Ok(Ok(false));
         }
-        table.insert((user.as_str(), new.room.as_str()), (role_number(new.role), new.time_ms, new.by.as_str()))?;
+        table.insert(
+            (user.as_str(), new.room.as_str()),
+            (role_number(new.role), new.time_ms, new.by.as_str()),
+        )?;
         Ok(Ok(true))
     }
 

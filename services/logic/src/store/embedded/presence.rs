@@ -45,13 +45,18 @@ impl Inner {
     }
 
     fn has(&self, wanted: &Presence) -> bool {
-        self.users.get(&wanted.user).is_some_and(|entries| entries.iter().any(|entry| entry.conn == wanted.conn))
+        self.users
+            .get(&wanted.user)
+            .is_some_and(|entries| entries.iter().any(|entry| entry.conn == wanted.conn))
     }
 
     fn enter(&mut self, presence: Presence) {
         if presence.place > 0 {
             let held = self.held.entry(presence.node.clone()).or_default();
-            held.insert((presence.place, presence.conn.clone()), presence.user.clone());
+            held.insert(
+                (presence.place, presence.conn.clone()),
+                presence.user.clone(),
+            );
         }
         let entries = self.users.entry(presence.user.clone()).or_default();
         entries.retain(|entry| entry.conn != presence.conn);
@@ -68,14 +73,29 @@ impl PresenceRegistry {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn beat(&self, node: &str, lease: Duration, connections: u64, counts: Counts) -> bool {
+    pub(super) fn beat(
+        &self,
+        node: &str,
+        lease: Duration,
+        connections: u64,
+        counts: Counts,
+    ) -> bool {
         let now = Instant::now();
         let mut inner = self.inner();
         let is_lost = |known: &Node| known.until + lease * REMEMBERED < now;
-        let lost: Vec<String> =
-            inner.nodes.iter().filter(|(_, known)| is_lost(known)).map(|(name, _)| name.clone()).collect();
+        let lost: Vec<String> = inner
+            .nodes
+            .iter()
+            .filter(|(_, known)| is_lost(known))
+            .map(|(name, _)| name.clone())
+            .collect();
         lost.iter().for_each(|name| inner.forget(name));
-        let fresh = || Node { until: now, connections: 0, state: 0, online: HashMap::new() };
+        let fresh = || Node {
+            until: now,
+            connections: 0,
+            state: 0,
+            online: HashMap::new(),
+        };
         let known = inner.nodes.entry(node.to_owned()).or_insert_with(fresh);
         (known.until, known.connections) = (now + lease, connections);
         if counts.since == 0 {
@@ -101,7 +121,9 @@ impl PresenceRegistry {
         let now = Instant::now();
         let inner = self.inner();
         let living = inner.nodes.iter().filter(|(_, node)| node.until > now);
-        let mut living: Vec<_> = living.map(|(name, node)| (name.clone(), node.connections)).collect();
+        let mut living: Vec<_> = living
+            .map(|(name, node)| (name.clone(), node.connections))
+            .collect();
         living.sort();
         living
     }
@@ -123,11 +145,28 @@ impl PresenceRegistry {
 
     /// Whose it was, as far as that is known.
     pub(super) fn disconnected(&self, ended: Ended) -> Option<UserId> {
-        let Ended { conn, user, node, place, .. } = ended;
+        let Ended {
+            conn,
+            user,
+            node,
+            place,
+            ..
+        } = ended;
         let mut inner = self.inner();
-        let noted = user.as_ref().and_then(|user| inner.users.get(user)).into_iter().flatten();
-        let place = noted.filter(|entry| entry.conn == conn).map(|entry| entry.place).next().unwrap_or(place);
-        let held = inner.held.get_mut(&node).and_then(|held| held.remove(&(place, conn.clone())));
+        let noted = user
+            .as_ref()
+            .and_then(|user| inner.users.get(user))
+            .into_iter()
+            .flatten();
+        let place = noted
+            .filter(|entry| entry.conn == conn)
+            .map(|entry| entry.place)
+            .next()
+            .unwrap_or(place);
+        let held = inner
+            .held
+            .get_mut(&node)
+            .and_then(|held| held.remove(&(place, conn.clone())));
         let user = user.or(held)?;
         if let Some(entries) = inner.users.get_mut(&user) {
             entries.retain(|entry| entry.conn != conn);
@@ -141,14 +180,24 @@ impl PresenceRegistry {
     pub(super) fn assert(&self, node: &str, places: Range<u64>, named: Vec<Presence>) -> Asserted {
         let mut inner = self.inner();
         let held = inner.held.get(node).into_iter();
-        let held = held.flat_map(|held| held.range((places.start, String::new())..(places.end, String::new())));
+        let held = held.flat_map(|held| {
+            held.range((places.start, String::new())..(places.end, String::new()))
+        });
         let names: HashSet<&str> = named.iter().map(|one| one.conn.as_str()).collect();
         let strays = held.filter(|((_, conn), _)| !names.contains(conn.as_str()));
-        let strays: Vec<_> = strays.map(|((_, conn), user)| Stray { conn: conn.clone(), user: user.clone() }).collect();
+        let strays: Vec<_> = strays
+            .map(|((_, conn), user)| Stray {
+                conn: conn.clone(),
+                user: user.clone(),
+            })
+            .collect();
         let mut restored = Vec::new();
         for one in named {
             if !inner.has(&one) {
-                restored.push(Stray { conn: one.conn.clone(), user: one.user.clone() });
+                restored.push(Stray {
+                    conn: one.conn.clone(),
+                    user: one.user.clone(),
+                });
                 inner.enter(one);
             }
         }
@@ -159,9 +208,19 @@ impl PresenceRegistry {
     pub(super) fn of(&self, user: &UserId) -> Vec<Presence> {
         let now = Instant::now();
         let inner = self.inner();
-        let lives = |entry: &&Presence| inner.nodes.get(&entry.node).is_some_and(|node| node.until > now);
+        let lives = |entry: &&Presence| {
+            inner
+                .nodes
+                .get(&entry.node)
+                .is_some_and(|node| node.until > now)
+        };
         let entries = inner.users.get(user).into_iter().flatten().filter(lives);
-        let mut entries: Vec<_> = entries.map(|entry| Presence { place: 0, ..entry.clone() }).collect();
+        let mut entries: Vec<_> = entries
+            .map(|entry| Presence {
+                place: 0,
+                ..entry.clone()
+            })
+            .collect();
         entries.sort_by(|one, other| (one.since_ms, &one.conn).cmp(&(other.since_ms, &other.conn)));
         entries
     }
@@ -182,20 +241,35 @@ impl Connections for EmbeddedStore {
         }
     }
 
-    async fn assert_presence(&self, node: &str, places: Range<u64>, named: Vec<Presence>) -> Result<Asserted> {
+    async fn assert_presence(
+        &self,
+        node: &str,
+        places: Range<u64>,
+        named: Vec<Presence>,
+    ) -> Result<Asserted> {
         Ok(self.presence.assert(node, places, named))
     }
 
     async fn presence(&self, users: &[UserId]) -> Result<Vec<(Vec<Presence>, u64)>> {
         let asked = users.to_vec();
         let seen = self.read(move |snapshot| seen(snapshot, &asked)).await?;
-        Ok(users.iter().map(|user| self.presence.of(user)).zip(seen).collect())
+        Ok(users
+            .iter()
+            .map(|user| self.presence.of(user))
+            .zip(seen)
+            .collect())
     }
 }
 
 #[async_trait]
 impl Leases for EmbeddedStore {
-    async fn node_beat(&self, node: &str, lease: Duration, connections: u64, counts: Counts) -> Result<bool> {
+    async fn node_beat(
+        &self,
+        node: &str,
+        lease: Duration,
+        connections: u64,
+        counts: Counts,
+    ) -> Result<bool> {
         Ok(self.presence.beat(node, lease, connections, counts))
     }
 
@@ -210,11 +284,19 @@ impl Leases for EmbeddedStore {
 
     async fn online(&self, rooms: &[RoomId]) -> Result<Vec<u64>> {
         let all = self.presence.online();
-        Ok(rooms.iter().map(|room| all.get(room).copied().unwrap_or(0)).collect())
+        Ok(rooms
+            .iter()
+            .map(|room| all.get(room).copied().unwrap_or(0))
+            .collect())
     }
 
     async fn online_rooms(&self) -> Result<Vec<(RoomId, u64)>> {
-        let mut rooms: Vec<_> = self.presence.online().into_iter().filter(|(_, count)| *count > 0).collect();
+        let mut rooms: Vec<_> = self
+            .presence
+            .online()
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .collect();
         rooms.sort();
         Ok(rooms)
     }
@@ -223,5 +305,8 @@ impl Leases for EmbeddedStore {
 /// When these users were last seen, in their order; 0: never.
 fn seen(snapshot: &ReadTransaction, users: &[UserId]) -> DbResult<Vec<u64>> {
     let table = snapshot.open_table(SEEN)?;
-    users.iter().map(|user| Ok(table.get(user.as_str())?.map_or(0, |row| row.value()))).collect()
+    users
+        .iter()
+        .map(|user| Ok(table.get(user.as_str())?.map_or(0, |row| row.value())))
+        .collect()
 }

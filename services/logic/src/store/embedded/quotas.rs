@@ -25,7 +25,10 @@ impl DayCounts {
     fn spend(&self, user: &UserId, what: &'static str, day: u64, amount: u64, limit: u64) -> bool {
         let mut today = self.day.lock().unwrap_or_else(PoisonError::into_inner);
         if day > today.number {
-            *today = Day { number: day, counts: HashMap::new() };
+            *today = Day {
+                number: day,
+                counts: HashMap::new(),
+            };
         }
         let count = today.counts.entry((user.clone(), what)).or_default();
         let fits = count.saturating_add(amount) <= limit;
@@ -38,7 +41,14 @@ impl DayCounts {
 
 #[async_trait]
 impl Quotas for EmbeddedStore {
-    async fn spend(&self, user: &UserId, what: &'static str, day: u64, amount: u64, limit: u64) -> Result<bool> {
+    async fn spend(
+        &self,
+        user: &UserId,
+        what: &'static str,
+        day: u64,
+        amount: u64,
+        limit: u64,
+    ) -> Result<bool> {
         Ok(self.quotas.spend(user, what, day, amount, limit))
     }
 }

@@ -7,7 +7,9 @@ use redb::ReadTransaction;
 use super::tables::{LAST, MEMBERS, READS, ROOMS, Room, checked, role};
 use super::write::Write;
 use super::{DbResult, EmbeddedStore, epochs};
-use crate::store::{Appended, Create, Delete, Deleted, Error, Member, Membership, Result, Rooms, View};
+use crate::store::{
+    Appended, Create, Delete, Deleted, Error, Member, Membership, Result, Rooms, View,
+};
 
 #[async_trait]
 impl Rooms for EmbeddedStore {
@@ -23,10 +25,17 @@ impl Rooms for EmbeddedStore {
         self.write(|done| Write::Delete(delete, done)).await
     }
 
-    async fn members(&self, room: &RoomId, after: Option<&UserId>, limit: usize) -> Result<Vec<Member>> {
+    async fn members(
+        &self,
+        room: &RoomId,
+        after: Option<&UserId>,
+        limit: usize,
+    ) -> Result<Vec<Member>> {
         let asked = room.clone();
         let after = after.cloned();
-        let members = self.read(move |snapshot| members(snapshot, &asked, after.as_ref(), limit)).await?;
+        let members = self
+            .read(move |snapshot| members(snapshot, &asked, after.as_ref(), limit))
+            .await?;
         members.ok_or_else(|| Error::NoSuchRoom(room.clone()))
     }
 
@@ -34,17 +43,38 @@ impl Rooms for EmbeddedStore {
         let rooms = rooms.to_vec();
         let user = user.clone();
         let epoch = self.epoch;
-        self.read(move |snapshot| rooms.iter().map(|room| view(snapshot, room, &user, epoch)).collect()).await
+        self.read(move |snapshot| {
+            rooms
+                .iter()
+                .map(|room| view(snapshot, room, &user, epoch))
+                .collect()
+        })
+        .await
     }
 }
 
-fn view(snapshot: &ReadTransaction, id: &RoomId, user: &UserId, file: Epoch) -> DbResult<Option<View>> {
-    let Some(room) = snapshot.open_table(ROOMS)?.get(id.as_str())?.map(|row| Room::from(row.value())) else {
+fn view(
+    snapshot: &ReadTransaction,
+    id: &RoomId,
+    user: &UserId,
+    file: Epoch,
+) -> DbResult<Option<View>> {
+    let Some(room) = snapshot
+        .open_table(ROOMS)?
+        .get(id.as_str())?
+        .map(|row| Room::from(row.value()))
+    else {
         return Ok(None);
     };
     let key = (id.as_str(), user.as_str());
-    let member = snapshot.open_table(MEMBERS)?.get(key)?.map(|row| row.value());
-    let read = snapshot.open_table(READS)?.get(key)?.map_or(0, |row| row.value());
+    let member = snapshot
+        .open_table(MEMBERS)?
+        .get(key)?
+        .map(|row| row.value());
+    let read = snapshot
+        .open_table(READS)?
+        .get(key)?
+        .map_or(0, |row| row.value());
     Ok(Some(View {
         kind: room.kind,
         epoch: epochs::in_force(snapshot, id, file)?,
@@ -78,7 +108,11 @@ fn members(
         let user = key.value().1;
         if Some(user) != after.map(UserId::as_str) {
             let (number, joined) = value.value();
-            members.push(Member { user: checked(UserId::known(user))?, role: role(number), joined });
+            members.push(Member {
+                user: checked(UserId::known(user))?,
+                role: role(number),
+                joined,
+            });
         }
     }
     Ok(Some(members))

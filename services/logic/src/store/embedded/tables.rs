@@ -15,13 +15,16 @@ pub(super) const LOG: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition:
 /// Room → its epochs with their bases, see [`super::epochs`]; none: see [`super::epochs::Epochs::of_the_file`].
 pub(super) const EPOCHS: TableDefinition<'_, &str, &str> = TableDefinition::new("epochs");
 /// See [`super::dedupe`].
-pub(super) const DEDUPE: TableDefinition<'_, DedupeKey<'_>, (u64, u64, &str)> = TableDefinition::new("dedupe");
+pub(super) const DEDUPE: TableDefinition<'_, DedupeKey<'_>, (u64, u64, &str)> =
+    TableDefinition::new("dedupe");
 /// (room, user) → role and the head at joining.
-pub(super) const MEMBERS: TableDefinition<'_, (&str, &str), (u8, u64)> = TableDefinition::new("members");
+pub(super) const MEMBERS: TableDefinition<'_, (&str, &str), (u8, u64)> =
+    TableDefinition::new("members");
 /// (room, user) → read position.
 pub(super) const READS: TableDefinition<'_, (&str, &str), u64> = TableDefinition::new("reads");
 /// (user, room): the user's index.
-pub(super) const USER_ROOMS: TableDefinition<'_, (&str, &str), ()> = TableDefinition::new("user_rooms");
+pub(super) const USER_ROOMS: TableDefinition<'_, (&str, &str), ()> =
+    TableDefinition::new("user_rooms");
 /// Rooms that have ended and of which rows are left, see [`super::deleting`].
 pub(super) const GONE: TableDefinition<'_, &str, ()> = TableDefinition::new("gone");
 /// User → when last seen, unix milliseconds.
@@ -56,7 +59,14 @@ pub(super) struct Room {
 
 impl Room {
     pub(super) fn new(kind: Kind, created_ms: u64) -> Self {
-        Self { kind, created_ms, head: 0, first: 1, members: 0, oldest_ms: 0 }
+        Self {
+            kind,
+            created_ms,
+            head: 0,
+            first: 1,
+            members: 0,
+            oldest_ms: 0,
+        }
     }
 
     pub(super) fn row(&self) -> RoomRow {
@@ -65,7 +75,14 @@ impl Room {
             Kind::Group => 1,
             Kind::Open => 2,
         };
-        (kind, self.created_ms, self.head, self.first, self.members, self.oldest_ms)
+        (
+            kind,
+            self.created_ms,
+            self.head,
+            self.first,
+            self.members,
+            self.oldest_ms,
+        )
     }
 }
 
@@ -76,7 +93,14 @@ impl From<RoomRow> for Room {
             1 => Kind::Group,
             _ => Kind::Open,
         };
-        Self { kind, created_ms, head, first, members, oldest_ms }
+        Self {
+            kind,
+            created_ms,
+            head,
+            first,
+            members,
+            oldest_ms,
+        }
     }
 }
 

@@ -5,7 +5,9 @@ use im_wire::ids::{RoomId, Seq, UserId};
 use tokio::sync::oneshot;
 
 use super::aging::Due;
-use crate::store::{Append, Appended, Create, Delete, Deleted, Invitation, Membership, ReadPosition, Result};
+use crate::store::{
+    Append, Appended, Create, Delete, Deleted, Invitation, Membership, ReadPosition, Result,
+};
 
 /// Tells the caller what became of a write.
 pub(super) type Done<T> = oneshot::Sender<Result<T>>;

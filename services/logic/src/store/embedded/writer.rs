@@ -41,25 +41,34 @@ pub(super) struct Writer {
 
 /// Asks the writer now and then to look what time has done, until the store is dropped or closed. What has to wait for long
 /// is not asked for twice.
-pub(super) fn start_aging(queue: mpsc::WeakSender<Write>) -> std::io::Result<std::sync::mpsc::Sender<()>> {
+pub(super) fn start_aging(
+    queue: mpsc::WeakSender<Write>,
+) -> std::io::Result<std::sync::mpsc::Sender<()>> {
     /// Between two looks.
     const EVERY: Duration = Duration::from_secs(1);
     let (until_dropped, dropped) = std::sync::mpsc::channel();
     let run = move || {
         while dropped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
             let Some(queue) = queue.upgrade() else { return };
-            if let Err(mpsc::error::TrySendError::Closed(_)) = queue.try_send(Write::Age(Due::default())) {
+            if let Err(mpsc::error::TrySendError::Closed(_)) =
+                queue.try_send(Write::Age(Due::default()))
+            {
                 return;
             }
         }
     };
-    std::thread::Builder::new().name("store-aging".to_owned()).spawn(run)?;
+    std::thread::Builder::new()
+        .name("store-aging".to_owned())
+        .spawn(run)?;
     Ok(until_dropped)
 }
 
 /// Starts the writer's thread; it ends when it is told to close or the store is dropped.
 pub(super) fn start(writer: Writer, queue: mpsc::Receiver<Write>) -> std::io::Result<()> {
-    std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || writer.run(queue)).map(drop)
+    std::thread::Builder::new()
+        .name("store-writer".to_owned())
+        .spawn(move || writer.run(queue))
+        .map(drop)
 }
 
 impl Writer {
@@ -70,7 +79,16 @@ impl Writer {
         options: Options,
         publish: Arc<dyn Publish>,
     ) -> Self {
-        Self { handle, disk, epochs, generations, options, publish, failing: None, cursor: String::new() }
+        Self {
+            handle,
+            disk,
+            epochs,
+            generations,
+            options,
+            publish,
+            failing: None,
+            cursor: String::new(),
+        }
     }
 
     fn run(mut self, mut queue: mpsc::Receiver<Write>) {
@@ -112,13 +130,21 @@ impl Writer {
         if self.failing.is_some() {
             return None;
         }
-        let handle = self.handle.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let handle = self
+            .handle
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let snapshot = handle.as_ref()?.begin_read().map_err(redb::Error::from);
         let cursor = &mut self.cursor;
         let retention = &self.options.retention;
-        let look = || snapshot.and_then(|snapshot| aging::look(&snapshot, cursor, retention, clock::now_ms()));
-        let looked = std::panic::catch_unwind(AssertUnwindSafe(look))
-            .unwrap_or_else(|_| Err(redb::Error::Corrupted("the database has panicked".to_owned())));
+        let look = || {
+            snapshot.and_then(|snapshot| aging::look(&snapshot, cursor, retention, clock::now_ms()))
+        };
+        let looked = std::panic::catch_unwind(AssertUnwindSafe(look)).unwrap_or_else(|_| {
+            Err(redb::Error::Corrupted(
+                "the database has panicked".to_owned(),
+            ))
+        });
         match looked {
             Ok(due) => (!due.is_empty()).then_some(Write::Age(due)),
             Err(error) => {
@@ -137,14 +163,25 @@ impl Writer {
         let mut writes = writes.into_iter();
         let outcome = self.recover().and_then(|()| {
             // A defect of the database must not leave a process behind that takes connections and stores nothing.
-            let transact = AssertUnwindSafe(|| self.transact(&mut writes, &mut answers, &mut publications));
+            let transact =
+                AssertUnwindSafe(|| self.transact(&mut writes, &mut answers, &mut publications));
             std::panic::catch_unwind(transact)
-                .unwrap_or_else(|_| Err(redb::Error::Corrupted("the database has panicked".to_owned())))
+                .unwrap_or_else(|_| {
+                    Err(redb::Error::Corrupted(
+                        "the database has panicked".to_owned(),
+                    ))
+                })
                 .map_err(failed)
         });
         let Err(error) = outcome else {
             metrics::COMMIT.observe(begun.elapsed().as_secs_f64());
-            for Publication { room, epoch, seq, entry } in publications {
+            for Publication {
+                room,
+                epoch,
+                seq,
+                entry,
+            } in publications
+            {
                 self.publish.logged(&room, epoch, seq, &entry);
             }
             return answers.into_iter().for_each(|answer: Answer| answer(None));
@@ -161,7 +198,9 @@ impl Writer {
             error
         };
         answers.extend(writes.map(|write| apply(None, write, &mut publications).0));
-        answers.into_iter().for_each(|answer| answer(Some(error.clone())));
+        answers
+            .into_iter()
+            .for_each(|answer| answer(Some(error.clone())));
     }
 
     fn transact(
@@ -170,13 +209,24 @@ impl Writer {
         answers: &mut Vec<Answer>,
         publications: &mut Vec<Publication>,
     ) -> DbResult<()> {
-        let handle = self.handle.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut transaction = handle.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_write()?;
+        let handle = self
+            .handle
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut transaction = handle
+            .as_ref()
+            .ok_or(redb::Error::DatabaseClosed)?
+            .begin_write()?;
         // Notes the free pages with each commit: a file that was not closed opens at once instead of being walked through.
         transaction.set_quick_repair(true);
         let now_ms = clock::now_ms();
-        let mut tables =
-            Tables::open(&transaction, &mut self.epochs, &self.options.retention, &mut self.generations, now_ms)?;
+        let mut tables = Tables::open(
+            &transaction,
+            &mut self.epochs,
+            &self.options.retention,
+            &mut self.generations,
+            now_ms,
+        )?;
         for write in writes {
             let (answer, failure) = apply(Some(&mut tables), write, publications);
             answers.push(answer);
@@ -207,7 +257,9 @@ impl Writer {
             "the disk did not keep what was written, and nothing is stored any more: look after the disk, restart the \
              machine (the system's cache may show what is not on the disk), and restore a backup if the file is damaged"
         );
-        let why = Error::Unavailable("the disk has failed to keep what was written: nothing is stored".to_owned());
+        let why = Error::Unavailable(
+            "the disk has failed to keep what was written: nothing is stored".to_owned(),
+        );
         self.failing = Some((Instant::now(), why.clone()));
         why
     }
@@ -236,19 +288,26 @@ impl Writer {
 
     /// Tries to open the file where that has failed, now and then; in between the last error holds.
     fn recover(&mut self) -> Result<()> {
-        let Some((since, error)) = self.failing.clone() else { return Ok(()) };
+        let Some((since, error)) = self.failing.clone() else {
+            return Ok(());
+        };
         if self.disk.has_failed() {
             return Err(error);
         }
         if since.elapsed() >= REOPEN {
             self.reopen(&error);
         }
-        self.failing.as_ref().map_or(Ok(()), |(_, error)| Err(error.clone()))
+        self.failing
+            .as_ref()
+            .map_or(Ok(()), |(_, error)| Err(error.clone()))
     }
 
     /// Waits for the reads that run.
     fn put(&self, database: Option<Database>) {
-        *self.handle.write().unwrap_or_else(std::sync::PoisonError::into_inner) = database;
+        *self
+            .handle
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = database;
     }
 }
 
@@ -259,21 +318,43 @@ fn apply(
     publications: &mut Vec<Publication>,
 ) -> (Answer, Option<redb::Error>) {
     match write {
-        Write::Append(append, done) => settle(tables, done, |tables| tables.append(append, publications)),
+        Write::Append(append, done) => {
+            settle(tables, done, |tables| tables.append(append, publications))
+        }
         Write::Create(create, done) => settle(tables, done, |tables| tables.create(&create)),
-        Write::Membership(change, done) => {
-            settle(tables, done, |tables| tables.change_membership(change, publications))
+        Write::Membership(change, done) => settle(tables, done, |tables| {
+            tables.change_membership(change, publications)
+        }),
+        Write::Read {
+            room,
+            user,
+            seq,
+            done,
+        } => settle(tables, done, |tables| tables.mark_read(&room, &user, seq)),
+        Write::Index { users, room, done } => {
+            settle(tables, done, |tables| tables.index(&users, &room))
         }
-        Write::Read { room, user, seq, done } => settle(tables, done, |tables| tables.mark_read(&room, &user, seq)),
-        Write::Index { users, room, done } => settle(tables, done, |tables| tables.index(&users, &room)),
-        Write::Unindex { user, room, done } => settle(tables, done, |tables| tables.unindex(&user, &room)),
-        Write::Invite { user, invitation, max, done } => {
-            settle(tables, done, |tables| tables.invite(&user, &invitation, max))
+        Write::Unindex { user, room, done } => {
+            settle(tables, done, |tables| tables.unindex(&user, &room))
         }
-        Write::Uninvite { user, room, done } => settle(tables, done, |tables| tables.uninvite(&user, &room)),
-        Write::Seen { user, at_ms, done } => settle(tables, done, |tables| tables.note_seen(&user, at_ms)),
+        Write::Invite {
+            user,
+            invitation,
+            max,
+            done,
+        } => settle(tables, done, |tables| {
+            tables.invite(&user, &invitation, max)
+        }),
+        Write::Uninvite { user, room, done } => {
+            settle(tables, done, |tables| tables.uninvite(&user, &room))
+        }
+        Write::Seen { user, at_ms, done } => {
+            settle(tables, done, |tables| tables.note_seen(&user, at_ms))
+        }
         Write::Bans(change, done) => settle(tables, done, |tables| tables.bans(change)),
-        Write::Delete(delete, done) => settle(tables, done, |tables| tables.delete(delete, publications)),
+        Write::Delete(delete, done) => {
+            settle(tables, done, |tables| tables.delete(delete, publications))
+        }
         Write::Age(due) => {
             let failure = tables.and_then(|tables| tables.age(&due).err());
             (Box::new(|_| ()), failure)
@@ -289,7 +370,10 @@ fn settle<T: Send + 'static>(
 ) -> (Answer, Option<redb::Error>) {
     let (outcome, failure) = match tables.map(apply) {
         Some(Ok(outcome)) => (outcome, None),
-        Some(Err(failure)) => (Err(Error::Unavailable("not stored".to_owned())), Some(failure)),
+        Some(Err(failure)) => (
+            Err(Error::Unavailable("not stored".to_owned())),
+            Some(failure),
+        ),
         None => (Err(Error::Unavailable("not stored".to_owned())), None),
     };
     let answer = move |failed: Option<Error>| {

@@ -27,10 +27,16 @@ impl Bans for RedisStore {
     async fn bans(&self, ask: AskBans) -> Result<BanChanges> {
         let keys = self.shared.client.keys();
         let mut command = script::bans().call(4);
-        command.arg(keys.bans("list")).arg(keys.bans("order")).arg(keys.bans("lifted")).arg(keys.bans("meta"));
+        command
+            .arg(keys.bans("list"))
+            .arg(keys.bans("order"))
+            .arg(keys.bans("lifted"))
+            .arg(keys.bans("meta"));
         command.arg(ask.since).arg(ask.began).arg(PAGE);
         let call = Call::script(self.shared.bans_slot(), script::bans(), command).repeatable();
-        let mut fields = Fields::of(reply::value(self.shared.client.call(Lane::Any, call).await)?)?;
+        let mut fields = Fields::of(reply::value(
+            self.shared.client.call(Lane::Any, call).await,
+        )?)?;
         let version = fields.take()?;
         let upto = fields.take()?;
         let reset = fields.take::<u8>()? == 1;
@@ -39,7 +45,8 @@ impl Bans for RedisStore {
         for _ in 0..count {
             let version = fields.take()?;
             let bytes = fields.take::<Vec<u8>>()?;
-            let ban = Ban::decode(bytes.as_slice()).map_err(|error| Error::Corrupt(format!("a ban: {error}")))?;
+            let ban = Ban::decode(bytes.as_slice())
+                .map_err(|error| Error::Corrupt(format!("a ban: {error}")))?;
             bans.push(Ban { version, ..ban });
         }
         let mut lifted = Vec::new();
@@ -48,24 +55,49 @@ impl Bans for RedisStore {
             let id = fields.take()?;
             lifted.push(LiftedBan { id, version });
         }
-        Ok(BanChanges { version, upto, reset, bans, lifted })
+        Ok(BanChanges {
+            version,
+            upto,
+            reset,
+            bans,
+            lifted,
+        })
     }
 }
 
 impl Shared {
-    async fn change_bans(&self, what: &str, ban: Option<&Ban>, id: &str, max: usize) -> Result<i64> {
+    async fn change_bans(
+        &self,
+        what: &str,
+        ban: Option<&Ban>,
+        id: &str,
+        max: usize,
+    ) -> Result<i64> {
         let keys = self.client.keys();
         let mut command = script::ban().call(5);
-        command.arg(keys.bans("list")).arg(keys.bans("order")).arg(keys.bans("lifted"));
-        command.arg(keys.bans("ends")).arg(keys.bans("meta")).arg(what);
-        command.arg(ban.map_or(id, |ban| &ban.id)).arg(ban.map(Ban::encode_to_vec).unwrap_or_default());
-        command.arg(ban.map_or(0, |ban| ban.until_ms)).arg(max).arg(FORGET_BATCH).arg(REMEMBERED);
+        command
+            .arg(keys.bans("list"))
+            .arg(keys.bans("order"))
+            .arg(keys.bans("lifted"));
+        command
+            .arg(keys.bans("ends"))
+            .arg(keys.bans("meta"))
+            .arg(what);
+        command
+            .arg(ban.map_or(id, |ban| &ban.id))
+            .arg(ban.map(Ban::encode_to_vec).unwrap_or_default());
+        command
+            .arg(ban.map_or(0, |ban| ban.until_ms))
+            .arg(max)
+            .arg(FORGET_BATCH)
+            .arg(REMEMBERED);
         let call = Call::script(self.bans_slot(), script::ban(), command).repeatable();
         if what == "forget" || self.options.wait_replicas == 0 {
             return reply::read(self.client.call(Lane::Any, call).await);
         }
         let lane = Lane::Blocking(self.options.append_workers.max(1));
-        let (reply, replicated) = self.replicated(self.client.call(lane, self.waiting(call)).await)?;
+        let (reply, replicated) =
+            self.replicated(self.client.call(lane, self.waiting(call)).await)?;
         let reply = reply::parsed(reply)?;
         replicated.map(|()| reply)
     }

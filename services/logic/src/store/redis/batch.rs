@@ -69,11 +69,13 @@ impl Batcher {
             match job {
                 Job::Append(append, answer) => messages.push((append, answer)),
                 Job::Membership(change, answer) => {
-                    self.store_messages(std::mem::take(&mut messages), &mut confirmed).await;
+                    self.store_messages(std::mem::take(&mut messages), &mut confirmed)
+                        .await;
                     self.store_membership(change, answer, &mut confirmed).await;
                 }
                 Job::Delete(delete, answer) => {
-                    self.store_messages(std::mem::take(&mut messages), &mut confirmed).await;
+                    self.store_messages(std::mem::take(&mut messages), &mut confirmed)
+                        .await;
                     self.delete(delete, answer, &mut confirmed).await;
                 }
             }
@@ -86,7 +88,11 @@ impl Batcher {
     /// find the entry by its seq.
     pub(super) async fn publish(&self, confirmed: Confirmed) {
         if !confirmed.publish.is_empty() {
-            let outcomes = self.shared.client.calls(Lane::Fixed(self.number), confirmed.publish).await;
+            let outcomes = self
+                .shared
+                .client
+                .calls(Lane::Fixed(self.number), confirmed.publish)
+                .await;
             for error in outcomes.into_iter().filter_map(std::result::Result::err) {
                 metrics::PUBLISH_FAILED.inc();
                 tracing::debug!(%error, "failed to publish a stored entry; receivers fetch it");
@@ -113,7 +119,10 @@ impl Batcher {
                 None => groups.push((slot, vec![message])),
             }
         }
-        let calls = groups.iter().map(|(_, group)| self.shared.append_call(group)).collect();
+        let calls = groups
+            .iter()
+            .map(|(_, group)| self.shared.append_call(group))
+            .collect();
         let outcomes = self.run(calls).await;
         for ((_, group), outcome) in groups.into_iter().zip(outcomes) {
             self.answer_messages(group, outcome, confirmed);
@@ -123,7 +132,9 @@ impl Batcher {
     /// Puts direct rooms into their members' indexes before anything is said there; with replicas to be waited for, these
     /// confirm that too. Answers the messages for which that failed, and returns the others.
     async fn index_first(&self, messages: Vec<Pending>) -> Vec<Pending> {
-        let calls = messages.iter().flat_map(|(append, _)| self.shared.index_calls(&append.index, &append.room));
+        let calls = messages
+            .iter()
+            .flat_map(|(append, _)| self.shared.index_calls(&append.index, &append.room));
         let calls: Vec<Call> = calls.collect();
         if calls.is_empty() {
             return messages;
@@ -132,8 +143,9 @@ impl Batcher {
         let mut left = Vec::with_capacity(messages.len());
         for (append, answer) in messages {
             let own = outcomes.by_ref().take(append.index.len());
-            let indexed: Result<()> =
-                own.map(|outcome| self.shared.replicated(outcome)?.1).fold(Ok(()), std::result::Result::and);
+            let indexed: Result<()> = own
+                .map(|outcome| self.shared.replicated(outcome)?.1)
+                .fold(Ok(()), std::result::Result::and);
             match indexed {
                 Ok(()) => left.push((append, answer)),
                 Err(error) => drop(answer.send(Err(error))),
@@ -146,7 +158,13 @@ impl Batcher {
         let _timer = metrics::APPEND.start_timer();
         let (lane, calls) = match self.shared.options.wait_replicas {
             0 => (Lane::Fixed(self.number), calls),
-            _ => (Lane::Blocking(self.number), calls.into_iter().map(|call| self.shared.waiting(call)).collect()),
+            _ => (
+                Lane::Blocking(self.number),
+                calls
+                    .into_iter()
+                    .map(|call| self.shared.waiting(call))
+                    .collect(),
+            ),
         };
         self.shared.client.calls(lane, calls).await
     }
@@ -158,17 +176,29 @@ impl Batcher {
             .and_then(|(reply, replicated)| Ok((Fields::of(reply)?, replicated)))
         {
             Ok(both) => both,
-            Err(error) => return group.into_iter().for_each(|(_, answer)| drop(answer.send(Err(error.clone())))),
+            Err(error) => {
+                return group
+                    .into_iter()
+                    .for_each(|(_, answer)| drop(answer.send(Err(error.clone()))));
+            }
         };
         for (append, answer) in group {
-            let stored = replies.value().and_then(|reply| Stored::read(&append, reply));
+            let stored = replies
+                .value()
+                .and_then(|reply| Stored::read(&append, reply));
             match stored.and_then(|stored| replicated.clone().map(|()| stored)) {
                 Err(error) => drop(answer.send(Err(error))),
                 Ok(stored) => {
                     if self.shared.options.wait_replicas > 0 {
-                        confirmed.publish.extend(stored.publish(&self.shared, &append.room, &append.entry));
+                        confirmed.publish.extend(stored.publish(
+                            &self.shared,
+                            &append.room,
+                            &append.entry,
+                        ));
                     }
-                    confirmed.answers.push(Reply::Append(answer, stored.appended));
+                    confirmed
+                        .answers
+                        .push(Reply::Append(answer, stored.appended));
                 }
             }
         }
@@ -179,29 +209,52 @@ impl Batcher {
 
     async fn delete(&self, delete: Delete, answer: Answer<Deleted>, confirmed: &mut Confirmed) {
         let outcome = self.run(vec![self.shared.delete_call(&delete)]).await.pop();
-        let outcome = outcome.unwrap_or_else(|| Err(im_redis_bus::Error::Down("no call was made".to_owned())));
-        let deleted = self.shared.replicated(outcome).and_then(|(reply, replicated)| {
-            let deleted = read_deleted(&delete, reply)?;
-            replicated.map(|()| deleted)
-        });
+        let outcome = outcome
+            .unwrap_or_else(|| Err(im_redis_bus::Error::Down("no call was made".to_owned())));
+        let deleted = self
+            .shared
+            .replicated(outcome)
+            .and_then(|(reply, replicated)| {
+                let deleted = read_deleted(&delete, reply)?;
+                replicated.map(|()| deleted)
+            });
         match deleted {
             Err(error) => drop(answer.send(Err(error))),
             Ok(deleted) if self.shared.options.wait_replicas == 0 => drop(answer.send(Ok(deleted))),
             Ok(deleted) => {
-                let envelope = Envelope::logged(deleted.epoch, deleted.seq, &delete.entry.encode_to_vec());
-                confirmed.publish.push(self.shared.publish(&delete.room, envelope).repeatable());
+                let envelope =
+                    Envelope::logged(deleted.epoch, deleted.seq, &delete.entry.encode_to_vec());
+                confirmed
+                    .publish
+                    .push(self.shared.publish(&delete.room, envelope).repeatable());
                 confirmed.answers.push(Reply::Delete(answer, deleted));
             }
         }
     }
 
-    async fn store_membership(&self, change: Membership, answer: Answer<Option<Appended>>, confirmed: &mut Confirmed) {
-        let outcome = self.run(vec![self.shared.membership_call(&change)]).await.pop();
-        let outcome = outcome.unwrap_or_else(|| Err(im_redis_bus::Error::Down("no call was made".to_owned())));
-        let stored = self.shared.replicated(outcome).and_then(|(reply, replicated)| {
-            let stored = Stored::read_membership(&change, reply, self.shared.options.retention.max_members)?;
-            replicated.map(|()| stored)
-        });
+    async fn store_membership(
+        &self,
+        change: Membership,
+        answer: Answer<Option<Appended>>,
+        confirmed: &mut Confirmed,
+    ) {
+        let outcome = self
+            .run(vec![self.shared.membership_call(&change)])
+            .await
+            .pop();
+        let outcome = outcome
+            .unwrap_or_else(|| Err(im_redis_bus::Error::Down("no call was made".to_owned())));
+        let stored = self
+            .shared
+            .replicated(outcome)
+            .and_then(|(reply, replicated)| {
+                let stored = Stored::read_membership(
+                    &change,
+                    reply,
+                    self.shared.options.retention.max_members,
+                )?;
+                replicated.map(|()| stored)
+            });
         match stored {
             Err(error) => drop(answer.send(Err(error))),
             Ok(None) => drop(answer.send(Ok(None))),
@@ -209,8 +262,12 @@ impl Batcher {
                 if self.shared.options.wait_replicas == 0 {
                     return drop(answer.send(Ok(Some(stored.appended))));
                 }
-                confirmed.publish.extend(stored.publish(&self.shared, &change.room, &change.entry));
-                confirmed.answers.push(Reply::Membership(answer, stored.appended));
+                confirmed
+                    .publish
+                    .extend(stored.publish(&self.shared, &change.room, &change.entry));
+                confirmed
+                    .answers
+                    .push(Reply::Membership(answer, stored.appended));
             }
         }
     }
@@ -229,10 +286,16 @@ fn read_deleted(delete: &Delete, reply: Value) -> Result<Deleted> {
     let kind = kind_of(&fields.take::<String>()?)?;
     let mut members = Vec::new();
     while !fields.is_empty() {
-        let user = UserId::known(fields.take::<String>()?).map_err(|bad| Error::Corrupt(bad.to_string()))?;
+        let user = UserId::known(fields.take::<String>()?)
+            .map_err(|bad| Error::Corrupt(bad.to_string()))?;
         members.push(user);
     }
-    Ok(Deleted { kind, epoch, seq, members })
+    Ok(Deleted {
+        kind,
+        epoch,
+        seq,
+        members,
+    })
 }
 
 /// A message that the script has stored, now or before.
@@ -254,8 +317,18 @@ impl Stored {
                 let seq = fields.take()?;
                 let id = fields.take()?;
                 let time_ms = fields.take()?;
-                let appended = Appended { id, epoch, seq, time_ms, duplicate: true, created: false };
-                Ok(Self { appended, before: Some(fields.take()?) })
+                let appended = Appended {
+                    id,
+                    epoch,
+                    seq,
+                    time_ms,
+                    duplicate: true,
+                    created: false,
+                };
+                Ok(Self {
+                    appended,
+                    before: Some(fields.take()?),
+                })
             }
             refusal => Err(refused(refusal, &append.room, &append.access.user)),
         }
@@ -266,7 +339,10 @@ impl Stored {
         match fields.take::<i64>()? {
             answer::NEW => Self::read_new(&change.entry, &mut fields).map(Some),
             answer::UNCHANGED => Ok(None),
-            answer::FULL => Err(Error::TooManyMembers { room: change.room.clone(), limit }),
+            answer::FULL => Err(Error::TooManyMembers {
+                room: change.room.clone(),
+                limit,
+            }),
             answer::FORBIDDEN => Err(Error::Forbidden {
                 room: change.room.clone(),
                 user: change.access.user.clone(),
@@ -282,8 +358,18 @@ impl Stored {
         let created = fields.take::<i64>()? == 1;
         let id = entry.id.clone();
         let time_ms = entry.time_ms;
-        let appended = Appended { id, epoch, seq, time_ms, duplicate: false, created };
-        Ok(Self { appended, before: None })
+        let appended = Appended {
+            id,
+            epoch,
+            seq,
+            time_ms,
+            duplicate: false,
+            created,
+        };
+        Ok(Self {
+            appended,
+            before: None,
+        })
     }
 
     fn publish(&self, shared: &Shared, room: &RoomId, entry: &Entry) -> Option<Call> {
@@ -294,7 +380,11 @@ impl Stored {
         match &self.before {
             Some(before) if before.is_empty() => None,
             Some(before) => Some(shared.publish(room, envelope(before)).repeatable()),
-            None => Some(shared.publish(room, envelope(&entry.encode_to_vec())).repeatable()),
+            None => Some(
+                shared
+                    .publish(room, envelope(&entry.encode_to_vec()))
+                    .repeatable(),
+            ),
         }
     }
 }
@@ -305,8 +395,15 @@ fn refused(refusal: i64, room: &RoomId, user: &UserId) -> Error {
     match refusal {
         answer::NO_ROOM => Error::NoSuchRoom(room),
         answer::NOT_A_MEMBER => Error::NotAMember { room, user },
-        answer::FORBIDDEN => Error::Forbidden { room, user, why: "the access does not cover this room" },
-        answer::OTHER_KIND => Error::Conflict { room, what: "not a group" },
+        answer::FORBIDDEN => Error::Forbidden {
+            room,
+            user,
+            why: "the access does not cover this room",
+        },
+        answer::OTHER_KIND => Error::Conflict {
+            room,
+            what: "not a group",
+        },
         other => Error::Corrupt(format!("a script answers {other}")),
     }
 }
@@ -320,7 +417,9 @@ fn access_bits(access: &Access) -> u8 {
 fn milliseconds(time: Duration) -> u64 {
     /// A hundred thousand years.
     const MAX_MS: u64 = 100_000 * 365 * 24 * 3_600_000;
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).min(MAX_MS)
+    u64::try_from(time.as_millis())
+        .unwrap_or(u64::MAX)
+        .min(MAX_MS)
 }
 
 impl Shared {
@@ -337,7 +436,13 @@ impl Shared {
         let mut command = script::append().call(rooms.len() * 6);
         for room in &rooms {
             let [even, odd] = room.dedupe();
-            command.arg(room.meta()).arg(room.log()).arg(room.members()).arg(room.read()).arg(even).arg(odd);
+            command
+                .arg(room.meta())
+                .arg(room.log())
+                .arg(room.members())
+                .arg(room.read())
+                .arg(even)
+                .arg(odd);
         }
         let window = self.options.retention.dedupe_window.as_millis().max(1);
         command.arg(window as u64);
@@ -347,10 +452,22 @@ impl Shared {
             command.arg(room.channel());
         }
         for (append, _) in group {
-            let Append { room, access, client_id, entry, .. } = append;
-            command.arg(numbers[room]).arg(access_bits(access)).arg(access.user.as_str());
+            let Append {
+                room,
+                access,
+                client_id,
+                entry,
+                ..
+            } = append;
+            command
+                .arg(numbers[room])
+                .arg(access_bits(access))
+                .arg(access.user.as_str());
             command.arg(Keys::dedupe_field(&access.user, client_id));
-            command.arg(&entry.id).arg(entry.time_ms).arg(entry.encode_to_vec());
+            command
+                .arg(&entry.id)
+                .arg(entry.time_ms)
+                .arg(entry.encode_to_vec());
         }
         let slot = rooms.first().map_or_else(|| Slot::of(""), RoomKeys::slot);
         Call::script(slot, script::append(), command).repeatable()
@@ -359,12 +476,26 @@ impl Shared {
     fn membership_call(&self, change: &Membership) -> Call {
         let room = self.client.keys().room(&change.room);
         let mut command = script::member().call(5);
-        command.arg(room.meta()).arg(room.log()).arg(room.members()).arg(room.order()).arg(room.read());
+        command
+            .arg(room.meta())
+            .arg(room.log())
+            .arg(room.members())
+            .arg(room.order())
+            .arg(room.read());
         self.retention_args(&mut command);
-        command.arg(self.options.retention.max_members).arg(u8::from(self.options.wait_replicas == 0));
-        command.arg(room.channel()).arg(access_bits(&change.access)).arg(change.access.user.as_str());
-        command.arg(change.user.as_str()).arg(change.role.map_or("", role_letter));
-        command.arg(change.entry.time_ms).arg(change.entry.encode_to_vec());
+        command
+            .arg(self.options.retention.max_members)
+            .arg(u8::from(self.options.wait_replicas == 0));
+        command
+            .arg(room.channel())
+            .arg(access_bits(&change.access))
+            .arg(change.access.user.as_str());
+        command
+            .arg(change.user.as_str())
+            .arg(change.role.map_or("", role_letter));
+        command
+            .arg(change.entry.time_ms)
+            .arg(change.entry.encode_to_vec());
         Call::script(room.slot(), script::member(), command)
     }
 
@@ -375,9 +506,20 @@ impl Shared {
         let room = self.client.keys().room(&delete.room);
         let [even, odd] = room.dedupe();
         let mut command = script::delete().call(7);
-        command.arg(room.meta()).arg(room.log()).arg(room.members()).arg(room.order()).arg(room.read());
-        command.arg(even).arg(odd).arg(EPOCH_KEPT.as_millis() as u64);
-        command.arg(u8::from(self.options.wait_replicas == 0)).arg(room.channel()).arg(delete.entry.encode_to_vec());
+        command
+            .arg(room.meta())
+            .arg(room.log())
+            .arg(room.members())
+            .arg(room.order())
+            .arg(room.read());
+        command
+            .arg(even)
+            .arg(odd)
+            .arg(EPOCH_KEPT.as_millis() as u64);
+        command
+            .arg(u8::from(self.options.wait_replicas == 0))
+            .arg(room.channel())
+            .arg(delete.entry.encode_to_vec());
         Call::script(room.slot(), script::delete(), command)
     }
 
@@ -385,8 +527,15 @@ impl Shared {
     /// long a room is kept that is abandoned.
     fn retention_args(&self, command: &mut Cmd) {
         let retention = &self.options.retention;
-        let slack = if retention.max_entries >= 1000 { 100 } else { 0 };
-        command.arg(retention.max_entries.max(1)).arg(slack).arg(milliseconds(retention.max_age));
+        let slack = if retention.max_entries >= 1000 {
+            100
+        } else {
+            0
+        };
+        command
+            .arg(retention.max_entries.max(1))
+            .arg(slack)
+            .arg(milliseconds(retention.max_age));
         command.arg(self.rooms_end_after_ms());
     }
 
@@ -404,7 +553,9 @@ impl Shared {
 
     /// Followed by the wait for replicas.
     pub(super) fn waiting(&self, call: Call) -> Call {
-        let timeout = u64::try_from(self.options.wait_timeout.as_millis()).unwrap_or(u64::MAX).max(1);
+        let timeout = u64::try_from(self.options.wait_timeout.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
         call.wait(self.options.wait_replicas, timeout)
     }
 

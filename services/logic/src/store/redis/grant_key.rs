@@ -14,8 +14,12 @@ impl GrantKeys for RedisStore {
         command.arg(&key).arg(&proposed).arg("NX").arg("GET");
         let call = Call::new(Slot::of(&key), command).repeatable();
         let kept: Option<Vec<u8>> = reply::read(self.shared.client.call(Lane::Any, call).await)?;
-        let Some(kept) = kept else { return Ok(proposed) };
+        let Some(kept) = kept else {
+            return Ok(proposed);
+        };
         let bytes = kept.len();
-        kept.try_into().map_err(|_| Error::Corrupt(format!("the key of grants has {bytes} bytes: remove {key}")))
+        kept.try_into().map_err(|_| {
+            Error::Corrupt(format!("the key of grants has {bytes} bytes: remove {key}"))
+        })
     }
 }

@@ -21,11 +21,22 @@ fn bound(bound: Bound<&str>, open: &str) -> String {
 
 #[async_trait]
 impl Index for RedisStore {
-    async fn user_rooms(&self, user: &UserId, after: Option<&RoomId>, limit: usize) -> Result<Vec<RoomId>> {
+    async fn user_rooms(
+        &self,
+        user: &UserId,
+        after: Option<&RoomId>,
+        limit: usize,
+    ) -> Result<Vec<RoomId>> {
         let key = self.shared.client.keys().user_rooms(user);
         let calls = spans(after).into_iter().map(|(from, to)| {
             let mut command = redis::cmd("ZRANGEBYLEX");
-            command.arg(&key).arg(bound(from, "-")).arg(bound(to, "+")).arg("LIMIT").arg(0).arg(limit);
+            command
+                .arg(&key)
+                .arg(bound(from, "-"))
+                .arg(bound(to, "+"))
+                .arg("LIMIT")
+                .arg(0)
+                .arg(limit);
             Call::new(Slot::of(&key), command).repeatable()
         });
         let mut rooms = Vec::new();
@@ -33,12 +44,21 @@ impl Index for RedisStore {
             rooms.extend(reply::read::<Vec<String>>(reply)?);
         }
         rooms.truncate(limit);
-        rooms.into_iter().map(|room| RoomId::known(room).map_err(|bad| Error::Corrupt(bad.to_string()))).collect()
+        rooms
+            .into_iter()
+            .map(|room| RoomId::known(room).map_err(|bad| Error::Corrupt(bad.to_string())))
+            .collect()
     }
 
     async fn index_room(&self, users: &[UserId], room: &RoomId) -> Result<()> {
-        let outcomes = self.shared.client.calls(Lane::Any, self.shared.index_calls(users, room).collect()).await;
-        outcomes.into_iter().try_for_each(|outcome| reply::value(outcome).map(drop))
+        let outcomes = self
+            .shared
+            .client
+            .calls(Lane::Any, self.shared.index_calls(users, room).collect())
+            .await;
+        outcomes
+            .into_iter()
+            .try_for_each(|outcome| reply::value(outcome).map(drop))
     }
 
     async fn unindex_room(&self, user: &UserId, room: &RoomId) -> Result<()> {
@@ -52,7 +72,11 @@ impl Index for RedisStore {
 
 impl Shared {
     /// One call for each user.
-    pub(super) fn index_calls(&self, users: &[UserId], room: &RoomId) -> impl Iterator<Item = Call> {
+    pub(super) fn index_calls(
+        &self,
+        users: &[UserId],
+        room: &RoomId,
+    ) -> impl Iterator<Item = Call> {
         users.iter().map(move |user| {
             let key = self.client.keys().user_rooms(user);
             let mut command = redis::cmd("ZADD");

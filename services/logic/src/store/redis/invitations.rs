@@ -11,7 +11,12 @@ use crate::store::invitations::INVITATION_LASTS;
 use crate::store::{Error, Invitation, Invitations, Result};
 
 fn written(invitation: &Invitation) -> String {
-    format!("{}:{}:{}", role_letter(invitation.role), invitation.time_ms, invitation.by)
+    format!(
+        "{}:{}:{}",
+        role_letter(invitation.role),
+        invitation.time_ms,
+        invitation.by
+    )
 }
 
 fn read(room: &str, text: &str) -> Option<Invitation> {
@@ -19,7 +24,12 @@ fn read(room: &str, text: &str) -> Option<Invitation> {
     let role = role_of(parts.next()?)?;
     let time_ms = parts.next()?.parse().ok()?;
     let by = UserId::known(parts.next()?).ok()?;
-    Some(Invitation { room: RoomId::known(room).ok()?, by, role, time_ms })
+    Some(Invitation {
+        room: RoomId::known(room).ok()?,
+        by,
+        role,
+        time_ms,
+    })
 }
 
 #[async_trait]
@@ -27,14 +37,26 @@ impl Invitations for RedisStore {
     async fn invite(&self, user: &UserId, invitation: Invitation, max: usize) -> Result<bool> {
         let key = self.shared.client.keys().user_invitations(user);
         let mut put = redis::cmd("HSET");
-        put.arg(&key).arg(invitation.room.as_str()).arg(written(&invitation));
+        put.arg(&key)
+            .arg(invitation.room.as_str())
+            .arg(written(&invitation));
         let mut number = redis::cmd("HLEN");
         number.arg(&key);
         let mut expiry = redis::cmd("EXPIRE");
         expiry.arg(&key).arg(INVITATION_LASTS.as_secs());
-        let calls = [put, number, expiry].map(|command| Call::new(Slot::of(&key), command).repeatable());
-        let mut replies = self.shared.client.calls(Lane::Any, calls.into()).await.into_iter();
-        let mut next = || replies.next().ok_or_else(|| Error::Corrupt("too few replies".to_owned()));
+        let calls =
+            [put, number, expiry].map(|command| Call::new(Slot::of(&key), command).repeatable());
+        let mut replies = self
+            .shared
+            .client
+            .calls(Lane::Any, calls.into())
+            .await
+            .into_iter();
+        let mut next = || {
+            replies
+                .next()
+                .ok_or_else(|| Error::Corrupt("too few replies".to_owned()))
+        };
         let is_new: u64 = reply::read(next()?)?;
         let number: usize = reply::read(next()?)?;
         if is_new == 0 || number <= max {
@@ -51,7 +73,8 @@ impl Invitations for RedisStore {
         let mut command = redis::cmd("HGETALL");
         command.arg(&key);
         let call = Call::new(Slot::of(&key), command).repeatable();
-        let all: Vec<(String, String)> = reply::read(self.shared.client.call(Lane::Any, call).await)?;
+        let all: Vec<(String, String)> =
+            reply::read(self.shared.client.call(Lane::Any, call).await)?;
         let mut invitations = Vec::with_capacity(all.len());
         for (room, text) in &all {
             match read(room, text).filter(Invitation::holds) {
@@ -64,7 +87,12 @@ impl Invitations for RedisStore {
     }
 
     async fn uninvite(&self, user: &UserId, room: &RoomId) -> Result<bool> {
-        self.shared.forget_invitation(&self.shared.client.keys().user_invitations(user), room.as_str()).await
+        self.shared
+            .forget_invitation(
+                &self.shared.client.keys().user_invitations(user),
+                room.as_str(),
+            )
+            .await
     }
 }
 
@@ -72,8 +100,11 @@ impl Shared {
     async fn forget_invitation(&self, key: &str, room: &str) -> Result<bool> {
         let mut command = redis::cmd("HDEL");
         command.arg(key).arg(room);
-        let removed: u64 =
-            reply::read(self.client.call(Lane::Any, Call::new(Slot::of(key), command).repeatable()).await)?;
+        let removed: u64 = reply::read(
+            self.client
+                .call(Lane::Any, Call::new(Slot::of(key), command).repeatable())
+                .await,
+        )?;
         Ok(removed > 0)
     }
 }

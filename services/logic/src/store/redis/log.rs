@@ -26,12 +26,22 @@ struct LogSlice {
 
 #[async_trait]
 impl History for RedisStore {
-    async fn tail(&self, room: &RoomId, epoch: Epoch, seq: Seq, limit: usize, max_bytes: usize) -> Result<Tail> {
+    async fn tail(
+        &self,
+        room: &RoomId,
+        epoch: Epoch,
+        seq: Seq,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Tail> {
         let mut from = seq;
         // Where the position turns out to be worth less, the rest begins earlier. Each reading is one moment and judged
         // for itself; a room can hardly change its epoch twice meanwhile.
         for _ in 0..4 {
-            let found = self.shared.log_slice(room, Slice::After(from), limit, max_bytes).await?;
+            let found = self
+                .shared
+                .log_slice(room, Slice::After(from), limit, max_bytes)
+                .await?;
             let reset_to = found.transitions.reset(epoch, seq, found.head);
             let wanted = reset_to.unwrap_or(seq);
             if wanted != from {
@@ -39,14 +49,27 @@ impl History for RedisStore {
                 continue;
             }
             let truncated = gone_after(from, limit, &found);
-            let LogSlice { head, epoch, run, .. } = found;
-            return Ok(Tail { epoch, head, reset_to, truncated, entries: run.entries });
+            let LogSlice {
+                head, epoch, run, ..
+            } = found;
+            return Ok(Tail {
+                epoch,
+                head,
+                reset_to,
+                truncated,
+                entries: run.entries,
+            });
         }
-        Err(Error::Unavailable(format!("{room} changes faster than it can be read")))
+        Err(Error::Unavailable(format!(
+            "{room} changes faster than it can be read"
+        )))
     }
 
     async fn page(&self, room: &RoomId, slice: Slice, limit: usize) -> Result<Page> {
-        let mut found = self.shared.log_slice(room, slice, limit, PAGE_BYTES).await?;
+        let mut found = self
+            .shared
+            .log_slice(room, slice, limit, PAGE_BYTES)
+            .await?;
         let truncated = match slice {
             Slice::After(seq) => gone_after(seq, limit, &found),
             Slice::Before(seq) => gone_before(seq.min(found.head + 1), limit, &found),
@@ -55,8 +78,15 @@ impl History for RedisStore {
         if !matches!(slice, Slice::After(_)) {
             found.run.entries.reverse();
         }
-        let LogSlice { head, epoch, run, .. } = found;
-        Ok(Page { epoch, head, truncated, entries: run.entries })
+        let LogSlice {
+            head, epoch, run, ..
+        } = found;
+        Ok(Page {
+            epoch,
+            head,
+            truncated,
+            entries: run.entries,
+        })
     }
 
     async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<(Epoch, Seq)>> {
@@ -79,17 +109,32 @@ impl History for RedisStore {
     async fn mark_read(&self, room: &RoomId, user: &UserId, seq: Seq) -> Result<ReadPosition> {
         let keys = self.shared.client.keys().room(room);
         let mut command = script::read().call(3);
-        command.arg(keys.meta()).arg(keys.members()).arg(keys.read()).arg(user.as_str()).arg(seq);
+        command
+            .arg(keys.meta())
+            .arg(keys.members())
+            .arg(keys.read())
+            .arg(user.as_str())
+            .arg(seq);
         let call = Call::script(keys.slot(), script::read(), command).repeatable();
-        let mut fields = Fields::of(reply::value(self.shared.client.call(Lane::Any, call).await)?)?;
+        let mut fields = Fields::of(reply::value(
+            self.shared.client.call(Lane::Any, call).await,
+        )?)?;
         match fields.take::<String>()?.as_str() {
             "none" => Err(Error::NoSuchRoom(room.clone())),
-            "stranger" => Err(Error::NotAMember { room: room.clone(), user: user.clone() }),
+            "stranger" => Err(Error::NotAMember {
+                room: room.clone(),
+                user: user.clone(),
+            }),
             _ => {
                 let read = fields.take()?;
                 let joined = fields.take()?;
                 let head = fields.take()?;
-                Ok(ReadPosition { read, joined, head, moved: fields.take::<i64>()? == 1 })
+                Ok(ReadPosition {
+                    read,
+                    joined,
+                    head,
+                    moved: fields.take::<i64>()? == 1,
+                })
             }
         }
     }
@@ -97,26 +142,47 @@ impl History for RedisStore {
 
 impl Shared {
     /// A part of the log; what cannot be read is gone over.
-    async fn log_slice(&self, room: &RoomId, slice: Slice, limit: usize, max_bytes: usize) -> Result<LogSlice> {
+    async fn log_slice(
+        &self,
+        room: &RoomId,
+        slice: Slice,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<LogSlice> {
         let mut found = self.read_log(room, slice, limit, max_bytes).await?;
         for _ in 0..READ_ON {
-            let Some((from, to)) = found.run.gone.filter(|_| found.run.entries.is_empty()) else { break };
+            let Some((from, to)) = found.run.gone.filter(|_| found.run.entries.is_empty()) else {
+                break;
+            };
             let further = match slice {
                 Slice::After(_) => Slice::After(to),
                 Slice::Before(_) | Slice::Latest => Slice::Before(from),
             };
             let more = self.read_log(room, further, limit, max_bytes).await?;
             // Another epoch: what was read before may be another log. What is known so far is told.
-            if more.epoch != found.epoch || (more.run.entries.is_empty() && more.run.gone.is_none()) {
+            if more.epoch != found.epoch || (more.run.entries.is_empty() && more.run.gone.is_none())
+            {
                 break;
             }
-            let gone = more.run.gone.map_or((from, to), |(low, high)| (low.min(from), high.max(to)));
-            found.run = Run { gone: Some(gone), ..more.run };
+            let gone = more
+                .run
+                .gone
+                .map_or((from, to), |(low, high)| (low.min(from), high.max(to)));
+            found.run = Run {
+                gone: Some(gone),
+                ..more.run
+            };
         }
         Ok(found)
     }
 
-    async fn read_log(&self, room: &RoomId, slice: Slice, limit: usize, max_bytes: usize) -> Result<LogSlice> {
+    async fn read_log(
+        &self,
+        room: &RoomId,
+        slice: Slice,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<LogSlice> {
         let keys = self.client.keys().room(room);
         let (way, seq) = match slice {
             Slice::After(seq) => ("after", seq),
@@ -124,11 +190,20 @@ impl Shared {
             Slice::Latest => ("latest", 0),
         };
         let mut command = script::log().call(2);
-        command.arg(keys.meta()).arg(keys.log()).arg(way).arg(seq).arg(limit).arg(max_bytes);
+        command
+            .arg(keys.meta())
+            .arg(keys.log())
+            .arg(way)
+            .arg(seq)
+            .arg(limit)
+            .arg(max_bytes);
         let call = Call::script(keys.slot(), script::log(), command).repeatable();
         let mut fields = Fields::of(reply::value(self.client.call(Lane::Any, call).await)?)?;
         if fields.is_empty() {
-            return Ok(LogSlice { first: 1, ..LogSlice::default() });
+            return Ok(LogSlice {
+                first: 1,
+                ..LogSlice::default()
+            });
         }
         let head = fields.take()?;
         let first = fields.take()?;
@@ -141,7 +216,13 @@ impl Shared {
                 break;
             }
         }
-        Ok(LogSlice { head, first, epoch, transitions, run })
+        Ok(LogSlice {
+            head,
+            first,
+            epoch,
+            transitions,
+            run,
+        })
     }
 }
 
@@ -164,7 +245,11 @@ fn gone_before(seq: Seq, limit: usize, found: &LogSlice) -> Option<(Seq, Seq)> {
         return found.run.gone;
     }
     let oldest_wanted = seq.saturating_sub(limit as u64).max(1);
-    let is_reached = found.run.entries.last().is_none_or(|entry| entry.seq <= found.first);
+    let is_reached = found
+        .run
+        .entries
+        .last()
+        .is_none_or(|entry| entry.seq <= found.first);
     let is_gone = is_reached && found.first > oldest_wanted && seq > oldest_wanted;
     is_gone.then(|| (oldest_wanted, (found.first - 1).min(seq - 1)))
 }

@@ -30,18 +30,32 @@ pub(super) struct NodeStates {
 
 #[async_trait]
 impl Leases for RedisStore {
-    async fn node_beat(&self, node: &str, lease: Duration, connections: u64, counts: Counts) -> Result<bool> {
+    async fn node_beat(
+        &self,
+        node: &str,
+        lease: Duration,
+        connections: u64,
+        counts: Counts,
+    ) -> Result<bool> {
         let keys = self.shared.client.keys();
         let mut command = script::beat().call(5);
-        command.arg(keys.node_leases()).arg(keys.node_connections()).arg(keys.node_online(node));
+        command
+            .arg(keys.node_leases())
+            .arg(keys.node_connections())
+            .arg(keys.node_online(node));
         command.arg(keys.node_states()).arg(keys.nodes_lost());
-        command.arg(node).arg(milliseconds(lease)).arg(connections).arg(milliseconds(lease * REMEMBERED));
+        command
+            .arg(node)
+            .arg(milliseconds(lease))
+            .arg(connections)
+            .arg(milliseconds(lease * REMEMBERED));
         command.arg(counts.since).arg(counts.state);
         for (room, count) in counts.changed {
             command.arg(room.as_str()).arg(count);
         }
         let call = Call::script(self.shared.nodes_slot(), script::beat(), command).repeatable();
-        let (taken, lost): (bool, String) = reply::read(self.shared.client.call(Lane::Any, call).await)?;
+        let (taken, lost): (bool, String) =
+            reply::read(self.shared.client.call(Lane::Any, call).await)?;
         if !lost.is_empty()
             && let Err(error) = self.shared.clear_away(&lost).await
         {
@@ -81,7 +95,10 @@ impl Leases for RedisStore {
         let counts = self.shared.client.calls(Lane::Any, calls.collect()).await;
         let mut totals = vec![0; rooms.len()];
         for counted in counts {
-            for (total, count) in totals.iter_mut().zip(reply::read::<Vec<Option<u64>>>(counted)?) {
+            for (total, count) in totals
+                .iter_mut()
+                .zip(reply::read::<Vec<Option<u64>>>(counted)?)
+            {
                 *total += count.unwrap_or(0);
             }
         }
@@ -116,7 +133,13 @@ impl Shared {
     }
 
     async fn of_nodes(&self, commands: impl IntoIterator<Item = Cmd>) -> Result<()> {
-        self.all(commands.into_iter().map(|command| Call::new(self.nodes_slot(), command).repeatable()).collect()).await
+        self.all(
+            commands
+                .into_iter()
+                .map(|command| Call::new(self.nodes_slot(), command).repeatable())
+                .collect(),
+        )
+        .await
     }
 
     pub(super) async fn leases(&self) -> Result<NodeStates> {
@@ -126,7 +149,9 @@ impl Shared {
         let call = Call::script(self.nodes_slot(), script::nodes(), command).repeatable();
         let mut fields = Fields::of(reply::value(self.client.call(Lane::Any, call).await)?)?;
         let count = fields.take::<usize>()?;
-        let living = (0..count).map(|_| Ok((fields.take()?, fields.take()?))).collect::<Result<_>>()?;
+        let living = (0..count)
+            .map(|_| Ok((fields.take()?, fields.take()?)))
+            .collect::<Result<_>>()?;
         let mut silent = HashSet::new();
         while !fields.is_empty() {
             silent.insert(fields.take()?);
@@ -143,7 +168,8 @@ impl Shared {
             let mut command = redis::cmd("HSCAN");
             command.arg(&key).arg(&cursor).arg("COUNT").arg(STEP);
             let call = Call::new(self.nodes_slot(), command).repeatable();
-            let (next, step): (String, HashMap<String, u64>) = reply::read(self.client.call(Lane::Any, call).await)?;
+            let (next, step): (String, HashMap<String, u64>) =
+                reply::read(self.client.call(Lane::Any, call).await)?;
             counts.extend(step);
             if next == "0" {
                 return Ok(counts);

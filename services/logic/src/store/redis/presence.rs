@@ -34,7 +34,13 @@ impl Connections for RedisStore {
     }
 
     async fn disconnected(&self, ended: Ended) -> Result<()> {
-        let Ended { conn, user, node, place, at_ms } = ended;
+        let Ended {
+            conn,
+            user,
+            node,
+            place,
+            at_ms,
+        } = ended;
         let user = match user {
             Some(user) => user,
             None => match self.shared.who_is_at(&node, place, &conn).await? {
@@ -47,12 +53,23 @@ impl Connections for RedisStore {
         let mut note = script::seen().call(1);
         note.arg(&seen).arg(at_ms);
         let note = Call::script(Slot::of(&seen), script::seen(), note).repeatable();
-        self.shared.all(vec![self.shared.erase(&user, [conn.as_str()]), note]).await?;
-        if node.is_empty() { Ok(()) } else { self.shared.let_go(&node, &[member(&conn, &user)]).await }
+        self.shared
+            .all(vec![self.shared.erase(&user, [conn.as_str()]), note])
+            .await?;
+        if node.is_empty() {
+            Ok(())
+        } else {
+            self.shared.let_go(&node, &[member(&conn, &user)]).await
+        }
     }
 
     /// Reads only, where everything is as it is named.
-    async fn assert_presence(&self, node: &str, places: Range<u64>, named: Vec<Presence>) -> Result<Asserted> {
+    async fn assert_presence(
+        &self,
+        node: &str,
+        places: Range<u64>,
+        named: Vec<Presence>,
+    ) -> Result<Asserted> {
         let limit = named.len() + STRAYS;
         let looks = named.iter().map(|one| {
             let key = self.shared.client.keys().user_presence(&one.user);
@@ -60,7 +77,9 @@ impl Connections for RedisStore {
             command.arg(&key).arg(&one.conn);
             call(&key, command)
         });
-        let calls = std::iter::once(self.shared.held(node, places, limit)).chain(looks).collect();
+        let calls = std::iter::once(self.shared.held(node, places, limit))
+            .chain(looks)
+            .collect();
         let mut replies = self.shared.client.calls(Lane::Any, calls).await.into_iter();
         let nothing = || Err(im_redis_bus::Error::Lost("too few replies".to_owned()));
         let held: Vec<String> = reply::read(replies.next().unwrap_or_else(nothing))?;
@@ -74,13 +93,27 @@ impl Connections for RedisStore {
             }
         }
         if !missing.is_empty() {
-            self.shared.hold(node, missing.iter().map(|(one, _)| *one)).await?;
             self.shared
-                .all(missing.iter().filter(|(_, noted)| !noted).map(|(one, _)| self.shared.note(one)).collect())
+                .hold(node, missing.iter().map(|(one, _)| *one))
+                .await?;
+            self.shared
+                .all(
+                    missing
+                        .iter()
+                        .filter(|(_, noted)| !noted)
+                        .map(|(one, _)| self.shared.note(one))
+                        .collect(),
+                )
                 .await?;
         }
-        let restored = missing.iter().map(|(one, _)| Stray { conn: one.conn.clone(), user: one.user.clone() });
-        Ok(Asserted { restored: restored.collect(), strays: held.iter().filter_map(|text| stray(text)).collect() })
+        let restored = missing.iter().map(|(one, _)| Stray {
+            conn: one.conn.clone(),
+            user: one.user.clone(),
+        });
+        Ok(Asserted {
+            restored: restored.collect(),
+            strays: held.iter().filter_map(|text| stray(text)).collect(),
+        })
     }
 
     async fn presence(&self, users: &[UserId]) -> Result<Vec<(Vec<Presence>, u64)>> {
@@ -88,7 +121,11 @@ impl Connections for RedisStore {
             return Ok(Vec::new());
         }
         let leases = self.shared.leases().await?;
-        let living: HashSet<&str> = leases.living.iter().map(|(node, _)| node.as_str()).collect();
+        let living: HashSet<&str> = leases
+            .living
+            .iter()
+            .map(|(node, _)| node.as_str())
+            .collect();
         let calls = users.iter().flat_map(|user| {
             let key = self.shared.client.keys().user_presence(user);
             let seen = self.shared.client.keys().user_seen(user);
@@ -96,11 +133,22 @@ impl Connections for RedisStore {
             let mut last = redis::cmd("GET");
             all.arg(&key);
             last.arg(&seen);
-            [Call::new(Slot::of(&key), all).repeatable(), Call::new(Slot::of(&seen), last).repeatable()]
+            [
+                Call::new(Slot::of(&key), all).repeatable(),
+                Call::new(Slot::of(&seen), last).repeatable(),
+            ]
         });
-        let mut replies = self.shared.client.calls(Lane::Any, calls.collect()).await.into_iter();
-        let mut next =
-            || replies.next().unwrap_or_else(|| Err(im_redis_bus::Error::Lost("too few replies".to_owned())));
+        let mut replies = self
+            .shared
+            .client
+            .calls(Lane::Any, calls.collect())
+            .await
+            .into_iter();
+        let mut next = || {
+            replies
+                .next()
+                .unwrap_or_else(|| Err(im_redis_bus::Error::Lost("too few replies".to_owned())))
+        };
         let mut found = Vec::with_capacity(users.len());
         for user in users {
             let all: HashMap<String, String> = reply::read(next())?;
@@ -111,8 +159,17 @@ impl Connections for RedisStore {
                 .collect::<Result<Vec<_>>>()?
                 .into_iter()
                 .partition(|one| living.contains(one.node.as_str()));
-            shown.sort_by(|one, other| (one.since_ms, &one.conn).cmp(&(other.since_ms, &other.conn)));
-            self.shared.forget(user, hidden.iter().filter(|one| !leases.silent.contains(&one.node))).await;
+            shown.sort_by(|one, other| {
+                (one.since_ms, &one.conn).cmp(&(other.since_ms, &other.conn))
+            });
+            self.shared
+                .forget(
+                    user,
+                    hidden
+                        .iter()
+                        .filter(|one| !leases.silent.contains(&one.node)),
+                )
+                .await;
             found.push((shown, seen.unwrap_or(0)));
         }
         Ok(found)
@@ -134,9 +191,18 @@ impl Shared {
     /// With the user.
     fn note(&self, presence: &Presence) -> Call {
         let key = self.client.keys().user_presence(&presence.user);
-        let Presence { device, conn, node, since_ms, .. } = presence;
+        let Presence {
+            device,
+            conn,
+            node,
+            since_ms,
+            ..
+        } = presence;
         let mut command = redis::cmd("HSET");
-        command.arg(&key).arg(conn).arg(format!("{since_ms}\0{node}\0{device}"));
+        command
+            .arg(&key)
+            .arg(conn)
+            .arg(format!("{since_ms}\0{node}\0{device}"));
         call(&key, command)
     }
 
@@ -161,16 +227,27 @@ impl Shared {
         if node.is_empty() || place == 0 {
             return Ok(None);
         }
-        let held = self.client.call(Lane::Any, self.held(node, place..place + 1, STRAYS)).await;
+        let held = self
+            .client
+            .call(Lane::Any, self.held(node, place..place + 1, STRAYS))
+            .await;
         let held: Vec<String> = reply::read(held)?;
         let mut strays = held.iter().filter_map(|text| stray(text));
-        Ok(strays.find(|stray| stray.conn == conn).map(|stray| stray.user))
+        Ok(strays
+            .find(|stray| stray.conn == conn)
+            .map(|stray| stray.user))
     }
 
     fn held(&self, node: &str, places: Range<u64>, limit: usize) -> Call {
         let key = self.client.keys().node_held(node);
         let mut command = redis::cmd("ZRANGEBYSCORE");
-        command.arg(&key).arg(places.start).arg(format!("({}", places.end)).arg("LIMIT").arg(0).arg(limit);
+        command
+            .arg(&key)
+            .arg(places.start)
+            .arg(format!("({}", places.end))
+            .arg("LIMIT")
+            .arg(0)
+            .arg(limit);
         call(&key, command)
     }
 
@@ -179,12 +256,18 @@ impl Shared {
         let key = self.client.keys().node_held(node);
         let mut command = redis::cmd("ZRANGE");
         command.arg(&key).arg(0).arg(SWEPT - 1);
-        let held: Vec<String> = reply::read(self.client.call(Lane::Any, call(&key, command)).await)?;
+        let held: Vec<String> =
+            reply::read(self.client.call(Lane::Any, call(&key, command)).await)?;
         if held.is_empty() {
             return Ok(true);
         }
         let left: Vec<Stray> = held.iter().filter_map(|text| stray(text)).collect();
-        self.all(left.iter().map(|one| self.erase(&one.user, [one.conn.as_str()])).collect()).await?;
+        self.all(
+            left.iter()
+                .map(|one| self.erase(&one.user, [one.conn.as_str()]))
+                .collect(),
+        )
+        .await?;
         self.let_go(node, &held).await?;
         Ok(held.len() < SWEPT)
     }
@@ -192,15 +275,22 @@ impl Shared {
     /// Calls whose replies do not matter.
     pub(super) async fn all(&self, calls: Vec<Call>) -> Result<()> {
         let outcomes = self.client.calls(Lane::Any, calls).await;
-        outcomes.into_iter().try_for_each(|outcome| reply::value(outcome).map(drop))
+        outcomes
+            .into_iter()
+            .try_for_each(|outcome| reply::value(outcome).map(drop))
     }
 
     /// Removes connections of nodes that are long gone. Nothing rests on it: it is tried again when they are next seen.
     async fn forget(&self, user: &UserId, gone: impl Iterator<Item = &Presence>) {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
         // A connection may be noted before its node's first beat.
         let old = now.saturating_sub(REMEMBERED).as_millis() as u64;
-        let gone: Vec<&str> = gone.filter(|one| one.since_ms < old).map(|one| one.conn.as_str()).collect();
+        let gone: Vec<&str> = gone
+            .filter(|one| one.since_ms < old)
+            .map(|one| one.conn.as_str())
+            .collect();
         if !gone.is_empty()
             && let Err(error) = self.all(vec![self.erase(user, gone)]).await
         {
@@ -221,7 +311,10 @@ fn member(conn: &str, user: &UserId) -> String {
 
 fn stray(member: &str) -> Option<Stray> {
     let (conn, user) = member.split_once('\0')?;
-    Some(Stray { conn: conn.to_owned(), user: UserId::known(user).ok()? })
+    Some(Stray {
+        conn: conn.to_owned(),
+        user: UserId::known(user).ok()?,
+    })
 }
 
 /// "since NUL node NUL device".

@@ -37,25 +37,40 @@ impl Queue {
         let mut tasks = JoinSet::new();
         let workers = (0..count).map(|number| {
             let (sender, receiver) = mpsc::channel(shared.options.queue.max(1));
-            tasks.spawn(work(Batcher::new(Arc::clone(shared), number), receiver, shared.options.batch.max(1)));
+            tasks.spawn(work(
+                Batcher::new(Arc::clone(shared), number),
+                receiver,
+                shared.options.batch.max(1),
+            ));
             sender
         });
         let workers = Mutex::new(workers.collect());
-        Self { workers, count, tasks: tokio::sync::Mutex::new(tasks) }
+        Self {
+            workers,
+            count,
+            tasks: tokio::sync::Mutex::new(tasks),
+        }
     }
 
     /// Puts a job into the queue of its room's [`place`], and waits for its answer.
     ///
     /// # Errors
     /// [`Error::Unavailable`] at once where the queue is full or closed.
-    pub(super) async fn run<T: Send>(&self, place: usize, job: impl FnOnce(Answer<T>) -> Job) -> Result<T> {
+    pub(super) async fn run<T: Send>(
+        &self,
+        place: usize,
+        job: impl FnOnce(Answer<T>) -> Job,
+    ) -> Result<T> {
         let (answer, answered) = oneshot::channel();
         self.put(place, job(answer))?;
         answered.await.unwrap_or_else(|_| Err(closed()))
     }
 
     fn put(&self, place: usize, job: Job) -> Result<()> {
-        let workers = self.workers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let workers = self
+            .workers
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let worker = workers.get(place % self.count).ok_or_else(closed)?;
         match worker.try_send(job) {
             Ok(()) => {
@@ -64,14 +79,19 @@ impl Queue {
             }
             Err(_) => {
                 metrics::QUEUE_FULL.inc();
-                Err(Error::Unavailable("too many messages wait to be stored".to_owned()))
+                Err(Error::Unavailable(
+                    "too many messages wait to be stored".to_owned(),
+                ))
             }
         }
     }
 
     /// Takes no more and waits until all that waits is done.
     pub(super) async fn close(&self) {
-        self.workers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        self.workers
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clear();
         let mut tasks = self.tasks.lock().await;
         while tasks.join_next().await.is_some() {}
     }
@@ -93,7 +113,11 @@ async fn work(batcher: Batcher, mut queue: mpsc::Receiver<Job>, batch: usize) {
             // overload, work that nobody waits for would only keep those waiting who do.
             jobs.retain(Job::is_awaited);
             metrics::ABANDONED.inc_by((taken - jobs.len()) as u64);
-            if taken == 0 { None } else { Some(batcher.store(jobs).await) }
+            if taken == 0 {
+                None
+            } else {
+                Some(batcher.store(jobs).await)
+            }
         };
         let ((), next) = tokio::join!(batcher.publish(confirmed), next);
         let Some(next) = next else { return };

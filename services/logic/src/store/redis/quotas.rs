@@ -12,7 +12,14 @@ const QUOTA_SECONDS: u64 = 2 * 24 * 3600;
 
 #[async_trait]
 impl Quotas for RedisStore {
-    async fn spend(&self, user: &UserId, what: &'static str, day: u64, amount: u64, limit: u64) -> Result<bool> {
+    async fn spend(
+        &self,
+        user: &UserId,
+        what: &'static str,
+        day: u64,
+        amount: u64,
+        limit: u64,
+    ) -> Result<bool> {
         let key = self.shared.client.keys().user_quota(user, what, day);
         let change = |command: &str, by: u64| {
             let mut command = redis::cmd(command);
@@ -30,7 +37,12 @@ impl Quotas for RedisStore {
         if counted <= limit {
             return Ok(true);
         }
-        reply::value(self.shared.client.call(Lane::Any, change("DECRBY", amount)).await)?;
+        reply::value(
+            self.shared
+                .client
+                .call(Lane::Any, change("DECRBY", amount))
+                .await,
+        )?;
         Ok(false)
     }
 }

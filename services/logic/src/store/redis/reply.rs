@@ -40,13 +40,17 @@ impl Fields {
         match value {
             Value::Array(values) => Ok(Self(values.into_iter())),
             Value::ServerError(failed) => Err(error(BusError::of_server(&failed))),
-            other => Err(Error::Corrupt(format!("an array is expected where redis says {other:?}"))),
+            other => Err(Error::Corrupt(format!(
+                "an array is expected where redis says {other:?}"
+            ))),
         }
     }
 
     /// The next element.
     pub(super) fn value(&mut self) -> Result<Value> {
-        self.0.next().ok_or_else(|| Error::Corrupt("a reply of redis ends too early".to_owned()))
+        self.0
+            .next()
+            .ok_or_else(|| Error::Corrupt("a reply of redis ends too early".to_owned()))
     }
 
     /// The next element as some type.

@@ -14,8 +14,16 @@ pub(super) async fn cases(stage: &Stage) {
 }
 
 fn ban(user: &str, until_ms: u64) -> Ban {
-    let ban = Ban { user: user.to_owned(), until_ms, reason: "spam".to_owned(), ..Ban::default() };
-    Ban { id: subject(&ban).expect("about a user").1, ..ban }
+    let ban = Ban {
+        user: user.to_owned(),
+        until_ms,
+        reason: "spam".to_owned(),
+        ..Ban::default()
+    };
+    Ban {
+        id: subject(&ban).expect("about a user").1,
+        ..ban
+    }
 }
 
 /// Brings a copy up to date; how many answers it took.
@@ -30,7 +38,14 @@ async fn follow(stage: &Stage, copy: &Bans) -> usize {
 }
 
 fn refuses(copy: &Bans, user: &str) -> bool {
-    copy.refuses(&Who { user, ..Who::default() }, || 1).is_some()
+    copy.refuses(
+        &Who {
+            user,
+            ..Who::default()
+        },
+        || 1,
+    )
+    .is_some()
 }
 
 async fn a_ban_is_noted_followed_and_lifted(stage: &Stage) {
@@ -41,23 +56,45 @@ async fn a_ban_is_noted_followed_and_lifted(stage: &Stage) {
     assert!(!refuses(&copy, &ann));
     follow(stage, &copy).await;
     assert!(refuses(&copy, &ann));
-    let noted = copy.read().get(&format!("user:{ann}")).cloned().expect("noted");
-    assert_eq!((noted.reason.as_str(), noted.version), ("spam", copy.read().version()));
+    let noted = copy
+        .read()
+        .get(&format!("user:{ann}"))
+        .cloned()
+        .expect("noted");
+    assert_eq!(
+        (noted.reason.as_str(), noted.version),
+        ("spam", copy.read().version())
+    );
     // Another one about the same takes its place.
-    let again = Ban { reason: "more spam".to_owned(), ..ban(&ann, 0) };
+    let again = Ban {
+        reason: "more spam".to_owned(),
+        ..ban(&ann, 0)
+    };
     assert_eq!(stage.store.bans.ban(again, 0).await, Ok(true));
     let changes = stage.store.bans.bans(copy.known()).await.expect("the list");
-    assert_eq!((changes.bans.len(), changes.lifted.len(), changes.reset), (1, 0, false));
+    assert_eq!(
+        (changes.bans.len(), changes.lifted.len(), changes.reset),
+        (1, 0, false)
+    );
     copy.apply(changes);
     for lifted in [true, false] {
-        assert_eq!(stage.store.bans.lift_ban(&format!("user:{ann}")).await, Ok(lifted));
+        assert_eq!(
+            stage.store.bans.lift_ban(&format!("user:{ann}")).await,
+            Ok(lifted)
+        );
     }
     let changes = stage.store.bans.bans(copy.known()).await.expect("the list");
-    assert_eq!((changes.bans.len(), changes.lifted.len(), changes.reset), (0, 1, false));
+    assert_eq!(
+        (changes.bans.len(), changes.lifted.len(), changes.reset),
+        (0, 1, false)
+    );
     copy.apply(changes);
     assert!(!refuses(&copy, &ann));
     let nothing = stage.store.bans.bans(copy.known()).await.expect("the list");
-    assert_eq!((nothing.version, nothing.upto, nothing.bans.len()), (copy.read().version(), nothing.version, 0));
+    assert_eq!(
+        (nothing.version, nothing.upto, nothing.bans.len()),
+        (copy.read().version(), nothing.version, 0)
+    );
 }
 
 async fn what_is_over_is_removed_and_said_to_be(stage: &Stage) {
@@ -65,7 +102,14 @@ async fn what_is_over_is_removed_and_said_to_be(stage: &Stage) {
     let bob = stage.name("bob");
     let copy = Bans::default();
     assert_eq!(stage.store.bans.ban(ban(&ann, 1), PLENTY).await, Ok(true));
-    assert_eq!(stage.store.bans.ban(ban(&bob, u64::MAX / 4096), PLENTY).await, Ok(true));
+    assert_eq!(
+        stage
+            .store
+            .bans
+            .ban(ban(&bob, u64::MAX / 4096), PLENTY)
+            .await,
+        Ok(true)
+    );
     follow(stage, &copy).await;
     while stage.store.bans.forget_bans().await.expect("forgotten") > 0 {}
     follow(stage, &copy).await;
@@ -81,8 +125,18 @@ async fn there_are_so_many_and_no_more(stage: &Stage) {
     let (ann, bob) = (stage.name("ann"), stage.name("bob"));
     assert_eq!(stage.store.bans.ban(ban(&ann, 0), max).await, Ok(true));
     assert_eq!(stage.store.bans.ban(ban(&bob, 0), max).await, Ok(false));
-    assert_eq!(stage.store.bans.ban(ban(&ann, 0), max).await, Ok(true), "it has its place already");
-    assert_eq!(stage.store.bans.lift_ban(&format!("user:{ann}")).await, Ok(true));
+    assert_eq!(
+        stage.store.bans.ban(ban(&ann, 0), max).await,
+        Ok(true),
+        "it has its place already"
+    );
+    assert_eq!(
+        stage.store.bans.lift_ban(&format!("user:{ann}")).await,
+        Ok(true)
+    );
     assert_eq!(stage.store.bans.ban(ban(&bob, 0), max).await, Ok(true));
-    assert_eq!(stage.store.bans.lift_ban(&format!("user:{bob}")).await, Ok(true));
+    assert_eq!(
+        stage.store.bans.lift_ban(&format!("user:{bob}")).await,
+        Ok(true)
+    );
 }

@@ -13,7 +13,12 @@ use crate::store::Messages;
 ///
 /// # Panics
 /// Where one is not stored.
-pub async fn pace(store: &dyn Messages, count: usize, flying: usize, rooms: usize) -> (f64, Duration) {
+pub async fn pace(
+    store: &dyn Messages,
+    count: usize,
+    flying: usize,
+    rooms: usize,
+) -> (f64, Duration) {
     let mut begun = 0;
     let mut took = Vec::with_capacity(count);
     let run = uuid::Uuid::now_v7();
@@ -30,7 +35,13 @@ pub async fn pace(store: &dyn Messages, count: usize, flying: usize, rooms: usiz
                 store.append(append).await.map(|_| at.elapsed())
             });
         }
-        took.push(flight.next().await.expect("something flies").expect("stored"));
+        took.push(
+            flight
+                .next()
+                .await
+                .expect("something flies")
+                .expect("stored"),
+        );
     }
     let rate = count as f64 / start.elapsed().as_secs_f64();
     took.sort_unstable();

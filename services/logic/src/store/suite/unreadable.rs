@@ -17,8 +17,15 @@ pub async fn goes_over_unreadable(store: &dyn History, room: &RoomId) {
         (4, 100, Some((5, 5)), vec![6]),
         (5, 100, None, vec![6]),
     ] {
-        let tail = store.tail(room, 0, after, limit, 1 << 20).await.expect("readable");
-        assert_eq!((tail.truncated, seqs(&tail.entries)), (truncated, expected), "after {after}, {limit}");
+        let tail = store
+            .tail(room, 0, after, limit, 1 << 20)
+            .await
+            .expect("readable");
+        assert_eq!(
+            (tail.truncated, seqs(&tail.entries)),
+            (truncated, expected),
+            "after {after}, {limit}"
+        );
     }
     for (slice, limit, truncated, expected) in [
         (Slice::Latest, 10, None, vec![6]),
@@ -27,7 +34,11 @@ pub async fn goes_over_unreadable(store: &dyn History, room: &RoomId) {
         (Slice::After(3), 10, Some((4, 5)), vec![6]),
     ] {
         let page = store.page(room, slice, limit).await.expect("readable");
-        assert_eq!((page.truncated, seqs(&page.entries)), (truncated, expected), "{slice:?}, {limit}");
+        assert_eq!(
+            (page.truncated, seqs(&page.entries)),
+            (truncated, expected),
+            "{slice:?}, {limit}"
+        );
     }
 }
 
