@@ -355,20 +355,38 @@ impl Follower {
         };
         let mut lines = stream.lines();
         while let Some(Ok(mut line)) = lines.next().await {
-            let drained = line
-                .split_once(' ')
-                .and_then(|(_, json)| serde_json::from_str::<DrainedLine>(json).ok());
-            if let Some(DrainedLine { forced }) = drained
-                && let Some(record) = lock(&self.records).get_mut(&self.uid)
-            {
-                record.forced = Some(forced);
-            }
+            self.note_drained(&line);
             line.push('\n');
             if file.write_all(line.as_bytes()).await.is_err() {
                 return;
             }
         }
         let _ = file.flush().await;
+        self.read_last_lines().await;
+    }
+
+    /// What a container wrote last is not always followed to its end where the node is busy.
+    async fn read_last_lines(&self) {
+        let last = LogParams {
+            tail_lines: Some(20),
+            timestamps: true,
+            ..LogParams::default()
+        };
+        let pods = self.kube.pods(&self.namespace);
+        // A pod that is gone by now has no log.
+        let text = pods.logs(&self.name, &last).await.unwrap_or_default();
+        text.lines().for_each(|line| self.note_drained(line));
+    }
+
+    fn note_drained(&self, line: &str) {
+        let drained = line
+            .split_once(' ')
+            .and_then(|(_, json)| serde_json::from_str::<DrainedLine>(json).ok());
+        if let Some(DrainedLine { forced }) = drained
+            && let Some(record) = lock(&self.records).get_mut(&self.uid)
+        {
+            record.forced = Some(forced);
+        }
     }
 }
 
