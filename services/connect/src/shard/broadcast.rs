@@ -215,7 +215,8 @@ impl Push {
 
 impl Kick {
     fn end(&mut self, connection: &Connection) {
-        if self.which.fits(connection) {
+        // One that ends already is not closed by this.
+        if self.which.fits(connection) && connection.ending().is_none() {
             connection.end(self.code, self.text.clone());
             self.closed += 1;
         }
