@@ -462,8 +462,10 @@ async fn whoever_left_is_told_so_once_that_is_confirmed() {
     let site = Site::over(options(), gated.store(), bus).await;
     site.beat().await;
     let (ann, bob) = (token("ann"), token("bob"));
-    let room = site.group(&ann, &["bob"]).await;
     site.connect(&bob, "c-bob").await;
+    let room = site.group(&ann, &["bob"]).await;
+    // Of being a member.
+    assert_eq!(site.told().await.len(), 1);
     let leave = format!("/v1/rooms/{room}/leave");
     gated.unconfirmed.store(true, Ordering::SeqCst);
     for _ in 0..2 {
