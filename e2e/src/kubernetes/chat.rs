@@ -8,6 +8,7 @@ use im_wire::ids::RoomId;
 use im_wire::native::Position;
 
 use super::client::Kube;
+use super::scenario::signer;
 use crate::token::Signer;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -15,14 +16,28 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A user of one ImCluster in one room.
 pub(crate) struct Participant<'a> {
-    pub(crate) kube: &'a Kube,
-    pub(crate) signer: &'a Signer,
+    kube: &'a Kube,
+    signer: Signer,
     /// Namespace and name of the ImCluster.
-    pub(crate) cluster: (&'a str, &'a str),
-    pub(crate) room: &'a RoomId,
+    cluster: (&'a str, &'a str),
+    room: RoomId,
 }
 
-impl Participant<'_> {
+impl<'a> Participant<'a> {
+    /// With the key that the ImCluster has now.
+    pub(crate) async fn of(
+        kube: &'a Kube,
+        cluster: (&'a str, &'a str),
+        room: &str,
+    ) -> Result<Self> {
+        Ok(Self {
+            kube,
+            signer: signer(kube, cluster.0, cluster.1).await?,
+            cluster,
+            room: RoomId::new(room)?,
+        })
+    }
+
     /// Sends messages: their ids.
     pub(crate) async fn send(&self, count: usize) -> Result<Vec<String>> {
         let (client, _events) = self.connect().await?;

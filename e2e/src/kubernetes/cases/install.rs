@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use im_wire::ids::RoomId;
 use serde_json::json;
 
 use crate::kubernetes::chat::{Participant, chat};
@@ -128,14 +127,7 @@ pub(super) async fn retain(runner: &mut Runner) -> Result<()> {
         .await
         .context("run case minimal first")?;
     let before = kube.imcluster(namespace, name).await?;
-    let signer = signer(kube, namespace, name).await?;
-    let room = RoomId::new("kept")?;
-    let user = Participant {
-        kube,
-        signer: &signer,
-        cluster: MINIMAL,
-        room: &room,
-    };
+    let user = Participant::of(kube, MINIMAL, "kept").await?;
     let sent = user.send(20).await?;
     remove(runner, MINIMAL).await?;
     let again = json!({"apiVersion": before["apiVersion"], "kind": before["kind"],

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use im_wire::ids::RoomId;
 use serde_json::{Value, json};
 
 use crate::kubernetes::chat::Participant;
 use crate::kubernetes::runner::{MINIMAL, Runner};
-use crate::kubernetes::scenario::{SETTLE_TIMEOUT, condition, settled, signer};
+use crate::kubernetes::scenario::{SETTLE_TIMEOUT, condition, settled};
 use crate::process::output;
 use crate::wait::until_ok;
 
@@ -139,14 +138,7 @@ async fn fill(runner: &Runner, node: &str, path: &str) -> Result<()> {
     let kube = &runner.kube;
     let (namespace, name) = MINIMAL;
     restart_redis(runner).await?;
-    let signer = signer(kube, namespace, name).await?;
-    let room = RoomId::new("full")?;
-    let user = Participant {
-        kube,
-        signer: &signer,
-        cluster: MINIMAL,
-        room: &room,
-    };
+    let user = Participant::of(kube, MINIMAL, "full").await?;
     let sent = user.send(20).await?;
     on_node(
         node,
