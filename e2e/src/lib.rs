@@ -7,7 +7,6 @@
 pub mod checked_run;
 pub mod checker;
 pub mod clients;
-mod clock;
 pub mod faults;
 pub mod hostile;
 pub mod http;

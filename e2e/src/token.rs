@@ -4,7 +4,7 @@ use anyhow::Result;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde::Serialize;
 
-use crate::clock::unix_now;
+use im_runtime::clock;
 
 /// The secret that signs tokens for servers on loopback.
 pub const SECRET: &str = "end-to-end secret, at least thirty-two bytes";
@@ -30,7 +30,7 @@ impl Signer {
 
     /// A token for `user`, valid for a day, for the open rooms that `rooms` matches.
     pub fn token(&self, user: &str, scope: &str, rooms: &[&str]) -> Result<String> {
-        let iat = unix_now().as_secs();
+        let iat = clock::unix().as_secs();
         Ok(encode(
             &Header::default(),
             &Claims {

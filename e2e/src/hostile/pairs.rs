@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use hyper::Method;
 use im_client::{Client, Event, Events, Outgoing};
+use im_runtime::clock;
 use im_wire::ids::RoomId;
 use im_wire::native::{Body, Position};
 use serde::Serialize;
@@ -15,7 +16,6 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::unix_now;
 use crate::stats::percentile;
 use crate::sync::lock;
 use crate::token::token;
@@ -204,5 +204,5 @@ async fn use_api(http: String, token: String, counters: Arc<Counters>, stop: Can
 }
 
 fn now_us() -> u64 {
-    unix_now().as_micros() as u64
+    clock::unix().as_micros() as u64
 }

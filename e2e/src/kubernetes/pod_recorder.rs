@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::{AsyncBufReadExt, StreamExt, pin_mut};
+use im_runtime::clock;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
 use kube::api::LogParams;
@@ -16,7 +17,6 @@ use tokio::io::AsyncWriteExt;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::client::{Kube, seconds};
-use crate::clock::unix_now;
 use crate::sync::lock;
 
 /// How often a terminating pod is asked about its drain.
@@ -401,5 +401,5 @@ fn version(metrics: &str) -> Option<String> {
 
 /// Seconds since 1970.
 fn now() -> f64 {
-    unix_now().as_secs_f64()
+    clock::unix().as_secs_f64()
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use im_runtime::clock;
 use serde_json::Value;
 
 use super::balancer::Balancer;
@@ -12,7 +13,6 @@ use super::measurements::Measurements;
 use super::pod_recorder::{PodRecord, PodRecorder};
 use super::report::EventReport;
 use crate::checked_run::{CheckedRun, RunReport, TakenBack};
-use crate::clock::unix_now;
 use crate::token::Signer;
 use crate::wait::until_ok;
 use crate::workload::messages::{MessageWorkload, Size};
@@ -109,7 +109,7 @@ impl Scenario {
     ) -> Result<EventReport> {
         let mut run = Box::pin(CheckedRun::start(&self.workload)).await?;
         self.workload.take_send_times();
-        let from = unix_now().as_secs_f64();
+        let from = clock::unix().as_secs_f64();
         let event = Box::pin(event);
         let outcome = run.during(self.rate, async {
             tokio::time::sleep(STEADY).await;

@@ -9,13 +9,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use im_proto::bans::Who;
+use im_runtime::clock::unix_ms;
 use im_runtime::limits::address::is_in;
 use im_runtime::limits::rate::{Bucket, Rate};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
-use crate::clock::unix_ms;
 use crate::metrics;
 use crate::session;
 use crate::shard::Shard;

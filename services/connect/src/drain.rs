@@ -1,7 +1,7 @@
 //! A node that leaves, as a whole: its shards share the clients to be told, see `shard/drain.rs` for what each does.
 
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::Instant;
@@ -16,10 +16,7 @@ pub fn page(handle: &Handle) -> serde_json::Value {
     let Some(drain) = handle.draining() else {
         return json!({"version": 1, "phase": "serving", "connections": handle.connections()});
     };
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    let since = now.saturating_sub(drain.since.elapsed());
+    let since = im_runtime::clock::unix().saturating_sub(drain.since.elapsed());
     let deadline = since + drain.deadline.saturating_duration_since(drain.since);
     json!({
         "version": 1,

@@ -9,7 +9,6 @@
 
 mod accept;
 mod bans;
-mod clock;
 mod connection;
 pub mod downlink;
 pub mod drain;

@@ -73,9 +73,7 @@ impl Node {
         address: impl Into<String>,
         version: impl Into<String>,
     ) -> Self {
-        let since = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
+        let since = im_runtime::clock::unix();
         Self {
             id: id.into(),
             address: address.into(),

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use im_proto::bans::{Kind, subject};
 use im_proto::v1::{Ban, KickRequest};
+use im_runtime::clock;
 use im_wire::code::CloseCode;
 
 use crate::auth::grant::Grant;
-use crate::clock;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::nodes::{Tally, To};
@@ -93,7 +93,7 @@ impl Core {
                 "is yourself: you could not take it back",
             ));
         }
-        let now = clock::now_ms();
+        let now = clock::unix_ms();
         if ban.until_ms != 0 && ban.until_ms <= now {
             return Err(Error::bad(
                 "until",
@@ -175,7 +175,7 @@ impl Core {
         before_ms: Option<u64>,
         until_ms: u64,
     ) -> Result<Done> {
-        let now = clock::now_ms();
+        let now = clock::unix_ms();
         let before = before_ms.unwrap_or(now);
         if before == 0 || before > now + AHEAD_MS {
             return Err(Error::bad(
@@ -221,7 +221,7 @@ impl Core {
     /// Those in force, in the order in which they were made, from behind a version.
     pub(crate) async fn list_bans(&self, after: u64, limit: usize) -> Result<Page> {
         self.bans.refresh(&*self.store.bans).await?;
-        let now = clock::now_ms();
+        let now = clock::unix_ms();
         let book = self.bans.read();
         let in_force = book
             .after(after)

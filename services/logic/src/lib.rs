@@ -9,7 +9,6 @@
 pub mod auth;
 mod bans;
 mod call;
-mod clock;
 mod conversation;
 mod core;
 pub mod error;

@@ -3,13 +3,13 @@
 use std::sync::{Arc, LazyLock};
 
 use im_proto::v1::{Encoding, Entry, Send, SendSignal, Signal, Stored};
+use im_runtime::clock;
 use im_wire::ids::{ClientId, RoomId, UserId};
 use im_wire::native::{MAX_DEPTH, is_sound_json};
 use prometheus::{IntCounterVec, register_int_counter_vec};
 use uuid::Uuid;
 
 use crate::auth::grant::Grant;
-use crate::clock;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::room::access;
@@ -94,7 +94,7 @@ impl Core {
             },
             body: draft.body,
             encoding: draft.encoding,
-            time_ms: clock::now_ms(),
+            time_ms: clock::unix_ms(),
             device,
         };
         let room = draft.room;

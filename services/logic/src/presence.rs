@@ -6,10 +6,10 @@ use std::time::Duration;
 use im_proto::v1::{
     self as pb, AssertPresence, Disconnected, KickRequest, NodeBeat, NodeBeaten, PresenceAsserted,
 };
+use im_runtime::clock;
 use im_wire::ids::{RoomId, UserId};
 
 use crate::auth;
-use crate::clock;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::nodes::{Tally, To};
@@ -53,7 +53,7 @@ impl Core {
             ([], user) => Some(UserId::new(user)?),
             (grant, _) => Some(self.seal.open(grant)?.user()?),
         };
-        let at_ms = clock::now_ms().saturating_sub(gone.ago_ms);
+        let at_ms = clock::unix_ms().saturating_sub(gone.ago_ms);
         let ended = Ended {
             conn: conn.to_owned(),
             user,

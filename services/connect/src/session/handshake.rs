@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use im_proto::v1::{self as pb, Authenticate, Fault, call, reply};
+use im_runtime::clock::unix_ms;
 use im_wire::code::{CloseCode, ErrorCode};
 use im_wire::dialect::{Entrance, First, tell};
 use im_wire::ids::UserId;
@@ -19,7 +20,6 @@ use super::established::Established;
 use super::native;
 use super::socket::SocketIo;
 use super::subscribe;
-use crate::clock::unix_ms;
 use crate::connection::encoding::Encoding;
 use crate::connection::{Authenticated, Client, TokenFacts};
 use crate::metrics;

@@ -4,12 +4,12 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use im_proto::v1::{self as pb, call, reply};
+use im_runtime::clock::unix_ms;
 use im_wire::code::ErrorCode;
 use im_wire::ids::{RoomId, Seq};
 use im_wire::native::{Body, ClientOp, Error, Request, ServerOp};
 
 use super::subscribe;
-use crate::clock::unix_ms;
 use crate::connection::{Client, Connection, TokenFacts};
 use crate::metrics;
 use crate::shard::{Shard, rights};

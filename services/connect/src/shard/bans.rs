@@ -4,10 +4,10 @@ use std::rc::Rc;
 
 use im_proto::bans::{Kind, Who};
 use im_proto::v1::Ban;
+use im_runtime::clock::unix_ms;
 use im_wire::code::CloseCode;
 
 use super::Shard;
-use crate::clock::unix_ms;
 use crate::connection::Connection;
 use crate::metrics;
 

@@ -6,12 +6,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use im_runtime::admin::Pulse;
+use im_runtime::clock::unix_ms;
 use im_wire::code::CloseCode;
 use im_wire::ids::RoomId;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Shard;
-use crate::clock::unix_ms;
 use crate::connection::Connection;
 use crate::metrics;
 

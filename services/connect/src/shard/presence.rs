@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use im_proto::v1::{AssertPresence, Disconnected, Held, PresenceAsserted, call, reply};
+use im_runtime::clock::unix_ms;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Shard;
-use crate::clock::unix_ms;
 use crate::connection::Connection;
 use crate::metrics;
 

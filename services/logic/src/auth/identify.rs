@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use im_proto::v1::{Authenticate, Authenticated, Refresh, Refreshed};
+use im_runtime::clock;
 use im_wire::ids::{DeviceId, UserId};
 use uuid::Uuid;
 
@@ -10,7 +11,6 @@ use super::grant::Grant;
 use super::metrics::{UNSIGNED, count_failure};
 use super::token::Claims;
 use crate::auth;
-use crate::clock;
 use crate::core::Core;
 use crate::error::Result;
 use crate::store::Presence;
@@ -47,7 +47,7 @@ impl Core {
                 device: grant.device.clone(),
                 conn: conn.to_owned(),
                 node: ask.node,
-                since_ms: clock::now_ms(),
+                since_ms: clock::unix_ms(),
                 place: ask.place,
             };
             // A connection that nobody could find would miss pushes, kicks and changes of its rooms: better none.

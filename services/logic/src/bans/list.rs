@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use im_proto::bans::{Applied, Bans, Book, Kind, Who};
 use im_proto::v1::{AskBans, Ban, BanChanges};
+use im_runtime::clock;
 use prometheus::{IntCounterVec, IntGauge, register_int_counter_vec, register_int_gauge};
 use tokio::sync::watch;
 
 use crate::auth;
 use crate::auth::grant::Grant;
 use crate::auth::metrics::count_failure;
-use crate::clock;
 use crate::error::Result;
 use crate::store;
 
@@ -139,7 +139,7 @@ impl BanList {
     }
 
     fn check(&self, who: &Who<'_>) -> Result<()> {
-        let Some((kind, ban)) = self.bans.refuses(who, clock::now_ms) else {
+        let Some((kind, ban)) = self.bans.refuses(who, clock::unix_ms) else {
             return Ok(());
         };
         REFUSALS.with_label_values(&[kind.name()]).inc();

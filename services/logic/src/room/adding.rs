@@ -1,10 +1,10 @@
 //! Whom a user may bring into groups, and how many in a day. The scope admin may bring anybody, and any number.
 
 use futures::future::try_join_all;
+use im_runtime::clock;
 use im_wire::ids::{RoomId, UserId};
 
 use crate::auth::grant::Grant;
-use crate::clock;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::options::AddPolicy;
@@ -127,7 +127,7 @@ impl Core {
         if who.admin || limit == 0 || amount == 0 {
             return Ok(());
         }
-        let day = clock::now_ms() / DAY_MS;
+        let day = clock::unix_ms() / DAY_MS;
         if self
             .store
             .quotas

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
+use im_runtime::clock;
 use im_wire::ids::{RoomId, UserId};
 use uuid::Uuid;
 
 use super::access;
 use super::adding::Brings;
 use crate::auth::grant::Grant;
-use crate::clock;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::store::{Create, Kind, Role};
@@ -86,7 +86,7 @@ impl Core {
             room: room.clone(),
             kind: wanted.kind,
             members,
-            time_ms: clock::now_ms(),
+            time_ms: clock::unix_ms(),
         };
         let created = match self.store.rooms.create(create).await {
             Ok(created) => created,

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use im_proto::v1::{Encoding, Entry};
+use im_runtime::clock;
 use im_wire::ids::{RoomId, Seq};
 use uuid::Uuid;
 
 use super::kind_name;
 use crate::auth::grant::Grant;
-use crate::clock;
 use crate::core::Core;
 use crate::error::Result;
 use crate::store::{Delete, Kind};
@@ -66,7 +66,7 @@ fn entry(by: &Grant) -> Entry {
         r#type: DELETE.to_owned(),
         body: serde_json::json!({"by": by.user}).to_string().into(),
         encoding: Encoding::Json.into(),
-        time_ms: clock::now_ms(),
+        time_ms: clock::unix_ms(),
         device: by.device.clone(),
     }
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use im_proto::v1::{Encoding, Signal};
+use im_runtime::clock;
 use im_wire::ids::{RoomId, UserId};
 
 use super::{access, role_name};
 use crate::auth::grant::Grant;
-use crate::clock;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::store::{Invitation, Role};
@@ -71,7 +71,7 @@ impl Core {
             room: room.clone(),
             by,
             role,
-            time_ms: clock::now_ms(),
+            time_ms: clock::unix_ms(),
         };
         if !self
             .store

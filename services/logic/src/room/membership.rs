@@ -4,13 +4,13 @@
 use std::sync::Arc;
 
 use im_proto::v1::{Encoding, Entry};
+use im_runtime::clock;
 use im_wire::ids::{RoomId, Seq, UserId};
 use uuid::Uuid;
 
 use super::adding::Brings;
 use super::{access, role_name};
 use crate::auth::grant::Grant;
-use crate::clock;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::store::{Access, Kind, Member, Membership, Role};
@@ -64,7 +64,10 @@ impl Core {
             .index
             .index_room(std::slice::from_ref(user), room)
             .await?;
-        let changed = match self.change(who, room, user, Some(role)).await {
+        let changed = match self
+            .change(who, access::for_caller(who, room)?, room, user, Some(role))
+            .await
+        {
             Err(Error::Store(error)) if error.is_refusal() => {
                 self.unindex_all(std::slice::from_ref(user), room).await;
                 return Err(error.into());
@@ -109,12 +112,12 @@ impl Core {
         user: &UserId,
     ) -> Result<bool> {
         self.may_change(who, room, user, None).await?;
-        let changed = self.change(who, room, user, None).await?;
+        let own = access::for_caller(who, room)?;
+        let changed = self.change(who, own, room, user, None).await?;
         if changed.is_none() && self.store.invitations.uninvite(user, room).await? {
             return Ok(true);
         }
-        self.unindex(user, room).await?;
-        self.tell_later(user, room, false, changed).await;
+        self.tell_ended(user, room, changed).await?;
         Ok(changed.is_some())
     }
 
@@ -172,26 +175,12 @@ impl Core {
         user: &UserId,
     ) -> Result<bool> {
         // Whoever is no member may change nothing, not even end what has ended: the store is asked in the system's name.
-        let access = Access {
+        let system = Access {
             system: true,
             ..access::for_caller(who, room)?
         };
-        let entry = entry(who, user, None);
-        let change = Membership {
-            room: room.clone(),
-            user: user.clone(),
-            role: None,
-            access,
-            entry,
-        };
-        let changed = self
-            .store
-            .rooms
-            .change_membership(change)
-            .await?
-            .map(|appended| appended.seq);
-        self.unindex(user, room).await?;
-        self.tell_later(user, room, false, changed).await;
+        let changed = self.change(who, system, room, user, None).await?;
+        self.tell_ended(user, room, changed).await?;
         if changed.is_some() {
             Ok(true)
         } else {
@@ -281,6 +270,7 @@ impl Core {
     async fn change(
         &self,
         who: &Grant,
+        access: Access,
         room: &RoomId,
         user: &UserId,
         role: Option<Role>,
@@ -289,7 +279,7 @@ impl Core {
             room: room.clone(),
             user: user.clone(),
             role,
-            access: access::for_caller(who, room)?,
+            access,
             entry: entry(who, user, role),
         };
         Ok(self
@@ -298,6 +288,18 @@ impl Core {
             .change_membership(change)
             .await?
             .map(|appended| appended.seq))
+    }
+
+    /// A membership has ended, `changed` in the log or before: the member's list and nodes follow.
+    async fn tell_ended(
+        self: &Arc<Self>,
+        user: &UserId,
+        room: &RoomId,
+        changed: Option<Seq>,
+    ) -> Result<()> {
+        self.unindex(user, room).await?;
+        self.tell_later(user, room, false, changed).await;
+        Ok(())
     }
 
     async fn tell_later(
@@ -339,7 +341,7 @@ fn entry(who: &Grant, user: &UserId, role: Option<Role>) -> Entry {
         r#type: kind.to_owned(),
         body: body.to_string().into(),
         encoding: Encoding::Json.into(),
-        time_ms: clock::now_ms(),
+        time_ms: clock::unix_ms(),
         device: who.device.clone(),
     }
 }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use im_runtime::clock;
 use im_wire::ids::{RoomId, UserId};
 
 use super::error::Result;
 use super::rooms::Role;
-use crate::clock;
 
 /// An invitation into a group, as the user has it who is invited.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ impl Invitation {
     /// Whether it still holds.
     pub(super) fn holds(&self) -> bool {
         let lasts = u64::try_from(INVITATION_LASTS.as_millis()).unwrap_or(u64::MAX);
-        self.time_ms.saturating_add(lasts) > clock::now_ms()
+        self.time_ms.saturating_add(lasts) > clock::unix_ms()
     }
 }
 

@@ -10,7 +10,7 @@ use im_wire::ids::{RoomId, Seq};
 use prometheus::{IntCounter, register_int_counter};
 use prost::Message as _;
 
-use crate::clock;
+use im_runtime::clock;
 
 /// Pages never take more than this out of the store at once, in bytes of entries; one entry is always given. They are
 /// asked on when more is wanted.
@@ -35,7 +35,7 @@ pub(super) fn decode(room: &RoomId, seq: Seq, bytes: &[u8]) -> Option<Entry> {
     };
     UNREADABLE.inc();
     static LAST_LINE: AtomicU64 = AtomicU64::new(0);
-    let now = clock::now_ms();
+    let now = clock::unix_ms();
     let last = LAST_LINE.load(Ordering::Relaxed);
     if now.saturating_sub(last) >= LINE_EVERY_MS {
         LAST_LINE.store(now, Ordering::Relaxed);

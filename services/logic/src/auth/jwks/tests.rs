@@ -3,6 +3,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use im_runtime::clock;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rcgen::{KeyPair, PKCS_ED25519};
 use serde_json::json;
@@ -10,7 +11,6 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::auth::{Error as AuthError, Options, key};
-use crate::clock;
 
 struct Signer {
     id: &'static str,
@@ -36,7 +36,7 @@ impl Signer {
         let key = EncodingKey::from_ed_pem(self.key.serialize_pem().as_bytes()).unwrap();
         encode(
             &header,
-            &json!({"sub": "ann", "exp": clock::now_ms() / 1000 + 60}),
+            &json!({"sub": "ann", "exp": clock::unix_ms() / 1000 + 60}),
             &key,
         )
         .unwrap()

@@ -1,20 +1,20 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use im_runtime::clock;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
 use serde_json::json;
 
 use super::*;
 use crate::auth::Secret;
-use crate::clock;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const RSA: &str = include_str!("rsa-for-tests.pem");
 const RSA_PUBLIC: &str = include_str!("rsa-for-tests.pub.pem");
 
 fn now() -> u64 {
-    clock::now_ms() / 1000
+    clock::unix_ms() / 1000
 }
 
 fn claims_of(user: &str) -> Value {

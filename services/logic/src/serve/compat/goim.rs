@@ -332,7 +332,7 @@ async fn nodes_instances(State(handle): State<Handle>, who: Credentials) -> Json
                 "hostname": node.name,
                 "addrs": [format!("grpc://{}", node.grpc)],
                 "version": node.version,
-                "latest_timestamp": crate::clock::now_ms().saturating_mul(1_000_000),
+                "latest_timestamp": im_runtime::clock::unix_ms().saturating_mul(1_000_000),
                 "metadata": {
                     "addrs": host(&node.tcp),
                     "conn_count": connections.to_string(),

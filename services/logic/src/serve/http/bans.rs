@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use im_proto::bans::{Kind, subject};
 use im_proto::v1::Ban;
+use im_runtime::clock;
 use im_wire::ids::{DeviceId, UserId};
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -14,7 +15,6 @@ use super::Failure;
 use super::ask::{Caller, Name, Object, Params};
 use crate::bans::Done;
 use crate::call::Handle;
-use crate::clock;
 use crate::error::{Error, Result as LogicResult};
 
 /// Bans in a page where nothing is said, and at most.
@@ -37,7 +37,7 @@ fn end(until: Option<u64>, length: Option<u64>) -> LogicResult<u64> {
             "is 0: give milliseconds, or leave it out for a ban without end",
         )),
         (until, None) => Ok(until.unwrap_or(0)),
-        (None, Some(length)) => Ok(clock::now_ms().saturating_add(length)),
+        (None, Some(length)) => Ok(clock::unix_ms().saturating_add(length)),
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use im_proto::bans::Book;
 use im_proto::v1::{AskBans, Ban, BanChanges};
+use im_runtime::clock;
 use prost::Message as _;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use tokio::sync::{Mutex, mpsc};
@@ -12,7 +13,6 @@ use tokio::sync::{Mutex, mpsc};
 use super::apply::{Tables, Written};
 use super::write::{BansWrite, Write};
 use super::{DbResult, EmbeddedStore, queued};
-use crate::clock;
 use crate::store::{Bans, Error, FORGET_BATCH, Result};
 
 /// Id → the ban as protobuf.
@@ -92,7 +92,7 @@ impl EmbeddedStore {
 
 async fn changed(writes: &mpsc::Sender<Write>, book: &Mutex<Book>, wish: BanChange) -> Result<i64> {
     let mut book = book.lock().await;
-    let now = clock::now_ms();
+    let now = clock::unix_ms();
     let is_over = |ban: &&Ban| ban.until_ms > 0 && ban.until_ms <= now;
     let mut remove: Vec<String> = book
         .after(0)

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use im_proto::bans::Book;
+use im_runtime::clock;
 use im_runtime::private;
 use redb::backends::InMemoryBackend;
 use redb::{Database, DatabaseError, ReadableTable, StorageError, TableHandle};
@@ -19,7 +20,6 @@ use super::tables::{
     DEDUPE, EPOCHS, GONE, INVITATIONS, LOG, MEMBERS, META, OPENED, READS, ROOMS, SEEN, USER_ROOMS,
 };
 use super::{DbResult, OpenError, Options, bans, milliseconds};
-use crate::clock;
 use crate::store::verdict::next_epoch;
 
 /// The version of the file's layout.
@@ -139,7 +139,7 @@ fn prepare(database: &Database, window: u64) -> DbResult<Facts> {
             Ok::<_, redb::Error>(meta.get(name)?.map(|value| value.value()))
         };
         let last = fact(&meta, OPENED)?.or(fact(&meta, "epoch")?).unwrap_or(0);
-        let opening = next_epoch(last, clock::now_ms(), rand::random());
+        let opening = next_epoch(last, clock::unix_ms(), rand::random());
         if is_new {
             meta.insert("format", FORMAT)?;
             meta.insert("epoch", opening)?;

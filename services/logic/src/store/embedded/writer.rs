@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
+use im_runtime::clock;
 use redb::{Database, ReadableDatabase};
 use tokio::sync::mpsc;
 
@@ -15,7 +16,6 @@ use super::disk::Disk;
 use super::epochs::Epochs;
 use super::write::{Done, Write};
 use super::{DbHandle, DbResult, OpenError, Options, failed, file, metrics};
-use crate::clock;
 use crate::store::{Error, Publish, Result};
 
 /// How long the writer waits between attempts to open the file again after the disk has failed.
@@ -138,7 +138,8 @@ impl Writer {
         let cursor = &mut self.cursor;
         let retention = &self.options.retention;
         let look = || {
-            snapshot.and_then(|snapshot| aging::look(&snapshot, cursor, retention, clock::now_ms()))
+            snapshot
+                .and_then(|snapshot| aging::look(&snapshot, cursor, retention, clock::unix_ms()))
         };
         let looked = std::panic::catch_unwind(AssertUnwindSafe(look)).unwrap_or_else(|_| {
             Err(redb::Error::Corrupted(
@@ -219,7 +220,7 @@ impl Writer {
             .begin_write()?;
         // Notes the free pages with each commit: a file that was not closed opens at once instead of being walked through.
         transaction.set_quick_repair(true);
-        let now_ms = clock::now_ms();
+        let now_ms = clock::unix_ms();
         let mut tables = Tables::open(
             &transaction,
             &mut self.epochs,

@@ -282,11 +282,10 @@ impl Shared {
 
     /// Removes connections of nodes that are long gone. Nothing rests on it: it is tried again when they are next seen.
     async fn forget(&self, user: &UserId, gone: impl Iterator<Item = &Presence>) {
-        let now = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
         // A connection may be noted before its node's first beat.
-        let old = now.saturating_sub(REMEMBERED).as_millis() as u64;
+        let old = im_runtime::clock::unix()
+            .saturating_sub(REMEMBERED)
+            .as_millis() as u64;
         let gone: Vec<&str> = gone
             .filter(|one| one.since_ms < old)
             .map(|one| one.conn.as_str())

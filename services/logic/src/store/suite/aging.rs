@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use im_runtime::clock;
 use im_wire::ids::{Epoch, RoomId, Seq, UserId};
 
 use super::{Stage, change, direct, message, open, plain, system};
-use crate::clock;
 use crate::store::{Access, Appended, Create, Kind, Retention, Role, Slice, Store};
 
 /// What a store that is given to [`cases`] keeps, and for how long.
@@ -51,7 +51,7 @@ async fn until(what: &str, holds: impl AsyncFn() -> bool) {
 /// Now, as people say something: an old time that is named counts where it is not too far from the store's own.
 async fn say(stage: &Stage, room: &RoomId, access: Access, client_id: &str) -> Appended {
     let mut append = message(room, access, client_id);
-    append.entry.time_ms = clock::now_ms();
+    append.entry.time_ms = clock::unix_ms();
     stage
         .store
         .messages
@@ -68,7 +68,7 @@ async fn change_now(
     role: Option<Role>,
 ) -> Option<Appended> {
     let mut change = change(room, by, user, role);
-    change.entry.time_ms = clock::now_ms();
+    change.entry.time_ms = clock::unix_ms();
     stage
         .store
         .rooms

@@ -1,9 +1,9 @@
 //! Groups: created, joined, left, ruled.
 
+use im_runtime::clock;
 use im_wire::ids::UserId;
 
 use super::{Stage, change, open, plain, system};
-use crate::clock;
 use crate::store::{Create, Error, Invitation, Kind, Role};
 
 pub(super) async fn cases(stage: &Stage) {
@@ -313,7 +313,7 @@ async fn invitations_wait_with_the_user(stage: &Stage) {
     let (ann, bob, cat) = (stage.user("ann"), stage.user("bob"), stage.user("cat"));
     let mut rooms = [stage.room(), stage.room(), stage.room()];
     rooms.sort();
-    let now = clock::now_ms();
+    let now = clock::unix_ms();
     let into = |room: usize, by: &UserId, role, time_ms| Invitation {
         room: rooms[room].clone(),
         by: by.clone(),
